@@ -1,0 +1,318 @@
+//! What travels between the stages. Roles for stages, participles for messages: a `SelectedSample` is read, a `DecodedSample`
+//! decoded, an `InputBatch` batched, a `HeatmapBatch` explained, `WrittenHeatmaps` written, a `SampleUpdate` committed.
+//!
+//! Every [`SampleRef`] that leaves the source ends exactly once: as an update, a [`Skip`] or a [`SampleFailure`].
+
+use std::{fmt, path::PathBuf, time::SystemTime};
+
+use crate::media::{BinaryMask, FrameRegion, MaskValue};
+
+/// One sample of the selection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleRef {
+    /// Position in the stream, from 0.
+    pub seq: u64,
+    /// The sample's id in its dataset (24 hexadecimal digits in FiftyOne).
+    pub id: String,
+    /// The image file.
+    pub media_path: PathBuf,
+}
+
+impl fmt::Display for SampleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sample `{}` ({})", self.id, self.media_path.display())
+    }
+}
+
+/// A segmentation mask as the dataset stores it, not yet decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredMask {
+    /// A zlib stream of a complete `.npy` file, as FiftyOne keeps arrays in documents.
+    Inline(Vec<u8>),
+    /// An image file on disk.
+    File(PathBuf),
+}
+
+/// What a sample's label says about where the classes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredTarget {
+    /// A segmentation mask; each requested class is looked up in it by its [`MaskValue`].
+    Mask(StoredMask),
+    /// The model's own prediction (softmax argmax) decides; nothing is stored.
+    Predicted,
+    /// The sample has no label in the field.
+    Missing,
+}
+
+/// A class the job asks for, resolved against dataset and model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetClass {
+    /// The class's name, as the user gave it.
+    pub name: String,
+    /// Channel of the model's output.
+    pub index: i64,
+    /// The value that marks it in the dataset's masks. `None` with predictions as targets.
+    pub mask_value: Option<MaskValue>,
+}
+
+/// What a stored heatmap says of itself; read back to find out what is new or changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredHeatmap {
+    /// Name of the sample field.
+    pub field: String,
+    /// See [`crate::pipeline::Fingerprint`]. `None` where the label was made by other means.
+    pub fingerprint: Option<String>,
+    /// Its picture, if stored by path.
+    pub map_path: Option<PathBuf>,
+    /// Its exact floats.
+    pub npy_path: Option<PathBuf>,
+}
+
+/// A sample as it leaves the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedSample {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// Where the classes are.
+    pub target: StoredTarget,
+    /// The heatmaps that this job's fields hold at present.
+    pub existing: Vec<StoredHeatmap>,
+}
+
+/// One class of one sample, ready for the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassTarget {
+    /// Index into the job's list of classes.
+    pub class: usize,
+    /// Which pixels count, at the label's resolution. `None`: the model's own prediction.
+    pub mask: Option<BinaryMask>,
+}
+
+/// A sample as it leaves decoding.
+#[derive(Clone, Debug)]
+pub struct DecodedSample {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// f32 `[3, height, width]`, normalised.
+    pub pixels: Vec<f32>,
+    /// Height of the model's input.
+    pub height: usize,
+    /// Width of the model's input.
+    pub width: usize,
+    /// Where the input lies in the image.
+    pub region: FrameRegion,
+    /// The classes found in the sample's label; never empty.
+    pub targets: Vec<ClassTarget>,
+    /// Of everything the heatmaps depend on, without class and layer.
+    pub fingerprint: Fingerprint,
+    /// The heatmaps that this job's fields hold at present.
+    pub existing: Vec<StoredHeatmap>,
+}
+
+/// N samples of one input shape.
+#[derive(Debug)]
+pub struct InputBatch {
+    /// The samples; their `pixels` have been moved to [`InputBatch::pixels`].
+    pub samples: Vec<DecodedSample>,
+    /// f32 `[N, 3, height, width]`, contiguous, in host memory.
+    pub pixels: Vec<f32>,
+    /// Height of the model's input.
+    pub height: usize,
+    /// Width of the model's input.
+    pub width: usize,
+}
+
+/// One map: how much each pixel of the image contributed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heatmap {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// f32 `[height, width]` in `[0, 1]`, row by row.
+    pub values: Vec<f32>,
+}
+
+/// The heatmaps of one class of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassHeatmaps {
+    /// Index into the job's list of classes.
+    pub class: usize,
+    /// The scalar that was differentiated.
+    pub score: f64,
+    /// One per target layer, in the job's order.
+    pub layers: Vec<Heatmap>,
+}
+
+/// A sample as it leaves the device.
+#[derive(Clone, Debug)]
+pub struct ExplainedSample {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// See [`DecodedSample::fingerprint`].
+    pub fingerprint: Fingerprint,
+    /// The heatmaps that this job's fields hold at present.
+    pub existing: Vec<StoredHeatmap>,
+    /// One entry per class that the sample has.
+    pub classes: Vec<ClassHeatmaps>,
+}
+
+/// What the device made of a batch: every sample of it once, in some list.
+#[derive(Debug, Default)]
+pub struct HeatmapBatch {
+    /// With heatmaps, in host memory.
+    pub explained: Vec<ExplainedSample>,
+    /// Without, for a reason that is no fault (the model does not predict the class, say).
+    pub skipped: Vec<Skip>,
+    /// Without, by a fault that costs only this sample.
+    pub failed: Vec<SampleFailure>,
+}
+
+/// A heatmap as the sample is to hold it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenHeatmap {
+    /// Name of the sample field.
+    pub field: String,
+    /// What the App draws.
+    pub map: StoredMap,
+    /// The exact floats, if the job keeps them.
+    pub npy_path: Option<PathBuf>,
+    /// The scalar that was differentiated.
+    pub score: f64,
+    /// Of everything the heatmap depends on.
+    pub fingerprint: String,
+}
+
+/// The picture of a heatmap.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoredMap {
+    /// A complete 8-bit grayscale PNG.
+    File(PathBuf),
+    /// A zlib stream of a complete f32 `.npy` file.
+    Inline(Vec<u8>),
+}
+
+/// A sample whose files are complete on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenHeatmaps {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// What its fields shall hold.
+    pub heatmaps: Vec<WrittenHeatmap>,
+    /// Files that nothing refers to once the update is made.
+    pub superseded: Vec<PathBuf>,
+}
+
+/// A sample's change in the database: these fields and nothing else.
+pub type SampleUpdate = WrittenHeatmaps;
+
+/// Why a sample got no heatmap although nothing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SkipReason {
+    /// The label field is empty.
+    NoLabel,
+    /// None of the job's classes is in the label (or in the prediction).
+    ClassAbsent,
+    /// Every heatmap is there already, made from the same things.
+    UpToDate,
+    /// The sample was deleted while the job ran.
+    SampleGone,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SkipReason::NoLabel => "no label",
+            SkipReason::ClassAbsent => "class absent",
+            SkipReason::UpToDate => "up to date",
+            SkipReason::SampleGone => "sample deleted meanwhile",
+        })
+    }
+}
+
+/// A sample that ended without an update, by no fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// The stages, in the order of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Streams samples from the source.
+    Read,
+    /// Files to pixels, labels to masks.
+    Decode,
+    /// Groups samples by input shape.
+    Batch,
+    /// Forward, gradients, maps.
+    Device,
+    /// Maps to files.
+    Encode,
+    /// Updates to the database.
+    Commit,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Read => "read",
+            Stage::Decode => "decode",
+            Stage::Batch => "batch",
+            Stage::Device => "device",
+            Stage::Encode => "encode",
+            Stage::Commit => "commit",
+        })
+    }
+}
+
+/// A fault that costs one sample; the run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleFailure {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// Where it happened.
+    pub stage: Stage,
+    /// What happened and what to do, one line.
+    pub error: String,
+}
+
+/// Digest (BLAKE3) of everything a heatmap depends on. Equal fingerprints mean that there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Of the settings that all samples of a job share: model, method, target source, sizes.
+    pub fn of_job(settings: &str) -> Self {
+        Fingerprint(blake3::derive_key("camflow 2026 job", settings.as_bytes()))
+    }
+
+    /// Adds one thing that the heatmap depends on.
+    #[must_use]
+    pub fn and(self, what: &str, content: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        // The length keeps `("ab", "c")` apart from `("a", "bc")`.
+        hasher.update(&(what.len() as u64).to_le_bytes()).update(what.as_bytes()).update(content);
+        Fingerprint(*hasher.finalize().as_bytes())
+    }
+
+    /// Adds a file by path, size and modification time: reading a million images to find nothing changed would take as
+    /// long as half the job.
+    ///
+    /// # Errors
+    /// The file's metadata cannot be read.
+    pub fn and_file(self, what: &str, path: &std::path::Path) -> std::io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        let modified = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let stamp = format!("{}\0{}\0{}", path.display(), metadata.len(), modified.as_nanos());
+        Ok(self.and(what, stamp.as_bytes()))
+    }
+
+    /// 32 hexadecimal digits, as stored on the label.
+    pub fn to_hex(self) -> String {
+        blake3::Hash::from(self.0).to_hex()[..32].to_owned()
+    }
+}

@@ -1,0 +1,93 @@
+//! The run: stages, the messages between them, and the three seams to the outside world.
+//!
+//! Nothing here knows torch, MongoDB or a terminal; [`Source`], [`Explainer`] and [`Sink`] have in-memory versions in the tests.
+//! Start reading at [`run`].
+
+mod event;
+mod message;
+mod run;
+mod stages;
+
+pub use event::{Event, StageTimes, Summary};
+pub use message::*;
+pub use run::{Cancellation, RunOptions, run};
+pub use stages::{decode::Decoder, encode::{Encoder, NpyFormat, Store}};
+
+/// A fault that ends the run. What was committed stays; the next run goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The database went away or refused.
+    #[error("{message}")]
+    Database {
+        /// What happened, to which dataset, and what to do.
+        message: String,
+        /// The driver's own words.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Files cannot be written any more.
+    #[error("cannot write to `{}`: {source}\nhint: free space or choose another folder with `--out`; run the same command again to go on", path.display())]
+    Output {
+        /// The folder or file.
+        path: std::path::PathBuf,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+    /// The device cannot go on.
+    #[error("{0}")]
+    Device(String),
+    /// More samples failed than the job allows.
+    #[error("{failed} samples failed, more than the {allowed} that `--max-failures` allows; the first: {first}")]
+    TooManyFailures {
+        /// Samples that failed.
+        failed: u64,
+        /// The job's limit.
+        allowed: u64,
+        /// The first failure's text.
+        first: String,
+    },
+    /// A stage panicked.
+    #[error("the {0} stage stopped unexpectedly; this is a bug in camflow")]
+    Bug(Stage),
+}
+
+/// Where samples come from.
+pub trait Source: Send {
+    /// How many samples the selection has, as far as is known, for progress.
+    fn num_samples(&self) -> Option<u64>;
+
+    /// The next samples of the selection in a stable order, at most about a hundred; an empty list ends the stream.
+    ///
+    /// # Errors
+    /// The source is lost; the run ends.
+    fn next_samples(&mut self) -> Result<Vec<SelectedSample>, RunError>;
+}
+
+/// Computes heatmaps. One thread owns it; no tensor leaves it.
+pub trait Explainer: Send {
+    /// The heatmaps of a batch. Every sample of the batch is in the result exactly once.
+    ///
+    /// # Errors
+    /// Only what makes going on pointless; a fault of one sample is part of the result.
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError>;
+}
+
+/// What became of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The sample refers to the new heatmaps.
+    Committed,
+    /// The sample is not there any more.
+    SampleGone,
+    /// The database refused this one update (too large, say); the text says why.
+    Refused(String),
+}
+
+/// Where heatmaps go.
+pub trait Sink: Send {
+    /// Makes the updates, one outcome for each in order. Making the same update twice changes nothing more.
+    ///
+    /// # Errors
+    /// The sink is lost; the run ends.
+    fn commit(&mut self, updates: &[SampleUpdate]) -> Result<Vec<CommitOutcome>, RunError>;
+}
