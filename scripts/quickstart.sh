@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# From a fresh checkout to heatmaps in the FiftyOne App:
+#
+#   bash scripts/quickstart.sh [FLAGS OF camflow annotate]
+#
+# Every step is skipped when it is done already. Without a way to the FiftyOne
+# zoo a small stand-in takes the place of its dataset and model.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/setup.sh
+source scripts/setup.sh
+
+step "building camflow (the first time takes some minutes)"
+cargo build --release --locked
+camflow="${CARGO_TARGET_DIR:-target}/release/camflow"
+
+step "the dataset \`quickstart\`"
+# Its last line names the model; everything is shown as it comes.
+said="$(mktemp)"
+trap 'rm -f "$said"' EXIT
+"$camflow_python" scripts/quickstart_data.py | tee "$said"
+reference="$(sed -n 's/^model: //p' "$said" | tail -n 1)"
+
+# What the archive is made from: it is made again when one of these is newer.
+inputs=(scripts/export_model.py)
+if [ "${reference%%:*}" = scripts/standin/model.py ]; then
+    name=standin-deeplab
+    inputs+=(scripts/standin/model.py scripts/standin/weights.pt)
+else
+    name="$reference"
+fi
+model="$camflow_cache/models/$name.pt2"
+stale=
+for input in "${inputs[@]}"; do
+    if [ ! -e "$model" ] || [ "$input" -nt "$model" ]; then stale="$input"; fi
+done
+if [ -n "$stale" ]; then
+    step "exporting the model to $model"
+    mkdir -p "$(dirname "$model")"
+    "$camflow_python" scripts/export_model.py "$reference" --out "$model" --force
+fi
+
+step "heatmaps of what makes a pixel a person, at four layers of the network"
+"$camflow" annotate --dataset quickstart --class person --layers 1-4 \
+    --target labels:resnet50_seg --model "$model" "$@"
+
+cat <<'END'
+
+Look at them: .venv/bin/fiftyone app launch quickstart
+and tick person_grad_layer_1 to person_grad_layer_4 at the left.
+END

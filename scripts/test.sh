@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change goes in:
+#
+#   bash scripts/test.sh [ARGUMENTS OF pytest]
+#
+# What it builds lies outside the checkout, so that a second clone is quick.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/setup.sh
+source scripts/setup.sh
+
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$camflow_cache/target}"
+# For tests in Rust and in Python alike: where models and images that they make
+# once are kept.
+export CAMFLOW_TEST_CACHE="${CAMFLOW_TEST_CACHE:-$camflow_cache/test}"
+mkdir -p "$CAMFLOW_TEST_CACHE"
+
+# The cheap checks first.
+step "format"
+cargo fmt --check
+step "lint"
+"$camflow_python" -m ruff check scripts tests
+cargo clippy --all-targets --locked -- -D warnings
+step "tests in Rust"
+cargo test --locked
+step "tests in Python"
+"$camflow_python" -m pytest tests/python "$@"
