@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Turn a PyTorch model into a camflow model: one `.pt2` archive that holds the graph, the weights and `camflow.json`.
 
     export_model.py deeplabv3-resnet50-coco-torch            a FiftyOne zoo model      (prefix `fiftyone:` to insist)
@@ -17,6 +16,7 @@ As a library: `load_model(ref)` gives a `LoadedModel`, `export(loaded, path)` wr
 import argparse
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -25,6 +25,8 @@ import os
 import re
 import sys
 import tempfile
+import unittest.mock
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -346,9 +348,16 @@ def _load_zoo(name, weights):
     metadata = zoo_metadata(config)
     if weights == "default":
         import fiftyone.zoo as foz
+        from torchvision.models import _api
 
-        # `_model` is the nn.Module inside FiftyOne's wrapper; it has no public name
-        module = foz.load_zoo_model(name, device="cpu", cache=False, use_half_precision=False)._model
+        import fiftyone as fo
+
+        # FiftyOne (1.22) puts the checkpoint into its own folder and then misses it: torchvision looks into torch's cache
+        # and downloads the file again. Point torchvision at FiftyOne's folder meanwhile.
+        from_zoo = functools.partial(_api.load_state_dict_from_url, model_dir=fo.config.model_zoo_dir)
+        with unittest.mock.patch.object(_api, "load_state_dict_from_url", from_zoo):
+            # `_model` is the nn.Module inside FiftyOne's wrapper; it has no public name
+            module = foz.load_zoo_model(name, device="cpu", cache=False, use_half_precision=False)._model
     else:
         entrypoint = config["entrypoint_fcn"]
         if not entrypoint.startswith("torchvision."):
@@ -406,7 +415,11 @@ def _load_function(ref):
         defined = [n for n, v in vars(namespace).items() if callable(v) and getattr(v, "__module__", None) == namespace.__name__]
         raise ExportError(f"`{place}` has no function `{function}`", f"it defines {', '.join(f'`{n}`' for n in defined[:8]) or 'none'}", code=2)
     source = f"file:{Path(place).name}:{function}" if place.endswith(".py") else f"module:{ref}"
-    return LoadedModel(getattr(namespace, function)(), function, source, {})
+    try:
+        return LoadedModel(getattr(namespace, function)(), function, source, {})
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise ExportError(f"`{ref}` raised {type(error).__name__}: {said}", "the function is called without arguments and returns an nn.Module") from error
 
 
 def warm_batchnorm(module, passes, size, seed=0):
@@ -622,13 +635,13 @@ def trace(module, size, dynamic, static_reason=None):
         example = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
         try:
             shapes, unfit, output = observe(module, example)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a model may raise anything; the next attempt asks less of it
             reasons.append(f"{kind} at {height}x{width}: {first_line(error)}")
             continue
         bearers = [p for p in shapes if p and p not in unfit]
         try:
             program = torch.export.export(module, (example,), dynamic_shapes=(dims,), preserve_module_call_signature=tuple(bearers))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a model may raise anything; the next attempt asks less of it
             reasons.append(f"{kind} at {height}x{width}: {first_line(error)}")
             continue
         if reasons:
@@ -661,7 +674,9 @@ def verify(path, module, meta):
     """Reload the archive and compare it with the module; gives the "verified" entry, or raises `ExportError`."""
     import torch
 
-    program = torch.export.load(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nothing here writes to weights
+        program = torch.export.load(path)
     values, paths = signatures(program), [layer["path"] for layer in meta["layers"]]
     needed = {**{f"layer {k}": v for k, v in meta["aliases"].items()}, **{f"default layer `{k}`": meta["aliases"].get(k, k) for k in meta["default_layers"]}}
     for what, layer in needed.items():
@@ -684,8 +699,6 @@ def verify(path, module, meta):
 
     class Checked(torch.fx.Interpreter):
         """Runs the graph and compares values as they are made: later operators may overwrite them."""
-
-        expected = {}
 
         def run_node(self, node):
             value = super().run_node(node)
@@ -730,7 +743,7 @@ def verify(path, module, meta):
             try:
                 with torch.no_grad():
                     module(torch.zeros(1, channels, *sizes[0]))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  the same: it says which sizes it takes by raising
                 say(f"the model itself does not take {sizes[0][0]}x{sizes[0][1]}: {first_line(error)}")
                 continue
             for size in sizes:

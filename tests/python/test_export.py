@@ -6,6 +6,7 @@ Nothing is downloaded: weights are random, configurations come from the installe
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
-from PIL import Image  # noqa: E402
+from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export_model.py"
 SIZES = [(640, 427), (427, 640), (100, 80), (3000, 1201), (224, 224), (521, 520)]  # width, height
@@ -82,7 +83,7 @@ def toy(tmp_path):
 
 
 def command(*arguments, cwd=None):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=600)
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], check=False, capture_output=True, text=True, cwd=cwd, timeout=600)
 
 
 def entry(path, suffix):
@@ -322,3 +323,21 @@ def test_warm_batchnorm_keeps_activations_sane(exporter):
     with torch.no_grad():
         spread = loaded.module(torch.randn(4, 3, 64, 64)).std().item()
     assert math.isfinite(spread) and 1e-3 < spread < 1e2
+
+
+def test_zoo_model_is_loaded_from_fiftyones_own_folder(exporter, tmp_path):
+    """A checkpoint in FiftyOne's folder is enough: no second copy from the network (none is reachable in the test)."""
+    if "resnet18-imagenet-torch" not in exporter.zoo_manifest():
+        pytest.skip("FiftyOne is not installed")
+    state = exporter.load_model("torchvision:resnet18", "none", seed=5).module.state_dict()
+    torch.save(state, tmp_path / "resnet18-f37072fd.pth")  # torchvision's name for it
+    (tmp_path / exporter.zoo_manifest()["resnet18-imagenet-torch"]["base_filename"]).touch()  # FiftyOne looks only whether it is there
+    program = ("import sys, urllib.request; sys.path.insert(0, sys.argv[1]); import export_model as e\n"
+               "def no_network(*a, **k): raise OSError('network used')\n"
+               "urllib.request.urlopen = no_network\n"
+               "m = e.load_model('resnet18-imagenet-torch')\n"
+               "print('sum', m.module.state_dict()['fc.weight'].double().sum().item(), m.metadata['classes']['0'], m.source)")
+    done = subprocess.run([sys.executable, "-c", program, str(SCRIPT.parent)], check=False, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "FIFTYONE_MODEL_ZOO_DIR": str(tmp_path), "TORCH_HOME": str(tmp_path / "torch")})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"sum {state['fc.weight'].double().sum().item()} tench fiftyone:resnet18-imagenet-torch" in done.stdout
