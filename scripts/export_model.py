@@ -489,10 +489,11 @@ def find_layers(module, shapes, example):
     counts = [s[1] for s in shapes.values() if s and len(s) == 3 and s[0] == batch]
     for path, mod in module.named_modules():
         shape = shapes.get(path)
-        if counts and shape and len(shape) == 4 and isinstance(mod, torch.nn.Conv2d) and mod.kernel_size == mod.stride and mod.stride[0] > 1:
-            # a patch embedding: tokens are its grid and a few before it (class token, registers)
-            usual = max(set(counts), key=counts.count)
-            if 0 <= usual - shape[2] * shape[3] <= 8:
+        if shape and isinstance(mod, torch.nn.Conv2d):
+            # A first convolution without overlap is a patch embedding: tokens are its grid and a few before it (class
+            # token, registers). Pyramids of tokens start otherwise; their norms at each resolution have other grids.
+            usual = max(set(counts), key=counts.count) if counts else 0
+            if len(shape) == 4 and mod.kernel_size == mod.stride and mod.stride[0] > 1 and 0 <= usual - shape[2] * shape[3] <= 8:
                 tokens = {"grid": shape[2:], "prefix": usual - shape[2] * shape[3], "patch": list(mod.stride)}
             break
 
