@@ -1,7 +1,15 @@
 //! camflow computes class-activation heatmaps for whole FiftyOne datasets.
 //!
 //! The flow of a run is in [`pipeline`]; [`program`] reads and executes exported models, [`explain`] turns gradients into
-//! heatmaps, [`media`] handles images, masks and arrays, [`fiftyone`] is the database behind FiftyOne.
+//! heatmaps, [`media`] handles images, masks and arrays, [`fiftyone`] is the database behind FiftyOne. [`cli`] puts them
+//! together: start at `cli/annotate.rs` for the main job.
 
+pub mod cli;
+pub mod explain;
+pub mod fiftyone;
+pub mod job;
 pub mod media;
+pub mod names;
 pub mod pipeline;
+pub mod program;
+pub mod report;

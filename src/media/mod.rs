@@ -1,5 +1,31 @@
 //! Pictures, masks and arrays: files and bytes to numbers and back. Knows no database and no tensor library.
+//!
+//! The way in: [`read_image`] and [`Preprocess`] make the model's input, [`LabelMask`] finds the pixels of a class. The way
+//! out: [`encode_heatmap`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
 
+mod array;
+mod error;
 mod geometry;
+mod image;
+mod jpeg;
+mod mask;
+mod orientation;
+mod overlay;
+mod png;
+mod preprocess;
+mod resample;
+mod step;
+mod write;
 
+pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
+pub use error::MediaError;
 pub use geometry::{BinaryMask, FrameRegion, MaskValue};
+pub use image::{ImageLimits, RgbImage, read_image};
+pub use mask::LabelMask;
+pub use orientation::{ExifPolicy, Orientation};
+pub use overlay::{jet, overlay};
+pub use png::{encode_heatmap, encode_rgb};
+pub use preprocess::{ModelInput, Preprocess};
+pub use resample::{Interpolation, resize_rgb};
+pub use step::PreprocessStep;
+pub use write::{Durability, write_atomically};

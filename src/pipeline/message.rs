@@ -203,6 +203,19 @@ pub struct WrittenHeatmaps {
     pub superseded: Vec<PathBuf>,
 }
 
+impl WrittenHeatmaps {
+    /// The files that its heatmaps refer to.
+    pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.heatmaps.iter().flat_map(|heatmap| {
+            let map = match &heatmap.map {
+                StoredMap::File(path) => Some(path.as_path()),
+                StoredMap::Inline(_) => None,
+            };
+            [map, heatmap.npy_path.as_deref()].into_iter().flatten()
+        })
+    }
+}
+
 /// A sample's change in the database: these fields and nothing else.
 pub type SampleUpdate = WrittenHeatmaps;
 
@@ -254,6 +267,11 @@ pub enum Stage {
     Encode,
     /// Updates to the database.
     Commit,
+}
+
+impl Stage {
+    /// In the order of the flow, which is also that of their numbers.
+    pub const ALL: [Stage; 6] = [Stage::Read, Stage::Decode, Stage::Batch, Stage::Device, Stage::Encode, Stage::Commit];
 }
 
 impl fmt::Display for Stage {

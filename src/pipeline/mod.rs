@@ -4,14 +4,20 @@
 //! Start reading at [`run`].
 
 mod event;
+mod fields;
 mod message;
 mod run;
 mod stages;
+mod timing;
 
 pub use event::{Event, StageTimes, Summary};
+pub use fields::HeatmapFields;
 pub use message::*;
-pub use run::{Cancellation, RunOptions, run};
-pub use stages::{decode::Decoder, encode::{Encoder, NpyFormat, Store}};
+pub use run::{Cancellation, Parts, RunOptions, run};
+pub use stages::{
+    decode::Decoder,
+    encode::{Encoder, NpyFormat, Store},
+};
 
 /// A fault that ends the run. What was committed stays; the next run goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +52,7 @@ pub enum RunError {
         /// The first failure's text.
         first: String,
     },
-    /// A stage panicked.
+    /// A stage panicked or could not be started.
     #[error("the {0} stage stopped unexpectedly; this is a bug in camflow")]
     Bug(Stage),
 }

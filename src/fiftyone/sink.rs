@@ -1,0 +1,327 @@
+//! Heatmaps into samples: one command for many samples, one atomic update for each sample with all its heatmap fields.
+//!
+//! The server is a standalone without transactions, so each update has to be right by itself, and making it twice has
+//! to change nothing more: a lost connection is answered by sending the same command again.
+
+use std::{
+    collections::HashSet,
+    path::{Path, absolute},
+    time::{Duration, Instant},
+};
+
+use bson::{Binary, Bson, Document, doc, oid::ObjectId, spec::BinarySubtype};
+use futures_util::TryStreamExt;
+
+use super::{
+    dataset::Dataset,
+    error::Error,
+    retry::with_retries,
+    schema::{HeatmapField, Schema},
+};
+use crate::pipeline::{CommitOutcome, RunError, SampleUpdate, Sink, StoredMap, WrittenHeatmap};
+
+/// Updates per command.
+const OPS: usize = 1000;
+
+/// Bytes per command. The driver sends a command as one document, for which the server's limit is 16 MiB and a little;
+/// the rest is for the command's own keys.
+const COMMAND_BYTES: usize = 15 << 20;
+
+/// How often to look whether the fields are still declared. While one is not, FiftyOne cannot read the dataset; a look
+/// costs less than a millisecond.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Makes the updates of a run.
+#[derive(Debug)]
+pub struct UpdateSink {
+    dataset: Dataset,
+    schema: Schema,
+    looked: Option<Instant>,
+}
+
+impl UpdateSink {
+    pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
+        let schema = Schema::new(dataset.clone(), fields);
+        schema.check()?;
+        Ok(UpdateSink { dataset, schema, looked: None })
+    }
+
+    /// The fields' declarations: call [`Schema::declare`] when the run is over.
+    pub fn schema(&self) -> Schema {
+        self.schema.clone()
+    }
+
+    /// Before the first update and now and then.
+    fn look_after_schema(&mut self) -> Result<(), Error> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            with_retries(|| self.schema.declare())?;
+            self.looked = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Sends the operations, and returns their outcomes in order.
+    fn send(&self, operations: &[Operation]) -> Result<Vec<CommitOutcome>, Error> {
+        let updates: Vec<&Document> = operations.iter().map(|operation| &operation.update).collect();
+        let command = doc! {"update": &self.dataset.samples, "ordered": false, "updates": to_array(&updates)};
+        let doing = format!("updating samples of dataset `{}`", self.dataset.name);
+        let database = &self.dataset.database;
+        let reply = with_retries(|| {
+            let command = command.clone();
+            let reply = database.run(&doing, async { database.mongodb().run_command(command).await })?;
+            check_durable(&doing, reply)
+        })?;
+        let mut outcomes = vec![CommitOutcome::Committed; operations.len()];
+        let mut num_refused = 0;
+        for error in reply.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
+            let index = error.get("index").and_then(number).and_then(|index| usize::try_from(index).ok());
+            if let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) {
+                *outcome = CommitOutcome::Refused(explain(error));
+                num_refused += 1;
+            }
+        }
+        let matched = reply.get("n").and_then(number).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+        if matched + num_refused < operations.len() {
+            // The reply counts but does not say which.
+            let present = with_retries(|| self.present(operations))?;
+            if present.is_empty() {
+                with_retries(|| self.dataset.check_exists())?;
+            }
+            for (outcome, operation) in outcomes.iter_mut().zip(operations) {
+                if *outcome == CommitOutcome::Committed && !present.contains(&operation.sample) {
+                    *outcome = CommitOutcome::SampleGone;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn present(&self, operations: &[Operation]) -> Result<HashSet<ObjectId>, Error> {
+        let ids: Vec<ObjectId> = operations.iter().map(|operation| operation.sample).collect();
+        let database = &self.dataset.database;
+        let found: Vec<Document> = database.run(&format!("looking for samples of dataset `{}`", self.dataset.name), async {
+            let samples = database.collection::<Document>(&self.dataset.samples);
+            samples.find(doc! {"_id": {"$in": ids}}).projection(doc! {"_id": 1}).await?.try_collect().await
+        })?;
+        Ok(found.iter().filter_map(|sample| sample.get_object_id("_id").ok()).collect())
+    }
+}
+
+impl Sink for UpdateSink {
+    fn commit(&mut self, updates: &[SampleUpdate]) -> Result<Vec<CommitOutcome>, RunError> {
+        if updates.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.look_after_schema()?;
+        let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; updates.len()];
+        let mut pending = Vec::new();
+        for (index, update) in updates.iter().enumerate() {
+            match operation(update, &self.schema) {
+                Ok(operation) => pending.push((index, operation)),
+                Err(reason) => outcomes[index] = Some(CommitOutcome::Refused(reason)),
+            }
+        }
+        while !pending.is_empty() {
+            let rest = pending.split_off(fitting(&pending));
+            let (indices, operations): (Vec<_>, Vec<_>) = std::mem::replace(&mut pending, rest).into_iter().unzip();
+            for (index, outcome) in indices.into_iter().zip(self.send(&operations)?) {
+                outcomes[index] = Some(outcome);
+            }
+        }
+        // A field that was deleted before these updates arrived is now in samples but not in the schema.
+        self.look_after_schema()?;
+        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(CommitOutcome::Committed)).collect())
+    }
+}
+
+/// A sample's update, ready to be sent.
+struct Operation {
+    sample: ObjectId,
+    update: Document,
+    bytes: usize,
+}
+
+/// How many of the operations go into the next command; at least one.
+fn fitting(pending: &[(usize, Operation)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(_, operation): &&(usize, Operation)| {
+        bytes += operation.bytes;
+        bytes <= COMMAND_BYTES
+    };
+    pending.iter().take(OPS).take_while(fits).count().max(1)
+}
+
+/// The update of one sample; an error is the reason why it cannot be made.
+fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operation, String> {
+    let sample = ObjectId::parse_str(&update.sample.id).map_err(|_| format!("`{}` is not a sample id", update.sample.id))?;
+    let mut set = Document::new();
+    let mut unset = Vec::new();
+    for heatmap in &update.heatmaps {
+        let field =
+            schema.field(&heatmap.field).ok_or_else(|| format!("field `{}` was not declared for this run", heatmap.field))?;
+        set.insert(&heatmap.field, label(heatmap, field)?);
+        unset.push(Bson::String(match heatmap.map {
+            StoredMap::File(_) => format!("{}.map", heatmap.field),
+            StoredMap::Inline(_) => format!("{}.map_path", heatmap.field),
+        }));
+    }
+    if unset.is_empty() {
+        return Err("the update names no heatmap".to_owned());
+    }
+    // The App saves a whole sample only if this moment is the one it saw, so without it a save in flight would undo
+    // ours.
+    set.insert("last_modified_at", "$$NOW");
+    let update = doc! {"q": {"_id": sample}, "u": [{"$set": set}, {"$unset": unset}], "multi": false, "upsert": false};
+    let bytes = update.to_vec().map_err(|error| error.to_string())?.len();
+    if bytes > COMMAND_BYTES {
+        return Err(format!("its heatmaps take {} MiB, more than MongoDB stores in one sample; use `--store path`", bytes >> 20));
+    }
+    // The key in the array of updates.
+    Ok(Operation { sample, update, bytes: bytes + 8 })
+}
+
+/// The expression whose value is the new label: a stored label keeps its id, its tags and what people added to it;
+/// null, absent and fragmentary ones become whole.
+fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, String> {
+    let stored = |key: &str| format!("${}.{key}", heatmap.field);
+    let id = ObjectId::new();
+    let mut values = doc! {"_cls": "Heatmap"};
+    match &heatmap.map {
+        // The App takes the range in stored pixel units.
+        StoredMap::File(path) => values.extend(doc! {"map_path": path_text(path)?, "range": [0.0, 255.0]}),
+        StoredMap::Inline(bytes) => {
+            let map = Binary { subtype: BinarySubtype::Generic, bytes: bytes.clone() };
+            values.extend(doc! {"map": map, "range": [0.0, 1.0]});
+        }
+    }
+    values.extend(doc! {
+        "npy_path": heatmap.npy_path.as_deref().map(path_text).transpose()?,
+        "fingerprint": &heatmap.fingerprint,
+        "target_class": &field.class,
+        "layer": &field.layer,
+        "method": &field.method,
+        "model": &field.model,
+        // FiftyOne's bounds over a field with a NaN are NaN.
+        "score": Some(heatmap.score).filter(|score| score.is_finite()),
+    });
+    Ok(doc! {"$mergeObjects": [
+        // First, for the order of the keys.
+        {"_id": id, "_cls": "Heatmap", "tags": []},
+        format!("${}", heatmap.field),
+        // Literally: a path or a name may begin with a dollar sign.
+        {"$literal": values},
+        {"_id": {"$ifNull": [stored("_id"), id]}, "tags": {"$ifNull": [stored("tags"), []]}},
+    ]})
+}
+
+/// FiftyOne resolves relative paths against nothing.
+fn path_text(path: &Path) -> Result<String, String> {
+    let absolute = absolute(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|path| format!("the path `{}` is not UTF-8, which MongoDB needs", path.display()))
+}
+
+/// On a replica set: the update was made but may be lost with its server, so it is made again.
+fn check_durable(doing: &str, reply: Document) -> Result<Document, Error> {
+    match reply.get_document("writeConcernError") {
+        Ok(error) => {
+            let message = error.get_str("errmsg").unwrap_or("the write is not yet safe on the other servers");
+            Err(Error::driver(doing, std::io::Error::other(message.to_owned()).into()))
+        }
+        Err(_) => Ok(reply),
+    }
+}
+
+/// The server's reason for refusing one update, in words for the user where they are known.
+fn explain(error: &Document) -> String {
+    /// BSONObjectTooLarge, and the same from an update's expression.
+    const TOO_LARGE: [i64; 2] = [10334, 17419];
+    let message = error.get_str("errmsg").unwrap_or("no reason given");
+    match error.get("code").and_then(number) {
+        Some(code) if TOO_LARGE.contains(&code) => {
+            "the sample would exceed MongoDB's 16 MiB; use `--store path`, or `--size layer` for smaller maps".to_owned()
+        }
+        Some(code) => format!("{message} (error {code})"),
+        None => message.to_owned(),
+    }
+}
+
+fn number(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int32(number) => Some(i64::from(*number)),
+        Bson::Int64(number) => Some(*number),
+        Bson::Double(number) if number.fract() == 0.0 => Some(*number as i64),
+        _ => None,
+    }
+}
+
+fn to_array(documents: &[&Document]) -> Vec<Bson> {
+    documents.iter().map(|document| Bson::Document((*document).clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field() -> HeatmapField {
+        let text = |text: &str| text.to_owned();
+        HeatmapField {
+            name: text("cam"),
+            class: text("$person"),
+            layer: text("layer4"),
+            method: text("gradcam"),
+            model: text("m"),
+        }
+    }
+
+    fn heatmap(map: StoredMap) -> WrittenHeatmap {
+        WrittenHeatmap { field: "cam".into(), map, npy_path: None, score: f64::NAN, fingerprint: "f".into() }
+    }
+
+    fn values(expression: &Document) -> &Document {
+        let parts = expression.get_array("$mergeObjects").unwrap();
+        parts[2].as_document().unwrap().get_document("$literal").unwrap()
+    }
+
+    #[test]
+    fn every_declared_attribute_is_written() {
+        let expression = label(&heatmap(StoredMap::File("/maps/a.png".into())), &field()).unwrap();
+        let expected = doc! {
+            "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null, "fingerprint": "f",
+            "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
+        };
+        assert_eq!(*values(&expression), expected);
+    }
+
+    #[test]
+    fn inline_maps_are_generic_binaries() {
+        let expression = label(&heatmap(StoredMap::Inline(vec![1, 2, 3])), &field()).unwrap();
+        let map = Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![1, 2, 3] });
+        assert_eq!(values(&expression).get("map"), Some(&map));
+        assert!(!values(&expression).contains_key("map_path"));
+    }
+
+    #[test]
+    fn paths_are_stored_absolute() {
+        let text = path_text(Path::new("maps/a.png")).unwrap();
+        assert!(Path::new(&text).is_absolute() && text.ends_with("maps/a.png"), "{text}");
+    }
+
+    #[test]
+    fn commands_are_cut_by_bytes_and_number() {
+        let operations = |count: usize, bytes: usize| -> Vec<_> {
+            (0..count).map(|n| (n, Operation { sample: ObjectId::new(), update: doc! {}, bytes })).collect()
+        };
+        assert_eq!(fitting(&operations(2000, 10)), OPS);
+        assert_eq!(fitting(&operations(10, 4 << 20)), 3);
+        assert_eq!(fitting(&operations(1, COMMAND_BYTES + 1)), 1);
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        assert!(explain(&doc! {"index": 0, "code": 10334, "errmsg": "BSONObj size"}).contains("--store path"));
+        assert_eq!(explain(&doc! {"code": 40400, "errmsg": "no object"}), "no object (error 40400)");
+    }
+}

@@ -1,0 +1,127 @@
+//! `--class`: from a name to the model's output channel and to the value in the dataset's masks.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    media::MaskValue,
+    names::{backticked, nearest},
+    pipeline::TargetClass,
+};
+
+/// More names than this are a page of output, not a hint.
+const FEW_NAMES: usize = 30;
+
+/// Resolves the requested classes. `all` means every class that the model and, with labels as targets, the masks know, except
+/// the background (channel 0 of segmentation models).
+///
+/// `model_classes` is channel -> name. `mask_targets` is name -> value as the dataset stores it; `None` when the dataset names no
+/// mask values, so that the model's own numbering holds, and with predictions as targets, where there are no masks.
+///
+/// # Errors
+/// Every class that the model or the masks do not know, with the names that they know.
+pub fn resolve_classes(
+    requested: &[String],
+    model_classes: &BTreeMap<i64, String>,
+    mask_targets: Option<&[(String, MaskValue)]>,
+    from_labels: bool,
+) -> Result<Vec<TargetClass>, Vec<String>> {
+    let mask_value = |index: i64, name: &str| -> Option<MaskValue> {
+        match mask_targets {
+            _ if !from_labels => None,
+            None => Some(MaskValue::Index(index)),
+            Some(targets) => targets.iter().find(|(target, _)| target == name).map(|(_, value)| *value),
+        }
+    };
+    if requested.iter().any(|class| class == "all") {
+        let known = model_classes.iter().filter(|(index, name)| **index != 0 && name.as_str() != "background");
+        let classes: Vec<TargetClass> = known
+            .map(|(index, name)| TargetClass { name: name.clone(), index: *index, mask_value: mask_value(*index, name) })
+            .filter(|class| !from_labels || class.mask_value.is_some())
+            .collect();
+        return if classes.is_empty() {
+            Err(vec!["`--class all` finds no class that both the model and the masks know\nhint: name a class".to_owned()])
+        } else {
+            Ok(classes)
+        };
+    }
+    let (mut classes, mut problems): (Vec<TargetClass>, Vec<String>) = (Vec::new(), Vec::new());
+    for class in requested {
+        let by_name = model_classes.iter().find(|(_, name)| *name == class).map(|(index, name)| (*index, name.clone()));
+        let by_index = || {
+            let index = class.parse::<i64>().ok()?;
+            match model_classes.get(&index) {
+                Some(name) => Some((index, name.clone())),
+                None if model_classes.is_empty() => Some((index, class.clone())),
+                None => None,
+            }
+        };
+        let Some((index, name)) = by_name.or_else(by_index) else {
+            problems.push(unknown(class, "the model", model_classes.values().map(String::as_str)));
+            continue;
+        };
+        let value = mask_value(index, &name);
+        if from_labels && value.is_none() {
+            let names = mask_targets.unwrap_or_default().iter().map(|(name, _)| name.as_str());
+            problems.push(unknown(&name, "the dataset's masks", names));
+            continue;
+        }
+        if !classes.iter().any(|other| other.index == index) {
+            classes.push(TargetClass { name, index, mask_value: value });
+        }
+    }
+    if problems.is_empty() { Ok(classes) } else { Err(problems) }
+}
+
+fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    let hint = match names.len() {
+        0 => "it names no classes; give the channel's number".to_owned(),
+        few if few <= FEW_NAMES => format!("the classes are {}", backticked(names)),
+        many => format!("the nearest of its {many} classes are {}", backticked(nearest(class, names, 5))),
+    };
+    format!("there is no class `{class}` in {place}\nhint: {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn voc() -> BTreeMap<i64, String> {
+        [(0, "background"), (7, "car"), (15, "person")].map(|(index, name)| (index, name.to_owned())).into()
+    }
+
+    fn requested(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_models_numbering_holds_where_the_dataset_names_nothing() {
+        let classes = resolve_classes(&requested(&["person", "15", "7"]), &voc(), None, true).expect("classes");
+        assert_eq!(
+            classes.iter().map(|c| (c.index, c.mask_value)).collect::<Vec<_>>(),
+            [(15, Some(MaskValue::Index(15))), (7, Some(MaskValue::Index(7)))]
+        );
+    }
+
+    #[test]
+    fn mask_targets_decide_the_mask_value_and_the_model_the_channel() {
+        let targets = [("person".to_owned(), MaskValue::Index(255))];
+        let classes = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true).expect("classes");
+        assert_eq!((classes[0].index, classes[0].mask_value), (15, Some(MaskValue::Index(255))));
+        let problems = resolve_classes(&requested(&["car"]), &voc(), Some(&targets), true).expect_err("no car in the masks");
+        assert!(problems[0].contains("the dataset's masks") && problems[0].contains("`person`"), "{problems:?}");
+    }
+
+    #[test]
+    fn every_unknown_class_is_reported_with_those_there_are() {
+        let problems = resolve_classes(&requested(&["persn", "21"]), &voc(), None, false).expect_err("unknown");
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].contains("`background`, `car`, `person`"), "{problems:?}");
+    }
+
+    #[test]
+    fn all_leaves_the_background_out() {
+        let classes = resolve_classes(&requested(&["all"]), &voc(), None, false).expect("classes");
+        assert_eq!(classes.iter().map(|c| c.index).collect::<Vec<_>>(), [7, 15]);
+    }
+}

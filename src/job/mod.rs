@@ -1,0 +1,20 @@
+//! A job as written becomes a checked job: everything that can be wrong is found here, before the first sample, and reported at
+//! once. Nothing here runs.
+
+mod classes;
+mod field;
+mod model;
+mod target;
+
+pub use classes::resolve_classes;
+pub use field::FieldTemplate;
+pub use model::{DEFAULT_MODEL, ModelRef};
+pub use target::TargetSpec;
+
+/// Something in the job does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// One or several settings are wrong; each text has its hint.
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+}

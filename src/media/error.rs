@@ -1,0 +1,112 @@
+//! What can go wrong with files and numbers. Every message is complete in one line: which file, what, and what to do.
+
+use std::{io, path::PathBuf};
+
+/// A fault of one file or one array; none of them concerns the run as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// The operating system refused to open or read the file.
+    #[error("cannot read `{}`: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A directory, pipe, device or socket.
+    #[error("`{}` is {what}, not a file", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+    },
+    /// Zero bytes.
+    #[error("`{}` is empty (0 bytes): copy or download it again", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The content is of no format that is read here, whatever the name says.
+    #[error("`{}` {what}; camflow reads JPEG, PNG, GIF, BMP, TIFF and WebP", path.display())]
+    UnsupportedFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it seems to be.
+        what: String,
+    },
+    /// The file is of a known format but broken, or uses something that is not read here.
+    #[error("cannot decode `{}`: {reason}", path.display())]
+    Undecodable {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder found.
+        reason: String,
+    },
+    /// More pixels or bytes than the limits allow.
+    #[error("`{}` is too large: {what}, the limit is {limit}; make it smaller or raise the limit", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How large it is, with its unit.
+        what: String,
+        /// The limit, with its unit.
+        limit: String,
+    },
+    /// Not an array that can be used.
+    #[error("{origin}: {reason}")]
+    Array {
+        /// Where the bytes come from: a file in backticks, or words.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A mask that cannot be read, or that cannot hold what is asked of it.
+    #[error("mask: {reason}")]
+    Mask {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The preprocessing steps contradict each other or this image.
+    #[error("preprocessing: {reason}")]
+    Preprocess {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A picture could not be made from these numbers.
+    #[error("cannot encode the picture: {reason}")]
+    Encode {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file could not be written.
+    #[error("cannot write `{}`: {cause}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+}
+
+impl MediaError {
+    /// Shorthand for what is wrong with an array.
+    pub(super) fn array(origin: &str, reason: impl Into<String>) -> Self {
+        MediaError::Array { origin: origin.to_owned(), reason: reason.into() }
+    }
+
+    /// Shorthand for what is wrong with a mask.
+    pub(super) fn mask(reason: impl Into<String>) -> Self {
+        MediaError::Mask { reason: reason.into() }
+    }
+
+    /// Shorthand for what is wrong with the preprocessing.
+    pub(super) fn preprocess(reason: impl Into<String>) -> Self {
+        MediaError::Preprocess { reason: reason.into() }
+    }
+
+    /// Shorthand for what is wrong with numbers that shall become a picture.
+    pub(super) fn encode(reason: impl Into<String>) -> Self {
+        MediaError::Encode { reason: reason.into() }
+    }
+}

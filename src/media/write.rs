@@ -1,0 +1,139 @@
+//! Files that are either complete or not there.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use super::error::MediaError;
+
+/// What a written file is to survive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the program, not of the machine. For files that are made again easily.
+    Process,
+    /// Also a power cut: the content reaches the disk before the file gets its name, so that a database entry never
+    /// names an empty file. Costs one `fdatasync` per file (0.1 to 10 ms, by the disk).
+    #[default]
+    Machine,
+}
+
+/// Writes a file under a temporary name in the same folder and renames it when it is complete: nobody ever sees half a file,
+/// and an existing file is replaced in one step. Missing parent folders are created; permissions follow the umask.
+///
+/// The temporary file is removed on any error and on a panic, but not when the process is killed: it is named `.camflow-*.tmp`.
+///
+/// # Errors
+/// The folder cannot be created, `fill` fails, or the disk is full or read-only.
+pub fn write_atomically(
+    path: &Path,
+    durability: Durability,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> Result<(), MediaError> {
+    write(path, durability, fill).map_err(|cause| MediaError::Unwritable { path: path.to_owned(), cause })
+}
+
+fn write(path: &Path, durability: Durability, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if path.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a folder of that name exists"));
+    }
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".camflow-").suffix(".tmp");
+    // tempfile's own files are private to the user; results are for everyone whom the umask lets read.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = match builder.tempfile_in(&folder) {
+        // Creating the folder only when it is missing saves a system call for every other file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(&folder)?;
+            builder.tempfile_in(&folder)?
+        }
+        other => other?,
+    };
+    let mut writer = BufWriter::with_capacity(64 << 10, temporary.as_file());
+    fill(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    if durability == Durability::Machine {
+        temporary.as_file().sync_data()?;
+    }
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn folders_are_made_and_files_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/map.png");
+        for content in [&b"first, and longer"[..], b"second"] {
+            write_atomically(&path, Durability::Machine, |writer| writer.write_all(content)).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+        assert_eq!(names(path.parent().unwrap()), ["map.png"]);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("map.png");
+        fs::write(&path, "old").unwrap();
+        let error = write_atomically(&path, Durability::Process, |writer| {
+            writer.write_all(&vec![1; 100_000])?;
+            Err(io::Error::other("disk full"))
+        });
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("map.png") && message.contains("disk full"), "{message}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["map.png"]);
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("map.png");
+        let panicked = std::panic::catch_unwind(|| {
+            write_atomically(&path, Durability::Process, |_| std::panic::resume_unwind(Box::new(())))
+        });
+        assert!(panicked.is_err());
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn permissions_are_those_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        fs::write(folder.path().join("plain"), "").unwrap();
+        write_atomically(&folder.path().join("ours"), Durability::Process, |_| Ok(())).unwrap();
+        assert_eq!(mode("ours"), mode("plain"));
+    }
+
+    #[test]
+    fn a_folder_in_the_way_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("map.png")).unwrap();
+        let error = write_atomically(&folder.path().join("map.png"), Durability::Process, |_| Ok(()));
+        assert!(error.is_err());
+        assert_eq!(names(folder.path()), ["map.png"]);
+        // The name of a file where a folder is needed.
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(write_atomically(&folder.path().join("file/map.png"), Durability::Process, |_| Ok(())).is_err());
+    }
+}

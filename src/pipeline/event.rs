@@ -1,0 +1,80 @@
+//! What a run tells while it goes on, and what it amounts to in the end. Only `report/` prints it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::message::{SampleFailure, Skip, SkipReason, Stage};
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The run begins.
+    RunStarted {
+        /// Samples in the selection, if known.
+        num_samples: Option<u64>,
+    },
+    /// A sample refers to its new heatmaps.
+    SampleCommitted {
+        /// How many heatmaps it got.
+        num_heatmaps: usize,
+    },
+    /// A sample was passed over.
+    SampleSkipped(Skip),
+    /// A sample was lost to a fault.
+    SampleFailed(SampleFailure),
+    /// The run drains: no new samples are read.
+    Draining,
+}
+
+/// Where a stage's time went, over all of its threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTimes {
+    /// Working.
+    pub busy: Duration,
+    /// Waiting for the stage before it.
+    pub starved: Duration,
+    /// Waiting for the stage after it.
+    pub blocked: Duration,
+    /// Threads that share the work.
+    pub num_threads: usize,
+}
+
+/// What a run amounts to. `num_read` is always the sum of the other three counts.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Samples that the source gave.
+    pub num_read: u64,
+    /// Samples that got their heatmaps.
+    pub num_committed: u64,
+    /// Heatmaps that they got.
+    pub num_heatmaps: u64,
+    /// Samples passed over, by reason.
+    pub skipped: BTreeMap<SkipReason, u64>,
+    /// Samples lost to a fault.
+    pub num_failed: u64,
+    /// Samples that were in flight when the run was aborted: neither changed nor lost, the next run takes them.
+    pub num_abandoned: u64,
+    /// The first failures, for the report.
+    pub failures: Vec<SampleFailure>,
+    /// From first to last.
+    pub elapsed: Duration,
+    /// Per stage.
+    pub stages: BTreeMap<Stage, StageTimes>,
+    /// Whether it was asked to stop before the end.
+    pub interrupted: bool,
+}
+
+impl Summary {
+    /// Samples passed over.
+    pub fn num_skipped(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+
+    /// The stage that set the pace: the one that worked for the largest share of its threads' time.
+    pub fn bottleneck(&self) -> Option<(Stage, f64)> {
+        let share = |times: &StageTimes| {
+            times.busy.as_secs_f64() / (self.elapsed.as_secs_f64() * times.num_threads.max(1) as f64).max(f64::EPSILON)
+        };
+        let shares = self.stages.iter().map(|(stage, times)| (*stage, share(times)));
+        shares.max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+}

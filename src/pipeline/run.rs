@@ -1,0 +1,351 @@
+//! The run: every stage named once, with the channel between each two.
+//!
+//! ```text
+//! read --> decode --> batch --> device --> encode --> commit
+//! ```
+//!
+//! Each arrow is a bounded channel, so the slowest stage sets the pace and memory does not grow with the dataset. The end of
+//! the input travels downstream by closing channels; a fault closes them upstream as well, and what is already complete is
+//! still committed.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{Builder, Scope},
+    time::Instant,
+};
+
+use crossbeam_channel::{Receiver, bounded};
+use rayon::iter::{ParallelBridge, ParallelIterator};
+
+use super::{
+    DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, RunError, SampleFailure, SampleUpdate,
+    SelectedSample, Sink, Skip, Source, Stage, Summary,
+    stages::{
+        batch::Batcher,
+        commit::{Committed, commit, next_bulk},
+        decode::Decoded,
+    },
+    timing::{Clock, Inlet, Outlet},
+};
+
+/// How a run is to go.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Samples per batch, at most.
+    pub batch_size: usize,
+    /// Threads for decoding, and as many for encoding.
+    pub num_workers: usize,
+    /// Abort when more samples than this fail.
+    pub max_failures: Option<u64>,
+}
+
+/// Asks a run to stop reading, finish what is in flight and commit it.
+#[derive(Clone, Debug, Default)]
+pub struct Cancellation(Arc<AtomicBool>);
+
+impl Cancellation {
+    /// Asks.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the stages share: the counts, the first fault, and whom to tell.
+struct Ledger<'a> {
+    summary: Mutex<Summary>,
+    fault: Mutex<Option<RunError>>,
+    aborted: AtomicBool,
+    max_failures: Option<u64>,
+    tell: &'a (dyn Fn(Event) + Sync),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A stage that panicked is reported as a fault of its own; the counts are still right.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ledger<'_> {
+    fn skipped(&self, skip: Skip) {
+        *lock(&self.summary).skipped.entry(skip.reason).or_default() += 1;
+        (self.tell)(Event::SampleSkipped(skip));
+    }
+
+    fn failed(&self, failure: SampleFailure) {
+        /// Failures kept in full for the summary; all of them are told as they happen.
+        const NUM_KEPT: usize = 100;
+        let num_failed = {
+            let mut summary = lock(&self.summary);
+            summary.num_failed += 1;
+            if summary.failures.len() < NUM_KEPT {
+                summary.failures.push(failure.clone());
+            }
+            summary.num_failed
+        };
+        (self.tell)(Event::SampleFailed(failure));
+        if let Some(allowed) = self.max_failures.filter(|allowed| num_failed > *allowed) {
+            let first = lock(&self.summary).failures.first().map(|failure| failure.error.clone()).unwrap_or_default();
+            self.abort(RunError::TooManyFailures { failed: num_failed, allowed, first });
+        }
+    }
+
+    fn committed(&self, num_heatmaps: usize) {
+        let mut summary = lock(&self.summary);
+        summary.num_committed += 1;
+        summary.num_heatmaps += num_heatmaps as u64;
+        drop(summary);
+        (self.tell)(Event::SampleCommitted { num_heatmaps });
+    }
+
+    /// Only the first fault counts; the others are its consequences.
+    fn abort(&self, fault: RunError) {
+        lock(&self.fault).get_or_insert(fault);
+        self.aborted.store(true, Ordering::Relaxed);
+    }
+
+    fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+}
+
+/// What a run is made of: the stages that are not the pipeline's own.
+pub struct Parts<'a> {
+    /// Where samples come from.
+    pub source: &'a mut dyn Source,
+    /// Files to pixels and masks.
+    pub decoder: &'a Decoder,
+    /// Pixels to heatmaps.
+    pub explainer: &'a mut dyn Explainer,
+    /// Heatmaps to files.
+    pub encoder: &'a Encoder,
+    /// Where references to them go.
+    pub sink: &'a mut dyn Sink,
+}
+
+/// Runs all stages to the end of the source. The summary is complete in either case; the fault says why a run was aborted.
+pub fn run(
+    parts: Parts<'_>,
+    options: RunOptions,
+    cancellation: &Cancellation,
+    tell: &(dyn Fn(Event) + Sync),
+) -> (Summary, Option<RunError>) {
+    let Parts { source, decoder, explainer, encoder, sink } = parts;
+    let started = Instant::now();
+    let workers = options.num_workers.max(1);
+    let batch_size = options.batch_size.max(1);
+    let ledger = Ledger {
+        summary: Mutex::default(),
+        fault: Mutex::default(),
+        aborted: AtomicBool::new(false),
+        max_failures: options.max_failures,
+        tell,
+    };
+    let ledger = &ledger;
+    tell(Event::RunStarted { num_samples: source.num_samples() });
+
+    // Two selected samples for each decoder: the next one is at hand, and masks in documents (up to 16 MiB each) do not pile up.
+    let (selected_out, selected_in) = bounded::<SelectedSample>(2 * workers);
+    // One decoded sample for each decoder; with the look-ahead of the batcher this bounds the images in memory.
+    let (decoded_out, decoded_in) = bounded::<Box<DecodedSample>>(workers);
+    // One batch waits while one is on the device, so that the device never does.
+    let (batch_out, batch_in) = bounded::<InputBatch>(1);
+    // Two batches' heatmaps may wait for encoders.
+    let (explained_out, explained_in) = bounded::<ExplainedSample>(2 * batch_size);
+    // Complete files that wait for the database hold no pixels, only names (or inline maps).
+    let (written_out, written_in) = bounded::<SampleUpdate>(64);
+
+    let clocks = Stage::ALL.map(|stage| {
+        let num_threads = if matches!(stage, Stage::Decode | Stage::Encode) { workers } else { 1 };
+        (stage, Clock::new(num_threads))
+    });
+    let clock = |stage: Stage| &clocks[stage as usize].1;
+
+    std::thread::scope(|scope| {
+        let (out, time) = (Outlet::new(selected_out, clock(Stage::Read)), clock(Stage::Read));
+        spawn(scope, Stage::Read, ledger, move || read(source, out, time, cancellation, ledger));
+        let (input, out) = (Inlet::new(selected_in, clock(Stage::Decode)), Outlet::new(decoded_out, clock(Stage::Decode)));
+        spawn(scope, Stage::Decode, ledger, move || decode(decoder, workers, input, out, clock(Stage::Decode), ledger));
+        let (input, out) = (Inlet::new(decoded_in, clock(Stage::Batch)), Outlet::new(batch_out, clock(Stage::Batch)));
+        spawn(scope, Stage::Batch, ledger, move || batch(batch_size, input, out));
+        let (input, out) = (Inlet::new(batch_in, clock(Stage::Device)), Outlet::new(explained_out, clock(Stage::Device)));
+        spawn(scope, Stage::Device, ledger, move || explain(explainer, input, out, clock(Stage::Device), ledger));
+        let (input, out) = (Inlet::new(explained_in, clock(Stage::Encode)), Outlet::new(written_out, clock(Stage::Encode)));
+        spawn(scope, Stage::Encode, ledger, move || encode(encoder, workers, input, out, clock(Stage::Encode), ledger));
+        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, &written_in, clock(Stage::Commit), ledger));
+    });
+
+    let mut summary = std::mem::take(&mut *lock(&ledger.summary));
+    summary.elapsed = started.elapsed();
+    summary.interrupted = cancellation.is_cancelled();
+    summary.stages = clocks.iter().map(|(stage, clock)| (*stage, clock.times())).collect();
+    let fault = lock(&ledger.fault).take();
+    summary.num_abandoned = summary.num_read - summary.num_committed - summary.num_skipped() - summary.num_failed;
+    (summary, fault)
+}
+
+/// One thread for a stage; a panic in it aborts the run instead of hanging it.
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stage: Stage,
+    ledger: &'scope Ledger<'_>,
+    body: impl FnOnce() + Send + 'scope,
+) {
+    let guarded = move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            ledger.abort(RunError::Bug(stage));
+        }
+    };
+    if Builder::new().name(stage.to_string()).spawn_scoped(scope, guarded).is_err() {
+        ledger.abort(RunError::Bug(stage));
+    }
+}
+
+fn read(
+    source: &mut dyn Source,
+    out: Outlet<'_, SelectedSample>,
+    clock: &Clock,
+    cancellation: &Cancellation,
+    ledger: &Ledger<'_>,
+) {
+    while !ledger.is_aborted() {
+        if cancellation.is_cancelled() {
+            (ledger.tell)(Event::Draining);
+            return;
+        }
+        let samples = match clock.busy(|| source.next_samples()) {
+            Ok(samples) if samples.is_empty() => return,
+            Ok(samples) => samples,
+            Err(fault) => return ledger.abort(fault),
+        };
+        for sample in samples {
+            if cancellation.is_cancelled() {
+                break;
+            }
+            // Counted before it is sent: it may end before `send` returns.
+            lock(&ledger.summary).num_read += 1;
+            if out.send(sample).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn decode(
+    decoder: &Decoder,
+    workers: usize,
+    input: Inlet<'_, SelectedSample>,
+    out: Outlet<'_, Box<DecodedSample>>,
+    clock: &Clock,
+    ledger: &Ledger<'_>,
+) {
+    in_parallel(Stage::Decode, workers, ledger, || {
+        input.iter().par_bridge().for_each(|selected| {
+            if ledger.is_aborted() {
+                return;
+            }
+            match clock.busy(|| decoder.decode(selected)) {
+                Decoded::Ready(sample) => drop(out.send(sample)),
+                Decoded::Skipped(skip) => ledger.skipped(skip),
+                Decoded::Failed(failure) => ledger.failed(failure),
+            }
+        });
+    });
+}
+
+fn batch(batch_size: usize, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
+    let mut batcher = Batcher::new(batch_size);
+    for sample in input.iter() {
+        if let Some(batch) = batcher.push(*sample)
+            && out.send(batch).is_err()
+        {
+            return;
+        }
+    }
+    while let Some(batch) = batcher.flush() {
+        if out.send(batch).is_err() {
+            return;
+        }
+    }
+}
+
+fn explain(
+    explainer: &mut dyn Explainer,
+    input: Inlet<'_, InputBatch>,
+    out: Outlet<'_, ExplainedSample>,
+    clock: &Clock,
+    ledger: &Ledger<'_>,
+) {
+    for batch in input.iter() {
+        if ledger.is_aborted() {
+            return;
+        }
+        match clock.busy(|| explainer.explain(batch)) {
+            Ok(batch) => {
+                batch.skipped.into_iter().for_each(|skip| ledger.skipped(skip));
+                batch.failed.into_iter().for_each(|failure| ledger.failed(failure));
+                for explained in batch.explained {
+                    if out.send(explained).is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(fault) => return ledger.abort(fault),
+        }
+    }
+}
+
+fn encode(
+    encoder: &Encoder,
+    workers: usize,
+    input: Inlet<'_, ExplainedSample>,
+    out: Outlet<'_, SampleUpdate>,
+    clock: &Clock,
+    ledger: &Ledger<'_>,
+) {
+    in_parallel(Stage::Encode, workers, ledger, || {
+        input.iter().par_bridge().for_each(|explained| {
+            // What was computed is still written and committed after a fault elsewhere, unless writing is what failed.
+            if matches!(*lock(&ledger.fault), Some(RunError::Output { .. })) {
+                return;
+            }
+            match clock.busy(|| encoder.encode(explained)) {
+                Ok(written) => drop(out.send(written)),
+                Err(fault) => ledger.abort(fault),
+            }
+        });
+    });
+}
+
+fn commit_all(sink: &mut dyn Sink, input: &Receiver<SampleUpdate>, clock: &Clock, ledger: &Ledger<'_>) {
+    while let Some(bulk) = clock.starved(|| next_bulk(input)) {
+        match clock.busy(|| commit(sink, bulk)) {
+            Ok(ended) => {
+                for outcome in ended {
+                    match outcome {
+                        Committed::Done(num_heatmaps) => ledger.committed(num_heatmaps),
+                        Committed::Skipped(skip) => ledger.skipped(skip),
+                        Committed::Failed(failure) => ledger.failed(failure),
+                    }
+                }
+            }
+            Err(fault) => return ledger.abort(fault),
+        }
+    }
+}
+
+/// Runs the body in a pool of its own: blocked decoders must not hold up encoders.
+fn in_parallel(stage: Stage, workers: usize, ledger: &Ledger<'_>, body: impl FnOnce() + Send) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(move |k| format!("{stage} {k}")).build();
+    match pool {
+        Ok(pool) => pool.install(body),
+        Err(_) => ledger.abort(RunError::Bug(stage)),
+    }
+}

@@ -1,0 +1,150 @@
+//! Encode: heatmaps to files. A file gets its name when it is complete, and its name holds the fingerprint: what the database
+//! refers to never changes under it, and a picture that changed has another address, so that no browser shows a stale one.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    media::{Durability, MediaError, deflate_f32, encode_heatmap, write_atomically, write_f16, write_f32},
+    names::Choice,
+    pipeline::{ExplainedSample, Heatmap, HeatmapFields, RunError, StoredMap, WrittenHeatmap, WrittenHeatmaps},
+};
+
+/// Where the picture of a heatmap is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    /// An 8-bit PNG on disk.
+    #[default]
+    Path,
+    /// The array in the document: travels with every page of the App's grid.
+    Inline,
+}
+
+impl Choice for Store {
+    const ALL: &'static [Self] = &[Store::Path, Store::Inline];
+
+    fn name(self) -> &'static str {
+        match self {
+            Store::Path => "path",
+            Store::Inline => "inline",
+        }
+    }
+}
+
+/// How the exact floats are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NpyFormat {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats: half the space, values off by at most 2.5e-4.
+    F16,
+    /// Not at all.
+    None,
+}
+
+impl Choice for NpyFormat {
+    const ALL: &'static [Self] = &[NpyFormat::F32, NpyFormat::F16, NpyFormat::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            NpyFormat::F32 => "f32",
+            NpyFormat::F16 => "f16",
+            NpyFormat::None => "none",
+        }
+    }
+}
+
+/// Writes heatmaps.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Folder for this dataset's heatmaps, absolute.
+    pub folder: PathBuf,
+    /// The fields that the job writes.
+    pub fields: HeatmapFields,
+    /// Where pictures go.
+    pub store: Store,
+    /// Where exact floats go.
+    pub npy: NpyFormat,
+}
+
+impl Encoder {
+    /// Writes all heatmaps of a sample; when this returns they are complete on disk.
+    ///
+    /// # Errors
+    /// The disk is full or the folder cannot be written to, which ends the run.
+    pub fn encode(&self, explained: ExplainedSample) -> Result<WrittenHeatmaps, RunError> {
+        let ExplainedSample { sample, fingerprint, existing, classes } = explained;
+        let mut heatmaps = Vec::new();
+        for class in &classes {
+            for (layer, heatmap) in class.layers.iter().enumerate() {
+                let field = self.fields.name(class.class, layer);
+                let fingerprint = self.fields.fingerprint(fingerprint, class.class, layer);
+                let stem = self.stem(field, &sample.id, &fingerprint);
+                let npy_path = self.write_npy(&stem, heatmap)?;
+                let map = self.write_map(&stem, heatmap)?;
+                heatmaps.push(WrittenHeatmap { field: field.to_owned(), map, npy_path, score: class.score, fingerprint });
+            }
+        }
+        let is_kept = |path: &PathBuf| {
+            heatmaps
+                .iter()
+                .any(|new| new.npy_path.as_ref() == Some(path) || matches!(&new.map, StoredMap::File(map) if map == path))
+        };
+        let superseded = existing
+            .into_iter()
+            .filter(|old| heatmaps.iter().any(|new| new.field == old.field))
+            .flat_map(|old| [old.map_path, old.npy_path])
+            .flatten()
+            // Only what camflow wrote here is camflow's to remove.
+            .filter(|path| path.starts_with(&self.folder) && !is_kept(path))
+            .collect();
+        Ok(WrittenHeatmaps { sample, heatmaps, superseded })
+    }
+
+    /// `<folder>/<field>/<2 digits>/<id>.<fingerprint>`: the last digits of an id are a counter, so that a million samples
+    /// spread evenly over 256 folders.
+    fn stem(&self, field: &str, id: &str, fingerprint: &str) -> PathBuf {
+        let bucket = &id[id.len().saturating_sub(2)..];
+        self.folder.join(field).join(bucket).join(format!("{id}.{}", &fingerprint[..8]))
+    }
+
+    fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<PathBuf>, RunError> {
+        let shape = [heatmap.height, heatmap.width];
+        let path = with_extension(stem, "npy");
+        match self.npy {
+            NpyFormat::None => return Ok(None),
+            NpyFormat::F32 => write_atomically(&path, Durability::Machine, |writer| write_f32(writer, &shape, &heatmap.values)),
+            NpyFormat::F16 => write_atomically(&path, Durability::Machine, |writer| write_f16(writer, &shape, &heatmap.values)),
+        }
+        .map_err(|error| unwritable(&path, error))?;
+        Ok(Some(path))
+    }
+
+    fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<StoredMap, RunError> {
+        let Heatmap { height, width, values } = heatmap;
+        if self.store == Store::Inline {
+            return Ok(StoredMap::Inline(deflate_f32(&[*height, *width], values)));
+        }
+        let path = with_extension(stem, "png");
+        let png = encode_heatmap(*height, *width, values).map_err(|error| unwritable(&path, error))?;
+        write_atomically(&path, Durability::Machine, |writer| std::io::Write::write_all(writer, &png))
+            .map_err(|error| unwritable(&path, error))?;
+        Ok(StoredMap::File(path))
+    }
+}
+
+/// `Path::with_extension` would take the fingerprint for an extension.
+fn with_extension(stem: &Path, extension: &str) -> PathBuf {
+    let mut name = stem.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
+}
+
+fn unwritable(path: &Path, error: MediaError) -> RunError {
+    let source = match error {
+        MediaError::Unwritable { cause, .. } => cause,
+        other => std::io::Error::other(other.to_string()),
+    };
+    RunError::Output { path: path.to_owned(), source }
+}

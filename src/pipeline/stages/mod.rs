@@ -1,0 +1,6 @@
+//! The stages, one file each; `run.rs` connects them.
+
+pub(super) mod batch;
+pub(super) mod commit;
+pub mod decode;
+pub mod encode;

@@ -1,0 +1,294 @@
+// A C interface to libtorch's dispatcher: find an operator by name and overload, call it boxed.
+//
+// Every ATen operator becomes available this way, with autograd, and without a table kept by hand: arguments are matched to
+// the operator's own schema, which also supplies the defaults. Nothing may throw across this boundary.
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+extern "C" {
+
+// Mirrored in dispatch.rs.
+enum cf_tag : int32_t {
+  CF_DEFAULT = 0,  // the schema's default
+  CF_NONE = 1,
+  CF_TENSOR = 2,   // data: at::Tensor*
+  CF_TENSORS = 3,  // data: at::Tensor**, len; a null pointer is None
+  CF_INT = 4,      // also dtype, layout and memory format
+  CF_FLOAT = 5,
+  CF_BOOL = 6,
+  CF_STRING = 7,  // data: UTF-8, len
+  CF_INTS = 8,    // data: int64_t*, len
+  CF_FLOATS = 9,  // data: double*, len
+  CF_BOOLS = 10,  // data: uint8_t*, len
+  CF_DEVICE = 11, // data: UTF-8 such as "cuda:0", len
+};
+
+struct cf_value {
+  int32_t tag;
+  int64_t i;
+  double f;
+  const void* data;
+  size_t len;
+};
+
+struct cf_operator {
+  c10::OperatorHandle handle;
+};
+}
+
+namespace {
+
+constexpr int kOk = 0;
+constexpr int kFailed = 1;
+constexpr int kOutOfMemory = 2;
+
+char* copy_text(const std::string& text) {
+  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (copy != nullptr) std::memcpy(copy, text.c_str(), text.size() + 1);
+  return copy;
+}
+
+// Runs `body`, turning exceptions into a status and a text that the caller frees with cf_free.
+template <typename Body>
+int guarded(char** error, Body body) {
+  try {
+    body();
+    return kOk;
+  } catch (const c10::OutOfMemoryError& e) {
+    *error = copy_text(e.what_without_backtrace());
+    return kOutOfMemory;
+  } catch (const c10::Error& e) {
+    *error = copy_text(e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    *error = copy_text(e.what());
+  } catch (...) {
+    *error = copy_text("unknown C++ exception");
+  }
+  return kFailed;
+}
+
+[[noreturn]] void mismatch(const c10::Argument& argument, const cf_value& value) {
+  TORCH_CHECK(false, "argument `", argument.name(), "` of type ", argument.type()->str(), " cannot take a value of kind ", value.tag);
+}
+
+int64_t as_int(const c10::Argument& argument, const cf_value& value) {
+  if (value.tag == CF_INT || value.tag == CF_BOOL) return value.i;
+  if (value.tag == CF_FLOAT && static_cast<double>(static_cast<int64_t>(value.f)) == value.f) return static_cast<int64_t>(value.f);
+  mismatch(argument, value);
+}
+
+double as_float(const c10::Argument& argument, const cf_value& value) {
+  if (value.tag == CF_FLOAT) return value.f;
+  if (value.tag == CF_INT || value.tag == CF_BOOL) return static_cast<double>(value.i);
+  mismatch(argument, value);
+}
+
+c10::Scalar as_scalar(const c10::Argument& argument, const cf_value& value) {
+  switch (value.tag) {
+    case CF_INT: return c10::Scalar(value.i);
+    case CF_FLOAT: return c10::Scalar(value.f);
+    case CF_BOOL: return c10::Scalar(value.i != 0);
+    default: mismatch(argument, value);
+  }
+}
+
+c10::IValue list_value(const c10::Argument& argument, const c10::ListType& type, const cf_value& value) {
+  const c10::TypePtr& element = type.getElementType();
+  const bool empty = (value.tag == CF_INTS || value.tag == CF_TENSORS || value.tag == CF_FLOATS || value.tag == CF_BOOLS) && value.len == 0;
+  switch (element->kind()) {
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::SymIntType: {
+      c10::List<int64_t> list;
+      if (value.tag == CF_INTS) {
+        const auto* data = static_cast<const int64_t*>(value.data);
+        for (size_t k = 0; k < value.len; ++k) list.push_back(data[k]);
+      } else if (!empty) {
+        // One number where the schema wants N (a kernel size, say) means N times that number, as in Python.
+        const int64_t number = as_int(argument, value);
+        for (int k = 0; k < argument.N().value_or(1); ++k) list.push_back(number);
+      }
+      return list;
+    }
+    case c10::TypeKind::FloatType: {
+      c10::List<double> list;
+      if (value.tag == CF_FLOATS) {
+        const auto* data = static_cast<const double*>(value.data);
+        for (size_t k = 0; k < value.len; ++k) list.push_back(data[k]);
+      } else if (value.tag == CF_INTS) {
+        const auto* data = static_cast<const int64_t*>(value.data);
+        for (size_t k = 0; k < value.len; ++k) list.push_back(static_cast<double>(data[k]));
+      } else if (!empty) {
+        mismatch(argument, value);
+      }
+      return list;
+    }
+    case c10::TypeKind::BoolType: {
+      c10::List<bool> list;
+      if (value.tag == CF_BOOLS) {
+        const auto* data = static_cast<const uint8_t*>(value.data);
+        for (size_t k = 0; k < value.len; ++k) list.push_back(data[k] != 0);
+      } else if (!empty) {
+        mismatch(argument, value);
+      }
+      return list;
+    }
+    case c10::TypeKind::TensorType: {
+      c10::List<at::Tensor> list;
+      if (value.tag != CF_TENSORS && !empty) mismatch(argument, value);
+      const auto* data = static_cast<at::Tensor* const*>(value.data);
+      for (size_t k = 0; k < value.len; ++k) {
+        TORCH_CHECK(data[k] != nullptr, "argument `", argument.name(), "` cannot hold None");
+        list.push_back(*data[k]);
+      }
+      return list;
+    }
+    case c10::TypeKind::OptionalType: {
+      c10::List<std::optional<at::Tensor>> list;
+      if (value.tag != CF_TENSORS && !empty) mismatch(argument, value);
+      const auto* data = static_cast<at::Tensor* const*>(value.data);
+      for (size_t k = 0; k < value.len; ++k) {
+        list.push_back(data[k] == nullptr ? std::nullopt : std::optional<at::Tensor>(*data[k]));
+      }
+      return list;
+    }
+    default: mismatch(argument, value);
+  }
+}
+
+c10::IValue to_ivalue(const c10::Argument& argument, const cf_value& value) {
+  if (value.tag == CF_DEFAULT) {
+    TORCH_CHECK(argument.default_value().has_value(), "argument `", argument.name(), "` has no default and was not given");
+    return *argument.default_value();
+  }
+  c10::TypePtr type = argument.type();
+  if (type->kind() == c10::TypeKind::OptionalType) {
+    if (value.tag == CF_NONE) return c10::IValue();
+    type = type->castRaw<c10::OptionalType>()->getElementType();
+  }
+  switch (type->kind()) {
+    case c10::TypeKind::TensorType:
+      if (value.tag == CF_TENSOR) return *static_cast<const at::Tensor*>(value.data);
+      if (value.tag == CF_INT || value.tag == CF_FLOAT || value.tag == CF_BOOL) {
+        // As Python's binding does: a number given for a tensor does not take part in type promotion as a tensor would.
+        at::Tensor number = at::scalar_to_tensor(as_scalar(argument, value));
+        number.unsafeGetTensorImpl()->set_wrapped_number(true);
+        return number;
+      }
+      if (value.tag == CF_NONE) return at::Tensor();
+      mismatch(argument, value);
+    case c10::TypeKind::NumberType: return as_scalar(argument, value);
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::SymIntType: return as_int(argument, value);
+    case c10::TypeKind::FloatType: return as_float(argument, value);
+    case c10::TypeKind::BoolType: return as_int(argument, value) != 0;
+    case c10::TypeKind::StringType:
+      if (value.tag == CF_STRING) return std::string(static_cast<const char*>(value.data), value.len);
+      mismatch(argument, value);
+    case c10::TypeKind::DeviceObjType:
+      if (value.tag == CF_DEVICE) return c10::Device(std::string(static_cast<const char*>(value.data), value.len));
+      mismatch(argument, value);
+    case c10::TypeKind::ListType: return list_value(argument, *type->castRaw<c10::ListType>(), value);
+    default: mismatch(argument, value);
+  }
+}
+
+cf_value from_ivalue(const c10::IValue& value) {
+  cf_value result{CF_NONE, 0, 0.0, nullptr, 0};
+  if (value.isTensor()) {
+    result.tag = CF_TENSOR;
+    result.data = new at::Tensor(value.toTensor());
+  } else if (value.isTensorList()) {
+    const auto list = value.toTensorVector();
+    auto** tensors = static_cast<at::Tensor**>(std::malloc(sizeof(at::Tensor*) * (list.size() + 1)));
+    TORCH_CHECK(tensors != nullptr, "out of memory");
+    for (size_t k = 0; k < list.size(); ++k) tensors[k] = new at::Tensor(list[k]);
+    result.tag = CF_TENSORS;
+    result.data = tensors;
+    result.len = list.size();
+  } else if (value.isBool()) {
+    result.tag = CF_BOOL;
+    result.i = value.toBool() ? 1 : 0;
+  } else if (value.isInt()) {
+    result.tag = CF_INT;
+    result.i = value.toInt();
+  } else if (value.isDouble()) {
+    result.tag = CF_FLOAT;
+    result.f = value.toDouble();
+  } else {
+    TORCH_CHECK(value.isNone(), "a result of type ", value.type()->str(), " is not supported");
+  }
+  return result;
+}
+
+}  // namespace
+
+extern "C" {
+
+void cf_free(void* pointer) { std::free(pointer); }
+
+// Null (with *error untouched) when there is no such operator.
+cf_operator* cf_operator_find(const char* name, const char* overload, char** error) {
+  cf_operator* found = nullptr;
+  guarded(error, [&] {
+    auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
+    if (handle.has_value()) found = new cf_operator{*handle};
+  });
+  return found;
+}
+
+size_t cf_operator_num_arguments(const cf_operator* op) { return op->handle.schema().arguments().size(); }
+
+size_t cf_operator_num_returns(const cf_operator* op) { return op->handle.schema().returns().size(); }
+
+// Valid as long as libtorch is loaded.
+const char* cf_operator_argument_name(const cf_operator* op, size_t k) { return op->handle.schema().arguments()[k].name().c_str(); }
+
+bool cf_operator_argument_has_default(const cf_operator* op, size_t k) {
+  return op->handle.schema().arguments()[k].default_value().has_value();
+}
+
+bool cf_operator_argument_is_device(const cf_operator* op, size_t k) {
+  c10::TypePtr type = op->handle.schema().arguments()[k].type();
+  if (type->kind() == c10::TypeKind::OptionalType) type = type->castRaw<c10::OptionalType>()->getElementType();
+  return type->kind() == c10::TypeKind::DeviceObjType;
+}
+
+// Calls with one value per schema argument. `results` must have room for cf_operator_num_returns values; the tensors in them
+// belong to the caller, and so does the array of a CF_TENSORS (cf_free).
+int cf_operator_call(const cf_operator* op, const cf_value* values, cf_value* results, char** error) {
+  return guarded(error, [&] {
+    const auto& arguments = op->handle.schema().arguments();
+    torch::jit::Stack stack;
+    stack.reserve(arguments.size());
+    for (size_t k = 0; k < arguments.size(); ++k) stack.push_back(to_ivalue(arguments[k], values[k]));
+    op->handle.callBoxed(&stack);
+    TORCH_CHECK(stack.size() == op->handle.schema().returns().size(), "unexpected number of results");
+    for (size_t k = 0; k < stack.size(); ++k) results[k] = from_ivalue(stack[k]);
+  });
+}
+
+// tch has no memory-format argument anywhere.
+at::Tensor* cf_channels_last(const at::Tensor* tensor, char** error) {
+  at::Tensor* result = nullptr;
+  guarded(error, [&] { result = new at::Tensor(tensor->contiguous(at::MemoryFormat::ChannelsLast)); });
+  return result;
+}
+
+// fp32 means fp32: no TensorFloat-32 in matrix products or convolutions.
+void cf_disable_tf32() {
+  char* ignored = nullptr;
+  guarded(&ignored, [] {
+    at::globalContext().setAllowTF32CuBLAS(false);
+    at::globalContext().setAllowTF32CuDNN(false);
+  });
+  std::free(ignored);
+}
+}

@@ -1,0 +1,202 @@
+//! Exported models: a `torch.export` archive (`.pt2`) becomes a checked [`Program`], and a [`Plan`] runs it on a device.
+//!
+//! The phases, one file each: [`archive`](self) (bytes), `schema` (JSON), `graph` (checked), `passes` (what may be left out or
+//! folded), `exec` (run). Everything that can be wrong with a file is found by [`Program::open`] and
+//! [`Program::resolve_layers`], before any sample.
+
+mod archive;
+mod cuda;
+mod dispatch;
+mod exec;
+mod graph;
+mod layers;
+mod metadata;
+mod passes;
+mod schema;
+mod symbolic;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+use tch::{Device, Tensor};
+
+pub use cuda::{CudaStatus, cuda_status, load_cuda};
+pub use dispatch::disable_tf32;
+pub use exec::{ExecError, Execution, Plan, PlanOptions, device_name, from_tch};
+pub use graph::ValueId;
+pub use layers::{Layer, split_layers};
+pub use metadata::{Dynamic, LayerInfo, Layout, ModelMetadata, Task, TokenInfo};
+
+use archive::{Archive, StoredTensor};
+use graph::{Binding, Graph};
+
+/// Something is wrong with a model file, or with what is asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The file cannot be read.
+    #[error("cannot read model `{}`: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The bytes are not a complete archive.
+    #[error("`{}` is no usable model: {what}\nhint: `camflow export` writes models", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Another version of torch wrote it.
+    #[error("`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
+        what: String,
+    },
+    /// The model cannot do what is asked; every reason at once.
+    #[error("model `{}` cannot be used:\n{}", path.display(), problems.join("\n"))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, one text each.
+        problems: Vec<String>,
+    },
+    /// The device cannot hold the model.
+    #[error("model `{}` cannot be loaded to {device}: {reason}", path.display())]
+    Device {
+        /// The file.
+        path: PathBuf,
+        /// The device.
+        device: String,
+        /// libtorch's reason.
+        reason: String,
+    },
+}
+
+/// A model, read and checked.
+#[derive(Debug)]
+pub struct Program {
+    archive: Archive,
+    graph: Graph,
+    stored: HashMap<ValueId, StoredTensor>,
+    /// What the exporter knows of the model.
+    pub metadata: ModelMetadata,
+}
+
+impl Program {
+    /// Reads a model and checks everything about it.
+    ///
+    /// # Errors
+    /// See [`ProgramError`]; an [`ProgramError::Invalid`] lists all problems at once.
+    pub fn open(path: &Path) -> Result<Program, ProgramError> {
+        let archive = Archive::open(path)?;
+        let invalid = |problems| ProgramError::Invalid { path: path.to_owned(), problems };
+        let metadata = read_metadata(&archive)?;
+        let graph = graph::build(&archive.program()?).map_err(invalid)?;
+        let (mut weights, mut problems) = archive.weights();
+        let (mut constants, more) = archive.constants();
+        problems.extend(more);
+        let mut stored = HashMap::new();
+        for (id, binding) in &graph.bindings {
+            let found = match binding {
+                Binding::Weight(name) => weights.remove(name),
+                Binding::Constant(name) => constants.remove(name),
+            };
+            match (found, binding) {
+                (Some(tensor), _) => drop(stored.insert(*id, tensor)),
+                // Reported by name above, when it was there but unusable.
+                (None, Binding::Weight(name) | Binding::Constant(name)) => {
+                    if !problems.iter().any(|problem| problem.contains(&format!("`{name}`"))) {
+                        problems.push(format!("weight `{name}` is missing"));
+                    }
+                }
+            }
+        }
+        problems.extend(exec::check(&graph));
+        if graph.inputs.len() != 1 {
+            problems.push(format!(
+                "it takes {} tensors; camflow feeds one image tensor, wrap the model at export",
+                graph.inputs.len()
+            ));
+        }
+        if !matches!(graph.outputs.get(metadata.primary_output), Some(Some(_))) {
+            problems.push(format!("its output {} is not a tensor", metadata.primary_output));
+        }
+        if !problems.is_empty() {
+            return Err(invalid(problems));
+        }
+        Ok(Program { archive, graph, stored, metadata })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.archive.path()
+    }
+
+    /// Version of torch that wrote the file.
+    pub fn torch_version(&self) -> &str {
+        &self.archive.torch_version
+    }
+
+    /// Digest of the whole file: part of every heatmap's fingerprint.
+    pub fn digest(&self) -> String {
+        self.archive.digest().to_hex()[..32].to_owned()
+    }
+
+    /// The value of the output that is explained.
+    pub fn primary_output(&self) -> ValueId {
+        self.graph.outputs[self.metadata.primary_output].expect("checked when the model was opened")
+    }
+
+    /// Nodes, weights and modules, for `camflow inspect`.
+    pub fn num_nodes(&self) -> usize {
+        self.graph.nodes.len()
+    }
+
+    /// Every module path that has a value, with the number of its calls.
+    pub fn modules(&self) -> BTreeMap<&str, usize> {
+        self.graph.modules.iter().map(|(path, calls)| (path.as_str(), calls.len())).collect()
+    }
+
+    fn input(&self) -> ValueId {
+        self.graph.inputs[0]
+    }
+
+    /// A weight or constant as stored, on the CPU.
+    fn constant(&self, id: ValueId) -> Option<Tensor> {
+        self.stored.get(&id).and_then(|stored| self.archive.tensor(stored).ok())
+    }
+
+    fn invalid(&self, problems: Vec<String>) -> ProgramError {
+        ProgramError::Invalid { path: self.path().to_owned(), problems }
+    }
+
+    fn device_error(&self, device: Device, error: &tch::TchError) -> ProgramError {
+        ProgramError::Device { path: self.path().to_owned(), device: device_name(device), reason: from_tch(error).message }
+    }
+}
+
+fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
+    let malformed = |what: String| ProgramError::Malformed { path: archive.path().to_owned(), what };
+    let text = archive.extra("camflow.json")?.ok_or_else(|| {
+        malformed(
+            "it has no `camflow.json`: it is a plain torch.export archive, which does not say how images are prepared".into(),
+        )
+    })?;
+    let metadata: ModelMetadata =
+        serde_json::from_str(text).map_err(|error| malformed(format!("its `camflow.json`: {error}")))?;
+    if metadata.camflow != metadata::FORMAT {
+        return Err(malformed(format!(
+            "its `camflow.json` has format {}, this camflow knows {}",
+            metadata.camflow,
+            metadata::FORMAT
+        )));
+    }
+    Ok(metadata)
+}

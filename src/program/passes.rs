@@ -1,0 +1,268 @@
+//! Third phase: what the graph allows. Which in-place writes may become functional, which nodes are needed, which depend on a
+//! tap, and which batch norms can be folded into the convolution before them.
+
+use std::collections::{HashMap, HashSet};
+
+use tch::{Kind, Tensor};
+
+use super::graph::{Arg, Binding, Graph, Node, Operation, Output, ValueId};
+
+/// Operators whose outputs may share memory with their first argument.
+const VIEWS: &[&str] = &[
+    "view",
+    "reshape",
+    "view_as",
+    "reshape_as",
+    "transpose",
+    "permute",
+    "t",
+    "swapaxes",
+    "movedim",
+    "slice",
+    "select",
+    "narrow",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "expand_as",
+    "flatten",
+    "unflatten",
+    "unbind",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "unfold",
+    "diagonal",
+    "detach",
+    "alias",
+    "contiguous",
+    "to",
+    "type_as",
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+];
+
+/// Operators that read only shape and dtype of their tensors: no data flows through, so no gradient does. Treating them as
+/// dependent would drop writes into buffers that they create (Swin's attention mask).
+const SHAPE_ONLY: &[&str] = &[
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "sym_size",
+    "sym_numel",
+    "sym_stride",
+];
+
+/// How an in-place operator is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    /// It is not in place.
+    No,
+    /// Nothing else sees the memory: run the functional twin and let the old name mean the new value. Taps stay snapshots.
+    Rebind,
+    /// Another live value shares the memory: really write.
+    Write,
+}
+
+/// Storage roots and the mode of every node.
+pub struct Aliases {
+    roots: HashMap<ValueId, ValueId>,
+    /// One per node.
+    pub in_place: Vec<InPlace>,
+    /// Weights and constants that some node writes to: each run needs its own copy.
+    pub written_constants: HashSet<ValueId>,
+}
+
+impl Aliases {
+    fn root(&self, value: ValueId) -> ValueId {
+        self.roots.get(&value).copied().unwrap_or(value)
+    }
+}
+
+/// Finds out which in-place writes another value could see.
+pub fn aliases(graph: &Graph) -> Aliases {
+    let mut last_use: HashMap<ValueId, usize> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        for value in node.uses() {
+            last_use.insert(value, index);
+        }
+    }
+    for output in graph.outputs.iter().flatten() {
+        last_use.insert(*output, graph.nodes.len());
+    }
+    let constants: HashSet<ValueId> = graph.bindings.iter().map(|(id, _)| *id).collect();
+    let inputs: HashSet<ValueId> = graph.inputs.iter().copied().collect();
+
+    let mut aliases = Aliases { roots: HashMap::new(), in_place: Vec::new(), written_constants: HashSet::new() };
+    let mut members: HashMap<ValueId, Vec<ValueId>> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let mut mode = InPlace::No;
+        if let Some(first) = node.first_value().filter(|_| node.is_in_place() || VIEWS.contains(&node.operator())) {
+            let root = aliases.root(first);
+            let family = members.entry(root).or_insert_with(|| vec![root]);
+            for value in node.defines() {
+                aliases.roots.insert(value, root);
+                family.push(value);
+            }
+            if node.is_in_place() {
+                let mine = |value: ValueId| value == first || node.defines().any(|defined| defined == value);
+                let seen_later = |value: &ValueId| !mine(*value) && last_use.get(value).is_some_and(|last| *last > index);
+                mode = InPlace::Rebind;
+                if constants.contains(&root) || inputs.contains(&root) || family.iter().any(seen_later) {
+                    mode = InPlace::Write;
+                    if constants.contains(&root) || inputs.contains(&root) {
+                        aliases.written_constants.insert(root);
+                    }
+                }
+            }
+        }
+        aliases.in_place.push(mode);
+    }
+    aliases
+}
+
+/// Which nodes are needed for `wanted`, walking backwards; unused branches (auxiliary heads) and checks drop out.
+pub fn needed(graph: &Graph, aliases: &Aliases, wanted: &[ValueId]) -> Vec<bool> {
+    let mut live: HashSet<ValueId> = wanted.iter().copied().collect();
+    let mut live_roots: HashSet<ValueId> = wanted.iter().map(|value| aliases.root(*value)).collect();
+    let mut keep = vec![false; graph.nodes.len()];
+    for (index, node) in graph.nodes.iter().enumerate().rev() {
+        let writes = aliases.in_place[index] == InPlace::Write
+            && node.first_value().is_some_and(|first| live_roots.contains(&aliases.root(first)));
+        if writes || node.defines().any(|value| live.contains(&value)) {
+            keep[index] = true;
+            for value in node.uses() {
+                live.insert(value);
+                live_roots.insert(aliases.root(value));
+            }
+        }
+    }
+    keep
+}
+
+/// The values through which the data of `seeds` flows.
+pub fn dependents(graph: &Graph, seeds: &[ValueId]) -> HashSet<ValueId> {
+    let mut dependent: HashSet<ValueId> = seeds.iter().copied().collect();
+    for node in &graph.nodes {
+        if !SHAPE_ONLY.contains(&node.operator()) && node.uses().any(|value| dependent.contains(&value)) {
+            dependent.extend(node.defines());
+        }
+    }
+    dependent
+}
+
+/// Whether the node passes data on, as opposed to shapes only.
+pub fn carries_data(node: &Node) -> bool {
+    !SHAPE_ONLY.contains(&node.operator())
+}
+
+/// Folds each batch norm in evaluation mode into the convolution before it, where nothing else reads the convolution's output:
+/// `W' = W * s` and `b' = (b - mean) * s + beta` with `s = gamma / sqrt(var + eps)`, computed in f64.
+///
+/// `constant` supplies weights by value. The batch norm's node becomes the identity, so a tap on it still works; a convolution
+/// that is tapped itself is left alone. Returns the new constants and the number of folded nodes.
+pub fn fold_batch_norms(
+    graph: &mut Graph,
+    taps: &[ValueId],
+    constant: &dyn Fn(ValueId) -> Option<Tensor>,
+) -> Result<(Vec<(ValueId, Tensor)>, usize), tch::TchError> {
+    let mut producer: HashMap<ValueId, usize> = HashMap::new();
+    let mut num_uses: HashMap<ValueId, usize> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        producer.extend(node.defines().map(|value| (value, index)));
+        for value in node.uses() {
+            *num_uses.entry(value).or_default() += 1;
+        }
+    }
+    let protected: HashSet<ValueId> = taps.iter().copied().chain(graph.outputs.iter().flatten().copied()).collect();
+
+    let mut constants = Vec::new();
+    let mut folded = 0;
+    for index in 0..graph.nodes.len() {
+        let Some((conv, fold)) = batch_norm_after_conv(graph, index, &producer) else { continue };
+        if num_uses.get(&fold.between) != Some(&1) || protected.contains(&fold.between) {
+            continue;
+        }
+        let double = |value: Option<ValueId>| -> Result<Option<Tensor>, tch::TchError> {
+            value.and_then(constant).map(|tensor| tensor.f_to_kind(Kind::Double)).transpose()
+        };
+        let Some(weight) = constant(fold.weight) else { continue };
+        let (Some(mean), Some(variance)) = (double(Some(fold.mean))?, double(Some(fold.variance))?) else { continue };
+        let mut scale = variance.f_add_scalar(fold.eps)?.f_rsqrt()?;
+        if let Some(gamma) = double(fold.gamma)? {
+            scale = scale.f_mul(&gamma)?;
+        }
+        let mut shape = vec![1; weight.dim()];
+        shape[0] = -1;
+        let new_weight = weight.f_to_kind(Kind::Double)?.f_mul(&scale.f_view(&shape[..])?)?.f_to_kind(weight.kind())?;
+        let bias = double(fold.bias)?.map_or_else(|| mean.f_zeros_like(), Ok)?;
+        let mut new_bias = bias.f_sub(&mean)?.f_mul(&scale)?;
+        if let Some(beta) = double(fold.beta)? {
+            new_bias = new_bias.f_add(&beta)?;
+        }
+        let weight_id = graph.add_value(format!("{}_folded_weight", graph.nodes[conv].name));
+        let bias_id = graph.add_value(format!("{}_folded_bias", graph.nodes[conv].name));
+        constants.push((weight_id, new_weight.f_contiguous()?));
+        constants.push((bias_id, new_bias.f_to_kind(weight.kind())?));
+        graph.nodes[conv].set_arg("weight", Arg::Value(weight_id));
+        graph.nodes[conv].set_arg("bias", Arg::Value(bias_id));
+        let norm = &mut graph.nodes[index];
+        norm.operation = Operation::Identity;
+        norm.args = vec![("input".into(), Arg::Value(fold.between))];
+        norm.outputs.truncate(1);
+        folded += 1;
+    }
+    Ok((constants, folded))
+}
+
+struct Fold {
+    between: ValueId,
+    weight: ValueId,
+    bias: Option<ValueId>,
+    mean: ValueId,
+    variance: ValueId,
+    gamma: Option<ValueId>,
+    beta: Option<ValueId>,
+    eps: f64,
+}
+
+fn batch_norm_after_conv(graph: &Graph, index: usize, producer: &HashMap<ValueId, usize>) -> Option<(usize, Fold)> {
+    let norm = &graph.nodes[index];
+    let value = |node: &Node, name: &str| match node.arg(name) {
+        Some(Arg::Value(id)) => Some(*id),
+        _ => None,
+    };
+    if norm.operator() != "batch_norm" || norm.arg("training") != Some(&Arg::Bool(false)) {
+        return None;
+    }
+    let between = value(norm, "input")?;
+    let conv = *producer.get(&between)?;
+    let node = &graph.nodes[conv];
+    if node.operator() != "conv2d" || !matches!(node.outputs[..], [Output::Value(_)]) {
+        return None;
+    }
+    let eps = match norm.arg("eps") {
+        Some(Arg::Float(eps)) => *eps,
+        _ => return None,
+    };
+    let weight = value(node, "weight")?;
+    // Only a parameter can be replaced; a computed weight (weight standardisation) stays.
+    graph.bindings.iter().find(|(id, binding)| *id == weight && matches!(binding, Binding::Weight(_)))?;
+    let fold = Fold {
+        between,
+        weight,
+        bias: value(node, "bias"),
+        mean: value(norm, "running_mean")?,
+        variance: value(norm, "running_var")?,
+        gamma: value(norm, "weight"),
+        beta: value(norm, "bias"),
+        eps,
+    };
+    Some((conv, fold))
+}

@@ -1,0 +1,74 @@
+//! Progress: a bar with rate and remaining time on a terminal, now and then a line where standard error is a file.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::stderr_line;
+
+/// Between two lines in a log: a night's run of hours fills a few pages, not a disk.
+const BETWEEN_LINES: Duration = Duration::from_secs(30);
+
+pub struct Progress {
+    bar: ProgressBar,
+    is_terminal: bool,
+    num_skipped: u64,
+    num_failed: u64,
+    num_committed: u64,
+    started: Instant,
+    last_line: Instant,
+}
+
+impl Progress {
+    pub fn new(num_samples: Option<u64>, is_terminal: bool) -> Self {
+        let bar = match num_samples {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::no_length(),
+        };
+        bar.set_draw_target(if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        let template = "{bar:30} {pos}/{len} samples  {msg}  {elapsed_precise} elapsed, {eta_precise} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(250));
+        let now = Instant::now();
+        Progress { bar, is_terminal, num_skipped: 0, num_failed: 0, num_committed: 0, started: now, last_line: now }
+    }
+
+    pub fn committed(&mut self) {
+        self.num_committed += 1;
+        self.advance();
+    }
+
+    pub fn skipped(&mut self) {
+        self.num_skipped += 1;
+        self.advance();
+    }
+
+    pub fn failed(&mut self) {
+        self.num_failed += 1;
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        self.bar.inc(1);
+        // Passed-over samples take no time worth speaking of: the rate is that of the images that were computed.
+        let rate = self.num_committed as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let message = format!("{rate:.2} images/s, {} skipped, {} failed", self.num_skipped, self.num_failed);
+        if !self.is_terminal && self.last_line.elapsed() >= BETWEEN_LINES {
+            self.last_line = Instant::now();
+            let total = self.bar.length().map(|total| format!(" of {total}")).unwrap_or_default();
+            stderr_line(&format!("{}{total} samples, {message}", self.bar.position()));
+        }
+        self.bar.set_message(message);
+    }
+
+    /// A line above the bar.
+    pub fn line(&self, text: &str) {
+        if self.is_terminal { self.bar.println(text) } else { stderr_line(text) }
+    }
+
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}

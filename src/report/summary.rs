@@ -1,0 +1,61 @@
+//! The last words of a run, as lines and as JSON.
+
+use serde_json::{Map, Value, json};
+
+use crate::pipeline::{RunError, Summary};
+
+/// What to print after a run.
+pub fn lines(summary: &Summary) -> Vec<String> {
+    let seconds = summary.elapsed.as_secs_f64();
+    let mut lines = vec![format!(
+        "{} samples read: {} annotated ({} heatmaps), {} skipped, {} failed in {seconds:.1} s",
+        summary.num_read,
+        summary.num_committed,
+        summary.num_heatmaps,
+        summary.num_skipped(),
+        summary.num_failed,
+    )];
+    for (reason, count) in &summary.skipped {
+        lines.push(format!("  skipped, {reason}: {count}"));
+    }
+    if summary.num_abandoned > 0 {
+        lines.push(format!("  left for the next run: {}", summary.num_abandoned));
+    }
+    if summary.num_committed > 0 {
+        let rate = summary.num_committed as f64 / seconds.max(1e-3);
+        let pace =
+            summary.bottleneck().map(|(stage, share)| format!("; the {stage} stage set the pace ({:.0} % busy)", share * 100.0));
+        lines.push(format!("  {rate:.2} images/s{}", pace.unwrap_or_default()));
+    }
+    lines
+}
+
+/// The same for machines.
+pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
+    let skipped: Map<String, Value> = summary.skipped.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
+    let stages: Map<String, Value> = summary
+        .stages
+        .iter()
+        .map(|(stage, times)| {
+            let seconds = json!({
+                "busy_s": times.busy.as_secs_f64(), "starved_s": times.starved.as_secs_f64(),
+                "blocked_s": times.blocked.as_secs_f64(), "num_threads": times.num_threads,
+            });
+            (stage.to_string(), seconds)
+        })
+        .collect();
+    json!({
+        "event": "run_finished",
+        "num_read": summary.num_read,
+        "num_committed": summary.num_committed,
+        "num_heatmaps": summary.num_heatmaps,
+        "num_skipped": summary.num_skipped(),
+        "skipped": skipped,
+        "num_failed": summary.num_failed,
+        "num_abandoned": summary.num_abandoned,
+        "interrupted": summary.interrupted,
+        "elapsed_s": summary.elapsed.as_secs_f64(),
+        "stages": stages,
+        "error": fault.map(ToString::to_string),
+    })
+}

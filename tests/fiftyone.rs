@@ -1,0 +1,610 @@
+//! Source, schema and sink against a real mongod of our own on a fresh folder. The data is written as FiftyOne writes
+//! it, so that no Python is needed; that FiftyOne reads our results is tested from Python.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
+use camflow::{
+    fiftyone::{
+        ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField, SampleSource,
+        Selection, Shard, find_python,
+    },
+    pipeline::{
+        CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
+        WrittenHeatmap,
+    },
+};
+
+/// A mongod on a folder of its own; it ends with the test.
+struct Mongod {
+    process: Child,
+    folder: tempfile::TempDir,
+    port: u16,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Mongod {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for mongod");
+        let (process, port) = Self::spawn(&folder, 0, arguments);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        Mongod { process, folder, port, runtime }
+    }
+
+    fn executable() -> PathBuf {
+        if let Some(named) = std::env::var_os("CAMFLOW_MONGOD").filter(|value| !value.is_empty()) {
+            return named.into();
+        }
+        let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
+        match find_python(Some(python)).map(|python| python.mongod) {
+            Ok(Some(mongod)) => mongod,
+            Ok(None) => {
+                panic!("the FiftyOne in `.venv` brings no mongod; set CAMFLOW_MONGOD to one of version 6.0 or newer")
+            }
+            Err(error) => {
+                panic!("no mongod to test with: {error}; or set CAMFLOW_MONGOD to a mongod of version 6.0 or newer")
+            }
+        }
+    }
+
+    /// Starts mongod and waits until it says on which port it listens.
+    fn spawn(folder: &tempfile::TempDir, port: u16, arguments: &[&str]) -> (Child, u16) {
+        let executable = Self::executable();
+        let mut process = Command::new(&executable)
+            .arg("--dbpath")
+            .arg(folder.path())
+            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--port"])
+            .arg(port.to_string())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("`{}` does not start: {error}", executable.display()));
+        let mut log = BufReader::new(process.stdout.take().expect("mongod's log")).lines().map_while(Result::ok);
+        let port = log
+            .by_ref()
+            .find(|line| line.contains("\"Waiting for connections\""))
+            .and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?["attr"]["port"].as_u64())
+            .and_then(|port| u16::try_from(port).ok())
+            .unwrap_or_else(|| panic!("`{}` ended before it listened", executable.display()));
+        // Somebody has to read on, or mongod would block on a full pipe.
+        std::thread::spawn(move || log.for_each(drop));
+        (process, port)
+    }
+
+    fn stop(&mut self) {
+        self.process.kill().expect("a running mongod");
+        self.process.wait().expect("a child");
+    }
+
+    fn restart(&mut self) {
+        let (process, _) = Self::spawn(&self.folder, self.port, &[]);
+        self.process = process;
+    }
+
+    fn config(&self, credentials: &str) -> DatabaseConfig {
+        let uri = format!("mongodb://{credentials}127.0.0.1:{}", self.port);
+        DatabaseConfig { location: DatabaseLocation::Server(ConnectionUri::new(uri, "a test")), name: "fiftyone".into() }
+    }
+
+    fn connect(&self) -> Database {
+        Database::connect(&self.config(""), &ConnectOptions::default()).expect("a connection").database
+    }
+
+    /// Does something with the driver itself, as another program would.
+    fn with<T, F: Future<Output = mongodb::error::Result<T>>>(&self, what: impl FnOnce(mongodb::Database) -> F) -> T {
+        let uri = format!("mongodb://127.0.0.1:{}", self.port);
+        self.runtime
+            .block_on(async { what(mongodb::Client::with_uri_str(uri).await?.database("fiftyone")).await })
+            .expect("the driver")
+    }
+
+    fn insert_dataset(&self, name: &str, extra: Document, samples: Vec<Document>) -> ObjectId {
+        let id = ObjectId::new();
+        let field = |name: &str, kind: &str, embedded: Option<&str>| {
+            let key = if name == "id" { "_id" } else { name };
+            doc! {"name": name, "ftype": format!("fiftyone.core.fields.{kind}"), "embedded_doc_type": embedded, "subfield": null,
+            "fields": [], "db_field": key, "description": null, "info": null, "read_only": false,
+            "created_at": DateTime::now()}
+        };
+        let mut dataset = doc! {
+            "_id": id, "name": name, "slug": name, "version": "1.22.1", "persistent": true, "media_type": "image",
+            "sample_collection_name": format!("samples.{}", id.to_hex()),
+            "sample_fields": [
+                field("id", "ObjectIdField", None), field("filepath", "StringField", None),
+                field("gt", "EmbeddedDocumentField", Some("fiftyone.core.labels.Segmentation")),
+                field("weather", "EmbeddedDocumentField", Some("fiftyone.core.labels.Classification")),
+            ],
+            "mask_targets": {"gt": {"1": "person"}}, "default_mask_targets": {"2": "car"},
+            "created_at": DateTime::now(), "last_modified_at": DateTime::from_millis(0),
+        };
+        dataset.extend(extra);
+        self.with(async |database| {
+            database.collection::<Document>("config").insert_one(doc! {"version": "1.22.1", "type": "fiftyone"}).await?;
+            database.collection::<Document>("datasets").insert_one(dataset).await?;
+            let collection = database.collection::<Document>(&format!("samples.{}", id.to_hex()));
+            if !samples.is_empty() {
+                collection.insert_many(samples).await?;
+            }
+            Ok(())
+        });
+        id
+    }
+
+    fn sample(&self, dataset: ObjectId, id: ObjectId) -> Document {
+        self.with(async |database| {
+            database.collection::<Document>(&format!("samples.{}", dataset.to_hex())).find_one(doc! {"_id": id}).await
+        })
+        .expect("a sample")
+    }
+
+    fn update_sample(&self, dataset: ObjectId, id: ObjectId, update: Document) {
+        self.with(async |database| {
+            let samples = database.collection::<Document>(&format!("samples.{}", dataset.to_hex()));
+            samples.update_one(doc! {"_id": id}, update).await
+        });
+    }
+
+    fn sample_fields(&self, dataset: ObjectId) -> Vec<Document> {
+        let document =
+            self.with(async |database| database.collection::<Document>("datasets").find_one(doc! {"_id": dataset}).await);
+        let entries = document.expect("a dataset").get_array("sample_fields").expect("fields").clone();
+        entries.into_iter().filter_map(|entry| entry.as_document().cloned()).collect()
+    }
+
+    /// As FiftyOne does it: the samples first, then the dataset's document.
+    fn delete_dataset(&self, dataset: ObjectId) {
+        self.with(async |database| {
+            database.collection::<Document>(&format!("samples.{}", dataset.to_hex())).drop().await?;
+            database.collection::<Document>("datasets").delete_one(doc! {"_id": dataset}).await
+        });
+    }
+}
+
+impl Drop for Mongod {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn sample(n: usize) -> Document {
+    let parity = if n.is_multiple_of(2) { "even" } else { "odd" };
+    let mask = Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![7; 16] });
+    doc! {
+        "_id": id(n), "filepath": format!("/data/{n}.jpg"), "tags": [parity],
+        "_media_type": "image", "_rand": (n as f64 * 0.618_034).fract(), "n": n as i32,
+        "gt": {"_id": ObjectId::new(), "_cls": "Segmentation", "tags": [], "mask": mask},
+        "created_at": DateTime::from_millis(0), "last_modified_at": DateTime::from_millis(0),
+    }
+}
+
+fn id(n: usize) -> ObjectId {
+    let mut bytes = [0; 12];
+    bytes[4..].copy_from_slice(&(n as u64).to_be_bytes());
+    ObjectId::from_bytes(bytes)
+}
+
+fn read_all(mut source: SampleSource) -> Vec<SelectedSample> {
+    let mut samples = Vec::new();
+    loop {
+        let page = source.next_samples().expect("a page");
+        if page.is_empty() {
+            return samples;
+        }
+        assert!(page.len() <= 100);
+        samples.extend(page);
+    }
+}
+
+fn paths(samples: &[SelectedSample]) -> Vec<String> {
+    samples.iter().map(|sample| sample.sample.media_path.display().to_string()).collect()
+}
+
+fn field(name: &str) -> HeatmapField {
+    HeatmapField {
+        name: name.into(),
+        class: "person".into(),
+        layer: "backbone.layer4".into(),
+        method: "gradcam".into(),
+        model: "deeplabv3".into(),
+    }
+}
+
+fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
+    let sample = SampleRef { seq: n as u64, id: id(n).to_hex(), media_path: format!("/data/{n}.jpg").into() };
+    SampleUpdate { sample, heatmaps, superseded: Vec::new() }
+}
+
+fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
+    WrittenHeatmap {
+        field: field.into(),
+        map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
+        npy_path: Some(format!("/maps/{fingerprint}.npy").into()),
+        score: 0.5,
+        fingerprint: fingerprint.into(),
+    }
+}
+
+#[test]
+fn all_samples_are_read_once_and_in_order() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    assert_eq!(dataset.notices(), Vec::<String>::new());
+    let label = dataset.segmentation_field(None).expect("the only segmentation");
+    assert_eq!(label.name, "gt");
+    let source = dataset.source(Selection { label: Some(label), ..Selection::default() }).expect("a source");
+    assert_eq!(source.num_samples(), Some(250));
+    let samples = read_all(source);
+    assert_eq!(paths(&samples), (0..250).map(|n| format!("/data/{n}.jpg")).collect::<Vec<_>>());
+    assert!(samples.iter().enumerate().all(|(n, sample)| sample.sample.seq == n as u64));
+    assert_eq!(samples[0].target, StoredTarget::Mask(StoredMask::Inline(vec![7; 16])));
+    assert_eq!(samples[9].sample.id, id(9).to_hex());
+}
+
+#[test]
+fn selections_select() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let read = |selection: Selection| {
+        let source = dataset.source(selection).expect("a source");
+        let counted = source.num_samples();
+        let samples = read_all(source);
+        assert_eq!(counted, Some(samples.len() as u64));
+        samples
+    };
+    let odd = Selection { tags: vec!["odd".into()], ..Selection::default() };
+    assert_eq!(read(odd.clone()).len(), 125);
+    assert_eq!(paths(&read(Selection { offset: 3, limit: Some(2), ..odd.clone() })), ["/data/7.jpg", "/data/9.jpg"]);
+    assert_eq!(read(Selection { limit: Some(150), ..Selection::default() }).len(), 150);
+    assert_eq!(read(Selection { offset: 240, ..Selection::default() }).len(), 10);
+    assert!(read(Selection { limit: Some(0), ..Selection::default() }).is_empty());
+    let matching = Some(r#"{"n": {"$gte": 240}}"#.to_owned());
+    assert_eq!(read(Selection { matching: matching.clone(), ..odd }).len(), 5);
+    assert_eq!(read(Selection { label: None, matching, ..Selection::default() })[0].target, StoredTarget::Predicted);
+
+    let mut parts = HashSet::new();
+    for index in 0..3 {
+        let part = read(Selection { shard: Some(Shard { index, count: 3 }), ..Selection::default() });
+        assert!((60..110).contains(&part.len()), "{}", part.len());
+        parts.extend(paths(&part));
+    }
+    assert_eq!(parts.len(), 250);
+
+    let ids = [9, 3, 3, 900].map(|n| id(n).to_hex()).to_vec();
+    let source = dataset.source(Selection { ids: Some(ids), ..Selection::default() }).expect("a source");
+    assert_eq!(source.notices(), ["1 of the 3 ids are not in dataset `street`"]);
+    assert_eq!(paths(&read_all(source)), ["/data/3.jpg", "/data/9.jpg"]);
+    // More ids than go into one query, with an offset beyond the first part.
+    let ids = (0..12_000).map(|n| id(n + 100 - 10_000 * usize::from(n >= 10_000)).to_hex()).collect();
+    assert_eq!(read(Selection { ids: Some(ids), offset: 100, ..Selection::default() }).len(), 50);
+
+    let bad = Selection { matching: Some(r#"{"n": {"$near_to": 3}}"#.into()), ..Selection::default() };
+    let error = dataset.source(bad).map(drop).expect_err("an unknown operator").to_string();
+    assert!(error.contains("refuses the query") && error.contains("$near_to"), "{error}");
+}
+
+#[test]
+fn groups_are_read_slice_by_slice() {
+    let mongod = Mongod::start(&[]);
+    let slice = |n: usize| {
+        let (mut sample, name) = (sample(n), ["left", "right", "pcd"][n % 3]);
+        sample.insert("group", doc! {"_id": id(n / 3), "_cls": "Group", "name": name});
+        sample
+    };
+    let group = doc! {"media_type": "group", "group_field": "group", "group_media_types": {"left": "image", "right": "image", "pcd": "3d"}};
+    mongod.insert_dataset("drive", group, (0..30).map(slice).collect());
+    let dataset = Dataset::open(&mongod.connect(), "drive").expect("the dataset");
+    let read = |slices: &[&str]| {
+        let slices = slices.iter().map(|slice| (*slice).to_owned()).collect();
+        dataset.source(Selection { slices, ..Selection::default() }).map(read_all)
+    };
+    assert_eq!(read(&[]).expect("both slices").len(), 20);
+    assert_eq!(read(&["right"]).expect("one slice").len(), 10);
+    assert!(read(&["pcd"]).expect_err("no images").to_string().contains("slice `pcd` holds no images"));
+    assert!(dataset.notices()[0].contains("`pcd`"));
+}
+
+#[test]
+fn large_masks_make_small_pages() {
+    let mongod = Mongod::start(&[]);
+    let large = |n: usize| {
+        let mask = Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![n as u8; 1 << 20] });
+        let mut sample = sample(n);
+        sample.insert("gt", doc! {"_id": ObjectId::new(), "_cls": "Segmentation", "tags": [], "mask": mask});
+        sample
+    };
+    mongod.insert_dataset("large", doc! {}, (0..40).map(large).collect());
+    let dataset = Dataset::open(&mongod.connect(), "large").expect("the dataset");
+    let label = dataset.segmentation_field(Some("gt")).expect("the field");
+    let mut source = dataset.source(Selection { label: Some(label), ..Selection::default() }).expect("a source");
+    let mut sizes = Vec::new();
+    loop {
+        let page = source.next_samples().expect("a page");
+        if page.is_empty() {
+            break;
+        }
+        sizes.push(page.len());
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 40);
+    assert!(sizes.iter().all(|size| *size <= 9), "{sizes:?}");
+}
+
+#[test]
+fn reading_and_writing_go_on_after_the_server_was_away() {
+    let mut mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut source = dataset.source(Selection::default()).expect("a source");
+    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut samples = source.next_samples().expect("a page");
+    sink.commit(&[update(0, vec![heatmap("cam", "first")])]).expect("a commit");
+    // Writes of the last 100 ms may not be in the journal when mongod is killed.
+    std::thread::sleep(Duration::from_millis(500));
+    mongod.stop();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            mongod.restart();
+        });
+        samples.extend(source.next_samples().expect("a page after the restart"));
+        sink.commit(&[update(1, vec![heatmap("cam", "second")])]).expect("a commit after the restart");
+    });
+    samples.extend(read_all(source));
+    assert_eq!(paths(&samples), (0..250).map(|n| format!("/data/{n}.jpg")).collect::<Vec<_>>());
+    let stored = mongod.sample(dataset_id, id(1));
+    assert_eq!(stored.get_document("cam").expect("the label").get_str("fingerprint").expect("text"), "second");
+}
+
+#[test]
+fn a_lost_server_ends_the_run_with_a_hint() {
+    let mut mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
+    let uri = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=100", mongod.port);
+    let location = DatabaseLocation::Server(ConnectionUri::new(uri, "a test"));
+    let config = DatabaseConfig { location, name: "fiftyone".into() };
+    let database = Database::connect(&config, &ConnectOptions::default()).expect("a connection").database;
+    let mut source = Dataset::open(&database, "street").expect("the dataset").source(Selection::default()).expect("a source");
+    mongod.stop();
+    let RunError::Database { message, source } = source.next_samples().expect_err("no server") else { panic!("the database") };
+    assert!(message.contains("reading samples of dataset `street`") && message.contains("\nhint: "), "{message}");
+    assert!(source.is_some());
+}
+
+#[test]
+fn fields_are_declared_with_the_first_update_and_only_once() {
+    let mongod = Mongod::start(&[]);
+    let id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = dataset.sink(vec![field("cam_1"), field("cam_2")]).expect("a sink");
+    assert_eq!(mongod.sample_fields(id).len(), 4, "nothing is written before the first update");
+    sink.commit(&[update(0, vec![heatmap("cam_1", "a"), heatmap("cam_2", "b")])]).expect("a commit");
+    let names =
+        |entries: &[Document]| entries.iter().map(|entry| entry.get_str("name").expect("a name").to_owned()).collect::<Vec<_>>();
+    let declared = mongod.sample_fields(id);
+    assert_eq!(names(&declared), ["id", "filepath", "gt", "weather", "cam_1", "cam_2"]);
+    assert!(sink.schema().declare().expect("nothing to do").is_empty());
+    assert_eq!(mongod.sample_fields(id), declared);
+
+    // Somebody deletes one field and takes an attribute from the other.
+    mongod.with(async |database| {
+        let datasets = database.collection::<Document>("datasets");
+        datasets.update_one(doc! {"_id": id}, doc! {"$pull": {"sample_fields": {"name": "cam_1"}}}).await?;
+        let query = doc! {"_id": id, "sample_fields.name": "cam_2"};
+        datasets.update_one(query, doc! {"$pull": {"sample_fields.$.fields": {"name": "score"}}}).await
+    });
+    assert_eq!(sink.schema().declare().expect("the declarations"), ["cam_1", "cam_2"]);
+    let again = mongod.sample_fields(id);
+    assert_eq!(names(&again), ["id", "filepath", "gt", "weather", "cam_2", "cam_1"]);
+    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 12);
+
+    let error = dataset.sink(vec![field("weather")]).map(drop).expect_err("a taken name").to_string();
+    assert!(error.contains("`weather`") && error.contains("of type Classification") && error.contains("`--field`"), "{error}");
+}
+
+#[test]
+fn a_label_keeps_what_people_added_to_it() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let label = |n: usize| mongod.sample(dataset_id, id(n)).get_document("cam").expect("a label").clone();
+    sink.commit(&[update(0, vec![heatmap("cam", "$first")])]).expect("a commit");
+    let first = label(0);
+    let keys: Vec<&str> = first.keys().map(String::as_str).collect();
+    let expected = [
+        "_id",
+        "_cls",
+        "tags",
+        "map_path",
+        "range",
+        "npy_path",
+        "fingerprint",
+        "target_class",
+        "layer",
+        "method",
+        "model",
+        "score",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(first.get_str("fingerprint").expect("text"), "$first", "not taken for a field path");
+    assert!(mongod.sample(dataset_id, id(0)).get_datetime("last_modified_at").expect("a date").timestamp_millis() > 0);
+
+    mongod.update_sample(dataset_id, id(0), doc! {"$set": {"cam.tags": ["good"], "cam.note": "mine"}});
+    mongod.update_sample(dataset_id, id(1), doc! {"$set": {"cam": {"note": "a fragment"}}});
+    mongod.update_sample(dataset_id, id(2), doc! {"$set": {"cam": null}});
+    let inline =
+        WrittenHeatmap { map: StoredMap::Inline(vec![1, 2, 3]), npy_path: None, score: f64::NAN, ..heatmap("cam", "second") };
+    let updates: Vec<SampleUpdate> = (0..3).map(|n| update(n, vec![inline.clone()])).collect();
+    assert_eq!(sink.commit(&updates).expect("a commit"), vec![CommitOutcome::Committed; 3]);
+    for n in 0..3 {
+        let label = label(n);
+        assert_eq!(label.get_str("_cls").expect("a class"), "Heatmap");
+        assert!(
+            label.get_object_id("_id").is_ok() && label.get_array("tags").is_ok() && !label.contains_key("map_path"),
+            "{label}"
+        );
+        assert_eq!(label.get("score"), Some(&Bson::Null));
+        assert_eq!(label.get_binary_generic("map").expect("an array"), &[1, 2, 3]);
+    }
+    assert_eq!(label(0).get_object_id("_id").expect("an id"), first.get_object_id("_id").expect("an id"));
+    assert_eq!(label(0).get_array("tags").expect("tags"), &[Bson::from("good")]);
+    assert_eq!((label(0).get_str("note").ok(), label(1).get_str("note").ok()), (Some("mine"), Some("a fragment")));
+
+    // What was written is read back.
+    let selection = Selection { heatmap_fields: vec!["cam".into()], ..Selection::default() };
+    let samples = read_all(dataset.source(selection).expect("a source"));
+    assert!(samples.iter().all(|sample| sample.existing[0].fingerprint.as_deref() == Some("second")));
+}
+
+#[test]
+fn each_update_has_its_own_outcome() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..2500).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    mongod.with(async |database| {
+        database.collection::<Document>(&format!("samples.{}", dataset_id.to_hex())).delete_one(doc! {"_id": id(3)}).await
+    });
+    // A sample that is nearly full, a label that is no document, and an update that is too large by itself.
+    mongod.update_sample(dataset_id, id(5), doc! {"$set": {"other": "x".repeat(10 << 20)}});
+    mongod.update_sample(dataset_id, id(6), doc! {"$set": {"cam": "text"}});
+    let inline = |bytes: usize| WrittenHeatmap { map: StoredMap::Inline(vec![1; bytes]), ..heatmap("cam", "f") };
+    let mut updates: Vec<SampleUpdate> = (0..2500).map(|n| update(n, vec![heatmap("cam", "f")])).collect();
+    updates[5] = update(5, vec![inline(8 << 20)]);
+    updates[7] = update(7, vec![inline(16 << 20)]);
+    updates[8] = update(8, vec![inline(9 << 20)]);
+    let outcomes = sink.commit(&updates).expect("a commit");
+    assert_eq!(outcomes.len(), 2500);
+    for (n, outcome) in outcomes.iter().enumerate() {
+        match (n, outcome) {
+            (3, CommitOutcome::SampleGone) => {}
+            (5, CommitOutcome::Refused(reason)) => assert!(reason.contains("16 MiB"), "{reason}"),
+            (6, CommitOutcome::Refused(reason)) => assert!(reason.contains("error"), "{reason}"),
+            (7, CommitOutcome::Refused(reason)) => assert!(reason.contains("--store path"), "{reason}"),
+            (3 | 5..=7, other) => panic!("sample {n}: {other:?}"),
+            (_, outcome) => assert_eq!(*outcome, CommitOutcome::Committed, "sample {n}"),
+        }
+    }
+    let committed = mongod.with(async |database| {
+        let samples = database.collection::<Document>(&format!("samples.{}", dataset_id.to_hex()));
+        samples.count_documents(doc! {"cam.fingerprint": "f"}).await
+    });
+    assert_eq!(committed, 2496);
+}
+
+#[test]
+fn a_deleted_dataset_ends_the_run() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut source = dataset.source(Selection::default()).expect("a source");
+    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    source.next_samples().expect("a page");
+    sink.commit(&[update(0, vec![heatmap("cam", "f")])]).expect("a commit");
+    mongod.delete_dataset(dataset_id);
+    for error in [
+        source.next_samples().expect_err("no dataset").to_string(),
+        sink.commit(&[update(1, vec![heatmap("cam", "f")])]).expect_err("no dataset").to_string(),
+    ] {
+        assert!(error.starts_with("dataset `street` was deleted"), "{error}");
+    }
+    let collections = mongod.with(async |database| database.list_collection_names().await);
+    assert!(!collections.iter().any(|name| name.starts_with("samples.")), "{collections:?}");
+}
+
+#[test]
+fn a_renamed_dataset_is_still_ours() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    mongod.with(async |database| {
+        let rename = doc! {"$set": {"name": "road", "slug": "road"}};
+        database.collection::<Document>("datasets").update_one(doc! {"_id": dataset_id}, rename).await
+    });
+    let outcomes = dataset.sink(vec![field("cam")]).expect("a sink").commit(&[update(0, vec![heatmap("cam", "f")])]);
+    assert_eq!(outcomes.expect("a commit"), [CommitOutcome::Committed]);
+}
+
+#[test]
+fn wrong_names_are_answered_with_the_right_ones() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {"persistent": false}, Vec::new());
+    let database = mongod.connect();
+    let error = Dataset::open(&database, "stret").expect_err("no such dataset").to_string();
+    assert_eq!(error, "no dataset `stret` in database `fiftyone`\nhint: the datasets are `street`");
+    let dataset = Dataset::open(&database, "street").expect("the dataset");
+    assert!(dataset.notices()[0].contains("is not persistent"));
+    let error = dataset.segmentation_field(Some("weather")).expect_err("no masks").to_string();
+    assert!(error.contains("is of type Classification") && error.contains("the Segmentation fields are `gt`"), "{error}");
+    let error = dataset.segmentation_field(Some("gtt")).expect_err("no field").to_string();
+    assert!(error.contains("there is no field `gtt`") && error.contains("`gt`"), "{error}");
+    let value = |field: &str, class: &str| dataset.mask_targets(field).and_then(|targets| targets.value(class)).is_ok();
+    assert!(value("gt", "person") && !value("gt", "car") && value("other", "car"));
+    let summaries = database.datasets().expect("the list");
+    assert_eq!((summaries[0].name.as_str(), summaries[0].num_samples, summaries[0].persistent), ("street", 0, false));
+}
+
+#[test]
+fn wrong_credentials_are_said_without_showing_them() {
+    let mongod = Mongod::start(&["--auth"]);
+    // Without users, a local client may make the first one.
+    let user = doc! {"createUser": "ada", "pwd": "right", "roles": ["root"]};
+    mongod
+        .runtime
+        .block_on(async {
+            let client = mongodb::Client::with_uri_str(format!("mongodb://127.0.0.1:{}", mongod.port)).await?;
+            client.database("admin").run_command(user).await
+        })
+        .expect("a user");
+    for credentials in ["", "ada:wrong@"] {
+        let error = Database::connect(&mongod.config(credentials), &ConnectOptions::default()).map(drop).expect_err("refused");
+        assert!(matches!(error, Error::Credentials { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("wrong"), "{error:?}");
+    }
+    let connected = Database::connect(&mongod.config("ada:right@"), &ConnectOptions::default()).expect("a connection");
+    assert!(connected.notices[0].contains("holds nothing of FiftyOne yet"), "{:?}", connected.notices);
+    assert!(!format!("{connected:?}").contains("right"));
+}
+
+/// FiftyOne deletes non-persistent datasets unless it counts another client by this very query.
+#[test]
+fn fiftyone_counts_us_as_a_client() {
+    let mongod = Mongod::start(&[]);
+    let database = mongod.connect();
+    assert_eq!(database.describe().address, format!("mongodb://127.0.0.1:{}", mongod.port));
+    // The monitor waits for news in a `hello` of ten seconds, after a first one that is answered at once.
+    std::thread::sleep(Duration::from_millis(500));
+    let mut counts = Vec::new();
+    for _ in 0..30 {
+        counts.push(
+            mongod
+                .runtime
+                .block_on(async {
+                    let client = mongodb::Client::with_uri_str(format!("mongodb://127.0.0.1:{}", mongod.port)).await?;
+                    let pipeline = vec![
+                        doc! {"$currentOp": {"allUsers": true}},
+                        doc! {"$project": {"appName": true, "command": true}},
+                        doc! {"$match": {"appName": "fiftyone", "$or": [{"command.ismaster": 1}, {"command.hello": 1}]}},
+                    ];
+                    let mut cursor = client.database("admin").aggregate(pipeline).await?;
+                    let mut count = 0;
+                    while cursor.advance().await? {
+                        count += 1;
+                    }
+                    mongodb::error::Result::Ok(count)
+                })
+                .expect("the running operations"),
+        );
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    assert!(counts.iter().all(|count| *count >= 1), "{counts:?}");
+}

@@ -1,0 +1,361 @@
+//! The pipeline with a source, an explainer and a sink in memory: no torch, no database, no terminal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use camflow::{
+    media::{ExifPolicy, ImageLimits, MaskValue, Preprocess, RgbImage, encode_rgb},
+    pipeline::{
+        Cancellation, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer, Fingerprint, Heatmap,
+        HeatmapBatch, HeatmapFields, InputBatch, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample,
+        Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, TargetClass, run,
+    },
+};
+
+/// A zlib stream of a `.npy` u8 mask, as FiftyOne stores it.
+fn mask(height: usize, width: usize, value: u8) -> StoredMask {
+    use std::io::Write;
+    let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}), }}");
+    let padding = 64 - (10 + header.len() + 1) % 64;
+    header.push_str(&" ".repeat(padding % 64));
+    header.push('\n');
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    npy.extend(u16::try_from(header.len()).expect("a short header").to_le_bytes());
+    npy.extend(header.bytes());
+    npy.extend(vec![value; height * width]);
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&npy).expect("in memory");
+    StoredMask::Inline(encoder.finish().expect("in memory"))
+}
+
+/// A dataset of samples in memory.
+#[derive(Default)]
+struct Memory {
+    samples: Vec<(String, PathBuf, StoredTarget)>,
+    stored: Mutex<BTreeMap<String, Vec<StoredHeatmap>>>,
+    commits: AtomicU64,
+    /// Samples that are gone when they are committed.
+    gone: BTreeSet<String>,
+    /// Updates that are refused.
+    refused: BTreeSet<String>,
+    fail_after: Option<u64>,
+}
+
+struct MemorySource<'a> {
+    memory: &'a Memory,
+    position: usize,
+    cancel_at: Option<(usize, Cancellation)>,
+}
+
+impl Source for MemorySource<'_> {
+    fn num_samples(&self) -> Option<u64> {
+        Some(self.memory.samples.len() as u64)
+    }
+
+    fn next_samples(&mut self) -> Result<Vec<SelectedSample>, RunError> {
+        let stored = self.memory.stored.lock().expect("not poisoned");
+        let page: Vec<_> = self
+            .memory
+            .samples
+            .iter()
+            .enumerate()
+            .skip(self.position)
+            .take(3)
+            .map(|(seq, (id, path, target))| SelectedSample {
+                sample: SampleRef { seq: seq as u64, id: id.clone(), media_path: path.clone() },
+                target: target.clone(),
+                existing: stored.get(id).cloned().unwrap_or_default(),
+            })
+            .collect();
+        self.position += page.len();
+        if let Some((at, cancellation)) = &self.cancel_at
+            && self.position > *at
+        {
+            cancellation.cancel();
+        }
+        Ok(page)
+    }
+}
+
+struct MemorySink<'a>(&'a Memory);
+
+impl Sink for MemorySink<'_> {
+    fn commit(&mut self, updates: &[SampleUpdate]) -> Result<Vec<CommitOutcome>, RunError> {
+        let mut stored = self.0.stored.lock().expect("not poisoned");
+        let mut outcomes = Vec::new();
+        for update in updates {
+            if self.0.fail_after.is_some_and(|limit| self.0.commits.load(Ordering::Relaxed) >= limit) {
+                return Err(RunError::Database { message: "the database went away".into(), source: None });
+            }
+            self.0.commits.fetch_add(1, Ordering::Relaxed);
+            let id = &update.sample.id;
+            if self.0.gone.contains(id) {
+                outcomes.push(CommitOutcome::SampleGone);
+                continue;
+            }
+            if self.0.refused.contains(id) {
+                outcomes.push(CommitOutcome::Refused("too large".into()));
+                continue;
+            }
+            // The promise that everything rests on.
+            assert!(update.files().all(Path::exists), "files are complete before the database mentions them");
+            let heatmaps = update.heatmaps.iter().map(|heatmap| StoredHeatmap {
+                field: heatmap.field.clone(),
+                fingerprint: Some(heatmap.fingerprint.clone()),
+                map_path: match &heatmap.map {
+                    StoredMap::File(path) => Some(path.clone()),
+                    StoredMap::Inline(_) => None,
+                },
+                npy_path: heatmap.npy_path.clone(),
+            });
+            stored.insert(id.clone(), heatmaps.collect());
+            outcomes.push(CommitOutcome::Committed);
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Gives each sample maps that hold its first pixel, so that mixed-up samples would show.
+#[derive(Default)]
+struct FirstPixel {
+    batches: Vec<usize>,
+}
+
+impl Explainer for FirstPixel {
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        self.batches.push(batch.samples.len());
+        let mut result = HeatmapBatch::default();
+        let size = 3 * batch.height * batch.width;
+        for (sample, pixels) in batch.samples.into_iter().zip(batch.pixels.chunks(size)) {
+            let map = |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixels[0], layer] };
+            let classes = sample.targets.iter().map(|target| ClassHeatmaps {
+                class: target.class,
+                score: f64::from(pixels[0]),
+                layers: vec![map(0.25), map(0.75)],
+            });
+            let classes = classes.collect();
+            result.explained.push(ExplainedSample {
+                sample: sample.sample,
+                fingerprint: sample.fingerprint,
+                existing: sample.existing,
+                classes,
+            });
+        }
+        Ok(result)
+    }
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    memory: Memory,
+}
+
+impl World {
+    /// `count` images of two shapes; each third label lacks the class, each fifth is missing.
+    fn new(count: usize) -> World {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut memory = Memory::default();
+        for number in 0..count {
+            let (height, width) = if number % 2 == 0 { (4, 6) } else { (5, 3) };
+            let path = folder.path().join(format!("{number}.png"));
+            let pixels = vec![u8::try_from(number).expect("few samples"); height * width * 3];
+            std::fs::write(&path, encode_rgb(&RgbImage::new(height, width, pixels)).expect("a picture")).expect("written");
+            let target = match number {
+                n if n % 5 == 4 => StoredTarget::Missing,
+                n if n % 3 == 2 => StoredTarget::Mask(mask(height, width, 0)),
+                _ => StoredTarget::Mask(mask(height, width, 15)),
+            };
+            memory.samples.push((format!("{number:024x}"), path, target));
+        }
+        World { folder, memory }
+    }
+
+    fn decoder(&self) -> Decoder {
+        Decoder {
+            preprocess: Preprocess { steps: Vec::new() },
+            classes: vec![TargetClass { name: "person".into(), index: 15, mask_value: Some(MaskValue::Index(15)) }],
+            fields: fields(),
+            limits: ImageLimits::default(),
+            exif: ExifPolicy::Ignore,
+            fingerprint: Fingerprint::of_job("test"),
+            overwrite: false,
+        }
+    }
+
+    fn encoder(&self) -> Encoder {
+        Encoder { folder: self.folder.path().join("maps"), fields: fields(), store: Store::Path, npy: NpyFormat::F32 }
+    }
+
+    fn run(&self, explainer: &mut FirstPixel) -> (Summary, Option<RunError>) {
+        self.run_with(explainer, &self.decoder(), &self.encoder(), None, None)
+    }
+
+    fn run_with(
+        &self,
+        explainer: &mut FirstPixel,
+        decoder: &Decoder,
+        encoder: &Encoder,
+        cancel_at: Option<usize>,
+        max_failures: Option<u64>,
+    ) -> (Summary, Option<RunError>) {
+        let cancellation = Cancellation::default();
+        let mut source =
+            MemorySource { memory: &self.memory, position: 0, cancel_at: cancel_at.map(|at| (at, cancellation.clone())) };
+        let events = Mutex::new(0u64);
+        let tell = |event: Event| {
+            if matches!(event, Event::SampleCommitted { .. } | Event::SampleSkipped(_) | Event::SampleFailed(_)) {
+                *events.lock().expect("not poisoned") += 1;
+            }
+        };
+        let options = RunOptions { batch_size: 2, num_workers: 2, max_failures };
+        let mut sink = MemorySink(&self.memory);
+        let parts = Parts { source: &mut source, decoder, explainer, encoder, sink: &mut sink };
+        let (summary, fault) = run(parts, options, &cancellation, &tell);
+        let ended = summary.num_committed + summary.num_skipped() + summary.num_failed;
+        assert_eq!(summary.num_read, ended + summary.num_abandoned, "every sample ends exactly once");
+        assert_eq!(*events.lock().expect("not poisoned"), ended, "and is told exactly once");
+        if fault.is_none() {
+            assert_eq!(summary.num_abandoned, 0);
+        }
+        (summary, fault)
+    }
+
+    fn files(&self) -> BTreeSet<PathBuf> {
+        fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.path().is_dir() { walk(&entry.path(), found) } else { found.extend([entry.path()]) }
+            }
+        }
+        let mut found = BTreeSet::new();
+        walk(&self.folder.path().join("maps"), &mut found);
+        found
+    }
+
+    fn referenced(&self) -> BTreeSet<PathBuf> {
+        let stored = self.memory.stored.lock().expect("not poisoned");
+        stored.values().flatten().flat_map(|heatmap| [heatmap.map_path.clone(), heatmap.npy_path.clone()]).flatten().collect()
+    }
+}
+
+fn fields() -> HeatmapFields {
+    let names = vec![vec!["person_1".to_owned(), "person_2".to_owned()]];
+    HeatmapFields::new(names, vec!["person".into()], vec!["layer1".into(), "layer2".into()])
+}
+
+#[test]
+fn every_sample_ends_once_and_gets_its_own_maps() {
+    let world = World::new(30);
+    let mut explainer = FirstPixel::default();
+    let (summary, fault) = world.run(&mut explainer);
+    assert!(fault.is_none(), "{fault:?}");
+    assert_eq!((summary.num_read, summary.num_failed), (30, 0));
+    assert_eq!(summary.skipped[&SkipReason::NoLabel], 6);
+    assert_eq!(summary.skipped[&SkipReason::ClassAbsent], 8);
+    assert_eq!((summary.num_committed, summary.num_heatmaps), (16, 32));
+    assert!(explainer.batches.contains(&2), "shapes are grouped: {:?}", explainer.batches);
+    assert_eq!(world.files(), world.referenced());
+    // Each file holds its own sample's first pixel and its own layer's number.
+    let stored = world.memory.stored.lock().expect("not poisoned");
+    for (id, heatmaps) in stored.iter() {
+        let number = usize::from_str_radix(id, 16).expect("a number");
+        for (layer, heatmap) in heatmaps.iter().enumerate() {
+            let path = heatmap.npy_path.as_ref().expect("an array");
+            let array = camflow::media::read_array_file(path, 1 << 20).expect("an array");
+            assert_eq!(array.values.to_f32(), [number as f32 / 255.0, [0.25, 0.75][layer]]);
+        }
+    }
+}
+
+#[test]
+fn a_second_run_has_nothing_to_do_and_an_edit_is_noticed() {
+    let mut world = World::new(12);
+    let first = world.run(&mut FirstPixel::default()).0;
+    let (second, _) = world.run(&mut FirstPixel::default());
+    assert_eq!((second.num_committed, second.skipped[&SkipReason::UpToDate]), (0, first.num_committed));
+
+    // The label of sample 0 is edited: that one is computed again, its old files go.
+    world.memory.samples[0].2 = StoredTarget::Mask(mask(4, 5, 15));
+    let (third, _) = world.run(&mut FirstPixel::default());
+    assert_eq!(third.num_committed, 1);
+    assert_eq!(world.files(), world.referenced());
+
+    // Someone deletes a picture: it is made again.
+    let lost = world.referenced().into_iter().next().expect("a file");
+    std::fs::remove_file(&lost).expect("removed");
+    assert_eq!(world.run(&mut FirstPixel::default()).0.num_committed, 1);
+    assert!(lost.exists());
+}
+
+#[test]
+fn a_bad_sample_costs_only_itself() {
+    let world = World::new(6);
+    std::fs::write(&world.memory.samples[0].1, b"not a picture").expect("written");
+    std::fs::remove_file(&world.memory.samples[1].1).expect("removed");
+    let (summary, fault) = world.run(&mut FirstPixel::default());
+    assert!(fault.is_none());
+    assert_eq!((summary.num_failed, summary.num_committed), (2, 1));
+    for failure in &summary.failures {
+        assert_eq!(failure.stage, Stage::Decode);
+        assert!(failure.error.contains(&*failure.sample.media_path.to_string_lossy()), "{}", failure.error);
+    }
+    let (_, fault) = world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(1));
+    assert!(matches!(fault, Some(RunError::TooManyFailures { failed: 2, allowed: 1, .. })), "{fault:?}");
+}
+
+#[test]
+fn a_lost_database_aborts_and_the_next_run_goes_on() {
+    let mut world = World::new(30);
+    world.memory.fail_after = Some(3);
+    let (summary, fault) = world.run(&mut FirstPixel::default());
+    assert!(matches!(fault, Some(RunError::Database { .. })), "{fault:?}");
+    assert!(summary.num_abandoned > 0);
+    assert!(world.referenced().iter().all(|path| path.exists()));
+
+    world.memory.fail_after = None;
+    let (summary, fault) = world.run(&mut FirstPixel::default());
+    assert!(fault.is_none());
+    let up_to_date = summary.skipped.get(&SkipReason::UpToDate).copied().unwrap_or(0);
+    assert_eq!(summary.num_committed + up_to_date, 16);
+    assert_eq!(world.files(), world.referenced(), "what the aborted run left behind was written over");
+}
+
+#[test]
+fn cancelling_drains_what_is_in_flight() {
+    let world = World::new(60);
+    let (summary, fault) = world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), Some(9), None);
+    assert!(fault.is_none());
+    assert!(summary.interrupted);
+    assert!(summary.num_read < 60, "reading stopped: {}", summary.num_read);
+    assert_eq!(world.files(), world.referenced(), "what was read was finished and committed");
+}
+
+#[test]
+fn samples_that_vanish_leave_no_files_behind() {
+    let mut world = World::new(6);
+    world.memory.gone.insert(world.memory.samples[0].0.clone());
+    world.memory.refused.insert(world.memory.samples[1].0.clone());
+    let (summary, fault) = world.run(&mut FirstPixel::default());
+    assert!(fault.is_none());
+    assert_eq!(summary.skipped[&SkipReason::SampleGone], 1);
+    assert_eq!((summary.num_failed, summary.failures[0].stage), (1, Stage::Commit));
+    assert!(!world.files().iter().any(|path| path.to_string_lossy().contains(&world.memory.samples[0].0)));
+}
+
+#[test]
+fn an_unwritable_folder_ends_the_run_with_a_clear_word() {
+    let world = World::new(6);
+    // A file where a folder should be cannot be written into, not even by root.
+    let blocked = world.folder.path().join("blocked");
+    std::fs::write(&blocked, b"").expect("written");
+    let encoder = Encoder { folder: blocked, ..world.encoder() };
+    let (summary, fault) = world.run_with(&mut FirstPixel::default(), &world.decoder(), &encoder, None, None);
+    let fault = fault.expect("a fault");
+    assert!(fault.to_string().contains("--out"), "{fault}");
+    assert_eq!(summary.num_committed, 0);
+}

@@ -1,0 +1,122 @@
+"""What the tests share: the built program, exported models, a private FiftyOne database with a dataset in it.
+
+Nothing is downloaded and nothing of the user's is touched. A missing program or database is an error, never a skip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+
+# Before FiftyOne is imported anywhere.
+os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    """The program under test: `CAMFLOW`, else the development build."""
+    named = os.environ.get("CAMFLOW")
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    path = Path(named) if named else target / "debug" / "camflow"
+    if not path.is_file():
+        pytest.fail(f"no camflow at {path}: run `cargo build` or set CAMFLOW")
+    return path
+
+
+@pytest.fixture(scope="session")
+def camflow(binary):
+    """Runs camflow; fails unless it exits with the expected code. The result has stdout, stderr and the JSON lines."""
+
+    def run(*arguments, code: int = 0, env: dict | None = None, **more):
+        command = [str(binary), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, **more)
+        assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        done.events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Models that take a while to export are kept between runs, under names that hold what they depend on."""
+    folder = Path(os.environ.get("CAMFLOW_TEST_CACHE", ROOT / "target" / "test-cache"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def export(cache):
+    """Exports a model with scripts/export_model.py; its path."""
+    import hashlib
+
+    def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
+        digest = hashlib.sha256(repr((reference, arguments)).encode())
+        for path in (SCRIPTS / "export_model.py", *inputs):
+            digest.update(path.read_bytes())
+        stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
+        path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"
+        if not path.exists():
+            command = [sys.executable, SCRIPTS / "export_model.py", reference, "--out", path, *arguments]
+            subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+        return path
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def standin_model(export) -> Path:
+    """The trained stand-in network as an archive."""
+    folder = SCRIPTS / "standin"
+    return export("scripts/standin/model.py:standin_deeplab", inputs=(folder / "model.py", folder / "weights.pt"))
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """A private MongoDB, FiftyOne's own, with FiftyOne in this process connected to it; its URI."""
+    import socket
+    import time
+
+    import fiftyone.core.service as fos
+
+    folder = tmp_path_factory.mktemp("mongo")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mongod = fos.DatabaseService.find_mongod()
+    command = [mongod, "--dbpath", folder, "--port", port, "--bind_ip", "127.0.0.1", "--nounixsocket"]
+    log = (folder / "mongod.out").open("w")
+    process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
+    uri = f"mongodb://127.0.0.1:{port}"
+    for _ in range(300):
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.1).close()
+            break
+        except OSError:
+            if process.poll() is not None:
+                pytest.fail(f"mongod stopped: {(folder / 'mongod.out').read_text()[-2000:]}")
+            time.sleep(0.1)
+    os.environ["FIFTYONE_DATABASE_URI"] = uri
+    import fiftyone as fo
+
+    fo.config.database_uri = uri
+    yield uri
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def quickstart(database, tmp_path_factory):
+    """The stand-in dataset as scripts/quickstart_data.py makes it; its name. Tests that write work on clones."""
+    out = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, SCRIPTS / "quickstart_data.py", "--offline", "--name", "standin", "--out", out]
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+    return "standin"

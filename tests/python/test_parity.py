@@ -1,0 +1,103 @@
+"""camflow's heatmaps are pytorch_grad_cam's.
+
+`--exact` within 1e-5 of the reference on the same tensor. The default folds batch norms and is channels-last, which moves
+sums in the last bit and flips a few ReLUs, as fp32 itself does against fp64; so it is judged by its distance to the fp64 map:
+at most 1.5 times eager fp32's own in the median, and 3 times (plus 1e-4) for each map.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import reference
+
+PERSON = 15
+# height, width, batch: other shapes than the export's example; odd ones; both orientations.
+CASES = [(160, 192, 1), (161, 127, 1), (96, 144, 3)]
+EXPORT = ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
+
+
+def inputs(height: int, width: int, batch: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Smooth noise (real images are smooth) and a mask with a hole per image."""
+    generator = torch.Generator().manual_seed(height * 1000 + width + batch)
+    coarse = torch.randn(batch, 3, height // 8, width // 8, generator=generator)
+    pixels = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+    pixels = (pixels + 0.1 * torch.randn(batch, 3, height, width, generator=generator)).contiguous()
+    masks = np.zeros((batch, height, width), np.uint8)
+    for index in range(batch):
+        masks[index, height // 4 : -height // 5, width // (3 + index) : -width // 6] = 1
+        masks[index, height // 2 : height // 2 + 9, width // 2 : width // 2 + 7] = 0
+    return pixels, masks
+
+
+@pytest.fixture(scope="module")
+def model_and_archive(export):
+    """The eager model with the archive's own weights, read back from the archive by torch."""
+    import torchvision
+
+    path = export("torchvision:deeplabv3_resnet50", *EXPORT)
+    program = torch.export.load(path)
+    model = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=False).eval()
+    model.load_state_dict(program.state_dict)
+    return model, path
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "x".join(map(str, case)))
+def case(request, model_and_archive):
+    model, path = model_and_archive
+    pixels, masks = inputs(*request.param)
+    single = reference.grad_cam(model, pixels, masks, PERSON)
+    exact = reference.grad_cam(reference.double(model), pixels.double(), masks, PERSON)
+    return path, pixels, masks, single, exact
+
+
+def explain(camflow, path, pixels, masks, folder, *flags) -> dict[str, np.ndarray]:
+    np.save(folder / "input.npy", pixels.numpy())
+    np.save(folder / "mask.npy", masks * PERSON)
+    camflow(
+        *("explain", folder / "input.npy", "--mask", folder / "mask.npy", "--class", PERSON, "--layers", "1-4"),
+        *("--model", path, "--out", folder / "maps", "--device", "cpu", *flags),
+    )
+    count = len(pixels)
+    return {
+        f"layer{k}": np.stack([np.load(folder / "maps" / f"input.{n}.person.layer_{k}.npy") for n in range(count)])
+        for k in range(1, 5)
+    }
+
+
+def test_exact_equals_pytorch_grad_cam(case, camflow, tmp_path):
+    path, pixels, masks, single, _ = case
+    maps = explain(camflow, path, pixels, masks, tmp_path, "--exact")
+    for layer, wanted in single.items():
+        difference = np.abs(maps[layer] - wanted).max()
+        print(f"{tuple(pixels.shape)} {layer}: exact differs by {difference:.1e}")
+        assert maps[layer].dtype == np.float32 and maps[layer].shape == wanted.shape
+        assert wanted.max() > 0.9, "the reference itself is empty"
+        assert difference <= 1e-5, f"{layer}: {difference}"
+
+
+def test_default_is_as_near_to_fp64_as_fp32_is(case, camflow, tmp_path):
+    path, pixels, masks, single, exact = case
+    maps = explain(camflow, path, pixels, masks, tmp_path)
+    ratios = []
+    for layer, truth in exact.items():
+        for index in range(len(pixels)):
+            own = np.abs(single[layer][index] - truth[index]).max()
+            ours = np.abs(maps[layer][index] - truth[index]).max()
+            print(f"{tuple(pixels.shape)} {layer} [{index}]: fp32 {own:.1e}, camflow {ours:.1e} from fp64")
+            assert ours <= 3 * own + 1e-4, f"{layer}, image {index}: {ours} against {own}"
+            ratios.append(ours / max(own, 1e-6))
+    assert np.median(ratios) <= 1.5, f"median ratio {np.median(ratios):.2f}"
+
+
+def test_layers_get_maps_of_their_own(case, camflow, tmp_path):
+    path, pixels, masks, _, _ = case
+    maps = explain(camflow, path, pixels, masks, tmp_path, "--exact")
+    layers = list(maps.values())
+    assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(layers) for b in layers[i + 1 :])
