@@ -37,7 +37,7 @@ done
 if [ -n "$stale" ]; then
     step "exporting the model to $model"
     mkdir -p "$(dirname "$model")"
-    "$camflow_python" scripts/export_model.py "$reference" --out "$model" --force
+    "$camflow_python" scripts/export_model.py "$reference" --out "$model" --name "$name" --force
 fi
 
 step "heatmaps of what makes a pixel a person, at four layers of the network"

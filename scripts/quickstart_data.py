@@ -27,11 +27,12 @@ os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
 SCRIPTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(SCRIPTS / "standin"))
 
-import cv2  # noqa: E402
-import fiftyone as fo  # noqa: E402
-import numpy as np  # noqa: E402
-import photos  # noqa: E402
-from PIL import Image  # noqa: E402
+import cv2
+import numpy as np
+import photos
+from PIL import Image
+
+import fiftyone as fo
 
 ZOO_DATASET = "quickstart"
 ZOO_MODEL = "deeplabv3-resnet50-coco-torch"
@@ -58,7 +59,9 @@ def reachable() -> bool:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
     except OSError as error:
         why = error.reason if isinstance(error, urllib.error.URLError) else error
-        print(f"the FiftyOne zoo cannot be reached ({why}): making a stand-in from installed photographs")
+        print(
+            f"the FiftyOne zoo cannot be reached ({why}): making a stand-in from installed photographs"
+        )
         return False
     return True
 
@@ -193,9 +196,13 @@ def make_from_zoo(name: str) -> fo.Dataset:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--name", default="quickstart", help="of the dataset (default: %(default)s)")
+    parser.add_argument(
+        "--name", default="quickstart", help="of the dataset (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="folder for the stand-in's images")
-    parser.add_argument("--offline", action="store_true", help="make the stand-in, whatever can be reached")
+    parser.add_argument(
+        "--offline", action="store_true", help="make the stand-in, whatever can be reached"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
 
@@ -209,8 +216,12 @@ def main() -> int:
 
             predict(dataset, foz.load_zoo_model(ZOO_MODEL))
         else:
-            print(f"error: there is a dataset `{args.name}` without `{PREDICTIONS}`", file=sys.stderr)
-            print("hint: `--name OTHER` makes another one, `--overwrite` replaces it", file=sys.stderr)
+            print(
+                f"error: there is a dataset `{args.name}` without `{PREDICTIONS}`", file=sys.stderr
+            )
+            print(
+                "hint: `--name OTHER` makes another one, `--overwrite` replaces it", file=sys.stderr
+            )
             return 2
         print(f"model: {dataset.info.get('model', ZOO_MODEL)}")
         return 0
@@ -220,9 +231,17 @@ def main() -> int:
     unfinished = f"{args.name}-unfinished"
     if fo.dataset_exists(unfinished):
         fo.delete_dataset(unfinished)
+    dataset = None
     if not args.offline and reachable():
-        dataset = make_from_zoo(unfinished)
-    else:
+        try:
+            dataset = make_from_zoo(unfinished)
+        except Exception as error:  # whatever a download can end in
+            print(
+                f"the download did not work ({error}): making a stand-in from installed photographs"
+            )
+            if fo.dataset_exists(unfinished):
+                fo.delete_dataset(unfinished)
+    if dataset is None:
         folder = args.out or Path(fo.config.default_dataset_dir) / "quickstart-standin"
         dataset = make_standin(unfinished, folder.expanduser().resolve())
     if fo.dataset_exists(args.name):

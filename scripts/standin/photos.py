@@ -151,7 +151,7 @@ def cut_out(name: str) -> np.ndarray:
     # One body: drop specks, close holes that are smaller than a button.
     cut = cv2.morphologyEx(cut, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     cut = cv2.morphologyEx(cut, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(cut)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(cut)
     cut = (labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])).astype(np.uint8)
     # A pixel further in, and soft: hides the old background at the edge.
     cut = cv2.erode(cut, np.ones((3, 3), np.uint8), borderValue=1)
