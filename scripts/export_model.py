@@ -347,10 +347,9 @@ def _load_zoo(name, weights):
                           "wrap its network in a function that returns a module from [N, 3, H, W] to scores: `file.py:function`", code=2)
     metadata = zoo_metadata(config)
     if weights == "default":
+        import fiftyone as fo
         import fiftyone.zoo as foz
         from torchvision.models import _api
-
-        import fiftyone as fo
 
         # FiftyOne (1.22) puts the checkpoint into its own folder and then misses it: torchvision looks into torch's cache
         # and downloads the file again. Point torchvision at FiftyOne's folder meanwhile.

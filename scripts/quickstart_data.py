@@ -28,11 +28,10 @@ SCRIPTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(SCRIPTS / "standin"))
 
 import cv2
+import fiftyone as fo
 import numpy as np
 import photos
 from PIL import Image
-
-import fiftyone as fo
 
 ZOO_DATASET = "quickstart"
 ZOO_MODEL = "deeplabv3-resnet50-coco-torch"

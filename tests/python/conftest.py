@@ -37,7 +37,8 @@ def camflow(binary):
 
     def run(*arguments, code: int = 0, env: dict | None = None, **more):
         command = [str(binary), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=900, **more)
+        environment = {**os.environ, **(env or {})}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=900, **more)
         assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         done.events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         return done
