@@ -10,6 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$camflow_cache/target}"
+# A path that is the same for every clone: another one would compile what links to libtorch again.
+export LIBTORCH="${LIBTORCH:-$(cd "$camflow_root/.venv" && pwd -P)/libtorch}"
 # For tests in Rust and in Python alike: where models and images that they make
 # once are kept.
 export CAMFLOW_TEST_CACHE="${CAMFLOW_TEST_CACHE:-$camflow_cache/test}"

@@ -11,7 +11,7 @@ pub struct DeviceArgs {
     /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: String,
-    /// Exactly the operators and layout of eager PyTorch (slower); without it sums may differ in the last bit
+    /// Exactly the operators of eager PyTorch (slower); without it sums may differ in the last bit
     #[arg(long)]
     pub exact: bool,
 }

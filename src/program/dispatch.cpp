@@ -275,13 +275,6 @@ int cf_operator_call(const cf_operator* op, const cf_value* values, cf_value* re
   });
 }
 
-// tch has no memory-format argument anywhere.
-at::Tensor* cf_channels_last(const at::Tensor* tensor, char** error) {
-  at::Tensor* result = nullptr;
-  guarded(error, [&] { result = new at::Tensor(tensor->contiguous(at::MemoryFormat::ChannelsLast)); });
-  return result;
-}
-
 // fp32 means fp32: no TensorFloat-32 in matrix products or convolutions.
 void cf_disable_tf32() {
   char* ignored = nullptr;

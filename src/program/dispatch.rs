@@ -49,7 +49,6 @@ unsafe extern "C" {
     fn cf_operator_argument_has_default(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_argument_is_device(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_call(op: *const RawOperator, values: *const RawValue, results: *mut RawValue, error: *mut *mut c_char) -> i32;
-    fn cf_channels_last(tensor: *const C_tensor, error: *mut *mut c_char) -> *mut C_tensor;
     fn cf_disable_tf32();
 }
 
@@ -246,19 +245,6 @@ pub fn is_out_of_memory(message: &str) -> bool {
     message.contains("out of memory")
         || message.contains("can't allocate memory")
         || message.contains("CUDNN_STATUS_ALLOC_FAILED")
-}
-
-/// The tensor in channels-last memory format (NHWC strides under NCHW sizes). Only 4-d tensors have one.
-///
-/// # Errors
-/// The tensor is not 4-d, or memory ran out.
-pub fn channels_last(tensor: &Tensor) -> Result<Tensor, DispatchError> {
-    let mut error = ptr::null_mut();
-    // SAFETY: the tensor lives through the call; the result was made with `new`.
-    unsafe {
-        let result = cf_channels_last(tensor.as_ptr(), &mut error);
-        if result.is_null() { Err(failure(1, error)) } else { Ok(Tensor::from_ptr(result)) }
-    }
 }
 
 /// Makes fp32 mean fp32 on GPUs that would otherwise shorten the mantissa of matrix products and convolutions.

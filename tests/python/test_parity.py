@@ -1,8 +1,9 @@
 """camflow's heatmaps are pytorch_grad_cam's.
 
-`--exact` within 1e-5 of the reference on the same tensor. The default folds batch norms and is channels-last, which moves
-sums in the last bit and flips a few ReLUs, as fp32 itself does against fp64; so it is judged by its distance to the fp64 map:
-at most 1.5 times eager fp32's own in the median, and 3 times (plus 1e-4) for each map.
+`--exact` within 1e-5 of the reference on the same tensor. The default folds batch norms, which moves sums in the last bit
+and flips a few ReLUs, as fp32 itself does against fp64. So it is judged by its distance to the fp64 heatmaps of an input (the
+largest difference at any layer): at most 1.5 times eager fp32's own in the median over inputs, and 3 times (plus 1e-4) for
+each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import reference
 
 PERSON = 15
 # height, width, batch: other shapes than the export's example; odd ones; both orientations.
-CASES = [(160, 192, 1), (161, 127, 1), (96, 144, 3)]
+CASES = [(160, 192, 1), (129, 103, 1), (96, 128, 3)]
 EXPORT = ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
 
 
@@ -48,13 +49,18 @@ def model_and_archive(export):
     return model, path
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: "x".join(map(str, case)))
-def case(request, model_and_archive):
+@pytest.fixture(scope="module")
+def cases(model_and_archive):
+    """Archive, pixels, masks, the reference's maps in fp32 and in fp64, for each case."""
     model, path = model_and_archive
-    pixels, masks = inputs(*request.param)
-    single = reference.grad_cam(model, pixels, masks, PERSON)
-    exact = reference.grad_cam(reference.double(model), pixels.double(), masks, PERSON)
-    return path, pixels, masks, single, exact
+    double = reference.double(model)
+    found = []
+    for shape in CASES:
+        pixels, masks = inputs(*shape)
+        single = reference.grad_cam(model, pixels, masks, PERSON)
+        exact = reference.grad_cam(double, pixels.double(), masks, PERSON)
+        found.append((path, pixels, masks, single, exact))
+    return found
 
 
 def explain(camflow, path, pixels, masks, folder, *flags) -> dict[str, np.ndarray]:
@@ -71,33 +77,31 @@ def explain(camflow, path, pixels, masks, folder, *flags) -> dict[str, np.ndarra
     }
 
 
-def test_exact_equals_pytorch_grad_cam(case, camflow, tmp_path):
-    path, pixels, masks, single, _ = case
-    maps = explain(camflow, path, pixels, masks, tmp_path, "--exact")
-    for layer, wanted in single.items():
-        difference = np.abs(maps[layer] - wanted).max()
-        print(f"{tuple(pixels.shape)} {layer}: exact differs by {difference:.1e}")
-        assert maps[layer].dtype == np.float32 and maps[layer].shape == wanted.shape
-        assert wanted.max() > 0.9, "the reference itself is empty"
-        assert difference <= 1e-5, f"{layer}: {difference}"
+def test_exact_equals_pytorch_grad_cam(cases, camflow, tmp_path):
+    for path, pixels, masks, single, _ in cases:
+        maps = explain(camflow, path, pixels, masks, tmp_path, "--exact")
+        for layer, wanted in single.items():
+            difference = np.abs(maps[layer] - wanted).max()
+            print(f"{tuple(pixels.shape)} {layer}: exact differs by {difference:.1e}")
+            assert maps[layer].dtype == np.float32 and maps[layer].shape == wanted.shape
+            assert wanted.max() > 0.9, "the reference itself is empty"
+            assert difference <= 1e-5, f"{tuple(pixels.shape)} {layer}: {difference}"
+        layers = list(maps.values())
+        assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(layers) for b in layers[i + 1 :]), "one map for two layers"
 
 
-def test_default_is_as_near_to_fp64_as_fp32_is(case, camflow, tmp_path):
-    path, pixels, masks, single, exact = case
-    maps = explain(camflow, path, pixels, masks, tmp_path)
+def test_default_is_as_near_to_fp64_as_fp32_is(cases, camflow, tmp_path):
     ratios = []
-    for layer, truth in exact.items():
+    for path, pixels, masks, single, exact in cases:
+        maps = explain(camflow, path, pixels, masks, tmp_path)
         for index in range(len(pixels)):
-            own = np.abs(single[layer][index] - truth[index]).max()
-            ours = np.abs(maps[layer][index] - truth[index]).max()
-            print(f"{tuple(pixels.shape)} {layer} [{index}]: fp32 {own:.1e}, camflow {ours:.1e} from fp64")
-            assert ours <= 3 * own + 1e-4, f"{layer}, image {index}: {ours} against {own}"
+
+            def distance(found, index=index, exact=exact):
+                return max(np.abs(found[layer][index] - truth[index]).max() for layer, truth in exact.items())
+
+            own, ours = distance(single), distance(maps)
+            print(f"{tuple(pixels.shape)} [{index}]: from fp64: fp32 {own:.1e}, camflow {ours:.1e}")
+            assert ours <= 3 * own + 1e-4, f"{tuple(pixels.shape)} [{index}]: {ours} against {own}"
             ratios.append(ours / max(own, 1e-6))
-    assert np.median(ratios) <= 1.5, f"median ratio {np.median(ratios):.2f}"
-
-
-def test_layers_get_maps_of_their_own(case, camflow, tmp_path):
-    path, pixels, masks, _, _ = case
-    maps = explain(camflow, path, pixels, masks, tmp_path, "--exact")
-    layers = list(maps.values())
-    assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(layers) for b in layers[i + 1 :])
+    print(f"median ratio {np.median(ratios):.2f}")
+    assert np.median(ratios) <= 1.5
