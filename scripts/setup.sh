@@ -140,8 +140,8 @@ sys.exit("it has no " + ", ".join(gone) if gone else 0)' ||
         return
     fi
     # Other pins or another Python are another environment: nothing is changed
-    # under a clone that still uses the old one.
-    key="$( (cat "$camflow_root/scripts/requirements.txt" && "$base_python" -VV) | sha256sum | cut -c1-8)"
+    # under a clone that still uses the old one. Comments after a pin make no other.
+    key="$( (sed 's/ *#.*//; /^$/d' "$camflow_root/scripts/requirements.txt" && "$base_python" -VV) | sha256sum | cut -c1-8)"
     env="$camflow_cache/env-$key"
     mkdir -p "$camflow_cache"
     if [ ! -e "$env/.complete" ]; then

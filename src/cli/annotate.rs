@@ -22,7 +22,9 @@ use crate::{
 };
 
 /// Add heatmaps to the samples of a FiftyOne dataset
+// A flag given twice takes its last value, so that scripts can put defaults before `"$@"`.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// Name of the dataset
     #[arg(long)]

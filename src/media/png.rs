@@ -6,8 +6,8 @@ use png::{BitDepth, ColorType, Compression, Encoder};
 
 use super::{error::MediaError, image::RgbImage};
 
-/// A heatmap `[height, width]` with values in `[0, 1]` as an 8-bit grayscale PNG: `round(255 * value)`. In FiftyOne its `range`
-/// stays null, and level 0 is transparent.
+/// A heatmap `[height, width]` with values in `[0, 1]` as an 8-bit grayscale PNG: `round(255 * value)`. FiftyOne's App
+/// draws level 0 transparent.
 ///
 /// # Errors
 /// A value is NaN or outside `[0, 1]`, or the map has no pixel.

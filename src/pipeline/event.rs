@@ -38,7 +38,7 @@ pub struct StageTimes {
     pub num_threads: usize,
 }
 
-/// What a run amounts to. `num_read` is always the sum of the other three counts.
+/// What a run amounts to. `num_read` is always the sum of the samples committed, skipped, failed and abandoned.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// Samples that the source gave.
