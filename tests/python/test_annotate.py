@@ -92,6 +92,16 @@ def test_fiftyone_finds_what_it_expects(dataset, annotate, tmp_path):
         assert view.first()[FIELDS[3]] is not None or len(view) == len(dataset)
     dataset.validate_field_type(FIELDS[0], fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
 
+    # The network looks at people where people are: layer 4's energy inside them, against their share of the area.
+    ratios = []
+    for s in dataset.exists(FIELDS[3]):
+        heatmap, truth = np.load(s[FIELDS[3]].npy_path), s.ground_truth.mask
+        if truth.any():
+            people = np.asarray(Image.fromarray((truth > 0).astype(np.uint8)).resize(heatmap.shape[::-1], Image.NEAREST))
+            ratios.append((heatmap * people).sum() / heatmap.sum() / people.mean())
+    print(f"layer 4: {np.mean(ratios):.2f} times the area's share, {len(ratios)} images")
+    assert np.mean(ratios) > 2
+
     # Everything else is as it was.
     for s in dataset:
         after = {k: v for k, v in s.to_mongo_dict().items() if k not in FIELDS and k != "last_modified_at"}
