@@ -82,6 +82,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node outside any module.
+    #[cfg(test)]
+    pub fn new(name: String, operation: Operation, args: Vec<(String, Arg)>, outputs: Vec<Output>) -> Node {
+        Node { name, operation, args, outputs, no_grad: false, modules: Vec::new() }
+    }
+
     /// The values that it reads.
     pub fn uses(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.args.iter().flat_map(|(_, arg)| -> Vec<ValueId> {

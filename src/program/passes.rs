@@ -266,3 +266,144 @@ fn batch_norm_after_conv(graph: &Graph, index: usize, producer: &HashMap<ValueId
     };
     Some((conv, fold))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::graph::Graph;
+
+    /// A graph written as `output = operator(arguments)`; a name that nothing defines is a weight.
+    struct Sketch {
+        graph: Graph,
+        ids: HashMap<String, ValueId>,
+    }
+
+    impl Sketch {
+        fn new(input: &str) -> Sketch {
+            let mut sketch = Sketch { graph: Graph::default(), ids: HashMap::new() };
+            let id = sketch.value(input);
+            sketch.graph.bindings.clear();
+            sketch.graph.inputs.push(id);
+            sketch
+        }
+
+        fn value(&mut self, name: &str) -> ValueId {
+            if let Some(id) = self.ids.get(name) {
+                return *id;
+            }
+            let id = self.graph.add_value(name.to_owned());
+            self.ids.insert(name.to_owned(), id);
+            self.graph.bindings.push((id, Binding::Weight(name.to_owned())));
+            id
+        }
+
+        fn node(&mut self, output: &str, operator: &str, args: &[(&str, &str)]) {
+            let mut bound: Vec<(String, Arg)> =
+                args.iter().map(|(name, value)| ((*name).to_owned(), Arg::Value(self.value(value)))).collect();
+            if operator == "batch_norm" {
+                bound.push(("training".into(), Arg::Bool(false)));
+                bound.push(("eps".into(), Arg::Float(1e-5)));
+            }
+            let id = self.graph.add_value(output.to_owned());
+            self.ids.insert(output.to_owned(), id);
+            let operation = Operation::Operator { name: format!("aten::{operator}"), overload: String::new() };
+            self.graph.nodes.push(Node::new(output.to_owned(), operation, bound, vec![Output::Value(id)]));
+        }
+
+        fn id(&self, name: &str) -> ValueId {
+            self.ids[name]
+        }
+
+        fn output(&mut self, name: &str) {
+            let id = self.id(name);
+            self.graph.outputs.push(Some(id));
+        }
+    }
+
+    #[test]
+    fn a_write_that_nobody_else_sees_becomes_functional() {
+        let mut sketch = Sketch::new("x");
+        sketch.node("conv", "conv2d", &[("input", "x"), ("weight", "w")]);
+        sketch.node("relu", "relu_", &[("self", "conv")]);
+        sketch.output("relu");
+        assert_eq!(aliases(&sketch.graph).in_place, [InPlace::No, InPlace::Rebind]);
+    }
+
+    #[test]
+    fn a_write_through_a_view_really_writes_and_is_kept() {
+        // mask = new_zeros(x); part = mask[..]; part.fill_(value); y = x + mask
+        let mut sketch = Sketch::new("x");
+        sketch.node("mask", "new_zeros", &[("self", "x")]);
+        sketch.node("part", "slice", &[("self", "mask")]);
+        sketch.node("filled", "fill_", &[("self", "part"), ("value", "one")]);
+        sketch.node("y", "add", &[("self", "x"), ("other", "mask")]);
+        sketch.node("unused", "relu", &[("self", "x")]);
+        sketch.output("y");
+        let aliases = aliases(&sketch.graph);
+        assert_eq!(aliases.in_place[2], InPlace::Write);
+        assert_eq!(needed(&sketch.graph, &aliases, &[sketch.id("y")]), [true, true, true, true, false]);
+        // Only the shape of `x` flows into the mask.
+        let dependent = dependents(&sketch.graph, &[sketch.id("x")]);
+        assert!(dependent.contains(&sketch.id("y")) && !dependent.contains(&sketch.id("mask")));
+    }
+
+    #[test]
+    fn a_write_to_a_weight_asks_for_a_private_copy() {
+        let mut sketch = Sketch::new("x");
+        sketch.node("flat", "view", &[("self", "w")]);
+        sketch.node("scaled", "mul_", &[("self", "flat"), ("other", "x")]);
+        sketch.output("scaled");
+        let aliases = aliases(&sketch.graph);
+        assert_eq!(aliases.in_place[1], InPlace::Write);
+        assert_eq!(aliases.written_constants, HashSet::from([sketch.id("w")]));
+    }
+
+    fn conv_norm() -> Sketch {
+        let mut sketch = Sketch::new("x");
+        sketch.node("conv", "conv2d", &[("input", "x"), ("weight", "w")]);
+        let norm = [("input", "conv"), ("weight", "gamma"), ("bias", "beta"), ("running_mean", "mean"), ("running_var", "var")];
+        sketch.node("norm", "batch_norm", &norm);
+        sketch.output("norm");
+        sketch
+    }
+
+    #[test]
+    fn a_folded_convolution_computes_what_both_did() {
+        tch::manual_seed(0);
+        let options = (Kind::Float, tch::Device::Cpu);
+        let x = Tensor::randn([2, 3, 5, 6], options);
+        let w = Tensor::randn([4, 3, 3, 3], options);
+        let [gamma, beta, mean] = [0; 3].map(|_| Tensor::randn([4], options));
+        let var = Tensor::rand([4], options) + 0.1;
+        let unfolded = x.conv2d(&w, None::<Tensor>, 1, 0, 1, 1).batch_norm(
+            Some(&gamma),
+            Some(&beta),
+            Some(&mean),
+            Some(&var),
+            false,
+            0.1,
+            1e-5,
+            false,
+        );
+
+        let mut sketch = conv_norm();
+        let weights: HashMap<ValueId, &Tensor> = [("w", &w), ("gamma", &gamma), ("beta", &beta), ("mean", &mean), ("var", &var)]
+            .map(|(n, t)| (sketch.id(n), t))
+            .into();
+        let constant = |id: ValueId| weights.get(&id).map(|tensor| tensor.shallow_clone());
+        let (constants, num_folded) = fold_batch_norms(&mut sketch.graph, &[], &constant).expect("folded");
+        assert_eq!((num_folded, constants.len()), (1, 2));
+        assert_eq!(sketch.graph.nodes[1].operation, Operation::Identity);
+        let folded = x.conv2d(&constants[0].1, Some(&constants[1].1), 1, 0, 1, 1);
+        let difference = (unfolded - folded).abs().max().double_value(&[]);
+        assert!(difference < 1e-5, "{difference}");
+    }
+
+    #[test]
+    fn a_tapped_convolution_is_not_folded() {
+        let mut sketch = conv_norm();
+        let tap = sketch.id("conv");
+        let constant = |_: ValueId| Some(Tensor::ones([4], tch::kind::FLOAT_CPU));
+        assert_eq!(fold_batch_norms(&mut sketch.graph, &[tap], &constant).expect("nothing folded").1, 0);
+    }
+}
