@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchvision")
+import torch
 from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export_model.py"
