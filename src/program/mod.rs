@@ -1,10 +1,11 @@
 //! Exported models: a `torch.export` archive (`.pt2`) becomes a checked [`Program`], and a [`Plan`] runs it on a device.
 //!
-//! The phases, one file each: [`archive`](self) (bytes), `schema` (JSON), `graph` (checked), `passes` (what may be left out or
-//! folded), `exec` (run). Everything that can be wrong with a file is found by [`Program::open`] and
+//! The phases, one file each: `archive` (bytes), `schema` (JSON), `build` (to a checked `graph`), `passes` (what may be left out
+//! or folded), `plan` (made ready for a device), `exec` (run). Everything that can be wrong with a file is found by [`Program::open`] and
 //! [`Program::resolve_layers`], before any sample.
 
 mod archive;
+mod build;
 mod cuda;
 mod dispatch;
 mod exec;
@@ -12,6 +13,7 @@ mod graph;
 mod layers;
 mod metadata;
 mod passes;
+mod plan;
 mod schema;
 mod symbolic;
 
@@ -24,10 +26,11 @@ use tch::{Device, Tensor};
 
 pub use cuda::{CudaStatus, cuda_status, load_cuda};
 pub use dispatch::disable_tf32;
-pub use exec::{ExecError, Execution, Plan, PlanOptions, device_name, from_tch};
+pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use layers::{Layer, split_layers};
 pub use metadata::{Dynamic, LayerInfo, Layout, ModelMetadata, Task, TokenInfo};
+pub use plan::{Plan, PlanOptions, device_name};
 
 use archive::{Archive, StoredTensor};
 use graph::{Binding, Graph};
@@ -98,7 +101,7 @@ impl Program {
         let archive = Archive::open(path)?;
         let invalid = |problems| ProgramError::Invalid { path: path.to_owned(), problems };
         let metadata = read_metadata(&archive)?;
-        let graph = graph::build(&archive.program()?).map_err(invalid)?;
+        let graph = build::graph(&archive.program()?).map_err(invalid)?;
         let (mut weights, mut problems) = archive.weights();
         let (mut constants, more) = archive.constants();
         problems.extend(more);
@@ -118,7 +121,7 @@ impl Program {
                 }
             }
         }
-        problems.extend(exec::check(&graph));
+        problems.extend(plan::check(&graph));
         if graph.inputs.len() != 1 {
             problems.push(format!(
                 "it takes {} tensors; camflow feeds one image tensor, wrap the model at export",
