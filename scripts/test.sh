@@ -17,6 +17,25 @@ export LIBTORCH="${LIBTORCH:-$(cd "$camflow_root/.venv" && pwd -P)/libtorch}"
 export CAMFLOW_TEST_CACHE="${CAMFLOW_TEST_CACHE:-$camflow_cache/test}"
 mkdir -p "$CAMFLOW_TEST_CACHE"
 
+# The test of the App looks at it with a browser. Debian's Chromium is enough,
+# and Python's playwright drives it without one of its own.
+ensure_browser() {
+    local name sudo=()
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$name" >/dev/null; then return; fi
+    done
+    [ "$(id -u)" -eq 0 ] || sudo=(sudo -n)
+    if command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
+        step "installing chromium, for the test of the App"
+        # The lists of packages may be missing or old; then they are fetched.
+        "${sudo[@]}" apt-get install -y --no-install-recommends chromium ||
+            { "${sudo[@]}" apt-get update && "${sudo[@]}" apt-get install -y --no-install-recommends chromium; } || true
+    fi
+    command -v chromium >/dev/null || fail "no Chromium, and the test of the App needs one" \
+        "sudo apt-get install chromium (or Google Chrome)"
+}
+ensure_browser
+
 # The cheap checks first.
 step "format"
 cargo fmt --check
