@@ -1,0 +1,275 @@
+"""What a person sees: camflow's heatmaps in the real FiftyOne App, in a real browser.
+
+A label that FiftyOne can load may still draw nothing, or nonsense: only the App decodes the pictures and applies
+`range`. So its server is started on the private database, a headless Chromium ticks fields in the sidebar, and the
+screenshots with and without them are compared pixel by pixel with the heatmaps on disk.
+
+With `CAMFLOW_SCREENSHOT=FILE` the grid with heatmaps is kept there too: that is how docs/app.png was made.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from playwright.sync_api import sync_playwright
+
+SHOWN = "person_grad_layer_4"
+EMPTY = "person_grad_layer_9"
+# All three people, alone and in pairs. Without those the App turns by their EXIF data, as FiftyOne's models and camflow
+# take the pixels as they are stored.
+PICTURES = ("000", "003", "007", "011", "012", "016", "021", "027")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    # Chromium's own sandbox does not start for root and in most containers; the only page it opens is ours.
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    # Web fonts and the like: the test neither needs nor waits for the internet.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+# Colours of a pixel that differ by less are the same: canvas scaling may round differently.
+ROUNDING = 3
+# Seconds. Without a GPU, on two busy cores, drawing eight heatmaps takes some.
+PATIENCE = 180
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.fail(f"no {' or '.join(BROWSERS[:3])} on the PATH: run `sudo apt-get install chromium`")
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(quickstart, camflow, standin_model, tmp_path_factory):
+    """Eight pictures of people, with heatmaps."""
+    source = fo.load_dataset(quickstart)
+    chosen = [s.id for s in source if Path(s.filepath).stem in PICTURES]
+    assert len(chosen) == len(PICTURES)
+    copy = source.select(chosen).clone("people")
+    camflow(
+        *("annotate", "--dataset", copy.name, "--class", "person", "--layers", "1-4", "--device", "cpu"),
+        *("--target", "labels:resnet50_seg", "--model", standin_model, "--out", tmp_path_factory.mktemp("maps")),
+    )
+    copy.reload()
+    # By value: hot is red and cold is blue, instead of one colour per field.
+    copy.app_config.color_scheme = fo.ColorScheme(color_by="value", opacity=0.5)
+    copy.save()
+    yield copy
+    copy.delete()
+
+
+@pytest.fixture
+def empty_field(dataset):
+    """A heatmap field that no sample has anything in: it goes the same way through the App."""
+    dataset.add_sample_field(EMPTY, fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    yield EMPTY
+    dataset.delete_sample_field(EMPTY)
+
+
+@pytest.fixture
+def server(database, tmp_path):
+    """The App's own server on the private database; its URL. It remembers what a page had open, so each test has one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    log = tmp_path / "server.out"
+    command = [sys.executable, "-m", "fiftyone.server.main", "--address", "127.0.0.1", "--port", str(port)]
+    # A scale that the dataset names reaches the browser too late for its first paint; this one is there at once.
+    env = {
+        **os.environ,
+        "FIFTYONE_DATABASE_URI": database,
+        "FIFTYONE_APP_COLORSCALE": "jet",
+        "FIFTYONE_APP_GRID_ZOOM": "8",
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > until:
+                    pytest.fail(f"the App's server did not start: {log.read_text()[-2000:]}")
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def page(chromium, server, dataset):
+    """The dataset's grid, all its pictures there and no field ticked."""
+    with sync_playwright() as playwright:
+        # The profile is a new one each time, and gone afterwards.
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 620})
+        page.goto(f"{server}/datasets/{dataset.name}")
+        page.wait_for_function(
+            f"document.querySelectorAll('[data-cy=looker] canvas').length == {len(PICTURES)}", timeout=PATIENCE * 1000
+        )
+        # Every new profile is shown an advertisement, over the pictures.
+        page.get_by_text("Dismiss", exact=True).click(timeout=PATIENCE * 1000)
+        leave(page)
+        yield page
+        browser.close()
+
+
+def leave(page) -> None:
+    """Takes the pointer away from everything that looks different under it, pictures above all."""
+    page.mouse.move(700, 2)
+
+
+def tick(page, field: str, inside: str = "") -> None:
+    page.click(f"{inside} [data-cy=checkbox-{field}]")
+    leave(page)
+
+
+def screenshot(page) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+
+
+def settled(page, done=lambda shot: True) -> np.ndarray:
+    """A screenshot after which nothing has moved for two seconds, and that is `done`."""
+    until = time.monotonic() + PATIENCE
+    last, since = screenshot(page), time.monotonic()
+    while True:
+        page.wait_for_timeout(400)
+        shot = screenshot(page)
+        # The App keeps a wheel turning in the tab's title at times; what counts is in the canvases.
+        # Past `until` the assertions of the test say what is missing.
+        late = time.monotonic() > until
+        if not late and any(not same(pixels, last[box]) for box, pixels in canvases(page, shot)):
+            last, since = shot, time.monotonic()
+        elif late or (time.monotonic() - since > 2 and done(shot)):
+            return shot
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool((np.abs(a - b) <= ROUNDING).all())
+
+
+def canvases(page, shot):
+    """Where the pictures are drawn, in the order of the samples, and their pixels in the screenshot."""
+    scope = "[data-cy=modal] " if page.locator("[data-cy=modal]").count() else ""
+    boxes = page.eval_on_selector_all(
+        f"{scope}[data-cy=looker] canvas",
+        "all => all.map(c => c.getBoundingClientRect()).map(b => [b.top, b.left, b.bottom, b.right])",
+    )
+    found = []
+    for top, left, bottom, right in sorted(boxes):
+        # Whole pixels only.
+        box = (slice(int(np.ceil(top)), int(bottom)), slice(int(np.ceil(left)), int(right)))
+        found.append((box, shot[box]))
+    return found
+
+
+def heatmap(sample, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The stored map as the App fits it into a canvas, as large as it goes and in the middle; -1 outside.
+
+    The second is the largest value near each pixel: a canvas that shows the map smaller mixes neighbours.
+    """
+    fit = min(height / sample.metadata.height, width / sample.metadata.width)
+    inner = round(sample.metadata.width * fit), round(sample.metadata.height * fit)
+    stored = Image.open(sample[SHOWN].map_path)
+    # Two pixels of the canvas to each side, in pixels of the map.
+    reach = max(1, round(2 * stored.width / inner[0]))
+    placed = []
+    for picture in (stored, stored.filter(ImageFilter.MaxFilter(2 * reach + 1))):
+        whole = Image.new("I", (width, height), -1)
+        whole.paste(
+            picture.resize(inner, Image.Resampling.NEAREST).convert("I"),
+            ((width - inner[0]) // 2, (height - inner[1]) // 2),
+        )
+        placed.append(np.asarray(whole))
+    return placed[0], placed[1]
+
+
+def changed(page, off, on):
+    """Per canvas, which pixels are not what they were."""
+    return [(np.abs(after - off[box]) > ROUNDING).any(axis=2) for box, after in canvases(page, on)]
+
+
+def check_drawn(where, samples, differs) -> None:
+    """Every map changes its picture where it is hot, and leaves it alone where it is zero."""
+    assert len(differs) == len(samples)
+    for sample, pixels in zip(samples, differs, strict=True):
+        values, nearby = heatmap(sample, *pixels.shape)
+        hot, zero = pixels[values > 64], pixels[nearby == 0]
+        share = pixels[values >= 0].mean()
+        print(
+            f"{where} {Path(sample.filepath).name}: {share:.1%} of the picture differ,"
+            f" {hot.mean():.1%} of {hot.size} hot pixels, {zero.sum()} of {zero.size} at zero"
+        )
+        assert share > 0.2, "a substantial share of the picture"
+        assert hot.size > 500 and hot.mean() > 0.95
+        assert zero.size < 100 or zero.mean() < 0.05, "0 is transparent"
+
+
+def test_heatmaps_are_drawn_over_their_images(page, dataset, tmp_path):
+    samples = list(dataset)
+    off = settled(page)
+    Image.fromarray(off.astype(np.uint8)).save(tmp_path / "grid-off.png")
+
+    def all_drawn(shot):
+        return all(pixels.mean() > 0.2 for pixels in changed(page, off, shot))
+
+    tick(page, SHOWN)
+    on = settled(page, all_drawn)
+    Image.fromarray(on.astype(np.uint8)).save(tmp_path / "grid-on.png")
+    if kept := os.environ.get("CAMFLOW_SCREENSHOT"):
+        # A quarter of the size, and hardly to be told apart.
+        Image.fromarray(on.astype(np.uint8)).quantize(256).save(kept, optimize=True)
+    check_drawn("grid", samples, changed(page, off, on))
+
+    def nothing_drawn(shot):
+        return not any(pixels.any() for pixels in changed(page, off, shot))
+
+    tick(page, SHOWN)
+    assert nothing_drawn(settled(page, nothing_drawn)), "unticking takes the heatmaps away"
+
+
+def test_a_single_sample_is_drawn_too(page, dataset, tmp_path):
+    settled(page)
+    page.locator("[data-cy=looker]").first.click()
+    page.wait_for_selector("[data-cy=modal] [data-cy=looker] canvas", timeout=PATIENCE * 1000)
+    leave(page)
+    off = settled(page)
+    Image.fromarray(off.astype(np.uint8)).save(tmp_path / "sample-off.png")
+
+    tick(page, SHOWN, "[data-cy=modal]")
+    on = settled(page, lambda shot: changed(page, off, shot)[0].mean() > 0.2)
+    Image.fromarray(on.astype(np.uint8)).save(tmp_path / "sample-on.png")
+    check_drawn("sample", [dataset.first()], changed(page, off, on))
+
+
+def test_a_field_without_heatmaps_draws_nothing(empty_field, page, dataset):
+    off = settled(page)
+    tick(page, empty_field)
+    # It took: an unticked box would draw nothing either.
+    page.wait_for_selector(f"[data-cy=checkbox-{empty_field}] input:checked", state="attached", timeout=PATIENCE * 1000)
+    # Longer than heatmaps take here.
+    page.wait_for_timeout(10_000)
+    nothing = settled(page)
+    assert not any(pixels.any() for pixels in changed(page, off, nothing))
+
+    # And the field has not merely broken the page.
+    tick(page, SHOWN)
+    on = settled(page, lambda shot: all(pixels.mean() > 0.2 for pixels in changed(page, off, shot)))
+    check_drawn("beside an empty field", list(dataset), changed(page, off, on))
