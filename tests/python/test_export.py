@@ -323,8 +323,7 @@ def test_warm_batchnorm_keeps_activations_sane(exporter):
 
 def test_zoo_model_is_loaded_from_fiftyones_own_folder(exporter, tmp_path):
     """A checkpoint in FiftyOne's folder is enough: no second copy from the network (none is reachable in the test)."""
-    if "resnet18-imagenet-torch" not in exporter.zoo_manifest():
-        pytest.skip("FiftyOne is not installed")
+    assert "resnet18-imagenet-torch" in exporter.zoo_manifest(), "FiftyOne is not installed"
     state = exporter.load_model("torchvision:resnet18", "none", seed=5).module.state_dict()
     torch.save(state, tmp_path / "resnet18-f37072fd.pth")  # torchvision's name for it
     (tmp_path / exporter.zoo_manifest()["resnet18-imagenet-torch"]["base_filename"]).touch()  # FiftyOne looks only whether it is there
