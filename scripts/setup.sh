@@ -29,11 +29,11 @@ fail() {
 
 # --- What has to be there already -------------------------------------------
 
-# The first Python that is new enough: 3.11 is what the pinned NumPy asks for.
+# The first Python that is new enough: FiftyOne and PyTorch ask for 3.10.
 find_python() {
     local candidate
-    for candidate in "${CAMFLOW_PYTHON:-python3}" python3.11 python3.12 python3.13; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    for candidate in "${CAMFLOW_PYTHON:-python3}" python3.11 python3.12 python3.13 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -52,7 +52,7 @@ check_prerequisites() {
     command -v "${CXX:-c++}" >/dev/null || missing+=("a C++ compiler: $apt g++")
     command -v flock >/dev/null || missing+=("flock: $apt util-linux")
     if ! base_python="$(find_python)"; then
-        missing+=("Python 3.11 or newer: $apt python3 python3-venv (or point CAMFLOW_PYTHON to one)")
+        missing+=("Python 3.10 or newer: $apt python3 python3-venv (or point CAMFLOW_PYTHON to one)")
     elif ! "$base_python" -c 'import venv, ensurepip' 2>/dev/null; then
         missing+=("Python's venv module: $apt python3-venv")
     fi

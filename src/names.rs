@@ -9,26 +9,85 @@ pub trait Choice: Copy + 'static {
     fn name(self) -> &'static str;
 }
 
-/// At most `count` of `known`, nearest first, by Jaro-Winkler similarity; equally near ones in alphabetical order.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
-    let mut scored: Vec<(f64, &str)> = known.into_iter().map(|other| (strsim::jaro_winkler(name, other), other)).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    scored.truncate(count);
-    scored.into_iter().map(|(_, other)| other).collect()
+/// Names at least this near (Jaro-Winkler, 1 is equal) are worth a "did you mean"; below it, suggestions look random.
+const SIMILAR: f64 = 0.75;
+
+/// At most `count` of `known`, nearest first, by Jaro-Winkler similarity whatever the case; equally near ones in alphabetical
+/// order.
+pub fn nearest<'a>(
+    name: &str,
+    known: impl IntoIterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>,
+    count: usize,
+) -> Vec<&'a str> {
+    ranked(name, known).take(count).map(|(_, other)| other).collect()
 }
 
-/// Names in backticks with commas between, for messages.
-pub fn backticked<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+/// At most three of `known` that `name` may have been meant for, nearest first; none where none is like it.
+pub fn similar<'a>(name: &str, known: impl IntoIterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>) -> Vec<&'a str> {
+    ranked(name, known).take_while(|(score, _)| *score >= SIMILAR).take(3).map(|(_, other)| other).collect()
+}
+
+fn ranked<'a>(
+    name: &str,
+    known: impl IntoIterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>,
+) -> impl Iterator<Item = (f64, &'a str)> {
+    let name = name.to_lowercase();
+    let score = |other: &str| strsim::jaro_winkler(&name, &other.to_lowercase());
+    let mut scored: Vec<(f64, &str)> = known.into_iter().map(|other| (score(other.as_ref()), other.as_ref())).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    scored.into_iter()
+}
+
+/// More names than this are a page of output, not a hint.
+const FEW: usize = 30;
+
+/// What there is, for the hint of an error about `name`: all of `known` where they are few, else those most like it. `things` is
+/// what they are, in the plural.
+pub fn existing(things: &str, name: &str, known: &[impl AsRef<str>]) -> String {
+    let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    let count = known.len();
+    if count <= FEW {
+        return format!("the {things} are {}", backticked(known));
+    }
+    let near = similar(name, known.iter().copied());
+    match near.is_empty() {
+        false => format!("the nearest of its {count} {things} are {}", backticked(near)),
+        true => format!("the first of its {count} {things} are {}", backticked(&known[..3])),
+    }
+}
+
+/// Names in backticks with commas between, for messages: `` `a`, `b` ``.
+pub fn backticked(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::nearest;
+    use super::*;
 
     #[test]
     fn the_nearest_come_first() {
         assert_eq!(nearest("persn", ["car", "person", "parson"], 1), ["person"]);
-        assert!(nearest("x", [], 3).is_empty());
+        assert!(nearest("x", [] as [&str; 0], 3).is_empty());
+    }
+
+    #[test]
+    fn only_similar_names_are_suggested() {
+        let known: Vec<String> = ["ground_truth", "predictions", "Ground_Truth2", "x"].map(String::from).into();
+        assert_eq!(similar("ground_truht", &known), ["ground_truth", "Ground_Truth2"]);
+        assert!(similar("zebra", &known).is_empty());
+    }
+
+    #[test]
+    fn a_hint_lists_few_names_and_picks_from_many() {
+        assert_eq!(existing("classes", "x", &["cat", "dog"]), "the classes are `cat`, `dog`");
+        let many: Vec<String> = (0..40).map(|number| format!("class_{number:02}")).collect();
+        assert!(existing("classes", "clas_07", &many).starts_with("the nearest of its 40 classes are `class_07`"));
+        assert_eq!(existing("classes", "zzz", &many), "the first of its 40 classes are `class_00`, `class_01`, `class_02`");
+    }
+
+    #[test]
+    fn lists_are_in_backticks() {
+        assert_eq!(backticked(["a", "b"]), "`a`, `b`");
     }
 }

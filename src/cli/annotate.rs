@@ -7,17 +7,21 @@ use std::{
 
 use anyhow::Context;
 
-use super::{Exit, Failure, choice, device::DeviceArgs, model};
+use super::{
+    Exit, Failure,
+    cam::{CamArgs, Model},
+    choice,
+};
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
+    explain::{ExplainOptions, TorchExplainer},
     fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, Field, HeatmapField, Selection, UpdateSink},
-    job::{DEFAULT_MODEL, FieldTemplate, TargetSpec, resolve_classes},
+    job::{FieldTemplate, TargetSpec, resolve_classes},
     media::{ExifPolicy, ImageLimits, MaskValue},
     names::Choice,
     pipeline::{
         Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass, run,
     },
-    program::{Dynamic, Layer, Plan, PlanOptions, Program, device_name, split_layers},
+    program::{Dynamic, Layer, Plan, Program, device_name},
     report::{Format, Reporter},
 };
 
@@ -29,18 +33,8 @@ pub struct Args {
     /// Name of the dataset
     #[arg(long)]
     dataset: String,
-    /// Class to explain, by name or output channel; several with commas, or `all`
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
-    classes: Vec<String>,
-    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas; `camflow inspect` lists them
-    #[arg(long, default_value = "4")]
-    layers: String,
-    /// A zoo name (exported on first use) or a `.pt2` file
-    #[arg(long, default_value = DEFAULT_MODEL)]
-    model: String,
-    /// CAM method
-    #[arg(long, default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
-    method: Method,
+    #[command(flatten)]
+    cam: CamArgs,
     /// Which pixels count: those of a label (`labels` or `labels:FIELD`), or of the model's own prediction (`predicted`)
     #[arg(long, default_value = "labels")]
     target: TargetSpec,
@@ -50,17 +44,12 @@ pub struct Args {
     /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
-    #[arg(long, default_value = HeatmapSize::Input.name(), value_parser = choice::<HeatmapSize>())]
-    size: HeatmapSize,
     /// Exact floats beside the picture
     #[arg(long, default_value = NpyFormat::F32.name(), value_parser = choice::<NpyFormat>())]
     npy: NpyFormat,
     /// Where the App finds the picture: an 8-bit PNG on disk (`path`) or the array in the document (`inline`)
     #[arg(long, default_value = Store::Path.name(), value_parser = choice::<Store>())]
     store: Store,
-    #[command(flatten)]
-    device: DeviceArgs,
     /// Samples per batch; default: 1 on the CPU, 8 on a GPU, less where memory is short
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
@@ -99,9 +88,6 @@ pub struct Args {
     format: Format,
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Python with FiftyOne, for exporting a model or starting FiftyOne's database
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
-    python: Option<PathBuf>,
 }
 
 /// Flags about the database; FiftyOne's own settings hold where they are left out.
@@ -128,13 +114,6 @@ impl DatabaseArgs {
     }
 }
 
-/// What the model's side of the job comes to.
-struct ModelSide {
-    program: Program,
-    layers: Vec<Layer>,
-    plan_options: PlanOptions,
-}
-
 /// What the dataset's side of the job comes to.
 struct DatasetSide {
     dataset: Dataset,
@@ -154,15 +133,15 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
         (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
     };
-    let ModelSide { program, layers, plan_options } = model_side;
+    let Model { program, layers, plan_options } = model_side;
     let DatasetSide { dataset, label, mask_targets, notices } = dataset_side;
     notices.iter().for_each(|notice| reporter.notice(notice));
 
     let from_labels = label.is_some();
-    let classes = resolve_classes(&args.classes, &program.metadata.classes, mask_targets.as_deref(), from_labels)
+    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, mask_targets.as_deref(), from_labels)
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
     let class_names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
-    let names = args.field.names(&class_names, &layers, args.method).map_err(anyhow::Error::msg)?;
+    let names = args.field.names(&class_names, &layers, args.cam.method).map_err(anyhow::Error::msg)?;
     let folder = output_folder(&args, dataset.name())?;
     if !args.dry_run && (args.store == Store::Path || args.npy != NpyFormat::None) {
         check_writable(&folder)?;
@@ -205,8 +184,8 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         ExplainOptions {
             layers,
             class_indices: classes.iter().map(|class| class.index).collect(),
-            method: args.method,
-            size: args.size,
+            method: args.cam.method,
+            size: args.cam.size,
             tokens: program.metadata.tokens.clone(),
         },
     );
@@ -239,16 +218,12 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     })
 }
 
-fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<ModelSide> {
-    let plan_options = args.device.resolve()?;
-    let program = model::open(&args.model, args.python.clone(), reporter)?;
-    let layers = program.resolve_layers(&split_layers(&args.layers))?;
-    if layers.is_empty() {
-        anyhow::bail!("`--layers {}` names no layer", args.layers);
-    }
+fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
+    let model = args.cam.open(reporter)?;
+    let program = &model.program;
     program.metadata.preprocess.check().with_context(|| format!("model `{}`", program.path().display()))?;
-    check_input_size(&program)?;
-    Ok(ModelSide { program, layers, plan_options })
+    check_input_size(program)?;
+    Ok(model)
 }
 
 /// A model of one size needs a preprocessing that ends in that size.
@@ -270,7 +245,7 @@ fn check_input_size(program: &Program) -> anyhow::Result<()> {
 }
 
 fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
-    let connected = args.database.connect(args.python.clone())?;
+    let connected = args.database.connect(args.cam.python.clone())?;
     let mut notices = connected.notices;
     let dataset = Dataset::open(&connected.database, &args.dataset)?;
     notices.extend(dataset.notices());
@@ -279,7 +254,7 @@ fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
         TargetSpec::Predicted => None,
     };
     let mask_targets = match &label {
-        Some(field) => Some(dataset.mask_targets(&field.name)?.entries().to_vec()).filter(|entries| !entries.is_empty()),
+        Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,
     };
     Ok(DatasetSide { dataset, label, mask_targets, notices })
@@ -301,7 +276,7 @@ fn describe_fields(
         name: name.clone(),
         class: class.clone(),
         layer: layer.path.clone(),
-        method: args.method.name().to_owned(),
+        method: args.cam.method.name().to_owned(),
         model: program.metadata.name.clone(),
     };
     let rows = names.iter().zip(classes);
@@ -314,12 +289,12 @@ fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fin
     // A run that is exact and one that is not differ in the last bits.
     let settings = [
         ("model", program.digest()),
-        ("method", args.method.name().to_owned()),
+        ("method", args.cam.method.name().to_owned()),
         ("target", target),
-        ("size", args.size.name().to_owned()),
+        ("size", args.cam.size.name().to_owned()),
         ("npy", args.npy.name().to_owned()),
         ("store", args.store.name().to_owned()),
-        ("exact", args.device.exact.to_string()),
+        ("exact", args.cam.device.exact.to_string()),
         ("exif", args.apply_exif.to_string()),
     ];
     Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))

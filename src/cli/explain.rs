@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::{Exit, Failure, choice, device::DeviceArgs, model, print};
+use super::{
+    Exit, Failure,
+    cam::{CamArgs, Model},
+    choice, print,
+};
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
-    job::{DEFAULT_MODEL, resolve_classes},
+    explain::{ExplainOptions, TorchExplainer},
+    job::resolve_classes,
     media::{
         BinaryMask, Durability, ExifPolicy, FrameRegion, ImageLimits, Interpolation, LabelMask, MaskValue, encode_heatmap,
-        encode_rgb, overlay, read_array_file, read_image, resize_rgb, write_atomically, write_f32,
+        encode_rgb, overlay, read_array_file, read_image, resize_rgb, with_suffix, write_atomically, write_f32,
     },
     names::Choice,
     pipeline::{ClassTarget, DecodedSample, Explainer, Fingerprint, Heatmap, InputBatch, SampleRef, TargetClass},
-    program::{Plan, Program, split_layers},
+    program::{Plan, Program},
     report::{Format, Reporter},
 };
 
@@ -25,18 +29,8 @@ pub struct Args {
     /// Image files, or `.npy` tensors f32 [N, 3, H, W] that are normalised already
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
-    /// Class to explain, by name or output channel; several with commas, or `all`
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
-    classes: Vec<String>,
-    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas
-    #[arg(long, default_value = "4")]
-    layers: String,
-    /// A zoo name (exported on first use) or a `.pt2` file
-    #[arg(long, default_value = DEFAULT_MODEL)]
-    model: String,
-    /// CAM method
-    #[arg(long, default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
-    method: Method,
+    #[command(flatten)]
+    cam: CamArgs,
     /// Mask that says which pixels count: an image, or `.npy` [H, W] (for tensors also [N, H, W]) with the classes' channels as
     /// values; default: the model's own prediction
     #[arg(long, value_name = "FILE")]
@@ -44,34 +38,24 @@ pub struct Args {
     /// Folder for `.npy` and `.png` files
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// Size of the heatmaps
-    #[arg(long, default_value = HeatmapSize::Input.name(), value_parser = choice::<HeatmapSize>())]
-    size: HeatmapSize,
-    #[command(flatten)]
-    device: DeviceArgs,
     /// How to report what was written
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     format: Format,
-    /// Python with FiftyOne, for exporting a model
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
-    python: Option<PathBuf>,
 }
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.format);
-    let plan_options = args.device.resolve()?;
-    let program = model::open(&args.model, args.python.clone(), &reporter)?;
-    let layers = program.resolve_layers(&split_layers(&args.layers))?;
-    let classes = resolve_classes(&args.classes, &program.metadata.classes, None, args.mask.is_some())
+    let Model { program, layers, plan_options } = args.cam.open(&reporter)?;
+    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some())
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
     let taps: Vec<_> = layers.iter().map(|layer| layer.tap).collect();
     let plan = Plan::new(&program, program.primary_output(), &taps, plan_options)?;
     let options = ExplainOptions {
         layers,
         class_indices: classes.iter().map(|class| class.index).collect(),
-        method: args.method,
-        size: args.size,
+        method: args.cam.method,
+        size: args.cam.size,
         tokens: program.metadata.tokens.clone(),
     };
     let labels: Vec<String> = options.layers.iter().map(|layer| layer.label.clone()).collect();
@@ -221,14 +205,9 @@ fn sample(
 /// Writes floats, picture and, for images, the overlay.
 fn write(stem: &Path, heatmap: &Heatmap, input: &Path, sizes: (usize, usize)) -> anyhow::Result<Vec<PathBuf>> {
     let Heatmap { height, width, values } = heatmap;
-    let with = |suffix: &str| {
-        let mut name = stem.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
     let mut written = Vec::new();
     let mut put = |suffix: &str, bytes: &[u8]| -> anyhow::Result<()> {
-        let path = with(suffix);
+        let path = with_suffix(stem, suffix);
         write_atomically(&path, Durability::Process, |writer| std::io::Write::write_all(writer, bytes))?;
         written.push(path);
         Ok(())

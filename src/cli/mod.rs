@@ -1,6 +1,7 @@
 //! The command line: arguments, one file per subcommand, exit codes. The only place that knows clap.
 
 mod annotate;
+mod cam;
 mod device;
 mod doctor;
 mod exit;

@@ -7,11 +7,14 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use super::{
     database::Database,
     error::Error,
-    mask_targets::MaskTargets,
-    names::{backticked, nearest},
+    mask_targets::read_mask_targets,
     schema::HeatmapField,
     sink::UpdateSink,
     source::{SampleSource, Selection},
+};
+use crate::{
+    media::MaskValue,
+    names::{backticked, similar},
 };
 
 /// What FiftyOne calls a field's class, before the last dot.
@@ -156,7 +159,7 @@ impl Dataset {
                 Some(field) if field.kind == "Segmentation" => Ok(field.clone()),
                 Some(field) => Err(error(format!("field `{name}` is of type {}, not Segmentation,", field.kind), listed())),
                 None => {
-                    let near = nearest(name, self.fields.iter().map(|field| &field.name));
+                    let near = similar(name, self.fields.iter().map(|field| &field.name));
                     let near = if near.is_empty() { String::new() } else { format!("; similar names: {}", backticked(near)) };
                     Err(error(format!("there is no field `{name}`"), format!("{}{near}", listed())))
                 }
@@ -173,13 +176,13 @@ impl Dataset {
         }
     }
 
-    /// The classes of a segmentation field: its own mask targets if it has an entry, else the dataset's default ones.
+    /// Name and mask value of the classes of a segmentation field: its own mask targets if it has an entry, else the dataset's default ones.
     ///
     /// # Errors
     /// They are not as FiftyOne writes them.
-    pub fn mask_targets(&self, field: &str) -> Result<MaskTargets, Error> {
+    pub fn mask_targets(&self, field: &str) -> Result<Vec<(String, MaskValue)>, Error> {
         let stored = self.mask_targets.get(field).unwrap_or(&self.default_mask_targets);
-        MaskTargets::read(stored, field, &self.name)
+        read_mask_targets(stored, field, &self.name)
     }
 
     /// The samples of a selection.

@@ -3,8 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::names::{backticked, nearest};
-use crate::pipeline::RunError;
+use crate::{names::existing, pipeline::RunError};
 
 /// A fault of the database, the dataset or what is asked of them.
 #[derive(Debug, thiserror::Error)]
@@ -265,21 +264,11 @@ impl From<Error> for RunError {
     }
 }
 
-/// More names than this are a page of output, not a hint.
-const FEW_NAMES: usize = 12;
-
 fn unknown_dataset(name: &str, database: &str, known: &[String]) -> String {
     let hint = if known.is_empty() {
         "the database has no datasets; check `--database-name`, `--database-dir` and `--database-uri`".to_owned()
-    } else if known.len() <= FEW_NAMES {
-        format!("the datasets are {}", backticked(known))
     } else {
-        let near = nearest(name, known);
-        if near.is_empty() {
-            format!("none of its {} datasets has a similar name; `camflow doctor` lists them", known.len())
-        } else {
-            format!("the nearest of its {} datasets are {}; `camflow doctor` lists them", known.len(), backticked(&near))
-        }
+        format!("{}; `camflow doctor` lists them", existing("datasets", name, known))
     };
     format!("no dataset `{name}` in database `{database}`\nhint: {hint}")
 }
@@ -296,7 +285,7 @@ mod tests {
     fn a_few_datasets_are_all_listed() {
         assert_eq!(
             unknown(vec!["a".into(), "quickstart".into()]),
-            "no dataset `quickstrat` in database `fiftyone`\nhint: the datasets are `a`, `quickstart`"
+            "no dataset `quickstrat` in database `fiftyone`\nhint: the datasets are `a`, `quickstart`; `camflow doctor` lists them"
         );
         assert!(unknown(Vec::new()).contains("has no datasets"));
     }

@@ -9,7 +9,6 @@ mod database;
 mod dataset;
 mod error;
 mod mask_targets;
-mod names;
 mod retry;
 mod schema;
 mod service;
@@ -21,7 +20,6 @@ pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation}
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;
-pub use mask_targets::MaskTargets;
 pub use schema::{HeatmapField, Schema};
 pub use service::{FiftyonePython, find_python};
 pub use sink::UpdateSink;

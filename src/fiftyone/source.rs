@@ -15,11 +15,13 @@ use futures_util::TryStreamExt;
 use super::{
     dataset::{Dataset, Field},
     error::Error,
-    names::backticked,
     retry::with_retries,
     stored_sample::SampleReader,
 };
-use crate::pipeline::{RunError, SelectedSample, Source};
+use crate::{
+    names::backticked,
+    pipeline::{RunError, SelectedSample, Source},
+};
 
 /// Samples per page: enough to make the round trip cheap, few enough that the next stages get work at once.
 const PAGE: i64 = 100;

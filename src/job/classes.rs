@@ -2,14 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    media::MaskValue,
-    names::{backticked, nearest},
-    pipeline::TargetClass,
-};
-
-/// More names than this are a page of output, not a hint.
-const FEW_NAMES: usize = 30;
+use crate::{media::MaskValue, names::existing, pipeline::TargetClass};
 
 /// Resolves the requested classes. `all` means every class that the model and, with labels as targets, the masks know, except
 /// the background (channel 0 of segmentation models).
@@ -18,25 +11,31 @@ const FEW_NAMES: usize = 30;
 /// mask values, so that the model's own numbering holds, and with predictions as targets, where there are no masks.
 ///
 /// # Errors
-/// Every class that the model or the masks do not know, with the names that they know.
+/// Every class that the model or the masks do not know, with the names that they know, and every one that is several values in
+/// the masks.
 pub fn resolve_classes(
     requested: &[String],
     model_classes: &BTreeMap<i64, String>,
     mask_targets: Option<&[(String, MaskValue)]>,
     from_labels: bool,
 ) -> Result<Vec<TargetClass>, Vec<String>> {
-    let mask_value = |index: i64, name: &str| -> Option<MaskValue> {
+    let mask_values = |index: i64, name: &str| -> Vec<MaskValue> {
         match mask_targets {
-            _ if !from_labels => None,
-            None => Some(MaskValue::Index(index)),
-            Some(targets) => targets.iter().find(|(target, _)| target == name).map(|(_, value)| *value),
+            None => vec![MaskValue::Index(index)],
+            Some(targets) => targets.iter().filter(|(target, _)| target == name).map(|(_, value)| *value).collect(),
         }
     };
     if requested.iter().any(|class| class == "all") {
         let known = model_classes.iter().filter(|(index, name)| **index != 0 && name.as_str() != "background");
         let classes: Vec<TargetClass> = known
-            .map(|(index, name)| TargetClass { name: name.clone(), index: *index, mask_value: mask_value(*index, name) })
-            .filter(|class| !from_labels || class.mask_value.is_some())
+            .filter_map(|(index, name)| {
+                let mask_value = match (from_labels, &mask_values(*index, name)[..]) {
+                    (false, _) => None,
+                    (true, [value]) => Some(*value),
+                    (true, _) => return None,
+                };
+                Some(TargetClass { name: name.clone(), index: *index, mask_value })
+            })
             .collect();
         return if classes.is_empty() {
             Err(vec!["`--class all` finds no class that both the model and the masks know\nhint: name a class".to_owned()])
@@ -59,14 +58,23 @@ pub fn resolve_classes(
             problems.push(unknown(class, "the model", model_classes.values().map(String::as_str)));
             continue;
         };
-        let value = mask_value(index, &name);
-        if from_labels && value.is_none() {
-            let names = mask_targets.unwrap_or_default().iter().map(|(name, _)| name.as_str());
-            problems.push(unknown(&name, "the dataset's masks", names));
-            continue;
-        }
+        let mask_value = match (from_labels, &mask_values(index, &name)[..]) {
+            (false, _) => None,
+            (true, [value]) => Some(*value),
+            (true, []) => {
+                let names = mask_targets.unwrap_or_default().iter().map(|(name, _)| name.as_str());
+                problems.push(unknown(&name, "the dataset's masks", names));
+                continue;
+            }
+            (true, _) => {
+                problems.push(format!(
+                    "class `{name}` stands for several values in the dataset's masks\nhint: give each value its own name in FiftyOne's `mask_targets`"
+                ));
+                continue;
+            }
+        };
         if !classes.iter().any(|other| other.index == index) {
-            classes.push(TargetClass { name, index, mask_value: value });
+            classes.push(TargetClass { name, index, mask_value });
         }
     }
     if problems.is_empty() { Ok(classes) } else { Err(problems) }
@@ -76,8 +84,7 @@ fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -
     let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
     let hint = match names.len() {
         0 => "it names no classes; give the channel's number".to_owned(),
-        few if few <= FEW_NAMES => format!("the classes are {}", backticked(names)),
-        many => format!("the nearest of its {many} classes are {}", backticked(nearest(class, names, 5))),
+        _ => existing("classes", class, &names),
     };
     format!("there is no class `{class}` in {place}\nhint: {hint}")
 }
@@ -110,6 +117,13 @@ mod tests {
         assert_eq!((classes[0].index, classes[0].mask_value), (15, Some(MaskValue::Index(255))));
         let problems = resolve_classes(&requested(&["car"]), &voc(), Some(&targets), true).expect_err("no car in the masks");
         assert!(problems[0].contains("the dataset's masks") && problems[0].contains("`person`"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_name_of_two_mask_values_is_ambiguous() {
+        let targets = [("person".to_owned(), MaskValue::Index(1)), ("person".to_owned(), MaskValue::Index(7))];
+        let problems = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true).expect_err("two values");
+        assert!(problems[0].contains("several values"), "{problems:?}");
     }
 
     #[test]

@@ -28,4 +28,4 @@ pub use png::{encode_heatmap, encode_rgb};
 pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
 pub use step::PreprocessStep;
-pub use write::{Durability, write_atomically};
+pub use write::{Durability, with_suffix, write_atomically};

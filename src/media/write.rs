@@ -19,6 +19,14 @@ pub enum Durability {
     Machine,
 }
 
+/// The file next to others of one stem: `stem` and `suffix` joined. (`Path::with_extension` would replace what stands behind the
+/// last dot of the stem.)
+pub fn with_suffix(stem: &Path, suffix: &str) -> PathBuf {
+    let mut name = stem.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// Writes a file under a temporary name in the same folder and renames it when it is complete: nobody ever sees half a file,
 /// and an existing file is replaced in one step. Missing parent folders are created; permissions follow the umask.
 ///

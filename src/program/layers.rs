@@ -60,7 +60,7 @@ impl Program {
         let aliases = &self.metadata.aliases;
         let path = aliases.get(name).map_or(name, String::as_str);
         let Some(calls) = self.graph.modules.get(path) else {
-            let known = self.graph.modules.keys().chain(aliases.keys()).map(String::as_str);
+            let known = self.graph.modules.keys().chain(aliases.keys());
             let near = backticked(nearest(name, known, 3));
             let file = self.archive.path().display();
             return Err(format!(

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    media::{Durability, MediaError, deflate_f32, encode_heatmap, write_atomically, write_f16, write_f32},
+    media::{Durability, MediaError, deflate_f32, encode_heatmap, with_suffix, write_atomically, write_f16, write_f32},
     names::Choice,
     pipeline::{ExplainedSample, Heatmap, HeatmapFields, RunError, StoredMap, WrittenHeatmap, WrittenHeatmaps},
 };
@@ -110,7 +110,7 @@ impl Encoder {
 
     fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<PathBuf>, RunError> {
         let shape = [heatmap.height, heatmap.width];
-        let path = with_extension(stem, "npy");
+        let path = with_suffix(stem, ".npy");
         match self.npy {
             NpyFormat::None => return Ok(None),
             NpyFormat::F32 => write_atomically(&path, Durability::Machine, |writer| write_f32(writer, &shape, &heatmap.values)),
@@ -125,20 +125,12 @@ impl Encoder {
         if self.store == Store::Inline {
             return Ok(StoredMap::Inline(deflate_f32(&[*height, *width], values)));
         }
-        let path = with_extension(stem, "png");
+        let path = with_suffix(stem, ".png");
         let png = encode_heatmap(*height, *width, values).map_err(|error| unwritable(&path, error))?;
         write_atomically(&path, Durability::Machine, |writer| std::io::Write::write_all(writer, &png))
             .map_err(|error| unwritable(&path, error))?;
         Ok(StoredMap::File(path))
     }
-}
-
-/// `Path::with_extension` would take the fingerprint for an extension.
-fn with_extension(stem: &Path, extension: &str) -> PathBuf {
-    let mut name = stem.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    name.into()
 }
 
 fn unwritable(path: &Path, error: MediaError) -> RunError {
