@@ -183,7 +183,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         plan,
         ExplainOptions {
             layers,
-            class_indices: classes.iter().map(|class| class.index).collect(),
+            background: program.metadata.background(),
             method: args.cam.method,
             size: args.cam.size,
             tokens: program.metadata.tokens.clone(),

@@ -18,7 +18,9 @@ use crate::{
         encode_rgb, overlay, read_array_file, read_image, resize_rgb, with_suffix, write_atomically, write_f32,
     },
     names::Choice,
-    pipeline::{ClassTarget, DecodedSample, Explainer, Fingerprint, Heatmap, InputBatch, SampleRef, TargetClass},
+    pipeline::{
+        Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, Heatmap, InputBatch, SampleRef, TargetClass, TargetPixels,
+    },
     program::{Plan, Program},
     report::{Format, Reporter},
 };
@@ -53,7 +55,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let plan = Plan::new(&program, program.primary_output(), &taps, plan_options)?;
     let options = ExplainOptions {
         layers,
-        class_indices: classes.iter().map(|class| class.index).collect(),
+        background: program.metadata.background(),
         method: args.cam.method,
         size: args.cam.size,
         tokens: program.metadata.tokens.clone(),
@@ -138,7 +140,8 @@ fn image_batch(path: &Path, mask: Option<&Path>, classes: &[TargetClass], progra
             }
             None => None,
         };
-        targets.push(ClassTarget { class: index, mask: pixels });
+        let pixels = pixels.map_or(TargetPixels::Predicted, TargetPixels::Mask);
+        targets.push(ClassTarget { class: index, channel: Channel::Index(class.index), pixels });
     }
     let id = path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
     let sample = sample(0, id, path, height, width, region, targets);
@@ -181,7 +184,8 @@ fn tensor_batch(path: &Path, mask: Option<&Path>, classes: &[TargetClass]) -> an
                     Some(BinaryMask { height: mask_height, width: mask_width, pixels })
                 }
             };
-            targets.push(ClassTarget { class: index, mask });
+            let pixels = mask.map_or(TargetPixels::Predicted, TargetPixels::Mask);
+            targets.push(ClassTarget { class: index, channel: Channel::Index(class.index), pixels });
         }
         samples.push(sample(number as u64, format!("{stem}.{number}"), path, height, width, region, targets));
     }

@@ -18,15 +18,15 @@ use crate::{
     },
     program::{ExecError, Layer, Layout, Plan, TokenInfo, from_tch},
 };
-use target::Pixels;
+use target::Score;
 
 /// What is explained.
 #[derive(Clone, Debug)]
 pub struct ExplainOptions {
     /// Target layers: the plan's taps, in the same order.
     pub layers: Vec<Layer>,
-    /// Channel of the model's output for each of the job's classes.
-    pub class_indices: Vec<i64>,
+    /// The output's channel for what is none of the classes, if it has one.
+    pub background: Option<i64>,
     /// CAM method.
     pub method: Method,
     /// Size of the heatmaps.
@@ -139,19 +139,12 @@ impl TorchExplainer {
         let num_passes = samples.iter().map(|sample| sample.targets.len()).max().unwrap_or(0);
         // Pass `k` explains every sample's k-th class: samples do not influence each other, so their gradients do not mix.
         for pass in 0..num_passes {
-            let targets: Vec<_> = samples
-                .iter()
-                .map(|sample| {
-                    let target = sample.targets.get(pass)?;
-                    let pixels = target.mask.as_ref().map_or(Pixels::Predicted, Pixels::Mask);
-                    Some((self.options.class_indices[target.class], pixels))
-                })
-                .collect();
-            let (scores, num_pixels) = target::scores(logits, &targets)?;
-            if num_pixels.iter().all(|count| *count == 0) {
+            let scores = self.scores(logits, samples, pass)?;
+            let present: Vec<&Tensor> = scores.iter().flatten().collect();
+            if present.is_empty() {
                 continue;
             }
-            let root = scores.f_sum(None::<Kind>)?;
+            let root = Tensor::f_stack(&present, 0)?.f_sum(None::<Kind>)?;
             let keep_graph = pass + 1 < num_passes;
             let gradients = Tensor::f_run_backward(&[&root], &execution.taps, keep_graph, false)?;
             let _no_grad = tch::no_grad_guard();
@@ -166,18 +159,31 @@ impl TorchExplainer {
                 let activation = self.as_nchw(&activation.f_detach()?, layer)?;
                 saliencies.push(self.options.method.saliency(&activation, &self.as_nchw(gradient, layer)?)?);
             }
-            let scores = scores.f_detach()?.f_to_kind(Kind::Double)?;
-            let scores = Vec::<f64>::try_from(scores)?;
             for (index, sample) in samples.iter().enumerate() {
-                let Some(target) = sample.targets.get(pass).filter(|_| num_pixels[index] > 0) else { continue };
+                let (Some(target), Some(score)) = (sample.targets.get(pass), &scores[index]) else { continue };
                 let mut layers = Vec::with_capacity(saliencies.len());
                 for saliency in &saliencies {
                     layers.push(self.heatmap(&saliency.f_narrow(0, index as i64, 1)?, sample, (height, width))?);
                 }
-                maps[index].push(ClassHeatmaps { class: target.class, score: scores[index], layers });
+                maps[index].push(ClassHeatmaps { class: target.class, score: score.f_double_value(&[])?, layers });
             }
         }
         Ok(maps)
+    }
+
+    /// Per sample the score of its `pass`-th class, if it has one and it is there.
+    fn scores(&self, logits: &Tensor, samples: &[DecodedSample], pass: usize) -> Result<Vec<Option<Tensor>>, tch::TchError> {
+        let mut scores = Vec::with_capacity(samples.len());
+        for (index, sample) in (0i64..).zip(samples) {
+            let Some(target) = sample.targets.get(pass) else {
+                scores.push(None);
+                continue;
+            };
+            let own = logits.f_narrow(0, index, 1)?;
+            let score = Score::resolve(&own.f_detach()?, target, self.options.background)?;
+            scores.push(score.map(|score| score.of(&own)?.f_squeeze_dim(0)).transpose()?);
+        }
+        Ok(scores)
     }
 
     /// One heatmap in host memory from a saliency `[1, H', W']`.

@@ -1,100 +1,143 @@
 //! What is differentiated: one scalar per sample.
 //!
-//! A target is a class and the pixels that count. For segmentation logits `[N, K, h, w]` the score of sample `i` is
+//! A target is a channel and the pixels that count. For segmentation logits `[N, K, h, w]` the score of sample `i` is
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
-//! it is `logits[i, k]`.
+//! it is `logits[i, k]`, as in its `ClassifierOutputTarget`.
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use crate::media::BinaryMask;
+use crate::{
+    media::BinaryMask,
+    pipeline::{Channel, ClassTarget, TargetPixels},
+};
 
-/// Which pixels of a sample count.
+/// The scalar of one sample, resolved: it can be taken of any logits, those of a changed input or activation too.
 #[derive(Debug)]
-pub enum Pixels<'a> {
-    /// Those of a mask, at any resolution: brought to the output's by nearest neighbour.
-    Mask(&'a BinaryMask),
-    /// Those where the class has the highest logit.
-    Predicted,
+pub struct Score {
+    /// Channel of the output.
+    pub channel: i64,
+    /// f32 `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
+    mask: Option<Tensor>,
 }
 
-/// The scores `[N]` for one `(class, pixels)` per sample, or `None` for a sample that has nothing to explain: its score is 0,
-/// and so are its gradients.
-///
-/// The second result says, per sample, how many pixels count; 0 means that the class is not there.
-///
-/// # Errors
-/// libtorch fails; a class index is out of range (checked by the job).
-pub fn scores(logits: &Tensor, targets: &[Option<(i64, Pixels<'_>)>]) -> Result<(Tensor, Vec<u64>), TchError> {
-    let mut scores = Vec::with_capacity(targets.len());
-    let mut num_pixels = Vec::with_capacity(targets.len());
-    for (sample, target) in (0i64..).zip(targets) {
-        let Some((class, pixels)) = target else {
-            scores.push(Tensor::f_zeros([0i64; 0], (logits.kind(), logits.device()))?);
-            num_pixels.push(0);
-            continue;
+impl Score {
+    /// Resolves a sample's target with its logits `[1, K]` or `[1, K, h, w]`; `None` where the class is not there: nothing is
+    /// predicted as it, or its mask is empty at the output's resolution. `background` is never the top class of a segmentation.
+    ///
+    /// # Errors
+    /// libtorch fails; a channel is out of range (checked by the job).
+    pub fn resolve(logits: &Tensor, target: &ClassTarget, background: Option<i64>) -> Result<Option<Score>, TchError> {
+        let logits = logits.f_squeeze_dim(0)?;
+        if logits.dim() == 1 {
+            let channel = match target.channel {
+                Channel::Index(index) => index,
+                Channel::Top => logits.f_argmax(0i64, false)?.f_int64_value(&[])?,
+            };
+            return Ok(Some(Score { channel, mask: None }));
+        }
+        let channel = match target.channel {
+            Channel::Index(index) => index,
+            Channel::Top => match most_predicted(&logits, background)? {
+                Some(channel) => channel,
+                None => return Ok(None),
+            },
         };
-        let class_logits = logits.f_select(0, sample)?.f_select(0, *class)?;
-        let mask = match pixels {
-            _ if class_logits.dim() == 0 => None,
-            Pixels::Mask(mask) => Some(mask_tensor(mask, &class_logits)?),
-            Pixels::Predicted => Some(logits.f_select(0, sample)?.f_argmax(0i64, false)?.f_eq(*class)?.f_to_kind(logits.kind())?),
+        let (_, height, width) = logits.size3()?;
+        let mask = match &target.pixels {
+            TargetPixels::Mask(mask) => mask_tensor(mask, height, width)?.f_to_device(logits.device())?,
+            TargetPixels::Predicted => logits.f_argmax(0i64, false)?.f_eq(channel)?,
+            TargetPixels::Point { y, x } => {
+                let mask = Tensor::f_zeros([height, width], (Kind::Float, logits.device()))?;
+                let at = |fraction: f64, length: i64| ((fraction * length as f64) as i64).clamp(0, length - 1);
+                let _ = mask.f_select(0, at(*y, height))?.f_select(0, at(*x, width))?.f_fill_(1.0)?;
+                mask
+            }
         };
-        match mask {
-            Some(mask) => {
-                num_pixels.push(mask.f_sum(Kind::Double)?.f_double_value(&[])? as u64);
-                scores.push(class_logits.f_mul(&mask)?.f_sum(None::<Kind>)?);
-            }
-            None => {
-                num_pixels.push(1);
-                scores.push(class_logits);
-            }
+        let mask = mask.f_to_kind(logits.kind())?;
+        let is_empty = mask.f_any()?.f_int64_value(&[])? == 0;
+        Ok((!is_empty).then_some(Score { channel, mask: Some(mask) }))
+    }
+
+    /// The score `[B]` of each of the logits `[B, K]` or `[B, K, h, w]`.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn of(&self, logits: &Tensor) -> Result<Tensor, TchError> {
+        let logits = logits.f_select(1, self.channel)?;
+        match &self.mask {
+            None => Ok(logits),
+            Some(mask) => logits.f_mul(mask)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>),
         }
     }
-    Ok((Tensor::f_stack(&scores, 0)?, num_pixels))
 }
 
-fn mask_tensor(mask: &BinaryMask, like: &Tensor) -> Result<Tensor, TchError> {
-    let (height, width) = (like.size()[0] as usize, like.size()[1] as usize);
-    let resized;
-    let mask = if (mask.height, mask.width) == (height, width) {
-        mask
-    } else {
-        resized = mask.resize_nearest(height, width);
-        &resized
-    };
-    let size = [height as i64, width as i64];
-    let host = Tensor::f_from_data_size(&mask.pixels, &size, Kind::Uint8)?;
-    let device: Device = like.device();
-    host.f_to_device(device)?.f_to_kind(like.kind())
+/// The class that wins most pixels of `[K, h, w]`, apart from the background; `None` where the background wins all.
+fn most_predicted(logits: &Tensor, background: Option<i64>) -> Result<Option<i64>, TchError> {
+    let num_classes = logits.size()[0];
+    let winners = logits.f_argmax(0i64, false)?.f_flatten(0, -1)?;
+    let counts = winners.f_bincount(None::<Tensor>, num_classes)?;
+    if let Some(background) = background {
+        let _ = counts.f_select(0, background)?.f_fill_(0)?;
+    }
+    let channel = counts.f_argmax(0i64, false)?.f_int64_value(&[])?;
+    Ok((counts.f_int64_value(&[channel])? > 0).then_some(channel))
+}
+
+/// The mask as u8 `[height, width]` on the CPU, brought to that size by nearest neighbour.
+fn mask_tensor(mask: &BinaryMask, height: i64, width: i64) -> Result<Tensor, TchError> {
+    let size = [height, width];
+    if (mask.height as i64, mask.width as i64) == (height, width) {
+        return Tensor::f_from_data_size(&mask.pixels, &size, Kind::Uint8);
+    }
+    Tensor::f_from_data_size(&mask.resize_nearest(height as usize, width as usize).pixels, &size, Kind::Uint8)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mask(height: usize, width: usize, pixels: &[u8]) -> BinaryMask {
-        BinaryMask { height, width, pixels: pixels.to_vec() }
+    fn score(logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
+        let target = ClassTarget { class: 0, channel, pixels };
+        let score = Score::resolve(logits, &target, Some(0)).expect("resolved")?;
+        Some((score.channel, score.of(logits).expect("score").double_value(&[0])))
+    }
+
+    fn segmentation() -> Tensor {
+        // Channel 0 wins the second pixel only.
+        Tensor::from_slice(&[1f32, 50.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]).view([1, 2, 2, 2])
     }
 
     #[test]
     fn only_the_masked_pixels_of_the_class_count() {
-        let logits = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]).view([1, 2, 2, 2]);
-        let mask = mask(2, 2, &[0, 1, 0, 1]);
-        let (scores, pixels) = scores(&logits, &[Some((1, Pixels::Mask(&mask)))]).expect("scores");
-        assert_eq!((f64::try_from(scores.get(0)).expect("score"), pixels), (60.0, vec![2]));
+        let mask = BinaryMask { height: 2, width: 2, pixels: vec![0, 1, 0, 1] };
+        assert_eq!(score(&segmentation(), Channel::Index(1), TargetPixels::Mask(mask)), Some((1, 60.0)));
+        let empty = BinaryMask { height: 2, width: 2, pixels: vec![0; 4] };
+        assert_eq!(score(&segmentation(), Channel::Index(1), TargetPixels::Mask(empty)), None);
     }
 
     #[test]
     fn predictions_are_where_the_class_wins() {
-        let logits = Tensor::from_slice(&[1f32, 50.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]).view([1, 2, 2, 2]);
-        let (scores, pixels) = scores(&logits, &[Some((0, Pixels::Predicted))]).expect("scores");
-        assert_eq!((f64::try_from(scores.get(0)).expect("score"), pixels), (50.0, vec![1]));
+        assert_eq!(score(&segmentation(), Channel::Index(0), TargetPixels::Predicted), Some((0, 50.0)));
+        let never = Tensor::from_slice(&[1f32, 2.0]).view([1, 2, 1, 1]);
+        assert_eq!(score(&never, Channel::Index(0), TargetPixels::Predicted), None);
+    }
+
+    #[test]
+    fn one_pixel_by_its_place() {
+        assert_eq!(score(&segmentation(), Channel::Index(1), TargetPixels::Point { y: 0.9, x: 0.1 }), Some((1, 30.0)));
     }
 
     #[test]
     fn class_logits_are_scores_themselves() {
-        let logits = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]);
-        let (scores, pixels) = scores(&logits, &[Some((1, Pixels::Predicted)), None]).expect("scores");
-        assert_eq!((Vec::<f32>::try_from(scores).expect("scores"), pixels), (vec![2.0, 0.0], vec![1, 0]));
+        let logits = Tensor::from_slice(&[1f32, 2.0, 4.0, 3.0]).view([1, 4]);
+        assert_eq!(score(&logits, Channel::Index(1), TargetPixels::Predicted), Some((1, 2.0)));
+        assert_eq!(score(&logits, Channel::Top, TargetPixels::Predicted), Some((2, 4.0)));
+    }
+
+    #[test]
+    fn the_top_class_of_a_segmentation_is_not_the_background() {
+        assert_eq!(score(&segmentation(), Channel::Top, TargetPixels::Predicted), Some((1, 80.0)));
+        let background = Tensor::from_slice(&[5f32, 2.0]).view([1, 2, 1, 1]);
+        assert_eq!(score(&background, Channel::Top, TargetPixels::Predicted), None);
     }
 }

@@ -79,13 +79,41 @@ pub struct SelectedSample {
     pub existing: Vec<StoredHeatmap>,
 }
 
+/// Which channel of the model's output is explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// This one.
+    Index(i64),
+    /// The one that the model itself puts first: a classifier's highest logit, or the class (other than the background) that a
+    /// segmentation model gives most pixels to.
+    Top,
+}
+
+/// Which pixels of the output count. A classifier has none: there the class's logit itself is the score.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TargetPixels {
+    /// Those of a mask over the model's input, at any resolution.
+    Mask(BinaryMask),
+    /// Those where the model itself puts the class first.
+    Predicted,
+    /// The one at this place in the model's input, in fractions of its height and width, in `[0, 1)`.
+    Point {
+        /// From the top.
+        y: f64,
+        /// From the left.
+        x: f64,
+    },
+}
+
 /// One class of one sample, ready for the device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClassTarget {
     /// Index into the job's list of classes.
     pub class: usize,
-    /// Which pixels count, at the label's resolution. `None`: the model's own prediction.
-    pub mask: Option<BinaryMask>,
+    /// What is explained.
+    pub channel: Channel,
+    /// Where.
+    pub pixels: TargetPixels,
 }
 
 /// A sample as it leaves decoding.

@@ -43,6 +43,13 @@ pub struct ModelMetadata {
     pub tokens: Option<TokenInfo>,
 }
 
+impl ModelMetadata {
+    /// Channel of the primary output for what is none of the classes, if it has one.
+    pub fn background(&self) -> Option<i64> {
+        self.classes.iter().find(|(_, name)| name.as_str() == "background").map(|(index, _)| *index)
+    }
+}
+
 /// What a model's primary output means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

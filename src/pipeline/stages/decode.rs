@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::{
     media::{BinaryMask, ExifPolicy, ImageLimits, LabelMask, MediaError, Preprocess, inflate_array, read_image},
     pipeline::{
-        ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SelectedSample, Skip, SkipReason, Stage,
-        StoredHeatmap, StoredMask, StoredTarget, TargetClass,
+        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SelectedSample, Skip, SkipReason, Stage,
+        StoredHeatmap, StoredMask, StoredTarget, TargetClass, TargetPixels,
     },
 };
 
@@ -90,11 +90,15 @@ impl Decoder {
                 Some(mask) if is_cropped => Some(mask.crop_to(&region, input.height, input.width)),
                 mask => mask,
             };
-            ClassTarget { class, mask }
+            // A class may lie wholly outside the crop.
+            let pixels = match mask {
+                Some(mask) if mask.count() == 0 => return None,
+                Some(mask) => TargetPixels::Mask(mask),
+                None => TargetPixels::Predicted,
+            };
+            Some(ClassTarget { class, channel: Channel::Index(self.classes[class].index), pixels })
         });
-        // A class may lie wholly outside the crop.
-        let targets: Vec<ClassTarget> =
-            targets.filter(|target| target.mask.as_ref().is_none_or(|mask| mask.count() > 0)).collect();
+        let targets: Vec<ClassTarget> = targets.flatten().collect();
         if targets.is_empty() {
             return Ok(Err(SkipReason::ClassAbsent));
         }
