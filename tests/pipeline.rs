@@ -137,7 +137,7 @@ impl Explainer for FirstPixel {
             let classes = sample.targets.iter().map(|target| ClassHeatmaps {
                 class: target.class,
                 score: f64::from(pixels[0]),
-                layers: vec![map(0.25), map(0.75)],
+                heatmaps: vec![map(0.25), map(0.75)],
             });
             let classes = classes.collect();
             result.explained.push(ExplainedSample {

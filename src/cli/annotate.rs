@@ -13,7 +13,7 @@ use super::{
     choice,
 };
 use crate::{
-    explain::{ExplainOptions, TorchExplainer},
+    explain::{Column, Method, TorchExplainer},
     fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, Field, HeatmapField, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec, resolve_classes},
     media::{ExifPolicy, ImageLimits, MaskValue},
@@ -21,7 +21,7 @@ use crate::{
     pipeline::{
         Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass, run,
     },
-    program::{Dynamic, Layer, Plan, Program, device_name},
+    program::{Dynamic, Program, device_name},
     report::{Format, Reporter},
 };
 
@@ -38,9 +38,9 @@ pub struct Args {
     /// Which pixels count: those of a label (`labels` or `labels:FIELD`), or of the model's own prediction (`predicted`)
     #[arg(long, default_value = "labels")]
     target: TargetSpec,
-    /// How fields are named; `{class}`, `{layer}` and `{method}` are filled in
-    #[arg(long, default_value = "{class}_grad_layer_{layer}", value_name = "TEMPLATE")]
-    field: FieldTemplate,
+    /// How fields are named; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
+    #[arg(long, value_name = "TEMPLATE")]
+    field: Option<FieldTemplate>,
     /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -141,21 +141,22 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, mask_targets.as_deref(), from_labels)
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
     let class_names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
-    let names = args.field.names(&class_names, &layers, args.cam.method).map_err(anyhow::Error::msg)?;
+    let options = args.cam.explain_options(&program, layers);
+    let columns = options.columns();
+    let names = field_names(&args, &class_names, &options.methods, &columns)?;
     let folder = output_folder(&args, dataset.name())?;
     if !args.dry_run && (args.store == Store::Path || args.npy != NpyFormat::None) {
         check_writable(&folder)?;
     }
 
-    let fields = fields(&names, &classes, &layers);
-    let heatmap_fields = describe_fields(&names, &class_names, &layers, &args, &program);
+    let fields = fields(&names, &classes, &columns);
+    let heatmap_fields = describe_fields(&names, &class_names, &columns, &program);
     let selection = selection(&args, label.clone(), &heatmap_fields)?;
     let mut source = dataset.source(selection)?;
     source.notices().iter().for_each(|notice| reporter.notice(notice));
     let mut sink = dataset.sink(heatmap_fields)?;
 
-    let taps: Vec<_> = layers.iter().map(|layer| layer.tap).collect();
-    let plan = Plan::new(&program, program.primary_output(), &taps, plan_options)?;
+    let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
     let fields_text = crate::names::backticked(fields.names());
     reporter.step(&format!(
@@ -179,16 +180,6 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         fingerprint: job_fingerprint(&args, &program, label.as_ref()),
         overwrite: args.overwrite,
     };
-    let mut explainer = TorchExplainer::new(
-        plan,
-        ExplainOptions {
-            layers,
-            background: program.metadata.background(),
-            method: args.cam.method,
-            size: args.cam.size,
-            tokens: program.metadata.tokens.clone(),
-        },
-    );
     let encoder = Encoder { folder, fields, store: args.store, npy: args.npy };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
@@ -260,27 +251,29 @@ fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
     Ok(DatasetSide { dataset, label, mask_targets, notices })
 }
 
-fn fields(names: &[Vec<String>], classes: &[TargetClass], layers: &[Layer]) -> HeatmapFields {
-    let classes = classes.iter().map(|class| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)).collect();
-    HeatmapFields::new(names.to_vec(), classes, layers.iter().map(|layer| layer.path.clone()).collect())
+fn field_names(args: &Args, classes: &[String], methods: &[Method], columns: &[Column]) -> anyhow::Result<Vec<Vec<String>>> {
+    let methods: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+    let template = args.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
+    let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
+    template.names(classes, &columns).map_err(anyhow::Error::msg)
 }
 
-fn describe_fields(
-    names: &[Vec<String>],
-    classes: &[String],
-    layers: &[Layer],
-    args: &Args,
-    program: &Program,
-) -> Vec<HeatmapField> {
-    let describe = |name: &String, class: &String, layer: &Layer| HeatmapField {
+fn fields(names: &[Vec<String>], classes: &[TargetClass], columns: &[Column]) -> HeatmapFields {
+    let classes = classes.iter().map(|class| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)).collect();
+    let columns = columns.iter().map(|column| format!("{}\0{}", column.method.name(), column.path)).collect();
+    HeatmapFields::new(names.to_vec(), classes, columns)
+}
+
+fn describe_fields(names: &[Vec<String>], classes: &[String], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
+    let describe = |name: &String, class: &String, column: &Column| HeatmapField {
         name: name.clone(),
         class: class.clone(),
-        layer: layer.path.clone(),
-        method: args.cam.method.name().to_owned(),
+        layer: column.path.clone(),
+        method: column.method.name().to_owned(),
         model: program.metadata.name.clone(),
     };
     let rows = names.iter().zip(classes);
-    rows.flat_map(|(row, class)| row.iter().zip(layers).map(move |(name, layer)| describe(name, class, layer))).collect()
+    rows.flat_map(|(row, class)| row.iter().zip(columns).map(move |(name, column)| describe(name, class, column))).collect()
 }
 
 /// Everything that the heatmaps of all samples depend on.
@@ -289,7 +282,7 @@ fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fin
     // A run that is exact and one that is not differ in the last bits.
     let settings = [
         ("model", program.digest()),
-        ("method", args.cam.method.name().to_owned()),
+        ("smooth", format!("eigen={} aug={}", args.cam.eigen_smooth, args.cam.aug_smooth)),
         ("target", target),
         ("size", args.cam.size.name().to_owned()),
         ("npy", args.npy.name().to_owned()),

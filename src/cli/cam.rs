@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{choice, device::DeviceArgs, model};
 use crate::{
-    explain::{HeatmapSize, Method},
+    explain::{ExplainOptions, HeatmapSize, Method},
     job::DEFAULT_MODEL,
     names::Choice,
     program::{Layer, PlanOptions, Program, split_layers},
@@ -23,9 +23,21 @@ pub struct CamArgs {
     /// A zoo name (exported on first use) or a `.pt2` file
     #[arg(long, default_value = DEFAULT_MODEL)]
     model: String,
-    /// CAM method
-    #[arg(long, default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
-    pub method: Method,
+    /// CAM method; several with commas share what they can
+    #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
+    pub methods: Vec<Method>,
+    /// One map of all layers: the mean of theirs, scaled to [0, 1] again
+    #[arg(long)]
+    pub fuse_layers: bool,
+    /// Smooth by the first principal component of a method's channels instead of their sum
+    #[arg(long)]
+    pub eigen_smooth: bool,
+    /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
+    #[arg(long)]
+    pub aug_smooth: bool,
+    /// How many variants of an image scorecam and ablationcam run at a time; less where memory is short
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    cam_batch_size: usize,
     /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
     #[arg(long, default_value = HeatmapSize::Input.name(), value_parser = choice::<HeatmapSize>())]
     pub size: HeatmapSize,
@@ -51,5 +63,26 @@ impl CamArgs {
         let layers = program.resolve_layers(&split_layers(&self.layers))?;
         anyhow::ensure!(!layers.is_empty(), "`--layers {}` names no layer", self.layers);
         Ok(Model { program, layers, plan_options })
+    }
+
+    /// What is to be computed with these layers of the model.
+    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>) -> ExplainOptions {
+        let mut methods: Vec<Method> = Vec::new();
+        for &method in &self.methods {
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+        ExplainOptions {
+            layers,
+            methods,
+            fuse_layers: self.fuse_layers,
+            eigen_smooth: self.eigen_smooth,
+            aug_smooth: self.aug_smooth,
+            size: self.size,
+            tokens: program.metadata.tokens.clone(),
+            background: program.metadata.background(),
+            probe_batch: self.cam_batch_size,
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     choice, print,
 };
 use crate::{
-    explain::{ExplainOptions, TorchExplainer},
+    explain::{Column, TorchExplainer},
     job::resolve_classes,
     media::{
         BinaryMask, Durability, ExifPolicy, FrameRegion, ImageLimits, Interpolation, LabelMask, MaskValue, encode_heatmap,
@@ -21,7 +21,7 @@ use crate::{
     pipeline::{
         Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, Heatmap, InputBatch, SampleRef, TargetClass, TargetPixels,
     },
-    program::{Plan, Program},
+    program::Program,
     report::{Format, Reporter},
 };
 
@@ -51,20 +51,12 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let Model { program, layers, plan_options } = args.cam.open(&reporter)?;
     let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some())
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
-    let taps: Vec<_> = layers.iter().map(|layer| layer.tap).collect();
-    let plan = Plan::new(&program, program.primary_output(), &taps, plan_options)?;
-    let options = ExplainOptions {
-        layers,
-        background: program.metadata.background(),
-        method: args.cam.method,
-        size: args.cam.size,
-        tokens: program.metadata.tokens.clone(),
-    };
-    let labels: Vec<String> = options.layers.iter().map(|layer| layer.label.clone()).collect();
-    let mut explainer = TorchExplainer::new(plan, options);
+    let options = args.cam.explain_options(&program, layers);
+    let columns = options.columns();
+    let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     let mut exit = Exit::Done;
     for input in &args.inputs {
-        match explain(input, args, &program, &classes, &labels, &mut explainer, &reporter) {
+        match explain(input, args, &program, &classes, &columns, &mut explainer, &reporter) {
             Ok(true) => {}
             Ok(false) => exit = Exit::SomeFailed,
             // A bad image costs only itself.
@@ -83,7 +75,7 @@ fn explain(
     args: &Args,
     program: &Program,
     classes: &[TargetClass],
-    layers: &[String],
+    columns: &[Column],
     explainer: &mut TorchExplainer,
     reporter: &Reporter,
 ) -> anyhow::Result<bool> {
@@ -102,8 +94,9 @@ fn explain(
     }
     for explained in &result.explained {
         for class in &explained.classes {
-            for (heatmap, layer) in class.layers.iter().zip(layers) {
-                let name = format!("{}.{}.layer_{layer}", explained.sample.id, classes[class.class].name);
+            for (heatmap, column) in class.heatmaps.iter().zip(columns) {
+                let (method, layer) = (column.method.name(), &column.label);
+                let name = format!("{}.{}.{method}.layer_{layer}", explained.sample.id, classes[class.class].name);
                 let stem = args.out.join(name.replace(['/', ' '], "_"));
                 let written = write(&stem, heatmap, input, sizes)?;
                 match args.format {
@@ -111,7 +104,7 @@ fn explain(
                     Format::Json => print(
                         &json!({
                             "event": "heatmap", "input": input, "sample": explained.sample.id, "class": classes[class.class].name,
-                            "layer": layer, "score": class.score, "height": heatmap.height, "width": heatmap.width,
+                            "method": method, "layer": layer, "score": class.score, "height": heatmap.height, "width": heatmap.width,
                             "files": written,
                         })
                         .to_string(),

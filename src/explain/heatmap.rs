@@ -36,7 +36,7 @@ impl Choice for HeatmapSize {
 }
 
 /// Min-max over each map of `[N, H, W]`: to `[0, 1]`, all zeros where the map is constant.
-fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
+pub fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[1, 2];
     let shifted = maps.f_sub(&maps.f_amin(dims, true)?)?;
     let largest = shifted.f_amax(dims, true)?.f_add_scalar(EPSILON)?;
@@ -44,7 +44,7 @@ fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Bilinear with half-pixel centres and no antialiasing, as `cv2.resize` with `INTER_LINEAR`.
-fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tensor, TchError> {
+pub fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tensor, TchError> {
     let size = [height as i64, width as i64];
     if maps.size()[1..] == size {
         return Ok(maps.shallow_clone());
@@ -52,17 +52,26 @@ fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tensor, TchError
     maps.f_unsqueeze(1)?.f_upsample_bilinear2d(size, false, None::<f64>, None::<f64>)?.f_squeeze_dim(1)
 }
 
-/// Heatmaps `[N, H, W]` in `[0, 1]` of saliency maps `[N, H', W']`; without a size they keep theirs.
+/// Heatmaps `[N, H, W]` in `[0, 1]` of the saliency maps `[N, H', W']` of one layer, or of the mean over several. Without a size
+/// they keep theirs, of several the largest.
 ///
 /// # Errors
 /// libtorch fails, for want of memory say.
-pub fn heatmaps(saliency: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
-    let scaled = scale(&saliency.f_relu()?)?;
-    let resized = match size {
-        Some((height, width)) => resize(&scaled, height, width)?,
-        None => scaled,
-    };
-    scale(&resized)
+///
+/// # Panics
+/// There is no layer.
+pub fn heatmaps(saliencies: &[Tensor], size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
+    let own = |saliency: &Tensor| (saliency.size()[1] as usize, saliency.size()[2] as usize);
+    let (height, width) = size.or_else(|| saliencies.iter().map(own).max()).expect("at least one layer");
+    let mut sum: Option<Tensor> = None;
+    for saliency in saliencies {
+        let map = resize(&scale(&saliency.f_relu()?)?, height, width)?;
+        sum = Some(match sum {
+            Some(sum) => sum.f_add(&map)?,
+            None => map,
+        });
+    }
+    scale(&sum.expect("at least one layer").f_div_scalar(saliencies.len() as f64)?)
 }
 
 /// Puts the heatmap `[1, H, W]` of a cropped input where the crop was taken: zero (transparent in the App) outside.
@@ -105,7 +114,7 @@ mod tests {
 
     #[test]
     fn negatives_are_clipped_and_the_largest_is_one() {
-        let maps = heatmaps(&Tensor::from_slice(&[-5f32, 0.0, 1.0, 2.0]).view([1, 2, 2]), None).expect("heatmap");
+        let maps = heatmaps(&[Tensor::from_slice(&[-5f32, 0.0, 1.0, 2.0]).view([1, 2, 2])], None).expect("heatmap");
         for (value, wanted) in values(&maps).iter().zip([0.0, 0.0, 0.5, 1.0]) {
             assert!((value - wanted).abs() < 1e-6, "{value} {wanted}");
         }
@@ -113,14 +122,14 @@ mod tests {
 
     #[test]
     fn a_constant_map_is_zero_not_nan() {
-        assert_eq!(values(&heatmaps(&Tensor::ones([1, 2, 2], tch::kind::FLOAT_CPU), Some((3, 3))).expect("heatmap")), [0.0; 9]);
+        assert_eq!(values(&heatmaps(&[Tensor::ones([1, 2, 2], tch::kind::FLOAT_CPU)], Some((3, 3))).expect("heatmap")), [0.0; 9]);
     }
 
     #[test]
     fn the_second_scaling_stretches_what_resizing_shrank() {
         // Half-pixel centres sample a 2 px ramp at 0.25 and 0.75 of its way when it is shrunk from 4 to 2.
         let ramp = Tensor::from_slice(&[0f32, 1.0, 2.0, 3.0]).view([1, 1, 4]);
-        for (value, wanted) in values(&heatmaps(&ramp, Some((1, 2))).expect("heatmap")).iter().zip([0.0, 1.0]) {
+        for (value, wanted) in values(&heatmaps(&[ramp], Some((1, 2))).expect("heatmap")).iter().zip([0.0, 1.0]) {
             assert!((value - wanted).abs() < 1e-6, "{value} {wanted}");
         }
     }
@@ -128,8 +137,18 @@ mod tests {
     #[test]
     fn each_map_of_a_batch_is_scaled_on_its_own() {
         let maps = Tensor::from_slice(&[0f32, 1.0, 0.0, 100.0]).view([2, 1, 2]);
-        for (value, wanted) in values(&heatmaps(&maps, None).expect("heatmap")).iter().zip([0.0, 1.0, 0.0, 1.0]) {
+        for (value, wanted) in values(&heatmaps(&[maps], None).expect("heatmap")).iter().zip([0.0, 1.0, 0.0, 1.0]) {
             assert!((value - wanted).abs() < 1e-6, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn several_layers_become_the_scaled_mean() {
+        let opposed =
+            [Tensor::from_slice(&[0f32, 2.0, 1.0]).view([1, 1, 3]), Tensor::from_slice(&[3f32, 0.0, 0.0]).view([1, 1, 3])];
+        // The mean of (0, 1, 0.5) and (1, 0, 0) is (0.5, 0.5, 0.25).
+        for (value, wanted) in values(&heatmaps(&opposed, None).expect("heatmap")).iter().zip([1.0, 1.0, 0.0]) {
+            assert!((value - wanted).abs() < 1e-5, "{value} {wanted}");
         }
     }
 

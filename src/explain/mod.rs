@@ -1,46 +1,43 @@
-//! Heatmaps on a torch device: one forward, one backward per class, all layers.
+//! Heatmaps on a torch device: one forward, one backward per class, all layers, all methods.
 //!
-//! [`TorchExplainer`] is the [`Explainer`] of real runs. It owns the [`Plan`]; one thread owns it.
+//! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, and turns saliency maps into
+//! heatmaps in host memory (`heatmap.rs`). `pass.rs` takes one tensor through the model, `cam/` has the methods, `target.rs` what
+//! is differentiated.
 
 mod cam;
 mod heatmap;
+mod layout;
+mod options;
+mod pass;
 mod target;
 
 use tch::{Kind, Tensor};
 
 pub use cam::Method;
 pub use heatmap::HeatmapSize;
+pub use options::{Column, ExplainOptions};
 
 use crate::{
     pipeline::{
-        ClassHeatmaps, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch, InputBatch, RunError, SampleFailure,
-        Skip, SkipReason, Stage,
+        Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch, InputBatch,
+        RunError, SampleFailure, Skip, SkipReason, Stage, TargetPixels,
     },
-    program::{ExecError, Layer, Layout, Plan, TokenInfo, from_tch},
+    program::{Demand, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention},
 };
-use target::Score;
-
-/// What is explained.
-#[derive(Clone, Debug)]
-pub struct ExplainOptions {
-    /// Target layers: the plan's taps, in the same order.
-    pub layers: Vec<Layer>,
-    /// The output's channel for what is none of the classes, if it has one.
-    pub background: Option<i64>,
-    /// CAM method.
-    pub method: Method,
-    /// Size of the heatmaps.
-    pub size: HeatmapSize,
-    /// How tokens map to a grid, for models that have them.
-    pub tokens: Option<TokenInfo>,
-}
+use cam::Derivative;
+use pass::Saliencies;
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
     plan: Plan,
     options: ExplainOptions,
+    columns: Vec<Column>,
+    /// f32 `[C]` of each operator that is tapped for FullGrad.
+    biases: Vec<Tensor>,
     /// Lowered when memory ran out.
     max_batch: usize,
+    /// Likewise.
+    probe_batch: usize,
 }
 
 /// Why a batch gave nothing.
@@ -69,10 +66,72 @@ impl ExplainError {
     }
 }
 
+/// A variant of the image for smoothing: mirrored or not, times a factor. As pytorch_grad_cam's `aug_smooth`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Variant {
+    mirrored: bool,
+    factor: f64,
+}
+
+/// The image as it is comes first: it decides what is explained.
+const PLAIN: Variant = Variant { mirrored: false, factor: 1.0 };
+
+const SMOOTHING: [Variant; 6] = [
+    PLAIN,
+    Variant { mirrored: false, factor: 0.9 },
+    Variant { mirrored: false, factor: 1.1 },
+    Variant { mirrored: true, factor: 0.9 },
+    Variant { mirrored: true, factor: 1.0 },
+    Variant { mirrored: true, factor: 1.1 },
+];
+
+impl Variant {
+    /// The input `[N, 3, H, W]` in this variant.
+    fn of_input(self, input: &Tensor) -> Result<Tensor, tch::TchError> {
+        let input = if self.mirrored { input.f_flip([3i64])? } else { input.shallow_clone() };
+        if self.factor == 1.0 { Ok(input) } else { input.f_mul_scalar(self.factor) }
+    }
+
+    /// The target in this variant: what is marked in the image moves with it.
+    fn of_target(self, target: &ClassTarget) -> ClassTarget {
+        let pixels = match &target.pixels {
+            TargetPixels::Mask(mask) if self.mirrored => TargetPixels::Mask(mask.mirrored()),
+            TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
+            pixels => pixels.clone(),
+        };
+        ClassTarget { pixels, ..*target }
+    }
+
+    /// A map `[1, H, W]` of this variant, laid over the image as it is.
+    fn undo(self, map: Tensor) -> Result<Tensor, tch::TchError> {
+        if self.mirrored { map.f_flip([2i64]) } else { Ok(map) }
+    }
+}
+
 impl TorchExplainer {
-    /// An explainer whose plan taps the layers of the options.
-    pub fn new(plan: Plan, options: ExplainOptions) -> Self {
-        TorchExplainer { plan, options, max_batch: usize::MAX }
+    /// An explainer of a model, on the device and with the precision of `plan_options`.
+    ///
+    /// # Errors
+    /// The device has no memory for the weights.
+    pub fn new(program: &Program, plan_options: PlanOptions, options: ExplainOptions) -> Result<Self, ProgramError> {
+        let layers: Vec<_> = options.layers.iter().map(|layer| layer.tap).collect();
+        let mut taps = layers.clone();
+        let mut biases = Vec::new();
+        if options.methods.contains(&Method::Fullgrad) {
+            taps.push(program.input());
+            for bias in program.biases()? {
+                taps.push(bias.tap);
+                biases.push(bias.values.to_device(plan_options.device).to_kind(plan_options.kind));
+            }
+        }
+        if options.methods.iter().any(|method| method.derivative() == Derivative::Hessian) {
+            use_math_attention();
+        }
+        let resume_from = if options.methods.contains(&Method::Ablationcam) { layers } else { Vec::new() };
+        let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
+        let columns = options.columns();
+        let probe_batch = options.probe_batch.max(1);
+        Ok(TorchExplainer { plan, options, columns, biases, max_batch: usize::MAX, probe_batch })
     }
 
     /// Explains the samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose
@@ -96,6 +155,10 @@ impl TorchExplainer {
                 }
                 self.explain_halves(samples, pixels, shape, result);
             }
+            Err(error) if error.is_out_of_memory() && self.probe_batch > 1 && self.options.methods.iter().any(|m| m.probes()) => {
+                self.probe_batch /= 2;
+                self.explain_samples(samples, pixels, shape, result);
+            }
             Err(error) => {
                 for sample in samples {
                     result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error: error.text() });
@@ -118,7 +181,7 @@ impl TorchExplainer {
         self.explain_samples(second, second_pixels, shape, result);
     }
 
-    /// Per sample its classes' heatmaps, without those classes that the model does not predict anywhere.
+    /// Per sample its classes' heatmaps, without those classes that are not there.
     fn try_explain(
         &self,
         samples: &[DecodedSample],
@@ -127,67 +190,78 @@ impl TorchExplainer {
     ) -> Result<Vec<Vec<ClassHeatmaps>>, ExplainError> {
         let size = [samples.len() as i64, 3, height as i64, width as i64];
         let input = Tensor::f_from_slice(pixels)?.f_view(&size[..])?;
-        let execution = self.plan.run(&input)?;
-        let logits = &execution.output;
-        if logits.dim() != 2 && logits.dim() != 4 {
-            return Err(ExplainError::Unsuitable(format!(
-                "the model's output has shape {:?}; class logits [N, K] or [N, K, H, W] are wanted, wrap the model at export",
-                logits.size()
-            )));
+        let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
+        let mut targets: Vec<Vec<ClassTarget>> = samples.iter().map(|sample| sample.targets.clone()).collect();
+        let plain = self.saliencies(&input, &keys, &targets)?;
+        let mut maps = self.heatmaps(&plain, PLAIN, samples, (height, width))?;
+        if self.options.aug_smooth {
+            for (targets, found) in targets.iter_mut().zip(&plain) {
+                for (target, found) in targets.iter_mut().zip(found) {
+                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.channel));
+                }
+            }
+            for variant in &SMOOTHING[1..] {
+                let targets: Vec<Vec<ClassTarget>> =
+                    targets.iter().map(|targets| targets.iter().map(|target| variant.of_target(target)).collect()).collect();
+                let found = self.saliencies(&variant.of_input(&input)?, &keys, &targets)?;
+                let more = self.heatmaps(&found, *variant, samples, (height, width))?;
+                // A class that a variant no longer shows adds a map of zeros to the mean.
+                for (sums, more) in maps.iter_mut().flatten().zip(more.into_iter().flatten()) {
+                    for (sum, map) in sums.iter_mut().flatten().zip(more.into_iter().flatten()) {
+                        *sum = sum.f_add(&map)?;
+                    }
+                }
+            }
+            for sum in maps.iter_mut().flatten().flatten().flatten() {
+                *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
+            }
         }
-        let mut maps: Vec<Vec<ClassHeatmaps>> = samples.iter().map(|_| Vec::new()).collect();
-        let num_passes = samples.iter().map(|sample| sample.targets.len()).max().unwrap_or(0);
-        // Pass `k` explains every sample's k-th class: samples do not influence each other, so their gradients do not mix.
-        for pass in 0..num_passes {
-            let scores = self.scores(logits, samples, pass)?;
-            let present: Vec<&Tensor> = scores.iter().flatten().collect();
-            if present.is_empty() {
-                continue;
+        let mut classes = Vec::with_capacity(samples.len());
+        for ((sample, found), maps) in samples.iter().zip(&plain).zip(maps) {
+            let mut of_sample = Vec::new();
+            for ((target, found), maps) in sample.targets.iter().zip(found).zip(maps) {
+                let (Some(found), Some(maps)) = (found, maps) else { continue };
+                let heatmaps = maps.iter().map(to_host).collect::<Result<_, _>>()?;
+                of_sample.push(ClassHeatmaps { class: target.class, score: found.score, heatmaps });
             }
-            let root = Tensor::f_stack(&present, 0)?.f_sum(None::<Kind>)?;
-            let keep_graph = pass + 1 < num_passes;
-            let gradients = Tensor::f_run_backward(&[&root], &execution.taps, keep_graph, false)?;
-            let _no_grad = tch::no_grad_guard();
-            let mut saliencies = Vec::with_capacity(gradients.len());
-            for ((activation, gradient), layer) in execution.taps.iter().zip(&gradients).zip(&self.options.layers) {
-                if !gradient.defined() {
-                    return Err(ExplainError::Unsuitable(format!(
-                        "layer `{}` has no influence on the model's output",
-                        layer.path
-                    )));
-                }
-                let activation = self.as_nchw(&activation.f_detach()?, layer)?;
-                saliencies.push(self.options.method.saliency(&activation, &self.as_nchw(gradient, layer)?)?);
+            classes.push(of_sample);
+        }
+        Ok(classes)
+    }
+
+    /// By sample, target and column the heatmap `[1, H, W]` over the image as it is; `None` for a target that is not there.
+    fn heatmaps(
+        &self,
+        found: &[Vec<Option<Saliencies>>],
+        variant: Variant,
+        samples: &[DecodedSample],
+        input: (usize, usize),
+    ) -> Result<Vec<Vec<Option<Vec<Tensor>>>>, ExplainError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut maps = Vec::with_capacity(samples.len());
+        for (sample, targets) in samples.iter().zip(found) {
+            let mut of_sample = Vec::with_capacity(targets.len());
+            for target in targets {
+                let Some(saliencies) = target else {
+                    of_sample.push(None);
+                    continue;
+                };
+                let of_columns = saliencies.columns.iter().map(|layers| self.heatmap(layers, variant, sample, input));
+                of_sample.push(Some(of_columns.collect::<Result<_, _>>()?));
             }
-            for (index, sample) in samples.iter().enumerate() {
-                let (Some(target), Some(score)) = (sample.targets.get(pass), &scores[index]) else { continue };
-                let mut layers = Vec::with_capacity(saliencies.len());
-                for saliency in &saliencies {
-                    layers.push(self.heatmap(&saliency.f_narrow(0, index as i64, 1)?, sample, (height, width))?);
-                }
-                maps[index].push(ClassHeatmaps { class: target.class, score: score.f_double_value(&[])?, layers });
-            }
+            maps.push(of_sample);
         }
         Ok(maps)
     }
 
-    /// Per sample the score of its `pass`-th class, if it has one and it is there.
-    fn scores(&self, logits: &Tensor, samples: &[DecodedSample], pass: usize) -> Result<Vec<Option<Tensor>>, tch::TchError> {
-        let mut scores = Vec::with_capacity(samples.len());
-        for (index, sample) in (0i64..).zip(samples) {
-            let Some(target) = sample.targets.get(pass) else {
-                scores.push(None);
-                continue;
-            };
-            let own = logits.f_narrow(0, index, 1)?;
-            let score = Score::resolve(&own.f_detach()?, target, self.options.background)?;
-            scores.push(score.map(|score| score.of(&own)?.f_squeeze_dim(0)).transpose()?);
-        }
-        Ok(scores)
-    }
-
-    /// One heatmap in host memory from a saliency `[1, H', W']`.
-    fn heatmap(&self, saliency: &Tensor, sample: &DecodedSample, input: (usize, usize)) -> Result<Heatmap, tch::TchError> {
+    /// One heatmap `[1, H, W]` from the saliency `[1, H', W']` of one or several layers.
+    fn heatmap(
+        &self,
+        saliencies: &[Tensor],
+        variant: Variant,
+        sample: &DecodedSample,
+        input: (usize, usize),
+    ) -> Result<Tensor, tch::TchError> {
         let size = match self.options.size {
             HeatmapSize::Layer => None,
             HeatmapSize::Input => Some(input),
@@ -195,41 +269,19 @@ impl TorchExplainer {
             HeatmapSize::Image if is_whole(sample) => Some((sample.region.image_height, sample.region.image_width)),
             HeatmapSize::Image => Some(input),
         };
-        let mut map = heatmap::heatmaps(saliency, size)?;
-        if self.options.size != HeatmapSize::Layer && !is_whole(sample) {
-            map = heatmap::place_in_frame(&map, &sample.region)?;
-            if self.options.size == HeatmapSize::Image {
-                map = heatmap::resize_to_image(&map, &sample.region)?;
-            }
+        let map = variant.undo(heatmap::heatmaps(saliencies, size)?)?;
+        if self.options.size == HeatmapSize::Layer || is_whole(sample) {
+            return Ok(map);
         }
-        let (height, width) = (map.size()[1] as usize, map.size()[2] as usize);
-        let values = Vec::<f32>::try_from(map.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?)?;
-        Ok(Heatmap { height, width, values })
+        let map = heatmap::place_in_frame(&map, &sample.region)?;
+        if self.options.size == HeatmapSize::Image { heatmap::resize_to_image(&map, &sample.region) } else { Ok(map) }
     }
+}
 
-    /// Any layout as `[N, C, H', W']`.
-    fn as_nchw(&self, tensor: &Tensor, layer: &Layer) -> Result<Tensor, ExplainError> {
-        let wrong = |wanted: &str| {
-            ExplainError::Unsuitable(format!("layer `{}` gives shape {:?}, not {wanted}", layer.path, tensor.size()))
-        };
-        match layer.layout {
-            Layout::Nchw if tensor.dim() == 4 => Ok(tensor.shallow_clone()),
-            Layout::Nchw => Err(wrong("[N, C, H, W]")),
-            Layout::Nhwc if tensor.dim() == 4 => Ok(tensor.f_permute([0i64, 3, 1, 2])?),
-            Layout::Nhwc => Err(wrong("[N, H, W, C]")),
-            Layout::Tokens => {
-                let tokens =
-                    self.options.tokens.as_ref().filter(|_| tensor.dim() == 3).ok_or_else(|| wrong("tokens [N, T, C]"))?;
-                let (n, t, c) = tensor.size3()?;
-                let [rows, columns] = tokens.grid;
-                if t - tokens.prefix != rows * columns {
-                    return Err(wrong(&format!("{} + {rows} x {columns} tokens", tokens.prefix)));
-                }
-                let grid = tensor.f_narrow(1, tokens.prefix, rows * columns)?;
-                Ok(grid.f_reshape([n, rows, columns, c])?.f_permute([0i64, 3, 1, 2])?)
-            }
-        }
-    }
+fn to_host(map: &Tensor) -> Result<Heatmap, tch::TchError> {
+    let (_, height, width) = map.size3()?;
+    let values = Vec::<f32>::try_from(map.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?)?;
+    Ok(Heatmap { height: height as usize, width: width as usize, values })
 }
 
 /// Whether the model saw the whole image.
@@ -244,7 +296,7 @@ fn collect(sample: DecodedSample, classes: Vec<ClassHeatmaps>, result: &mut Heat
         return;
     }
     let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
-    if classes.iter().any(|class| !class.score.is_finite() || !class.layers.iter().all(finite)) {
+    if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
         let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
         result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error });
         return;

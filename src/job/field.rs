@@ -1,20 +1,17 @@
 //! `--field`: how the sample fields are named.
 
-use crate::{
-    names::{Choice, backticked},
-    program::Layer,
-};
+use crate::names::backticked;
 
 /// A template with `{class}`, `{layer}` and `{method}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldTemplate(String);
 
-/// `person_grad_layer_4`, as in FiftyOne's tutorial.
-pub const DEFAULT_TEMPLATE: &str = "{class}_grad_layer_{layer}";
-
-impl Default for FieldTemplate {
-    fn default() -> Self {
-        FieldTemplate(DEFAULT_TEMPLATE.to_owned())
+impl FieldTemplate {
+    /// `person_grad_layer_4` for Grad-CAM alone, as in FiftyOne's tutorial; for other methods `person_layercam_layer_4`.
+    pub fn default_for(methods: &[&str]) -> Self {
+        FieldTemplate(
+            if methods == ["gradcam"] { "{class}_grad_layer_{layer}" } else { "{class}_{method}_layer_{layer}" }.to_owned(),
+        )
     }
 }
 
@@ -38,21 +35,22 @@ impl std::str::FromStr for FieldTemplate {
 }
 
 impl FieldTemplate {
-    /// The field names by class and layer. Characters that would make a field unusable as `sample.field` become `_`.
+    /// The field names by class and column, which is a method's name and a layer's label. Characters that would make a field
+    /// unusable as `sample.field` become `_`; `gradcam++` becomes `gradcampp`.
     ///
     /// # Errors
     /// Two heatmaps would get the same field, or a name would be refused by FiftyOne.
-    pub fn names<M: Choice>(&self, classes: &[String], layers: &[Layer], method: M) -> Result<Vec<Vec<String>>, String> {
-        let name = |class: &String, layer: &Layer| {
+    pub fn names(&self, classes: &[String], columns: &[(&str, &str)]) -> Result<Vec<Vec<String>>, String> {
+        let name = |class: &String, (method, layer): &(&str, &str)| {
             let filled = self
                 .0
                 .replace("{class}", &identifier(class))
-                .replace("{layer}", &identifier(&layer.label))
-                .replace("{method}", &identifier(method.name()));
+                .replace("{layer}", &identifier(layer))
+                .replace("{method}", &identifier(&method.replace('+', "p")));
             identifier(&filled)
         };
         let names: Vec<Vec<String>> =
-            classes.iter().map(|class| layers.iter().map(|layer| name(class, layer)).collect()).collect();
+            classes.iter().map(|class| columns.iter().map(|column| name(class, column)).collect()).collect();
         let mut seen = std::collections::BTreeMap::<&str, usize>::new();
         for field in names.iter().flatten() {
             *seen.entry(field).or_default() += 1;
@@ -61,7 +59,7 @@ impl FieldTemplate {
         if !twice.is_empty() {
             let fields = backticked(twice);
             return Err(format!(
-                "several heatmaps would go to the same field {fields}\nhint: put {{class}} and {{layer}} into `--field`; it is `{}`",
+                "several heatmaps would go to the same field {fields}\nhint: put {{class}}, {{method}} and {{layer}} into `--field`; it is `{}`",
                 self.0
             ));
         }
@@ -81,33 +79,26 @@ fn identifier(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{explain::Method, program::Layout};
-
-    fn layer(label: &str) -> Layer {
-        Layer {
-            label: label.into(),
-            path: format!("backbone.{label}"),
-            tap: crate::program::ValueId::default(),
-            layout: Layout::Nchw,
-        }
-    }
 
     #[test]
     fn the_default_is_that_of_the_tutorial() {
-        let names = FieldTemplate::default().names(&["person".into()], &[layer("1"), layer("layer4.2.conv3")], Method::Gradcam);
+        let template = FieldTemplate::default_for(&["gradcam"]);
+        let names = template.names(&["person".into()], &[("gradcam", "1"), ("gradcam", "layer4.2.conv3")]);
         assert_eq!(names.expect("names"), [["person_grad_layer_1", "person_grad_layer_layer4_2_conv3"]]);
-        let names = FieldTemplate::default().names(&["dining table".into()], &[layer("4")], Method::Gradcam);
+        let names = template.names(&["dining table".into()], &[("gradcam", "4")]);
         assert_eq!(names.expect("names"), [["dining_table_grad_layer_4"]]);
+        let template = FieldTemplate::default_for(&["gradcam++", "fullgrad"]);
+        let names = template.names(&["cat".into()], &[("gradcam++", "4"), ("fullgrad", "all")]);
+        assert_eq!(names.expect("names"), [["cat_gradcampp_layer_4", "cat_fullgrad_layer_all"]]);
     }
 
     #[test]
     fn collisions_and_private_names_are_refused() {
         let template: FieldTemplate = "{class}".parse().expect("template");
-        let error =
-            template.names(&["person".into()], &[layer("1"), layer("2")], Method::Gradcam).expect_err("one field for two");
+        let error = template.names(&["person".into()], &[("gradcam", "1"), ("gradcam", "2")]).expect_err("one field for two");
         assert!(error.contains("`person`"), "{error}");
         let template: FieldTemplate = "_{layer}".parse().expect("template");
-        assert!(template.names(&["person".into()], &[layer("1")], Method::Gradcam).is_err());
+        assert!(template.names(&["person".into()], &[("gradcam", "1")]).is_err());
         assert!("{klass}".parse::<FieldTemplate>().is_err());
     }
 }

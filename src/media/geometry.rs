@@ -46,6 +46,13 @@ impl BinaryMask {
         self.pixels.iter().filter(|&&pixel| pixel != 0).count()
     }
 
+    /// The mask of the mirrored image (left and right exchanged).
+    pub fn mirrored(&self) -> BinaryMask {
+        let rows = self.pixels.chunks_exact(self.width.max(1));
+        let pixels = rows.flat_map(|row| row.iter().rev().copied()).collect();
+        BinaryMask { height: self.height, width: self.width, pixels }
+    }
+
     /// Nearest neighbour: row `i` of the result is row `floor(i * old / new)`, in whole numbers. This is the convention of
     /// torch's `nearest` and of `cv2.INTER_NEAREST`; where the quotient is whole, those two round it in floating point and at
     /// times, each at other places (2 and 7 positions of 10,000), take the row before.
@@ -85,6 +92,12 @@ impl BinaryMask {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mirroring_turns_every_row_around() {
+        let mask = BinaryMask { height: 2, width: 3, pixels: vec![1, 0, 0, 0, 1, 1] };
+        assert_eq!(mask.mirrored().pixels, [0, 0, 1, 1, 1, 0]);
+    }
 
     #[test]
     fn nearest_takes_the_floor() {

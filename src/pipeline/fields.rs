@@ -1,34 +1,34 @@
-//! The fields that a job writes: one per class and layer, and the fingerprint that goes with each.
+//! The fields that a job writes: one per class and column, and the fingerprint that goes with each.
 
 use super::Fingerprint;
 
-/// Field names by class and layer.
+/// Field names by class and column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeatmapFields {
-    /// `[class][layer]`
+    /// `[class][column]`
     names: Vec<Vec<String>>,
     /// What identifies each class: its name, channel and mask value.
     classes: Vec<String>,
-    /// Module paths.
-    layers: Vec<String>,
+    /// What identifies each column: method and module path.
+    columns: Vec<String>,
 }
 
 impl HeatmapFields {
-    /// Names by class and layer, with what identifies each class and each layer in fingerprints.
+    /// Names by class and column, with what identifies each class and each column in fingerprints.
     ///
     /// # Panics
-    /// If there is not one name per class and layer.
-    pub fn new(names: Vec<Vec<String>>, classes: Vec<String>, layers: Vec<String>) -> Self {
+    /// If there is not one name per class and column.
+    pub fn new(names: Vec<Vec<String>>, classes: Vec<String>, columns: Vec<String>) -> Self {
         assert!(
-            names.len() == classes.len() && names.iter().all(|row| row.len() == layers.len()),
-            "one name per class and layer"
+            names.len() == classes.len() && names.iter().all(|row| row.len() == columns.len()),
+            "one name per class and column"
         );
-        HeatmapFields { names, classes, layers }
+        HeatmapFields { names, classes, columns }
     }
 
-    /// The sample field of a class and layer.
-    pub fn name(&self, class: usize, layer: usize) -> &str {
-        &self.names[class][layer]
+    /// The sample field of a class and column.
+    pub fn name(&self, class: usize, column: usize) -> &str {
+        &self.names[class][column]
     }
 
     /// Every field, class by class.
@@ -36,13 +36,13 @@ impl HeatmapFields {
         self.names.iter().flatten().map(String::as_str)
     }
 
-    /// How many layers each class has.
-    pub fn num_layers(&self) -> usize {
-        self.layers.len()
+    /// How many heatmaps each class has.
+    pub fn num_columns(&self) -> usize {
+        self.columns.len()
     }
 
     /// The fingerprint of one heatmap, from its sample's.
-    pub fn fingerprint(&self, sample: Fingerprint, class: usize, layer: usize) -> String {
-        sample.and("class", self.classes[class].as_bytes()).and("layer", self.layers[layer].as_bytes()).to_hex()
+    pub fn fingerprint(&self, sample: Fingerprint, class: usize, column: usize) -> String {
+        sample.and("class", self.classes[class].as_bytes()).and("column", self.columns[column].as_bytes()).to_hex()
     }
 }

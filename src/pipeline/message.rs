@@ -168,8 +168,8 @@ pub struct ClassHeatmaps {
     pub class: usize,
     /// The scalar that was differentiated.
     pub score: f64,
-    /// One per target layer, in the job's order.
-    pub layers: Vec<Heatmap>,
+    /// One per column of the job: method by method, layer by layer.
+    pub heatmaps: Vec<Heatmap>,
 }
 
 /// A sample as it leaves the device.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    graph::{Arg, Binding, Graph, IntArg, Node, Operation, Output, ValueId},
+    graph::{Arg, BatchDim, Binding, Graph, IntArg, Node, Operation, Output, ValueId},
     schema::{self, Argument, InputSpec, OptionalTensor, OutputSpec, Symbolic},
     symbolic::SymbolicOp,
 };
@@ -15,10 +15,11 @@ use super::{
 /// Everything that is wrong with it, one text each.
 pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Vec<String>> {
     let module = &program.graph_module;
-    let mut builder = Builder::default();
+    let mut builder = Builder { batch_symbol: batch_symbol(module), ..Builder::default() };
     let mut scope = Scope::default();
     builder.signature_inputs(module, &mut scope);
     builder.nodes(&module.graph.nodes, &mut scope, false);
+    builder.batch_dims(&module.graph, &scope);
     builder.signature_outputs(module, &scope);
     builder.module_signatures(&module.module_call_graph, &scope);
     if !builder.problems.is_empty() {
@@ -35,6 +36,8 @@ type Scope = HashMap<String, ValueId>;
 #[derive(Default)]
 struct Builder {
     graph: Graph,
+    /// What the exporter calls the batch size, where it is free.
+    batch_symbol: Option<String>,
     problems: Vec<String>,
 }
 
@@ -111,6 +114,22 @@ impl Builder {
         self.graph.modules.retain(|_, calls| calls.iter().any(|outputs| !outputs.is_empty()));
     }
 
+    fn batch_dims(&mut self, graph: &schema::Graph, scope: &Scope) {
+        let Some(symbol) = &self.batch_symbol else { return };
+        for (name, meta) in &graph.tensor_values {
+            let Some(id) = scope.get(name) else { continue };
+            let grows =
+                |size: &schema::Size| matches!(size, schema::Size::AsExpr(size) if size.expr_str.contains(symbol.as_str()));
+            let mut dims = (0..meta.sizes.len()).filter(|dim| grows(&meta.sizes[*dim]));
+            let dim = match (dims.next(), dims.next()) {
+                (None, _) => continue,
+                (Some(dim), None) => BatchDim::At(dim),
+                (Some(_), Some(_)) => BatchDim::Unclear,
+            };
+            self.graph.batch_dims.insert(*id, dim);
+        }
+    }
+
     fn lookup(&mut self, name: &str, scope: &Scope, user: &str) -> Option<ValueId> {
         let found = scope.get(name).copied();
         if found.is_none() {
@@ -171,6 +190,7 @@ impl Builder {
             }
         }
         self.nodes(&subgraph.graph.nodes, &mut inner, no_grad || inner_no_grad);
+        self.batch_dims(&subgraph.graph, &inner);
         let outer = node.outputs.iter().flat_map(|output| match output {
             Argument::AsTensors(list) => list.iter().map(|named| named.name.as_str()).collect(),
             other => value_name(other).into_iter().collect::<Vec<_>>(),
@@ -271,6 +291,18 @@ impl Builder {
             Argument::AsGraph(_) => return unsupported(self, "a subgraph as argument".into()),
             Argument::Unknown(value) => return unsupported(self, format!("an argument of kind {}", first_key(value))),
         })
+    }
+}
+
+/// The symbol of the input's first size in its quotes: sizes are SymPy's `srepr`, `Mul(Integer(64), Symbol('s77', ...))`.
+fn batch_symbol(module: &schema::GraphModule) -> Option<String> {
+    let input = module.signature.input_specs.iter().find_map(|spec| match spec {
+        InputSpec::UserInput { arg: Argument::AsTensor(named) } => Some(&named.name),
+        _ => None,
+    })?;
+    match module.graph.tensor_values.get(input)?.sizes.first()? {
+        schema::Size::AsExpr(size) => size.expr_str.split('\'').nth(1).map(|symbol| format!("'{symbol}'")),
+        schema::Size::AsInt(_) => None,
     }
 }
 

@@ -284,4 +284,16 @@ void cf_disable_tf32() {
   });
   std::free(ignored);
 }
+
+// Attention by its formula: the fused kernels have no second derivative.
+void cf_use_math_attention() {
+  char* ignored = nullptr;
+  guarded(&ignored, [] {
+    at::globalContext().setSDPUseFlash(false);
+    at::globalContext().setSDPUseMemEfficient(false);
+    at::globalContext().setSDPUseCuDNN(false);
+    at::globalContext().setSDPUseMath(true);
+  });
+  std::free(ignored);
+}
 }

@@ -50,6 +50,7 @@ unsafe extern "C" {
     fn cf_operator_argument_is_device(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_call(op: *const RawOperator, values: *const RawValue, results: *mut RawValue, error: *mut *mut c_char) -> i32;
     fn cf_disable_tf32();
+    fn cf_use_math_attention();
 }
 
 /// libtorch refused a call.
@@ -251,6 +252,12 @@ pub fn is_out_of_memory(message: &str) -> bool {
 pub fn disable_tf32() {
     // SAFETY: sets two flags of the process.
     unsafe { cf_disable_tf32() };
+}
+
+/// Computes attention by its formula in this process from here on: the fused kernels have no second derivative.
+pub fn use_math_attention() {
+    // SAFETY: sets four flags of the process.
+    unsafe { cf_use_math_attention() };
 }
 
 #[cfg(test)]

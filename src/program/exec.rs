@@ -1,5 +1,7 @@
 //! Last phase: runs a [`Plan`] node by node through libtorch's dispatcher and captures the taps.
 
+use std::collections::HashMap;
+
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -29,11 +31,34 @@ pub struct Execution {
     pub output: Tensor,
     /// The activations, in the order of the taps; each requires a gradient.
     pub taps: Vec<Tensor>,
+    /// The input as the device has it, `[N, 3, H, W]`.
+    pub input: Tensor,
+    /// What [`Plan::resume`] needs.
+    pub(super) kept: HashMap<ValueId, Value>,
 }
 
-enum Value {
+#[derive(Debug)]
+pub(super) enum Value {
     Tensor(Tensor),
     Scalar(Scalar),
+}
+
+impl Value {
+    pub(super) fn share(&self) -> Value {
+        match self {
+            Value::Tensor(tensor) => Value::Tensor(tensor.shallow_clone()),
+            Value::Scalar(scalar) => Value::Scalar(*scalar),
+        }
+    }
+}
+
+/// The values of a run so far.
+pub(super) struct Frame {
+    values: Vec<Option<Value>>,
+    /// One per tap of the plan; empty where nothing is captured.
+    taps: Vec<Option<Tensor>>,
+    /// A value that is given, and stays although a step computes it.
+    given: Option<ValueId>,
 }
 
 impl Plan {
@@ -42,56 +67,95 @@ impl Plan {
     /// # Errors
     /// A node fails; the error names it, and says whether memory ran out.
     pub fn run(&self, input: &Tensor) -> Result<Execution, ExecError> {
-        let outside = |error: tch::TchError| outside_error(&error);
-        let mut values: Vec<Option<Value>> = (0..self.num_values).map(|_| None).collect();
-        let input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(self.options.kind)).map_err(outside)?;
-        let mut taps: Vec<Option<Tensor>> = self.taps.iter().map(|_| None).collect();
-        for id in &self.written_constants {
-            if let Some(constant) = self.constants.get(id) {
-                values[id.index()] = Some(Value::Tensor(clone(constant).map_err(outside)?));
-            }
-        }
-        self.bind(self.input, Value::Tensor(input), &mut values, &mut taps).map_err(outside)?;
-
+        let mut frame = self.frame(None)?;
+        frame.taps = self.taps.iter().map(|_| None).collect();
+        let input = self.feed(input, &mut frame)?;
         for step in &self.steps {
-            let results = {
-                let _no_grad = (!step.grad).then(tch::no_grad_guard);
-                self.execute(step, &values).map_err(|source| ExecError {
-                    node: step.node.clone(),
-                    operator: step.operator.clone(),
-                    source,
-                })?
-            };
-            let bound = self.bind_results(step, results, &mut values, &mut taps);
-            bound.map_err(|error| ExecError {
-                node: step.node.clone(),
-                operator: step.operator.clone(),
-                source: from_tch(&error),
-            })?;
-            for value in &step.free {
-                values[value.index()] = None;
-            }
+            self.advance(step, &mut frame)?;
         }
-        let output = match values[self.output.index()].take() {
-            Some(Value::Tensor(tensor)) => tensor,
-            _ => return Err(bug("the output", "was not computed")),
-        };
-        let taps = taps.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| bug("a tap", "was not computed"))?;
-        Ok(Execution { output, taps })
+        let output = self.take_output(&mut frame)?;
+        let taps = frame.taps.iter_mut().map(Option::take).collect::<Option<Vec<_>>>();
+        let taps = taps.ok_or_else(|| bug("a tap", "was not computed"))?;
+        let kept = self.kept.iter().filter_map(|id| Some((*id, frame.values[id.index()].take()?))).collect();
+        Ok(Execution { output, taps, input, kept })
     }
 
-    fn bind(
-        &self,
-        id: ValueId,
-        value: Value,
-        values: &mut [Option<Value>],
-        taps: &mut [Option<Tensor>],
-    ) -> Result<(), tch::TchError> {
+    /// The output alone, without gradients: for masked inputs and the like.
+    ///
+    /// # Errors
+    /// As for [`Plan::run`].
+    pub fn forward(&self, input: &Tensor) -> Result<Tensor, ExecError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut frame = self.frame(None)?;
+        let _ = self.feed(input, &mut frame)?;
+        for step in &self.steps {
+            self.advance(step, &mut frame)?;
+        }
+        self.take_output(&mut frame)
+    }
+
+    /// No value yet but the weights and, where one is given, that.
+    pub(super) fn frame(&self, given: Option<(ValueId, Value)>) -> Result<Frame, ExecError> {
+        let mut values: Vec<Option<Value>> = (0..self.num_values).map(|_| None).collect();
+        for id in &self.written_constants {
+            if let Some(constant) = self.constants.get(id) {
+                values[id.index()] = Some(Value::Tensor(clone(constant).map_err(|error| outside_error(&error))?));
+            }
+        }
+        let given = given.map(|(id, value)| {
+            values[id.index()] = Some(value);
+            id
+        });
+        Ok(Frame { values, taps: Vec::new(), given })
+    }
+
+    /// Brings the input to the device and binds it; as it was bound, it is returned.
+    fn feed(&self, input: &Tensor, frame: &mut Frame) -> Result<Tensor, ExecError> {
+        let outside = |error: tch::TchError| outside_error(&error);
+        let input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(self.options.kind)).map_err(outside)?;
+        self.bind(self.input, Value::Tensor(input), frame).map_err(outside)?;
+        match &frame.values[self.input.index()] {
+            Some(Value::Tensor(bound)) => Ok(bound.shallow_clone()),
+            _ => Err(bug("the input", "was not bound")),
+        }
+    }
+
+    /// Binds a value that the run does not compute.
+    pub(super) fn supply(&self, id: ValueId, value: Value, frame: &mut Frame) {
+        frame.values[id.index()] = Some(value);
+    }
+
+    /// Runs one step.
+    pub(super) fn advance(&self, step: &Step, frame: &mut Frame) -> Result<(), ExecError> {
+        let at = |source: DispatchError| ExecError { node: step.node.clone(), operator: step.operator.clone(), source };
+        let results = {
+            let _no_grad = (!step.grad).then(tch::no_grad_guard);
+            self.execute(step, &frame.values).map_err(at)?
+        };
+        self.bind_results(step, results, frame).map_err(|error| at(from_tch(&error)))?;
+        for value in &step.free {
+            frame.values[value.index()] = None;
+        }
+        Ok(())
+    }
+
+    /// The output, when all steps are done.
+    pub(super) fn take_output(&self, frame: &mut Frame) -> Result<Tensor, ExecError> {
+        match frame.values[self.output.index()].take() {
+            Some(Value::Tensor(tensor)) => Ok(tensor),
+            _ => Err(bug("the output", "was not computed")),
+        }
+    }
+
+    fn bind(&self, id: ValueId, value: Value, frame: &mut Frame) -> Result<(), tch::TchError> {
+        if frame.given == Some(id) {
+            return Ok(());
+        }
         let value = match value {
-            Value::Tensor(tensor) if self.taps.contains(&id) => {
+            Value::Tensor(tensor) if !frame.taps.is_empty() && self.taps.contains(&id) => {
                 // A tap that depends on another tap already has a gradient graph behind it, which must stay.
                 let tensor = if tensor.requires_grad() { tensor } else { tensor.f_detach()?.f_set_requires_grad(true)? };
-                for (tap, place) in self.taps.iter().zip(taps.iter_mut()) {
+                for (tap, place) in self.taps.iter().zip(&mut frame.taps) {
                     if *tap == id {
                         *place = Some(tensor.shallow_clone());
                     }
@@ -100,33 +164,27 @@ impl Plan {
             }
             value => value,
         };
-        values[id.index()] = Some(value);
+        frame.values[id.index()] = Some(value);
         Ok(())
     }
 
-    fn bind_results(
-        &self,
-        step: &Step,
-        results: Vec<Result_>,
-        values: &mut [Option<Value>],
-        taps: &mut [Option<Tensor>],
-    ) -> Result<(), tch::TchError> {
+    fn bind_results(&self, step: &Step, results: Vec<Result_>, frame: &mut Frame) -> Result<(), tch::TchError> {
         for (output, result) in step.outputs.iter().zip(results) {
             match (output, result) {
                 (Output::Values(ids), Result_::Tensors(tensors)) => {
                     for (id, tensor) in ids.iter().zip(tensors) {
-                        self.bind(*id, Value::Tensor(tensor), values, taps)?;
+                        self.bind(*id, Value::Tensor(tensor), frame)?;
                     }
                 }
                 (Output::Value(id), Result_::Tensor(tensor)) => {
                     if let Some(old) = step.rebind {
-                        values[old.index()] = Some(Value::Tensor(tensor.shallow_clone()));
+                        frame.values[old.index()] = Some(Value::Tensor(tensor.shallow_clone()));
                     }
-                    self.bind(*id, Value::Tensor(tensor), values, taps)?;
+                    self.bind(*id, Value::Tensor(tensor), frame)?;
                 }
-                (Output::Value(id), Result_::Int(i)) => values[id.index()] = Some(Value::Scalar(Scalar::Int(i))),
-                (Output::Value(id), Result_::Float(f)) => values[id.index()] = Some(Value::Scalar(Scalar::Float(f))),
-                (Output::Value(id), Result_::Bool(b)) => values[id.index()] = Some(Value::Scalar(Scalar::Bool(b))),
+                (Output::Value(id), Result_::Int(i)) => frame.values[id.index()] = Some(Value::Scalar(Scalar::Int(i))),
+                (Output::Value(id), Result_::Float(f)) => frame.values[id.index()] = Some(Value::Scalar(Scalar::Float(f))),
+                (Output::Value(id), Result_::Bool(b)) => frame.values[id.index()] = Some(Value::Scalar(Scalar::Bool(b))),
                 _ => {}
             }
         }

@@ -1,7 +1,7 @@
 //! The model's computation, checked: every name is resolved and every value is defined before it is used. Built by `build.rs`,
 //! changed by `passes.rs`, run by `exec.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::symbolic::SymbolicOp;
 
@@ -159,6 +159,15 @@ pub enum Binding {
     Constant(String),
 }
 
+/// Which dimension of a tensor grows with the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchDim {
+    /// This one: its length is the batch size or a multiple of it.
+    At(usize),
+    /// Several, or by a rule that is no multiple.
+    Unclear,
+}
+
 /// A model's computation.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -174,6 +183,8 @@ pub struct Graph {
     pub bindings: Vec<(ValueId, Binding)>,
     /// Module path -> for each call the tensors that it returns.
     pub modules: BTreeMap<String, Vec<Vec<ValueId>>>,
+    /// Tensors whose shape depends on the batch size, as the exporter saw it.
+    pub batch_dims: HashMap<ValueId, BatchDim>,
 }
 
 impl Graph {

@@ -5,6 +5,7 @@
 //! [`Program::resolve_layers`], before any sample.
 
 mod archive;
+mod biases;
 mod build;
 mod cuda;
 mod dispatch;
@@ -14,6 +15,7 @@ mod layers;
 mod metadata;
 mod passes;
 mod plan;
+mod resume;
 mod schema;
 mod symbolic;
 
@@ -24,13 +26,14 @@ use std::{
 
 use tch::{Device, Tensor};
 
+pub use biases::Bias;
 pub use cuda::{CudaStatus, cuda_status, load_cuda};
-pub use dispatch::disable_tf32;
+pub use dispatch::{DispatchError, disable_tf32, use_math_attention};
 pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use layers::{Layer, split_layers};
 pub use metadata::{Dynamic, LayerInfo, Layout, ModelMetadata, Task, TokenInfo};
-pub use plan::{Plan, PlanOptions, device_name};
+pub use plan::{Demand, Plan, PlanOptions, device_name};
 
 use archive::{Archive, StoredTensor};
 use graph::{Binding, Graph};
@@ -167,7 +170,8 @@ impl Program {
         self.graph.modules.iter().map(|(path, calls)| (path.as_str(), calls.len())).collect()
     }
 
-    fn input(&self) -> ValueId {
+    /// The value of the image tensor.
+    pub fn input(&self) -> ValueId {
         self.graph.inputs[0]
     }
 

@@ -80,7 +80,8 @@ pub struct Aliases {
 }
 
 impl Aliases {
-    fn root(&self, value: ValueId) -> ValueId {
+    /// The value whose memory `value` may share.
+    pub fn root(&self, value: ValueId) -> ValueId {
         self.roots.get(&value).copied().unwrap_or(value)
     }
 }

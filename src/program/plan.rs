@@ -13,10 +13,22 @@ use tch::{Device, Kind, Tensor};
 use super::{
     Program, ProgramError,
     dispatch::Operator,
-    graph::{Arg, Graph, Node, Operation, Output, ValueId},
+    graph::{Arg, BatchDim, Graph, Node, Operation, Output, ValueId},
     passes::{self, InPlace},
+    resume::{self, Suffix},
     symbolic::SymbolicOp,
 };
+
+/// What a plan is to compute.
+#[derive(Clone, Debug, Default)]
+pub struct Demand {
+    /// The output that is explained.
+    pub output: ValueId,
+    /// Values to capture, and to take gradients of.
+    pub taps: Vec<ValueId>,
+    /// Those of the taps from which the graph is to be run on with another activation ([`Plan::resume`]).
+    pub resume_from: Vec<ValueId>,
+}
 
 /// How a plan is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +71,11 @@ pub struct Plan {
     pub(super) input: ValueId,
     pub(super) output: ValueId,
     pub(super) taps: Vec<ValueId>,
+    /// The way from each tap to the output, where it was asked for.
+    pub(super) suffixes: HashMap<ValueId, Suffix>,
+    /// What a run has to keep for them.
+    pub(super) kept: HashSet<ValueId>,
+    pub(super) batch_dims: HashMap<ValueId, BatchDim>,
     pub(super) options: PlanOptions,
     pub(super) device_name: String,
     /// Batch norms folded into convolutions.
@@ -75,7 +92,9 @@ impl Plan {
     ///
     /// # Errors
     /// An operator or weight is missing (already reported by [`Program::open`]), or the device has no memory for the weights.
-    pub fn new(program: &Program, output: ValueId, taps: &[ValueId], options: PlanOptions) -> Result<Plan, ProgramError> {
+    pub fn new(program: &Program, demand: &Demand, options: PlanOptions) -> Result<Plan, ProgramError> {
+        let Demand { output, taps, resume_from } = demand;
+        let output = *output;
         let _no_grad = tch::no_grad_guard();
         let torch = |error: tch::TchError| program.device_error(options.device, &error);
         let mut graph = program.graph.clone();
@@ -87,6 +106,10 @@ impl Plan {
         let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
         let dependent = passes::dependents(&graph, taps);
+
+        let suffixes: HashMap<ValueId, Suffix> =
+            resume_from.iter().map(|tap| (*tap, resume::suffix(&graph, &aliases, &keep, *tap, output))).collect();
+        let kept_values: HashSet<ValueId> = suffixes.values().flat_map(Suffix::boundary).collect();
 
         let kept = || graph.nodes.iter().enumerate().filter(|(index, _)| keep[*index]);
         let mut last_use: HashMap<ValueId, usize> = HashMap::new();
@@ -112,7 +135,9 @@ impl Plan {
                 .chain(node.defines())
                 .collect::<HashSet<_>>()
                 .into_iter()
-                .filter(|value| last_use[value] == index && *value != output && !constants.contains_key(value))
+                .filter(|value| {
+                    last_use[value] == index && *value != output && !constants.contains_key(value) && !kept_values.contains(value)
+                })
                 .collect();
             match step(node, aliases.in_place[index], grad, free) {
                 Ok(step) => steps.push(step),
@@ -129,7 +154,10 @@ impl Plan {
             num_values: graph.values.len(),
             input: program.input(),
             output,
-            taps: taps.to_vec(),
+            taps: taps.clone(),
+            suffixes,
+            kept: kept_values,
+            batch_dims: graph.batch_dims,
             options,
             device_name: device_name(options.device),
             num_folded: folded.1,

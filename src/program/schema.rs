@@ -40,6 +40,8 @@ pub struct Graph {
     pub inputs: Vec<Argument>,
     pub outputs: Vec<Argument>,
     pub nodes: Vec<Node>,
+    #[serde(default)]
+    pub tensor_values: BTreeMap<String, TensorMeta>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,23 +12,22 @@
 
 use tch::{Kind, TchError, Tensor};
 
-/// Saliency `[N, H', W']` from activation and gradient `[N, C, H', W']`.
-pub fn saliency(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
-    let channel_weights = gradient.f_mean_dim([2i64, 3].as_slice(), true, None::<Kind>)?; // (1)
-    activation.f_mul(&channel_weights)?.f_sum_dim_intlist([1i64].as_slice(), false, None::<Kind>) // (2)
+/// The channels `alpha_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
+pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+    activation.f_mul(&gradient.f_mean_dim([2i64, 3].as_slice(), true, None::<Kind>)?) // (1)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{tensor, values};
     use super::*;
 
     #[test]
     fn two_channels_by_hand() {
         // Channel weights are the means 1 and -0.5; the map is 1 * A0 - 0.5 * A1.
-        let activation = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0, 2.0, 0.0, 4.0, 8.0]).view([1, 2, 2, 2]);
-        let gradient = Tensor::from_slice(&[0f32, 2.0, 1.0, 1.0, -1.0, -1.0, 0.0, 0.0]).view([1, 2, 2, 2]);
-        let map = saliency(&activation, &gradient).expect("saliency");
-        assert_eq!(map.size(), [1, 2, 2]);
-        assert_eq!(Vec::<f32>::try_from(map.flatten(0, -1)).expect("values"), [0.0, 2.0, 1.0, 0.0]);
+        let activation = tensor(&[1.0, 2.0, 3.0, 4.0, 2.0, 0.0, 4.0, 8.0], [1, 2, 2, 2]);
+        let gradient = tensor(&[0.0, 2.0, 1.0, 1.0, -1.0, -1.0, 0.0, 0.0], [1, 2, 2, 2]);
+        let map = channels(&activation, &gradient).expect("channels").sum_dim_intlist(1i64, false, None::<Kind>);
+        assert_eq!(values(&map), [0.0, 2.0, 1.0, 0.0]);
     }
 }

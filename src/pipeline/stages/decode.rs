@@ -133,11 +133,11 @@ impl Decoder {
         Ok(targets)
     }
 
-    /// Whether every layer's heatmap of the class is there, made from the same things.
+    /// Whether every heatmap of the class is there, made from the same things.
     fn is_up_to_date(&self, class: usize, fingerprint: Fingerprint, existing: &[StoredHeatmap]) -> bool {
-        (0..self.fields.num_layers()).all(|layer| {
-            let wanted = self.fields.fingerprint(fingerprint, class, layer);
-            let stored = existing.iter().find(|stored| stored.field == self.fields.name(class, layer));
+        (0..self.fields.num_columns()).all(|column| {
+            let wanted = self.fields.fingerprint(fingerprint, class, column);
+            let stored = existing.iter().find(|stored| stored.field == self.fields.name(class, column));
             stored.is_some_and(|stored| {
                 stored.fingerprint.as_deref() == Some(&wanted)
                     // Someone may have tidied the folder up.

@@ -76,9 +76,9 @@ impl Encoder {
         let ExplainedSample { sample, fingerprint, existing, classes } = explained;
         let mut heatmaps = Vec::new();
         for class in &classes {
-            for (layer, heatmap) in class.layers.iter().enumerate() {
-                let field = self.fields.name(class.class, layer);
-                let fingerprint = self.fields.fingerprint(fingerprint, class.class, layer);
+            for (column, heatmap) in class.heatmaps.iter().enumerate() {
+                let field = self.fields.name(class.class, column);
+                let fingerprint = self.fields.fingerprint(fingerprint, class.class, column);
                 let stem = self.stem(field, &sample.id, &fingerprint);
                 let npy_path = self.write_npy(&stem, heatmap)?;
                 let map = self.write_map(&stem, heatmap)?;

@@ -1,0 +1,121 @@
+//! Ablation-CAM: *Visual Explanations for Deep Convolutional Network via Gradient-free Localization*, Desai and Ramaswamy,
+//! WACV 2020, <https://openaccess.thecvf.com/content_WACV_2020/papers/Desai_Ablation-CAM_Visual_Explanations_for_Deep_Convolutional_Network_via_Gradient-free_Localization_WACV_2020_paper.pdf>.
+//!
+//! A channel weighs as much of the score as is lost without it. With activation `A` (`[C, H', W']`), score `y` and the score
+//! `y_c` when channel `c` is ablated:
+//!
+//! ```text
+//! w_c    = (y - y_c) / y
+//! L[i,j] = sum_c w_c * A[c,i,j]
+//! ```
+//!
+//! An ablated channel is 0 where the activation's minimum is 0 (behind a ReLU), as in the paper. Elsewhere 0 would be a value
+//! like any other, and pytorch_grad_cam's `AblationCAM` puts a very low one: the minimum less 1e7, and less another 1e7 with each
+//! further channel of its batch of 32. We do the same, whatever our own batch is, so that numbers agree.
+//!
+//! No gradient. The graph is run on from the layer instead of being run again ([`crate::program::Plan::resume`]), many channels
+//! at a time, for all classes of a sample at once.
+
+use tch::{TchError, Tensor};
+
+use super::super::target::Score;
+use super::probe::{Probe, ProbeOptions};
+use crate::program::{DispatchError, ExecError};
+
+/// How far below the minimum an ablated channel is put.
+const ABLATION: f32 = 1e7;
+
+/// pytorch_grad_cam's default batch, after which its values start again.
+const REFERENCE_BATCH: i64 = 32;
+
+/// Outputs that should be equal may differ by this share of the largest: other batch sizes sum in another order.
+const TOLERANCE: f64 = 1e-3;
+
+/// Channel weights `[T, C]` of one sample, for each of its `T` scores. `activation` is the sample's, as the model has it, with
+/// the channels in dimension `channel_dim`; `tap` is the layer's place among the plan's taps.
+///
+/// # Errors
+/// A node of the graph fails, for want of memory say; or the graph cannot be run on from this layer for another batch size.
+pub fn weights(
+    probe: &Probe<'_>,
+    options: ProbeOptions,
+    (tap, activation, channel_dim): (usize, &Tensor, i64),
+    scores: &[&Score],
+) -> Result<Tensor, ExecError> {
+    let torch = |error: TchError| probe.failed("ablate", &error);
+    check_resume(probe, tap, activation)?;
+    let num_channels = activation.size()[channel_dim as usize];
+    let values = ablation_values(activation.min().double_value(&[]) as f32);
+    let mut columns = Vec::new();
+    for (first, count) in options.batches(num_channels) {
+        let mut repeats = vec![1; activation.dim()];
+        repeats[0] = count;
+        let ablated = activation.f_repeat(&repeats).map_err(torch)?;
+        for row in 0..count {
+            let channel = first + row;
+            let place = ablated.f_select(0, row).and_then(|one| one.f_select(channel_dim - 1, channel)).map_err(torch)?;
+            let _ = { place }.f_fill_(f64::from(values[(channel % REFERENCE_BATCH) as usize])).map_err(torch)?;
+        }
+        let logits = probe.plan.resume(tap, probe.execution, probe.sample, &ablated)?;
+        columns.push(super::probe::score_all(&logits, scores).map_err(torch)?);
+    }
+    let whole = super::probe::score_all(&probe.logits().map_err(torch)?, scores).map_err(torch)?; // [T, 1]
+    let without = Tensor::f_cat(&columns, 1).map_err(torch)?; // [T, C]
+    whole.f_sub(&without).and_then(|lost| lost.f_div(&whole)).map_err(torch)
+}
+
+/// What the channels of one reference batch are set to, one after another.
+fn ablation_values(minimum: f32) -> Vec<f32> {
+    let mut values = Vec::with_capacity(REFERENCE_BATCH as usize);
+    let mut lowest = minimum;
+    for _ in 0..REFERENCE_BATCH {
+        if lowest != 0.0 {
+            lowest -= ABLATION;
+        }
+        values.push(lowest);
+    }
+    values
+}
+
+/// Running on from the untouched activation, twice at once, must give the output that the image gave.
+fn check_resume(probe: &Probe<'_>, tap: usize, activation: &Tensor) -> Result<(), ExecError> {
+    let mut size = activation.size();
+    size[0] = 2;
+    let twice = activation
+        .f_expand(&size, false)
+        .and_then(|twice| twice.f_contiguous())
+        .map_err(|error| probe.failed("repeat", &error))?;
+    let resumed = probe.plan.resume(tap, probe.execution, probe.sample, &twice)?;
+    let difference = || -> Result<(f64, f64), TchError> {
+        let logits = probe.logits()?;
+        Ok((resumed.f_sub(&logits)?.f_abs()?.f_max()?.f_double_value(&[])?, logits.f_abs()?.f_max()?.f_double_value(&[])?))
+    };
+    let (difference, largest) = difference().map_err(|error| probe.failed("compare", &error))?;
+    // A model that gives NaN is found later, and named as such.
+    if difference > TOLERANCE * largest {
+        return Err(ExecError {
+            node: "the graph behind the layer".into(),
+            operator: "resume".into(),
+            source: DispatchError {
+                message: format!(
+                    "run on for several images at once, it gives another output (by {difference:.1e} of {largest:.1e}); use another layer or method"
+                ),
+                out_of_memory: false,
+            },
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_behind_a_relu_and_very_low_elsewhere() {
+        assert!(ablation_values(0.0).iter().all(|value| *value == 0.0));
+        let low = ablation_values(-1.5);
+        assert_eq!((low[0], low[1]), (-1.5 - 1e7, -2e7 - 2.0));
+        assert_eq!(low.len(), 32);
+    }
+}

@@ -1,0 +1,48 @@
+//! Grad-CAM++: *Improved Visual Explanations for Deep Convolutional Networks*, Chattopadhyay et al., WACV 2018,
+//! <https://arxiv.org/abs/1710.11063>.
+//!
+//! With activation `A` (`[C, H', W']`) and the score's gradient `g = dy/dA`:
+//!
+//! ```text
+//! a[c,i,j] = g^2 / (2 g^2 + g^3 * sum_{a,b} A[c,a,b] + 1e-6), 0 where g = 0      (eq. 19)
+//! w_c      = sum_{i,j} a[c,i,j] * relu(g[c,i,j])                                 (eq. 7)
+//! L[i,j]   = sum_c w_c * A[c,i,j]
+//! ```
+//!
+//! Equation 19 takes the score as `exp(y)`, whose higher derivatives are powers of `g`. The epsilon is that of
+//! pytorch_grad_cam's `GradCAMPlusPlus`.
+
+use tch::{Kind, TchError, Tensor};
+
+const EPSILON: f64 = 1e-6;
+
+/// The channels `w_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
+pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+    let dims: &[i64] = &[2, 3];
+    let squared = gradient.f_square()?;
+    let cubed = squared.f_mul(gradient)?;
+    let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?;
+    let denominator = squared.f_mul_scalar(2.0)?.f_add(&total.f_mul(&cubed)?)?.f_add_scalar(EPSILON)?;
+    let coefficients = squared.f_div(&denominator)?.f_masked_fill(&gradient.f_eq(0.0)?, 0.0)?;
+    let weights = gradient.f_relu()?.f_mul(&coefficients)?.f_sum_dim_intlist(dims, true, None::<Kind>)?;
+    activation.f_mul(&weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_near, tensor, values};
+    use super::*;
+
+    #[test]
+    fn one_channel_by_hand() {
+        // sum A = 3; g = 1: 1 / (2 + 3) = 0.2; g = -1: relu drops it. w = 0.2.
+        let map = channels(&tensor(&[1.0, 2.0], [1, 1, 1, 2]), &tensor(&[1.0, -1.0], [1, 1, 1, 2])).expect("channels");
+        assert_near(&values(&map), &[0.2, 0.4]);
+    }
+
+    #[test]
+    fn a_zero_gradient_weighs_nothing() {
+        let map = channels(&tensor(&[1.0, 2.0], [1, 1, 1, 2]), &tensor(&[0.0, 0.0], [1, 1, 1, 2])).expect("channels");
+        assert_eq!(values(&map), [0.0, 0.0]);
+    }
+}

@@ -1,0 +1,31 @@
+//! HiResCAM: *Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks*, Draelos and Carin,
+//! 2020, <https://arxiv.org/abs/2011.08891>.
+//!
+//! With activation `A` (`[C, H', W']`) and the score's gradient `g = dy/dA`:
+//!
+//! ```text
+//! L[i,j] = sum_c g[c,i,j] * A[c,i,j]
+//! ```
+//!
+//! Before a last linear layer this is exactly what each place adds to the score; smoothing (`--eigen-smooth`) gives that up. The
+//! same as pytorch_grad_cam's `HiResCAM`.
+
+use tch::{TchError, Tensor};
+
+/// The channels `g_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
+pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+    gradient.f_mul(activation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{tensor, values};
+    use super::*;
+
+    #[test]
+    fn of_a_linear_score_it_is_the_score() {
+        // y = sum of g * A, so the map sums up to y.
+        let map = channels(&tensor(&[1.0, 3.0], [1, 2, 1, 1]), &tensor(&[2.0, -4.0], [1, 2, 1, 1])).expect("channels");
+        assert_eq!(values(&map), [2.0, -12.0]);
+    }
+}

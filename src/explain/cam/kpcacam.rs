@@ -1,0 +1,48 @@
+//! KPCA-CAM: *Visual Explainability of Deep Computer Vision Models using Kernel PCA*, Karmani et al., 2024,
+//! <https://arxiv.org/abs/2410.00267>.
+//!
+//! Eigen-CAM with a kernel. With the pixels' channel vectors `x_p` (`[C]`, centred over the `P = H' W'` pixels):
+//!
+//! ```text
+//! K[p,q] = tanh(x_p . x_q / C + 1)                    sigmoid kernel, centred in feature space
+//! K u    = theta u                                    largest eigenvalue, |u| = 1
+//! L[p]   = sqrt(theta) * u[p]                         its sign: the largest magnitude is positive
+//! ```
+//!
+//! Kernel and sign are those of scikit-learn's `KernelPCA(n_components=1, kernel="sigmoid")`, which pytorch_grad_cam's
+//! `KPCA_CAM` uses. No class, no gradient; `--eigen-smooth` does not apply.
+
+use tch::{TchError, Tensor};
+
+use super::projection;
+
+/// The saliency `[N, H', W']` of an activation `[N, C, H', W']`. Needs a matrix of `P x P` doubles per sample.
+pub fn saliency(activation: &Tensor) -> Result<Tensor, TchError> {
+    let (n, channels, height, width) = activation.size4()?;
+    let pixels = projection::centred_pixels(activation)?;
+    let gamma = 1.0 / channels as f64;
+    let kernel = pixels.f_matmul(&pixels.f_transpose(1, 2)?)?.f_mul_scalar(gamma)?.f_add_scalar(1.0)?.f_tanh()?;
+    let centred = |vector: &Tensor| vector.f_sub(&vector.f_mean_dim(1i64, true, None)?);
+    let apply = |vector: &Tensor| centred(&kernel.f_matmul(&centred(vector)?)?);
+    let component = projection::largest_component(apply, (n, height * width), activation.device())?;
+    projection::orient(&component.f_view([n, height, width])?)?.f_to_kind(activation.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_near, tensor, values};
+    use super::*;
+
+    #[test]
+    fn equals_a_dense_eigendecomposition() {
+        let pixels: Vec<f32> = (0..60).map(|k| ((k * 37 % 23) as f32).sin() * 2.0).collect();
+        let activation = tensor(&pixels, [1, 3, 4, 5]);
+        let rows = projection::centred_pixels(&activation).expect("pixels").squeeze_dim(0);
+        let kernel = (rows.matmul(&rows.tr()) / 3.0 + 1.0).tanh();
+        let centring = Tensor::eye(20, (tch::Kind::Double, tch::Device::Cpu)) - 1.0 / 20.0;
+        let (roots, vectors) = centring.matmul(&kernel).matmul(&centring).linalg_eigh("L");
+        let wanted = vectors.select(1, -1) * roots.get(-1).sqrt();
+        let flip = if wanted.max().abs().double_value(&[]) < wanted.min().abs().double_value(&[]) { -1.0 } else { 1.0 };
+        assert_near(&values(&saliency(&activation).expect("saliency")), &values(&(wanted * flip)));
+    }
+}

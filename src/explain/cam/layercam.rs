@@ -1,0 +1,29 @@
+//! LayerCAM: *Exploring Hierarchical Class Activation Maps for Localization*, Jiang et al., IEEE TIP 2021,
+//! <https://ieeexplore.ieee.org/document/9462463>.
+//!
+//! With activation `A` (`[C, H', W']`) and the score's gradient `g = dy/dA`, every pixel has its own weight:
+//!
+//! ```text
+//! L[i,j] = sum_c relu(g[c,i,j]) * A[c,i,j]
+//! ```
+//!
+//! The same as pytorch_grad_cam's `LayerCAM`.
+
+use tch::{TchError, Tensor};
+
+/// The channels `relu(g_c) * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
+pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+    gradient.f_relu()?.f_mul(activation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{tensor, values};
+    use super::*;
+
+    #[test]
+    fn negative_gradients_count_nothing() {
+        let map = channels(&tensor(&[1.0, 3.0, -2.0], [1, 1, 1, 3]), &tensor(&[2.0, -4.0, 5.0], [1, 1, 1, 3])).expect("channels");
+        assert_eq!(values(&map), [2.0, 0.0, -10.0]);
+    }
+}

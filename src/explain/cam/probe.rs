@@ -1,0 +1,74 @@
+//! What the gradient-free methods need of the model: the score of many variants of one sample.
+
+use tch::{TchError, Tensor};
+
+use super::super::target::Score;
+use crate::program::{ExecError, Execution, Plan, from_tch};
+
+/// One sample of a batch that went through the model.
+pub struct Probe<'a> {
+    /// The model.
+    pub plan: &'a Plan,
+    /// The batch's run.
+    pub execution: &'a Execution,
+    /// Which sample of the batch.
+    pub sample: i64,
+    image: Tensor,
+}
+
+impl<'a> Probe<'a> {
+    /// Of a sample of the batch.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn new(plan: &'a Plan, execution: &'a Execution, sample: i64) -> Result<Self, TchError> {
+        let image = execution.input.f_detach()?.f_narrow(0, sample, 1)?;
+        Ok(Probe { plan, execution, sample, image })
+    }
+
+    /// The sample's input, `[1, 3, H, W]`.
+    pub fn image(&self) -> &Tensor {
+        &self.image
+    }
+
+    /// The sample's logits, `[1, K]` or `[1, K, h, w]`.
+    pub fn logits(&self) -> Result<Tensor, TchError> {
+        self.execution.output.f_detach()?.f_narrow(0, self.sample, 1)
+    }
+
+    /// libtorch's error outside the graph.
+    pub fn failed(&self, doing: &str, error: &TchError) -> ExecError {
+        ExecError { node: "the method itself".into(), operator: doing.into(), source: from_tch(error) }
+    }
+}
+
+/// How variants are run.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeOptions {
+    /// How many at a time.
+    pub batch: i64,
+}
+
+impl ProbeOptions {
+    /// Start and length of each batch.
+    pub fn batches(self, total: i64) -> impl Iterator<Item = (i64, i64)> {
+        (0..total).step_by(self.batch.max(1) as usize).map(move |first| (first, self.batch.min(total - first)))
+    }
+}
+
+/// The scores `[T, B]` of logits `[B, ...]`.
+pub fn score_all(logits: &Tensor, scores: &[&Score]) -> Result<Tensor, TchError> {
+    let rows: Vec<Tensor> = scores.iter().map(|score| score.of(logits)).collect::<Result<_, _>>()?;
+    Tensor::f_stack(&rows, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_cover_everything_once() {
+        assert_eq!(ProbeOptions { batch: 4 }.batches(10).collect::<Vec<_>>(), [(0, 4), (4, 4), (8, 2)]);
+        assert_eq!(ProbeOptions { batch: 4 }.batches(0).count(), 0);
+    }
+}

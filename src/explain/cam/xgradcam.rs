@@ -1,0 +1,36 @@
+//! XGrad-CAM: *Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs*, Fu et al., BMVC 2020,
+//! <https://arxiv.org/abs/2008.02312>.
+//!
+//! With activation `A` (`[C, H', W']`) and the score's gradient `g = dy/dA`:
+//!
+//! ```text
+//! w_c    = sum_{i,j} A[c,i,j] * g[c,i,j] / (sum_{a,b} A[c,a,b] + 1e-7)      gradients weighted by the activation
+//! L[i,j] = sum_c w_c * A[c,i,j]
+//! ```
+//!
+//! The epsilon is that of pytorch_grad_cam's `XGradCAM`.
+
+use tch::{Kind, TchError, Tensor};
+
+const EPSILON: f64 = 1e-7;
+
+/// The channels `w_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
+pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+    let dims: &[i64] = &[2, 3];
+    let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?.f_add_scalar(EPSILON)?;
+    let weights = gradient.f_mul(activation)?.f_div(&total)?.f_sum_dim_intlist(dims, true, None::<Kind>)?;
+    activation.f_mul(&weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_near, tensor, values};
+    use super::*;
+
+    #[test]
+    fn one_channel_by_hand() {
+        // sum A = 4; w = (1 * 2 + 3 * -4) / 4 = -2.5.
+        let map = channels(&tensor(&[1.0, 3.0], [1, 1, 1, 2]), &tensor(&[2.0, -4.0], [1, 1, 1, 2])).expect("channels");
+        assert_near(&values(&map), &[-2.5, -7.5]);
+    }
+}

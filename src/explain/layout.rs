@@ -1,0 +1,41 @@
+//! Any layout of an activation as `[N, C, H', W']`.
+
+use tch::Tensor;
+
+use super::ExplainError;
+use crate::program::{Layer, Layout, TokenInfo};
+
+/// The activation (or gradient) of a layer as `[N, C, H', W']`: leading tokens that are no patches are dropped, the rest become
+/// their grid.
+///
+/// # Errors
+/// The activation does not have the layer's declared layout.
+pub fn as_nchw(tensor: &Tensor, layer: &Layer, tokens: Option<&TokenInfo>) -> Result<Tensor, ExplainError> {
+    let wrong =
+        |wanted: &str| ExplainError::Unsuitable(format!("layer `{}` gives shape {:?}, not {wanted}", layer.path, tensor.size()));
+    match layer.layout {
+        Layout::Nchw if tensor.dim() == 4 => Ok(tensor.shallow_clone()),
+        Layout::Nchw => Err(wrong("[N, C, H, W]")),
+        Layout::Nhwc if tensor.dim() == 4 => Ok(tensor.f_permute([0i64, 3, 1, 2])?),
+        Layout::Nhwc => Err(wrong("[N, H, W, C]")),
+        Layout::Tokens => {
+            let tokens = tokens.filter(|_| tensor.dim() == 3).ok_or_else(|| wrong("tokens [N, T, C]"))?;
+            let (n, t, c) = tensor.size3()?;
+            let [rows, columns] = tokens.grid;
+            if t - tokens.prefix != rows * columns {
+                return Err(wrong(&format!("{} + {rows} x {columns} tokens", tokens.prefix)));
+            }
+            let grid = tensor.f_narrow(1, tokens.prefix, rows * columns)?;
+            Ok(grid.f_reshape([n, rows, columns, c])?.f_permute([0i64, 3, 1, 2])?)
+        }
+    }
+}
+
+/// Which dimension of the layer's own layout holds the channels.
+pub fn channel_dim(layer: &Layer) -> i64 {
+    match layer.layout {
+        Layout::Nchw => 1,
+        Layout::Nhwc => 3,
+        Layout::Tokens => 2,
+    }
+}

@@ -1,0 +1,65 @@
+//! What is explained, and which maps come of it.
+
+use crate::program::{Layer, TokenInfo};
+
+use super::{HeatmapSize, Method};
+
+/// What is explained.
+#[derive(Clone, Debug)]
+pub struct ExplainOptions {
+    /// Target layers.
+    pub layers: Vec<Layer>,
+    /// CAM methods; they share the forward pass and, where they can, the backward pass.
+    pub methods: Vec<Method>,
+    /// One map of all layers, by pytorch_grad_cam's rule: the mean of the layers' heatmaps, scaled to `[0, 1]` again.
+    pub fuse_layers: bool,
+    /// The first principal component of a method's channels instead of their sum.
+    pub eigen_smooth: bool,
+    /// The mean over six variants of the image: as it is and mirrored, times 0.9, 1 and 1.1.
+    pub aug_smooth: bool,
+    /// Size of the heatmaps.
+    pub size: HeatmapSize,
+    /// How tokens map to a grid, for models that have them.
+    pub tokens: Option<TokenInfo>,
+    /// The output's channel for what is none of the classes, if it has one.
+    pub background: Option<i64>,
+    /// How many variants of a sample the gradient-free methods run at a time.
+    pub probe_batch: usize,
+}
+
+/// One map per class and sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// By which method.
+    pub method: Method,
+    /// What field and file names call the layer: its number or path, `fused` for several, `all` where the method has none.
+    pub label: String,
+    /// The module path; several with ` + `.
+    pub path: String,
+    /// Which of the options' layers; none where the method has none.
+    pub layers: Vec<usize>,
+}
+
+impl ExplainOptions {
+    /// The maps of each class, method by method.
+    pub fn columns(&self) -> Vec<Column> {
+        let mut columns = Vec::new();
+        for &method in &self.methods {
+            if !method.has_layers() {
+                let path = "all convolutions and batch norms".to_owned();
+                columns.push(Column { method, label: "all".into(), path, layers: Vec::new() });
+            } else if self.fuse_layers && self.layers.len() > 1 {
+                let path = self.layers.iter().map(|layer| layer.path.as_str()).collect::<Vec<_>>().join(" + ");
+                columns.push(Column { method, label: "fused".into(), path, layers: (0..self.layers.len()).collect() });
+            } else {
+                columns.extend(self.layers.iter().enumerate().map(|(index, layer)| Column {
+                    method,
+                    label: layer.label.clone(),
+                    path: layer.path.clone(),
+                    layers: vec![index],
+                }));
+            }
+        }
+        columns
+    }
+}

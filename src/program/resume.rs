@@ -1,0 +1,146 @@
+//! Running the end of the graph again from a replaced activation: AblationCAM asks what the score becomes without a channel,
+//! hundreds of times per image.
+//!
+//! Only what the activation reaches is run again. The rest of what those steps read (a residual branch that goes around the
+//! layer, an attention mask) was kept from the run of the image itself, and is repeated along its batch dimension.
+
+use std::collections::{HashMap, HashSet};
+
+use tch::Tensor;
+
+use super::{
+    exec::{ExecError, Execution, Value, from_tch},
+    graph::{BatchDim, Graph, Node, Operation, ValueId},
+    passes::{self, Aliases, InPlace},
+    plan::Plan,
+};
+
+/// The way from a tap to the output.
+#[derive(Clone, Debug, Default)]
+pub struct Suffix {
+    /// Which of the plan's steps, in order.
+    steps: Vec<usize>,
+    /// Values from before the tap that they read.
+    boundary: Vec<ValueId>,
+    /// Those of the boundary that a step writes to in place: each run needs its own copy.
+    written: HashSet<ValueId>,
+}
+
+impl Suffix {
+    pub(super) fn boundary(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.boundary.iter().copied()
+    }
+}
+
+/// The suffix of a tap, among the nodes that are kept (of which the plan makes its steps, in order).
+pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], tap: ValueId, output: ValueId) -> Suffix {
+    let producer: HashMap<ValueId, usize> =
+        graph.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |value| (value, index))).collect();
+    let dependent = passes::dependents(graph, &[tap]);
+    let on_the_way = passes::needed(graph, aliases, &[output]);
+    let reached = |index: usize, node: &Node| {
+        keep[index] && on_the_way[index] && node.defines().any(|value| value != tap && dependent.contains(&value))
+    };
+    let mut wanted: HashSet<usize> =
+        graph.nodes.iter().enumerate().filter(|(index, node)| reached(*index, node)).map(|(index, _)| index).collect();
+    // Scalars are computed anew, as they may depend on the size of the batch.
+    let mut open: Vec<usize> = wanted.iter().copied().collect();
+    while let Some(index) = open.pop() {
+        for value in graph.nodes[index].uses() {
+            if let Some(&from) = producer.get(&value)
+                && gives_scalar(&graph.nodes[from])
+                && wanted.insert(from)
+            {
+                open.push(from);
+            }
+        }
+    }
+    let constants: HashSet<ValueId> = graph.bindings.iter().map(|(id, _)| *id).collect();
+    let inside: HashSet<ValueId> = wanted.iter().flat_map(|index| graph.nodes[*index].defines()).collect();
+    let mut boundary: Vec<ValueId> = wanted.iter().flat_map(|index| graph.nodes[*index].uses().collect::<Vec<_>>()).collect();
+    boundary.retain(|value| *value != tap && !inside.contains(value) && !constants.contains(value));
+    boundary.sort_unstable();
+    boundary.dedup();
+    let written_roots: HashSet<ValueId> = wanted
+        .iter()
+        .filter(|index| aliases.in_place[**index] == InPlace::Write)
+        .filter_map(|index| graph.nodes[*index].first_value().map(|first| aliases.root(first)))
+        .collect();
+    let written = boundary.iter().copied().filter(|value| written_roots.contains(&aliases.root(*value))).collect();
+    let steps = (0..graph.nodes.len()).filter(|index| keep[*index]).enumerate();
+    let steps = steps.filter(|(_, index)| wanted.contains(index)).map(|(step, _)| step).collect();
+    Suffix { steps, boundary, written }
+}
+
+fn gives_scalar(node: &Node) -> bool {
+    matches!(node.operation, Operation::Symbolic(_)) || node.operator().starts_with("sym_")
+}
+
+impl Plan {
+    /// The output `[B, ...]` for `B` replacements `[B, ...]` of sample `sample`'s activation at a tap, without gradients.
+    ///
+    /// # Errors
+    /// A node fails, for want of memory say.
+    ///
+    /// # Panics
+    /// The plan was not made to resume from this tap.
+    pub fn resume(&self, tap: usize, execution: &Execution, sample: i64, activation: &Tensor) -> Result<Tensor, ExecError> {
+        let tap = self.taps[tap];
+        let suffix = self.suffixes.get(&tap).expect("the plan was made to resume from this tap");
+        let _no_grad = tch::no_grad_guard();
+        let count = activation.size()[0];
+        let mut frame = self.frame(Some((tap, Value::Tensor(activation.shallow_clone()))))?;
+        if self.can_repeat(suffix) {
+            for id in &suffix.boundary {
+                let Some(value) = execution.kept.get(id) else { continue };
+                let value = match value {
+                    Value::Tensor(tensor) => {
+                        let repeated = self.repeat(*id, tensor, execution.input.size()[0], sample, count);
+                        let repeated = repeated.and_then(|repeated| match suffix.written.contains(id) {
+                            true => repeated.f_to_dtype(repeated.kind(), false, true),
+                            false => Ok(repeated),
+                        });
+                        Value::Tensor(repeated.map_err(|error| ExecError {
+                            node: "an activation before the layer".into(),
+                            operator: "repeat".into(),
+                            source: from_tch(&error),
+                        })?)
+                    }
+                    scalar => scalar.share(),
+                };
+                self.supply(*id, value, &mut frame);
+            }
+            for step in &suffix.steps {
+                self.advance(&self.steps[*step], &mut frame)?;
+            }
+        } else {
+            let input = execution.input.narrow(0, sample, 1);
+            let size = [count, input.size()[1], input.size()[2], input.size()[3]];
+            self.supply(self.input, Value::Tensor(input.expand(size, false)), &mut frame);
+            for step in &self.steps {
+                self.advance(step, &mut frame)?;
+            }
+        }
+        self.take_output(&mut frame)
+    }
+
+    /// Whether every value of the boundary can be had for another batch size. Otherwise all of the graph is run.
+    fn can_repeat(&self, suffix: &Suffix) -> bool {
+        suffix.boundary.iter().all(|id| self.batch_dims.get(id) != Some(&BatchDim::Unclear))
+    }
+
+    /// One sample's part of a value, `count` times.
+    fn repeat(&self, id: ValueId, tensor: &Tensor, batch: i64, sample: i64, count: i64) -> Result<Tensor, tch::TchError> {
+        let Some(BatchDim::At(dim)) = self.batch_dims.get(&id) else { return Ok(tensor.shallow_clone()) };
+        let per_sample = tensor.size()[*dim] / batch;
+        let part = tensor.f_detach()?.f_narrow(*dim as i64, sample * per_sample, per_sample)?;
+        let mut size = part.size();
+        if per_sample == 1 {
+            size[*dim] = count;
+            return part.f_expand(&size, false);
+        }
+        let mut repeats = vec![1; size.len()];
+        repeats[*dim] = count;
+        part.f_repeat(&repeats)
+    }
+}
