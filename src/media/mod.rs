@@ -14,6 +14,7 @@ mod overlay;
 mod png;
 mod preprocess;
 mod resample;
+mod sheet;
 mod step;
 mod write;
 
@@ -27,5 +28,6 @@ pub use overlay::{jet, overlay};
 pub use png::{encode_heatmap, encode_rgb};
 pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
+pub use sheet::{Tile, contact_sheet};
 pub use step::PreprocessStep;
 pub use write::{Durability, with_suffix, write_atomically};

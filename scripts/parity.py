@@ -1,0 +1,308 @@
+"""camflow's heatmaps beside pytorch_grad_cam's, for every method: the table of docs/parity.md.
+
+    parity.py --camflow BINARY [--models FOLDER] [--only MODEL ...] [--write docs/parity.md]
+
+For each model, method and smoothing: the largest and the mean difference of `camflow explain --exact` to pytorch_grad_cam
+1.5.7, given the same tensor and the same weights. Allowed are 1e-5, for methods that project onto a principal component 1e-3
+with the sign that camflow documents (the reference's is arbitrary), and for the gradient-free ones 1e-4. The default, which folds
+batch norms, is judged by its distance to the reference in fp64: at most 1.5 times that of the reference in fp32 in the median
+over all rows, and 3 times (plus 1e-4) in each. Weights are random (from a seed, batch norms warmed) unless said otherwise.
+
+The last line is `N passed, N failed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytorch_grad_cam as reference
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, SemanticSegmentationTarget
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import export_model
+
+METHODS = {
+    "gradcam": reference.GradCAM,
+    "gradcam++": reference.GradCAMPlusPlus,
+    "xgradcam": reference.XGradCAM,
+    "layercam": reference.LayerCAM,
+    "hirescam": reference.HiResCAM,
+    "gradcam-elementwise": reference.GradCAMElementWise,
+    "eigencam": reference.EigenCAM,
+    "eigengradcam": reference.EigenGradCAM,
+    "scorecam": reference.ScoreCAM,
+    "ablationcam": reference.AblationCAM,
+    "fullgrad": reference.FullGrad,
+    "kpcacam": reference.KPCA_CAM,
+    "fem": reference.FEM,
+    "shapleycam": reference.ShapleyCAM,
+    "finercam": reference.FinerCAM,
+}
+PROJECTING = {"eigencam", "eigengradcam", "kpcacam"}
+PROBING = {"scorecam", "ablationcam"}
+UNSMOOTHED = {"eigencam", "eigengradcam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
+SEGMENTATION_ONLY_OUT = {"finercam"}
+REPEATS = 32  # pytorch_grad_cam's batch of its gradient-free methods
+
+
+@dataclasses.dataclass
+class Case:
+    """A model with the layers to look at. `probed` is the layer for the gradient-free methods, which cost a pass a channel."""
+
+    model: str
+    layers: tuple[str, ...]
+    size: tuple[int, int]
+    layout: str = "nchw"
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+    segmentation: bool = False
+    without: frozenset[str] = frozenset()
+    export: tuple[str, ...] = ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
+
+
+CASES = (
+    Case("torchvision:resnet18", ("layer2", "layer4"), (96, 112)),
+    Case("torchvision:resnet50", ("layer3", "layer4"), (96, 80)),
+    Case("torchvision:vgg16", ("features.30",), (96, 64)),
+    Case("torchvision:densenet121", ("features.denseblock3", "features.denseblock4"), (96, 96)),
+    Case("torchvision:mobilenet_v3_small", ("features.8", "features.12"), (128, 96)),
+    Case("torchvision:efficientnet_b0", ("features.4", "features.8"), (96, 96)),
+    Case("torchvision:convnext_tiny", ("features.5", "features.7"), (96, 96)),
+    Case("timm:swin_tiny_patch4_window7_224", ("layers.2", "layers.3.blocks.1.norm1"), (224, 224), layout="nhwc"),
+    Case("timm:deit_tiny_patch16_224", ("blocks.6.norm1", "blocks.11.norm1"), (224, 224), "tokens", (14, 14), 1),
+    Case("torchvision:deeplabv3_resnet50", ("backbone.layer1", "backbone.layer4"), (96, 128), segmentation=True, without=frozenset(PROBING)),
+)
+# Enough for every code path, and quick: what continuous integration runs.
+SUBSET = ("torchvision:resnet18", "timm:deit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table."""
+
+    model: str
+    method: str
+    smoothing: str
+    allowed: float
+    largest: float
+    mean: float
+    default: float | None = None  # distance of the default to fp64
+    single: float | None = None  # distance of the reference's fp32 to fp64
+
+    def passed(self) -> bool:
+        fits = self.default is None or self.default <= 3 * self.single + 1e-4
+        return self.largest <= self.allowed and fits  # a NaN fails
+
+
+class Logits(torch.nn.Module):
+    """The one output that is explained, of models that return several."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = self.module(pixels)
+        return found["out"] if isinstance(found, dict) else found
+
+
+def turned(project):
+    """The reference's projection with camflow's sign: the largest magnitude is positive."""
+
+    def projected(activations, *arguments, **more):
+        maps = project(activations, *arguments, **more)
+        negative = np.abs(maps.min(axis=(1, 2))) > np.abs(maps.max(axis=(1, 2)))
+        return np.where(negative[:, None, None], -maps, maps)
+
+    return projected
+
+
+@contextlib.contextmanager
+def documented_sign():
+    """Every module of the reference has imported the projection by name."""
+    changed = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("pytorch_grad_cam.") and hasattr(module, "get_2d_projection"):
+            changed.append((module, module.get_2d_projection))
+            module.get_2d_projection = turned(module.get_2d_projection)
+    try:
+        yield
+    finally:
+        for module, project in changed:
+            module.get_2d_projection = project
+
+
+def as_nchw(case: Case):
+    """pytorch_grad_cam's `reshape_transform` for the model's layout."""
+    if case.layout == "nhwc":
+        return lambda tensor: tensor.permute(0, 3, 1, 2)
+    if case.layout == "tokens":
+        return lambda tensor: tensor[:, case.prefix :].reshape(len(tensor), *case.grid, -1).permute(0, 3, 1, 2)
+    return None
+
+
+def reference_map(case: Case, model, layers, pixels, mask, channel, method, eigen, aug) -> np.ndarray:
+    """The heatmap f32 [H, W] of one image [1, 3, H, W]; `layers` are modules."""
+    options = {"model": model, "target_layers": layers, "reshape_transform": as_nchw(case)}
+    if method == "ablationcam":
+        layer = reference.AblationLayer() if case.layout == "nchw" else reference.AblationLayerVit()
+        options.update(ablation_layer=layer, batch_size=REPEATS)
+    if case.segmentation:
+        target = SemanticSegmentationTarget(channel, mask.astype(np.float32))
+        target.mask = target.mask.to(pixels.dtype)
+    else:
+        target = ClassifierOutputTarget(channel)
+    # Progress bars and notices of the reference.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), METHODS[method](**options) as cam:
+        if method in PROBING:
+            cam.batch_size = REPEATS
+        if method == "finercam":
+            return cam(pixels, targets=None, target_idx=channel, eigen_smooth=eigen)[0]
+        return cam(pixels.clone(), targets=[target], eigen_smooth=eigen, aug_smooth=aug)[0]
+
+
+def picture(height: int, width: int, seed: int) -> torch.Tensor:
+    """Smooth noise (real images are smooth), f32 [1, 3, H, W], normalised."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, 3, height // 8, width // 8, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+    return (smooth + 0.1 * torch.randn(1, 3, height, width, generator=generator)).contiguous()
+
+
+def camflow_maps(binary: Path, archive: Path, case: Case, pixels, mask, channel, methods, flags) -> dict[tuple[str, str], np.ndarray]:
+    """(method, layer) -> heatmap."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        np.save(folder / "input.npy", pixels.numpy())
+        command = [binary, "explain", folder / "input.npy", "--model", archive, "--class", channel, "--layers", ",".join(case.layers)]
+        command += ["--method", ",".join(methods), "--out", folder / "maps", "--device", "cpu", "--format", "json", *flags]
+        if case.segmentation:
+            np.save(folder / "mask.npy", mask * np.uint8(channel))
+            command += ["--mask", folder / "mask.npy"]
+        done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+        maps = {}
+        for line in done.stdout.splitlines():
+            event = json.loads(line)
+            if event.get("event") == "heatmap":
+                maps[event["method"], event["layer"]] = np.load(next(file for file in event["files"] if file.endswith(".npy")))
+        return maps
+
+
+def allowed(method: str, eigen: bool) -> float:
+    if method in PROJECTING or (eigen and method not in UNSMOOTHED):
+        return 1e-3
+    return 1e-4 if method in PROBING else 1e-5
+
+
+def compare(binary: Path, case: Case, models: Path, say=print) -> list[Row]:
+    """The rows of one model."""
+    archive = models / (case.model.replace(":", "-") + ".pt2")
+    if not archive.exists():
+        command = [sys.executable, Path(export_model.__file__), case.model, "--out", archive, *case.export]
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    module = export_model.load_model(case.model, "none").module
+    module.load_state_dict(torch.export.load(archive).state_dict)
+    model = Logits(module).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
+    double = copy.deepcopy(model).double()
+    pixels = picture(*case.size, seed=sum(map(ord, case.model)))
+    with torch.no_grad():
+        logits = model(pixels)[0]
+    mask = np.zeros(case.size, np.uint8)
+    mask[case.size[0] // 4 : -8, 8 : -case.size[1] // 3] = 1
+    channel = 15 if case.segmentation else int(logits.argmax())
+
+    methods = [m for m in METHODS if m not in case.without and not (case.segmentation and m in SEGMENTATION_ONLY_OUT)]
+    sweeps = [("none", methods, False, False), ("eigen", [m for m in methods if m not in UNSMOOTHED], True, False)]
+    sweeps.append(("aug", [m for m in ("gradcam", "layercam") if not case.segmentation], False, True))
+    sweeps.append(("aug+eigen", [m for m in ("gradcam",) if not case.segmentation], True, True))
+    rows = []
+    for smoothing, methods, eigen, aug in sweeps:
+        if not methods:
+            continue
+        flags = ["--eigen-smooth"] * eigen + ["--aug-smooth"] * aug
+        exact = camflow_maps(binary, archive, case, pixels, mask, channel, methods, [*flags, "--exact"])
+        folded = camflow_maps(binary, archive, case, pixels, mask, channel, methods, flags)
+        for method in methods:
+            # The gradient-free methods cost a pass a channel: one layer.
+            layers = ("all",) if method == "fullgrad" else case.layers[-1:] if method in PROBING else case.layers
+            row = Row(case.model, method, smoothing, allowed(method, eigen), 0.0, 0.0)
+            means = []
+            for layer in layers:
+                targets = [] if layer == "all" else [model.module.get_submodule(layer)]
+                with documented_sign(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH) if method == "shapleycam" else contextlib.nullcontext():
+                    single = reference_map(case, model, targets, pixels, mask, channel, method, eigen, aug)
+                difference = np.abs(exact[method, layer] - single)
+                row.largest = max(row.largest, float(difference.max())) if not np.isnan(difference).any() else float("nan")
+                means.append(float(difference.mean()))
+                # The gradient-free methods have no fp64 reference: a pass a channel in fp64 takes minutes.
+                if smoothing == "none" and method not in PROBING:
+                    targets = [] if layer == "all" else [double.module.get_submodule(layer)]
+                    with documented_sign(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH) if method == "shapleycam" else contextlib.nullcontext():
+                        truth = reference_map(case, double, targets, pixels.double(), mask, channel, method, eigen, aug)
+                    row.default = max(row.default or 0.0, float(np.abs(folded[method, layer] - truth).max()))
+                    row.single = max(row.single or 0.0, float(np.abs(single - truth).max()))
+            row.mean = max(means)
+            rows.append(row)
+            say(f"{'ok    ' if row.passed() else 'FAILED'} {describe(row)}", flush=True)
+    return rows
+
+
+def describe(row: Row) -> str:
+    text = f"{row.model} {row.method} {row.smoothing}: max {row.largest:.1e}, mean {row.mean:.1e} (allowed {row.allowed:.0e})"
+    return text if row.default is None else f"{text}; from fp64: default {row.default:.1e}, fp32 {row.single:.1e}"
+
+
+def median_ratio(rows: list[Row]) -> float:
+    """Of the default's distance to fp64 and fp32's own; 0 where there is nothing to compare."""
+    ratios = [row.default / max(row.single, 1e-6) for row in rows if row.default is not None]
+    return float(np.median(ratios)) if ratios else 0.0
+
+
+def table(rows: list[Row]) -> str:
+    lines = ["| model | method | smoothing | max | mean | allowed | default from fp64 | fp32 from fp64 |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for row in rows:
+        rest = ("", "") if row.default is None else (f"{row.default:.1e}", f"{row.single:.1e}")
+        name = row.model.partition(":")[2]
+        mark = "" if row.passed() else " **failed**"
+        lines.append(f"| {name} | {row.method} | {row.smoothing} | {row.largest:.1e}{mark} | {row.mean:.1e} | {row.allowed:.0e} | {rest[0]} | {rest[1]} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help="where exported models are kept (default: a temporary folder)")
+    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
+    args = parser.parse_args()
+    torch.backends.mha.set_fastpath_enabled(False)
+    with tempfile.TemporaryDirectory() as temporary:
+        models = args.models or Path(temporary)
+        models.mkdir(parents=True, exist_ok=True)
+        rows = [row for case in CASES if not args.only or case.model in args.only for row in compare(args.camflow, case, models)]
+    ratio = median_ratio(rows)
+    failed = sum(not row.passed() for row in rows) + (ratio > 1.5)
+    print(f"median of the default's distance to fp64 relative to fp32's: {ratio:.2f}")
+    if args.write:
+        intro = __doc__.partition("For each model")[2].partition("The last line")[0]
+        note = f"Median of the default's distance to fp64 relative to fp32's: {ratio:.2f}."
+        args.write.write_text(f"# Parity with pytorch_grad_cam\n\nMade by `scripts/parity.sh`. For each model{intro}\n{note}\n\n{table(rows)}\n")
+    print(f"{len(rows) - sum(not row.passed() for row in rows)} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
