@@ -14,14 +14,18 @@ use super::{
 };
 use crate::{
     explain::{ExplainOptions, TorchExplainer},
-    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, Field, HeatmapField, Selection, UpdateSink},
-    job::{FieldTemplate, TargetSpec, resolve_classes},
-    media::{ExifPolicy, ImageLimits, MaskValue},
-    names::Choice,
-    pipeline::{
-        Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass, run,
+    fiftyone::{
+        ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, HeatmapField, LabelField, LabelKind, Selection,
+        UpdateSink,
     },
-    program::{Dynamic, Layer, Plan, Program, device_name},
+    job::{FieldTemplate, TargetSpec, known_names, resolve_classes},
+    media::{ExifPolicy, ImageLimits, MaskValue},
+    names::{Choice, backticked},
+    pipeline::{
+        Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass,
+        Targets, run,
+    },
+    program::{Dynamic, Layer, Plan, PlanOptions, Program, Task, device_name},
     report::{Format, Reporter},
 };
 
@@ -35,7 +39,8 @@ pub struct Args {
     dataset: String,
     #[command(flatten)]
     cam: CamArgs,
-    /// Which pixels count: those of a label (`labels` or `labels:FIELD`), or of the model's own prediction (`predicted`)
+    /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
+    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
     #[arg(long, default_value = "labels")]
     target: TargetSpec,
     /// How fields are named; `{class}`, `{layer}` and `{method}` are filled in
@@ -117,7 +122,7 @@ impl DatabaseArgs {
 /// What the dataset's side of the job comes to.
 struct DatasetSide {
     dataset: Dataset,
-    label: Option<Field>,
+    label: Option<LabelField>,
     mask_targets: Option<Vec<(String, MaskValue)>>,
     notices: Vec<String>,
 }
@@ -137,18 +142,16 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let DatasetSide { dataset, label, mask_targets, notices } = dataset_side;
     notices.iter().for_each(|notice| reporter.notice(notice));
 
-    let from_labels = label.is_some();
-    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, mask_targets.as_deref(), from_labels)
-        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
-    let class_names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let targets = resolve_targets(&args, &program, &dataset, label.as_ref(), mask_targets.as_deref(), &reporter)?;
+    let class_names = class_names(&targets, label.as_ref());
     let names = args.field.names(&class_names, &layers, args.cam.method).map_err(anyhow::Error::msg)?;
     let folder = output_folder(&args, dataset.name())?;
     if !args.dry_run && (args.store == Store::Path || args.npy != NpyFormat::None) {
         check_writable(&folder)?;
     }
 
-    let fields = fields(&names, &classes, &layers);
-    let heatmap_fields = describe_fields(&names, &class_names, &layers, &args, &program);
+    let fields = fields(&names, &targets, &layers);
+    let heatmap_fields = describe_fields(&names, &layers, &args, &program);
     let selection = selection(&args, label.clone(), &heatmap_fields)?;
     let mut source = dataset.source(selection)?;
     source.notices().iter().for_each(|notice| reporter.notice(notice));
@@ -156,12 +159,13 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
 
     let taps: Vec<_> = layers.iter().map(|layer| layer.tap).collect();
     let plan = Plan::new(&program, program.primary_output(), &taps, plan_options)?;
+    check_output(&program, &plan, &plan_options, &args.target)?;
     let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
-    let fields_text = crate::names::backticked(fields.names());
+    let fields_text = backticked(fields.names());
     reporter.step(&format!(
-        "dataset `{}`: {num_samples} samples, target `{}`; model `{}` on {}; fields {fields_text}",
+        "dataset `{}`: {num_samples} samples, target {}; model `{}` on {}; fields {fields_text}",
         dataset.name(),
-        label.as_ref().map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name)),
+        described(&args.target, label.as_ref()),
         program.metadata.name,
         device_name(plan_options.device),
     ));
@@ -172,7 +176,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
 
     let decoder = Decoder {
         preprocess: program.metadata.preprocess.clone(),
-        classes: classes.clone(),
+        targets,
         fields: fields.clone(),
         limits: ImageLimits::default(),
         exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
@@ -189,7 +193,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
             tokens: program.metadata.tokens.clone(),
         },
     );
-    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy };
+    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
         // A CPU is busy with one image; a GPU is not.
@@ -223,6 +227,7 @@ fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
     let program = &model.program;
     program.metadata.preprocess.check().with_context(|| format!("model `{}`", program.path().display()))?;
     check_input_size(program)?;
+    check_task(program, &args.target)?;
     Ok(model)
 }
 
@@ -250,41 +255,157 @@ fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
     let dataset = Dataset::open(&connected.database, &args.dataset)?;
     notices.extend(dataset.notices());
     let label = match &args.target {
-        TargetSpec::Labels(field) => Some(dataset.segmentation_field(field.as_deref())?),
-        TargetSpec::Predicted => None,
+        TargetSpec::Labels(field) => Some(dataset.label_field(field.as_deref())?),
+        TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
     };
-    let mask_targets = match &label {
+    if let Err(problem) = check_class_flag(args, label.as_ref()) {
+        anyhow::bail!("{problem}");
+    }
+    let mask_targets = match label.as_ref().filter(|label| label.kind == LabelKind::Segmentation) {
         Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,
     };
     Ok(DatasetSide { dataset, label, mask_targets, notices })
 }
 
-fn fields(names: &[Vec<String>], classes: &[TargetClass], layers: &[Layer]) -> HeatmapFields {
-    let classes = classes.iter().map(|class| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)).collect();
+/// The target in words, with the field that was found for it.
+fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
+    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.kind))
+}
+
+/// Whether `--class` goes with the target; needs no model.
+fn check_class_flag(args: &Args, label: Option<&LabelField>) -> Result<(), String> {
+    match (&args.target, label.map(|label| label.kind), args.cam.classes.is_empty()) {
+        (TargetSpec::Top, _, false) => Err(format!(
+            "`--target top` explains the class that the model itself puts first, so it takes no `--class {}`\nhint: leave out `--class`, or use `--target predicted`",
+            args.cam.classes.join(",")
+        )),
+        (TargetSpec::Top, _, true) | (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
+        (_, Some(LabelKind::Classifications), true) => {
+            let field = label.map_or("", |label| label.name.as_str());
+            Err(format!(
+                "field `{field}` may hold several classes per sample (Classifications), so `--class` has to say which\nhint: name classes with `--class`, or take those in the field with `--class all`"
+            ))
+        }
+        (target, _, true) => Err(format!(
+            "target {} needs `--class`\nhint: name classes of the model, or `--class all`; without `--class` there are `--target top` (the model's own first class) and Classification fields (each sample's own class)",
+            described(target, label),
+        )),
+    }
+}
+
+/// What is explained in each sample, by the dataset's and the model's classes.
+fn resolve_targets(
+    args: &Args,
+    program: &Program,
+    dataset: &Dataset,
+    label: Option<&LabelField>,
+    mask_targets: Option<&[(String, MaskValue)]>,
+    reporter: &Reporter,
+) -> anyhow::Result<Targets> {
+    let model_classes = &program.metadata.classes;
+    if args.target == TargetSpec::Top {
+        return Ok(Targets::Top);
+    }
+    if args.cam.classes.is_empty() {
+        anyhow::ensure!(
+            !model_classes.is_empty(),
+            "model `{}` names no classes, so the samples' labels cannot be found among them\nhint: export it with class names, or use `--target top`",
+            program.path().display()
+        );
+        // Of two channels with one name the first counts, as for `--class`.
+        return Ok(Targets::OwnClass(model_classes.iter().rev().map(|(index, name)| (name.clone(), *index)).collect()));
+    }
+    let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
+    let requested = match by_name {
+        Some(field) if args.cam.classes.iter().any(|class| class == "all") => {
+            let labels = dataset.label_names(field)?;
+            let (known, rest) = known_names(labels, model_classes, &field.name).map_err(anyhow::Error::msg)?;
+            if !rest.is_empty() {
+                let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
+                let some = backticked(rest.iter().take(5));
+                reporter.notice(&format!("labels in field `{}` that are no class of the model: {some}{more}", field.name));
+            }
+            known
+        }
+        _ => args.cam.classes.clone(),
+    };
+    let from_masks = label.is_some() && by_name.is_none();
+    let classes = resolve_classes(&requested, model_classes, mask_targets, from_masks)
+        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
+    Ok(match args.target {
+        TargetSpec::Pixel { x, y } => Targets::Pixel { classes, x, y },
+        _ => Targets::Classes(classes),
+    })
+}
+
+/// What stands for `{class}` in the names of fields.
+fn class_names(targets: &Targets, label: Option<&LabelField>) -> Vec<String> {
+    match targets {
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(|class| class.name.clone()).collect(),
+        Targets::Top => vec!["top".to_owned()],
+        Targets::OwnClass(_) => label.map(|label| label.name.clone()).into_iter().collect(),
+    }
+}
+
+/// What to do with a model that gives no scores of classes.
+const WRAP: &str = "hint: wrap it at export: a Python function that returns a module whose output is class logits, [N, K] or [N, K, H, W], exported with `camflow export file.py:function`";
+
+/// Refuses by what the exporter says of the model's output.
+fn check_task(program: &Program, target: &TargetSpec) -> anyhow::Result<()> {
+    let model = program.path().display();
+    match (program.metadata.task, target) {
+        (Task::Detection, _) => anyhow::bail!("model `{model}` gives boxes, not scores of classes\n{WRAP}"),
+        (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),
+        _ => Ok(()),
+    }
+}
+
+fn no_pixels(program: &Program) -> anyhow::Result<()> {
+    anyhow::bail!(
+        "model `{}` gives one score per class, not per pixel, so there is none for `--target pixel=X,Y`\nhint: use `--target predicted`, which explains the class's score",
+        program.path().display()
+    )
+}
+
+/// Of a model whose exporter does not say what its output is, the shape of one: it takes a forward pass of zeros.
+fn check_output(program: &Program, plan: &Plan, options: &PlanOptions, target: &TargetSpec) -> anyhow::Result<()> {
+    if program.metadata.task != Task::Other {
+        return Ok(());
+    }
+    let model = program.path().display();
+    let zeros = tch::Tensor::f_zeros(&program.metadata.input.example[..], (tch::Kind::Float, options.device));
+    let output = zeros.map_err(anyhow::Error::from).and_then(|zeros| Ok(plan.run(&zeros)?.output));
+    let shape = output.with_context(|| format!("model `{model}` cannot be run on an empty image"))?.size();
+    match shape.len() {
+        2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program),
+        2 | 4 => Ok(()),
+        _ => anyhow::bail!("model `{model}` gives an output of shape {shape:?}, not scores of classes\n{WRAP}"),
+    }
+}
+
+fn fields(names: &[Vec<String>], targets: &Targets, layers: &[Layer]) -> HeatmapFields {
+    let identity = |class: &TargetClass| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value);
+    let classes = match targets {
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(identity).collect(),
+        Targets::Top => vec!["the model's top class".to_owned()],
+        Targets::OwnClass(_) => vec!["the sample's own class".to_owned()],
+    };
     HeatmapFields::new(names.to_vec(), classes, layers.iter().map(|layer| layer.path.clone()).collect())
 }
 
-fn describe_fields(
-    names: &[Vec<String>],
-    classes: &[String],
-    layers: &[Layer],
-    args: &Args,
-    program: &Program,
-) -> Vec<HeatmapField> {
-    let describe = |name: &String, class: &String, layer: &Layer| HeatmapField {
+fn describe_fields(names: &[Vec<String>], layers: &[Layer], args: &Args, program: &Program) -> Vec<HeatmapField> {
+    let describe = |(name, layer): (&String, &Layer)| HeatmapField {
         name: name.clone(),
-        class: class.clone(),
         layer: layer.path.clone(),
         method: args.cam.method.name().to_owned(),
         model: program.metadata.name.clone(),
     };
-    let rows = names.iter().zip(classes);
-    rows.flat_map(|(row, class)| row.iter().zip(layers).map(move |(name, layer)| describe(name, class, layer))).collect()
+    names.iter().flat_map(|row| row.iter().zip(layers).map(describe)).collect()
 }
 
 /// Everything that the heatmaps of all samples depend on.
-fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fingerprint {
+fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -> Fingerprint {
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
     let settings = [
@@ -300,7 +421,7 @@ fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fin
     Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
 }
 
-fn selection(args: &Args, label: Option<Field>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
+fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
     let ids = match &args.ids {
         None => None,
         Some(path) => {
@@ -341,7 +462,7 @@ fn check_writable(folder: &Path) -> anyhow::Result<()> {
 fn check_schema(sink: &UpdateSink, reporter: &Reporter) -> anyhow::Result<()> {
     let restored = sink.schema().declare()?;
     if !restored.is_empty() {
-        let fields = crate::names::backticked(restored.iter().map(String::as_str));
+        let fields = backticked(restored.iter().map(String::as_str));
         reporter.notice(&format!("declared again, after someone removed them meanwhile: {fields}"));
     }
     Ok(())

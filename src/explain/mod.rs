@@ -140,7 +140,7 @@ impl TorchExplainer {
         // Pass `k` explains every sample's k-th class: samples do not influence each other, so their gradients do not mix.
         for pass in 0..num_passes {
             let scores = self.scores(logits, samples, pass)?;
-            let present: Vec<&Tensor> = scores.iter().flatten().collect();
+            let present: Vec<&Tensor> = scores.iter().flatten().map(|(_, score)| score).collect();
             if present.is_empty() {
                 continue;
             }
@@ -160,19 +160,29 @@ impl TorchExplainer {
                 saliencies.push(self.options.method.saliency(&activation, &self.as_nchw(gradient, layer)?)?);
             }
             for (index, sample) in samples.iter().enumerate() {
-                let (Some(target), Some(score)) = (sample.targets.get(pass), &scores[index]) else { continue };
+                let (Some(target), Some((channel, score))) = (sample.targets.get(pass), &scores[index]) else { continue };
                 let mut layers = Vec::with_capacity(saliencies.len());
                 for saliency in &saliencies {
                     layers.push(self.heatmap(&saliency.f_narrow(0, index as i64, 1)?, sample, (height, width))?);
                 }
-                maps[index].push(ClassHeatmaps { class: target.class, score: score.f_double_value(&[])?, layers });
+                maps[index].push(ClassHeatmaps {
+                    class: target.class,
+                    channel: *channel,
+                    score: score.f_double_value(&[])?,
+                    layers,
+                });
             }
         }
         Ok(maps)
     }
 
-    /// Per sample the score of its `pass`-th class, if it has one and it is there.
-    fn scores(&self, logits: &Tensor, samples: &[DecodedSample], pass: usize) -> Result<Vec<Option<Tensor>>, tch::TchError> {
+    /// Per sample the channel and score of its `pass`-th class, if it has one and it is there.
+    fn scores(
+        &self,
+        logits: &Tensor,
+        samples: &[DecodedSample],
+        pass: usize,
+    ) -> Result<Vec<Option<(i64, Tensor)>>, tch::TchError> {
         let mut scores = Vec::with_capacity(samples.len());
         for (index, sample) in (0i64..).zip(samples) {
             let Some(target) = sample.targets.get(pass) else {
@@ -181,7 +191,8 @@ impl TorchExplainer {
             };
             let own = logits.f_narrow(0, index, 1)?;
             let score = Score::resolve(&own.f_detach()?, target, self.options.background)?;
-            scores.push(score.map(|score| score.of(&own)?.f_squeeze_dim(0)).transpose()?);
+            let value = |score: Score| score.of(&own)?.f_squeeze_dim(0).map(|value| (score.channel, value));
+            scores.push(score.map(value).transpose()?);
         }
         Ok(scores)
     }
