@@ -18,6 +18,8 @@ import fiftyone.core.odm as foo
 from fiftyone import ViewField as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import reference
 
 PERSON = 15
 FIELD = "person_grad_layer_4"
@@ -40,7 +42,8 @@ def dataset(quickstart, request):
 def annotate(camflow, standin_model, tmp_path):
     def run(dataset, target, *flags, classes="person", model=standin_model, field=None, code=0):
         arguments = ["annotate", "--dataset", dataset.name, "--model", model, "--target", target, "--out", tmp_path / "maps"]
-        arguments += ["--device", "cpu", "--format", "json", *flags]
+        # The classifiers of these tests have two layers, the stand-in network four.
+        arguments += ["--device", "cpu", "--format", "json", "--layers", "4" if model == standin_model else "1", *flags]
         arguments += ["--class", classes] if classes else []
         arguments += ["--field", field] if field else []
         done = camflow(*arguments, code=code)
@@ -78,7 +81,7 @@ class Boxes(torch.nn.Module):
         return self.layer1(x).mean((2, 3)).view(-1, 6, 4)
 
 
-camflow_metadata = {
+METADATA = {
     "classes": {0: "cat", 1: "dog", 2: "person"},
     "preprocess": [{"op": "resize_smaller", "size": 72}, {"op": "center_crop", "height": 64, "width": 64}],
     "example": [64, 64],
@@ -87,12 +90,16 @@ camflow_metadata = {
 
 def classifier():
     torch.manual_seed(3)
-    return Rows().eval()
+    model = Rows().eval()
+    model.camflow_metadata = METADATA
+    return model
 
 
 def boxes():
     torch.manual_seed(3)
-    return Boxes().eval()
+    model = Boxes().eval()
+    model.camflow_metadata = METADATA
+    return model
 '''
 
 
@@ -332,27 +339,27 @@ def test_each_sample_is_explained_for_its_own_class(dataset, annotate, classifie
     for sample, name in zip(dataset, names, strict=True):
         sample["kind"] = fo.Classification(label=name)
         sample.save()
-    done = annotate(dataset, "labels:kind", "--layers", "2", model=classifier, classes=None)
+    done = annotate(dataset, "labels:kind", model=classifier, classes=None)
     assert summary(done)["skipped"] == {"class unknown to the model": 1}
-    field = "kind_grad_layer_2"
+    field = "kind_grad_layer_1"
     for index, (sample, name) in enumerate(zip(dataset, names[:3], strict=False)):
         label = sample[field]
         assert label.target_class == name
         assert label.score == pytest.approx(float(logits(torch_classifier, sample)[index]), abs=1e-4)
     assert dataset.last()[field] is None
-    again = annotate(dataset, "labels:kind", "--layers", "2", model=classifier, classes=None)
+    again = annotate(dataset, "labels:kind", model=classifier, classes=None)
     assert summary(again)["skipped"] == {"class unknown to the model": 1, "up to date": 3}
     # Another label, another class.
     first = dataset.first()
     first.kind.label = "person"
     first.save()
-    assert summary(annotate(dataset, "labels:kind", "--layers", "2", model=classifier, classes=None))["num_committed"] == 1
+    assert summary(annotate(dataset, "labels:kind", model=classifier, classes=None))["num_committed"] == 1
     first.reload()
     assert first[field].target_class == "person"
     # With a class named, only its samples count.
-    done = annotate(dataset, "labels:kind", "--layers", "2", model=classifier, classes="dog")
+    done = annotate(dataset, "labels:kind", model=classifier, classes="dog")
     assert summary(done)["num_committed"] == 1 and summary(done)["skipped"] == {"class absent": 3}
-    assert heatmaps(dataset, "dog_grad_layer_2").keys() == {dataset.values("id")[1]}
+    assert heatmaps(dataset, "dog_grad_layer_1").keys() == {dataset.values("id")[1]}
 
 
 def test_all_classes_of_a_field_are_those_that_occur_and_are_known(dataset, annotate, classifier):
@@ -394,24 +401,30 @@ def test_the_top_class_of_each_sample(dataset, annotate, classifier, torch_class
 
 
 def test_one_pixel(dataset, annotate):
-    width, height = size(dataset.first())
-    x, y = width // 3, height // 2
-    annotate(dataset.limit(1).clone("one-pixel", persistent=True), f"pixel={x},{y}")
-    one = fo.load_dataset("one-pixel")
-    pixel = heatmaps(one)
-    # The same as a mask with the cell of the model's output around it, an eighth of the input in size.
-    assert len(pixel) == 1
-    sample = one.first()
-    reference = np.zeros((height, width), np.uint8)
-    reference[y, x] = PERSON
-    sample["dot"] = fo.Segmentation(mask=reference)
-    sample.save()
-    done = annotate(one, "labels:dot", code=0)
-    if summary(done)["num_committed"]:
-        assert same(pixel, heatmaps(one))
-    done = annotate(one, f"pixel={width},{y}")
-    assert summary(done)["skipped"] == {"pixel outside the image": 1}
-    fo.delete_dataset("one-pixel")
+    """Against pytorch_grad_cam with a mask of one pixel at the same place in the model's output."""
+    import quickstart_data
+
+    sample = dataset.first()
+    one = dataset.limit(1).clone(f"{dataset.name}-one", persistent=True)
+    width, height = size(sample)
+    rows, columns = np.nonzero(person(sample))
+    x, y = int(columns[len(columns) // 2]), int(rows[len(rows) // 2])
+    annotate(one, f"pixel={x},{y}", "--exact")
+    ours = heatmaps(one)[one.first().id]
+    model = quickstart_data.standin_model()
+    pixels = model.transforms(Image.open(sample.filepath).convert("RGB"))[None]
+    mask = np.zeros(pixels.shape[2:], np.uint8)
+    mask[int((y + 0.5) / height * mask.shape[0]), int((x + 0.5) / width * mask.shape[1])] = 1
+    wanted = reference.grad_cam(model._model.cpu(), pixels, mask[None], PERSON)["layer4"][0]
+    print(f"pixel {x},{y}: mean {np.abs(ours - wanted).mean():.1e}")
+    assert ours.max() > 0.9
+    assert np.abs(ours - wanted).mean() <= 1e-3
+    # The class of another pixel is another matter, and one outside is none.
+    annotate(one, f"pixel={width - 1 - x},{height - 1}", "--exact")
+    assert np.abs(heatmaps(one)[one.first().id] - ours).mean() > 1e-3
+    for outside in (f"pixel={width},{y}", f"pixel={x},{height}"):
+        assert summary(annotate(one, outside))["skipped"] == {"pixel outside the image": 1}
+    fo.delete_dataset(one.name)
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals
@@ -447,7 +460,7 @@ def test_wrong_jobs_are_refused_with_what_is_possible(dataset, annotate, classif
     camflow("export", f"{classifier_file}:boxes", "--out", boxes)
     text = told("labels:boxes", model=boxes, classes="cat")
     assert "[2, 6, 4]" in text and "camflow export file.py:function" in text
-    assert not any(f.endswith("layer_4") for f in dataset.get_field_schema()), "nothing was written"
+    assert not any("_grad_layer_" in f for f in dataset.get_field_schema()), "nothing was written"
 
 
 def test_the_only_field_that_fits_is_chosen(dataset, annotate):
