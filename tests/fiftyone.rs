@@ -208,13 +208,7 @@ fn paths(samples: &[SelectedSample]) -> Vec<String> {
 }
 
 fn field(name: &str) -> HeatmapField {
-    HeatmapField {
-        name: name.into(),
-        class: "person".into(),
-        layer: "backbone.layer4".into(),
-        method: "gradcam".into(),
-        model: "deeplabv3".into(),
-    }
+    HeatmapField { name: name.into(), layer: "backbone.layer4".into(), method: "gradcam".into(), model: "deeplabv3".into() }
 }
 
 fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
@@ -225,6 +219,7 @@ fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
 fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
     WrittenHeatmap {
         field: field.into(),
+        class: "person".into(),
         map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
         npy_path: Some(format!("/maps/{fingerprint}.npy").into()),
         score: 0.5,
@@ -238,7 +233,7 @@ fn all_samples_are_read_once_and_in_order() {
     mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     assert_eq!(dataset.notices(), Vec::<String>::new());
-    let label = dataset.segmentation_field(None).expect("the only segmentation");
+    let label = dataset.label_field(None).expect("the only segmentation");
     assert_eq!(label.name, "gt");
     let source = dataset.source(Selection { label: Some(label), ..Selection::default() }).expect("a source");
     assert_eq!(source.num_samples(), Some(250));
@@ -269,7 +264,7 @@ fn selections_select() {
     assert!(read(Selection { limit: Some(0), ..Selection::default() }).is_empty());
     let matching = Some(r#"{"n": {"$gte": 240}}"#.to_owned());
     assert_eq!(read(Selection { matching: matching.clone(), ..odd }).len(), 5);
-    assert_eq!(read(Selection { label: None, matching, ..Selection::default() })[0].target, StoredTarget::Predicted);
+    assert_eq!(read(Selection { label: None, matching, ..Selection::default() })[0].target, StoredTarget::Unlabelled);
 
     let mut parts = HashSet::new();
     for index in 0..3 {
@@ -324,7 +319,7 @@ fn large_masks_make_small_pages() {
     };
     mongod.insert_dataset("large", doc! {}, (0..40).map(large).collect());
     let dataset = Dataset::open(&mongod.connect(), "large").expect("the dataset");
-    let label = dataset.segmentation_field(Some("gt")).expect("the field");
+    let label = dataset.label_field(Some("gt")).expect("the field");
     let mut source = dataset.source(Selection { label: Some(label), ..Selection::default() }).expect("a source");
     let mut sizes = Vec::new();
     loop {
@@ -543,9 +538,12 @@ fn wrong_names_are_answered_with_the_right_ones() {
     assert_eq!(error, "no dataset `stret` in database `fiftyone`\nhint: the datasets are `street`; `camflow doctor` lists them");
     let dataset = Dataset::open(&database, "street").expect("the dataset");
     assert!(dataset.notices()[0].contains("is not persistent"));
-    let error = dataset.segmentation_field(Some("weather")).expect_err("no masks").to_string();
-    assert!(error.contains("is of type Classification") && error.contains("the Segmentation fields are `gt`"), "{error}");
-    let error = dataset.segmentation_field(Some("gtt")).expect_err("no field").to_string();
+    let error = dataset.label_field(Some("filepath")).expect_err("no label").to_string();
+    assert!(
+        error.contains("is of type StringField") && error.contains("`gt` (Segmentation), `weather` (Classification)"),
+        "{error}"
+    );
+    let error = dataset.label_field(Some("gtt")).expect_err("no field").to_string();
     assert!(error.contains("there is no field `gtt`") && error.contains("`gt`"), "{error}");
     let has = |field: &str, class: &str| dataset.mask_targets(field).expect("targets").iter().any(|(name, _)| name == class);
     assert!(has("gt", "person") && !has("gt", "car") && has("other", "car"));

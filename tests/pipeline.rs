@@ -14,7 +14,8 @@ use camflow::{
     pipeline::{
         Cancellation, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer, Fingerprint, Heatmap,
         HeatmapBatch, HeatmapFields, InputBatch, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample,
-        Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, TargetClass, run,
+        Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, TargetClass,
+        Targets, run,
     },
 };
 
@@ -136,6 +137,7 @@ impl Explainer for FirstPixel {
             let map = |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixels[0], layer] };
             let classes = sample.targets.iter().map(|target| ClassHeatmaps {
                 class: target.class,
+                channel: 15,
                 score: f64::from(pixels[0]),
                 heatmaps: vec![map(0.25), map(0.75)],
             });
@@ -177,9 +179,10 @@ impl World {
     }
 
     fn decoder(&self) -> Decoder {
+        let person = TargetClass { name: "person".into(), index: 15, mask_value: Some(MaskValue::Index(15)) };
         Decoder {
             preprocess: Preprocess { steps: Vec::new() },
-            classes: vec![TargetClass { name: "person".into(), index: 15, mask_value: Some(MaskValue::Index(15)) }],
+            targets: Targets::Classes(vec![person]),
             fields: fields(),
             limits: ImageLimits::default(),
             exif: ExifPolicy::Ignore,
@@ -189,7 +192,8 @@ impl World {
     }
 
     fn encoder(&self) -> Encoder {
-        Encoder { folder: self.folder.path().join("maps"), fields: fields(), store: Store::Path, npy: NpyFormat::F32 }
+        let (folder, class_names) = (self.folder.path().join("maps"), BTreeMap::from([(15, "person".into())]));
+        Encoder { folder, fields: fields(), store: Store::Path, npy: NpyFormat::F32, class_names }
     }
 
     fn run(&self, explainer: &mut FirstPixel) -> (Summary, Option<RunError>) {

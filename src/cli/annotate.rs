@@ -11,15 +11,20 @@ use super::{
     Exit, Failure,
     cam::{CamArgs, Model},
     choice,
+    target::{check_class_flag, check_output, check_task, class_names, described, resolve_targets},
 };
 use crate::{
     explain::{Column, Method, TorchExplainer},
-    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, Field, HeatmapField, Selection, UpdateSink},
-    job::{FieldTemplate, TargetSpec, resolve_classes},
+    fiftyone::{
+        ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Dataset, HeatmapField, LabelField, LabelKind, Selection,
+        UpdateSink,
+    },
+    job::{FieldTemplate, TargetSpec},
     media::{ExifPolicy, ImageLimits, MaskValue},
-    names::Choice,
+    names::{Choice, backticked},
     pipeline::{
-        Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass, run,
+        Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass,
+        Targets, run,
     },
     program::{Dynamic, Program, device_name},
     report::{Format, Reporter},
@@ -35,7 +40,8 @@ pub struct Args {
     dataset: String,
     #[command(flatten)]
     cam: CamArgs,
-    /// Which pixels count: those of a label (`labels` or `labels:FIELD`), or of the model's own prediction (`predicted`)
+    /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
+    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
     #[arg(long, default_value = "labels")]
     target: TargetSpec,
     /// How fields are named; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
@@ -117,7 +123,7 @@ impl DatabaseArgs {
 /// What the dataset's side of the job comes to.
 struct DatasetSide {
     dataset: Dataset,
-    label: Option<Field>,
+    label: Option<LabelField>,
     mask_targets: Option<Vec<(String, MaskValue)>>,
     notices: Vec<String>,
 }
@@ -137,10 +143,9 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let DatasetSide { dataset, label, mask_targets, notices } = dataset_side;
     notices.iter().for_each(|notice| reporter.notice(notice));
 
-    let from_labels = label.is_some();
-    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, mask_targets.as_deref(), from_labels)
-        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
-    let class_names: Vec<String> = classes.iter().map(|class| class.name.clone()).collect();
+    let targets =
+        resolve_targets(&args.target, &args.cam.classes, &program, &dataset, label.as_ref(), mask_targets.as_deref(), &reporter)?;
+    let class_names = class_names(&targets, label.as_ref());
     let options = args.cam.explain_options(&program, layers);
     let columns = options.columns();
     let names = field_names(&args, &class_names, &options.methods, &columns)?;
@@ -149,20 +154,21 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         check_writable(&folder)?;
     }
 
-    let fields = fields(&names, &classes, &columns);
-    let heatmap_fields = describe_fields(&names, &class_names, &columns, &program);
+    let fields = fields(&names, &targets, &columns);
+    let heatmap_fields = describe_fields(&names, &columns, &program);
     let selection = selection(&args, label.clone(), &heatmap_fields)?;
     let mut source = dataset.source(selection)?;
     source.notices().iter().for_each(|notice| reporter.notice(notice));
     let mut sink = dataset.sink(heatmap_fields)?;
 
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
+    check_output(&program, explainer.plan(), &plan_options, &args.target)?;
     let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
-    let fields_text = crate::names::backticked(fields.names());
+    let fields_text = backticked(fields.names());
     reporter.step(&format!(
-        "dataset `{}`: {num_samples} samples, target `{}`; model `{}` on {}; fields {fields_text}",
+        "dataset `{}`: {num_samples} samples, target {}; model `{}` on {}; fields {fields_text}",
         dataset.name(),
-        label.as_ref().map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name)),
+        described(&args.target, label.as_ref()),
         program.metadata.name,
         device_name(plan_options.device),
     ));
@@ -173,14 +179,14 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
 
     let decoder = Decoder {
         preprocess: program.metadata.preprocess.clone(),
-        classes: classes.clone(),
+        targets,
         fields: fields.clone(),
         limits: ImageLimits::default(),
         exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
         fingerprint: job_fingerprint(&args, &program, label.as_ref()),
         overwrite: args.overwrite,
     };
-    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy };
+    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
         // A CPU is busy with one image; a GPU is not.
@@ -214,6 +220,7 @@ fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
     let program = &model.program;
     program.metadata.preprocess.check().with_context(|| format!("model `{}`", program.path().display()))?;
     check_input_size(program)?;
+    check_task(program, &args.target)?;
     Ok(model)
 }
 
@@ -241,10 +248,13 @@ fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
     let dataset = Dataset::open(&connected.database, &args.dataset)?;
     notices.extend(dataset.notices());
     let label = match &args.target {
-        TargetSpec::Labels(field) => Some(dataset.segmentation_field(field.as_deref())?),
-        TargetSpec::Predicted => None,
+        TargetSpec::Labels(field) => Some(dataset.label_field(field.as_deref())?),
+        TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
     };
-    let mask_targets = match &label {
+    if let Err(problem) = check_class_flag(&args.target, &args.cam.classes, label.as_ref()) {
+        anyhow::bail!("{problem}");
+    }
+    let mask_targets = match label.as_ref().filter(|label| label.kind == LabelKind::Segmentation) {
         Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,
     };
@@ -258,26 +268,29 @@ fn field_names(args: &Args, classes: &[String], methods: &[Method], columns: &[C
     template.names(classes, &columns).map_err(anyhow::Error::msg)
 }
 
-fn fields(names: &[Vec<String>], classes: &[TargetClass], columns: &[Column]) -> HeatmapFields {
-    let classes = classes.iter().map(|class| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)).collect();
+fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> HeatmapFields {
+    let identity = |class: &TargetClass| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value);
+    let classes = match targets {
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(identity).collect(),
+        Targets::Top => vec!["the model's top class".to_owned()],
+        Targets::OwnClass(_) => vec!["the sample's own class".to_owned()],
+    };
     let columns = columns.iter().map(|column| format!("{}\0{}", column.method.name(), column.path)).collect();
     HeatmapFields::new(names.to_vec(), classes, columns)
 }
 
-fn describe_fields(names: &[Vec<String>], classes: &[String], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
-    let describe = |name: &String, class: &String, column: &Column| HeatmapField {
+fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
+    let describe = |(name, column): (&String, &Column)| HeatmapField {
         name: name.clone(),
-        class: class.clone(),
         layer: column.path.clone(),
         method: column.method.name().to_owned(),
         model: program.metadata.name.clone(),
     };
-    let rows = names.iter().zip(classes);
-    rows.flat_map(|(row, class)| row.iter().zip(columns).map(move |(name, column)| describe(name, class, column))).collect()
+    names.iter().flat_map(|row| row.iter().zip(columns).map(describe)).collect()
 }
 
 /// Everything that the heatmaps of all samples depend on.
-fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fingerprint {
+fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -> Fingerprint {
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
     let settings = [
@@ -293,7 +306,7 @@ fn job_fingerprint(args: &Args, program: &Program, label: Option<&Field>) -> Fin
     Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
 }
 
-fn selection(args: &Args, label: Option<Field>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
+fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
     let ids = match &args.ids {
         None => None,
         Some(path) => {
@@ -334,7 +347,7 @@ fn check_writable(folder: &Path) -> anyhow::Result<()> {
 fn check_schema(sink: &UpdateSink, reporter: &Reporter) -> anyhow::Result<()> {
     let restored = sink.schema().declare()?;
     if !restored.is_empty() {
-        let fields = crate::names::backticked(restored.iter().map(String::as_str));
+        let fields = backticked(restored.iter().map(String::as_str));
         reporter.notice(&format!("declared again, after someone removed them meanwhile: {fields}"));
     }
     Ok(())

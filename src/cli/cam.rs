@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct CamArgs {
     /// Class to explain, by name or output channel; several with commas, or `all`
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',', required = true)]
+    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',')]
     pub classes: Vec<String>,
     /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas; `camflow inspect` lists them
     #[arg(long, default_value = "4")]

@@ -47,6 +47,9 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
+    if args.cam.classes.is_empty() {
+        return Err(anyhow::anyhow!("no class is named\nhint: name one with `--class`").into());
+    }
     let reporter = Reporter::new(args.format);
     let Model { program, layers, plan_options } = args.cam.open(&reporter)?;
     let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some())

@@ -134,6 +134,11 @@ impl TorchExplainer {
         Ok(TorchExplainer { plan, options, columns, biases, max_batch: usize::MAX, probe_batch })
     }
 
+    /// The model as it is run.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Explains the samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose
     /// fault it is.
     fn explain_samples(&mut self, samples: Vec<DecodedSample>, pixels: &[f32], shape: (usize, usize), result: &mut HeatmapBatch) {
@@ -222,7 +227,7 @@ impl TorchExplainer {
             for ((target, found), maps) in sample.targets.iter().zip(found).zip(maps) {
                 let (Some(found), Some(maps)) = (found, maps) else { continue };
                 let heatmaps = maps.iter().map(to_host).collect::<Result<_, _>>()?;
-                of_sample.push(ClassHeatmaps { class: target.class, score: found.score, heatmaps });
+                of_sample.push(ClassHeatmaps { class: target.class, channel: found.channel, score: found.score, heatmaps });
             }
             classes.push(of_sample);
         }

@@ -12,10 +12,7 @@ use super::{
     sink::UpdateSink,
     source::{SampleSource, Selection},
 };
-use crate::{
-    media::MaskValue,
-    names::{backticked, similar},
-};
+use crate::{media::MaskValue, names::backticked};
 
 /// What FiftyOne calls a field's class, before the last dot.
 const FIELDS: &str = "fiftyone.core.fields.";
@@ -141,39 +138,6 @@ impl Dataset {
             ));
         }
         notices
-    }
-
-    /// The segmentation field to use: the one named, else the only one there is.
-    ///
-    /// # Errors
-    /// The named one does not exist or is of another type; there is none to choose, or more than one.
-    pub fn segmentation_field(&self, named: Option<&str>) -> Result<Field, Error> {
-        let error = |problem: String, hint: String| Error::LabelField { problem, dataset: self.name.clone(), hint };
-        let segmentations: Vec<&Field> = self.fields.iter().filter(|field| field.kind == "Segmentation").collect();
-        let listed = || match segmentations[..] {
-            [] => "it has no Segmentation field; `--target predicted` needs none".to_owned(),
-            _ => format!("the Segmentation fields are {}", backticked(segmentations.iter().map(|field| &field.name))),
-        };
-        match (named, &segmentations[..]) {
-            (Some(name), _) => match self.fields.iter().find(|field| field.name == name) {
-                Some(field) if field.kind == "Segmentation" => Ok(field.clone()),
-                Some(field) => Err(error(format!("field `{name}` is of type {}, not Segmentation,", field.kind), listed())),
-                None => {
-                    let near = similar(name, self.fields.iter().map(|field| &field.name));
-                    let near = if near.is_empty() { String::new() } else { format!("; similar names: {}", backticked(near)) };
-                    Err(error(format!("there is no field `{name}`"), format!("{}{near}", listed())))
-                }
-            },
-            (None, [only]) => Ok((*only).clone()),
-            (None, []) => Err(error(
-                "there is no Segmentation field".to_owned(),
-                "use the model's own prediction with `--target predicted`".to_owned(),
-            )),
-            (None, several) => Err(error(
-                format!("there are {} Segmentation fields", several.len()),
-                format!("name one with `--target labels:FIELD`: {}", backticked(several.iter().map(|field| &field.name))),
-            )),
-        }
     }
 
     /// Name and mask value of the classes of a segmentation field: its own mask targets if it has an entry, else the dataset's default ones.

@@ -8,6 +8,7 @@ mod config;
 mod database;
 mod dataset;
 mod error;
+mod label_field;
 mod mask_targets;
 mod retry;
 mod schema;
@@ -20,6 +21,7 @@ pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation}
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;
+pub use label_field::{LabelField, LabelKind};
 pub use schema::{HeatmapField, Schema};
 pub use service::{FiftyonePython, find_python};
 pub use sink::UpdateSink;

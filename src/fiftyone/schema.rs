@@ -14,8 +14,6 @@ use super::{
 pub struct HeatmapField {
     /// Its name in the samples.
     pub name: String,
-    /// The class that is explained.
-    pub class: String,
     /// The target layer, by its module path.
     pub layer: String,
     /// The CAM method.

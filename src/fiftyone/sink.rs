@@ -197,7 +197,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
     values.extend(doc! {
         "npy_path": heatmap.npy_path.as_deref().map(path_text).transpose()?,
         "fingerprint": &heatmap.fingerprint,
-        "target_class": &field.class,
+        "target_class": &heatmap.class,
         "layer": &field.layer,
         "method": &field.method,
         "model": &field.model,
@@ -267,17 +267,12 @@ mod tests {
 
     fn field() -> HeatmapField {
         let text = |text: &str| text.to_owned();
-        HeatmapField {
-            name: text("cam"),
-            class: text("$person"),
-            layer: text("layer4"),
-            method: text("gradcam"),
-            model: text("m"),
-        }
+        HeatmapField { name: text("cam"), layer: text("layer4"), method: text("gradcam"), model: text("m") }
     }
 
     fn heatmap(map: StoredMap) -> WrittenHeatmap {
-        WrittenHeatmap { field: "cam".into(), map, npy_path: None, score: f64::NAN, fingerprint: "f".into() }
+        let (field, class, fingerprint) = ("cam".into(), "$person".into(), "f".into());
+        WrittenHeatmap { field, class, map, npy_path: None, score: f64::NAN, fingerprint }
     }
 
     fn values(expression: &Document) -> &Document {

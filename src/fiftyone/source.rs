@@ -13,8 +13,9 @@ use bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 
 use super::{
-    dataset::{Dataset, Field},
+    dataset::Dataset,
     error::Error,
+    label_field::{LabelField, command_code},
     retry::with_retries,
     stored_sample::SampleReader,
 };
@@ -40,8 +41,8 @@ const COUNTING: Duration = Duration::from_secs(20);
 /// Which samples, and what of them.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// The segmentation field to read; `None` when the model's own prediction decides.
-    pub label: Option<Field>,
+    /// The label field to read; `None` when no label says where the classes are.
+    pub label: Option<LabelField>,
     /// Names of the heatmap fields whose present content is read along.
     pub heatmap_fields: Vec<String>,
     /// Samples with any of these tags; empty for all.
@@ -97,7 +98,7 @@ impl SampleSource {
             Some(ids) => parse_ids(&dataset, ids)?.chunks(IDS).map(|part| Some(part.to_vec())).collect(),
         };
         let mut source = SampleSource {
-            reader: SampleReader::new(selection.label.map(|field| field.key), selection.heatmap_fields),
+            reader: SampleReader::new(selection.label, selection.heatmap_fields),
             filter,
             parts,
             last: None,
@@ -312,13 +313,6 @@ fn query(filter: &Document, ids: Option<&[ObjectId]>, after: Option<ObjectId>) -
         (_, true) => filter.clone(),
         (true, false) => doc! {"_id": position},
         (false, false) => doc! {"$and": [{"_id": position}, filter.clone()]},
-    }
-}
-
-fn command_code(error: &mongodb::error::Error) -> Option<i32> {
-    match error.kind.as_ref() {
-        mongodb::error::ErrorKind::Command(command) => Some(command.code),
-        _ => None,
     }
 }
 

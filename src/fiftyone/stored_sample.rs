@@ -1,22 +1,23 @@
 //! A sample as it is stored, read into what the pipeline needs of it. Labels may be null, absent, or fragments that an
-//! edit left behind after somebody else removed the label.
+//! edit left behind after somebody else removed the label; what is inside them may be anything.
 
 use std::path::PathBuf;
 
-use bson::{Document, RawBsonRef, RawDocument, raw::RawBinaryRef};
+use bson::{Document, RawArray, RawBsonRef, RawDocument, raw::RawBinaryRef};
 
-use crate::pipeline::{SampleRef, SelectedSample, StoredHeatmap, StoredMask, StoredTarget};
+use super::label_field::{LabelField, LabelKind};
+use crate::pipeline::{SampleRef, SelectedSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget};
 
 /// Knows which keys of a sample to ask for, and reads them.
 #[derive(Clone, Debug)]
 pub(super) struct SampleReader {
-    /// The segmentation's key; `None` when predictions are the targets.
-    label: Option<String>,
+    /// `None` when no label is needed.
+    label: Option<LabelField>,
     heatmaps: Vec<String>,
 }
 
 impl SampleReader {
-    pub(super) fn new(label: Option<String>, heatmaps: Vec<String>) -> Self {
+    pub(super) fn new(label: Option<LabelField>, heatmaps: Vec<String>) -> Self {
         SampleReader { label, heatmaps }
     }
 
@@ -24,8 +25,16 @@ impl SampleReader {
     pub(super) fn projection(&self) -> Document {
         let mut projection = Document::new();
         projection.insert("filepath", 1);
-        if let Some(label) = &self.label {
-            projection.extend(["_cls", "mask", "mask_path"].map(|key| (format!("{label}.{key}"), 1.into())));
+        if let Some(LabelField { key, kind, .. }) = &self.label {
+            let inner: &[&str] = match kind {
+                LabelKind::Segmentation => &["mask", "mask_path"],
+                LabelKind::Detection | LabelKind::Detections => &["label", "bounding_box", "mask", "mask_path"],
+                LabelKind::Polyline | LabelKind::Polylines => &["label", "points", "closed", "filled"],
+                LabelKind::Classification | LabelKind::Classifications => &["label"],
+            };
+            let prefix = kind.list().map_or_else(|| key.clone(), |list| format!("{key}.{list}"));
+            projection.insert(format!("{key}._cls"), 1);
+            projection.extend(inner.iter().map(|inner| (format!("{prefix}.{inner}"), 1.into())));
         }
         for field in &self.heatmaps {
             projection.extend(["_cls", "fingerprint", "map_path", "npy_path"].map(|key| (format!("{field}.{key}"), 1.into())));
@@ -38,8 +47,11 @@ impl SampleReader {
         // Without a path, decoding fails for this sample with a message that names it.
         let media_path = path(sample, "filepath").unwrap_or_default();
         let target = match &self.label {
-            None => StoredTarget::Predicted,
-            Some(label) => sample.get_document(label).ok().and_then(mask).map_or(StoredTarget::Missing, StoredTarget::Mask),
+            None => StoredTarget::Unlabelled,
+            Some(field) => match sample.get_document(&field.key) {
+                Ok(label) if label.get_str("_cls").ok() == Some(field.kind.name()) => target(label, field),
+                _ => StoredTarget::Missing,
+            },
         };
         let existing =
             self.heatmaps.iter().filter_map(|field| sample.get_document(field).ok().map(|label| heatmap(field, label))).collect();
@@ -47,11 +59,98 @@ impl SampleReader {
     }
 }
 
+/// What a label of this field's kind says.
+fn target(label: &RawDocument, field: &LabelField) -> StoredTarget {
+    let members = match field.kind.list().map(|list| members(label, list)) {
+        None => vec![label],
+        Some(Ok(members)) => members,
+        Some(Err(reason)) => return StoredTarget::Malformed(format!("the {} in `{}` {reason}", field.kind, field.name)),
+    };
+    match field.kind {
+        LabelKind::Segmentation => mask(label).map_or(StoredTarget::Missing, StoredTarget::Mask),
+        LabelKind::Detection | LabelKind::Detections | LabelKind::Polyline | LabelKind::Polylines => {
+            StoredTarget::Objects(members.into_iter().map(|member| object(member, field)).collect())
+        }
+        LabelKind::Classification | LabelKind::Classifications => {
+            let names: Vec<String> = members.into_iter().filter_map(name).collect();
+            // A classification that names nothing is none, but a list may well be empty.
+            if names.is_empty() && field.kind == LabelKind::Classification {
+                return StoredTarget::Missing;
+            }
+            StoredTarget::Names(names)
+        }
+    }
+}
+
+/// The labels in a list of labels; an error goes on from "the Detections in `field`".
+fn members<'a>(label: &'a RawDocument, list: &str) -> Result<Vec<&'a RawDocument>, String> {
+    let members = match label.get(list) {
+        Ok(None | Some(RawBsonRef::Null)) => return Ok(Vec::new()),
+        Ok(Some(RawBsonRef::Array(members))) => members,
+        _ => return Err(format!("have a `{list}` that is no list")),
+    };
+    let member = |member: bson::error::Result<RawBsonRef<'a>>| member.ok()?.as_document();
+    members.into_iter().map(member).collect::<Option<_>>().ok_or_else(|| format!("have {list} that are no labels"))
+}
+
+fn name(label: &RawDocument) -> Option<String> {
+    label.get_str("label").ok().map(str::to_owned)
+}
+
+fn object(label: &RawDocument, field: &LabelField) -> StoredObject {
+    let name = name(label);
+    let shape = match field.kind {
+        LabelKind::Polyline | LabelKind::Polylines => lines(label),
+        _ => bounding_box(label),
+    };
+    let shape = shape.unwrap_or_else(|reason| {
+        let of = name.as_deref().map_or_else(String::new, |name| format!(" `{name}`"));
+        StoredShape::Malformed(format!("an object{of} in `{}` has {reason}", field.name))
+    });
+    StoredObject { label: name, shape }
+}
+
+fn bounding_box(detection: &RawDocument) -> Result<StoredShape, &'static str> {
+    const WRONG: &str = "no `bounding_box` of four numbers";
+    let bounds = detection.get_array("bounding_box").ok().and_then(numbers).ok_or(WRONG)?;
+    Ok(StoredShape::Box { bounds, mask: mask(detection) })
+}
+
+fn lines(polyline: &RawDocument) -> Result<StoredShape, &'static str> {
+    const WRONG: &str = "`points` that are no lists of pairs of numbers";
+    let lines = match polyline.get("points") {
+        Ok(None | Some(RawBsonRef::Null)) => Vec::new(),
+        Ok(Some(RawBsonRef::Array(lines))) => {
+            let line = |line: &RawArray| line.into_iter().map(|point| numbers(array(point)?)).collect::<Option<Vec<_>>>();
+            lines.into_iter().map(|points| line(array(points)?)).collect::<Option<_>>().ok_or(WRONG)?
+        }
+        _ => return Err(WRONG),
+    };
+    let flag = |key| polyline.get_bool(key).unwrap_or(false);
+    Ok(StoredShape::Lines { lines, closed: flag("closed"), filled: flag("filled") })
+}
+
+fn array(value: bson::error::Result<RawBsonRef<'_>>) -> Option<&RawArray> {
+    value.ok()?.as_array()
+}
+
+/// Exactly `N` numbers.
+fn numbers<const N: usize>(values: &RawArray) -> Option<[f64; N]> {
+    let mut numbers = [0.0; N];
+    let mut values = values.into_iter();
+    for number in &mut numbers {
+        *number = match values.next()?.ok()? {
+            RawBsonRef::Double(value) => value,
+            RawBsonRef::Int32(value) => f64::from(value),
+            RawBsonRef::Int64(value) => value as f64,
+            _ => return None,
+        };
+    }
+    values.next().is_none().then_some(numbers)
+}
+
 /// FiftyOne prefers the array where a label has both.
 fn mask(label: &RawDocument) -> Option<StoredMask> {
-    if label.get_str("_cls").ok() != Some("Segmentation") {
-        return None;
-    }
     match label.get("mask").ok().flatten() {
         Some(RawBsonRef::Binary(RawBinaryRef { bytes, .. })) => Some(StoredMask::Inline(bytes.to_vec())),
         None | Some(RawBsonRef::Null) => path(label, "mask_path").map(StoredMask::File),
@@ -81,46 +180,133 @@ mod tests {
 
     use super::*;
 
-    fn read(label: Bson, heatmap: Bson) -> SelectedSample {
-        let sample = doc! {"_id": ObjectId::from_bytes([7; 12]), "filepath": "/data/a.jpg", "gt": label, "cam": heatmap};
-        let raw = RawDocumentBuf::try_from(&sample).unwrap();
-        SampleReader::new(Some("gt".into()), vec!["cam".into()]).read(3, &raw)
+    fn field(kind: LabelKind) -> LabelField {
+        LabelField { name: "gt".into(), kind, key: "gt".into() }
     }
 
-    fn target(label: impl Into<Bson>) -> StoredTarget {
-        read(label.into(), Bson::Null).target
+    fn read(kind: LabelKind, label: Bson, heatmap: Bson) -> SelectedSample {
+        let sample = doc! {"_id": ObjectId::from_bytes([7; 12]), "filepath": "/data/a.jpg", "gt": label, "cam": heatmap};
+        let raw = RawDocumentBuf::try_from(&sample).unwrap();
+        SampleReader::new(Some(field(kind)), vec!["cam".into()]).read(3, &raw)
+    }
+
+    fn target(kind: LabelKind, label: impl Into<Bson>) -> StoredTarget {
+        read(kind, label.into(), Bson::Null).target
+    }
+
+    fn bytes() -> Bson {
+        Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![1, 2] })
+    }
+
+    fn segmentation(label: impl Into<Bson>) -> StoredTarget {
+        target(LabelKind::Segmentation, label)
     }
 
     #[test]
     fn masks_are_read_from_the_document_or_by_path() {
-        let bytes = Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![1, 2] });
         let inline = StoredTarget::Mask(StoredMask::Inline(vec![1, 2]));
-        assert_eq!(target(doc! {"_cls": "Segmentation", "mask": &bytes}), inline);
-        assert_eq!(target(doc! {"_cls": "Segmentation", "mask": &bytes, "mask_path": "/m.png"}), inline);
+        assert_eq!(segmentation(doc! {"_cls": "Segmentation", "mask": bytes()}), inline);
+        assert_eq!(segmentation(doc! {"_cls": "Segmentation", "mask": bytes(), "mask_path": "/m.png"}), inline);
         let file = StoredTarget::Mask(StoredMask::File("/m.png".into()));
-        assert_eq!(target(doc! {"_cls": "Segmentation", "mask": null, "mask_path": "/m.png"}), file);
-        assert_eq!(target(doc! {"_cls": "Segmentation", "mask": "?"}), StoredTarget::Mask(StoredMask::Inline(Vec::new())));
+        assert_eq!(segmentation(doc! {"_cls": "Segmentation", "mask": null, "mask_path": "/m.png"}), file);
+        let damaged = StoredTarget::Mask(StoredMask::Inline(Vec::new()));
+        assert_eq!(segmentation(doc! {"_cls": "Segmentation", "mask": "?"}), damaged);
     }
 
     #[test]
     fn null_and_fragments_are_no_labels() {
-        let cases = [Bson::Null, doc! {}.into(), doc! {"note": "x"}.into(), doc! {"_cls": "Segmentation"}.into(), 3.into()];
+        let kinds = [LabelKind::Segmentation, LabelKind::Detections, LabelKind::Polyline, LabelKind::Classification];
+        let cases: [Bson; 5] = [Bson::Null, doc! {}.into(), doc! {"note": "x"}.into(), doc! {"_cls": "Heatmap"}.into(), 3.into()];
         for label in cases {
-            assert_eq!(target(label), StoredTarget::Missing);
+            for kind in kinds {
+                assert_eq!(target(kind, label.clone()), StoredTarget::Missing, "{kind} {label}");
+            }
+        }
+        assert_eq!(segmentation(doc! {"_cls": "Segmentation"}), StoredTarget::Missing);
+        assert_eq!(target(LabelKind::Classification, doc! {"_cls": "Classification", "label": null}), StoredTarget::Missing);
+    }
+
+    #[test]
+    fn detections_are_boxes_with_or_without_masks() {
+        let label = doc! {"_cls": "Detections", "detections": [
+            {"label": "cat", "bounding_box": [0.25, 0.5, 0.125, 1], "mask": bytes()},
+            {"label": "dog", "bounding_box": [0, 0, 1, 1], "mask_path": "/m.png"},
+            {"bounding_box": [0.0, 0.0, 0.5, f64::NAN]},
+        ]};
+        let StoredTarget::Objects(objects) = target(LabelKind::Detections, label) else { panic!("objects") };
+        let names: Vec<_> = objects.iter().map(|object| object.label.as_deref()).collect();
+        assert_eq!(names, [Some("cat"), Some("dog"), None]);
+        let mask = Some(StoredMask::Inline(vec![1, 2]));
+        assert_eq!(objects[0].shape, StoredShape::Box { bounds: [0.25, 0.5, 0.125, 1.0], mask });
+        let mask = Some(StoredMask::File("/m.png".into()));
+        assert_eq!(objects[1].shape, StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask });
+        let single = doc! {"_cls": "Detection", "label": "cat", "bounding_box": [0.0, 0.0, 1.0, 1.0]};
+        let expected =
+            StoredObject { label: Some("cat".into()), shape: StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: None } };
+        assert_eq!(target(LabelKind::Detection, single), StoredTarget::Objects(vec![expected]));
+        let empty = StoredTarget::Objects(Vec::new());
+        assert_eq!(target(LabelKind::Detections, doc! {"_cls": "Detections", "detections": []}), empty);
+        assert_eq!(target(LabelKind::Detections, doc! {"_cls": "Detections"}), empty);
+    }
+
+    #[test]
+    fn polylines_are_lists_of_points() {
+        let label = doc! {"_cls": "Polylines", "polylines": [
+            {"label": "road", "points": [[[0.0, 0.5], [1, 0.25]], []], "closed": true, "filled": true},
+            {"label": "wire", "points": [[[0.5, 0.5]]]},
+        ]};
+        let StoredTarget::Objects(objects) = target(LabelKind::Polylines, label) else { panic!("objects") };
+        let lines = vec![vec![[0.0, 0.5], [1.0, 0.25]], Vec::new()];
+        assert_eq!(objects[0].shape, StoredShape::Lines { lines, closed: true, filled: true });
+        assert_eq!(objects[1].shape, StoredShape::Lines { lines: vec![vec![[0.5, 0.5]]], closed: false, filled: false });
+    }
+
+    #[test]
+    fn classifications_are_names() {
+        let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(target(LabelKind::Classification, doc! {"_cls": "Classification", "label": "cat"}), names(&["cat"]));
+        let label = doc! {"_cls": "Classifications", "classifications": [{"label": "cat"}, {"label": null}, {"label": "dog"}]};
+        assert_eq!(target(LabelKind::Classifications, label), names(&["cat", "dog"]));
+        assert_eq!(target(LabelKind::Classifications, doc! {"_cls": "Classifications", "classifications": []}), names(&[]));
+    }
+
+    #[test]
+    fn malformed_objects_say_what_is_wrong_with_them() {
+        let pairs = |points: Bson| doc! {"label": "x", "points": points};
+        let polylines: [Bson; 5] = [3.into(), vec![3].into(), vec![vec![3]].into(), vec![vec![vec![1.0]]].into(), "far".into()];
+        for points in polylines {
+            let label = doc! {"_cls": "Polylines", "polylines": [pairs(points.clone())]};
+            let StoredTarget::Objects(objects) = target(LabelKind::Polylines, label) else { panic!("objects") };
+            assert!(matches!(&objects[0].shape, StoredShape::Malformed(text) if text.contains("`points`")), "{points}");
+        }
+        for label in [
+            doc! {},
+            doc! {"bounding_box": null},
+            doc! {"bounding_box": [0.0, 0.0, 1.0]},
+            doc! {"bounding_box": [0.0, 0.0, 1.0, "1"]},
+            doc! {"bounding_box": [0.0, 0.0, 1.0, 1.0, 1.0]},
+        ] {
+            let label = doc! {"_cls": "Detections", "detections": [label]};
+            let StoredTarget::Objects(objects) = target(LabelKind::Detections, label) else { panic!("objects") };
+            assert!(matches!(&objects[0].shape, StoredShape::Malformed(text) if text.contains("`bounding_box`")));
+        }
+        for list in [Bson::from(3), vec![3].into(), doc! {"a": 1}.into()] {
+            let target = target(LabelKind::Detections, doc! {"_cls": "Detections", "detections": list});
+            assert!(matches!(&target, StoredTarget::Malformed(text) if text.contains("`gt`")), "{target:?}");
         }
     }
 
     #[test]
     fn stored_heatmaps_are_read_back() {
         let label = doc! {"_cls": "Heatmap", "fingerprint": "f", "map_path": "/a.png", "npy_path": null};
-        let sample = read(Bson::Null, label.into());
+        let sample = read(LabelKind::Segmentation, Bson::Null, label.into());
         let expected =
             StoredHeatmap { field: "cam".into(), fingerprint: Some("f".into()), map_path: Some("/a.png".into()), npy_path: None };
         assert_eq!(sample.existing, [expected]);
         assert_eq!((sample.sample.seq, sample.sample.id.len()), (3, 24));
-        let fragment = read(Bson::Null, doc! {"fingerprint": "f"}.into());
+        let fragment = read(LabelKind::Segmentation, Bson::Null, doc! {"fingerprint": "f"}.into());
         assert_eq!(fragment.existing[0].fingerprint, None);
-        assert!(read(Bson::Null, Bson::Null).existing.is_empty());
+        assert!(read(LabelKind::Segmentation, Bson::Null, Bson::Null).existing.is_empty());
     }
 
     #[test]
@@ -128,5 +314,7 @@ mod tests {
         let reader = SampleReader::new(None, vec!["cam".into()]);
         let expected = doc! {"filepath": 1, "cam._cls": 1, "cam.fingerprint": 1, "cam.map_path": 1, "cam.npy_path": 1};
         assert_eq!(reader.projection(), expected);
+        let reader = SampleReader::new(Some(field(LabelKind::Classifications)), Vec::new());
+        assert_eq!(reader.projection(), doc! {"filepath": 1, "gt._cls": 1, "gt.classifications.label": 1});
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::{media::MaskValue, names::existing, pipeline::TargetClass};
+use crate::{
+    media::MaskValue,
+    names::{backticked, existing},
+    pipeline::TargetClass,
+};
 
 /// Resolves the requested classes. `all` means every class that the model and, with labels as targets, the masks know, except
 /// the background (channel 0 of segmentation models).
@@ -80,6 +84,37 @@ pub fn resolve_classes(
     if problems.is_empty() { Ok(classes) } else { Err(problems) }
 }
 
+/// Of the names that occur in a label field, those that the model knows as classes; `background` is none of them. What remains
+/// comes second.
+///
+/// # Errors
+/// The model knows none of them, or names no classes at all.
+pub fn known_names(
+    labelled: Vec<String>,
+    model_classes: &BTreeMap<i64, String>,
+    field: &str,
+) -> Result<(Vec<String>, Vec<String>), String> {
+    if model_classes.is_empty() {
+        return Err(
+            "the model names no classes, so the labels cannot be found among them\nhint: export it with class names".to_owned()
+        );
+    }
+    let is_class = |name: &String| name != "background" && model_classes.values().any(|class| class == name);
+    let (known, rest): (Vec<String>, Vec<String>) = labelled.into_iter().partition(is_class);
+    if known.is_empty() {
+        let some = |names: &mut dyn Iterator<Item = &String>| backticked(names.take(5));
+        let labels = match rest.is_empty() {
+            true => "there are no labels in it".to_owned(),
+            false => format!("its labels include {}", some(&mut rest.iter())),
+        };
+        return Err(format!(
+            "`--class all` finds no label in field `{field}` that is a class of the model\nhint: {labels}; the model's classes include {}",
+            some(&mut model_classes.values()),
+        ));
+    }
+    Ok((known, rest))
+}
+
 fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
     let hint = match names.len() {
@@ -131,6 +166,15 @@ mod tests {
         let problems = resolve_classes(&requested(&["persn", "21"]), &voc(), None, false).expect_err("unknown");
         assert_eq!(problems.len(), 2);
         assert!(problems[0].contains("`background`, `car`, `person`"), "{problems:?}");
+    }
+
+    #[test]
+    fn labels_are_the_models_classes_or_not() {
+        let (known, rest) = known_names(requested(&["Car", "background", "car", "cart"]), &voc(), "gt").expect("a class");
+        assert_eq!((known, rest), (requested(&["car"]), requested(&["Car", "background", "cart"])));
+        let error = known_names(requested(&["cart"]), &voc(), "gt").expect_err("none");
+        assert!(error.contains("`gt`") && error.contains("`cart`") && error.contains("`person`"), "{error}");
+        assert!(known_names(requested(&["cart"]), &BTreeMap::new(), "gt").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod field;
 mod model;
 mod target;
 
-pub use classes::resolve_classes;
+pub use classes::{known_names, resolve_classes};
 pub use field::FieldTemplate;
 pub use model::{DEFAULT_MODEL, ModelRef};
 pub use target::TargetSpec;

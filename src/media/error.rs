@@ -67,6 +67,12 @@ pub enum MediaError {
         /// What is wrong.
         reason: String,
     },
+    /// A label whose shape cannot be drawn.
+    #[error("label: {reason}")]
+    Shape {
+        /// What is wrong.
+        reason: String,
+    },
     /// The preprocessing steps contradict each other or this image.
     #[error("preprocessing: {reason}")]
     Preprocess {
@@ -98,6 +104,11 @@ impl MediaError {
     /// Shorthand for what is wrong with a mask.
     pub(super) fn mask(reason: impl Into<String>) -> Self {
         MediaError::Mask { reason: reason.into() }
+    }
+
+    /// Shorthand for what is wrong with a label's shape.
+    pub(crate) fn shape(reason: impl Into<String>) -> Self {
+        MediaError::Shape { reason: reason.into() }
     }
 
     /// Shorthand for what is wrong with the preprocessing.

@@ -40,7 +40,28 @@ pub struct FrameRegion {
     pub left: i64,
 }
 
+impl FrameRegion {
+    /// Where the middle of a pixel of the image (row `y`, column `x`) lies in a model's input of `height` x `width` pixels, in
+    /// fractions `(y, x)` of its sides in `[0, 1)`; `None` where the input was cut out beside it.
+    pub fn place(&self, y: usize, x: usize, height: usize, width: usize) -> Option<(f64, f64)> {
+        let along = |position: usize, image: usize, frame: usize, offset: i64, side: usize| {
+            let in_frame = (position as f64 + 0.5) * frame as f64 / image as f64;
+            let fraction = (in_frame - offset as f64) / side as f64;
+            (0.0..1.0).contains(&fraction).then_some(fraction)
+        };
+        Some((
+            along(y, self.image_height, self.frame_height, self.top, height)?,
+            along(x, self.image_width, self.frame_width, self.left, width)?,
+        ))
+    }
+}
+
 impl BinaryMask {
+    /// One without any pixel of the class.
+    pub fn empty(height: usize, width: usize) -> BinaryMask {
+        BinaryMask { height, width, pixels: vec![0; height * width] }
+    }
+
     /// How many pixels the class has.
     pub fn count(&self) -> usize {
         self.pixels.iter().filter(|&&pixel| pixel != 0).count()
@@ -106,6 +127,18 @@ mod tests {
         assert_eq!(mask.resize_nearest(2, 5).pixels, [1, 1, 0, 0, 1, 1, 1, 0, 0, 1]);
         assert_eq!(mask.resize_nearest(1, 2).pixels, [1, 0]);
         assert_eq!(mask.resize_nearest(1, 3), mask);
+    }
+
+    #[test]
+    fn a_pixel_is_found_in_a_resized_and_cropped_input() {
+        // 100 x 200 to 50 x 100, of which the middle 40 x 40 are the input.
+        let region = FrameRegion { image_height: 100, image_width: 200, frame_height: 50, frame_width: 100, top: 5, left: 30 };
+        let (y, x) = region.place(50, 100, 40, 40).expect("inside");
+        assert!((y - (25.25 - 5.0) / 40.0).abs() < 1e-12 && (x - (50.25 - 30.0) / 40.0).abs() < 1e-12, "{y} {x}");
+        assert_eq!(region.place(9, 100, 40, 40), None, "above the crop");
+        assert!(region.place(10, 60, 40, 40).is_some(), "its first pixel");
+        assert!(region.place(89, 139, 40, 40).is_some(), "its last pixel");
+        assert_eq!(region.place(50, 140, 40, 40), None, "right of the crop");
     }
 
     #[test]

@@ -144,6 +144,16 @@ impl LabelMask {
         Ok(BinaryMask { height: self.height, width: self.width, pixels })
     }
 
+    /// The pixels that hold anything but 0 (in an RGB mask: but black), as FiftyOne reads an instance's mask.
+    pub fn nonzero(&self) -> BinaryMask {
+        let pixels = match &self.pixels {
+            MaskPixels::Index8(pixels) => pixels.iter().map(|&pixel| u8::from(pixel != 0)).collect(),
+            MaskPixels::Index(pixels) => pixels.iter().map(|&pixel| u8::from(pixel != 0)).collect(),
+            MaskPixels::Rgb(pixels) => pixels.chunks_exact(3).map(|pixel| u8::from(pixel != [0; 3])).collect(),
+        };
+        BinaryMask { height: self.height, width: self.width, pixels }
+    }
+
     /// The distinct values in ascending order, each with its number of pixels. For messages: it takes longer than
     /// [`LabelMask::select`].
     pub fn values(&self) -> Vec<(MaskValue, usize)> {
@@ -266,6 +276,8 @@ mod tests {
             assert_eq!(mask.select(&MaskValue::Index(1)).unwrap().pixels, [0, 1]);
             assert_eq!(mask.select(&MaskValue::Index(44)).unwrap().count(), 0);
         }
+        assert_eq!(gray(ArrayValues::I64(vec![-7, 0])).unwrap().nonzero().pixels, [1, 0]);
+        assert_eq!(gray(ArrayValues::U8(vec![0, 255])).unwrap().nonzero().pixels, [0, 1]);
         assert!(gray(ArrayValues::F32(vec![0.5, 1.0])).is_err());
         assert!(gray(ArrayValues::F64(vec![f64::NAN, 1.0])).is_err());
         assert!(gray(ArrayValues::U64(vec![u64::MAX, 1])).is_err());
@@ -295,5 +307,6 @@ mod tests {
         let rgb = LabelMask::from_array(Array { shape: vec![1, 1, 3], values: ArrayValues::U8(vec![1, 2, 3]) }).unwrap();
         assert!(rgb.select(&MaskValue::Index(1)).unwrap_err().to_string().contains("RGB"));
         assert_eq!(rgb.values(), [(MaskValue::Rgb([1, 2, 3]), 1)]);
+        assert_eq!(rgb.nonzero().count(), 1);
     }
 }

@@ -14,6 +14,7 @@ mod overlay;
 mod png;
 mod preprocess;
 mod resample;
+mod shapes;
 mod sheet;
 mod step;
 mod write;

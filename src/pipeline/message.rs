@@ -34,14 +34,53 @@ pub enum StoredMask {
 }
 
 /// What a sample's label says about where the classes are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum StoredTarget {
     /// A segmentation mask; each requested class is looked up in it by its [`MaskValue`].
     Mask(StoredMask),
-    /// The model's own prediction (softmax argmax) decides; nothing is stored.
-    Predicted,
+    /// Objects; a class's pixels are those of all its objects.
+    Objects(Vec<StoredObject>),
+    /// Names of the classes that the whole image is labelled with, without saying where.
+    Names(Vec<String>),
+    /// No label is needed: the model's prediction or the job itself says where.
+    Unlabelled,
     /// The sample has no label in the field.
     Missing,
+    /// The label is not as FiftyOne writes it; the text says what is wrong.
+    Malformed(String),
+}
+
+/// One object of a sample's label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredObject {
+    /// Its class by name; `None` where it has none, so that it belongs to no class.
+    pub label: Option<String>,
+    /// Where it is.
+    pub shape: StoredShape,
+}
+
+/// Where an object is, in fractions of the image's width (x) and height (y). Nothing is checked yet: the numbers may be
+/// anything, NaN too.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoredShape {
+    /// A detection.
+    Box {
+        /// Left, top, width, height.
+        bounds: [f64; 4],
+        /// Its pixels inside the box, over which the mask is stretched; all of the box without one.
+        mask: Option<StoredMask>,
+    },
+    /// A polyline: one or several lists of points (x, y).
+    Lines {
+        /// The points of each line.
+        lines: Vec<Vec<[f64; 2]>>,
+        /// Whether each line's last point is joined to its first.
+        closed: bool,
+        /// Whether what the lines enclose belongs to the object.
+        filled: bool,
+    },
+    /// It is not as FiftyOne writes it; the text says what is wrong.
+    Malformed(String),
 }
 
 /// A class the job asks for, resolved against dataset and model.
@@ -51,7 +90,7 @@ pub struct TargetClass {
     pub name: String,
     /// Channel of the model's output.
     pub index: i64,
-    /// The value that marks it in the dataset's masks. `None` with predictions as targets.
+    /// The value that marks it in the dataset's masks. `None` where no masks are the targets.
     pub mask_value: Option<MaskValue>,
 }
 
@@ -69,7 +108,7 @@ pub struct StoredHeatmap {
 }
 
 /// A sample as it leaves the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SelectedSample {
     /// Which sample.
     pub sample: SampleRef,
@@ -166,6 +205,8 @@ pub struct Heatmap {
 pub struct ClassHeatmaps {
     /// Index into the job's list of classes.
     pub class: usize,
+    /// Channel of the model's output that was explained.
+    pub channel: i64,
     /// The scalar that was differentiated.
     pub score: f64,
     /// One per column of the job: method by method, layer by layer.
@@ -201,6 +242,8 @@ pub struct HeatmapBatch {
 pub struct WrittenHeatmap {
     /// Name of the sample field.
     pub field: String,
+    /// The class that was explained, by the model's name for it, else its channel's number.
+    pub class: String,
     /// What the App draws.
     pub map: StoredMap,
     /// The exact floats, if the job keeps them.
@@ -254,6 +297,12 @@ pub enum SkipReason {
     NoLabel,
     /// None of the job's classes is in the label (or in the prediction).
     ClassAbsent,
+    /// The class that the sample is labelled with is none of the model's.
+    UnknownClass,
+    /// The pixel to explain lies outside the image.
+    PixelOutsideImage,
+    /// The pixel to explain lies in a part of the image that the model does not see.
+    PixelOutsideCrop,
     /// Every heatmap is there already, made from the same things.
     UpToDate,
     /// The sample was deleted while the job ran.
@@ -265,6 +314,9 @@ impl fmt::Display for SkipReason {
         f.write_str(match self {
             SkipReason::NoLabel => "no label",
             SkipReason::ClassAbsent => "class absent",
+            SkipReason::UnknownClass => "class unknown to the model",
+            SkipReason::PixelOutsideImage => "pixel outside the image",
+            SkipReason::PixelOutsideCrop => "pixel outside the part that the model sees",
             SkipReason::UpToDate => "up to date",
             SkipReason::SampleGone => "sample deleted meanwhile",
         })

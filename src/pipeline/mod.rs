@@ -15,7 +15,7 @@ pub use fields::HeatmapFields;
 pub use message::*;
 pub use run::{Cancellation, Parts, RunOptions, run};
 pub use stages::{
-    decode::Decoder,
+    decode::{Decoder, Targets},
     encode::{Encoder, NpyFormat, Store},
 };
 

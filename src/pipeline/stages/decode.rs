@@ -1,22 +1,52 @@
-//! Decode: image file to pixels, label to masks. Also where an unchanged sample drops out, before its image is read.
+//! Decode: image file to pixels, label to targets. Also where an unchanged sample drops out, before its image is read.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use crate::{
-    media::{BinaryMask, ExifPolicy, ImageLimits, LabelMask, MediaError, Preprocess, inflate_array, read_image},
+    media::{BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Preprocess, inflate_array, read_image},
     pipeline::{
         Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SelectedSample, Skip, SkipReason, Stage,
-        StoredHeatmap, StoredMask, StoredTarget, TargetClass, TargetPixels,
+        StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels,
     },
 };
+
+/// What a job explains in each sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// These classes, where the sample's label or else the model's prediction puts them.
+    Classes(Vec<TargetClass>),
+    /// These classes at one pixel of the image as it is read.
+    Pixel {
+        /// The classes.
+        classes: Vec<TargetClass>,
+        /// Column, from 0.
+        x: u32,
+        /// Row, from 0.
+        y: u32,
+    },
+    /// The class that the model itself puts first.
+    Top,
+    /// The class that the sample is labelled with: the model's channels by name.
+    OwnClass(BTreeMap<String, i64>),
+}
+
+impl Targets {
+    /// How many classes a sample can have: the length of the job's list of classes.
+    pub fn num_classes(&self) -> usize {
+        match self {
+            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.len(),
+            Targets::Top | Targets::OwnClass(_) => 1,
+        }
+    }
+}
 
 /// Turns a selected sample into the model's input.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     /// The model's own preprocessing.
     pub preprocess: Preprocess,
-    /// The job's classes.
-    pub classes: Vec<TargetClass>,
+    /// What the job explains.
+    pub targets: Targets,
     /// The fields that the job writes.
     pub fields: HeatmapFields,
     /// How large a file may be.
@@ -40,8 +70,27 @@ pub enum Decoded {
     Failed(SampleFailure),
 }
 
+/// A class that a sample has, before its image is read.
+struct Found<'a> {
+    class: usize,
+    channel: Channel,
+    place: Place<'a>,
+}
+
+/// Where a class is, before the image's size is known.
+enum Place<'a> {
+    /// In a mask over the whole image.
+    Mask(BinaryMask),
+    /// Where these shapes are.
+    Shapes(Vec<&'a StoredShape>),
+    /// At this pixel.
+    Pixel { x: u32, y: u32 },
+    /// Where the model says.
+    Predicted,
+}
+
 impl Decoder {
-    /// Decodes one sample; never panics on what files contain.
+    /// Decodes one sample; never panics on what files and labels contain.
     pub fn decode(&self, selected: SelectedSample) -> Decoded {
         let sample = selected.sample.clone();
         match self.try_decode(selected) {
@@ -53,52 +102,48 @@ impl Decoder {
 
     fn try_decode(&self, selected: SelectedSample) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
         let SelectedSample { sample, target, existing } = selected;
-        if target == StoredTarget::Missing {
-            return Ok(Err(SkipReason::NoLabel));
-        }
-        let unreadable = |path: &Path| {
-            let path = path.to_owned();
-            move |cause| MediaError::Unreadable { path, cause }
-        };
-        let image = &sample.media_path;
-        let mut fingerprint = self.fingerprint.and_file("image", image).map_err(unreadable(image))?;
         match &target {
-            StoredTarget::Mask(StoredMask::Inline(bytes)) => fingerprint = fingerprint.and("mask", bytes),
-            StoredTarget::Mask(StoredMask::File(path)) => {
-                fingerprint = fingerprint.and_file("mask file", path).map_err(unreadable(path))?;
-            }
-            StoredTarget::Predicted | StoredTarget::Missing => {}
+            StoredTarget::Missing => return Ok(Err(SkipReason::NoLabel)),
+            StoredTarget::Malformed(reason) => return Err(MediaError::shape(reason.clone())),
+            _ => {}
         }
+        let image = &sample.media_path;
+        let fingerprint = self.fingerprint.and_file("image", image).map_err(unreadable(image))?;
+        let fingerprint = self.with_label(fingerprint, &target)?;
 
         let up_to_date = |class: usize| !self.overwrite && self.is_up_to_date(class, fingerprint, &existing);
-        let wanted: Vec<usize> = (0..self.classes.len()).filter(|class| !up_to_date(*class)).collect();
+        let wanted: Vec<usize> = (0..self.targets.num_classes()).filter(|class| !up_to_date(*class)).collect();
         if wanted.is_empty() {
             return Ok(Err(SkipReason::UpToDate));
         }
-        let targets = self.targets(&target, &wanted)?;
-        if targets.is_empty() {
-            let some_are_there = wanted.len() < self.classes.len();
+        let found = match self.find(&target, &wanted)? {
+            Ok(found) => found,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if found.is_empty() {
+            let some_are_there = wanted.len() < self.targets.num_classes();
             return Ok(Err(if some_are_there { SkipReason::UpToDate } else { SkipReason::ClassAbsent }));
         }
 
         let image = read_image(image, &self.limits, self.exif)?;
         let input = self.preprocess.apply(&image)?;
-        let region = input.region;
-        let is_cropped = (region.frame_height, region.frame_width) != (input.height, input.width);
-        let targets = targets.into_iter().map(|(class, mask)| {
-            let mask = match mask {
-                Some(mask) if is_cropped => Some(mask.crop_to(&region, input.height, input.width)),
-                mask => mask,
+        let (region, size) = (input.region, (input.height, input.width));
+        let mut targets = Vec::with_capacity(found.len());
+        for Found { class, channel, place } in found {
+            let pixels = match place {
+                Place::Predicted => TargetPixels::Predicted,
+                Place::Pixel { x, y } => match point(x, y, &region, size) {
+                    Ok(point) => point,
+                    Err(reason) => return Ok(Err(reason)),
+                },
+                Place::Mask(mask) => TargetPixels::Mask(on_input(mask, &region, size)),
+                Place::Shapes(shapes) => TargetPixels::Mask(on_input(self.draw(&shapes, &region)?, &region, size)),
             };
-            // A class may lie wholly outside the crop.
-            let pixels = match mask {
-                Some(mask) if mask.count() == 0 => return None,
-                Some(mask) => TargetPixels::Mask(mask),
-                None => TargetPixels::Predicted,
-            };
-            Some(ClassTarget { class, channel: Channel::Index(self.classes[class].index), pixels })
-        });
-        let targets: Vec<ClassTarget> = targets.flatten().collect();
+            // A class may lie wholly outside the crop, or its box be smaller than a pixel.
+            if !matches!(&pixels, TargetPixels::Mask(mask) if mask.count() == 0) {
+                targets.push(ClassTarget { class, channel, pixels });
+            }
+        }
         if targets.is_empty() {
             return Ok(Err(SkipReason::ClassAbsent));
         }
@@ -114,23 +159,93 @@ impl Decoder {
         }))
     }
 
-    /// The wanted classes that the label has, with their pixels.
-    fn targets(&self, target: &StoredTarget, wanted: &[usize]) -> Result<Vec<(usize, Option<BinaryMask>)>, MediaError> {
-        let mask = match target {
-            StoredTarget::Predicted => return Ok(wanted.iter().map(|class| (*class, None)).collect()),
-            StoredTarget::Missing => return Ok(Vec::new()),
-            StoredTarget::Mask(StoredMask::Inline(bytes)) => LabelMask::from_array(inflate_array(bytes, self.limits.max_bytes)?)?,
-            StoredTarget::Mask(StoredMask::File(path)) => LabelMask::read(path, &self.limits)?,
+    /// Adds what a heatmap takes from the label. Of objects that is all of them, so that a run for one class more does not
+    /// make those of the others again. Names of whole images say only whether a class is there, except where they choose it.
+    fn with_label(&self, mut fingerprint: Fingerprint, target: &StoredTarget) -> Result<Fingerprint, MediaError> {
+        match (target, &self.targets) {
+            (StoredTarget::Mask(StoredMask::Inline(bytes)), _) => Ok(fingerprint.and("mask", bytes)),
+            (StoredTarget::Mask(StoredMask::File(path)), _) => fingerprint.and_file("mask file", path).map_err(unreadable(path)),
+            (StoredTarget::Objects(objects), _) => {
+                for object in objects {
+                    fingerprint = with_object(fingerprint, object);
+                }
+                Ok(fingerprint)
+            }
+            (StoredTarget::Names(names), Targets::OwnClass(_)) => Ok(fingerprint.and("names", names.join("\0").as_bytes())),
+            _ => Ok(fingerprint),
+        }
+    }
+
+    /// The wanted classes that the sample has, with where they are.
+    fn find<'a>(&self, target: &'a StoredTarget, wanted: &[usize]) -> Result<Result<Vec<Found<'a>>, SkipReason>, MediaError> {
+        let classes = match &self.targets {
+            Targets::Top => return Ok(Ok(vec![Found { class: 0, channel: Channel::Top, place: Place::Predicted }])),
+            Targets::OwnClass(channels) => {
+                let StoredTarget::Names(names) = target else { return Ok(Err(SkipReason::NoLabel)) };
+                let found = names.iter().find_map(|name| channels.get(name)).map(|channel| Found {
+                    class: 0,
+                    channel: Channel::Index(*channel),
+                    place: Place::Predicted,
+                });
+                return Ok(found.map(|found| vec![found]).ok_or(SkipReason::UnknownClass));
+            }
+            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes,
         };
-        let mut targets = Vec::new();
+        let mask = match target {
+            StoredTarget::Mask(mask) => Some(self.read_mask(mask)?),
+            _ => None,
+        };
+        let mut found = Vec::new();
         for &class in wanted {
-            let Some(value) = &self.classes[class].mask_value else { continue };
-            let pixels = mask.select(value)?;
-            if pixels.count() > 0 {
-                targets.push((class, Some(pixels)));
+            let TargetClass { name, index, mask_value } = &classes[class];
+            let place = match (&self.targets, target) {
+                (Targets::Pixel { x, y, .. }, _) => Place::Pixel { x: *x, y: *y },
+                (_, StoredTarget::Unlabelled) => Place::Predicted,
+                (_, StoredTarget::Names(names)) if names.contains(name) => Place::Predicted,
+                (_, StoredTarget::Objects(objects)) => {
+                    let named = objects.iter().filter(|object| object.label.as_ref() == Some(name));
+                    Place::Shapes(named.map(|object| &object.shape).collect())
+                }
+                (_, StoredTarget::Mask(_)) => match (&mask, mask_value) {
+                    (Some(mask), Some(value)) => Place::Mask(mask.select(value)?),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            let is_nowhere = match &place {
+                Place::Mask(mask) => mask.count() == 0,
+                Place::Shapes(shapes) => shapes.is_empty(),
+                Place::Pixel { .. } | Place::Predicted => false,
+            };
+            if !is_nowhere {
+                found.push(Found { class, channel: Channel::Index(*index), place });
             }
         }
-        Ok(targets)
+        Ok(Ok(found))
+    }
+
+    fn read_mask(&self, mask: &StoredMask) -> Result<LabelMask, MediaError> {
+        match mask {
+            StoredMask::Inline(bytes) => LabelMask::from_array(inflate_array(bytes, self.limits.max_bytes)?),
+            StoredMask::File(path) => LabelMask::read(path, &self.limits),
+        }
+    }
+
+    /// The pixels of the image that the shapes cover together.
+    fn draw(&self, shapes: &[&StoredShape], region: &FrameRegion) -> Result<BinaryMask, MediaError> {
+        let mut drawn = BinaryMask::empty(region.image_height, region.image_width);
+        for shape in shapes {
+            match shape {
+                StoredShape::Box { bounds, mask: None } => drawn.add_box(*bounds, None)?,
+                StoredShape::Box { bounds, mask: Some(mask) } => {
+                    drawn.add_box(*bounds, Some(&self.read_mask(mask)?.nonzero()))?;
+                }
+                StoredShape::Lines { lines, filled: true, .. } => drawn.add_polygon(lines)?,
+                StoredShape::Lines { lines, closed, filled: false } => drawn.add_lines(lines, *closed)?,
+                StoredShape::Malformed(reason) => return Err(MediaError::shape(reason.clone())),
+            }
+        }
+        Ok(drawn)
     }
 
     /// Whether every heatmap of the class is there, made from the same things.
@@ -144,5 +259,246 @@ impl Decoder {
                     && [&stored.map_path, &stored.npy_path].into_iter().flatten().all(|path| path.exists())
             })
         })
+    }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> MediaError + use<> {
+    let path = path.to_owned();
+    move |cause| MediaError::Unreadable { path, cause }
+}
+
+/// Adds an object with everything that says where it is.
+fn with_object(fingerprint: Fingerprint, object: &StoredObject) -> Fingerprint {
+    let bytes = |numbers: &mut dyn Iterator<Item = f64>| numbers.flat_map(f64::to_le_bytes).collect::<Vec<u8>>();
+    let fingerprint = match &object.label {
+        Some(label) => fingerprint.and("object", label.as_bytes()),
+        None => fingerprint.and("object without a label", &[]),
+    };
+    match &object.shape {
+        StoredShape::Box { bounds, mask } => {
+            let fingerprint = fingerprint.and("box", &bytes(&mut bounds.iter().copied()));
+            match mask {
+                None => fingerprint,
+                Some(StoredMask::Inline(mask)) => fingerprint.and("mask", mask),
+                // A missing file is a fault only where its class is wanted.
+                Some(StoredMask::File(path)) => fingerprint
+                    .and_file("mask file", path)
+                    .unwrap_or_else(|_| fingerprint.and("missing mask file", path.as_os_str().as_encoded_bytes())),
+            }
+        }
+        StoredShape::Lines { lines, closed, filled } => {
+            let fingerprint = fingerprint.and("lines", &[u8::from(*closed), u8::from(*filled)]);
+            let line = |fingerprint: Fingerprint, line: &Vec<[f64; 2]>| {
+                fingerprint.and("line", &bytes(&mut line.iter().flatten().copied()))
+            };
+            lines.iter().fold(fingerprint, line)
+        }
+        StoredShape::Malformed(reason) => fingerprint.and("malformed", reason.as_bytes()),
+    }
+}
+
+/// A mask over the image on the grid of the model's input; any resolution over the whole of it where nothing was cropped.
+fn on_input(mask: BinaryMask, region: &FrameRegion, (height, width): (usize, usize)) -> BinaryMask {
+    let is_cropped = (region.frame_height, region.frame_width) != (height, width);
+    if is_cropped { mask.crop_to(region, height, width) } else { mask }
+}
+
+/// A pixel of the image in the model's input.
+fn point(x: u32, y: u32, region: &FrameRegion, (height, width): (usize, usize)) -> Result<TargetPixels, SkipReason> {
+    let (x, y) = (x as usize, y as usize);
+    if x >= region.image_width || y >= region.image_height {
+        return Err(SkipReason::PixelOutsideImage);
+    }
+    let (y, x) = region.place(y, x, height, width).ok_or(SkipReason::PixelOutsideCrop)?;
+    Ok(TargetPixels::Point { y, x })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        media::{PreprocessStep, RgbImage, encode_rgb},
+        pipeline::SampleRef,
+    };
+
+    /// A picture of 20 rows and 40 columns, of which the model sees the middle 20 x 20.
+    struct World {
+        folder: tempfile::TempDir,
+        crop: bool,
+    }
+
+    impl World {
+        fn new(crop: bool) -> World {
+            let folder = tempfile::tempdir().unwrap();
+            let picture = encode_rgb(&RgbImage::new(20, 40, vec![7; 20 * 40 * 3])).unwrap();
+            std::fs::write(folder.path().join("a.png"), picture).unwrap();
+            World { folder, crop }
+        }
+
+        fn decode_with(&self, targets: Targets, target: StoredTarget, existing: Vec<StoredHeatmap>) -> Decoded {
+            let names = (0..targets.num_classes()).map(|class| vec![format!("field_{class}")]).collect();
+            let identities = (0..targets.num_classes()).map(|class| format!("class {class}")).collect();
+            let steps = if self.crop { vec![PreprocessStep::CenterCrop { height: 20, width: 20 }] } else { Vec::new() };
+            let decoder = Decoder {
+                preprocess: Preprocess { steps },
+                targets,
+                fields: HeatmapFields::new(names, identities, vec!["layer".into()]),
+                limits: ImageLimits::default(),
+                exif: ExifPolicy::Ignore,
+                fingerprint: Fingerprint::of_job("test"),
+                overwrite: false,
+            };
+            let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
+            decoder.decode(SelectedSample { sample, target, existing })
+        }
+
+        fn decode(&self, targets: &Targets, target: StoredTarget) -> Result<Vec<ClassTarget>, String> {
+            match self.decode_with(targets.clone(), target, Vec::new()) {
+                Decoded::Ready(sample) => Ok(sample.targets),
+                Decoded::Skipped(skip) => Err(skip.reason.to_string()),
+                Decoded::Failed(failure) => Err(failure.error),
+            }
+        }
+
+        fn fingerprint(&self, target: StoredTarget) -> String {
+            match self.decode_with(classes(), target, Vec::new()) {
+                Decoded::Ready(sample) => sample.fingerprint.to_hex(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn classes() -> Targets {
+        let class = |name: &str, index| TargetClass { name: name.into(), index, mask_value: None };
+        Targets::Classes(vec![class("cat", 3), class("dog", 5)])
+    }
+
+    fn boxed(label: &str, bounds: [f64; 4]) -> StoredObject {
+        StoredObject { label: Some(label.into()), shape: StoredShape::Box { bounds, mask: None } }
+    }
+
+    fn counts(targets: &[ClassTarget]) -> Vec<(usize, usize)> {
+        let count = |target: &ClassTarget| match &target.pixels {
+            TargetPixels::Mask(mask) => (target.class, mask.count()),
+            other => panic!("{other:?}"),
+        };
+        targets.iter().map(count).collect()
+    }
+
+    #[test]
+    fn a_class_is_where_its_objects_are_together() {
+        let objects = vec![
+            boxed("cat", [0.0, 0.0, 0.5, 0.5]),
+            boxed("Cat", [0.5, 0.5, 0.5, 0.5]),
+            boxed("cat", [0.25, 0.0, 0.5, 0.5]),
+            StoredObject { label: None, shape: StoredShape::Malformed("nobody asks for it".into()) },
+        ];
+        let whole = World::new(false).decode(&classes(), StoredTarget::Objects(objects.clone())).unwrap();
+        assert_eq!(counts(&whole), [(0, 30 * 10)], "two overlapping boxes of 20 x 10 pixels, and none of another name");
+        assert_eq!(whole[0].channel, Channel::Index(3));
+        // The crop sees the columns 10 to 30.
+        let cropped = World::new(true).decode(&classes(), StoredTarget::Objects(objects)).unwrap();
+        assert_eq!(counts(&cropped), [(0, 20 * 10)]);
+        let beside = StoredTarget::Objects(vec![boxed("cat", [0.0, 0.0, 0.2, 0.5])]);
+        assert_eq!(World::new(true).decode(&classes(), beside).unwrap_err(), "class absent");
+    }
+
+    #[test]
+    fn a_malformed_object_costs_its_own_class_only() {
+        let world = World::new(false);
+        let bad = |label: &str, shape| {
+            StoredTarget::Objects(vec![boxed("dog", [0.0, 0.0, 1.0, 1.0]), StoredObject { label: Some(label.into()), shape }])
+        };
+        let shapes = [
+            StoredShape::Malformed("no box".into()),
+            StoredShape::Box { bounds: [0.0, f64::NAN, 1.0, 1.0], mask: None },
+            StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(StoredMask::Inline(vec![0x78, 0x9c, 1])) },
+            StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(StoredMask::File("/no/mask.png".into())) },
+            StoredShape::Lines { lines: vec![vec![[0.0, 0.0], [1e9, 0.0]]], closed: false, filled: true },
+        ];
+        for shape in shapes {
+            let error = world.decode(&classes(), bad("cat", shape.clone())).unwrap_err();
+            assert!(error != "class absent" && !error.contains('\n'), "{error}");
+            assert_eq!(counts(&world.decode(&classes(), bad("horse", shape)).unwrap()), [(1, 20 * 40)]);
+        }
+        assert_eq!(world.decode(&classes(), StoredTarget::Malformed("no list".into())).unwrap_err(), "label: no list");
+        assert_eq!(world.decode(&classes(), StoredTarget::Missing).unwrap_err(), "no label");
+        assert_eq!(world.decode(&classes(), StoredTarget::Objects(Vec::new())).unwrap_err(), "class absent");
+    }
+
+    #[test]
+    fn fingerprints_hold_what_objects_are_and_where() {
+        let world = World::new(false);
+        let of = |objects: Vec<StoredObject>| world.fingerprint(StoredTarget::Objects(objects));
+        let cat = || boxed("cat", [0.0, 0.0, 1.0, 1.0]);
+        let lines = |closed, filled, points: &[[f64; 2]]| {
+            vec![StoredObject {
+                label: Some("cat".into()),
+                shape: StoredShape::Lines { lines: vec![points.to_vec()], closed, filled },
+            }]
+        };
+        let triangle = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]];
+        let mask = StoredMask::File("/no/mask.png".into());
+        let masked = StoredObject { label: Some("horse".into()), shape: StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) } };
+        let different = [
+            of(vec![cat()]),
+            of(vec![boxed("cat", [0.0, 0.0, 1.0, 0.5])]),
+            of(vec![cat(), boxed("horse", [0.0, 0.0, 1.0, 1.0])]),
+            of(vec![cat(), masked]),
+            of(lines(true, true, &triangle)),
+            of(lines(true, false, &triangle)),
+            of(lines(false, false, &triangle)),
+            of(lines(false, false, &triangle[..2])),
+        ];
+        let distinct: std::collections::BTreeSet<_> = different.iter().collect();
+        assert_eq!(distinct.len(), different.len());
+        assert_eq!(of(vec![cat()]), of(vec![cat()]));
+        // A name says only that the class is there: other names beside it change nothing.
+        let names = |names: &[&str]| world.fingerprint(StoredTarget::Names(names.iter().map(|name| (*name).into()).collect()));
+        assert_eq!(names(&["cat"]), names(&["cat", "horse"]));
+    }
+
+    #[test]
+    fn names_say_that_a_class_is_there() {
+        let world = World::new(false);
+        let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).into()).collect());
+        let dog = ClassTarget { class: 1, channel: Channel::Index(5), pixels: TargetPixels::Predicted };
+        assert_eq!(world.decode(&classes(), names(&["horse", "dog"])).unwrap(), [dog]);
+        assert_eq!(world.decode(&classes(), names(&["horse"])).unwrap_err(), "class absent");
+        let own = Targets::OwnClass([("dog".to_owned(), 5)].into());
+        let dog = ClassTarget { class: 0, channel: Channel::Index(5), pixels: TargetPixels::Predicted };
+        assert_eq!(world.decode(&own, names(&["dog"])).unwrap(), [dog]);
+        assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "class unknown to the model");
+        let top = ClassTarget { class: 0, channel: Channel::Top, pixels: TargetPixels::Predicted };
+        assert_eq!(world.decode(&Targets::Top, StoredTarget::Unlabelled).unwrap(), [top]);
+    }
+
+    #[test]
+    fn an_own_class_that_changed_is_made_again() {
+        let world = World::new(false);
+        let own = Targets::OwnClass([("cat".to_owned(), 3), ("dog".to_owned(), 5)].into());
+        let named = |name: &str| StoredTarget::Names(vec![name.into()]);
+        let Decoded::Ready(cat) = world.decode_with(own.clone(), named("cat"), Vec::new()) else { panic!("a cat") };
+        let fields = HeatmapFields::new(vec![vec!["field_0".into()]], vec!["class 0".into()], vec!["layer".into()]);
+        let fingerprint = Some(fields.fingerprint(cat.fingerprint, 0, 0));
+        let stored = StoredHeatmap { field: "field_0".into(), fingerprint, ..StoredHeatmap::default() };
+        let again = world.decode_with(own.clone(), named("cat"), vec![stored.clone()]);
+        assert!(matches!(again, Decoded::Skipped(Skip { reason: SkipReason::UpToDate, .. })), "{again:?}");
+        assert!(matches!(world.decode_with(own, named("dog"), vec![stored]), Decoded::Ready(_)));
+    }
+
+    #[test]
+    fn a_pixel_is_one_of_the_image() {
+        let Targets::Classes(classes) = classes() else { panic!("classes") };
+        let at = |crop, x, y| {
+            let targets = Targets::Pixel { classes: classes[..1].to_vec(), x, y };
+            World::new(crop).decode(&targets, StoredTarget::Unlabelled).map(|targets| targets[0].pixels.clone())
+        };
+        assert_eq!(at(false, 0, 19).unwrap(), TargetPixels::Point { y: 0.975, x: 0.0125 });
+        assert_eq!(at(true, 10, 0).unwrap(), TargetPixels::Point { y: 0.025, x: 0.025 });
+        assert_eq!(at(false, 40, 0).unwrap_err(), "pixel outside the image");
+        assert_eq!(at(false, 0, 20).unwrap_err(), "pixel outside the image");
+        assert_eq!(at(true, 9, 0).unwrap_err(), "pixel outside the part that the model sees");
+        assert_eq!(at(true, 30, 0).unwrap_err(), "pixel outside the part that the model sees");
     }
 }

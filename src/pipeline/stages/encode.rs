@@ -1,7 +1,10 @@
 //! Encode: heatmaps to files. A file gets its name when it is complete, and its name holds the fingerprint: what the database
 //! refers to never changes under it, and a picture that changed has another address, so that no browser shows a stale one.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     media::{Durability, MediaError, deflate_f32, encode_heatmap, with_suffix, write_atomically, write_f16, write_f32},
@@ -65,6 +68,8 @@ pub struct Encoder {
     pub store: Store,
     /// Where exact floats go.
     pub npy: NpyFormat,
+    /// Channel of the model's output -> class name.
+    pub class_names: BTreeMap<i64, String>,
 }
 
 impl Encoder {
@@ -76,13 +81,15 @@ impl Encoder {
         let ExplainedSample { sample, fingerprint, existing, classes } = explained;
         let mut heatmaps = Vec::new();
         for class in &classes {
+            let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
             for (column, heatmap) in class.heatmaps.iter().enumerate() {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(fingerprint, class.class, column);
                 let stem = self.stem(field, &sample.id, &fingerprint);
                 let npy_path = self.write_npy(&stem, heatmap)?;
                 let map = self.write_map(&stem, heatmap)?;
-                heatmaps.push(WrittenHeatmap { field: field.to_owned(), map, npy_path, score: class.score, fingerprint });
+                let (field, class_name) = (field.to_owned(), name.clone());
+                heatmaps.push(WrittenHeatmap { field, class: class_name, map, npy_path, score: class.score, fingerprint });
             }
         }
         let is_kept = |path: &PathBuf| {

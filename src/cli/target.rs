@@ -1,0 +1,130 @@
+//! `--target` and `--class` of `annotate`: checked against each other, then against dataset and model.
+
+use anyhow::Context;
+
+use crate::{
+    fiftyone::{Dataset, LabelField, LabelKind},
+    job::{TargetSpec, known_names, resolve_classes},
+    media::MaskValue,
+    names::backticked,
+    pipeline::Targets,
+    program::{Plan, PlanOptions, Program, Task},
+    report::Reporter,
+};
+
+/// The target in words, with the field that was found for it.
+pub fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
+    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.kind))
+}
+
+/// Whether `--class` goes with the target; needs no model. The error says what is possible.
+pub fn check_class_flag(target: &TargetSpec, classes: &[String], label: Option<&LabelField>) -> Result<(), String> {
+    match (target, label.map(|label| label.kind), classes.is_empty()) {
+        (TargetSpec::Top, _, false) => Err(format!(
+            "`--target top` explains the class that the model itself puts first, so it takes no `--class {}`\nhint: leave out `--class`, or use `--target predicted`",
+            classes.join(",")
+        )),
+        (TargetSpec::Top, _, true) | (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
+        (_, Some(LabelKind::Classifications), true) => {
+            let field = label.map_or("", |label| label.name.as_str());
+            Err(format!(
+                "field `{field}` may hold several classes per sample (Classifications), so `--class` has to say which\nhint: name classes with `--class`, or take those in the field with `--class all`"
+            ))
+        }
+        (target, _, true) => Err(format!(
+            "target {} needs `--class`\nhint: name classes of the model, or `--class all`; without `--class` there are `--target top` (the model's own first class) and Classification fields (each sample's own class)",
+            described(target, label),
+        )),
+    }
+}
+
+/// What is explained in each sample, by the dataset's and the model's classes. `mask_targets` as for [`resolve_classes`].
+pub fn resolve_targets(
+    target: &TargetSpec,
+    classes: &[String],
+    program: &Program,
+    dataset: &Dataset,
+    label: Option<&LabelField>,
+    mask_targets: Option<&[(String, MaskValue)]>,
+    reporter: &Reporter,
+) -> anyhow::Result<Targets> {
+    let model_classes = &program.metadata.classes;
+    if *target == TargetSpec::Top {
+        return Ok(Targets::Top);
+    }
+    if classes.is_empty() {
+        anyhow::ensure!(
+            !model_classes.is_empty(),
+            "model `{}` names no classes, so the samples' labels cannot be found among them\nhint: export it with class names, or use `--target top`",
+            program.path().display()
+        );
+        // Of two channels with one name the first counts, as for `--class`.
+        return Ok(Targets::OwnClass(model_classes.iter().rev().map(|(index, name)| (name.clone(), *index)).collect()));
+    }
+    let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
+    let requested = match by_name {
+        Some(field) if classes.iter().any(|class| class == "all") => {
+            let labels = dataset.label_names(field)?;
+            let (known, rest) = known_names(labels, model_classes, &field.name).map_err(anyhow::Error::msg)?;
+            if !rest.is_empty() {
+                let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
+                let some = backticked(rest.iter().take(5));
+                reporter.notice(&format!("labels in field `{}` that are no class of the model: {some}{more}", field.name));
+            }
+            known
+        }
+        _ => classes.to_vec(),
+    };
+    let from_masks = label.is_some() && by_name.is_none();
+    let classes = resolve_classes(&requested, model_classes, mask_targets, from_masks)
+        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
+    Ok(match *target {
+        TargetSpec::Pixel { x, y } => Targets::Pixel { classes, x, y },
+        _ => Targets::Classes(classes),
+    })
+}
+
+/// What stands for `{class}` in the names of fields.
+pub fn class_names(targets: &Targets, label: Option<&LabelField>) -> Vec<String> {
+    match targets {
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(|class| class.name.clone()).collect(),
+        Targets::Top => vec!["top".to_owned()],
+        Targets::OwnClass(_) => label.map(|label| label.name.clone()).into_iter().collect(),
+    }
+}
+
+/// What to do with a model that gives no scores of classes.
+const WRAP: &str = "hint: wrap it at export: a Python function that returns a module whose output is class logits, [N, K] or [N, K, H, W], exported with `camflow export file.py:function`";
+
+/// Refuses by what the exporter says of the model's output.
+pub fn check_task(program: &Program, target: &TargetSpec) -> anyhow::Result<()> {
+    let model = program.path().display();
+    match (program.metadata.task, target) {
+        (Task::Detection, _) => anyhow::bail!("model `{model}` gives boxes, not scores of classes\n{WRAP}"),
+        (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),
+        _ => Ok(()),
+    }
+}
+
+fn no_pixels(program: &Program) -> anyhow::Result<()> {
+    anyhow::bail!(
+        "model `{}` gives one score per class, not per pixel, so there is none for `--target pixel=X,Y`\nhint: use `--target predicted`, which explains the class's score",
+        program.path().display()
+    )
+}
+
+/// Of a model whose exporter does not say what its output is, the shape of one: it takes a forward pass of zeros.
+pub fn check_output(program: &Program, plan: &Plan, options: &PlanOptions, target: &TargetSpec) -> anyhow::Result<()> {
+    if program.metadata.task != Task::Other {
+        return Ok(());
+    }
+    let model = program.path().display();
+    let zeros = tch::Tensor::f_zeros(&program.metadata.input.example[..], (tch::Kind::Float, options.device));
+    let output = zeros.map_err(anyhow::Error::from).and_then(|zeros| Ok(plan.run(&zeros)?.output));
+    let shape = output.with_context(|| format!("model `{model}` cannot be run on an empty image"))?.size();
+    match shape.len() {
+        2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program),
+        2 | 4 => Ok(()),
+        _ => anyhow::bail!("model `{model}` gives an output of shape {shape:?}, not scores of classes\n{WRAP}"),
+    }
+}

@@ -1,0 +1,218 @@
+//! The label fields that can say where a class is: which kinds there are, which one is meant, what classes occur in it.
+
+use std::{fmt, time::Duration};
+
+use bson::{Bson, Document, doc};
+
+use super::{
+    dataset::{Dataset, Field},
+    error::Error,
+};
+use crate::names::similar;
+
+/// The kinds of labels that can be targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelKind {
+    /// One mask with a value for each class.
+    Segmentation,
+    /// One box, with a mask or without.
+    Detection,
+    /// Boxes.
+    Detections,
+    /// One polygon or line.
+    Polyline,
+    /// Polygons and lines.
+    Polylines,
+    /// One class for the image.
+    Classification,
+    /// Several classes for the image.
+    Classifications,
+}
+
+impl LabelKind {
+    /// Those that say most about where a class is come first; kinds of one group are equal.
+    const GROUPS: [&'static [LabelKind]; 4] = [
+        &[LabelKind::Segmentation],
+        &[LabelKind::Detections, LabelKind::Detection],
+        &[LabelKind::Polylines, LabelKind::Polyline],
+        &[LabelKind::Classification, LabelKind::Classifications],
+    ];
+
+    /// FiftyOne's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LabelKind::Segmentation => "Segmentation",
+            LabelKind::Detection => "Detection",
+            LabelKind::Detections => "Detections",
+            LabelKind::Polyline => "Polyline",
+            LabelKind::Polylines => "Polylines",
+            LabelKind::Classification => "Classification",
+            LabelKind::Classifications => "Classifications",
+        }
+    }
+
+    /// Key of the list in the label, where it holds several.
+    pub(super) fn list(self) -> Option<&'static str> {
+        match self {
+            LabelKind::Detections => Some("detections"),
+            LabelKind::Polylines => Some("polylines"),
+            LabelKind::Classifications => Some("classifications"),
+            LabelKind::Segmentation | LabelKind::Detection | LabelKind::Polyline | LabelKind::Classification => None,
+        }
+    }
+
+    fn of(field: &Field) -> Option<LabelKind> {
+        Self::GROUPS.into_iter().flatten().copied().find(|kind| kind.name() == field.kind)
+    }
+}
+
+impl fmt::Display for LabelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A field whose labels can be targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelField {
+    /// Its name.
+    pub name: String,
+    /// What its labels are.
+    pub kind: LabelKind,
+    /// Its key in the stored samples.
+    pub(super) key: String,
+}
+
+/// The longest to look for the classes of a field: this reads every label of the dataset.
+const LOOKING: Duration = Duration::from_secs(120);
+
+impl Dataset {
+    /// The label field to use: the one named, else the only one of the kind that says most: segmentations before detections
+    /// before polylines before classifications.
+    ///
+    /// # Errors
+    /// The named one does not exist or holds no such labels; there is none to choose, or more than one.
+    pub fn label_field(&self, named: Option<&str>) -> Result<LabelField, Error> {
+        choose(self.fields(), named).map_err(|(problem, hint)| Error::LabelField { problem, dataset: self.name.clone(), hint })
+    }
+
+    /// The names of the classes that occur in a field of detections, polylines or classifications, in any sample of the
+    /// dataset, in alphabetical order.
+    ///
+    /// # Errors
+    /// The database fails, or takes longer than two minutes.
+    pub fn label_names(&self, field: &LabelField) -> Result<Vec<String>, Error> {
+        /// MaxTimeMSExpired.
+        const TOO_LONG: i32 = 50;
+        let key = match field.kind.list() {
+            Some(list) => format!("{}.{list}.label", field.key),
+            None => format!("{}.label", field.key),
+        };
+        let doing = format!("looking for the classes in field `{}` of dataset `{}`", field.name, self.name);
+        let samples = self.database.collection::<Document>(&self.samples);
+        let found = self.database.run(&doing, async { samples.distinct(key, doc! {}).max_time(LOOKING).await });
+        let found = found.map_err(|error| match error {
+            Error::Driver { source, .. } if command_code(&source) == Some(TOO_LONG) => Error::LabelField {
+                problem: format!("looking for the classes in field `{}` took longer than {} s", field.name, LOOKING.as_secs()),
+                dataset: self.name.clone(),
+                hint: "name the classes with `--class` instead of `all`".to_owned(),
+            },
+            error => error,
+        })?;
+        let text = |value| if let Bson::String(name) = value { Some(name) } else { None };
+        let mut names: Vec<String> = found.into_iter().filter_map(text).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// The server's number for what went wrong.
+pub(super) fn command_code(error: &mongodb::error::Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        mongodb::error::ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+/// An error is what is wrong and what to do.
+fn choose(fields: &[Field], named: Option<&str>) -> Result<LabelField, (String, String)> {
+    let label_field =
+        |field: &Field| Some(LabelField { kind: LabelKind::of(field)?, name: field.name.clone(), key: field.key.clone() });
+    let candidates: Vec<LabelField> = fields.iter().filter_map(label_field).collect();
+    let listed = |fields: &[&LabelField]| {
+        let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.kind));
+        described.collect::<Vec<_>>().join(", ")
+    };
+    let all: Vec<&LabelField> = candidates.iter().collect();
+    let there_are = || match all[..] {
+        [] => "it has no label field that can say where a class is; `--target predicted` needs none".to_owned(),
+        _ => format!("the label fields are {}", listed(&all)),
+    };
+    if let Some(name) = named {
+        if let Some(field) = candidates.iter().find(|field| field.name == name) {
+            return Ok(field.clone());
+        }
+        return Err(match fields.iter().find(|field| field.name == name) {
+            Some(field) => (format!("field `{name}` is of type {}, which cannot be a target,", field.kind), there_are()),
+            None => {
+                let near = similar(name, fields.iter().map(|field| &field.name));
+                let near = match near.is_empty() {
+                    true => String::new(),
+                    false => format!("; similar names: {}", crate::names::backticked(near)),
+                };
+                (format!("there is no field `{name}`"), format!("{}{near}", there_are()))
+            }
+        });
+    }
+    let groups = LabelKind::GROUPS.into_iter();
+    let first = groups.map(|group| all.iter().filter(|field| group.contains(&field.kind)).copied().collect::<Vec<_>>());
+    match first.into_iter().find(|group| !group.is_empty()).as_deref() {
+        Some([only]) => Ok((*only).clone()),
+        Some(several) => Err((
+            format!("there are {} {} fields", several.len(), several[0].kind),
+            format!("name one with `--target labels:FIELD`: {}", listed(&all)),
+        )),
+        None => Err((
+            "there is no label field that can say where a class is".to_owned(),
+            "use the model's own prediction with `--target predicted` or `--target top`".to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(fields: &[(&str, &str)]) -> Vec<Field> {
+        let field = |(name, kind): &(&str, &str)| Field { name: (*name).into(), key: (*name).into(), kind: (*kind).into() };
+        fields.iter().map(field).collect()
+    }
+
+    fn chosen(stored: &[(&str, &str)], named: Option<&str>) -> Result<String, String> {
+        choose(&fields(stored), named).map(|field| field.name).map_err(|(problem, hint)| format!("{problem}: {hint}"))
+    }
+
+    #[test]
+    fn the_field_that_says_most_is_taken_if_it_is_the_only_one() {
+        let stored =
+            [("weather", "Classification"), ("boxes", "Detections"), ("outlines", "Polylines"), ("masks", "Segmentation")];
+        assert_eq!(chosen(&stored, None).as_deref(), Ok("masks"));
+        assert_eq!(chosen(&stored[..3], None).as_deref(), Ok("boxes"));
+        assert_eq!(chosen(&[stored[0], stored[2]], None).as_deref(), Ok("outlines"));
+        assert_eq!(chosen(&stored[..1], None).as_deref(), Ok("weather"));
+        assert_eq!(chosen(&stored, Some("boxes")).as_deref(), Ok("boxes"));
+    }
+
+    #[test]
+    fn what_cannot_be_chosen_is_listed_with_its_kind() {
+        let two = [("gt", "Detections"), ("model", "Detections"), ("scene", "Classification"), ("note", "StringField")];
+        let error = chosen(&two, None).unwrap_err();
+        assert!(error.contains("`gt` (Detections), `model` (Detections), `scene` (Classification)"), "{error}");
+        assert!(!error.contains("note"), "{error}");
+        let error = chosen(&two, Some("note")).unwrap_err();
+        assert!(error.contains("StringField") && error.contains("`gt` (Detections)"), "{error}");
+        let error = chosen(&two, Some("scen")).unwrap_err();
+        assert!(error.contains("no field `scen`") && error.contains("similar names: `scene`"), "{error}");
+        assert!(chosen(&[("note", "StringField")], None).unwrap_err().contains("--target predicted"));
+    }
+}
