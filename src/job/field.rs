@@ -89,6 +89,7 @@ mod tests {
             path: format!("backbone.{label}"),
             tap: crate::program::ValueId::default(),
             layout: Layout::Nchw,
+            tokens: None,
         }
     }
 

@@ -83,10 +83,11 @@ impl Plan {
         if !options.exact {
             folded = passes::fold_batch_norms(&mut graph, taps, &|id| program.constant(id)).map_err(torch)?;
         }
+        passes::copy_overwritten_taps(&mut graph, taps);
         let aliases = passes::aliases(&graph);
         let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
-        let dependent = passes::dependents(&graph, taps);
+        let dependent = passes::dependents(&graph, &aliases, taps);
 
         let kept = || graph.nodes.iter().enumerate().filter(|(index, _)| keep[*index]);
         let mut last_use: HashMap<ValueId, usize> = HashMap::new();
@@ -138,9 +139,10 @@ impl Plan {
     }
 }
 
-/// A weight as the device wants it.
+/// A weight as the device wants it. The exporter makes every weight f32; a constant of another type is there on purpose, and
+/// the operators around it were traced for that type.
 fn prepare(tensor: Tensor, options: PlanOptions) -> Result<Tensor, tch::TchError> {
-    let tensor = if tensor.is_floating_point() { tensor.f_to_kind(options.kind)? } else { tensor };
+    let tensor = if tensor.kind() == Kind::Float { tensor.f_to_kind(options.kind)? } else { tensor };
     tensor.f_to_device(options.device)
 }
 
