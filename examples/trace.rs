@@ -64,5 +64,6 @@ fn trace(model: &Path, input: &Path, out: &Path, layers: &[String]) -> Result<()
 }
 
 fn write(tensor: &Tensor, path: &Path) -> Result<(), tch::TchError> {
-    tensor.f_detach()?.f_contiguous()?.write_npy(path)
+    // As f32, because numpy has no bf16.
+    tensor.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?.write_npy(path)
 }

@@ -655,7 +655,9 @@ def overlay_layouts(layers, layouts, shapes):
     layers = {layer["path"]: layer for layer in layers}
     for path, said in layouts.items():
         if not shapes.get(path):
-            raise unknown(path, [p for p, shape in shapes.items() if shape], "the model's modules that return one tensor")
+            near = difflib.get_close_matches(path, [p for p, shape in shapes.items() if shape], n=4)
+            raise ExportError(f"the model has no module `{path}` that returns one tensor",
+                              f"the nearest are {', '.join(f'`{p}`' for p in near)}" if near else None, code=2)
         kept = {k: v for k, v in layers.get(path, {"path": path, "type": None, "shape": shapes[path]}).items() if k != "tokens"}
         layers[path] = {**kept, **said}
     return list(layers.values())

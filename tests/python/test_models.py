@@ -78,6 +78,34 @@ CASES = [
 ]
 
 
+# Numbered layers as the exporter finds them: the last one, which is the default.
+ALIASES = {
+    "resnet18": (4, "layer4"),
+    "vgg16": (5, "features.29"),
+    "densenet121": (5, "features.norm5"),
+    "mobilenet_v3_small": (5, "features.12"),
+    "efficientnet_b0": (5, "features.8"),
+    "swin_t": (4, "features.7.1.norm1"),
+    "wrapped_models.py:vit_b_16": (12, "encoder.layers.encoder_layer_11.ln_1"),
+    "regnet_y_400mf": (4, "trunk_output.block4"),
+    "inception_v3": (7, "Mixed_7c"),
+    "deeplabv3_resnet50": (4, "backbone.layer4"),
+    "deeplabv3_resnet101": (4, "backbone.layer4"),
+    "deeplabv3_mobilenet_v3_large": (4, "backbone.16"),
+    "fcn_resnet50": (4, "backbone.layer4"),
+    "lraspp_mobilenet_v3_large": (4, "backbone.16"),
+    "deit_tiny_patch16_224": (12, "blocks.11.norm1"),
+    "vit_small_patch16_224": (12, "blocks.11.norm1"),
+    "swin_tiny_patch4_window7_224": (4, "layers.3.blocks.1.norm1"),
+    "efficientnet_lite0": (5, "blocks.6"),
+    "wrapped_models.py:segformer": (4, "segformer.stages.3"),
+    "wrapped_models.py:detr": (4, "model.backbone.model.encoder.stages.3"),
+}
+# Of models that two libraries have.
+ALIASES |= {"torchvision:resnet50": (4, "layer4"), "timm:resnet50": (4, "layer4")}
+ALIASES |= {"torchvision:convnext_tiny": (4, "features.7"), "timm:convnext_tiny": (4, "stages.3")}
+
+
 @pytest.fixture(scope="session")
 def exporter():
     spec = importlib.util.spec_from_file_location("export_model", ROOT / "scripts" / "export_model.py")
@@ -209,10 +237,14 @@ def compare(found, wanted, tolerance):
     return worst
 
 
+def exported(case, export):
+    own = (WRAPPED,) if str(WRAPPED) in case.reference else ()
+    return export(case.reference, *RANDOM, *(("--size", case.example) if case.example else ()), inputs=own)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_model_is_what_pytorch_computes(case, export, exporter, trace, table):
-    own = (WRAPPED,) if str(WRAPPED) in case.reference else ()
-    path = export(case.reference, *RANDOM, *(("--size", case.example) if case.example else ()), inputs=own)
+    path = exported(case, export)
     model = exporter.load_model(case.reference, "none").module
     model.load_state_dict(state_dict(path))
     meta, layers = camflow_json(path), case.layers.split()
@@ -245,3 +277,197 @@ def test_odd_graph_is_what_pytorch_computes(name, exporter, trace, table, tmp_pa
         found = trace(tmp_path / "odd.pt2", pixels, layers)
         worst = list(map(max, worst, compare(found, wanted, CONV)))
     table.append((name, *worst))
+
+
+PLAIN = {
+    "camflow": 1,
+    "name": "plain",
+    "input": {"example": [2, 3, 18, 22], "dynamic": "bhw"},
+    "preprocess": [{"op": "normalize", "mean": [0.0] * 3, "std": [1.0] * 3}],
+    "outputs": [None],
+}
+
+
+def save_plainly(model, path, meta=PLAIN):
+    """An archive without the exporter, which would make every weight f32 and refuse what camflow cannot run."""
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(model, (torch.randn(*meta["input"]["example"]),), dynamic_shapes=({0: free, 2: free, 3: free},))
+    torch.export.save(program, path, extra_files={"camflow.json": json.dumps(meta)})
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_weights_of_other_types_stay_what_they_are(kind, trace, tmp_path):
+    class Mixed(odd_models.Between):
+        def forward(self, x):
+            return self.last(self.first(x.to(kind)).relu()).float()
+
+    torch.manual_seed(3)
+    model = Mixed().to(kind).requires_grad_(False)
+    save_plainly(model, tmp_path / "mixed.pt2")
+    pixels = image(1, 19, 23)
+    wanted = reference(model, pixels, ["first", "last"], 0)
+    assert wanted[1]["first"].dtype == kind
+    compare(trace(tmp_path / "mixed.pt2", pixels, ["first", "last"]), wanted, CONV)
+
+
+class Branches(odd_models.Between):
+    def odd(self, x):
+        return torch.cond(x.sum() > 0, lambda t: t * 2, lambda t: t.sin(), (x,))
+
+
+class ForeignOperator(odd_models.Between):
+    def odd(self, x):
+        import torchvision
+
+        return torchvision.ops.roi_align(x, torch.tensor([[0.0, 0.0, 0.0, 9.0, 9.0]]), (3, 3)) + x.mean()
+
+
+class ComplexNumber(odd_models.Between):
+    def odd(self, x):
+        return (x * 1j).imag
+
+
+@pytest.mark.parametrize("kind, words", [
+    (Branches, ["higher-order operator `cond`"]),
+    (ForeignOperator, ["torchvision::roi_align"]),
+    (ComplexNumber, ["`mul`", "as_complex"]),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_what_cannot_run_is_refused_by_name(kind, words, trace, tmp_path):
+    save_plainly(kind().requires_grad_(False), tmp_path / "odd.pt2")
+    said = trace(tmp_path / "odd.pt2", image(1, 18, 22), ["first"])
+    assert isinstance(said, str), "it ran"
+    first, *problems = said.strip().splitlines()
+    assert first.startswith("error: model") and len(problems) == 1, said
+    assert all(word in problems[0] for word in words), said
+
+
+@pytest.mark.parametrize("kind, name", [(Branches, "cond"), (ForeignOperator, "torchvision::roi_align")])
+def test_the_exporter_refuses_what_camflow_cannot_run(kind, name, exporter, tmp_path):
+    loaded = exporter.LoadedModel(kind().eval().requires_grad_(False), "odd", "test", {"example": [18, 22]})
+    with pytest.raises(exporter.ExportError, match=f"`{name}`"):
+        exporter.export(loaded, tmp_path / "odd.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_numbered_layers(case, export):
+    meta = camflow_json(exported(case, export))
+    count, last = ALIASES[str(case) if str(case) in ALIASES else str(case).rpartition(":")[2]]
+    assert list(meta["aliases"]) == [str(number) for number in range(1, count + 1)]
+    assert meta["aliases"][str(count)] == last and meta["default_layers"] == [str(count)]
+    layers = {layer["path"]: layer for layer in meta["layers"]}
+    assert set(meta["aliases"].values()) <= set(layers), "an alias for what is no layer"
+    areas = [np.prod(spatial(layers[path], meta)) for path in meta["aliases"].values()]
+    assert areas == sorted(areas, reverse=True), "numbers go from fine to coarse"
+
+
+def spatial(layer, meta):
+    """Rows and columns of a layer at the example's size, as camflow.json gives them."""
+    tokens = layer.get("tokens") or meta["tokens"]
+    return {"nchw": layer["shape"][2:], "nhwc": layer["shape"][1:3]}.get(layer["layout"]) or tokens["grid"]
+
+
+LAYOUTS = [
+    ("swin_t", {"features.0": "nhwc", "features.5.5.norm1": "nhwc", "features.7": "nhwc", "features.0.0": "nchw", "permute": "nchw"}),
+    ("swin_tiny_patch4_window7_224", {"layers.0": "nhwc", "layers.3.blocks.1.norm1": "nhwc", "patch_embed.proj": "nchw"}),
+    ("torchvision:convnext_tiny", {"features.7": "nchw", "features.7.2": "nchw", "features.7.2.block.2": "nhwc", "features.7.2.block.0": "nchw"}),
+    ("timm:convnext_tiny", {"stages.3": "nchw", "stages.3.blocks.1": "nchw", "stages.3.blocks.1.norm": "nhwc"}),
+    ("vit_small_patch16_224", {"blocks.11.norm1": "tokens", "blocks.0": "tokens", "patch_embed": "tokens", "patch_embed.proj": "nchw"}),
+    ("segformer", {"segformer.stages.2": "nchw", "segformer.stages.2.blocks.0": "tokens", "decode_head.classifier": "nchw"}),
+    ("detr", {"model.encoder.layers.1": "tokens", "model.input_projection": "nchw"}),
+]
+
+
+@pytest.mark.parametrize("name, wanted", LAYOUTS, ids=[name for name, _ in LAYOUTS])
+def test_layouts(name, wanted, export):
+    case = next(case for case in CASES if str(case).endswith(name))
+    layers = {layer["path"]: layer["layout"] for layer in camflow_json(exported(case, export))["layers"]}
+    assert {path: layers.get(path) for path in wanted} == wanted
+
+
+@pytest.mark.parametrize("name, grid, prefix", [("deit_distilled", 6, 2), ("dinov2_registers", 8, 5)])
+def test_tokens_before_the_patches_are_counted(name, grid, prefix, exporter, tmp_path):
+    meta = exporter.export(exporter.load_model(f"{WRAPPED}:{name}", "none"), tmp_path / "vit.pt2")
+    assert (meta["tokens"]["grid"], meta["tokens"]["prefix"]) == ([grid, grid], prefix)
+    layers = {layer["path"]: layer for layer in meta["layers"]}
+    assert meta["aliases"] == {"1": "blocks.0.norm1", "2": "blocks.1.norm1", "3": "blocks.2.norm1"}
+    assert layers["blocks.2.norm1"]["layout"] == "tokens" and "tokens" not in layers["blocks.2.norm1"], "as the model says"
+    assert layers["patch_embed"]["tokens"] == {"grid": [grid, grid], "prefix": 0}, "before the other tokens are put before"
+
+
+def grid_at(tokens, height, width):
+    """What camflow makes of a stride: `TokenInfo::grid_of`."""
+    up = tokens["round"] == "ceil"
+    return [-(-length // step) if up else length // step for length, step in zip((height, width), tokens["stride"], strict=True)]
+
+
+def test_grids_of_tokens_follow_the_image(export, exporter):
+    """SegFormer has a grid per stage, and its attention a coarser one; they are those of the maps that the model itself makes."""
+    case = next(case for case in CASES if str(case).endswith("segformer"))
+    layers = {layer["path"]: layer for layer in camflow_json(exported(case, export))["layers"]}
+    model = exporter.load_model(case.reference, "none").module
+    for height, width in ((107, 83), (65, 97)):
+        pairs = [(f"segformer.stages.{stage}.layer_norm", f"segformer.stages.{stage}") for stage in range(4)]
+        reduced = "segformer.stages.0.blocks.0.attention.sequence_reduction"
+        _, activations, _ = reference(model, image(1, height, width), [path for pair in pairs for path in pair] + [reduced], 0)
+        for tokens, stage in pairs:
+            rows, columns = grid_at(layers[tokens]["tokens"], height, width)
+            assert torch.equal(activations[tokens].reshape(1, rows, columns, -1).permute(0, 3, 1, 2), activations[stage]), tokens
+        assert np.prod(grid_at(layers[reduced]["tokens"], height, width)) == activations[reduced].shape[1]
+    rounding = {layers[path]["tokens"]["round"] for path in ("segformer.stages.0.layer_norm", reduced)}
+    assert rounding == {"ceil", "floor"}, "a padded convolution, and one without padding"
+
+
+def test_a_detectors_queries_are_no_layer(export, exporter):
+    case = next(case for case in CASES if str(case).endswith("detr"))
+    meta = camflow_json(exported(case, export))
+    layers = {layer["path"]: layer for layer in meta["layers"]}
+    assert meta["outputs"] == ["logits", "pred_boxes"] and meta["primary_output"] == 0 and meta["task"] == "detection"
+    assert not [path for path in layers if path.startswith(("class_labels", "bbox_predictor", "model.decoder.layernorm"))]
+    tokens = layers["model.encoder.layers.1"]["tokens"]
+    model = exporter.load_model(case.reference, "none").module
+    _, activations, _ = reference(model, image(1, 111, 149), ["model.input_projection"], 0)
+    assert grid_at(tokens, 111, 149) == list(activations["model.input_projection"].shape[2:])
+
+
+def test_layouts_can_be_given(exporter, tmp_path):
+    arguments = ["m.py:f", "--layout", "last=nhwc", "--layout", "first=tokens:3x2+4", "--layout", "a.b=tokens"]
+    layouts = dict(exporter.parse(arguments).layout)
+    assert layouts["first"] == {"layout": "tokens", "tokens": {"grid": [3, 2], "prefix": 4}} and layouts.pop("a.b") == {"layout": "tokens"}
+    loaded = exporter.load_model(f"{ODD}:tied", "none")
+    layers = {layer["path"]: layer for layer in exporter.export(loaded, tmp_path / "a.pt2", layouts=layouts)["layers"]}
+    assert layers["last"]["layout"] == "nhwc" and layers["first"]["tokens"]["grid"] == [3, 2]
+    with pytest.raises(exporter.ExportError, match="no module `furst`"):
+        exporter.export(loaded, tmp_path / "b.pt2", layouts={"furst": {"layout": "nchw"}})
+    with pytest.raises(SystemExit):
+        exporter.parse(["m.py:f", "--layout", "last=upside-down"])
+    loaded.metadata |= {"layers": [{"path": "mix", "layout": "tokens", "tokens": {"grid": [5, 5], "prefix": 1}}], "aliases": {"1": "mix"}}
+    (layer,) = exporter.export(loaded, tmp_path / "c.pt2")["layers"]
+    assert (layer["path"], layer["layout"], layer["tokens"]) == ("mix", "tokens", {"grid": [5, 5], "prefix": 1})
+
+
+@pytest.fixture(scope="module")
+def lite0(export):
+    return export(f"{LITE0}:efficientnet_lite0", inputs=(LITE0,))
+
+
+@pytest.mark.parametrize("photo, classes", [
+    ("chelsea", ["tabby, tabby cat", "tiger cat", "Egyptian cat"]),
+    ("coffee", ["espresso", "coffee mug", "cup"]),
+    ("rocket", ["missile", "projectile, missile", "space shuttle"]),
+])
+def test_a_trained_classifier_knows_real_photographs(photo, classes, lite0, exporter, trace):
+    import skimage.data
+    from PIL import Image
+    from test_export import apply
+
+    meta = camflow_json(lite0)
+    pixels = apply(meta["preprocess"], Image.fromarray(getattr(skimage.data, photo)()))[None]
+    assert pixels.shape == (1, 3, 224, 224)
+    model = exporter.load_model(f"{LITE0}:efficientnet_lite0").module
+    layers = ["_blocks.4", "_blocks.15", "_swish"]
+    found = trace(lite0, pixels, layers)
+    compare(found, reference(model, pixels, layers, 0), CONV)
+    top = meta["classes"][str(found[0].argmax().item())]
+    assert top in classes
+    assert meta["default_layers"] == ["6"] and meta["aliases"]["6"] == "_swish"
