@@ -7,6 +7,19 @@
 
 A function's module may carry a dict `camflow_metadata` with any of: task, classes, preprocess, aliases, default_layers,
 layers, tokens, primary_output, example ([H, W]). What it gives is taken as it is; the rest is found from the module.
+`layers` lists paths, or entries {path, layout: nchw | nhwc | tokens, tokens: {grid: [rows, columns], prefix}}.
+
+A model whose forward returns an object (Hugging Face's do) is wrapped by a subclass that returns tensors, one or a dict:
+
+    def segformer():
+        class Logits(SegformerForSemanticSegmentation):
+            def forward(self, pixel_values):
+                return super().forward(pixel_values).logits
+        model = Logits.from_pretrained("folder/of/the/checkpoint")
+        model.camflow_metadata = {"task": "segmentation", "classes": model.config.id2label, "preprocess": [...]}
+        return model
+
+A module around the model does as well; its module paths then begin with the attribute that holds it.
 
 The archive is checked against the model before it gets its name: outputs at several batch and image sizes, and the
 value of every layer. Exit codes: 0 written, 1 failed (nothing was replaced), 2 wrong arguments or an unknown model.
@@ -14,6 +27,7 @@ As a library: `load_model(ref)` gives a `LoadedModel`, `export(loaded, path)` wr
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -478,7 +492,8 @@ def observe(module, example):
 def find_layers(module, shapes, example):
     """([layer], tokens): every module whose output is one tensor that can be drawn over the image, with its layout.
 
-    A spatial map has the image's aspect (to a pixel or so); that tells channels first from channels last.
+    A spatial map has the image's aspect (to a pixel or so); that tells channels first from channels last. `tokens` is how
+    the tokens of a plain vision transformer lie over the image; layers whose tokens lie otherwise carry their own.
     """
     import torch
 
@@ -499,18 +514,86 @@ def find_layers(module, shapes, example):
     def misfit(h, w):
         return abs(h - height * w / width) if h > 1 and w > 1 else float("inf")
 
+    def layout_of_map(shape):
+        first, last = misfit(shape[2], shape[3]), misfit(shape[1], shape[2])
+        return None if min(first, last) > 1.5 else "nhwc" if last < first else "nchw"
+
+    # Tokens without others before them are a map that was flattened, or the image cut into squares.
+    grids = {}
+    for shape in shapes.values():
+        layout = layout_of_map(shape) if shape and len(shape) == 4 and shape[0] == batch else None
+        if layout:
+            rows, columns = shape[2:] if layout == "nchw" else shape[1:3]
+            grids.setdefault(rows * columns, [rows, columns])
+    for side in range(2, min(height, width) // 2 + 1):
+        if height % side == 0 and width % side == 0:
+            grids.setdefault(height // side * (width // side), [height // side, width // side])
+    if tokens:
+        grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
+
     for path, shape in shapes.items():
         if not path or not shape or shape[0] != batch or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path])):
             continue  # attention's inner maps are tokens by tokens, not a picture
-        if len(shape) == 4:
-            first, last = misfit(shape[2], shape[3]), misfit(shape[1], shape[2])
-            layout = None if min(first, last) > 1.5 else "nhwc" if last < first else "nchw"
-        else:
-            grown = tokens and tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]
-            layout = "tokens" if len(shape) == 3 and grown == shape[1] else None
-        if layout:
-            layers.append({"path": path, "layout": layout, "type": types[path], "shape": shape})
+        layer = {"path": path, "type": types[path], "shape": shape}
+        if len(shape) == 4 and layout_of_map(shape):
+            layers.append({**layer, "layout": layout_of_map(shape)})
+        elif len(shape) == 3 and shape[1] in grids:
+            grid = grids[shape[1]]
+            layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": 0}} if grid else {})})
     return layers, tokens
+
+
+def stride_of(tokens, example, seen):
+    """`tokens` with the "stride" and "round" that give its grid from the image's size, or None where nothing does.
+
+    `example` is the (height, width) of its grid; `seen` are other ((height, width), number of tokens).
+    """
+    def candidates(length, cells):
+        return {length // cells, -(-length // cells)} - {0}
+
+    rounding = {"ceil": lambda length, stride: -(-length // stride), "floor": lambda length, stride: length // stride}
+    pairs = [(v, h) for v in candidates(example[0], tokens["grid"][0]) for h in candidates(example[1], tokens["grid"][1])]
+    for stride in sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair)):
+        for name, cells in rounding.items():
+            grid = [cells(length, step) for length, step in zip(example, stride)]
+            if grid == list(tokens["grid"]) and all(
+                    cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen):
+                return {**tokens, "stride": list(stride), "round": name}
+    return None
+
+
+def other_sizes(height, width):
+    """Two pairs of image sizes for checks: odd ones, and ones in steps of 32 for models that take nothing else."""
+    odd = [(height * 9 // 8 | 1, width * 7 // 8 | 1), (height * 7 // 8 | 1, width * 5 // 4 | 1)]
+    return odd, [(height + 32, width - 32 if width > 64 else width), (height, width + 64)]
+
+
+def follow_sizes(module, meta, given):
+    """Where the image's size is free, tokens lie on a grid that follows it: records how, as seen at other sizes.
+
+    Layers whose number of tokens does not follow (a detector's queries) are none to draw, unless the user says they are.
+    """
+    import torch
+
+    of_tokens = [layer for layer in meta["layers"] if layer["layout"] == "tokens"]
+    if not of_tokens:
+        return
+    size, seen = tuple(meta["input"]["example"][2:]), []
+    for pair in other_sizes(*size):
+        with contextlib.suppress(Exception):  # it says which sizes it takes by raising; verify() tells the user
+            seen = [(other, observe(module, torch.zeros(1, 3, *other))[0]) for other in pair]
+            break
+    if meta["tokens"]:
+        # those of the embedding itself: a convolution without padding covers whole patches only
+        counts = {other: next((shapes[la["path"]][1] for la in of_tokens if "tokens" not in la), None) for other, shapes in seen}
+        meta["tokens"] = stride_of(meta["tokens"], size, [(other, count) for other, count in counts.items() if count]) or meta["tokens"]
+    for layer in of_tokens:
+        if "tokens" in layer:
+            counts = [(other, (shapes.get(layer["path"]) or [0, 0])[1]) for other, shapes in seen]
+            followed = stride_of(layer["tokens"], size, counts)
+            if followed is None and layer["path"] not in given:
+                meta["layers"].remove(layer)
+            layer["tokens"] = followed or layer["tokens"]
 
 
 def number_layers(layers):
@@ -536,7 +619,7 @@ def number_layers(layers):
         return min(groups, key=lambda paths: len(paths[0])) if groups else []
 
     blocks = family(r"(?:blocks|layers?|encoder_layers)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)", "tokens")
-    if blocks:
+    if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
         return numbered(blocks)
     stages = family(r"layer\d+", "spatial")
     if stages:
@@ -544,7 +627,9 @@ def number_layers(layers):
     children = family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial") or family(r"backbone\.\w+", "spatial") \
         or [p for p in by_path if "." not in p] or list(by_path)
     last = {}
-    for path in children:
+    children = [p for p in children if by_path[p]["layout"] != "tokens"] or children
+    # a pooling between stages belongs to none
+    for path in [p for p in children if "Pool" not in (by_path[p]["type"] or "")] or children:
         shape = by_path[path]["shape"]
         last[tuple({"nchw": shape[2:], "nhwc": shape[1:3]}.get(by_path[path]["layout"], shape[1:2]))] = path
     for size, path in last.items():
@@ -565,7 +650,20 @@ def output_keys(output):
     return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [leaf for _, leaf in pairs]
 
 
-def describe(loaded, shapes, example, output, primary=None):
+def overlay_layouts(layers, layouts, shapes):
+    """Layers with what the command line says about their layout; such as it names are layers even if they did not look it."""
+    layers = {layer["path"]: layer for layer in layers}
+    for path, said in layouts.items():
+        if not shapes.get(path):
+            near = difflib.get_close_matches(path, [p for p, shape in shapes.items() if shape], n=4)
+            raise ExportError(f"the model has no module `{path}` that returns one tensor",
+                              f"the nearest are {', '.join(f'`{p}`' for p in near)}" if near else None, code=2)
+        kept = {k: v for k, v in layers.get(path, {"path": path, "type": None, "shape": shapes[path]}).items() if k != "tokens"}
+        layers[path] = {**kept, **said}
+    return list(layers.values())
+
+
+def describe(loaded, shapes, example, output, primary=None, layouts=None):
     """camflow.json but for what export and verification add."""
     import torch
 
@@ -596,6 +694,7 @@ def describe(loaded, shapes, example, output, primary=None):
         if any("layout" not in layer for layer in layers):
             raise ExportError(f"the layout of layers {[la['path'] for la in layers if 'layout' not in la]} is not plain from their shape",
                               "say it in `camflow_metadata`: {'path': ..., 'layout': 'nchw', 'nhwc' or 'tokens'}", code=2)
+    layers = overlay_layouts(layers, layouts or {}, shapes)
     aliases, default = number_layers(layers)
     if "aliases" in given:
         aliases = {str(k): v for k, v in given["aliases"].items()}
@@ -650,6 +749,22 @@ def trace(module, size, dynamic, static_reason=None):
     raise ExportError("the model cannot be exported:\n  " + "\n  ".join(reasons), "wrap or change the part of the model that the message names; `--size HxW` gives another example size")
 
 
+def refuse_foreign(program):
+    """Raise `ExportError` for what camflow cannot run: branches and loops on data, and operators that libtorch has not."""
+    import torch
+
+    known = ("wrap_with_set_grad_enabled", "wrap_with_autocast", "_export_tracepoint")
+    for graph_module in program.graph_module.modules():
+        for node in graph_module.graph.nodes if isinstance(graph_module, torch.fx.GraphModule) else ():
+            name = node.target.name() if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverload)) else ""
+            if isinstance(node.target, torch._ops.HigherOrderOperator) and name not in known:
+                raise ExportError(f"the model uses `{name}`: camflow runs no control flow that depends on data",
+                                  "compute both branches and choose with `torch.where`, or export the part of the model before it")
+            if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims"):
+                raise ExportError(f"the model uses `{name}`, which is an operator of a library and not of PyTorch itself",
+                                  "wrap the part of the model before it: `file.py:function`")
+
+
 def strip_traces(program):
     """Drop the source paths of this machine from the graph; nothing else in the archive depends on them."""
     import torch
@@ -662,11 +777,24 @@ def strip_traces(program):
 
 def signatures(program):
     """module path -> name of the value that its last call returned, for modules that return one tensor."""
-    names = {}
+    import torch
+
+    names, recorded = {}, set()
     for entry in program.module_call_graph:
         outputs = entry.signature.outputs if entry.signature else []
-        if entry.fqn and len(outputs) == 1:
-            names[entry.fqn.partition("@")[0]] = getattr(outputs[0], "name", None)
+        if entry.fqn and outputs:
+            path = entry.fqn.partition("@")[0]
+            recorded.add(path)
+            names[path] = getattr(outputs[0], "name", None) if len(outputs) == 1 else None
+    # Modules that take numbers have no signature. As camflow itself does: what a call computes and others use.
+    calls = {}
+    for node in program.graph.nodes:
+        for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+            calls.setdefault((path, key), set()).add(node)
+    for (path, _), members in calls.items():
+        if path and path not in recorded:
+            outputs = [node.name for node in members if set(node.users) - members and isinstance(node.meta.get("val"), torch.Tensor)]
+            names[path] = outputs[0] if len(outputs) == 1 else None
     return names
 
 
@@ -717,7 +845,7 @@ def verify(path, module, meta):
                 handles.append(module.get_submodule(layer).register_forward_hook(lambda m, i, o, layer=layer: taken.update({layer: o.clone()})))
         with torch.no_grad():
             try:
-                theirs = output_keys(module(x))[1]
+                theirs = output_keys(module(x.clone()))[1]  # some write to their input
             finally:
                 for handle in handles:
                     handle.remove()
@@ -725,7 +853,7 @@ def verify(path, module, meta):
                 for layer, tensor in taken.items():
                     runner.expected.setdefault(values[layer], []).append((layer, tensor))
             count = sum(len(v) for v in runner.expected.values())
-            ours = output_keys(runner.run(x))[1]
+            ours = output_keys(runner.run(x.clone()))[1]
         for key, a, b in zip(meta["outputs"], ours, theirs, strict=True):
             if isinstance(b, torch.Tensor):
                 compare(f"output {f'`{key}` ' if key else ''}at {'x'.join(map(str, shape))}", a, b)
@@ -737,9 +865,7 @@ def verify(path, module, meta):
         hooks_checked = max(hooks_checked, check([n, channels, height, width], hooks=n < 3))
         shapes.append([n, channels, height, width])
     if kind == "bhw":
-        odd = [(height * 9 // 8 | 1, width * 7 // 8 | 1), (height * 7 // 8 | 1, width * 5 // 4 | 1)]
-        even = [(height + 32, width - 32 if width > 64 else width), (height, width + 64)]
-        for sizes in (odd, even):
+        for sizes in other_sizes(height, width):
             try:
                 with torch.no_grad():
                     module(torch.zeros(1, channels, *sizes[0]))
@@ -755,7 +881,7 @@ def verify(path, module, meta):
     return {"shapes": shapes, "max_abs_difference": worst["absolute"], "max_relative_difference": worst["relative"], "hooks_checked": hooks_checked}
 
 
-def export(loaded, out, size=None, static_size=False, primary_output=None, warm=0, seed=0):
+def export(loaded, out, size=None, static_size=False, primary_output=None, warm=0, seed=0, layouts=None):
     """Write `loaded` to `out` (a `.pt2` path), verified; gives the content of camflow.json. Replaces `out` only at the end."""
     import torch
 
@@ -771,10 +897,14 @@ def export(loaded, out, size=None, static_size=False, primary_output=None, warm=
             warm_batchnorm(loaded.module, warm, size or fixed or EXAMPLE_SIZE, seed)
         program, example, kind, shapes, unfit, output = trace(
             loaded.module, size or fixed or (224, 224), None if static_size else size or EXAMPLE_SIZE, "--static-size" if static_size else None)
+        refuse_foreign(program)
         strip_traces(program)
-        meta = describe(loaded, shapes, list(example.shape), output, primary_output)
+        meta = describe(loaded, shapes, list(example.shape), output, primary_output, layouts)
         meta["input"]["dynamic"] = kind
-        named = set(signatures(program))
+        if kind == "bhw":
+            said = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())}
+            follow_sizes(loaded.module, meta, said | set(layouts or ()))
+        named = {path for path, value in signatures(program).items() if value}
         meta["layers"] = [layer for layer in meta["layers"] if layer["path"] in named]
         meta["modules_without_signature"] = unfit
         if not meta["layers"]:
@@ -813,6 +943,17 @@ def _size(text):
     return int(found[1]), int(found[2])
 
 
+def _layout(text):
+    """`PATH=nchw`, `PATH=nhwc`, `PATH=tokens`, `PATH=tokens:14x14` or `PATH=tokens:14x14+1` as (path, layer entry)."""
+    found = re.fullmatch(r"([\w.]+)=(?:(nchw|nhwc|tokens)|tokens:(\d+)x(\d+)(?:\+(\d+))?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"`{text}` is no layout: write PATH=nchw, PATH=nhwc or PATH=tokens:ROWSxCOLUMNS+PREFIX")
+    path, layout, rows, columns, prefix = found.groups()
+    if layout:
+        return path, {"layout": layout}
+    return path, {"layout": "tokens", "tokens": {"grid": [int(rows), int(columns)], "prefix": int(prefix or 0)}}
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(prog="export_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a model's name, or module:function, or file.py:function")
@@ -823,6 +964,9 @@ def parse(argv):
     parser.add_argument("--warm-batchnorm", type=int, default=0, metavar="N", help="N passes of noise to set batch norms' statistics")
     parser.add_argument("--size", type=_size, metavar="HxW", help="example image size (default: what the model is made for)")
     parser.add_argument("--static-size", action="store_true", help="do not let height and width vary")
+    parser.add_argument("--layout", type=_layout, action="append", default=[], metavar="PATH=LAYOUT",
+                        help="how a layer's output lies over the image, where the guess from its shape is wrong: "
+                             "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated")
     parser.add_argument("--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)")
     parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
     parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
@@ -848,7 +992,7 @@ def run(args, emit):
     loaded = load_model(args.model, args.weights, args.seed)
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
-    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed)
+    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed, dict(args.layout))
     verified = meta["verified"]
     if args.format == "json":
         emit(json.dumps({"path": str(path), "name": meta["name"], "source": meta["source"], "task": meta["task"], "layers": len(meta["layers"]),

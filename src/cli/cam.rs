@@ -7,7 +7,7 @@ use crate::{
     explain::{ExplainOptions, HeatmapSize, Method},
     job::DEFAULT_MODEL,
     names::Choice,
-    program::{Layer, PlanOptions, Program, split_layers},
+    program::{Layer, PlanOptions, Program, Task, split_layers},
     report::Reporter,
 };
 
@@ -62,6 +62,11 @@ impl CamArgs {
         let program = model::open(&self.model, self.python.clone(), reporter)?;
         let layers = program.resolve_layers(&split_layers(&self.layers))?;
         anyhow::ensure!(!layers.is_empty(), "`--layers {}` names no layer", self.layers);
+        anyhow::ensure!(
+            program.metadata.task != Task::Segmentation || !self.methods.contains(&Method::Finercam),
+            "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores\nhint: use another `--method`",
+            program.path().display()
+        );
         Ok(Model { program, layers, plan_options })
     }
 
@@ -80,7 +85,6 @@ impl CamArgs {
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             size: self.size,
-            tokens: program.metadata.tokens.clone(),
             background: program.metadata.background(),
             probe_batch: self.cam_batch_size,
         }

@@ -3,14 +3,14 @@
 use tch::Tensor;
 
 use super::ExplainError;
-use crate::program::{Layer, Layout, TokenInfo};
+use crate::program::{Layer, Layout};
 
-/// The activation (or gradient) of a layer as `[N, C, H', W']`: leading tokens that are no patches are dropped, the rest become
-/// their grid.
+/// The activation (or gradient) of a layer as `[N, C, H', W']`, for a model input of `input` rows and columns: leading tokens that
+/// are no patches are dropped, the rest become their grid.
 ///
 /// # Errors
 /// The activation does not have the layer's declared layout.
-pub fn as_nchw(tensor: &Tensor, layer: &Layer, tokens: Option<&TokenInfo>) -> Result<Tensor, ExplainError> {
+pub fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result<Tensor, ExplainError> {
     let wrong =
         |wanted: &str| ExplainError::Unsuitable(format!("layer `{}` gives shape {:?}, not {wanted}", layer.path, tensor.size()));
     match layer.layout {
@@ -19,9 +19,9 @@ pub fn as_nchw(tensor: &Tensor, layer: &Layer, tokens: Option<&TokenInfo>) -> Re
         Layout::Nhwc if tensor.dim() == 4 => Ok(tensor.f_permute([0i64, 3, 1, 2])?),
         Layout::Nhwc => Err(wrong("[N, H, W, C]")),
         Layout::Tokens => {
-            let tokens = tokens.filter(|_| tensor.dim() == 3).ok_or_else(|| wrong("tokens [N, T, C]"))?;
+            let tokens = layer.tokens.as_ref().filter(|_| tensor.dim() == 3).ok_or_else(|| wrong("tokens [N, T, C]"))?;
             let (n, t, c) = tensor.size3()?;
-            let [rows, columns] = tokens.grid;
+            let [rows, columns] = tokens.grid_of(input);
             if t - tokens.prefix != rows * columns {
                 return Err(wrong(&format!("{} + {rows} x {columns} tokens", tokens.prefix)));
             }

@@ -1,6 +1,6 @@
 //! What is explained, and which maps come of it.
 
-use crate::program::{Layer, TokenInfo};
+use crate::program::Layer;
 
 use super::{HeatmapSize, Method};
 
@@ -19,8 +19,6 @@ pub struct ExplainOptions {
     pub aug_smooth: bool,
     /// Size of the heatmaps.
     pub size: HeatmapSize,
-    /// How tokens map to a grid, for models that have them.
-    pub tokens: Option<TokenInfo>,
     /// The output's channel for what is none of the classes, if it has one.
     pub background: Option<i64>,
     /// How many variants of a sample the gradient-free methods run at a time.

@@ -80,9 +80,10 @@ impl TorchExplainer {
                 if needs(Derivative::Comparison) { self.comparisons(&execution, &present, !is_last)? } else { Vec::new() };
 
             let _no_grad = tch::no_grad_guard();
+            let size = input_size(&execution);
             let mut views = Vec::with_capacity(self.options.layers.len());
             for (index, layer) in self.options.layers.iter().enumerate() {
-                let as_nchw = |tensor: &Tensor| as_nchw(&tensor.f_detach()?, layer, self.options.tokens.as_ref());
+                let as_nchw = |tensor: &Tensor| as_nchw(&tensor.f_detach()?, layer, size);
                 let of = |tensors: &[Tensor]| -> Result<Option<Tensor>, ExplainError> {
                     match tensors.get(index) {
                         None => Ok(None),
@@ -158,7 +159,7 @@ impl TorchExplainer {
                     let probe = Probe::new(&self.plan, execution, sample)?;
                     let activation = execution.taps[index].f_detach()?.f_narrow(0, sample, 1)?;
                     let rows = if method == Method::Scorecam {
-                        let channels = as_nchw(&activation, layer, self.options.tokens.as_ref())?;
+                        let channels = as_nchw(&activation, layer, input_size(execution))?;
                         score_weights(&probe, options, &channels, &present)?
                     } else {
                         ablation_weights(&probe, options, (index, &activation, channel_dim(layer)), &present)?
@@ -253,6 +254,12 @@ impl TorchExplainer {
         }
         Ok(columns)
     }
+}
+
+/// Rows and columns of the model's input.
+fn input_size(execution: &Execution) -> [i64; 2] {
+    let size = execution.input.size();
+    [size[2], size[3]]
 }
 
 /// The weights `[N, C]` of every sample's target of a pass; zero for samples without it.

@@ -142,7 +142,11 @@ impl Builder {
         for node in nodes {
             let name = node.name.clone().unwrap_or_else(|| node.target.clone());
             if let Some(kind) = node.target.strip_prefix("torch.ops.higher_order.") {
-                self.inline(node, &name, kind, scope, no_grad);
+                if kind == "_export_tracepoint" {
+                    self.pass_through(node, &name, scope);
+                } else {
+                    self.inline(node, &name, kind, scope, no_grad);
+                }
                 continue;
             }
             let Some(operation) = operation(&node.target) else {
@@ -159,6 +163,22 @@ impl Builder {
         }
     }
 
+    /// Marks that torch.export sets at the borders of modules, and forgets to remove in `torch.no_grad()` blocks: what comes out
+    /// is what went in.
+    fn pass_through(&mut self, node: &schema::Node, name: &str, scope: &mut Scope) {
+        let tensors = |argument: &Argument| match argument {
+            Argument::AsTensor(named) => vec![named.name.clone()],
+            Argument::AsTensors(list) => list.iter().map(|named| named.name.clone()).collect(),
+            _ => Vec::new(),
+        };
+        let inputs = node.inputs.iter().flat_map(|input| tensors(&input.arg));
+        for (input, output) in inputs.zip(node.outputs.iter().flat_map(tensors)) {
+            if let Some(id) = self.lookup(&input, scope, &format!("node `{name}`")) {
+                scope.insert(output, id);
+            }
+        }
+    }
+
     /// `torch.no_grad()` blocks (and autocast blocks that change nothing) become part of the outer graph.
     fn inline(&mut self, node: &schema::Node, name: &str, kind: &str, scope: &mut Scope, no_grad: bool) {
         let graph_at = node.inputs.iter().position(|input| matches!(input.arg, Argument::AsGraph(_)));
@@ -168,8 +188,9 @@ impl Builder {
         };
         let before = &node.inputs[..at];
         let inner_no_grad = match kind {
+            // The innermost word counts: `enable_grad` within `no_grad` records again.
             "wrap_with_set_grad_enabled" => matches!(before.first().map(|input| &input.arg), Some(Argument::AsBool(false))),
-            "wrap_with_autocast" if autocast_is_off(before) => false,
+            "wrap_with_autocast" if autocast_is_off(before) => no_grad,
             "wrap_with_autocast" => {
                 self.problems.push(format!(
                     "node `{name}`: the model turns autocast on; export it without, precision is chosen at run time"
@@ -189,7 +210,7 @@ impl Builder {
                 inner.insert(formal.to_owned(), id);
             }
         }
-        self.nodes(&subgraph.graph.nodes, &mut inner, no_grad || inner_no_grad);
+        self.nodes(&subgraph.graph.nodes, &mut inner, inner_no_grad);
         self.batch_dims(&subgraph.graph, &inner);
         let outer = node.outputs.iter().flat_map(|output| match output {
             Argument::AsTensors(list) => list.iter().map(|named| named.name.as_str()).collect(),
@@ -362,6 +383,10 @@ fn module_stack(stack: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+fn gives_tensors(node: &Node) -> bool {
+    !matches!(node.operation, Operation::Symbolic(_)) && !node.operator().starts_with("sym_")
+}
+
 /// Fills in modules that the exporter recorded no signature for: what a call defines and something outside it uses.
 fn add_modules_from_stacks(graph: &mut Graph) {
     let mut calls: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
@@ -389,7 +414,9 @@ fn add_modules_from_stacks(graph: &mut Graph) {
             graph.outputs.contains(&Some(*value))
                 || users.get(value).is_some_and(|users| users.iter().any(|user| members.binary_search(user).is_err()))
         };
-        let outputs: Vec<ValueId> = members.iter().flat_map(|index| graph.nodes[*index].defines()).filter(leaves).collect();
+        // Sizes that a module read may be used after it, but no module returns them as its activation.
+        let tensors = members.iter().map(|index| &graph.nodes[*index]).filter(|node| gives_tensors(node));
+        let outputs: Vec<ValueId> = tensors.flat_map(Node::defines).filter(leaves).collect();
         if !outputs.is_empty() {
             found.entry(call.0).or_default().push(outputs);
         }

@@ -80,7 +80,6 @@ pub struct Node {
 
 impl Node {
     /// A node outside any module.
-    #[cfg(test)]
     pub fn new(name: String, operation: Operation, args: Vec<(String, Arg)>, outputs: Vec<Output>) -> Node {
         Node { name, operation, args, outputs, no_grad: false, modules: Vec::new() }
     }
@@ -124,6 +123,22 @@ impl Node {
         match self.args.iter_mut().find(|(given, _)| given == name) {
             Some((_, place)) => *place = arg,
             None => self.args.push((name.to_owned(), arg)),
+        }
+    }
+
+    /// Reads another value wherever it reads `old`.
+    pub fn replace(&mut self, old: ValueId, new: ValueId) {
+        let change = |id: &mut ValueId| {
+            if *id == old {
+                *id = new;
+            }
+        };
+        for (_, arg) in &mut self.args {
+            match arg {
+                Arg::Value(id) => change(id),
+                Arg::Values(ids) => ids.iter_mut().flatten().for_each(change),
+                _ => {}
+            }
         }
     }
 

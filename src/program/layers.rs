@@ -1,6 +1,10 @@
 //! From what a user calls a layer to the graph value where it is captured.
 
-use super::{Program, ProgramError, graph::ValueId, metadata::Layout};
+use super::{
+    Program, ProgramError,
+    graph::ValueId,
+    metadata::{Layout, TokenInfo},
+};
 use crate::names::{backticked, nearest};
 
 /// A target layer, resolved.
@@ -14,6 +18,8 @@ pub struct Layer {
     pub tap: ValueId,
     /// How its activation is laid out.
     pub layout: Layout,
+    /// How its tokens map to a grid, if it is laid out in tokens and the model says how.
+    pub tokens: Option<TokenInfo>,
 }
 
 /// Splits `1-4,backbone.layer3` into single layers: `1`, `2`, `3`, `4`, `backbone.layer3`.
@@ -78,12 +84,10 @@ impl Program {
             return Err(format!("module `{path}` returns {} tensors; choose a module that returns one", outputs.len()));
         };
         let known = self.metadata.layers.iter().find(|layer| layer.path == path);
-        Ok(Layer {
-            label: spec.to_owned(),
-            path: path.to_owned(),
-            tap,
-            layout: known.map(|layer| layer.layout).unwrap_or_default(),
-        })
+        let layout = known.map(|layer| layer.layout).unwrap_or_default();
+        let own = known.and_then(|layer| layer.tokens.as_ref());
+        let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout == Layout::Tokens).cloned();
+        Ok(Layer { label: spec.to_owned(), path: path.to_owned(), tap, layout, tokens })
     }
 }
 

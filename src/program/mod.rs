@@ -32,7 +32,7 @@ pub use dispatch::{DispatchError, disable_tf32, use_math_attention};
 pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use layers::{Layer, split_layers};
-pub use metadata::{Dynamic, LayerInfo, Layout, ModelMetadata, Task, TokenInfo};
+pub use metadata::{Dynamic, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
 pub use plan::{Demand, Plan, PlanOptions, device_name};
 
 use archive::{Archive, StoredTensor};

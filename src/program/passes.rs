@@ -41,6 +41,36 @@ const VIEWS: &[&str] = &[
     "dropout",
     "feature_dropout",
     "alpha_dropout",
+    "feature_alpha_dropout",
+    "as_strided",
+    "swapdims",
+    "moveaxis",
+    "numpy_T",
+    "mT",
+    "mH",
+    "matrix_H",
+    "adjoint",
+    "ravel",
+    "broadcast_to",
+    "broadcast_tensors",
+    "meshgrid",
+    "tensor_split",
+    "hsplit",
+    "vsplit",
+    "dsplit",
+    "sum_to_size",
+    "atleast_1d",
+    "atleast_2d",
+    "atleast_3d",
+    "view_as_real",
+    "view_as_complex",
+    "real",
+    "imag",
+    "conj",
+    "resolve_conj",
+    "resolve_neg",
+    "positive",
+    "lift_fresh",
 ];
 
 /// Operators that read only shape and dtype of their tensors: no data flows through, so no gradient does. Treating them as
@@ -147,15 +177,58 @@ pub fn needed(graph: &Graph, aliases: &Aliases, wanted: &[ValueId]) -> Vec<bool>
     keep
 }
 
-/// The values through which the data of `seeds` flows.
-pub fn dependents(graph: &Graph, seeds: &[ValueId]) -> HashSet<ValueId> {
+/// The values through which the data of `seeds` flows, also by writes into memory that others see.
+pub fn dependents(graph: &Graph, aliases: &Aliases, seeds: &[ValueId]) -> HashSet<ValueId> {
     let mut dependent: HashSet<ValueId> = seeds.iter().copied().collect();
-    for node in &graph.nodes {
-        if !SHAPE_ONLY.contains(&node.operator()) && node.uses().any(|value| dependent.contains(&value)) {
-            dependent.extend(node.defines());
+    // Memory that such data is written to: everything that shares it depends, from the start, because libtorch records
+    // gradients only into views that were made while it was recording.
+    let mut written: HashSet<ValueId> = HashSet::new();
+    loop {
+        let before = (dependent.len(), written.len());
+        for (node, mode) in graph.nodes.iter().zip(&aliases.in_place) {
+            if SHAPE_ONLY.contains(&node.operator()) {
+                continue;
+            }
+            let shared = |value: ValueId| written.contains(&aliases.root(value));
+            let depends = node.uses().any(|value| dependent.contains(&value) || shared(value));
+            if depends && *mode == InPlace::Write {
+                written.extend(node.first_value().map(|first| aliases.root(first)));
+            }
+            if depends {
+                dependent.extend(node.defines());
+            }
+        }
+        if before == (dependent.len(), written.len()) {
+            break;
         }
     }
+    let shared = |index: &usize| written.contains(&aliases.root(ValueId(*index as u32)));
+    dependent.extend((0..graph.values.len()).filter(shared).map(|index| ValueId(index as u32)));
     dependent
+}
+
+/// Lets the nodes after a tap work on a copy where they would overwrite it: a tap is what a hook on its module sees, and
+/// libtorch does not write into the leaf of a gradient.
+pub fn copy_overwritten_taps(graph: &mut Graph, taps: &[ValueId]) {
+    let aliases = aliases(graph);
+    let writes = graph.nodes.iter().zip(&aliases.in_place).filter(|(_, mode)| **mode == InPlace::Write);
+    let overwritten: HashSet<ValueId> = writes.filter_map(|(node, _)| Some(aliases.root(node.first_value()?))).collect();
+    for tap in taps.iter().copied().collect::<HashSet<_>>() {
+        // A tap that is itself a view stays one: what is written to its base must reach it.
+        if !overwritten.contains(&tap) || graph.bindings.iter().any(|(id, _)| *id == tap) {
+            continue;
+        }
+        let producer = graph.nodes.iter().position(|node| node.defines().any(|value| value == tap));
+        let at = producer.map_or(0, |producer| producer + 1);
+        let name = format!("{}_copy", graph.values[tap.index()]);
+        let copy = graph.add_value(name.clone());
+        for node in &mut graph.nodes[at..] {
+            node.replace(tap, copy);
+        }
+        let operation = Operation::Operator { name: "aten::clone".into(), overload: String::new() };
+        let args = vec![("self".into(), Arg::Value(tap))];
+        graph.nodes.insert(at, Node::new(name, operation, args, vec![Output::Value(copy)]));
+    }
 }
 
 /// Whether the node passes data on, as opposed to shapes only.
@@ -344,7 +417,7 @@ mod tests {
         assert_eq!(aliases.in_place[2], InPlace::Write);
         assert_eq!(needed(&sketch.graph, &aliases, &[sketch.id("y")]), [true, true, true, true, false]);
         // Only the shape of `x` flows into the mask.
-        let dependent = dependents(&sketch.graph, &[sketch.id("x")]);
+        let dependent = dependents(&sketch.graph, &aliases, &[sketch.id("x")]);
         assert!(dependent.contains(&sketch.id("y")) && !dependent.contains(&sketch.id("mask")));
     }
 
@@ -357,6 +430,43 @@ mod tests {
         let aliases = aliases(&sketch.graph);
         assert_eq!(aliases.in_place[1], InPlace::Write);
         assert_eq!(aliases.written_constants, HashSet::from([sketch.id("w")]));
+    }
+
+    #[test]
+    fn gradients_flow_through_a_write_into_a_view() {
+        // sheet = new_zeros(x); part = sheet[..]; part.copy_(layer); y = relu(sheet)
+        let mut sketch = Sketch::new("x");
+        sketch.node("layer", "conv2d", &[("input", "x"), ("weight", "w")]);
+        sketch.node("sheet", "new_zeros", &[("self", "x")]);
+        sketch.node("part", "slice", &[("self", "sheet")]);
+        sketch.node("written", "copy_", &[("self", "part"), ("src", "layer")]);
+        sketch.node("y", "relu", &[("self", "sheet")]);
+        sketch.node("other", "relu", &[("self", "x")]);
+        sketch.output("y");
+        let dependent = dependents(&sketch.graph, &aliases(&sketch.graph), &[sketch.id("layer")]);
+        for (name, depends) in [("part", true), ("written", true), ("sheet", true), ("y", true), ("other", false), ("x", false)] {
+            assert_eq!(dependent.contains(&sketch.id(name)), depends, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tap_that_is_overwritten_in_part_is_copied_first() {
+        // layer = conv(x); part = layer[..]; part.fill_(value); y = relu(layer)
+        let mut sketch = Sketch::new("x");
+        sketch.node("layer", "conv2d", &[("input", "x"), ("weight", "w")]);
+        sketch.node("part", "slice", &[("self", "layer")]);
+        sketch.node("filled", "fill_", &[("self", "part"), ("value", "one")]);
+        sketch.node("y", "relu", &[("self", "layer")]);
+        sketch.output("y");
+        let untouched = sketch.graph.nodes.len();
+        let (y, layer) = (sketch.id("y"), sketch.id("layer"));
+        copy_overwritten_taps(&mut sketch.graph, &[y]);
+        assert_eq!(sketch.graph.nodes.len(), untouched, "nobody writes to `y`");
+        copy_overwritten_taps(&mut sketch.graph, &[layer]);
+        let operators: Vec<_> = sketch.graph.nodes.iter().map(Node::operator).collect();
+        assert_eq!(operators, ["conv2d", "clone", "slice", "fill_", "relu"]);
+        let copy = sketch.graph.nodes[1].defines().next();
+        assert_eq!((sketch.graph.nodes[2].first_value(), sketch.graph.nodes[4].first_value()), (copy, copy));
     }
 
     fn conv_norm() -> Sketch {

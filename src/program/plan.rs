@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{
     Program, ProgramError,
-    dispatch::Operator,
+    dispatch::{ArgumentSpec, Operator},
     graph::{Arg, BatchDim, Graph, Node, Operation, Output, ValueId},
     passes::{self, InPlace},
     resume::{self, Suffix},
@@ -102,10 +102,11 @@ impl Plan {
         if !options.exact {
             folded = passes::fold_batch_norms(&mut graph, taps, &|id| program.constant(id)).map_err(torch)?;
         }
+        passes::copy_overwritten_taps(&mut graph, taps);
         let aliases = passes::aliases(&graph);
         let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
-        let dependent = passes::dependents(&graph, taps);
+        let dependent = passes::dependents(&graph, &aliases, taps);
 
         let suffixes: HashMap<ValueId, Suffix> =
             resume_from.iter().map(|tap| (*tap, resume::suffix(&graph, &aliases, &keep, *tap, output))).collect();
@@ -166,9 +167,10 @@ impl Plan {
     }
 }
 
-/// A weight as the device wants it.
+/// A weight as the device wants it. The exporter makes every weight f32; a constant of another type is there on purpose, and
+/// the operators around it were traced for that type.
 fn prepare(tensor: Tensor, options: PlanOptions) -> Result<Tensor, tch::TchError> {
-    let tensor = if tensor.is_floating_point() { tensor.f_to_kind(options.kind)? } else { tensor };
+    let tensor = if tensor.kind() == Kind::Float { tensor.f_to_kind(options.kind)? } else { tensor };
     tensor.f_to_device(options.device)
 }
 
@@ -233,7 +235,9 @@ fn arrange(node: &Node, operator: &Operator) -> Result<Vec<Option<Arg>>, String>
     let renamed = |name: &str| if node.operator() == "view" && name == "size" { "shape".to_owned() } else { name.to_owned() };
     for (name, arg) in &node.args {
         let name = renamed(name);
-        let position = operator.arguments.iter().position(|argument| argument.name == name);
+        // `dropout_` calls `self` what its functional twin `dropout` calls `input`.
+        let named = |argument: &ArgumentSpec| argument.name == name || (name == "self" && argument.name == "input");
+        let position = operator.arguments.iter().position(named);
         let position = position.ok_or_else(|| format!("this libtorch's operator has no argument `{name}`"))?;
         args[position] = Some(arg.clone());
     }
@@ -257,5 +261,30 @@ pub fn device_name(device: Device) -> String {
         Device::Cuda(index) => format!("cuda:{index}"),
         Device::Mps => "mps".into(),
         Device::Vulkan => "vulkan".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_functional_twin_may_name_its_input_differently() {
+        let input = ValueId::default();
+        let args = vec![("self".into(), Arg::Value(input)), ("p".into(), Arg::Float(0.2)), ("train".into(), Arg::Bool(false))];
+        let operation = Operation::Operator { name: "aten::dropout_".into(), overload: String::new() };
+        let node = Node::new("drop".into(), operation, args, vec![Output::Value(input)]);
+        let step = step(&node, InPlace::Rebind, false, Vec::new()).expect("`dropout` calls it `input`");
+        assert_eq!(step.args[0], Some(Arg::Value(input)));
+        assert_eq!(step.rebind, Some(input));
+    }
+
+    #[test]
+    fn constants_keep_types_that_are_there_on_purpose() {
+        let options = PlanOptions { device: Device::Cpu, exact: true, kind: Kind::Double };
+        for (stored, wanted) in [(Kind::Float, Kind::Double), (Kind::BFloat16, Kind::BFloat16), (Kind::Int64, Kind::Int64)] {
+            let tensor = Tensor::ones([2], (stored, Device::Cpu));
+            assert_eq!(prepare(tensor, options).expect("prepared").kind(), wanted);
+        }
     }
 }

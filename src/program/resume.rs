@@ -36,7 +36,7 @@ impl Suffix {
 pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], tap: ValueId, output: ValueId) -> Suffix {
     let producer: HashMap<ValueId, usize> =
         graph.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |value| (value, index))).collect();
-    let dependent = passes::dependents(graph, &[tap]);
+    let dependent = passes::dependents(graph, aliases, &[tap]);
     let on_the_way = passes::needed(graph, aliases, &[output]);
     let reached = |index: usize, node: &Node| {
         keep[index] && on_the_way[index] && node.defines().any(|value| value != tap && dependent.contains(&value))
