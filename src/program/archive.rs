@@ -67,7 +67,10 @@ impl Archive {
         // with every mapped file; the exporter never writes in place, it renames a complete file.
         let map = unsafe { MmapOptions::new().map_copy(&file) }.map_err(unreadable)?;
 
-        let mut zip = zip::ZipArchive::new(Cursor::new(&map[..])).map_err(|source| {
+        // Nothing comes before the archive. Asked to find out, the zip crate may take the directory of the archive that torch keeps
+        // inside for the example inputs, and call the file damaged.
+        let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
+        let mut zip = zip::ZipArchive::with_config(config, Cursor::new(&map[..])).map_err(|source| {
             malformed(if map.starts_with(b"PK\x03\x04") {
                 format!(
                     "it starts like a zip archive but has no readable directory at its end ({source}), so it was probably cut off"

@@ -100,6 +100,12 @@ def boxes():
     model = Boxes().eval()
     model.camflow_metadata = METADATA
     return model
+
+
+def detector():
+    model = boxes()
+    model.camflow_metadata = {**METADATA, "task": "detection"}
+    return model
 '''
 
 
@@ -460,6 +466,12 @@ def test_wrong_jobs_are_refused_with_what_is_possible(dataset, annotate, classif
     camflow("export", f"{classifier_file}:boxes", "--out", boxes)
     text = told("labels:boxes", model=boxes, classes="cat")
     assert "[2, 6, 4]" in text and "camflow export file.py:function" in text
+    detector = classifier_file.with_name("detector.pt2")
+    camflow("export", f"{classifier_file}:detector", "--out", detector)
+    text = told("top", model=detector, classes=None)
+    assert "gives boxes" in text and "camflow export file.py:function" in text
+    text = camflow("explain", dataset.first().filepath, "--model", classifier, "--out", "unused", code=2).stderr
+    assert "name one with `--class`" in text
     assert not any("_grad_layer_" in f for f in dataset.get_field_schema()), "nothing was written"
 
 
