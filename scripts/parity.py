@@ -154,7 +154,9 @@ def as_nchw(case: Case):
 
 def reference_map(case: Case, model, layers, pixels, mask, channel, method, eigen, aug) -> np.ndarray:
     """The heatmap f32 [H, W] of one image [1, 3, H, W]; `layers` are modules."""
-    options = {"model": model, "target_layers": layers, "reshape_transform": as_nchw(case)}
+    # FullGrad looks at convolutions, whatever the layers' layout.
+    reshape = None if method == "fullgrad" else as_nchw(case)
+    options = {"model": model, "target_layers": layers, "reshape_transform": reshape}
     if method == "ablationcam":
         layer = reference.AblationLayer() if case.layout == "nchw" else reference.AblationLayerVit()
         options.update(ablation_layer=layer, batch_size=REPEATS)

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Resolves the requested classes. `all` means every class that the model and, with labels as targets, the masks know, except
-/// the background (channel 0 of segmentation models).
+/// the background.
 ///
 /// `model_classes` is channel -> name. `mask_targets` is name -> value as the dataset stores it; `None` when the dataset names no
 /// mask values, so that the model's own numbering holds, and with predictions as targets, where there are no masks.
@@ -30,7 +30,7 @@ pub fn resolve_classes(
         }
     };
     if requested.iter().any(|class| class == "all") {
-        let known = model_classes.iter().filter(|(index, name)| **index != 0 && name.as_str() != "background");
+        let known = model_classes.iter().filter(|(_, name)| name.as_str() != "background");
         let classes: Vec<TargetClass> = known
             .filter_map(|(index, name)| {
                 let mask_value = match (from_labels, &mask_values(*index, name)[..]) {

@@ -1,0 +1,136 @@
+//! From files to a batch for the device.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    media::{
+        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Preprocess, RgbImage, read_array_file, read_image,
+    },
+    pipeline::{Channel, ClassTarget, DecodedSample, Fingerprint, InputBatch, SampleRef, TargetPixels},
+};
+
+/// One class to explain in every image.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Channel of the output.
+    pub channel: Channel,
+    /// Which pixels count.
+    pub pixels: AskedPixels,
+}
+
+/// Which pixels count.
+#[derive(Clone, Debug)]
+pub enum AskedPixels {
+    /// Where the model itself puts the class first.
+    Predicted,
+    /// Where a mask has this value.
+    Mask {
+        /// An image or a `.npy` file.
+        file: PathBuf,
+        /// The class's value.
+        value: i64,
+    },
+    /// One pixel of the image.
+    Pixel {
+        /// Column.
+        x: usize,
+        /// Row.
+        y: usize,
+    },
+}
+
+/// A batch of one image, and the image.
+pub fn image_batch(path: &Path, asked: &[Asked], preprocess: &Preprocess) -> anyhow::Result<(InputBatch, RgbImage)> {
+    let limits = ImageLimits::default();
+    let image = read_image(path, &limits, ExifPolicy::Ignore)?;
+    let input = preprocess.apply(&image)?;
+    let (height, width, region) = (input.height, input.width, input.region);
+    let mut targets = Vec::new();
+    for (class, asked) in asked.iter().enumerate() {
+        let pixels = match &asked.pixels {
+            AskedPixels::Predicted => TargetPixels::Predicted,
+            AskedPixels::Pixel { x, y } => pixel(*x, *y, &region, (height, width))?,
+            AskedPixels::Mask { file, value } => {
+                let mask = read_mask(file, &limits)?.select(&MaskValue::Index(*value))?;
+                let is_whole = (region.frame_height, region.frame_width) == (height, width);
+                TargetPixels::Mask(if is_whole { mask } else { mask.crop_to(&region, height, width) })
+            }
+        };
+        targets.push(ClassTarget { class, channel: asked.channel, pixels });
+    }
+    let id = path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
+    let sample = sample(0, id, path, (height, width), region, targets);
+    Ok((InputBatch { samples: vec![sample], pixels: input.pixels, height, width }, image))
+}
+
+/// A batch of the images `[N, 3, H, W]` in an array file.
+pub fn tensor_batch(path: &Path, asked: &[Asked]) -> anyhow::Result<InputBatch> {
+    let limits = ImageLimits::default();
+    let array = read_array_file(path, limits.max_bytes)?;
+    let [num_samples, 3, height, width] = array.shape[..] else {
+        bail!("it holds shape {:?}; a tensor [N, 3, H, W] is wanted", array.shape);
+    };
+    let pixels = array.values.to_f32();
+    let region =
+        FrameRegion { image_height: height, image_width: width, frame_height: height, frame_width: width, top: 0, left: 0 };
+    let stem = path.file_stem().map_or_else(|| "tensor".into(), |stem| stem.to_string_lossy().into_owned());
+    let mut samples = Vec::new();
+    for number in 0..num_samples {
+        let mut targets = Vec::new();
+        for (class, asked) in asked.iter().enumerate() {
+            let pixels = match &asked.pixels {
+                AskedPixels::Predicted => TargetPixels::Predicted,
+                AskedPixels::Pixel { x, y } => pixel(*x, *y, &region, (height, width))?,
+                AskedPixels::Mask { file, value } => TargetPixels::Mask(mask_of(file, *value, number, num_samples, &limits)?),
+            };
+            targets.push(ClassTarget { class, channel: asked.channel, pixels });
+        }
+        samples.push(sample(number as u64, format!("{stem}.{number}"), path, (height, width), region, targets));
+    }
+    Ok(InputBatch { samples, pixels, height, width })
+}
+
+fn pixel(x: usize, y: usize, region: &FrameRegion, (height, width): (usize, usize)) -> anyhow::Result<TargetPixels> {
+    if x >= region.image_width || y >= region.image_height {
+        bail!("pixel {x},{y} is outside the image of {} x {} pixels", region.image_width, region.image_height);
+    }
+    let place = region.place(y, x, height, width);
+    let (y, x) = place.with_context(|| format!("pixel {x},{y} is outside the part of the image that the model sees"))?;
+    Ok(TargetPixels::Point { y, x })
+}
+
+fn read_mask(path: &Path, limits: &ImageLimits) -> anyhow::Result<LabelMask> {
+    if path.extension().is_some_and(|extension| extension == "npy") {
+        return Ok(LabelMask::from_array(read_array_file(path, limits.max_bytes)?)?);
+    }
+    Ok(LabelMask::read(path, limits)?)
+}
+
+/// One of several masks `[N, H, W]`, or the one `[H, W]` for all.
+fn mask_of(path: &Path, value: i64, number: usize, count: usize, limits: &ImageLimits) -> anyhow::Result<BinaryMask> {
+    let masks = read_array_file(path, limits.max_bytes)?;
+    let (height, width, offset) = match masks.shape[..] {
+        [h, w] => (h, w, 0),
+        [n, h, w] if n == count => (h, w, number * h * w),
+        _ => bail!("the mask holds shape {:?}; [H, W] or [{count}, H, W] is wanted", masks.shape),
+    };
+    let values = masks.values.to_f32();
+    let values = values.get(offset..offset + height * width).context("the mask is too short")?;
+    let pixels = values.iter().map(|pixel| u8::from(*pixel == value as f32)).collect();
+    Ok(BinaryMask { height, width, pixels })
+}
+
+fn sample(
+    seq: u64,
+    id: String,
+    path: &Path,
+    (height, width): (usize, usize),
+    region: FrameRegion,
+    targets: Vec<ClassTarget>,
+) -> DecodedSample {
+    let sample = SampleRef { seq, id, media_path: path.to_owned() };
+    let fingerprint = Fingerprint::of_job("explain");
+    DecodedSample { sample, pixels: Vec::new(), height, width, region, targets, fingerprint, existing: Vec::new() }
+}

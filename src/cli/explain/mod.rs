@@ -1,0 +1,135 @@
+//! `camflow explain`: heatmaps of a few images, or of a tensor that is prepared already; no database.
+
+mod inputs;
+mod outputs;
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Exit, Failure,
+    cam::{CamArgs, Model},
+    choice,
+    target::{check_class_flag, check_output, check_task},
+};
+use crate::{
+    explain::TorchExplainer,
+    job::{TargetSpec, resolve_classes},
+    names::Choice,
+    pipeline::{Channel, Explainer},
+    program::Program,
+    report::{Format, Reporter},
+};
+use inputs::{Asked, AskedPixels};
+use outputs::Outputs;
+
+/// Heatmaps of a few images, without a database
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct Args {
+    /// Image files, or `.npy` tensors f32 [N, 3, H, W] that are normalised already
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    cam: CamArgs,
+    /// What is explained: the classes where the model predicts them (`predicted`), at one pixel of the image (`pixel=X,Y`), or the
+    /// class that the model itself puts first (`top`); default: `predicted`, without `--class` `top`
+    #[arg(long, conflicts_with = "mask")]
+    target: Option<TargetSpec>,
+    /// Mask that says which pixels count: an image, or `.npy` [H, W] (for tensors also [N, H, W]) with the classes' channels as values
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Folder for the files
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// How to report what was written
+    #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
+    format: Format,
+}
+
+/// Runs the subcommand.
+pub fn main(args: &Args) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.format);
+    let target = target(args)?;
+    check_class_flag(&target, &args.cam.classes, None).map_err(anyhow::Error::msg)?;
+    let Model { program, layers, plan_options } = args.cam.open(&reporter)?;
+    check_task(&program, &target)?;
+    let (names, asked) = asked(args, &target, &program)?;
+    let options = args.cam.explain_options(&program, layers);
+    let outputs = Outputs::new(args.out.clone(), args.format, names, &program, &options);
+    let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
+    check_output(&program, explainer.plan(), &plan_options, &target)?;
+
+    let mut exit = Exit::Done;
+    for input in &args.inputs {
+        match explain(input, &asked, &program, &mut explainer, &outputs, &reporter) {
+            Ok(true) => {}
+            Ok(false) => exit = Exit::SomeFailed,
+            // A bad image costs only itself.
+            Err(error) => {
+                reporter.notice(&format!("failed: `{}`: {error:#}", input.display()));
+                exit = Exit::SomeFailed;
+            }
+        }
+    }
+    Ok(exit)
+}
+
+fn target(args: &Args) -> anyhow::Result<TargetSpec> {
+    match &args.target {
+        Some(TargetSpec::Labels(_)) => anyhow::bail!(
+            "there are no labels without a dataset\nhint: give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`"
+        ),
+        Some(target) => Ok(target.clone()),
+        None if args.cam.classes.is_empty() => Ok(TargetSpec::Top),
+        None => Ok(TargetSpec::Predicted),
+    }
+}
+
+/// The names and what to look for in every image.
+fn asked(args: &Args, target: &TargetSpec, program: &Program) -> anyhow::Result<(Vec<String>, Vec<Asked>)> {
+    if *target == TargetSpec::Top {
+        anyhow::ensure!(args.mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
+        return Ok((vec!["top".to_owned()], vec![Asked { channel: Channel::Top, pixels: AskedPixels::Predicted }]));
+    }
+    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some())
+        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
+    let pixels = |channel: i64| match (target, &args.mask) {
+        (_, Some(mask)) => AskedPixels::Mask { file: mask.clone(), value: channel },
+        (TargetSpec::Pixel { x, y }, None) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
+        _ => AskedPixels::Predicted,
+    };
+    let asked = classes.iter().map(|class| Asked { channel: Channel::Index(class.index), pixels: pixels(class.index) });
+    Ok((classes.iter().map(|class| class.name.clone()).collect(), asked.collect()))
+}
+
+/// Explains one file; `false` when a sample of it failed.
+fn explain(
+    input: &Path,
+    asked: &[Asked],
+    program: &Program,
+    explainer: &mut TorchExplainer,
+    outputs: &Outputs,
+    reporter: &Reporter,
+) -> anyhow::Result<bool> {
+    let is_tensor = input.extension().is_some_and(|extension| extension == "npy");
+    let (batch, image) = match is_tensor {
+        true => (inputs::tensor_batch(input, asked)?, None),
+        false => {
+            let (batch, image) = inputs::image_batch(input, asked, &program.metadata.preprocess)?;
+            (batch, Some(image))
+        }
+    };
+    let result = explainer.explain(batch)?;
+    for skip in &result.skipped {
+        reporter.notice(&format!("`{}`: {}", skip.sample.media_path.display(), skip.reason));
+    }
+    for failure in &result.failed {
+        reporter.notice(&format!("failed: `{}`: {}", failure.sample.media_path.display(), failure.error));
+    }
+    for explained in &result.explained {
+        for class in &explained.classes {
+            outputs.write(input, &explained.sample.id, class, image.as_ref())?;
+        }
+    }
+    Ok(result.failed.is_empty())
+}
