@@ -4,7 +4,8 @@
 
 For each model, method and smoothing: the largest and the mean difference of `camflow explain --exact` to pytorch_grad_cam
 1.5.7, given the same tensor and the same weights. Allowed are 1e-5, for methods that project onto a principal component 1e-3
-with the sign that camflow documents (the reference's is arbitrary), and for the gradient-free ones 1e-4. The default, which folds
+with the sign that camflow documents (the reference's is arbitrary), and for the gradient-free ones 1e-4; where the reference in
+fp32 is further than that from itself in fp64, that distance. The default, which folds
 batch norms, is judged by its distance to the reference in fp64: at most 1.5 times that of the reference in fp32 in the median
 over all rows, and 3 times (plus 1e-4) in each. Weights are random (from a seed, batch norms warmed) unless said otherwise.
 
@@ -209,12 +210,17 @@ def allowed(method: str, eigen: bool) -> float:
     return 1e-4 if method in PROBING else 1e-5
 
 
-def compare(binary: Path, case: Case, models: Path, say=print) -> list[Row]:
-    """The rows of one model."""
+def exported(case: Case, models: Path) -> Path:
+    """The model's archive in that folder, made if it is not there."""
     archive = models / (case.model.replace(":", "-") + ".pt2")
     if not archive.exists():
         command = [sys.executable, Path(export_model.__file__), case.model, "--out", archive, *case.export]
         subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    return archive
+
+
+def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
+    """The rows of one model, printed as they come."""
     module = export_model.load_model(case.model, "none").module
     module.load_state_dict(torch.export.load(archive).state_dict)
     model = Logits(module).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
@@ -257,8 +263,10 @@ def compare(binary: Path, case: Case, models: Path, say=print) -> list[Row]:
                     row.default = max(row.default or 0.0, float(np.abs(folded[method, layer] - truth).max()))
                     row.single = max(row.single or 0.0, float(np.abs(single - truth).max()))
             row.mean = max(means)
+            # Where the reference's own rounding is larger than that (xgradcam divides by sums that cancel), no nearer can be had.
+            row.allowed = max(row.allowed, row.single or 0.0)
             rows.append(row)
-            say(f"{'ok    ' if row.passed() else 'FAILED'} {describe(row)}", flush=True)
+            print(f"{'ok    ' if row.passed() else 'FAILED'} {describe(row)}", flush=True)
     return rows
 
 
@@ -294,7 +302,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         models = args.models or Path(temporary)
         models.mkdir(parents=True, exist_ok=True)
-        rows = [row for case in CASES if not args.only or case.model in args.only for row in compare(args.camflow, case, models)]
+        rows = [row for case in CASES if not args.only or case.model in args.only for row in compare(args.camflow, case, exported(case, models))]
     ratio = median_ratio(rows)
     failed = sum(not row.passed() for row in rows) + (ratio > 1.5)
     print(f"median of the default's distance to fp64 relative to fp32's: {ratio:.2f}")

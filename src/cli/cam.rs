@@ -17,9 +17,10 @@ pub struct CamArgs {
     /// Class to explain, by name or output channel; several with commas, or `all`
     #[arg(long = "class", value_name = "CLASS", value_delimiter = ',')]
     pub classes: Vec<String>,
-    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas; `camflow inspect` lists them
-    #[arg(long, default_value = "4")]
-    layers: String,
+    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas; `camflow inspect` lists them; default:
+    /// the model's own choice
+    #[arg(long)]
+    layers: Option<String>,
     /// A zoo name (exported on first use) or a `.pt2` file
     #[arg(long, default_value = DEFAULT_MODEL)]
     model: String,
@@ -60,8 +61,16 @@ impl CamArgs {
     pub fn open(&self, reporter: &Reporter) -> anyhow::Result<Model> {
         let plan_options = self.device.resolve()?;
         let program = model::open(&self.model, self.python.clone(), reporter)?;
-        let layers = program.resolve_layers(&split_layers(&self.layers))?;
-        anyhow::ensure!(!layers.is_empty(), "`--layers {}` names no layer", self.layers);
+        let wanted = match &self.layers {
+            Some(spec) => split_layers(spec),
+            None => program.metadata.default_layers.clone(),
+        };
+        let layers = program.resolve_layers(&wanted)?;
+        anyhow::ensure!(
+            !layers.is_empty(),
+            "no layer is named\nhint: name one with `--layers`; `camflow inspect {}` lists them",
+            program.path().display()
+        );
         anyhow::ensure!(
             program.metadata.task != Task::Segmentation || !self.methods.contains(&Method::Finercam),
             "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores\nhint: use another `--method`",

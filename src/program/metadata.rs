@@ -35,6 +35,9 @@ pub struct ModelMetadata {
     /// Numbered layers: `1` -> `backbone.layer1`.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
+    /// The layers that are explained when none is named, by alias or path.
+    #[serde(default)]
+    pub default_layers: Vec<String>,
     /// Modules that can serve as layers.
     #[serde(default)]
     pub layers: Vec<LayerInfo>,

@@ -1,0 +1,139 @@
+"""Every CAM method gives pytorch_grad_cam's numbers, on a part of the table that `scripts/parity.sh` makes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+import parity
+
+CASES = {case.model: case for case in parity.CASES}
+
+
+@pytest.fixture(scope="module")
+def rows(binary, export):
+    """The rows of the subset, computed once."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    found = []
+    for name in parity.SUBSET:
+        found += parity.compare(binary, CASES[name], export(name, *CASES[name].export))
+    return found
+
+
+def test_every_method_equals_the_reference(rows):
+    assert {row.method for row in rows} == set(parity.METHODS), "a method was not compared"
+    assert {row.smoothing for row in rows} == {"none", "eigen", "aug", "aug+eigen"}
+    failed = [parity.describe(row) for row in rows if not row.passed()]
+    assert not failed, "\n".join(failed)
+
+
+def test_the_default_is_as_near_to_fp64_as_the_reference(rows):
+    assert sum(row.default is not None for row in rows) > 20
+    assert parity.median_ratio(rows) <= 1.5
+
+
+def test_shapleys_second_order_is_not_nothing(rows, binary, export):
+    """On a network without ReLU ShapleyCAM and Grad-CAM differ, or the comparison above compares nothing."""
+    case = CASES["timm:deit_tiny_patch16_224"]
+    pixels = parity.picture(*case.size, seed=1)
+    maps = parity.camflow_maps(binary, export(case.model, *case.export), case, pixels, None, 3, ["gradcam", "shapleycam"], [])
+    assert np.abs(maps["gradcam", case.layers[0]] - maps["shapleycam", case.layers[0]]).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photograph of a cup of coffee, of 600 x 400 pixels."""
+    import skimage.data
+
+    path = tmp_path_factory.mktemp("photos") / "coffee.jpg"
+    Image.fromarray(skimage.data.coffee()).save(path, quality=95)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(export):
+    """EfficientNet-Lite0 with its published weights."""
+    return export("scripts/efficientnet_lite0.py:efficientnet_lite0")
+
+
+def test_a_trained_classifier_looks_at_the_cup(camflow, classifier, photo, tmp_path):
+    done = camflow("explain", photo, "--model", classifier, "--out", tmp_path, "--format", "json", "--method", "gradcam,layercam,eigencam")
+    heatmaps = [event for event in done.events if event["event"] == "heatmap"]
+    assert [event["method"] for event in heatmaps] == ["gradcam", "layercam", "eigencam"]
+    for event in heatmaps:
+        assert event["class"] == "espresso"
+        found = np.load(next(file for file in event["files"] if file.endswith(".npy")))
+        # The frame is the photograph with its smaller side at 256; the cup's opening lies in the upper middle.
+        assert found.shape == (256, 384)
+        cup = found[20:150, 110:260].mean()
+        assert cup > 4 * found[150:, :].mean(), event["method"]
+    sheet = next(event for event in done.events if event["event"] == "contact_sheet")
+    # Three rows (methods) of two pictures (the image and one layer), 240 wide.
+    width, height = Image.open(sheet["file"]).size
+    assert (width, height) == (8 + 2 * 248, 8 + 3 * (12 + 160 + 8))
+    assert Image.open(next(file for file in heatmaps[0]["files"] if file.endswith(".overlay.png"))).size == (384, 256)
+
+
+def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_path):
+    case = CASES["torchvision:resnet18"]
+    archive = export(case.model, *case.export)
+    model = parity.Logits(parity.export_model.load_model(case.model, "none").module)
+    model.module.load_state_dict(torch.export.load(archive).state_dict)
+    model.eval().requires_grad_(True)
+    pixels = parity.picture(*case.size, seed=3)
+    np.save(tmp_path / "input.npy", pixels.numpy())
+    layers = [model.module.get_submodule(layer) for layer in case.layers]
+    wanted = parity.reference_map(case, model, layers, pixels, None, 5, "gradcam", eigen=False, aug=False)
+    arguments = ("--model", archive, "--class", 5, "--layers", ",".join(case.layers), "--fuse-layers", "--exact", "--device", "cpu")
+    done = camflow("explain", tmp_path / "input.npy", *arguments, "--out", tmp_path / "maps", "--format", "json")
+    [event] = done.events
+    assert event["layer"] == "fused" and event["path"] == "layer2 + layer4"
+    assert np.abs(np.load(event["files"][0]) - wanted).max() <= 1e-5
+
+
+def test_classes_of_one_image_share_a_run_and_keep_their_own_maps(camflow, export, tmp_path):
+    case = CASES["torchvision:resnet18"]
+    archive = export(case.model, *case.export)
+    np.save(tmp_path / "input.npy", parity.picture(*case.size, seed=4).numpy())
+    methods = "gradcam,scorecam,ablationcam,finercam,shapleycam,fullgrad"
+
+    def maps(classes):
+        arguments = ("--model", archive, "--class", classes, "--layers", "layer4", "--method", methods, "--exact", "--device", "cpu")
+        done = camflow("explain", tmp_path / "input.npy", *arguments, "--out", tmp_path / classes, "--format", "json")
+        return {(event["channel"], event["method"]): np.load(event["files"][0]) for event in done.events}
+
+    both, one, other = maps("5,9"), maps("5"), maps("9")
+    assert both.keys() == one.keys() | other.keys() and len(both) == 12
+    for key, found in both.items():
+        assert np.abs(found - {**one, **other}[key]).max() < 1e-5, key
+
+
+def test_what_does_not_go_together_is_refused(camflow, export, classifier, photo, standin_model, tmp_path):
+    def refused(*arguments, code=2):
+        return camflow("explain", photo, "--out", tmp_path, *arguments, code=code).stderr
+
+    assert "finercam compares" in refused("--model", standin_model, "--class", "person", "--method", "finercam")
+    assert "no labels without a dataset" in refused("--model", classifier, "--target", "labels", "--class", "espresso")
+    assert "takes no `--class" in refused("--model", classifier, "--target", "top", "--class", "espresso")
+    assert "not per pixel" in refused("--model", classifier, "--target", "pixel=3,4", "--class", "espresso")
+    assert "'gradcan'" in refused("--model", classifier, "--method", "gradcan")
+    pixel = ("--model", standin_model, "--class", "person", "--layers", "4")
+    assert "outside the image" in refused(*pixel, "--target", "pixel=9999,4", code=1)
+    camflow("explain", photo, "--out", tmp_path / "pixel", *pixel, "--target", "pixel=300,200")
+
+
+def test_random_weights_are_the_same_in_every_run(camflow, export, tmp_path):
+    case = CASES["torchvision:resnet18"]
+    np.save(tmp_path / "input.npy", parity.picture(*case.size, seed=5).numpy())
+    found = []
+    for run in ("first", "second"):
+        arguments = ("--model", export(case.model, *case.export), "--class", 5, "--layers", "layer4", "--method", "randomcam")
+        done = camflow("explain", tmp_path / "input.npy", *arguments, "--out", tmp_path / run, "--format", "json")
+        found.append(np.load(done.events[0]["files"][0]))
+    assert np.array_equal(*found) and found[0].max() > 0.9
