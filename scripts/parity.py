@@ -59,7 +59,7 @@ REPEATS = 32  # pytorch_grad_cam's batch of its gradient-free methods
 
 @dataclasses.dataclass
 class Case:
-    """A model with the layers to look at. `probed` is the layer for the gradient-free methods, which cost a pass a channel."""
+    """A model with the layers to look at. The gradient-free methods, which cost a pass a channel, look at the last one only."""
 
     model: str
     layers: tuple[str, ...]
@@ -69,18 +69,19 @@ class Case:
     prefix: int = 0
     segmentation: bool = False
     without: frozenset[str] = frozenset()
+    smooth_probes: bool = False
     export: tuple[str, ...] = ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
 
 
 CASES = (
-    Case("torchvision:resnet18", ("layer2", "layer4"), (96, 112)),
+    Case("torchvision:resnet18", ("layer2", "layer4"), (96, 112), smooth_probes=True),
     Case("torchvision:resnet50", ("layer3", "layer4"), (96, 80)),
     Case("torchvision:vgg16", ("features.30",), (96, 64)),
     Case("torchvision:densenet121", ("features.denseblock3", "features.denseblock4"), (96, 96)),
     Case("torchvision:mobilenet_v3_small", ("features.8", "features.12"), (128, 96)),
     Case("torchvision:efficientnet_b0", ("features.4", "features.8"), (96, 96)),
     Case("torchvision:convnext_tiny", ("features.5", "features.7"), (96, 96)),
-    Case("timm:swin_tiny_patch4_window7_224", ("layers.2", "layers.3.blocks.1.norm1"), (224, 224), layout="nhwc"),
+    Case("timm:swin_tiny_patch4_window7_224", ("layers.2", "layers.3.blocks.1.norm1"), (224, 224), layout="nhwc", without=frozenset(PROBING)),
     Case("timm:deit_tiny_patch16_224", ("blocks.6.norm1", "blocks.11.norm1"), (224, 224), "tokens", (14, 14), 1),
     Case("torchvision:deeplabv3_resnet50", ("backbone.layer1", "backbone.layer4"), (96, 128), segmentation=True, without=frozenset(PROBING)),
 )
@@ -183,12 +184,12 @@ def picture(height: int, width: int, seed: int) -> torch.Tensor:
     return (smooth + 0.1 * torch.randn(1, 3, height, width, generator=generator)).contiguous()
 
 
-def camflow_maps(binary: Path, archive: Path, case: Case, pixels, mask, channel, methods, flags) -> dict[tuple[str, str], np.ndarray]:
+def camflow_maps(binary: Path, archive: Path, case: Case, layers, pixels, mask, channel, methods, flags) -> dict[tuple[str, str], np.ndarray]:
     """(method, layer) -> heatmap."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         np.save(folder / "input.npy", pixels.numpy())
-        command = [binary, "explain", folder / "input.npy", "--model", archive, "--class", channel, "--layers", ",".join(case.layers)]
+        command = [binary, "explain", folder / "input.npy", "--model", archive, "--class", channel, "--layers", ",".join(layers)]
         command += ["--method", ",".join(methods), "--out", folder / "maps", "--device", "cpu", "--format", "json", *flags]
         if case.segmentation:
             np.save(folder / "mask.npy", mask * np.uint8(channel))
@@ -233,7 +234,8 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
     channel = 15 if case.segmentation else int(logits.argmax())
 
     methods = [m for m in METHODS if m not in case.without and not (case.segmentation and m in SEGMENTATION_ONLY_OUT)]
-    sweeps = [("none", methods, False, False), ("eigen", [m for m in methods if m not in UNSMOOTHED], True, False)]
+    smoothed = [m for m in methods if m not in UNSMOOTHED and (case.smooth_probes or m not in PROBING)]
+    sweeps = [("none", methods, False, False), ("eigen", smoothed, True, False)]
     sweeps.append(("aug", [m for m in ("gradcam", "layercam") if not case.segmentation], False, True))
     sweeps.append(("aug+eigen", [m for m in ("gradcam",) if not case.segmentation], True, True))
     rows = []
@@ -241,8 +243,13 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
         if not methods:
             continue
         flags = ["--eigen-smooth"] * eigen + ["--aug-smooth"] * aug
-        exact = camflow_maps(binary, archive, case, pixels, mask, channel, methods, [*flags, "--exact"])
-        folded = camflow_maps(binary, archive, case, pixels, mask, channel, methods, flags)
+        exact, folded = {}, {}
+        gradients = [m for m in methods if m not in PROBING]
+        for group, layers in ((gradients, case.layers), ([m for m in methods if m in PROBING], case.layers[-1:])):
+            if group:
+                exact |= camflow_maps(binary, archive, case, layers, pixels, mask, channel, group, [*flags, "--exact"])
+        if smoothing == "none":
+            folded = camflow_maps(binary, archive, case, case.layers, pixels, mask, channel, gradients, flags)
         for method in methods:
             # The gradient-free methods cost a pass a channel: one layer.
             layers = ("all",) if method == "fullgrad" else case.layers[-1:] if method in PROBING else case.layers

@@ -42,7 +42,7 @@ def test_shapleys_second_order_is_not_nothing(rows, binary, export):
     """On a network without ReLU ShapleyCAM and Grad-CAM differ, or the comparison above compares nothing."""
     case = CASES["timm:deit_tiny_patch16_224"]
     pixels = parity.picture(*case.size, seed=1)
-    maps = parity.camflow_maps(binary, export(case.model, *case.export), case, pixels, None, 3, ["gradcam", "shapleycam"], [])
+    maps = parity.camflow_maps(binary, export(case.model, *case.export), case, case.layers, pixels, None, 3, ["gradcam", "shapleycam"], [])
     assert np.abs(maps["gradcam", case.layers[0]] - maps["shapleycam", case.layers[0]]).max() > 1e-3
 
 
