@@ -457,10 +457,10 @@ mod tests {
         sketch.node("filled", "fill_", &[("self", "part"), ("value", "one")]);
         sketch.node("y", "relu", &[("self", "layer")]);
         sketch.output("y");
-        let untouched = sketch.graph.nodes.len();
-        copy_overwritten_taps(&mut sketch.graph, &[sketch.id("y")]);
+        let (untouched, layer, y) = (sketch.graph.nodes.len(), sketch.id("layer"), sketch.id("y"));
+        copy_overwritten_taps(&mut sketch.graph, &[y]);
         assert_eq!(sketch.graph.nodes.len(), untouched, "nobody writes to `y`");
-        copy_overwritten_taps(&mut sketch.graph, &[sketch.id("layer")]);
+        copy_overwritten_taps(&mut sketch.graph, &[layer]);
         let operators: Vec<_> = sketch.graph.nodes.iter().map(Node::operator).collect();
         assert_eq!(operators, ["conv2d", "clone", "slice", "fill_", "relu"]);
         let copy = sketch.graph.nodes[1].defines().next();
