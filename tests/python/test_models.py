@@ -327,18 +327,20 @@ class ComplexNumber(odd_models.Between):
         return (x * 1j).imag
 
 
-@pytest.mark.parametrize("kind, words", [
-    (Branches, ["higher-order operator `cond`"]),
-    (ForeignOperator, ["torchvision::roi_align"]),
-    (ComplexNumber, ["`mul`", "as_complex"]),
-], ids=lambda value: getattr(value, "__name__", ""))
-def test_what_cannot_run_is_refused_by_name(kind, words, trace, tmp_path):
+@pytest.mark.parametrize("kind, reasons", [
+    (Branches, {"node `cond`: higher-order operator `cond` is not supported"}),
+    # its kernels ask for the version of CUDA first
+    (ForeignOperator, {"this libtorch has no operator `torchvision::roi_align`", "this libtorch has no operator `torchvision::_cuda_version`"}),
+    (ComplexNumber, {"node `mul`: an argument of kind `as_complex` is not supported"}),
+], ids=["branches", "foreign operator", "complex number"])
+def test_what_cannot_run_is_refused_by_name(kind, reasons, trace, tmp_path):
     save_plainly(kind().requires_grad_(False), tmp_path / "odd.pt2")
     said = trace(tmp_path / "odd.pt2", image(1, 18, 22), ["first"])
     assert isinstance(said, str), "it ran"
     first, *problems = said.strip().splitlines()
-    assert first.startswith("error: model") and len(problems) == 1, said
-    assert all(word in problems[0] for word in words), said
+    assert first.startswith("error: model"), said
+    assert all(any(reason in problem for problem in problems) for reason in reasons), said
+    assert all(any(reason in problem for reason in reasons) for problem in problems), f"follow-up problems:\n{said}"
 
 
 @pytest.mark.parametrize("kind, name", [(Branches, "cond"), (ForeignOperator, "torchvision::roi_align")])
