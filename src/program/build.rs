@@ -151,8 +151,7 @@ impl Builder {
             }
             let Some(operation) = operation(&node.target) else {
                 self.problems.push(format!("node `{name}`: operator `{}` is not supported", node.target));
-                // Define its outputs all the same, so that one problem is not reported as many.
-                self.outputs(&node.outputs, &name, scope);
+                self.undefined(node, &name, scope);
                 continue;
             };
             let args =
@@ -161,6 +160,11 @@ impl Builder {
             let stack = node.metadata.get("nn_module_stack").and_then(|stack| stack.as_str()).unwrap_or_default();
             self.graph.nodes.push(Node { name, operation, args, outputs, no_grad, modules: module_stack(stack) });
         }
+    }
+
+    /// Defines the outputs of a node that is refused, so that one problem is not reported as many.
+    fn undefined(&mut self, node: &schema::Node, name: &str, scope: &mut Scope) {
+        self.outputs(&node.outputs, name, scope);
     }
 
     /// Marks that torch.export sets at the borders of modules, and forgets to remove in `torch.no_grad()` blocks: what comes out
@@ -184,7 +188,7 @@ impl Builder {
         let graph_at = node.inputs.iter().position(|input| matches!(input.arg, Argument::AsGraph(_)));
         let Some((at, Argument::AsGraph(subgraph))) = graph_at.map(|at| (at, &node.inputs[at].arg)) else {
             self.problems.push(format!("node `{name}`: higher-order operator `{kind}` is not supported"));
-            return;
+            return self.undefined(node, name, scope);
         };
         let before = &node.inputs[..at];
         let inner_no_grad = match kind {
@@ -195,11 +199,11 @@ impl Builder {
                 self.problems.push(format!(
                     "node `{name}`: the model turns autocast on; export it without, precision is chosen at run time"
                 ));
-                return;
+                return self.undefined(node, name, scope);
             }
             _ => {
                 self.problems.push(format!("node `{name}`: higher-order operator `{kind}` is not supported; export a model without data-dependent control flow"));
-                return;
+                return self.undefined(node, name, scope);
             }
         };
         let mut inner = Scope::default();

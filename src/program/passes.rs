@@ -458,8 +458,7 @@ mod tests {
         sketch.node("filled", "fill_", &[("self", "part"), ("value", "one")]);
         sketch.node("y", "relu", &[("self", "layer")]);
         sketch.output("y");
-        let untouched = sketch.graph.nodes.len();
-        let (y, layer) = (sketch.id("y"), sketch.id("layer"));
+        let (untouched, layer, y) = (sketch.graph.nodes.len(), sketch.id("layer"), sketch.id("y"));
         copy_overwritten_taps(&mut sketch.graph, &[y]);
         assert_eq!(sketch.graph.nodes.len(), untouched, "nobody writes to `y`");
         copy_overwritten_taps(&mut sketch.graph, &[layer]);

@@ -95,6 +95,15 @@ def _timm(name, size, **options):
     return model
 
 
+def timm_resnet50():
+    """timm sets the last batch norm of each block to zero, so that the blocks would do nothing."""
+    import timm
+
+    model = timm.create_model("resnet50", zero_init_last=False)
+    model.camflow_metadata = {"task": "classification", "example": [64, 96]}
+    return model
+
+
 def deit_distilled():
     """Two tokens before the patches."""
     return _timm("deit_tiny_distilled_patch16_224", size=96, depth=3)
