@@ -175,7 +175,11 @@ def reference_map(case: Case, model, layers, pixels, mask, channel, method, eige
             cam.batch_size = REPEATS
         if method == "finercam":
             return cam(pixels, targets=None, target_idx=channel, eigen_smooth=eigen)[0]
-        return cam(pixels.clone(), targets=[target], eigen_smooth=eigen, aug_smooth=aug)[0]
+        found = cam(pixels.clone(), targets=[target], eigen_smooth=eigen, aug_smooth=aug)[0]
+        if method == "shapleycam":
+            # The reference detaches these in place when it ends, which PyTorch refuses where they are views.
+            cam.activations_and_grads.activations, cam.activations_and_grads.gradients = [], []
+        return found
 
 
 def picture(height: int, width: int, seed: int) -> torch.Tensor:
