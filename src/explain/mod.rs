@@ -119,9 +119,9 @@ impl TorchExplainer {
         let mut biases = Vec::new();
         if options.methods.contains(&Method::Fullgrad) {
             taps.push(program.input());
-            for bias in program.biases()? {
+            for bias in program.biases(plan_options)? {
                 taps.push(bias.tap);
-                biases.push(bias.values.to_device(plan_options.device).to_kind(plan_options.kind));
+                biases.push(bias.values);
             }
         }
         if options.methods.iter().any(|method| method.derivative() == Derivative::Hessian) {

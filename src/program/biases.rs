@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::{
-    Program, ProgramError,
+    PlanOptions, Program, ProgramError,
     graph::{Arg, Node, Output, ValueId},
 };
 
@@ -12,23 +12,26 @@ use super::{
 pub struct Bias {
     /// Where its output `[N, C, H, W]` is captured.
     pub tap: ValueId,
-    /// What it adds to each channel, f32 `[C]`.
+    /// What it adds to each channel, `[C]`.
     pub values: Tensor,
 }
 
 impl Program {
     /// Every convolution with a bias and every batch norm of the way to the output, in order. A batch norm's bias is what it
-    /// adds to an input of zero: `beta - mean * gamma / sqrt(var + eps)`.
+    /// adds to an input of zero: `beta - mean * gamma / sqrt(var + eps)`. The values are on the device of the options, and of
+    /// their type.
     ///
     /// # Errors
     /// libtorch fails, for want of memory say.
-    pub fn biases(&self) -> Result<Vec<Bias>, ProgramError> {
+    pub fn biases(&self, options: PlanOptions) -> Result<Vec<Bias>, ProgramError> {
         let on_the_way = super::passes::needed(&self.graph, &super::passes::aliases(&self.graph), &[self.primary_output()]);
         let nodes = self.graph.nodes.iter().zip(on_the_way).filter(|(_, needed)| *needed);
         let mut biases = Vec::new();
         for (node, _) in nodes {
             let [Output::Value(tap), ..] = node.outputs[..] else { continue };
-            let values = self.bias_of(node).map_err(|error| self.device_error(tch::Device::Cpu, &error))?;
+            let place = |values: Tensor| values.f_to_device(options.device)?.f_to_kind(options.kind);
+            let values = self.bias_of(node).and_then(|values| values.map(place).transpose());
+            let values = values.map_err(|error| self.device_error(options.device, &error))?;
             biases.extend(values.map(|values| Bias { tap, values }));
         }
         Ok(biases)

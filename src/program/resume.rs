@@ -72,6 +72,10 @@ pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], tap: Value
     Suffix { steps, boundary, written }
 }
 
+fn repeating(error: &tch::TchError) -> ExecError {
+    ExecError { node: "an activation before the layer".into(), operator: "repeat".into(), source: from_tch(error) }
+}
+
 fn gives_scalar(node: &Node) -> bool {
     matches!(node.operation, Operation::Symbolic(_)) || node.operator().starts_with("sym_")
 }
@@ -100,11 +104,7 @@ impl Plan {
                             true => repeated.f_to_dtype(repeated.kind(), false, true),
                             false => Ok(repeated),
                         });
-                        Value::Tensor(repeated.map_err(|error| ExecError {
-                            node: "an activation before the layer".into(),
-                            operator: "repeat".into(),
-                            source: from_tch(&error),
-                        })?)
+                        Value::Tensor(repeated.map_err(|error| repeating(&error))?)
                     }
                     scalar => scalar.share(),
                 };
@@ -114,9 +114,10 @@ impl Plan {
                 self.advance(&self.steps[*step], &mut frame)?;
             }
         } else {
-            let input = execution.input.narrow(0, sample, 1);
-            let size = [count, input.size()[1], input.size()[2], input.size()[3]];
-            self.supply(self.input, Value::Tensor(input.expand(size, false)), &mut frame);
+            let mut size = execution.input.size();
+            size[0] = count;
+            let input = execution.input.f_narrow(0, sample, 1).and_then(|input| input.f_expand(&size, false));
+            self.supply(self.input, Value::Tensor(input.map_err(|error| repeating(&error))?), &mut frame);
             for step in &self.steps {
                 self.advance(step, &mut frame)?;
             }

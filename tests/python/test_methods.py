@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
 import parity
 
 CASES = {case.model: case for case in parity.CASES}
@@ -46,6 +47,19 @@ def test_shapleys_second_order_is_not_nothing(rows, binary, export):
     assert np.abs(maps["gradcam", case.layers[0]] - maps["shapleycam", case.layers[0]]).max() > 1e-3
 
 
+def test_tokens_follow_the_size_of_the_image(binary, export):
+    """SegFormer's stages have tokens in grids of their own, which depend on the image; here on one that fills no stride."""
+    wrapped = Path(__file__).with_name("wrapped_models.py")
+    model = f"{wrapped}:segformer"
+    without = frozenset({*parity.PROBING, "shapleycam"})
+    layers = ("segformer.stages.0.layer_norm", "segformer.stages.0.blocks.0.layernorm_before")
+    case = parity.Case(model, layers, (103, 130), "tokens", (26, 33), segmentation=True, channel=3, without=without)
+    torch.backends.mha.set_fastpath_enabled(False)
+    rows = parity.compare(binary, case, export(model, inputs=(wrapped,)))
+    failed = [parity.describe(row) for row in rows if not row.passed()]
+    assert len(rows) > 15 and not failed, "\n".join(failed)
+
+
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     """A photograph of a cup of coffee, of 600 x 400 pixels."""
@@ -59,7 +73,8 @@ def photo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def classifier(export):
     """EfficientNet-Lite0 with its published weights."""
-    return export("scripts/efficientnet_lite0.py:efficientnet_lite0")
+    script = SCRIPTS / "efficientnet_lite0.py"
+    return export(f"{script}:efficientnet_lite0", inputs=(script,))
 
 
 def test_a_trained_classifier_looks_at_the_cup(camflow, classifier, photo, tmp_path):
@@ -112,6 +127,40 @@ def test_classes_of_one_image_share_a_run_and_keep_their_own_maps(camflow, expor
     assert both.keys() == one.keys() | other.keys() and len(both) == 12
     for key, found in both.items():
         assert np.abs(found - {**one, **other}[key]).max() < 1e-5, key
+
+
+def test_the_second_half_of_the_tutorial(camflow, export, quickstart, tmp_path):
+    """A vision transformer's highest class by several methods, smoothed, into fields of their own; then one method more."""
+    import fiftyone as fo
+
+    dataset = fo.load_dataset(quickstart).limit(3).clone("vision-transformer")
+    dataset.persistent = True
+    case = CASES["timm:deit_tiny_patch16_224"]
+
+    def annotate(methods):
+        arguments = ("--dataset", dataset.name, "--model", export(case.model, *case.export), "--target", "top", "--method", methods)
+        done = camflow("annotate", *arguments, "--eigen-smooth", "--out", tmp_path / "maps", "--device", "cpu", "--format", "json")
+        dataset.reload()
+        return next(event for event in done.events if event["event"] == "run_finished")
+
+    methods = ["gradcam", "gradcam++", "xgradcam", "eigencam", "eigengradcam", "layercam"]
+    summary = annotate(",".join(methods))
+    assert summary["num_committed"] == 3 and summary["num_heatmaps"] == 18
+    found = [name for name in dataset.get_field_schema() if name.startswith("top_")]
+    # The last block is the twelfth, and the layer that the exporter chooses.
+    assert found == [f"top_{method.replace('+', 'p')}_layer_12" for method in methods]
+    for sample in dataset:
+        maps = {}
+        for name, method in zip(found, methods, strict=True):
+            label = sample[name]
+            assert (label.method, label.layer) == (method, "blocks.11.norm1") and label.target_class
+            maps[method] = np.load(label.npy_path)
+            # The map lies in the image as it was resized, before the middle was cut out.
+            assert min(maps[method].shape) == 248 and maps[method].max() > 0.9
+        assert np.abs(maps["gradcam"] - maps["eigencam"]).max() > 0.05
+    assert annotate(",".join(methods))["num_committed"] == 0, "the second run has nothing to do"
+    assert annotate(",".join([*methods, "hirescam"]))["num_committed"] == 3
+    dataset.delete()
 
 
 def test_what_does_not_go_together_is_refused(camflow, export, classifier, photo, standin_model, tmp_path):

@@ -45,7 +45,8 @@ pub fn weights(
     let torch = |error: TchError| probe.failed("ablate", &error);
     check_resume(probe, tap, activation)?;
     let num_channels = activation.size()[channel_dim as usize];
-    let values = ablation_values(activation.min().double_value(&[]) as f32);
+    let minimum = activation.f_min().and_then(|minimum| minimum.f_double_value(&[])).map_err(torch)?;
+    let values = ablation_values(minimum as f32);
     let mut columns = Vec::new();
     for (first, count) in options.batches(num_channels) {
         let mut repeats = vec![1; activation.dim()];

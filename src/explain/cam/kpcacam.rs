@@ -16,16 +16,19 @@ use tch::{TchError, Tensor};
 
 use super::projection;
 
-/// The saliency `[N, H', W']` of an activation `[N, C, H', W']`. Needs a matrix of `P x P` doubles per sample.
+/// The saliency `[N, H', W']` of an activation `[N, C, H', W']`, sample by sample: each needs a matrix of `P x P` doubles.
 pub fn saliency(activation: &Tensor) -> Result<Tensor, TchError> {
     let (n, channels, height, width) = activation.size4()?;
-    let pixels = projection::centred_pixels(activation)?;
     let gamma = 1.0 / channels as f64;
-    let kernel = pixels.f_matmul(&pixels.f_transpose(1, 2)?)?.f_mul_scalar(gamma)?.f_add_scalar(1.0)?.f_tanh()?;
     let centred = |vector: &Tensor| vector.f_sub(&vector.f_mean_dim(1i64, true, None)?);
-    let apply = |vector: &Tensor| centred(&kernel.f_matmul(&centred(vector)?)?);
-    let component = projection::largest_component(apply, (n, height * width), activation.device())?;
-    projection::orient(&component.f_view([n, height, width])?)?.f_to_kind(activation.kind())
+    let mut maps = Vec::with_capacity(n as usize);
+    for sample in 0..n {
+        let pixels = projection::centred_pixels(&activation.f_narrow(0, sample, 1)?)?;
+        let kernel = pixels.f_matmul(&pixels.f_transpose(1, 2)?)?.f_mul_scalar(gamma)?.f_add_scalar(1.0)?.f_tanh()?;
+        let apply = |vector: &Tensor| centred(&kernel.f_matmul(&centred(vector)?)?);
+        maps.push(projection::largest_component(apply, (1, height * width), activation.device())?.f_view([1, height, width])?);
+    }
+    projection::orient(&Tensor::f_cat(&maps, 0)?)?.f_to_kind(activation.kind())
 }
 
 #[cfg(test)]

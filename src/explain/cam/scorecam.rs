@@ -30,8 +30,9 @@ pub fn weights(probe: &Probe<'_>, options: ProbeOptions, activation: &Tensor, sc
     let num_channels = activation.size()[1];
     let mut columns = Vec::new();
     for (first, count) in options.batches(num_channels) {
-        let masks = masks(&activation.narrow(1, first, count), (height, width)).map_err(|error| probe.failed("mask", &error))?;
-        let masked = probe.image().f_mul(&masks).map_err(|error| probe.failed("mask", &error))?;
+        let channels = activation.f_narrow(1, first, count);
+        let masked = channels.and_then(|channels| probe.image().f_mul(&masks(&channels, (height, width))?));
+        let masked = masked.map_err(|error| probe.failed("mask", &error))?;
         let logits = probe.plan.forward(&masked)?;
         columns.push(super::probe::score_all(&logits, scores).map_err(|error| probe.failed("score", &error))?);
     }
