@@ -85,6 +85,9 @@ impl Failure {
     }
 }
 
+/// Letters of a cause that are shown.
+const MAX_CAUSE: usize = 300;
+
 /// The error and its causes, hints on lines of their own.
 fn print_error(error: &anyhow::Error) {
     let mut text = String::new();
@@ -94,7 +97,11 @@ fn print_error(error: &anyhow::Error) {
         if depth == 0 {
             text.push_str(&format!("error: {cause}\n"));
         } else if !text.contains(&cause) {
-            text.push_str(&format!("caused by: {cause}\n"));
+            // Drivers append all they know; the beginning says what is wrong.
+            let line = cause.lines().next().unwrap_or_default();
+            let short: String = line.chars().take(MAX_CAUSE).collect();
+            let rest = if short.len() < line.len() { "..." } else { "" };
+            text.push_str(&format!("caused by: {short}{rest}\n"));
         }
     }
     let _ = write!(std::io::stderr().lock(), "{text}");

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -242,9 +243,17 @@ def exported(case, export):
     return export(case.reference, *RANDOM, *(("--size", case.example) if case.example else ()), inputs=own)
 
 
+@pytest.fixture(scope="module")
+def archives(export, request):
+    """The archive of every case that is to be tested. Exporting keeps one core busy, so several are made at once."""
+    chosen = [item.callspec.params["case"] for item in request.session.items if item.name.startswith("test_model_is_what")]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return dict(zip(map(str, chosen), pool.map(lambda case: exported(case, export), chosen), strict=True))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_model_is_what_pytorch_computes(case, export, exporter, trace, table):
-    path = exported(case, export)
+def test_model_is_what_pytorch_computes(case, archives, exporter, trace, table):
+    path = archives[str(case)]
     model = exporter.load_model(case.reference, "none").module
     model.load_state_dict(state_dict(path))
     meta, layers = camflow_json(path), case.layers.split()

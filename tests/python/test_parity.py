@@ -72,7 +72,7 @@ def explain(camflow, path, pixels, masks, folder, *flags) -> dict[str, np.ndarra
     )
     count = len(pixels)
     return {
-        f"layer{k}": np.stack([np.load(folder / "maps" / f"input.{n}.person.layer_{k}.npy") for n in range(count)])
+        f"layer{k}": np.stack([np.load(folder / "maps" / f"input.{n}.person.gradcam.layer_{k}.npy") for n in range(count)])
         for k in range(1, 5)
     }
 
