@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--layer", default="layer4")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=["ablationcam", "scorecam"])
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     case = parity.Case(f"torchvision:{args.model}", (args.layer,), (args.size, args.size))
@@ -49,8 +50,8 @@ def main() -> None:
         layers = [model.module.get_submodule(args.layer)]
         name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
         print(f"{args.model}, {args.layer}, {args.size} px, batch {parity.REPEATS}, on {device} ({name})")
-        print("| method | pytorch_grad_cam | camflow | ratio |\n| --- | --- | --- | --- |")
-        for method in ("scorecam", "ablationcam"):
+        print("| method | pytorch_grad_cam | camflow | ratio |\n| --- | --- | --- | --- |", flush=True)
+        for method in args.methods:
             theirs, ours = [], []
             for _ in range(args.repeat):
                 start = time.perf_counter()

@@ -7,7 +7,8 @@ For each model, method and smoothing: the largest and the mean difference of `ca
 with the sign that camflow documents (the reference's is arbitrary), and for the gradient-free ones 1e-4; where the reference in
 fp32 is further than that from itself in fp64, that distance. The default, which folds
 batch norms, is judged by its distance to the reference in fp64: at most 1.5 times that of the reference in fp32 in the median
-over all rows, and 3 times (plus 1e-4) in each. Weights are random (from a seed, batch norms warmed) unless said otherwise.
+over all rows, and 3 times (plus 1e-4) in each, but for two methods that jump or have poles, where a last bit decides: fem
+counts the pixels beyond a threshold, and xgradcam divides by sums of activations that may cancel. Weights are random (from a seed, batch norms warmed) unless said otherwise.
 
 The last line is `N passed, N failed`.
 """
@@ -52,6 +53,7 @@ METHODS = {
 }
 PROJECTING = {"eigencam", "eigengradcam", "kpcacam"}
 PROBING = {"scorecam", "ablationcam"}
+ILL_CONDITIONED = {"fem", "xgradcam"}  # a last bit may move the map by any amount
 UNSMOOTHED = {"eigencam", "eigengradcam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
 FOR_CLASSIFIERS_ONLY = {"finercam"}
 # The reference forgets to reshape activations for ShapleyCAM, and fails on other layouts than [N, C, H, W].
@@ -106,7 +108,7 @@ class Row:
     single: float | None = None  # distance of the reference's fp32 to fp64
 
     def passed(self) -> bool:
-        fits = self.default is None or self.default <= 3 * self.single + 1e-4
+        fits = self.default is None or self.method in ILL_CONDITIONED or self.default <= 3 * self.single + 1e-4
         return self.largest <= self.allowed and fits  # a NaN fails
 
 
@@ -327,7 +329,7 @@ def main() -> int:
     if args.write:
         intro = __doc__.partition("For each model")[2].partition("The last line")[0]
         note = f"Median of the default's distance to fp64 relative to fp32's: {ratio:.2f}."
-        args.write.write_text(f"# Parity with pytorch_grad_cam\n\nMade by `scripts/parity.sh`. For each model{intro}\n{note}\n\n{table(rows)}\n")
+        args.write.write_text(f"# Parity with pytorch_grad_cam\n\nMade by `scripts/parity.sh`. For each model{intro}{note}\n\n{table(rows)}\n")
     print(f"{len(rows) - sum(not row.passed() for row in rows)} passed, {failed} failed")
     return 1 if failed else 0
 
