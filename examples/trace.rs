@@ -12,7 +12,7 @@
 
 use std::{error::Error, fs, path::Path, process::ExitCode};
 
-use camflow::program::{Demand, Plan, PlanOptions, Program};
+use camflow::program::{Demand, Plan, PlanOptions, Precision, Program};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn trace(model: &Path, input: &Path, out: &Path, layers: &[String]) -> Result<()
     let program = Program::open(model)?;
     let layers = program.resolve_layers(layers)?;
     // `exact` runs the operators that PyTorch would run; without it batch norms are folded, which is faster.
-    let options = PlanOptions { device: Device::Cpu, exact: true, kind: Kind::Float };
+    let options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
     // Two layers may share one tap (an identity module gives the value of the module before it).
     let taps = layers.iter().map(|layer| layer.tap).collect();
     let demand = Demand { output: program.primary_output(), taps, resume_from: Vec::new() };

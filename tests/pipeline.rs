@@ -4,18 +4,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
-        Mutex,
+        Condvar, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use camflow::{
     media::{ExifPolicy, ImageLimits, MaskValue, Preprocess, RgbImage, encode_rgb},
     pipeline::{
-        Cancellation, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer, Fingerprint, Heatmap,
-        HeatmapBatch, HeatmapFields, InputBatch, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample,
-        Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, TargetClass,
-        Targets, run,
+        BatchLimit, Cancellation, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer, Fingerprint,
+        Heatmap, HeatmapBatch, HeatmapFields, InputBatch, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate,
+        SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary,
+        TargetClass, Targets, run,
     },
 };
 
@@ -134,7 +135,7 @@ impl Explainer for FirstPixel {
         let mut result = HeatmapBatch::default();
         let size = 3 * batch.height * batch.width;
         for (sample, pixels) in batch.samples.into_iter().zip(batch.pixels.chunks(size)) {
-            let map = |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixels[0], layer] };
+            let map = |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixels[0], layer], levels: vec![0, 255] };
             let classes = sample.targets.iter().map(|target| ClassHeatmaps {
                 class: target.class,
                 channel: 15,
@@ -150,6 +151,31 @@ impl Explainer for FirstPixel {
             });
         }
         Ok(result)
+    }
+}
+
+/// Holds its first batch until every other device has one too.
+struct Together<'a> {
+    maps: FirstPixel,
+    devices: &'a Meeting,
+}
+
+/// Where devices meet; they give up after a minute, so that a device that never gets a batch fails the test and does not hang it.
+struct Meeting {
+    missing: Mutex<usize>,
+    arrived: Condvar,
+}
+
+impl Explainer for Together<'_> {
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        if self.maps.batches.is_empty() {
+            let mut missing = self.devices.missing.lock().expect("not poisoned");
+            *missing -= 1;
+            self.devices.arrived.notify_all();
+            let patience = Duration::from_secs(60);
+            drop(self.devices.arrived.wait_timeout_while(missing, patience, |missing| *missing > 0).expect("not poisoned"));
+        }
+        self.maps.explain(batch)
     }
 }
 
@@ -208,6 +234,17 @@ impl World {
         cancel_at: Option<usize>,
         max_failures: Option<u64>,
     ) -> (Summary, Option<RunError>) {
+        self.run_on(vec![explainer], decoder, encoder, cancel_at, max_failures)
+    }
+
+    fn run_on(
+        &self,
+        explainers: Vec<&mut dyn Explainer>,
+        decoder: &Decoder,
+        encoder: &Encoder,
+        cancel_at: Option<usize>,
+        max_failures: Option<u64>,
+    ) -> (Summary, Option<RunError>) {
         let cancellation = Cancellation::default();
         let mut source =
             MemorySource { memory: &self.memory, position: 0, cancel_at: cancel_at.map(|at| (at, cancellation.clone())) };
@@ -217,9 +254,10 @@ impl World {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
-        let options = RunOptions { batch_size: 2, num_workers: 2, max_failures };
+        let options = RunOptions { batch_limit: BatchLimit::samples(2), num_workers: 2, max_failures };
         let mut sink = MemorySink(&self.memory);
-        let parts = Parts { source: &mut source, decoder, explainer, encoder, sink: &mut sink };
+        let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
+        let parts = Parts { source: &mut source, decoder, explainers, encoder, sink: &mut sink };
         let (summary, fault) = run(parts, options, &cancellation, &tell);
         let ended = summary.num_committed + summary.num_skipped() + summary.num_failed;
         assert_eq!(summary.num_read, ended + summary.num_abandoned, "every sample ends exactly once");
@@ -274,6 +312,21 @@ fn every_sample_ends_once_and_gets_its_own_maps() {
             assert_eq!(array.values.to_f32(), [number as f32 / 255.0, [0.25, 0.75][layer]]);
         }
     }
+}
+
+#[test]
+fn devices_work_side_by_side_from_one_queue() {
+    let world = World::new(30);
+    let meeting = Meeting { missing: Mutex::new(2), arrived: Condvar::new() };
+    let mut devices = [(); 2].map(|()| Together { maps: FirstPixel::default(), devices: &meeting });
+    let explainers = devices.iter_mut().map(|device| device as &mut dyn Explainer).collect();
+    let (summary, fault) = world.run_on(explainers, &world.decoder(), &world.encoder(), None, None);
+    assert!(fault.is_none(), "{fault:?}");
+    assert_eq!(*meeting.missing.lock().expect("not poisoned"), 0, "both had a batch at the same time");
+    assert_eq!(summary.num_committed, 16);
+    assert_eq!(summary.stages[&Stage::Device].num_threads, 2);
+    assert_eq!(devices.iter().flat_map(|device| &device.maps.batches).sum::<usize>(), 16);
+    assert_eq!(world.files(), world.referenced());
 }
 
 #[test]

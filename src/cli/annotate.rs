@@ -1,7 +1,9 @@
 //! `camflow annotate`: the main job.
 
 use std::{
+    num::NonZeroUsize,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -23,8 +25,8 @@ use crate::{
     media::{ExifPolicy, ImageLimits, MaskValue},
     names::{Choice, backticked},
     pipeline::{
-        Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store, TargetClass,
-        Targets, run,
+        BatchLimit, Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store,
+        TargetClass, Targets, run,
     },
     program::{Dynamic, Program, device_name},
     report::{Format, Reporter},
@@ -56,9 +58,9 @@ pub struct Args {
     /// Where the App finds the picture: an 8-bit PNG on disk (`path`) or the array in the document (`inline`)
     #[arg(long, default_value = Store::Path.name(), value_parser = choice::<Store>())]
     store: Store,
-    /// Samples per batch; default: 1 on the CPU, 8 on a GPU, less where memory is short
-    #[arg(long, value_name = "N")]
-    batch_size: Option<usize>,
+    /// Samples per batch: a number, or `auto`, by the size of the images and the memory that is free
+    #[arg(long, value_name = "N", default_value = "auto")]
+    batch_size: BatchSize,
     /// Threads that read images, and as many that write heatmaps; default: one per core
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -120,6 +122,26 @@ impl DatabaseArgs {
     }
 }
 
+/// How many samples make a batch.
+#[derive(Clone, Copy, Debug)]
+enum BatchSize {
+    /// As many as are good for the device and fit into its memory.
+    Auto,
+    /// At most so many.
+    Samples(NonZeroUsize),
+}
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(BatchSize::Auto),
+            number => number.parse().map(BatchSize::Samples).map_err(|_| "it is `auto` or a number from 1".to_owned()),
+        }
+    }
+}
+
 /// What the dataset's side of the job comes to.
 struct DatasetSide {
     dataset: Dataset,
@@ -139,7 +161,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
         (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
     };
-    let Model { program, layers, plan_options } = model_side;
+    let Model { program, layers, devices } = model_side;
     let DatasetSide { dataset, label, mask_targets, notices } = dataset_side;
     notices.iter().for_each(|notice| reporter.notice(notice));
 
@@ -161,8 +183,9 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     source.notices().iter().for_each(|notice| reporter.notice(notice));
     let mut sink = dataset.sink(heatmap_fields)?;
 
-    let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
-    check_output(&program, explainer.plan(), &plan_options, &args.target)?;
+    let explainers = devices.iter().map(|device| TorchExplainer::new(&program, *device, options.clone()));
+    let mut explainers = explainers.collect::<Result<Vec<_>, _>>()?;
+    check_output(&program, explainers[0].plan(), &args.target)?;
     let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
     let fields_text = backticked(fields.names());
     reporter.step(&format!(
@@ -170,7 +193,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         dataset.name(),
         described(&args.target, label.as_ref()),
         program.metadata.name,
-        device_name(plan_options.device),
+        devices.iter().map(|options| device_name(options.device)).collect::<Vec<_>>().join(", "),
     ));
     if args.dry_run {
         reporter.step("dry run: nothing was changed");
@@ -189,13 +212,21 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
-        // A CPU is busy with one image; a GPU is not.
-        batch_size: args.batch_size.unwrap_or(if plan_options.device.is_cuda() { 8 } else { 1 }),
+        batch_limit: match args.batch_size {
+            BatchSize::Samples(samples) => BatchLimit::samples(samples.get()),
+            BatchSize::Auto => explainers[0].batch_limit(&program.metadata.input, explainers.len()),
+        },
         num_workers: args.workers.unwrap_or(cores),
         max_failures: args.max_failures,
     };
     let tell = |event| reporter.tell(event);
-    let parts = Parts { source: &mut source, decoder: &decoder, explainer: &mut explainer, encoder: &encoder, sink: &mut sink };
+    let parts = Parts {
+        source: &mut source,
+        decoder: &decoder,
+        explainers: explainers.iter_mut().map(|explainer| explainer as _).collect(),
+        encoder: &encoder,
+        sink: &mut sink,
+    };
     let (summary, fault) = run(parts, options, &cancellation, &tell);
     reporter.finish(&summary, fault.as_ref());
     if let Some(fault) = fault {
@@ -300,7 +331,7 @@ fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -
         ("size", args.cam.size.name().to_owned()),
         ("npy", args.npy.name().to_owned()),
         ("store", args.store.name().to_owned()),
-        ("exact", args.cam.device.exact.to_string()),
+        ("precision", if args.cam.device.exact { "exact" } else { args.cam.device.precision.name() }.to_owned()),
         ("exif", args.apply_exif.to_string()),
     ];
     Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))

@@ -49,17 +49,18 @@ pub struct CamArgs {
     pub python: Option<PathBuf>,
 }
 
-/// The model with the layers that were asked for, on its device.
+/// The model with the layers that were asked for, and its devices.
 pub struct Model {
     pub program: Program,
     pub layers: Vec<Layer>,
-    pub plan_options: PlanOptions,
+    /// At least one.
+    pub devices: Vec<PlanOptions>,
 }
 
 impl CamArgs {
     /// Opens the model and finds the layers in it.
     pub fn open(&self, reporter: &Reporter) -> anyhow::Result<Model> {
-        let plan_options = self.device.resolve()?;
+        let devices = self.device.resolve()?;
         let program = model::open(&self.model, self.python.clone(), reporter)?;
         let wanted = match &self.layers {
             Some(spec) => split_layers(spec),
@@ -76,7 +77,7 @@ impl CamArgs {
             "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores\nhint: use another `--method`",
             program.path().display()
         );
-        Ok(Model { program, layers, plan_options })
+        Ok(Model { program, layers, devices })
     }
 
     /// What is to be computed with these layers of the model.

@@ -1,40 +1,59 @@
-//! `--device` and `--exact`: where and how the model runs.
+//! `--device`, `--precision` and `--exact`: where and how the model runs.
 
-use anyhow::bail;
-use tch::{Device, Kind};
+use anyhow::{bail, ensure};
+use tch::Device;
 
-use crate::program::{CudaStatus, PlanOptions, cuda_status, disable_tf32};
+use super::choice;
+use crate::{
+    names::Choice,
+    program::{CudaStatus, PlanOptions, Precision, allow_tf32, cuda_status},
+};
 
 /// Flags about the device.
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: String,
+    /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`; several with commas share the work
+    #[arg(long = "device", default_value = "auto", value_name = "DEVICE", value_delimiter = ',')]
+    devices: Vec<String>,
+    /// `fp32`; `bf16` is about twice as fast and deviates (README, Speed); `tf32` is something between, on GPUs only
+    #[arg(long, default_value = Precision::Fp32.name(), value_parser = choice::<Precision>())]
+    pub precision: Precision,
     /// Exactly the operators of eager PyTorch (slower); without it sums may differ in the last bit
     #[arg(long)]
     pub exact: bool,
 }
 
 impl DeviceArgs {
-    /// The device, checked to be there.
-    pub fn resolve(&self) -> anyhow::Result<PlanOptions> {
-        let device = match self.device.as_str() {
-            "cpu" => Device::Cpu,
-            "auto" => match cuda_status() {
-                CudaStatus::Available(_) => Device::Cuda(0),
-                CudaStatus::Unavailable(_) => Device::Cpu,
-            },
-            "cuda" => cuda(0)?,
-            other => match other.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
-                Some(index) => cuda(index)?,
-                None => bail!("`{other}` is not a device\nhint: use `auto`, `cpu`, `cuda` or `cuda:N`"),
-            },
-        };
-        if device.is_cuda() {
-            disable_tf32();
-        }
-        Ok(PlanOptions { device, exact: self.exact, kind: Kind::Float })
+    /// How to run on each of the devices, which were checked to be there.
+    pub fn resolve(&self) -> anyhow::Result<Vec<PlanOptions>> {
+        let devices = self.devices.iter().map(|name| device(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        let precision = self.precision;
+        ensure!(
+            !self.exact || precision == Precision::Fp32,
+            "`--exact` computes in fp32, so it does not go with `--precision {}`\nhint: leave one of them out",
+            precision.name()
+        );
+        ensure!(
+            precision != Precision::Tf32 || devices.iter().all(|device| device.is_cuda()),
+            "`--precision tf32` is a mode of NVIDIA GPUs; a CPU has no such thing\nhint: use `--precision bf16` or `fp32`"
+        );
+        allow_tf32(precision == Precision::Tf32);
+        Ok(devices.into_iter().map(|device| PlanOptions { device, exact: self.exact, precision }).collect())
+    }
+}
+
+fn device(name: &str) -> anyhow::Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => Ok(match cuda_status() {
+            CudaStatus::Available(_) => Device::Cuda(0),
+            CudaStatus::Unavailable(_) => Device::Cpu,
+        }),
+        "cuda" => cuda(0),
+        other => match other.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
+            Some(index) => cuda(index),
+            None => bail!("`{other}` is not a device\nhint: use `auto`, `cpu`, `cuda` or `cuda:N`"),
+        },
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     media::MaskValue,
     names::backticked,
     pipeline::Targets,
-    program::{Plan, PlanOptions, Program, Task},
+    program::{Plan, Program, Task},
     report::Reporter,
 };
 
@@ -114,12 +114,12 @@ fn no_pixels(program: &Program) -> anyhow::Result<()> {
 }
 
 /// Of a model whose exporter does not say what its output is, the shape of one: it takes a forward pass of zeros.
-pub fn check_output(program: &Program, plan: &Plan, options: &PlanOptions, target: &TargetSpec) -> anyhow::Result<()> {
+pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> anyhow::Result<()> {
     if program.metadata.task != Task::Other {
         return Ok(());
     }
     let model = program.path().display();
-    let zeros = tch::Tensor::f_zeros(&program.metadata.input.example[..], (tch::Kind::Float, options.device));
+    let zeros = tch::Tensor::f_zeros(&program.metadata.input.example[..], (tch::Kind::Float, plan.device()));
     let output = zeros.map_err(anyhow::Error::from).and_then(|zeros| Ok(plan.run(&zeros)?.output));
     let shape = output.with_context(|| format!("model `{model}` cannot be run on an empty image"))?.size();
     match shape.len() {

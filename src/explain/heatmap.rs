@@ -3,10 +3,9 @@
 //! As pytorch_grad_cam 1.5.7 does it (`utils/image.py:scale_cam_image`, `base_cam.py`): ReLU, min-max with an epsilon of 1e-7,
 //! bilinear resize as `cv2.resize`, and min-max once more. Leaving the second scaling out changes values by up to 0.18.
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use crate::media::FrameRegion;
-use crate::names::Choice;
+use crate::{media::FrameRegion, names::Choice, pipeline::Heatmap};
 
 /// pytorch_grad_cam's guard against division by zero.
 const EPSILON: f64 = 1e-7;
@@ -104,6 +103,32 @@ pub fn resize_to_image(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor,
     resize(heatmap, region.image_height, region.image_width)
 }
 
+/// Copies maps `[1, H, W]` of any sizes to host memory, with their 8-bit levels: on a device one copy of the floats and one of
+/// the levels, for all of them.
+///
+/// # Errors
+/// libtorch fails.
+pub fn to_host(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
+    if maps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let flat = maps.iter().map(|map| map.f_to_kind(Kind::Float)?.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?;
+    let all = Tensor::f_cat(&flat, 0)?;
+    // The cast cuts off, so half a level more rounds.
+    let levels = all.f_mul_scalar(255.0)?.f_add_scalar(0.5)?.f_to_kind(Kind::Uint8)?;
+    let (mut values, mut levels) = (&Vec::<f32>::try_from(&all)?[..], &Vec::<u8>::try_from(&levels)?[..]);
+    let mut heatmaps = Vec::with_capacity(maps.len());
+    for map in maps {
+        let (_, height, width) = map.size3()?;
+        let (height, width) = (height as usize, width as usize);
+        let (own_values, more_values) = values.split_at(height * width);
+        let (own_levels, more_levels) = levels.split_at(height * width);
+        heatmaps.push(Heatmap { height, width, values: own_values.to_vec(), levels: own_levels.to_vec() });
+        (values, levels) = (more_values, more_levels);
+    }
+    Ok(heatmaps)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +175,16 @@ mod tests {
         for (value, wanted) in values(&heatmaps(&opposed, None).expect("heatmap")).iter().zip([1.0, 1.0, 0.0]) {
             assert!((value - wanted).abs() < 1e-5, "{value} {wanted}");
         }
+    }
+
+    #[test]
+    fn levels_are_rounded_and_maps_of_other_sizes_stay_apart() {
+        let first = Tensor::from_slice(&[0.0, 1.0, 0.5, 0.49 / 255.0, 0.5 / 255.0, 127.4f32 / 255.0]).view([1, 2, 3]);
+        let second = Tensor::from_slice(&[0.25f32]).view([1, 1, 1]);
+        let [first, second] = &to_host(&[&first, &second]).expect("copied")[..] else { panic!("two maps") };
+        assert_eq!((first.height, first.width), (2, 3));
+        assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
+        assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! heatmaps in host memory (`heatmap.rs`). `pass.rs` takes one tensor through the model, `cam/` has the methods, `target.rs` what
 //! is differentiated.
 
+mod batch_size;
 mod cam;
 mod heatmap;
 mod layout;
@@ -11,7 +12,7 @@ mod options;
 mod pass;
 mod target;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 pub use cam::Method;
 pub use heatmap::HeatmapSize;
@@ -221,12 +222,13 @@ impl TorchExplainer {
                 *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
             }
         }
+        let mut on_host = heatmap::to_host(&maps.iter().flatten().flatten().flatten().collect::<Vec<_>>())?.into_iter();
         let mut classes = Vec::with_capacity(samples.len());
         for ((sample, found), maps) in samples.iter().zip(&plain).zip(maps) {
             let mut of_sample = Vec::new();
             for ((target, found), maps) in sample.targets.iter().zip(found).zip(maps) {
                 let (Some(found), Some(maps)) = (found, maps) else { continue };
-                let heatmaps = maps.iter().map(to_host).collect::<Result<_, _>>()?;
+                let heatmaps = on_host.by_ref().take(maps.len()).collect();
                 of_sample.push(ClassHeatmaps { class: target.class, channel: found.channel, score: found.score, heatmaps });
             }
             classes.push(of_sample);
@@ -281,12 +283,6 @@ impl TorchExplainer {
         let map = heatmap::place_in_frame(&map, &sample.region)?;
         if self.options.size == HeatmapSize::Image { heatmap::resize_to_image(&map, &sample.region) } else { Ok(map) }
     }
-}
-
-fn to_host(map: &Tensor) -> Result<Heatmap, tch::TchError> {
-    let (_, height, width) = map.size3()?;
-    let values = Vec::<f32>::try_from(map.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1i64])?)?;
-    Ok(Heatmap { height: height as usize, width: width as usize, values })
 }
 
 /// Whether the model saw the whole image.

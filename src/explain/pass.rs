@@ -83,7 +83,8 @@ impl TorchExplainer {
             let size = input_size(&execution);
             let mut views = Vec::with_capacity(self.options.layers.len());
             for (index, layer) in self.options.layers.iter().enumerate() {
-                let as_nchw = |tensor: &Tensor| as_nchw(&tensor.f_detach()?, layer, size);
+                // Methods compute in f32 what the model computed in less.
+                let as_nchw = |tensor: &Tensor| as_nchw(&tensor.f_detach()?.f_to_kind(Kind::Float)?, layer, size);
                 let of = |tensors: &[Tensor]| -> Result<Option<Tensor>, ExplainError> {
                     match tensors.get(index) {
                         None => Ok(None),
@@ -102,14 +103,11 @@ impl TorchExplainer {
                 });
             }
             let columns = self.columns_of(&execution, &views, &gradients, &probed, keys, pass)?;
-            for ((sample, score), value) in present.iter().zip(&values) {
+            let values = Vec::<f64>::try_from(Tensor::f_stack(&values, 0)?.f_to_kind(Kind::Double)?)?;
+            for ((sample, score), value) in present.iter().zip(values) {
                 let of_sample = |map: &Tensor| map.f_narrow(0, *sample as i64, 1);
                 let columns = columns.iter().map(|layers| layers.iter().map(of_sample).collect::<Result<_, _>>());
-                let maps = Saliencies {
-                    score: value.f_double_value(&[])?,
-                    channel: score.channel,
-                    columns: columns.collect::<Result<_, _>>()?,
-                };
+                let maps = Saliencies { score: value, channel: score.channel, columns: columns.collect::<Result<_, _>>()? };
                 found[*sample].insert(pass, maps);
             }
         }
@@ -159,7 +157,7 @@ impl TorchExplainer {
                     let probe = Probe::new(&self.plan, execution, sample)?;
                     let activation = execution.taps[index].f_detach()?.f_narrow(0, sample, 1)?;
                     let rows = if method == Method::Scorecam {
-                        let channels = as_nchw(&activation, layer, input_size(execution))?;
+                        let channels = as_nchw(&activation.f_to_kind(Kind::Float)?, layer, input_size(execution))?;
                         score_weights(&probe, options, &channels, &present)?
                     } else {
                         ablation_weights(&probe, options, (index, &activation, channel_dim(layer)), &present)?

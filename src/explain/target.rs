@@ -4,6 +4,8 @@
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
 //! it is `logits[i, k]`, as in its `ClassifierOutputTarget`.
 
+use std::borrow::Cow;
+
 use tch::{Kind, TchError, Tensor};
 
 use crate::{
@@ -44,8 +46,17 @@ impl Score {
         };
         let (_, height, width) = logits.size3()?;
         let mask = match &target.pixels {
-            TargetPixels::Mask(mask) => mask_tensor(mask, height, width)?.f_to_device(logits.device())?,
-            TargetPixels::Predicted => logits.f_argmax(0i64, false)?.f_eq(channel)?,
+            TargetPixels::Mask(mask) => match mask_tensor(mask, height, width)? {
+                Some(mask) => mask.f_to_device(logits.device())?,
+                None => return Ok(None),
+            },
+            TargetPixels::Predicted => {
+                let mask = logits.f_argmax(0i64, false)?.f_eq(channel)?;
+                if mask.f_any()?.f_int64_value(&[])? == 0 {
+                    return Ok(None);
+                }
+                mask
+            }
             TargetPixels::Point { y, x } => {
                 let mask = Tensor::f_zeros([height, width], (Kind::Float, logits.device()))?;
                 let at = |fraction: f64, length: i64| ((fraction * length as f64) as i64).clamp(0, length - 1);
@@ -53,9 +64,7 @@ impl Score {
                 mask
             }
         };
-        let mask = mask.f_to_kind(logits.kind())?;
-        let is_empty = mask.f_any()?.f_int64_value(&[])? == 0;
-        Ok((!is_empty).then_some(Score { channel, mask: Some(mask) }))
+        Ok(Some(Score { channel, mask: Some(mask.f_to_kind(logits.kind())?) }))
     }
 
     /// The score `[B]` of each of the logits `[B, K]` or `[B, K, h, w]`.
@@ -83,13 +92,13 @@ fn most_predicted(logits: &Tensor, background: Option<i64>) -> Result<Option<i64
     Ok((counts.f_int64_value(&[channel])? > 0).then_some(channel))
 }
 
-/// The mask as u8 `[height, width]` on the CPU, brought to that size by nearest neighbour.
-fn mask_tensor(mask: &BinaryMask, height: i64, width: i64) -> Result<Tensor, TchError> {
-    let size = [height, width];
-    if (mask.height as i64, mask.width as i64) == (height, width) {
-        return Tensor::f_from_data_size(&mask.pixels, &size, Kind::Uint8);
+/// The mask as u8 `[height, width]` on the CPU, brought to that size by nearest neighbour; `None` where nothing is left of it.
+fn mask_tensor(mask: &BinaryMask, height: i64, width: i64) -> Result<Option<Tensor>, TchError> {
+    let mut mask = Cow::Borrowed(mask);
+    if (mask.height as i64, mask.width as i64) != (height, width) {
+        mask = Cow::Owned(mask.resize_nearest(height as usize, width as usize));
     }
-    Tensor::f_from_data_size(&mask.resize_nearest(height as usize, width as usize).pixels, &size, Kind::Uint8)
+    (mask.count() > 0).then(|| Tensor::f_from_data_size(&mask.pixels, &[height, width], Kind::Uint8)).transpose()
 }
 
 #[cfg(test)]

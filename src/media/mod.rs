@@ -1,7 +1,7 @@
 //! Pictures, masks and arrays: files and bytes to numbers and back. Knows no database and no tensor library.
 //!
 //! The way in: [`read_image`] and [`Preprocess`] make the model's input, [`LabelMask`] finds the pixels of a class. The way
-//! out: [`encode_heatmap`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
+//! out: [`encode_gray`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
 
 mod array;
 mod error;
@@ -26,7 +26,7 @@ pub use image::{ImageLimits, RgbImage, read_image};
 pub use mask::LabelMask;
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};
-pub use png::{encode_heatmap, encode_rgb};
+pub use png::{encode_gray, encode_rgb};
 pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};

@@ -6,21 +6,16 @@ use png::{BitDepth, ColorType, Compression, Encoder};
 
 use super::{error::MediaError, image::RgbImage};
 
-/// A heatmap `[height, width]` with values in `[0, 1]` as an 8-bit grayscale PNG: `round(255 * value)`. FiftyOne's App
-/// draws level 0 transparent.
+/// The levels `[height, width]` of a heatmap as an 8-bit grayscale PNG. FiftyOne's App draws level 0 transparent.
 ///
 /// # Errors
-/// A value is NaN or outside `[0, 1]`, or the map has no pixel.
+/// The map has no pixel.
 ///
 /// # Panics
-/// `values` are not `height * width` many.
-pub fn encode_heatmap(height: usize, width: usize, values: &[f32]) -> Result<Vec<u8>, MediaError> {
-    assert_eq!(values.len(), height * width, "values of another shape");
-    if let Some(value) = values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-        return Err(MediaError::encode(format!("a heatmap lies in [0, 1], but this one holds {value}")));
-    }
-    let levels: Vec<u8> = values.iter().map(|value| (value * 255.0).round() as u8).collect();
-    encode(height, width, &levels, ColorType::Grayscale)
+/// `levels` are not `height * width` many.
+pub fn encode_gray(height: usize, width: usize, levels: &[u8]) -> Result<Vec<u8>, MediaError> {
+    assert_eq!(levels.len(), height * width, "levels of another shape");
+    encode(height, width, levels, ColorType::Grayscale)
 }
 
 /// A picture as an 8-bit RGB PNG, its pixels as they are.
@@ -53,20 +48,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_rounded_and_read_back() {
-        let values = [0.0, 1.0, 0.5, 0.49999 / 255.0, 0.5 / 255.0, 127.4 / 255.0];
-        let file = encode_heatmap(2, 3, &values).unwrap();
-        let image = image::load_from_memory(&file).unwrap();
+    fn levels_survive() {
+        let levels = [0, 255, 128, 0, 1, 127];
+        let image = image::load_from_memory(&encode_gray(2, 3, &levels).unwrap()).unwrap();
         assert_eq!(image.color(), image::ColorType::L8);
-        assert_eq!(image.into_luma8().into_raw(), [0, 255, 128, 0, 1, 127]);
+        assert_eq!(image.into_luma8().into_raw(), levels);
     }
 
     #[test]
-    fn what_is_no_heatmap_is_refused() {
-        for value in [f32::NAN, -0.1, 1.1, f32::INFINITY] {
-            assert!(encode_heatmap(1, 1, &[value]).is_err(), "{value}");
-        }
-        assert!(encode_heatmap(0, 0, &[]).is_err());
+    fn a_map_without_pixels_is_refused() {
+        assert!(encode_gray(0, 0, &[]).is_err());
     }
 
     #[test]

@@ -198,6 +198,8 @@ pub struct Heatmap {
     pub width: usize,
     /// f32 `[height, width]` in `[0, 1]`, row by row.
     pub values: Vec<f32>,
+    /// The same in 8 bits, `round(255 * value)`: what a picture of it shows.
+    pub levels: Vec<u8>,
 }
 
 /// The heatmaps of one class of one sample.

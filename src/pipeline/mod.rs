@@ -69,6 +69,27 @@ pub trait Source: Send {
     fn next_samples(&mut self) -> Result<Vec<SelectedSample>, RunError>;
 }
 
+/// How much one batch may hold; at least one sample always may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimit {
+    /// Samples.
+    pub samples: usize,
+    /// Pixels of the model's input, over all samples.
+    pub pixels: usize,
+}
+
+impl BatchLimit {
+    /// So many samples of any size.
+    pub fn samples(samples: usize) -> Self {
+        BatchLimit { samples, pixels: usize::MAX }
+    }
+
+    /// How many samples of `height` x `width` make a full batch.
+    pub fn of_shape(self, height: usize, width: usize) -> usize {
+        self.samples.min(self.pixels / (height * width).max(1)).max(1)
+    }
+}
+
 /// Computes heatmaps. One thread owns it; no tensor leaves it.
 pub trait Explainer: Send {
     /// The heatmaps of a batch. Every sample of the batch is in the result exactly once.

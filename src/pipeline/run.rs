@@ -22,8 +22,8 @@ use crossbeam_channel::{Receiver, bounded};
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use super::{
-    DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, RunError, SampleFailure, SampleUpdate,
-    SelectedSample, Sink, Skip, Source, Stage, Summary,
+    BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, RunError, SampleFailure,
+    SampleUpdate, SelectedSample, Sink, Skip, Source, Stage, Summary,
     stages::{
         batch::Batcher,
         commit::{Committed, commit, next_bulk},
@@ -35,8 +35,8 @@ use super::{
 /// How a run is to go.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
-    /// Samples per batch, at most.
-    pub batch_size: usize,
+    /// How large batches are, at most.
+    pub batch_limit: BatchLimit,
     /// Threads for decoding, and as many for encoding.
     pub num_workers: usize,
     /// Abort when more samples than this fail.
@@ -122,8 +122,8 @@ pub struct Parts<'a> {
     pub source: &'a mut dyn Source,
     /// Files to pixels and masks.
     pub decoder: &'a Decoder,
-    /// Pixels to heatmaps.
-    pub explainer: &'a mut dyn Explainer,
+    /// Pixels to heatmaps; one thread for each of them takes batches from the same queue.
+    pub explainers: Vec<&'a mut dyn Explainer>,
     /// Heatmaps to files.
     pub encoder: &'a Encoder,
     /// Where references to them go.
@@ -137,10 +137,10 @@ pub fn run(
     cancellation: &Cancellation,
     tell: &(dyn Fn(Event) + Sync),
 ) -> (Summary, Option<RunError>) {
-    let Parts { source, decoder, explainer, encoder, sink } = parts;
+    let Parts { source, decoder, explainers, encoder, sink } = parts;
     let started = Instant::now();
     let workers = options.num_workers.max(1);
-    let batch_size = options.batch_size.max(1);
+    let num_devices = explainers.len();
     let ledger = Ledger {
         summary: Mutex::default(),
         fault: Mutex::default(),
@@ -155,15 +155,19 @@ pub fn run(
     let (selected_out, selected_in) = bounded::<SelectedSample>(2 * workers);
     // One decoded sample for each decoder; with the look-ahead of the batcher this bounds the images in memory.
     let (decoded_out, decoded_in) = bounded::<Box<DecodedSample>>(workers);
-    // One batch waits while one is on the device, so that the device never does.
-    let (batch_out, batch_in) = bounded::<InputBatch>(1);
-    // Two batches' heatmaps may wait for encoders.
-    let (explained_out, explained_in) = bounded::<ExplainedSample>(2 * batch_size);
+    // One batch waits for each that is on a device, so that no device ever does.
+    let (batch_out, batch_in) = bounded::<InputBatch>(num_devices);
+    // The heatmaps of one batch wait for encoders while the device makes the next.
+    let (explained_out, explained_in) = bounded::<Vec<ExplainedSample>>(num_devices);
     // Complete files that wait for the database hold no pixels, only names (or inline maps).
     let (written_out, written_in) = bounded::<SampleUpdate>(64);
 
     let clocks = Stage::ALL.map(|stage| {
-        let num_threads = if matches!(stage, Stage::Decode | Stage::Encode) { workers } else { 1 };
+        let num_threads = match stage {
+            Stage::Decode | Stage::Encode => workers,
+            Stage::Device => num_devices,
+            Stage::Read | Stage::Batch | Stage::Commit => 1,
+        };
         (stage, Clock::new(num_threads))
     });
     let clock = |stage: Stage| &clocks[stage as usize].1;
@@ -174,9 +178,14 @@ pub fn run(
         let (input, out) = (Inlet::new(selected_in, clock(Stage::Decode)), Outlet::new(decoded_out, clock(Stage::Decode)));
         spawn(scope, Stage::Decode, ledger, move || decode(decoder, workers, input, out, clock(Stage::Decode), ledger));
         let (input, out) = (Inlet::new(decoded_in, clock(Stage::Batch)), Outlet::new(batch_out, clock(Stage::Batch)));
-        spawn(scope, Stage::Batch, ledger, move || batch(batch_size, input, out));
-        let (input, out) = (Inlet::new(batch_in, clock(Stage::Device)), Outlet::new(explained_out, clock(Stage::Device)));
-        spawn(scope, Stage::Device, ledger, move || explain(explainer, input, out, clock(Stage::Device), ledger));
+        spawn(scope, Stage::Batch, ledger, move || batch(options.batch_limit, input, out));
+        for explainer in explainers {
+            let (input, out) = (batch_in.clone(), explained_out.clone());
+            let (input, out) = (Inlet::new(input, clock(Stage::Device)), Outlet::new(out, clock(Stage::Device)));
+            spawn(scope, Stage::Device, ledger, move || explain(explainer, input, out, clock(Stage::Device), ledger));
+        }
+        // The stages' own ends are the last ones: a channel closes when they are gone.
+        drop((batch_in, explained_out));
         let (input, out) = (Inlet::new(explained_in, clock(Stage::Encode)), Outlet::new(written_out, clock(Stage::Encode)));
         spawn(scope, Stage::Encode, ledger, move || encode(encoder, workers, input, out, clock(Stage::Encode), ledger));
         spawn(scope, Stage::Commit, ledger, move || commit_all(sink, &written_in, clock(Stage::Commit), ledger));
@@ -260,8 +269,8 @@ fn decode(
     });
 }
 
-fn batch(batch_size: usize, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
-    let mut batcher = Batcher::new(batch_size);
+fn batch(limit: BatchLimit, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
+    let mut batcher = Batcher::new(limit);
     for sample in input.iter() {
         if let Some(batch) = batcher.push(*sample)
             && out.send(batch).is_err()
@@ -279,7 +288,7 @@ fn batch(batch_size: usize, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_
 fn explain(
     explainer: &mut dyn Explainer,
     input: Inlet<'_, InputBatch>,
-    out: Outlet<'_, ExplainedSample>,
+    out: Outlet<'_, Vec<ExplainedSample>>,
     clock: &Clock,
     ledger: &Ledger<'_>,
 ) {
@@ -291,10 +300,8 @@ fn explain(
             Ok(batch) => {
                 batch.skipped.into_iter().for_each(|skip| ledger.skipped(skip));
                 batch.failed.into_iter().for_each(|failure| ledger.failed(failure));
-                for explained in batch.explained {
-                    if out.send(explained).is_err() {
-                        return;
-                    }
+                if out.send(batch.explained).is_err() {
+                    return;
                 }
             }
             Err(fault) => return ledger.abort(fault),
@@ -305,13 +312,13 @@ fn explain(
 fn encode(
     encoder: &Encoder,
     workers: usize,
-    input: Inlet<'_, ExplainedSample>,
+    input: Inlet<'_, Vec<ExplainedSample>>,
     out: Outlet<'_, SampleUpdate>,
     clock: &Clock,
     ledger: &Ledger<'_>,
 ) {
     in_parallel(Stage::Encode, workers, ledger, || {
-        input.iter().par_bridge().for_each(|explained| {
+        input.iter().flatten().par_bridge().for_each(|explained| {
             // What was computed is still written and committed after a fault elsewhere, unless writing is what failed.
             if matches!(*lock(&ledger.fault), Some(RunError::Output { .. })) {
                 return;

@@ -18,8 +18,7 @@ pub struct Bias {
 
 impl Program {
     /// Every convolution with a bias and every batch norm of the way to the output, in order. A batch norm's bias is what it
-    /// adds to an input of zero: `beta - mean * gamma / sqrt(var + eps)`. The values are on the device of the options, and of
-    /// their type.
+    /// adds to an input of zero: `beta - mean * gamma / sqrt(var + eps)`. The values are on the device of the options, in f32.
     ///
     /// # Errors
     /// libtorch fails, for want of memory say.
@@ -29,7 +28,7 @@ impl Program {
         let mut biases = Vec::new();
         for (node, _) in nodes {
             let [Output::Value(tap), ..] = node.outputs[..] else { continue };
-            let place = |values: Tensor| values.f_to_device(options.device)?.f_to_kind(options.kind);
+            let place = |values: Tensor| values.f_to_device(options.device)?.f_to_kind(Kind::Float);
             let values = self.bias_of(node).and_then(|values| values.map(place).transpose());
             let values = values.map_err(|error| self.device_error(options.device, &error))?;
             biases.extend(values.map(|values| Bias { tap, values }));

@@ -5,12 +5,19 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 
 extern "C" {
@@ -228,9 +235,67 @@ cf_value from_ivalue(const c10::IValue& value) {
   return result;
 }
 
+// Counts what is allocated and freed on devices of one type, from this thread and those that autograd lends it.
+class MemoryMeter : public c10::MemoryReportingInfoBase {
+ public:
+  explicit MemoryMeter(c10::DeviceType type) : type_(type) {}
+
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device device) override {
+    if (device.type() != type_) return;
+    const int64_t now = current_.fetch_add(size) + size;
+    int64_t peak = peak_.load();
+    while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
+    }
+  }
+
+  void reportOutOfMemory(int64_t, size_t, size_t, c10::Device) override {}
+
+  bool memoryProfilingEnabled() const override { return true; }
+
+  int64_t peak() const { return peak_.load(); }
+
+ private:
+  const c10::DeviceType type_;
+  std::atomic<int64_t> current_{0};
+  std::atomic<int64_t> peak_{0};
+};
+
 }  // namespace
 
 extern "C" {
+
+struct cf_meter {
+  std::shared_ptr<MemoryMeter> meter;
+  c10::DebugInfoGuard guard;
+};
+
+// Measures what this thread allocates on devices of the type of `device` ("cpu", "cuda:0") until cf_meter_stop, which has to be
+// called on the same thread. Null on failure.
+cf_meter* cf_meter_start(const char* device, char** error) {
+  cf_meter* started = nullptr;
+  guarded(error, [&] {
+    auto meter = std::make_shared<MemoryMeter>(c10::Device(device).type());
+    started = new cf_meter{meter, c10::DebugInfoGuard(c10::DebugInfoKind::PROFILER_STATE, meter)};
+  });
+  return started;
+}
+
+// The most bytes that were in use at once.
+int64_t cf_meter_stop(cf_meter* meter) {
+  const int64_t peak = meter->meter->peak();
+  delete meter;
+  return peak;
+}
+
+// Free bytes of a device that is not the CPU, with those that libtorch holds and would reuse.
+int cf_device_free_bytes(const char* name, int64_t* bytes, char** error) {
+  return guarded(error, [&] {
+    const c10::Device device(name);
+    auto* allocator = c10::getDeviceAllocator(device.type());
+    allocator->emptyCache();
+    *bytes = static_cast<int64_t>(allocator->getMemoryInfo(device.index()).first);
+  });
+}
 
 void cf_free(void* pointer) { std::free(pointer); }
 
@@ -275,12 +340,28 @@ int cf_operator_call(const cf_operator* op, const cf_value* values, cf_value* re
   });
 }
 
-// fp32 means fp32: no TensorFloat-32 in matrix products or convolutions.
-void cf_disable_tf32() {
+// Whether matrix products and convolutions on GPUs may shorten fp32 to TensorFloat-32.
+void cf_allow_tf32(int allow) {
   char* ignored = nullptr;
-  guarded(&ignored, [] {
-    at::globalContext().setAllowTF32CuBLAS(false);
-    at::globalContext().setAllowTF32CuDNN(false);
+  guarded(&ignored, [&] {
+    at::globalContext().setAllowTF32CuBLAS(allow != 0);
+    at::globalContext().setAllowTF32CuDNN(allow != 0);
+  });
+  std::free(ignored);
+}
+
+// Begins or ends, on this thread, a part in which operators that bfloat16 is good enough for run in it, as torch.autocast does.
+void cf_autocast_bf16(const char* device, int enable) {
+  char* ignored = nullptr;
+  guarded(&ignored, [&] {
+    const auto type = c10::Device(device).type();
+    if (enable != 0) {
+      at::autocast::set_autocast_dtype(type, at::kBFloat16);
+      at::autocast::increment_nesting();
+    } else if (at::autocast::decrement_nesting() == 0) {
+      at::autocast::clear_cache();
+    }
+    at::autocast::set_autocast_enabled(type, enable != 0);
   });
   std::free(ignored);
 }

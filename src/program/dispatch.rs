@@ -2,7 +2,9 @@
 
 use std::{
     ffi::{CStr, CString, c_char, c_void},
+    marker::PhantomData,
     ptr::{self, NonNull},
+    sync::OnceLock,
 };
 
 use tch::Tensor;
@@ -49,7 +51,8 @@ unsafe extern "C" {
     fn cf_operator_argument_has_default(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_argument_is_device(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_call(op: *const RawOperator, values: *const RawValue, results: *mut RawValue, error: *mut *mut c_char) -> i32;
-    fn cf_disable_tf32();
+    fn cf_allow_tf32(allow: i32);
+    fn cf_autocast_bf16(device: *const c_char, enable: i32);
     fn cf_use_math_attention();
 }
 
@@ -224,7 +227,8 @@ fn take_output(raw: RawValue) -> Output {
     }
 }
 
-fn take_text(text: *mut c_char) -> Option<String> {
+/// Takes over a text that the shim made; `None` where there is none.
+pub(super) fn take_text(text: *mut c_char) -> Option<String> {
     let text = NonNull::new(text)?;
     // SAFETY: a NUL-terminated string made with `malloc`, handed over to us.
     let copy = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned();
@@ -248,10 +252,51 @@ pub fn is_out_of_memory(message: &str) -> bool {
         || message.contains("CUDNN_STATUS_ALLOC_FAILED")
 }
 
-/// Makes fp32 mean fp32 on GPUs that would otherwise shorten the mantissa of matrix products and convolutions.
-pub fn disable_tf32() {
+/// The tensor `[N, C, H, W]` with its memory in the order N, H, W, C.
+///
+/// # Errors
+/// No memory is left, or the tensor has not four dimensions.
+pub fn channels_last(tensor: &Tensor) -> Result<Tensor, DispatchError> {
+    /// `c10::MemoryFormat::ChannelsLast`.
+    const CHANNELS_LAST: i64 = 2;
+    static CONTIGUOUS: OnceLock<Option<Operator>> = OnceLock::new();
+    let absent = || DispatchError { message: "this libtorch has no `aten::contiguous`".into(), out_of_memory: false };
+    let operator = CONTIGUOUS.get_or_init(|| Operator::find("aten::contiguous", "")).as_ref().ok_or_else(absent)?;
+    match operator.call(&[Input::Tensor(tensor), Input::Int(CHANNELS_LAST)])?.pop() {
+        Some(Output::Tensor(tensor)) => Ok(tensor),
+        _ => Err(absent()),
+    }
+}
+
+/// Whether GPUs may shorten the mantissa of fp32 in matrix products and convolutions, in this process from here on.
+pub fn allow_tf32(allow: bool) {
     // SAFETY: sets two flags of the process.
-    unsafe { cf_disable_tf32() };
+    unsafe { cf_allow_tf32(i32::from(allow)) };
+}
+
+/// While it lives, this thread runs those operators in bfloat16 that it is good enough for, as `torch.autocast` does.
+#[derive(Debug)]
+pub struct Autocast {
+    device: CString,
+    // It belongs to the thread that made it.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Autocast {
+    /// On devices of this one's type; `device` as libtorch spells it.
+    pub fn bf16(device: &str) -> Autocast {
+        let device = CString::new(device).unwrap_or_default();
+        // SAFETY: the string ends in a zero; sets flags of the thread.
+        unsafe { cf_autocast_bf16(device.as_ptr(), 1) };
+        Autocast { device, _not_send: PhantomData }
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { cf_autocast_bf16(self.device.as_ptr(), 0) };
+    }
 }
 
 /// Computes attention by its formula in this process from here on: the fused kernels have no second derivative.

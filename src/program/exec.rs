@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::{
-    dispatch::{self, DispatchError, Input, Output as Result_},
+    dispatch::{self, Autocast, DispatchError, Input, Output as Result_},
     graph::{Arg, IntArg, Output, ValueId},
-    plan::{Action, Plan, Step},
+    plan::{Action, Plan, Precision, Step},
     symbolic::Scalar,
 };
 
@@ -67,6 +67,7 @@ impl Plan {
     /// # Errors
     /// A node fails; the error names it, and says whether memory ran out.
     pub fn run(&self, input: &Tensor) -> Result<Execution, ExecError> {
+        let _precision = self.reduced_precision();
         let mut frame = self.frame(None)?;
         frame.taps = self.taps.iter().map(|_| None).collect();
         let input = self.feed(input, &mut frame)?;
@@ -86,12 +87,18 @@ impl Plan {
     /// As for [`Plan::run`].
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, ExecError> {
         let _no_grad = tch::no_grad_guard();
+        let _precision = self.reduced_precision();
         let mut frame = self.frame(None)?;
         let _ = self.feed(input, &mut frame)?;
         for step in &self.steps {
             self.advance(step, &mut frame)?;
         }
         self.take_output(&mut frame)
+    }
+
+    /// While the guard lives, operators run as the precision allows.
+    pub(super) fn reduced_precision(&self) -> Option<Autocast> {
+        (self.options.precision == Precision::Bf16).then(|| Autocast::bf16(&self.device_name))
     }
 
     /// No value yet but the weights and, where one is given, that.
@@ -112,7 +119,11 @@ impl Plan {
     /// Brings the input to the device and binds it; as it was bound, it is returned.
     fn feed(&self, input: &Tensor, frame: &mut Frame) -> Result<Tensor, ExecError> {
         let outside = |error: tch::TchError| outside_error(&error);
-        let input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(self.options.kind)).map_err(outside)?;
+        let mut input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(Kind::Float)).map_err(outside)?;
+        if self.channels_last {
+            let failed = |source| ExecError { node: "input".into(), operator: "contiguous".into(), source };
+            input = dispatch::channels_last(&input).map_err(failed)?;
+        }
         self.bind(self.input, Value::Tensor(input), frame).map_err(outside)?;
         match &frame.values[self.input.index()] {
             Some(Value::Tensor(bound)) => Ok(bound.shallow_clone()),
@@ -139,10 +150,10 @@ impl Plan {
         Ok(())
     }
 
-    /// The output, when all steps are done.
+    /// The output in f32, when all steps are done.
     pub(super) fn take_output(&self, frame: &mut Frame) -> Result<Tensor, ExecError> {
         match frame.values[self.output.index()].take() {
-            Some(Value::Tensor(tensor)) => Ok(tensor),
+            Some(Value::Tensor(tensor)) => tensor.f_to_kind(Kind::Float).map_err(|error| outside_error(&error)),
             _ => Err(bug("the output", "was not computed")),
         }
     }

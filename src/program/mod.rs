@@ -12,6 +12,7 @@ mod dispatch;
 mod exec;
 mod graph;
 mod layers;
+mod memory;
 mod metadata;
 mod passes;
 mod plan;
@@ -28,12 +29,13 @@ use tch::{Device, Tensor};
 
 pub use biases::Bias;
 pub use cuda::{CudaStatus, cuda_status, load_cuda};
-pub use dispatch::{DispatchError, disable_tf32, use_math_attention};
+pub use dispatch::{DispatchError, allow_tf32, use_math_attention};
 pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use layers::{Layer, split_layers};
-pub use metadata::{Dynamic, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
-pub use plan::{Demand, Plan, PlanOptions, device_name};
+pub use memory::{free_bytes, peak_bytes};
+pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
+pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
 
 use archive::{Archive, StoredTensor};
 use graph::{Binding, Graph};
@@ -185,7 +187,11 @@ impl Program {
     }
 
     fn device_error(&self, device: Device, error: &tch::TchError) -> ProgramError {
-        ProgramError::Device { path: self.path().to_owned(), device: device_name(device), reason: from_tch(error).message }
+        self.refused(device, from_tch(error))
+    }
+
+    fn refused(&self, device: Device, error: DispatchError) -> ProgramError {
+        ProgramError::Device { path: self.path().to_owned(), device: device_name(device), reason: error.message }
     }
 }
 

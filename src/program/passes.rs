@@ -236,6 +236,14 @@ pub fn carries_data(node: &Node) -> bool {
     !SHAPE_ONLY.contains(&node.operator())
 }
 
+/// The weight `[O, I, H, W]` of a convolution over images.
+pub fn convolution_weight(node: &Node) -> Option<ValueId> {
+    match (node.operator(), node.arg("weight")) {
+        ("conv2d", Some(Arg::Value(weight))) => Some(*weight),
+        _ => None,
+    }
+}
+
 /// Folds each batch norm in evaluation mode into the convolution before it, where nothing else reads the convolution's output:
 /// `W' = W * s` and `b' = (b - mean) * s + beta` with `s = gamma / sqrt(var + eps)`, computed in f64.
 ///

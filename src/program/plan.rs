@@ -8,16 +8,17 @@ use std::{
     sync::Arc,
 };
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::{
     Program, ProgramError,
-    dispatch::{ArgumentSpec, Operator},
+    dispatch::{self, ArgumentSpec, Operator},
     graph::{Arg, BatchDim, Graph, Node, Operation, Output, ValueId},
     passes::{self, InPlace},
     resume::{self, Suffix},
     symbolic::SymbolicOp,
 };
+use crate::names::Choice;
 
 /// What a plan is to compute.
 #[derive(Clone, Debug, Default)]
@@ -30,17 +31,40 @@ pub struct Demand {
     pub resume_from: Vec<ValueId>,
 }
 
+/// How precisely a plan computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    #[default]
+    Fp32,
+    /// 32-bit floats, whose mantissa GPUs may shorten to 10 bits in matrix products and convolutions.
+    Tf32,
+    /// bfloat16 (8 bits of mantissa) in those operators for which `torch.autocast` uses it: convolutions, matrix products.
+    Bf16,
+}
+
+impl Choice for Precision {
+    const ALL: &'static [Self] = &[Precision::Fp32, Precision::Tf32, Precision::Bf16];
+
+    fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}
+
 /// How a plan is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanOptions {
     /// Where.
     pub device: Device,
-    /// The same operators as eager PyTorch. Otherwise batch norms are folded into convolutions, which is faster and moves sums
-    /// in the last bit. Memory stays contiguous in both: channels-last convolutions were measured to end up about twice as far
-    /// from fp64 as eager fp32 is (on a ResNet-50 with random weights), folding alone just as far.
+    /// The same operators as eager PyTorch, on contiguous memory. Otherwise batch norms are folded into convolutions and images
+    /// lie channels-last, which is faster and moves sums in the last bit.
     pub exact: bool,
-    /// Type of weights and activations. `Float` in production; `Double` is the reference that both are judged by.
-    pub kind: Kind,
+    /// How precisely.
+    pub precision: Precision,
 }
 
 pub(super) enum Action {
@@ -78,6 +102,8 @@ pub struct Plan {
     pub(super) batch_dims: HashMap<ValueId, BatchDim>,
     pub(super) options: PlanOptions,
     pub(super) device_name: String,
+    /// Images and the weights of convolutions lie channels-last.
+    pub(super) channels_last: bool,
     /// Batch norms folded into convolutions.
     pub num_folded: usize,
     // Declared last, so that it is dropped after the tensors that point into it.
@@ -88,6 +114,11 @@ pub struct Plan {
 unsafe impl Send for Plan {}
 
 impl Plan {
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        self.options.device
+    }
+
     /// Prunes, folds, moves weights to the device and resolves operators.
     ///
     /// # Errors
@@ -119,12 +150,18 @@ impl Plan {
                 last_use.insert(value, index);
             }
         }
+        let channels_last = !options.exact;
+        let of_convolutions: HashSet<ValueId> = kept().filter_map(|(_, node)| passes::convolution_weight(node)).collect();
         let mut constants = HashMap::new();
         let needed_constants: HashSet<ValueId> = kept().flat_map(|(_, node)| node.uses().collect::<Vec<_>>()).collect();
         let mut folded_constants: HashMap<ValueId, Tensor> = folded.0.into_iter().collect();
         for id in needed_constants {
             let Some(tensor) = folded_constants.remove(&id).or_else(|| program.constant(id)) else { continue };
-            constants.insert(id, prepare(tensor, options).map_err(torch)?);
+            let mut tensor = tensor.f_to_device(options.device).map_err(torch)?;
+            if channels_last && of_convolutions.contains(&id) {
+                tensor = dispatch::channels_last(&tensor).map_err(|error| program.refused(options.device, error))?;
+            }
+            constants.insert(id, tensor);
         }
 
         let mut steps = Vec::new();
@@ -161,17 +198,11 @@ impl Plan {
             batch_dims: graph.batch_dims,
             options,
             device_name: device_name(options.device),
+            channels_last,
             num_folded: folded.1,
             _mapping: program.archive.mapping(),
         })
     }
-}
-
-/// A weight as the device wants it. The exporter makes every weight f32; a constant of another type is there on purpose, and
-/// the operators around it were traced for that type.
-fn prepare(tensor: Tensor, options: PlanOptions) -> Result<Tensor, tch::TchError> {
-    let tensor = if tensor.kind() == Kind::Float { tensor.f_to_kind(options.kind)? } else { tensor };
-    tensor.f_to_device(options.device)
 }
 
 /// Checks that every node's operator exists here and is called as its schema wants; returns all problems.
@@ -277,14 +308,5 @@ mod tests {
         let step = step(&node, InPlace::Rebind, false, Vec::new()).expect("`dropout` calls it `input`");
         assert_eq!(step.args[0], Some(Arg::Value(input)));
         assert_eq!(step.rebind, Some(input));
-    }
-
-    #[test]
-    fn constants_keep_types_that_are_there_on_purpose() {
-        let options = PlanOptions { device: Device::Cpu, exact: true, kind: Kind::Double };
-        for (stored, wanted) in [(Kind::Float, Kind::Double), (Kind::BFloat16, Kind::BFloat16), (Kind::Int64, Kind::Int64)] {
-            let tensor = Tensor::ones([2], (stored, Device::Cpu));
-            assert_eq!(prepare(tensor, options).expect("prepared").kind(), wanted);
-        }
     }
 }

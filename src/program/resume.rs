@@ -92,6 +92,7 @@ impl Plan {
         let tap = self.taps[tap];
         let suffix = self.suffixes.get(&tap).expect("the plan was made to resume from this tap");
         let _no_grad = tch::no_grad_guard();
+        let _precision = self.reduced_precision();
         let count = activation.size()[0];
         let mut frame = self.frame(Some((tap, Value::Tensor(activation.shallow_clone()))))?;
         if self.can_repeat(suffix) {

@@ -51,13 +51,16 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.format);
     let target = target(args)?;
     check_class_flag(&target, &args.cam.classes, None).map_err(anyhow::Error::msg)?;
-    let Model { program, layers, plan_options } = args.cam.open(&reporter)?;
+    let Model { program, layers, devices } = args.cam.open(&reporter)?;
+    let [plan_options] = devices[..] else {
+        return Err(anyhow::anyhow!("`camflow explain` runs on one device\nhint: name one with `--device`").into());
+    };
     check_task(&program, &target)?;
     let (names, asked) = asked(args, &target, &program)?;
     let options = args.cam.explain_options(&program, layers);
     let outputs = Outputs::new(args.out.clone(), args.format, names, &program, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
-    check_output(&program, explainer.plan(), &plan_options, &target)?;
+    check_output(&program, explainer.plan(), &target)?;
 
     let mut exit = Exit::Done;
     for input in &args.inputs {

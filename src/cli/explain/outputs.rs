@@ -12,7 +12,7 @@ use crate::{
     cli::print,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
-        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_heatmap, encode_rgb, overlay, resize_rgb, with_suffix,
+        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, with_suffix,
         write_atomically, write_f32,
     },
     names::Choice,
@@ -90,7 +90,7 @@ impl Outputs {
 
     /// The heatmap in colour over its image, at the heatmap's size; small maps of a layer at the image's.
     fn overlay(&self, image: &RgbImage, heatmap: &Heatmap) -> anyhow::Result<RgbImage> {
-        let Heatmap { height, width, values } = heatmap;
+        let Heatmap { height, width, values, .. } = heatmap;
         if self.size != HeatmapSize::Layer {
             let image = resize_rgb(image, *height, *width, Interpolation::Bilinear, true)?;
             return Ok(overlay(&image, *height, *width, values, OPACITY)?);
@@ -102,11 +102,11 @@ impl Outputs {
     }
 
     fn files(&self, stem: &Path, heatmap: &Heatmap, overlay: Option<&RgbImage>) -> anyhow::Result<Vec<PathBuf>> {
-        let Heatmap { height, width, values } = heatmap;
+        let Heatmap { height, width, values, levels } = heatmap;
         let mut npy = Vec::new();
         write_f32(&mut npy, &[*height, *width], values).context("the array cannot be encoded")?;
         let mut files =
-            vec![(with_suffix(stem, ".npy"), npy), (with_suffix(stem, ".png"), encode_heatmap(*height, *width, values)?)];
+            vec![(with_suffix(stem, ".npy"), npy), (with_suffix(stem, ".png"), encode_gray(*height, *width, levels)?)];
         if let Some(overlay) = overlay {
             files.push((with_suffix(stem, ".overlay.png"), encode_rgb(overlay)?));
         }

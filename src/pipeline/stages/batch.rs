@@ -5,43 +5,45 @@
 
 use std::collections::VecDeque;
 
-use crate::pipeline::{DecodedSample, InputBatch};
+use crate::pipeline::{BatchLimit, DecodedSample, InputBatch};
 
 /// How many batches' worth of samples may wait for company. More fill batches better and cost memory: each sample of
 /// 3x520x693 takes 4.3 MB.
-const LOOK_AHEAD_BATCHES: usize = 4;
+const LOOK_AHEAD_BATCHES: f64 = 4.0;
 
 /// Collects samples into batches of equal shape.
 #[derive(Debug)]
 pub struct Batcher {
-    batch_size: usize,
+    limit: BatchLimit,
     /// Shapes in the order in which their oldest sample arrived.
     waiting: VecDeque<((usize, usize), Vec<DecodedSample>)>,
-    num_waiting: usize,
+    /// How much of the look-ahead they use up: each sample the part of a full batch of its shape.
+    used: f64,
 }
 
 impl Batcher {
-    /// Batches of at most `batch_size` samples.
-    pub fn new(batch_size: usize) -> Self {
-        Batcher { batch_size: batch_size.max(1), waiting: VecDeque::new(), num_waiting: 0 }
+    /// Batches of at most so much.
+    pub fn new(limit: BatchLimit) -> Self {
+        Batcher { limit, waiting: VecDeque::new(), used: 0.0 }
     }
 
     /// Takes a sample; gives a batch when one is full or the look-ahead is used up.
     pub fn push(&mut self, sample: DecodedSample) -> Option<InputBatch> {
         let shape = (sample.height, sample.width);
-        self.num_waiting += 1;
+        let full = self.limit.of_shape(sample.height, sample.width);
+        self.used += 1.0 / full as f64;
         let index = match self.waiting.iter().position(|(waiting, _)| *waiting == shape) {
             Some(index) => index,
             None => {
-                self.waiting.push_back((shape, Vec::with_capacity(self.batch_size)));
+                self.waiting.push_back((shape, Vec::with_capacity(full)));
                 self.waiting.len() - 1
             }
         };
         self.waiting[index].1.push(sample);
-        if self.waiting[index].1.len() >= self.batch_size {
+        if self.waiting[index].1.len() >= full {
             return self.take(index);
         }
-        if self.num_waiting >= self.batch_size * LOOK_AHEAD_BATCHES { self.take(0) } else { None }
+        if self.used >= LOOK_AHEAD_BATCHES { self.take(0) } else { None }
     }
 
     /// What is left, oldest first; `None` when nothing is.
@@ -51,7 +53,9 @@ impl Batcher {
 
     fn take(&mut self, index: usize) -> Option<InputBatch> {
         let ((height, width), mut samples) = self.waiting.remove(index)?;
-        self.num_waiting -= samples.len();
+        // Without samples nothing is used, whatever the rounding of the sum says.
+        let part = samples.len() as f64 / self.limit.of_shape(height, width) as f64;
+        self.used = if self.waiting.is_empty() { 0.0 } else { self.used - part };
         let pixels = if let [only] = &mut samples[..] {
             std::mem::take(&mut only.pixels)
         } else {
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn shapes_do_not_mix_and_pixels_follow_their_samples() {
-        let mut batcher = Batcher::new(2);
+        let mut batcher = Batcher::new(BatchLimit::samples(2));
         assert!(batcher.push(sample(0, 1, 2)).is_none());
         assert!(batcher.push(sample(1, 2, 1)).is_none());
         let batch = batcher.push(sample(2, 1, 2)).expect("a full batch");
@@ -108,12 +112,24 @@ mod tests {
 
     #[test]
     fn a_lone_shape_goes_out_when_the_look_ahead_is_used_up() {
-        let mut batcher = Batcher::new(2);
+        let mut batcher = Batcher::new(BatchLimit::samples(2));
         let mut out = Vec::new();
-        for seq in 0..(2 * LOOK_AHEAD_BATCHES as u64) {
+        for seq in 0..8 {
             out.extend(batcher.push(sample(seq, 1 + seq as usize, 1)));
         }
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].samples[0].sample.seq, 0, "the oldest goes first");
+    }
+
+    #[test]
+    fn small_images_come_in_larger_batches() {
+        let mut batcher = Batcher::new(BatchLimit { samples: 8, pixels: 12 });
+        let mut sizes = Vec::new();
+        for seq in 0..6 {
+            sizes.extend(batcher.push(sample(seq, 2, 2)).map(|batch| batch.samples.len()));
+        }
+        assert_eq!(sizes, [3, 3]);
+        let large = batcher.push(sample(6, 5, 5)).expect("one sample always is a batch");
+        assert_eq!(large.samples.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    media::{Durability, MediaError, deflate_f32, encode_heatmap, with_suffix, write_atomically, write_f16, write_f32},
+    media::{Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_atomically, write_f16, write_f32},
     names::Choice,
     pipeline::{ExplainedSample, Heatmap, HeatmapFields, RunError, StoredMap, WrittenHeatmap, WrittenHeatmaps},
 };
@@ -128,12 +128,12 @@ impl Encoder {
     }
 
     fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<StoredMap, RunError> {
-        let Heatmap { height, width, values } = heatmap;
+        let Heatmap { height, width, values, levels } = heatmap;
         if self.store == Store::Inline {
             return Ok(StoredMap::Inline(deflate_f32(&[*height, *width], values)));
         }
         let path = with_suffix(stem, ".png");
-        let png = encode_heatmap(*height, *width, values).map_err(|error| unwritable(&path, error))?;
+        let png = encode_gray(*height, *width, levels).map_err(|error| unwritable(&path, error))?;
         write_atomically(&path, Durability::Machine, |writer| std::io::Write::write_all(writer, &png))
             .map_err(|error| unwritable(&path, error))?;
         Ok(StoredMap::File(path))

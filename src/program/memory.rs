@@ -1,0 +1,79 @@
+//! How much memory a run takes, and how much there is: what a batch size is chosen by.
+
+use std::ffi::{CString, c_char};
+
+use super::dispatch::take_text;
+
+#[repr(C)]
+struct RawMeter {
+    _private: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn cf_meter_start(device: *const c_char, error: *mut *mut c_char) -> *mut RawMeter;
+    fn cf_meter_stop(meter: *mut RawMeter) -> i64;
+    fn cf_device_free_bytes(device: *const c_char, bytes: *mut i64, error: *mut *mut c_char) -> i32;
+}
+
+/// Runs `work` and measures the most bytes of tensors that it had in use at once on devices of this one's type (`cpu`, `cuda:0`).
+/// `None` where libtorch cannot tell.
+pub fn peak_bytes<T>(device: &str, work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    let device = CString::new(device).unwrap_or_default();
+    let mut error = std::ptr::null_mut();
+    // SAFETY: the string ends in a zero; the meter is stopped below, on this thread.
+    let meter = unsafe { cf_meter_start(device.as_ptr(), &raw mut error) };
+    let result = work();
+    if meter.is_null() {
+        let _ = take_text(error);
+        return (result, None);
+    }
+    // SAFETY: it was started above and is stopped once.
+    let peak = unsafe { cf_meter_stop(meter) };
+    (result, u64::try_from(peak).ok())
+}
+
+/// Bytes that a run may still take: of the machine's memory (or of what its container allows) for `cpu`, else of the device's
+/// own. `None` where the system does not say.
+pub fn free_bytes(device: &str) -> Option<u64> {
+    if device == "cpu" {
+        return free_host_bytes();
+    }
+    let device = CString::new(device).ok()?;
+    let (mut bytes, mut error) = (0, std::ptr::null_mut());
+    // SAFETY: the string ends in a zero, the others are places to write to.
+    let status = unsafe { cf_device_free_bytes(device.as_ptr(), &raw mut bytes, &raw mut error) };
+    if status != 0 {
+        let _ = take_text(error);
+        return None;
+    }
+    u64::try_from(bytes).ok()
+}
+
+fn free_host_bytes() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let available = Some(system.available_memory()).filter(|bytes| *bytes > 0)?;
+    let in_container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    Some(available.min(in_container))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_what_lives_at_once() {
+        let megabyte = || tch::Tensor::zeros([1 << 18], (tch::Kind::Float, tch::Device::Cpu));
+        let ((), one_by_one) = peak_bytes("cpu", || (0..4).for_each(|_| drop(megabyte())));
+        let (_kept, together) = peak_bytes("cpu", || (0..4).map(|_| megabyte()).collect::<Vec<_>>());
+        let (one_by_one, together) = (one_by_one.expect("measured"), together.expect("measured"));
+        assert!((1 << 20..2 << 20).contains(&one_by_one), "{one_by_one}");
+        assert!((4 << 20..5 << 20).contains(&together), "{together}");
+    }
+
+    #[test]
+    fn the_machine_has_memory() {
+        assert!(free_bytes("cpu").expect("known here") > 1 << 20);
+        assert_eq!(free_bytes("no such device"), None);
+    }
+}
