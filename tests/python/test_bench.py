@@ -39,11 +39,10 @@ def test_the_benchmark_measures_and_its_contenders_agree(binary, standin_model, 
     assert (agreement["base"], agreement["num_maps"], agreement["num_empty"]) == ("notebook", 4, 0)
     deviation = agreement["deviation"]
     print(json.dumps(deviation, indent=1))
-    # The same operators on the same pixels, but for what two decoders and resamplers of JPEG make of them.
-    assert deviation["python"]["max"] < 1e-4
-    assert deviation["camflow_exact"]["median_of_max"] < 1e-3
-    assert deviation["tuned"]["median_of_max"] < 2e-2 and deviation["camflow"]["median_of_max"] < 2e-2
-    assert deviation["tuned_bf16"]["mean"] < 0.1
+    # The same pixels and operators; where batch norms are folded, a trained network moves little.
+    assert deviation["python"]["max"] < 1e-4 and deviation["camflow_exact"]["max"] < 1e-4
+    assert deviation["tuned"]["max"] < 1e-2 and deviation["camflow"]["max"] < 1e-2
+    assert deviation["tuned_bf16"]["mean"] < 1e-2
 
     assert "| (d) camflow |" in printed and "| `fp32_vs_notebook` |" in printed
     assert bench("--from", figures, "--plot", picture) == printed, "the table of the figures is that of the run"
