@@ -14,8 +14,8 @@ mod target;
 
 use tch::Tensor;
 
-pub use cam::Method;
-pub use heatmap::HeatmapSize;
+pub use cam::{LayerView, Method};
+pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions};
 
 use crate::{

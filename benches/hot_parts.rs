@@ -1,0 +1,262 @@
+//! The parts of a run that take time beside the network itself, each alone, at the sizes of the README's example: a photograph
+//! of 480x640 that becomes 3x520x693, and DeepLabV3-ResNet50's layers.
+//!
+//! ```text
+//! cargo bench                 all of them, about two minutes
+//! cargo bench -- encode       those whose name contains this
+//! ```
+//!
+//! What the network takes is measured by `scripts/bench.sh`.
+#![expect(clippy::print_stderr, reason = "a program for people")]
+
+use std::{
+    hint::black_box,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bson::{DateTime, Document, doc, oid::ObjectId};
+use camflow::{
+    explain::{LayerView, Method, heatmaps},
+    fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField, find_python},
+    media::{
+        ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32, encode_heatmap,
+        inflate_array, read_image, write_f32,
+    },
+    pipeline::{SampleRef, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
+};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use tch::{Device, Kind, Tensor};
+
+const IMAGE: (usize, usize) = (480, 640);
+const INPUT: (usize, usize) = (520, 693);
+const PERSON: u8 = 15;
+
+/// Something between a flat picture and noise, as photographs are, in `0..=255`.
+fn wave(y: usize, x: usize) -> f32 {
+    let (y, x) = (y as f32, x as f32);
+    let grain = (x * 12.9898 + y * 78.233).sin() * 43_758.547;
+    127.5 + 90.0 * (x / 37.0).sin() * (y / 53.0).cos() + 20.0 * (grain - grain.floor())
+}
+
+fn jpeg() -> Vec<u8> {
+    let (height, width) = IMAGE;
+    let pixels: Vec<u8> =
+        (0..height * width).flat_map(|n| [0, 40, 80].map(|shift| wave(n / width, n % width + shift) as u8)).collect();
+    let mut encoder = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    encoder.set_size(width, height);
+    encoder.set_quality(90.0);
+    let mut encoder = encoder.start_compress(Vec::new()).expect("a JPEG encoder");
+    encoder.write_scanlines(&pixels).expect("JPEG lines");
+    encoder.finish().expect("a JPEG")
+}
+
+/// What FiftyOne keeps in a document: a zlib stream of a `.npy` file of bytes.
+fn stored_mask() -> Vec<u8> {
+    let (height, width) = IMAGE;
+    let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({height}, {width}), }}");
+    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend(u16::try_from(header.len()).expect("a short header").to_le_bytes());
+    file.extend(header.as_bytes());
+    let inside = |n: usize| (n / width).abs_diff(260).pow(2) + (n % width).abs_diff(300).pow(2) < 170 * 170;
+    file.extend((0..height * width).map(|n| if inside(n) { PERSON } else { 0 }));
+    let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    stream.write_all(&file).expect("compressed");
+    stream.finish().expect("a zlib stream")
+}
+
+/// A heatmap as a deep layer gives it: smooth.
+fn heatmap() -> Vec<f32> {
+    let (height, width) = INPUT;
+    (0..height * width).map(|n| 0.5 + 0.5 * ((n / width) as f32 / 60.0).sin() * ((n % width) as f32 / 80.0).cos()).collect()
+}
+
+fn decode(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("photo.jpg");
+    std::fs::write(&path, jpeg()).expect("a photograph");
+    let resize = PreprocessStep::ResizeSmaller { size: INPUT.0, interpolation: Interpolation::Bilinear, antialias: true };
+    let normalize = PreprocessStep::Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let preprocess = Preprocess { steps: vec![resize, normalize] };
+    let limits = ImageLimits::default();
+    let read = || read_image(&path, &limits, ExifPolicy::Ignore).expect("an image");
+    let image = read();
+    let input = preprocess.apply(&image).expect("an input");
+    assert_eq!((input.height, input.width), INPUT);
+    criterion.bench_function("decode/jpeg", |bencher| bencher.iter(read));
+    criterion.bench_function("decode/resize_and_normalize", |bencher| {
+        bencher.iter(|| preprocess.apply(black_box(&image)).expect("an input"))
+    });
+}
+
+fn target(criterion: &mut Criterion) {
+    let stored = stored_mask();
+    let limit = ImageLimits::default().max_bytes;
+    let build = || {
+        let mask = LabelMask::from_array(inflate_array(black_box(&stored), limit).expect("an array")).expect("a mask");
+        mask.select(&MaskValue::Index(PERSON.into())).expect("the class").resize_nearest(INPUT.0, INPUT.1)
+    };
+    assert!(build().count() > 0);
+    criterion.bench_function("target/stored_mask_to_input", |bencher| bencher.iter(build));
+}
+
+fn cam(criterion: &mut Criterion) {
+    for (layer, size) in [("layer1", [1, 256, 130, 174]), ("layer4", [1, 2048, 65, 87])] {
+        tch::manual_seed(0);
+        let random = || Tensor::randn(size, (Kind::Float, Device::Cpu));
+        let view = LayerView { activation: random().relu(), gradient: Some(random()), ..LayerView::default() };
+        let make = || {
+            let saliency = Method::Gradcam.saliency(&view, None, false).expect("a saliency");
+            let map = heatmaps(&[saliency], Some(INPUT)).expect("a heatmap");
+            Vec::<f32>::try_from(map.reshape([-1])).expect("values")
+        };
+        assert_eq!(make().len(), INPUT.0 * INPUT.1);
+        criterion.bench_function(&format!("cam/gradcam_{layer}"), |bencher| bencher.iter(make));
+    }
+}
+
+fn encode(criterion: &mut Criterion) {
+    let (height, width) = INPUT;
+    let values = heatmap();
+    criterion.bench_function("encode/png", |bencher| {
+        bencher.iter(|| encode_heatmap(height, width, black_box(&values)).expect("a PNG"))
+    });
+    criterion.bench_function("encode/npy", |bencher| {
+        bencher.iter(|| {
+            let mut file = Vec::new();
+            write_f32(&mut file, &[height, width], black_box(&values)).expect("written");
+            file
+        });
+    });
+    criterion.bench_function("encode/inline", |bencher| bencher.iter(|| deflate_f32(&[height, width], black_box(&values))));
+}
+
+/// A mongod on a folder of its own.
+struct Mongod {
+    process: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Mongod {
+    /// `None`, with the reason on standard error, where there is no mongod.
+    fn start() -> Option<Self> {
+        let named = std::env::var_os("CAMFLOW_MONGOD").map(PathBuf::from);
+        let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
+        let Some(executable) = named.or_else(|| find_python(Some(python)).ok()?.mongod) else {
+            eprintln!("SKIPPED commit/update_128_samples: no mongod (run `bash scripts/setup.sh` or set CAMFLOW_MONGOD)");
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a folder for mongod");
+        let mut process = Command::new(&executable)
+            .arg("--dbpath")
+            .arg(folder.path())
+            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--port", "0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("`{}` does not start: {error}", executable.display()));
+        let mut log = BufReader::new(process.stdout.take().expect("mongod's log")).lines().map_while(Result::ok);
+        let port = log
+            .by_ref()
+            .find(|line| line.contains("\"Waiting for connections\""))
+            .and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?["attr"]["port"].as_u64())
+            .and_then(|port| u16::try_from(port).ok())
+            .unwrap_or_else(|| panic!("`{}` ended before it listened", executable.display()));
+        // Somebody has to read on, or mongod would block on a full pipe.
+        std::thread::spawn(move || log.for_each(drop));
+        Some(Mongod { process, port, _folder: folder })
+    }
+}
+
+impl Drop for Mongod {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A dataset `street` as FiftyOne writes it, with so many samples; their ids.
+fn insert_dataset(uri: &str, num_samples: usize) -> Vec<ObjectId> {
+    let id = ObjectId::new();
+    let field = |name: &str, kind: &str| {
+        let key = if name == "id" { "_id" } else { name };
+        doc! {"name": name, "ftype": format!("fiftyone.core.fields.{kind}"), "embedded_doc_type": null, "subfield": null,
+        "fields": [], "db_field": key, "description": null, "info": null, "read_only": false, "created_at": DateTime::now()}
+    };
+    let dataset = doc! {
+        "_id": id, "name": "street", "slug": "street", "version": "1.22.1", "persistent": true, "media_type": "image",
+        "sample_collection_name": format!("samples.{}", id.to_hex()),
+        "sample_fields": [field("id", "ObjectIdField"), field("filepath", "StringField")],
+        "created_at": DateTime::now(), "last_modified_at": DateTime::from_millis(0),
+    };
+    let ids: Vec<ObjectId> = (0..num_samples).map(|_| ObjectId::new()).collect();
+    let samples = ids.iter().enumerate().map(|(n, id)| {
+        doc! {"_id": id, "filepath": format!("/data/{n}.jpg"), "tags": [], "_media_type": "image", "_rand": 0.5,
+        "created_at": DateTime::from_millis(0), "last_modified_at": DateTime::from_millis(0)}
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime
+        .block_on(async {
+            let database = mongodb::Client::with_uri_str(uri).await?.database("fiftyone");
+            database.collection::<Document>("config").insert_one(doc! {"version": "1.22.1", "type": "fiftyone"}).await?;
+            database.collection::<Document>("datasets").insert_one(dataset).await?;
+            let collection = database.collection::<Document>(&format!("samples.{}", id.to_hex()));
+            collection.insert_many(samples).await
+        })
+        .expect("the driver");
+    ids
+}
+
+fn commit(criterion: &mut Criterion) {
+    // As many as the commit stage sends at once.
+    const NUM_UPDATES: usize = 128;
+    let Some(mongod) = Mongod::start() else { return };
+    let uri = format!("mongodb://127.0.0.1:{}", mongod.port);
+    let ids = insert_dataset(&uri, NUM_UPDATES);
+    let location = DatabaseLocation::Server(ConnectionUri::new(uri, "the benchmark"));
+    let config = DatabaseConfig { location, name: "fiftyone".into() };
+    let database = Database::connect(&config, &ConnectOptions::default()).expect("a connection").database;
+    let dataset = Dataset::open(&database, "street").expect("the dataset");
+    let names: Vec<String> = (1..=4).map(|layer| format!("person_grad_layer_{layer}")).collect();
+    let fields = names.iter().map(|name| HeatmapField {
+        name: name.clone(),
+        layer: "backbone.layer4".into(),
+        method: "gradcam".into(),
+        model: "deeplabv3".into(),
+    });
+    let mut sink = dataset.sink(fields.collect()).expect("a sink");
+    let mut round = 0;
+    let mut updates = || -> Vec<SampleUpdate> {
+        // Other paths each time, or the server would find nothing to change.
+        round += 1;
+        let heatmap = |name: &String, n: usize| WrittenHeatmap {
+            field: name.clone(),
+            class: "person".into(),
+            map: StoredMap::File(format!("/maps/{name}/{n}.{round}.png").into()),
+            npy_path: Some(format!("/maps/{name}/{n}.{round}.npy").into()),
+            score: 0.5,
+            fingerprint: format!("{round:032x}"),
+        };
+        let update = |(n, id): (usize, &ObjectId)| SampleUpdate {
+            sample: SampleRef { seq: n as u64, id: id.to_hex(), media_path: format!("/data/{n}.jpg").into() },
+            heatmaps: names.iter().map(|name| heatmap(name, n)).collect(),
+            superseded: Vec::new(),
+        };
+        ids.iter().enumerate().map(update).collect()
+    };
+    criterion.bench_function("commit/update_128_samples", |bencher| {
+        bencher.iter_batched(&mut updates, |updates| sink.commit(&updates).expect("a commit"), BatchSize::PerIteration);
+    });
+}
+
+criterion_group! {
+    name = hot_parts;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
+    targets = decode, target, cam, encode, commit
+}
+criterion_main!(hot_parts);

@@ -1,0 +1,100 @@
+//! How fast a device makes heatmaps with nothing around it: no files, no database, no other stage. `scripts/bench.py` holds the
+//! rate of a whole run against it.
+//!
+//! ```text
+//! cargo run --release --example device_rate -- MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH
+//! ```
+//!
+//! `INPUT.npy` is f32 `[1, 3, H, W]`, `MASK.npy` whole numbers `[h, w]` in which `CHANNEL` marks the class. The image is
+//! explained `COUNT` times in batches of `BATCH`, at `LAYERS` (comma-separated) with Grad-CAM; printed is one JSON object.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+use std::{error::Error, path::Path, process::ExitCode, time::Instant};
+
+use camflow::{
+    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
+    media::{FrameRegion, LabelMask, MaskValue, read_array_file},
+    pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
+    program::{CudaStatus, PlanOptions, Program, cuda_status, disable_tf32},
+};
+use tch::{Device, Kind};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match measure(&arguments) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
+    let [model, input, mask, channel, layers, device, count, batch] = arguments else {
+        return Err("usage: device_rate MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH".into());
+    };
+    let channel: i64 = channel.parse()?;
+    let (count, batch): (usize, usize) = (count.parse()?, batch.parse()?);
+    let device = match (device.as_str(), cuda_status()) {
+        ("cpu", _) => Device::Cpu,
+        (_, CudaStatus::Available(_)) => Device::Cuda(0),
+        (_, CudaStatus::Unavailable(reason)) => return Err(reason.to_string().into()),
+    };
+    let program = Program::open(Path::new(model))?;
+    let layers = program.resolve_layers(&layers.split(',').map(str::to_owned).collect::<Vec<_>>())?;
+    let options = ExplainOptions {
+        layers,
+        methods: vec![Method::Gradcam],
+        fuse_layers: false,
+        eigen_smooth: false,
+        aug_smooth: false,
+        size: HeatmapSize::Input,
+        background: None,
+        probe_batch: 1,
+    };
+    if device.is_cuda() {
+        disable_tf32();
+    }
+    let plan_options = PlanOptions { device, exact: false, kind: Kind::Float };
+    let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
+
+    let image = read_array_file(Path::new(input), 1 << 30)?;
+    let [_, _, height, width] = image.shape[..] else { return Err("the input is not [1, 3, H, W]".into()) };
+    let pixels = image.values.to_f32();
+    let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
+    let selected = label.select(&MaskValue::Index(channel))?;
+    let sample = DecodedSample {
+        sample: SampleRef { seq: 0, id: "0".into(), media_path: input.into() },
+        pixels: Vec::new(),
+        height,
+        width,
+        region: FrameRegion {
+            image_height: height,
+            image_width: width,
+            frame_height: height,
+            frame_width: width,
+            top: 0,
+            left: 0,
+        },
+        targets: vec![ClassTarget { class: 0, channel: Channel::Index(channel), pixels: TargetPixels::Mask(selected) }],
+        fingerprint: Fingerprint::of_job("device_rate"),
+        existing: Vec::new(),
+    };
+    let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], pixels: pixels.repeat(size), height, width };
+
+    let started = Instant::now();
+    let mut done = 0;
+    while done < count {
+        let made = explainer.explain(batch_of(batch.min(count - done)))?;
+        if let Some(failure) = made.failed.first() {
+            return Err(failure.error.clone().into());
+        }
+        done += made.explained.len();
+    }
+    let elapsed = started.elapsed().as_secs_f64();
+    Ok(format!("{{\"num_samples\": {done}, \"loop_s\": {elapsed}}}"))
+}
