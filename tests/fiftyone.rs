@@ -198,7 +198,7 @@ fn read_all(mut source: SampleSource) -> Vec<SelectedSample> {
         if page.is_empty() {
             return samples;
         }
-        assert!(page.len() <= 100);
+        assert!(page.len() <= 1000);
         samples.extend(page);
     }
 }
@@ -306,6 +306,29 @@ fn groups_are_read_slice_by_slice() {
     assert_eq!(read(&["right"]).expect("one slice").len(), 10);
     assert!(read(&["pcd"]).expect_err("no images").to_string().contains("slice `pcd` holds no images"));
     assert!(dataset.notices()[0].contains("`pcd`"));
+}
+
+#[test]
+fn pages_that_are_used_up_quickly_grow() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..3500).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let pages = |selection: Selection| {
+        let mut source = dataset.source(selection).expect("a source");
+        std::iter::from_fn(|| Some(source.next_samples().expect("a page")).filter(|page| !page.is_empty())).collect::<Vec<_>>()
+    };
+    let all = pages(Selection::default());
+    assert_eq!(all[0].len(), 100);
+    // A machine that is busy may take its time, but not for all of them.
+    assert!(all.len() < 35, "{} pages", all.len());
+    let all = all.concat();
+    assert_eq!(paths(&all), (0..3500).map(|n| format!("/data/{n}.jpg")).collect::<Vec<_>>());
+    assert!(all.iter().enumerate().all(|(n, sample)| sample.sample.seq == n as u64));
+    // The page that is fetched ahead keeps to the limit, and to the list of ids.
+    let some = pages(Selection { limit: Some(2222), ..Selection::default() }).concat();
+    assert_eq!(some[..], all[..2222]);
+    let ids = all.iter().step_by(2).map(|sample| sample.sample.id.clone()).collect();
+    assert_eq!(pages(Selection { ids: Some(ids), ..Selection::default() }).concat().len(), 1750);
 }
 
 #[test]

@@ -25,8 +25,8 @@ use crate::{
     media::{ExifPolicy, ImageLimits, MaskValue},
     names::{Choice, backticked},
     pipeline::{
-        BatchLimit, Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, Source, Store,
-        TargetClass, Targets, run,
+        BatchLimit, Cancellation, Decoder, Encoder, Fingerprint, HeatmapFields, NpyFormat, Parts, RunOptions, SkipReason, Source,
+        Store, TargetClass, Targets, run,
     },
     program::{Dynamic, Program, device_name},
     report::{Format, Reporter},
@@ -232,7 +232,10 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     if let Some(fault) = fault {
         return Err(Failure::aborted(fault));
     }
-    check_schema(&sink, &reporter).map_err(Failure::aborted)?;
+    // Without a heatmap in any sample there is nothing to declare.
+    if summary.num_committed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate) {
+        check_schema(&sink, &reporter).map_err(Failure::aborted)?;
+    }
     if summary.num_committed > 0 {
         reporter.notice(&format!(
             "look at them with `fiftyone app launch {}`; a Python that has the dataset open sees them after `dataset.reload()`",

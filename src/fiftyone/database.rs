@@ -12,7 +12,10 @@ use mongodb::{
     error::ErrorKind,
     options::{ClientOptions, ServerAddress},
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+};
 
 use super::{
     config::{DatabaseConfig, DatabaseLocation},
@@ -257,7 +260,31 @@ impl Database {
             Err(_) => Err(Error::Timeout { seconds: COMMAND.as_secs(), doing: doing.to_owned() }),
         }
     }
+
+    /// Begins a command for which [`Database::finish`] waits. It must not hold this connection, which ends with its last
+    /// holder and cannot end inside its own runtime.
+    pub(super) fn start<T: Send + 'static>(
+        &self,
+        command: impl Future<Output = mongodb::error::Result<T>> + Send + 'static,
+    ) -> Pending<T> {
+        Pending(self.0.runtime.spawn(command))
+    }
+
+    /// Blocks until the command is done, as [`Database::run`] does.
+    pub(super) fn finish<T>(&self, doing: &str, pending: Pending<T>) -> Result<T, Error> {
+        self.run(doing, async {
+            match pending.0.await {
+                Ok(done) => done,
+                // Nobody cancels a command: it panicked, which is a bug, and this stage's own.
+                Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+            }
+        })
+    }
 }
+
+/// A command that was begun.
+#[derive(Debug)]
+pub(super) struct Pending<T>(JoinHandle<mongodb::error::Result<T>>);
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,13 +6,14 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
-use futures_util::TryStreamExt;
+use mongodb::Collection;
 
 use super::{
+    database::Pending,
     dataset::Dataset,
     error::Error,
     label_field::{LabelField, command_code},
@@ -24,8 +25,15 @@ use crate::{
     pipeline::{RunError, SelectedSample, Source},
 };
 
-/// Samples per page: enough to make the round trip cheap, few enough that the next stages get work at once.
-const PAGE: i64 = 100;
+/// Samples per page at first: few enough that the next stages get work at once, and that labels are not old when their
+/// turn comes.
+const PAGE: u64 = 100;
+
+/// Samples per page where there is little to do for each: enough that the round trip costs next to nothing.
+const LARGEST_PAGE: u64 = 1000;
+
+/// A page that is used up within this time is followed by one twice as large, which is fetched meanwhile.
+const QUICK: Duration = Duration::from_millis(100);
 
 /// A page ends early when it holds this much: in-document masks of large images are a megabyte each, and the pages wait
 /// in memory.
@@ -86,6 +94,9 @@ pub struct SampleSource {
     /// How many samples may still be returned.
     left: u64,
     seq: u64,
+    pace: Pace,
+    /// The next page, on its way.
+    ahead: Option<Pending<Page>>,
     num_samples: Option<u64>,
     notices: Vec<String>,
 }
@@ -105,6 +116,8 @@ impl SampleSource {
             offset: selection.offset,
             left: selection.limit.unwrap_or(u64::MAX),
             seq: 0,
+            pace: Pace::default(),
+            ahead: None,
             num_samples: None,
             notices: Vec::new(),
             dataset,
@@ -151,53 +164,62 @@ impl SampleSource {
         Ok(Some(count))
     }
 
-    /// The next page of documents, in the order of their ids; empty only at the end of the selection.
-    fn next_page(&mut self) -> Result<Vec<RawDocumentBuf>, Error> {
-        while let Some(part) = self.parts.front() {
-            let query = query(&self.filter, part.as_deref(), self.last);
-            let limit = PAGE.min(i64::try_from(self.left).unwrap_or(PAGE));
-            let page = if limit == 0 { Vec::new() } else { with_retries(|| self.fetch(&query, limit))? };
-            if let Some(document) = page.last() {
-                self.last = Some(document.get_object_id("_id").map_err(|_| Error::MalformedDataset {
+    /// The next page of samples, in the order of their ids; empty only at the end of the selection.
+    fn next_page(&mut self) -> Result<Vec<SelectedSample>, Error> {
+        self.pace.page_used_up();
+        while !self.parts.is_empty() {
+            let page = if self.left == 0 { Page::default() } else { self.fetch()? };
+            if !page.samples.is_empty() {
+                self.last = Some(page.last.ok_or_else(|| Error::MalformedDataset {
                     name: self.dataset.name.clone(),
                     reason: "a sample's `_id` is not an id of FiftyOne's".to_owned(),
                 })?);
-                self.left -= page.len() as u64;
+                self.left -= page.samples.len() as u64;
+                self.seq += page.samples.len() as u64;
                 self.offset = 0;
-                return Ok(page);
+                self.pace.page_taken(&page);
+                if self.pace.is_quick && self.left > 0 {
+                    self.ahead = Some(self.dataset.database.start(self.request().send()));
+                }
+                return Ok(page.samples);
             }
-            // An offset beyond this part leaves its rest to the next one; see `fetch`.
-            if self.offset > 0 && limit > 0 && self.parts.len() > 1 {
-                let counted = with_retries(|| self.count_part(&query))?;
-                self.offset = self.offset.saturating_sub(counted);
-            }
-            self.parts.pop_front();
+            self.leave_part()?;
         }
         Ok(Vec::new())
     }
 
-    fn fetch(&self, query: &Document, limit: i64) -> Result<Vec<RawDocumentBuf>, Error> {
-        self.dataset.database.run(&format!("reading samples of dataset `{}`", self.dataset.name), async {
-            // A reply is 16 MiB at most; the driver asks for more as needed, and the rest of a page that ends early is
-            // dropped.
-            let mut cursor = self
-                .dataset
-                .database
-                .collection::<RawDocumentBuf>(&self.dataset.samples)
-                .find(query.clone())
-                .projection(self.reader.projection())
-                .sort(doc! {"_id": 1})
-                .skip(self.offset)
-                .limit(limit)
-                .await?;
-            let (mut page, mut bytes) = (Vec::new(), 0);
-            while bytes < PAGE_BYTES {
-                let Some(document) = cursor.try_next().await? else { break };
-                bytes += document.as_bytes().len();
-                page.push(document);
-            }
-            Ok(page)
+    fn leave_part(&mut self) -> Result<(), Error> {
+        let part = self.parts.pop_front().flatten();
+        // An offset beyond this part leaves its rest to the next one; see `Request::send`.
+        if self.offset > 0 && self.left > 0 && !self.parts.is_empty() {
+            let query = query(&self.filter, part.as_deref(), self.last);
+            let counted = with_retries(|| self.count_part(&query))?;
+            self.offset = self.offset.saturating_sub(counted);
+        }
+        Ok(())
+    }
+
+    /// The page that is on its way, else the next one.
+    fn fetch(&mut self) -> Result<Page, Error> {
+        let database = &self.dataset.database;
+        let doing = format!("reading samples of dataset `{}`", self.dataset.name);
+        let mut ahead = self.ahead.take();
+        with_retries(|| match ahead.take() {
+            Some(page) => database.finish(&doing, page),
+            None => database.run(&doing, self.request().send()),
         })
+    }
+
+    /// For the page that begins where the last one ended.
+    fn request(&self) -> Request {
+        Request {
+            samples: self.dataset.database.collection(&self.dataset.samples),
+            reader: self.reader.clone(),
+            query: query(&self.filter, self.parts.front().and_then(Option::as_deref), self.last),
+            offset: self.offset,
+            limit: self.pace.size.min(self.left),
+            seq: self.seq,
+        }
     }
 
     fn count_part(&self, query: &Document) -> Result<u64, Error> {
@@ -218,12 +240,100 @@ impl Source for SampleSource {
             // A dropped collection answers like an empty one.
             with_retries(|| self.dataset.check_exists())?;
         }
-        let mut samples = Vec::with_capacity(page.len());
-        for document in page {
-            samples.push(self.reader.read(self.seq, &document));
-            self.seq += 1;
+        Ok(page)
+    }
+}
+
+/// Samples that were read together.
+#[derive(Debug, Default)]
+struct Page {
+    samples: Vec<SelectedSample>,
+    /// The last one's id.
+    last: Option<ObjectId>,
+    /// What their documents take.
+    bytes: usize,
+}
+
+/// Everything that fetching a page takes, so that it can go on by itself.
+struct Request {
+    samples: Collection<RawDocumentBuf>,
+    reader: SampleReader,
+    query: Document,
+    offset: u64,
+    limit: u64,
+    /// Of the first sample.
+    seq: u64,
+}
+
+impl Request {
+    async fn send(self) -> mongodb::error::Result<Page> {
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        // A reply is 16 MiB at most; the driver asks for more as needed, and the rest of a page that ends early is dropped.
+        let mut cursor = self
+            .samples
+            .find(self.query)
+            .projection(self.reader.projection())
+            .sort(doc! {"_id": 1})
+            .skip(self.offset)
+            .limit(limit)
+            // In one reply: the server's own first batch holds 101.
+            .batch_size(u32::try_from(limit).unwrap_or(u32::MAX))
+            .await?;
+        let mut page = Page::default();
+        while page.bytes < PAGE_BYTES && cursor.advance().await? {
+            let document = cursor.current();
+            page.samples.push(self.reader.read(self.seq + page.samples.len() as u64, document));
+            page.last = document.get_object_id("_id").ok();
+            page.bytes += document.as_bytes().len();
         }
-        Ok(samples)
+        Ok(page)
+    }
+}
+
+/// How large pages are, by how quickly they are used up. A run that finds nothing to do waits for the database alone; one
+/// that computes should not have read ahead what people may still change.
+#[derive(Debug)]
+struct Pace {
+    /// Of the next page.
+    size: u64,
+    /// Whether the last page was used up quickly.
+    is_quick: bool,
+    /// What the last page's documents took on average.
+    mean_bytes: usize,
+    /// When the last page was returned.
+    returned: Option<Instant>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { size: PAGE, is_quick: false, mean_bytes: 0, returned: None }
+    }
+}
+
+impl Pace {
+    /// The last page is used up: decides how large the next one is.
+    fn page_used_up(&mut self) {
+        if let Some(returned) = self.returned.take() {
+            self.adapt(returned.elapsed());
+        }
+    }
+
+    fn adapt(&mut self, took: Duration) {
+        self.is_quick = took < QUICK;
+        // Between the two the size stays.
+        if took < QUICK {
+            self.size *= 2;
+        } else if took > 4 * QUICK {
+            self.size /= 2;
+        }
+        // What lies beyond the bytes that a page may have would be read for nothing.
+        let most = (PAGE_BYTES / self.mean_bytes.max(1)) as u64;
+        self.size = self.size.clamp(PAGE, LARGEST_PAGE).min(most).max(1);
+    }
+
+    fn page_taken(&mut self, page: &Page) {
+        self.mean_bytes = page.bytes / page.samples.len().max(1);
+        self.returned = Some(Instant::now());
     }
 }
 
@@ -348,6 +458,32 @@ mod tests {
         assert_eq!(condition(0), doc! {"_rand": {"$not": {"$gte": 1.0 / 3.0}}});
         assert_eq!(condition(1), doc! {"_rand": {"$gte": 1.0 / 3.0, "$lt": 2.0 / 3.0}});
         assert_eq!(condition(2), doc! {"_rand": {"$gte": 2.0 / 3.0}});
+    }
+
+    #[test]
+    fn pages_are_large_where_samples_take_no_time() {
+        let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(1));
+        let mut pace = Pace::default();
+        let mut sizes = |times: &[Duration]| {
+            times
+                .iter()
+                .map(|took| {
+                    pace.adapt(*took);
+                    (pace.size, pace.is_quick)
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[quick; 4])[..], [(200, true), (400, true), (800, true), (1000, true)]);
+        assert_eq!(
+            sizes(&[2 * QUICK, slow, slow, slow, slow])[..],
+            [(1000, false), (500, false), (250, false), (125, false), (100, false)]
+        );
+        pace.mean_bytes = 3 << 20;
+        pace.adapt(quick);
+        assert_eq!(pace.size, 2);
+        pace.mean_bytes = 16 << 20;
+        pace.adapt(quick);
+        assert_eq!(pace.size, 1, "one sample always is a page");
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 use std::{
     io::{self, Read, Write},
+    ops::Range,
     path::Path,
 };
 
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
-use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, WriterBuilder};
+use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr, WriterBuilder};
 
 use super::{error::MediaError, image::read_file};
 
@@ -108,34 +109,33 @@ pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> 
 /// It is no such file, of another type (Python objects, records, text, complex numbers), or shorter than its header says.
 pub fn parse_array(bytes: &[u8], origin: &str) -> Result<Array, MediaError> {
     let error = |reason: String| MediaError::array(origin, reason);
-    let header_bytes = check_header(bytes).map_err(error)?;
-    let header =
-        NpyHeader::from_reader(&bytes[..header_bytes]).map_err(|cause| error(format!("its header cannot be read: {cause}")))?;
-    let shape: Vec<usize> = header
-        .shape()
-        .iter()
-        .map(|&side| usize::try_from(side))
-        .collect::<Result<_, _>>()
-        .map_err(|_| error("is larger than memory".to_owned()))?;
+    let header = check_header(bytes).map_err(error)?;
+    let data = &bytes[header.end..];
+    let (dtype, order, shape) = match plain_header(&bytes[header.clone()]) {
+        Some((kind, order, shape)) => (DType::Plain(kind), order, shape),
+        None => {
+            let header = NpyHeader::from_reader(&bytes[..header.end])
+                .map_err(|cause| error(format!("its header cannot be read: {cause}")))?;
+            let shape: Result<Vec<usize>, _> = header.shape().iter().map(|&side| usize::try_from(side)).collect();
+            (header.dtype(), header.order(), shape.map_err(|_| error("is larger than memory".to_owned()))?)
+        }
+    };
     if !(1..=4).contains(&shape.len()) {
         return Err(error(format!("has {} axes; 1 to 4 can be read", shape.len())));
     }
-    let dtype = header.dtype();
     let unsupported = || {
-        let hint = if header.uses_pickled_array() { " (Python objects are never loaded)" } else { "" };
+        let hint = if dtype.uses_pickled_array() { " (Python objects are never loaded)" } else { "" };
         error(format!("holds values of type {}{hint}; bool, integers and floats can be read", dtype.descr()))
     };
     let DType::Plain(kind) = &dtype else {
         return Err(unsupported());
     };
     let size = kind.num_bytes().filter(|size| (1..=8).contains(size)).ok_or_else(unsupported)?;
-    let data = &bytes[header_bytes..];
     let length = shape.iter().try_fold(size, |total, &side| total.checked_mul(side));
     let data = length.and_then(|length| data.get(..length)).ok_or_else(|| {
         error(format!("says it holds {shape:?} values of {size} bytes, but only {} bytes follow: it is truncated", data.len()))
     })?;
 
-    let order = header.order();
     let big = kind.endianness() == Endianness::Big;
     macro_rules! values {
         ($variant:ident, $number:ty) => {
@@ -167,9 +167,26 @@ pub fn parse_array(bytes: &[u8], origin: &str) -> Result<Array, MediaError> {
     Ok(Array { shape, values })
 }
 
-/// Where the data begins, or why the header must not reach the parser: npyz allocates what a header claims, multiplies its
+/// A header exactly as numpy writes it, which most masks have; what differs in anything is left to npyz, whose parser of
+/// Python's literals takes longer than inflating a small mask.
+fn plain_header(header: &[u8]) -> Option<(TypeStr, Order, Vec<usize>)> {
+    let rest = std::str::from_utf8(header).ok()?.strip_prefix("{'descr': '")?;
+    let (kind, rest) = rest.split_once("', 'fortran_order': ")?;
+    let (fortran, rest) = rest.split_once(", 'shape': (")?;
+    let (shape, padding) = rest.split_once("), }")?;
+    let order = match fortran {
+        "False" => Order::C,
+        "True" => Order::Fortran,
+        _ => return None,
+    };
+    let shape = shape.strip_suffix(',').unwrap_or(shape);
+    let shape = shape.split(", ").map(|side| side.parse().ok()).collect::<Option<_>>()?;
+    padding.trim().is_empty().then_some((kind.parse().ok()?, order, shape))
+}
+
+/// Where the header's text is, or why the header must not reach the parser: npyz allocates what a header claims, multiplies its
 /// shape unchecked and recurses into its brackets.
-fn check_header(bytes: &[u8]) -> Result<usize, String> {
+fn check_header(bytes: &[u8]) -> Result<Range<usize>, String> {
     if !bytes.starts_with(b"\x93NUMPY") {
         return Err("is no .npy file: it does not begin with \\x93NUMPY".to_owned());
     }
@@ -192,7 +209,7 @@ fn check_header(bytes: &[u8]) -> Result<usize, String> {
         .filter(|digits| digits.iter().any(|&digit| digit != b'0'))
         .try_fold(1_u64, |product, digits| product.checked_mul(std::str::from_utf8(digits).ok()?.parse().ok()?))
         .ok_or("its shape is larger than any memory")?;
-    Ok(prefix + length)
+    Ok(prefix..prefix + length)
 }
 
 fn numbers<T, const SIZE: usize>(data: &[u8], big: bool, from: impl Fn([u8; SIZE]) -> T) -> Vec<T> {

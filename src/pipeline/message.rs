@@ -118,6 +118,17 @@ pub struct SelectedSample {
     pub existing: Vec<StoredHeatmap>,
 }
 
+/// A sample with heatmaps that are missing or out of date.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaleSample {
+    /// The sample as it is stored.
+    pub selected: SelectedSample,
+    /// Of everything the heatmaps depend on, without class and layer.
+    pub fingerprint: Fingerprint,
+    /// The classes that are not up to date: indices into the job's list of classes.
+    pub wanted: Vec<usize>,
+}
+
 /// Which channel of the model's output is explained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {

@@ -62,7 +62,7 @@ pub trait Source: Send {
     /// How many samples the selection has, as far as is known, for progress.
     fn num_samples(&self) -> Option<u64>;
 
-    /// The next samples of the selection in a stable order, at most about a hundred; an empty list ends the stream.
+    /// The next samples of the selection in a stable order, at most about a thousand; an empty list ends the stream.
     ///
     /// # Errors
     /// The source is lost; the run ends.

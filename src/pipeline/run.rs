@@ -19,15 +19,15 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, bounded};
-use rayon::iter::{ParallelBridge, ParallelIterator};
+use rayon::iter::{IntoParallelIterator, ParallelBridge, ParallelIterator};
 
 use super::{
     BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, RunError, SampleFailure,
-    SampleUpdate, SelectedSample, Sink, Skip, Source, Stage, Summary,
+    SampleUpdate, Sink, Skip, Source, Stage, StaleSample, Summary,
     stages::{
         batch::Batcher,
         commit::{Committed, commit, next_bulk},
-        decode::Decoded,
+        decode::{Checked, Decoded},
     },
     timing::{Clock, Inlet, Outlet},
 };
@@ -151,8 +151,8 @@ pub fn run(
     let ledger = &ledger;
     tell(Event::RunStarted { num_samples: source.num_samples() });
 
-    // Two selected samples for each decoder: the next one is at hand, and masks in documents (up to 16 MiB each) do not pile up.
-    let (selected_out, selected_in) = bounded::<SelectedSample>(2 * workers);
+    // Two stale samples for each decoder: the next one is at hand, and masks in documents (up to 16 MiB each) do not pile up.
+    let (stale_out, stale_in) = bounded::<StaleSample>(2 * workers);
     // One decoded sample for each decoder; with the look-ahead of the batcher this bounds the images in memory.
     let (decoded_out, decoded_in) = bounded::<Box<DecodedSample>>(workers);
     // One batch waits for each that is on a device, so that no device ever does.
@@ -173,9 +173,9 @@ pub fn run(
     let clock = |stage: Stage| &clocks[stage as usize].1;
 
     std::thread::scope(|scope| {
-        let (out, time) = (Outlet::new(selected_out, clock(Stage::Read)), clock(Stage::Read));
-        spawn(scope, Stage::Read, ledger, move || read(source, out, time, cancellation, ledger));
-        let (input, out) = (Inlet::new(selected_in, clock(Stage::Decode)), Outlet::new(decoded_out, clock(Stage::Decode)));
+        let (out, time) = (Outlet::new(stale_out, clock(Stage::Read)), clock(Stage::Read));
+        spawn(scope, Stage::Read, ledger, move || read(source, decoder, workers, out, time, cancellation, ledger));
+        let (input, out) = (Inlet::new(stale_in, clock(Stage::Decode)), Outlet::new(decoded_out, clock(Stage::Decode)));
         spawn(scope, Stage::Decode, ledger, move || decode(decoder, workers, input, out, clock(Stage::Decode), ledger));
         let (input, out) = (Inlet::new(decoded_in, clock(Stage::Batch)), Outlet::new(batch_out, clock(Stage::Batch)));
         spawn(scope, Stage::Batch, ledger, move || batch(options.batch_limit, input, out));
@@ -217,13 +217,18 @@ fn spawn<'scope>(
     }
 }
 
+/// Reads page by page, and checks a page's samples at once: most of them end here when a job is repeated, and a channel would
+/// cost more than the check.
 fn read(
     source: &mut dyn Source,
-    out: Outlet<'_, SelectedSample>,
+    decoder: &Decoder,
+    workers: usize,
+    out: Outlet<'_, StaleSample>,
     clock: &Clock,
     cancellation: &Cancellation,
     ledger: &Ledger<'_>,
 ) {
+    let Some(pool) = pool(Stage::Read, workers, ledger) else { return };
     while !ledger.is_aborted() {
         if cancellation.is_cancelled() {
             (ledger.tell)(Event::Draining);
@@ -234,14 +239,22 @@ fn read(
             Ok(samples) => samples,
             Err(fault) => return ledger.abort(fault),
         };
-        for sample in samples {
-            if cancellation.is_cancelled() {
+        let checked: Vec<_> =
+            clock.busy(|| pool.install(|| samples.into_par_iter().map(|sample| decoder.check(sample)).collect()));
+        for checked in checked {
+            if cancellation.is_cancelled() || ledger.is_aborted() {
                 break;
             }
             // Counted before it is sent: it may end before `send` returns.
             lock(&ledger.summary).num_read += 1;
-            if out.send(sample).is_err() {
-                return;
+            match checked {
+                Checked::Stale(sample) => {
+                    if out.send(sample).is_err() {
+                        return;
+                    }
+                }
+                Checked::Skipped(skip) => ledger.skipped(skip),
+                Checked::Failed(failure) => ledger.failed(failure),
             }
         }
     }
@@ -250,17 +263,17 @@ fn read(
 fn decode(
     decoder: &Decoder,
     workers: usize,
-    input: Inlet<'_, SelectedSample>,
+    input: Inlet<'_, StaleSample>,
     out: Outlet<'_, Box<DecodedSample>>,
     clock: &Clock,
     ledger: &Ledger<'_>,
 ) {
     in_parallel(Stage::Decode, workers, ledger, || {
-        input.iter().par_bridge().for_each(|selected| {
+        input.iter().par_bridge().for_each(|stale| {
             if ledger.is_aborted() {
                 return;
             }
-            match clock.busy(|| decoder.decode(selected)) {
+            match clock.busy(|| decoder.decode(stale)) {
                 Decoded::Ready(sample) => drop(out.send(sample)),
                 Decoded::Skipped(skip) => ledger.skipped(skip),
                 Decoded::Failed(failure) => ledger.failed(failure),
@@ -350,9 +363,12 @@ fn commit_all(sink: &mut dyn Sink, input: &Receiver<SampleUpdate>, clock: &Clock
 
 /// Runs the body in a pool of its own: blocked decoders must not hold up encoders.
 fn in_parallel(stage: Stage, workers: usize, ledger: &Ledger<'_>, body: impl FnOnce() + Send) {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(move |k| format!("{stage} {k}")).build();
-    match pool {
-        Ok(pool) => pool.install(body),
-        Err(_) => ledger.abort(RunError::Bug(stage)),
+    if let Some(pool) = pool(stage, workers, ledger) {
+        pool.install(body);
     }
+}
+
+fn pool(stage: Stage, workers: usize, ledger: &Ledger<'_>) -> Option<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(move |k| format!("{stage} {k}")).build();
+    pool.map_err(|_| ledger.abort(RunError::Bug(stage))).ok()
 }

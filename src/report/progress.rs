@@ -9,6 +9,9 @@ use super::stderr_line;
 /// Between two lines in a log: a night's run of hours fills a few pages, not a disk.
 const BETWEEN_LINES: Duration = Duration::from_secs(30);
 
+/// Between two looks at the figures: they change too fast to be read when samples are merely passed over.
+const BETWEEN_FIGURES: Duration = Duration::from_millis(100);
+
 pub struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
@@ -17,6 +20,7 @@ pub struct Progress {
     num_committed: u64,
     started: Instant,
     last_line: Instant,
+    last_figures: Option<Instant>,
 }
 
 impl Progress {
@@ -32,7 +36,16 @@ impl Progress {
         }
         bar.enable_steady_tick(Duration::from_millis(250));
         let now = Instant::now();
-        Progress { bar, is_terminal, num_skipped: 0, num_failed: 0, num_committed: 0, started: now, last_line: now }
+        Progress {
+            bar,
+            is_terminal,
+            num_skipped: 0,
+            num_failed: 0,
+            num_committed: 0,
+            started: now,
+            last_line: now,
+            last_figures: None,
+        }
     }
 
     pub fn committed(&mut self) {
@@ -52,6 +65,10 @@ impl Progress {
 
     fn advance(&mut self) {
         self.bar.inc(1);
+        if self.last_figures.is_some_and(|shown| shown.elapsed() < BETWEEN_FIGURES) {
+            return;
+        }
+        self.last_figures = Some(Instant::now());
         // Passed-over samples take no time worth speaking of: the rate is that of the images that were computed.
         let rate = self.num_committed as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let message = format!("{rate:.2} images/s, {} skipped, {} failed", self.num_skipped, self.num_failed);

@@ -1,12 +1,14 @@
-//! Decode: image file to pixels, label to targets. Also where an unchanged sample drops out, before its image is read.
+//! Decode: image file to pixels, label to targets. Before that, and before any channel, the check in which an unchanged sample
+//! drops out: of its files nothing but the metadata is read.
 
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     media::{BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Preprocess, inflate_array, read_image},
     pipeline::{
-        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SelectedSample, Skip, SkipReason, Stage,
-        StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels,
+        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SelectedSample, Skip,
+        SkipReason, Stage, StaleSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass,
+        TargetPixels,
     },
 };
 
@@ -59,6 +61,17 @@ pub struct Decoder {
     pub overwrite: bool,
 }
 
+/// What the check of a sample found.
+#[derive(Debug)]
+pub enum Checked {
+    /// There may be something to do.
+    Stale(StaleSample),
+    /// Nothing to do.
+    Skipped(Skip),
+    /// A fault of this sample.
+    Failed(SampleFailure),
+}
+
 /// How decoding a sample ended.
 #[derive(Debug)]
 pub enum Decoded {
@@ -90,32 +103,43 @@ enum Place<'a> {
 }
 
 impl Decoder {
-    /// Decodes one sample; never panics on what files and labels contain.
-    pub fn decode(&self, selected: SelectedSample) -> Decoded {
-        let sample = selected.sample.clone();
-        match self.try_decode(selected) {
-            Ok(Ok(decoded)) => Decoded::Ready(Box::new(decoded)),
-            Ok(Err(reason)) => Decoded::Skipped(Skip { sample, reason }),
-            Err(error) => Decoded::Failed(SampleFailure { sample, stage: Stage::Decode, error: error.to_string() }),
+    /// Finds out what of the sample's heatmaps is missing or made from other things than are there now.
+    pub fn check(&self, selected: SelectedSample) -> Checked {
+        match self.wanted(&selected) {
+            Ok(Ok((fingerprint, wanted))) => Checked::Stale(StaleSample { selected, fingerprint, wanted }),
+            Ok(Err(reason)) => Checked::Skipped(Skip { sample: selected.sample, reason }),
+            Err(error) => Checked::Failed(failure(selected.sample, &error)),
         }
     }
 
-    fn try_decode(&self, selected: SelectedSample) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
+    /// Decodes one sample; never panics on what files and labels contain.
+    pub fn decode(&self, stale: StaleSample) -> Decoded {
+        let sample = stale.selected.sample.clone();
+        match self.try_decode(stale) {
+            Ok(Ok(decoded)) => Decoded::Ready(Box::new(decoded)),
+            Ok(Err(reason)) => Decoded::Skipped(Skip { sample, reason }),
+            Err(error) => Decoded::Failed(failure(sample, &error)),
+        }
+    }
+
+    /// The sample's fingerprint, and the classes whose heatmaps are not up to date.
+    fn wanted(&self, selected: &SelectedSample) -> Result<Result<(Fingerprint, Vec<usize>), SkipReason>, MediaError> {
         let SelectedSample { sample, target, existing } = selected;
-        match &target {
+        match target {
             StoredTarget::Missing => return Ok(Err(SkipReason::NoLabel)),
             StoredTarget::Malformed(reason) => return Err(MediaError::shape(reason.clone())),
             _ => {}
         }
         let image = &sample.media_path;
         let fingerprint = self.fingerprint.and_file("image", image).map_err(unreadable(image))?;
-        let fingerprint = self.with_label(fingerprint, &target)?;
-
-        let up_to_date = |class: usize| !self.overwrite && self.is_up_to_date(class, fingerprint, &existing);
+        let fingerprint = self.with_label(fingerprint, target)?;
+        let up_to_date = |class: usize| !self.overwrite && self.is_up_to_date(class, fingerprint, existing);
         let wanted: Vec<usize> = (0..self.targets.num_classes()).filter(|class| !up_to_date(*class)).collect();
-        if wanted.is_empty() {
-            return Ok(Err(SkipReason::UpToDate));
-        }
+        Ok(if wanted.is_empty() { Err(SkipReason::UpToDate) } else { Ok((fingerprint, wanted)) })
+    }
+
+    fn try_decode(&self, stale: StaleSample) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
+        let StaleSample { selected: SelectedSample { sample, target, existing }, fingerprint, wanted } = stale;
         let found = match self.find(&target, &wanted)? {
             Ok(found) => found,
             Err(reason) => return Ok(Err(reason)),
@@ -125,7 +149,7 @@ impl Decoder {
             return Ok(Err(if some_are_there { SkipReason::UpToDate } else { SkipReason::ClassAbsent }));
         }
 
-        let image = read_image(image, &self.limits, self.exif)?;
+        let image = read_image(&sample.media_path, &self.limits, self.exif)?;
         let input = self.preprocess.apply(&image)?;
         let (region, size) = (input.region, (input.height, input.width));
         let mut targets = Vec::with_capacity(found.len());
@@ -262,6 +286,10 @@ impl Decoder {
     }
 }
 
+fn failure(sample: SampleRef, error: &MediaError) -> SampleFailure {
+    SampleFailure { sample, stage: Stage::Decode, error: error.to_string() }
+}
+
 fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> MediaError + use<> {
     let path = path.to_owned();
     move |cause| MediaError::Unreadable { path, cause }
@@ -316,10 +344,7 @@ fn point(x: u32, y: u32, region: &FrameRegion, (height, width): (usize, usize)) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        media::{PreprocessStep, RgbImage, encode_rgb},
-        pipeline::SampleRef,
-    };
+    use crate::media::{PreprocessStep, RgbImage, encode_rgb};
 
     /// A picture of 20 rows and 40 columns, of which the model sees the middle 20 x 20.
     struct World {
@@ -349,7 +374,11 @@ mod tests {
                 overwrite: false,
             };
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
-            decoder.decode(SelectedSample { sample, target, existing })
+            match decoder.check(SelectedSample { sample, target, existing }) {
+                Checked::Stale(sample) => decoder.decode(sample),
+                Checked::Skipped(skip) => Decoded::Skipped(skip),
+                Checked::Failed(failure) => Decoded::Failed(failure),
+            }
         }
 
         fn decode(&self, targets: &Targets, target: StoredTarget) -> Result<Vec<ClassTarget>, String> {
