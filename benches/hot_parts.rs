@@ -22,7 +22,7 @@ use camflow::{
     explain::{LayerView, Method, heatmaps},
     fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField, find_python},
     media::{
-        ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32, encode_heatmap,
+        ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32, encode_gray,
         inflate_array, read_image, write_f32,
     },
     pipeline::{SampleRef, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
@@ -122,9 +122,9 @@ fn cam(criterion: &mut Criterion) {
 fn encode(criterion: &mut Criterion) {
     let (height, width) = INPUT;
     let values = heatmap();
-    criterion.bench_function("encode/png", |bencher| {
-        bencher.iter(|| encode_heatmap(height, width, black_box(&values)).expect("a PNG"))
-    });
+    let levels: Vec<u8> = values.iter().map(|value| (value * 255.0).round() as u8).collect();
+    criterion
+        .bench_function("encode/png", |bencher| bencher.iter(|| encode_gray(height, width, black_box(&levels)).expect("a PNG")));
     criterion.bench_function("encode/npy", |bencher| {
         bencher.iter(|| {
             let mut file = Vec::new();

@@ -15,9 +15,9 @@ use camflow::{
     explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
     media::{FrameRegion, LabelMask, MaskValue, read_array_file},
     pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
-    program::{CudaStatus, PlanOptions, Program, cuda_status, disable_tf32},
+    program::{CudaStatus, PlanOptions, Precision, Program, allow_tf32, cuda_status},
 };
-use tch::{Device, Kind};
+use tch::Device;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,10 +56,8 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         background: None,
         probe_batch: 1,
     };
-    if device.is_cuda() {
-        disable_tf32();
-    }
-    let plan_options = PlanOptions { device, exact: false, kind: Kind::Float };
+    allow_tf32(false);
+    let plan_options = PlanOptions { device, exact: false, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
 
     let image = read_array_file(Path::new(input), 1 << 30)?;
