@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `INPUT.npy` is f32 `[1, 3, H, W]`, `MASK.npy` whole numbers `[h, w]` in which `CHANNEL` marks the class. The image is
-//! explained `COUNT` times in batches of `BATCH`, at `LAYERS` (comma-separated) with Grad-CAM; printed is one JSON object.
+//! explained `COUNT` times with Grad-CAM at `LAYERS` (comma-separated), in batches of `BATCH` (`auto`: as camflow takes them by
+//! default). Printed is one JSON object.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
@@ -38,7 +39,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         return Err("usage: device_rate MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH".into());
     };
     let channel: i64 = channel.parse()?;
-    let (count, batch): (usize, usize) = (count.parse()?, batch.parse()?);
+    let count: usize = count.parse()?;
     let device = match (device.as_str(), cuda_status()) {
         ("cpu", _) => Device::Cpu,
         (_, CudaStatus::Available(_)) => Device::Cuda(0),
@@ -63,6 +64,10 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let image = read_array_file(Path::new(input), 1 << 30)?;
     let [_, _, height, width] = image.shape[..] else { return Err("the input is not [1, 3, H, W]".into()) };
     let pixels = image.values.to_f32();
+    let batch = match batch.as_str() {
+        "auto" => explainer.batch_limit(&program.metadata.input, 1).of_shape(height, width),
+        number => number.parse()?,
+    };
     let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
     let selected = label.select(&MaskValue::Index(channel))?;
     let sample = DecodedSample {
