@@ -271,11 +271,19 @@ def measure_size(args, apart, uri: str, model: Path, size: int, work: Path, maps
 # -------------------------------------------------------------------------------------------------------------- telling
 
 
-def exponent(small: dict, large: dict, what: str, start: float) -> float:
-    """The power of the number of samples by which the time without the start grows."""
-    times = [max(row[what]["wall_s"] - start, 1e-3) for row in (small, large)]
+def beyond(row: dict, what: str, start: float) -> float | None:
+    """Seconds beyond the start; `None` where they drown in its noise."""
+    took = row[what]["wall_s"] - start
+    return took if start == 0 or took > 0.05 else None
+
+
+def exponent(small: dict, large: dict, what: str, start: float) -> float | None:
+    """The power of the number of samples by which the time beyond the start grows."""
+    times = [beyond(row, what, start) for row in (small, large)]
     sizes = [num_samples(row, what) for row in (small, large)]
-    return math.log(times[1] / times[0]) / math.log(sizes[1] / sizes[0]) if sizes[0] != sizes[1] else math.nan
+    if None in times or sizes[0] == sizes[1]:
+        return None
+    return math.log(times[1] / times[0]) / math.log(sizes[1] / sizes[0])
 
 
 def num_samples(row: dict, what: str) -> int:
@@ -294,9 +302,10 @@ def tell(results: list[dict]) -> None:
         for before, row in zip([None, *results[:-1]], results, strict=True):
             run, size = row[what], num_samples(row, what)
             more = f"{run['cpu_s']:.2f} | {run['peak_mb']:.0f}" if "cpu_s" in run else " | "
-            wanted = before and before is not smallest
-            power = f"{exponent(before, row, what, start):.2f}" if wanted else ""
-            each = f"{(run['wall_s'] - start) / size * 1e6:.0f}" if row is not smallest else ""
+            power = exponent(before, row, what, start) if before and before is not smallest else None
+            power = "" if power is None else f"{power:.2f}"
+            took = beyond(row, what, start) if row is not smallest else None
+            each = "" if took is None else f"{took / size * 1e6:.0f}"
             print(f"| {row['size']:,} | {what} | {run['wall_s']:.2f} | {each} | {more} | {power} |")
     last = results[-1]
     print(f"\nSeconds a sample are those beyond the no-op run over {smallest['size']} samples, which is the start.")
