@@ -2,12 +2,12 @@
 //! rate of a whole run against it.
 //!
 //! ```text
-//! cargo run --release --example device_rate -- MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH
+//! cargo run --release --example device_rate -- MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH PRECISION
 //! ```
 //!
 //! `INPUT.npy` is f32 `[1, 3, H, W]`, `MASK.npy` whole numbers `[h, w]` in which `CHANNEL` marks the class. The image is
 //! explained `COUNT` times with Grad-CAM at `LAYERS` (comma-separated), in batches of `BATCH` (`auto`: as camflow takes them by
-//! default). Printed is one JSON object.
+//! default) and in `PRECISION` (`fp32`, `tf32` or `bf16`). Printed is one JSON object.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
@@ -15,8 +15,9 @@ use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 use camflow::{
     explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
     media::{FrameRegion, LabelMask, MaskValue, read_array_file},
+    names::Choice,
     pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
-    program::{CudaStatus, PlanOptions, Precision, Program, allow_tf32, cuda_status},
+    program::{CudaStatus, PlanOptions, Precision, Program, allow_tf32, cuda_status, keep_freed_memory},
 };
 use tch::Device;
 
@@ -35,9 +36,10 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
-    let [model, input, mask, channel, layers, device, count, batch] = arguments else {
-        return Err("usage: device_rate MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH".into());
+    let [model, input, mask, channel, layers, device, count, batch, precision] = arguments else {
+        return Err("usage: device_rate MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH PRECISION".into());
     };
+    keep_freed_memory();
     let channel: i64 = channel.parse()?;
     let count: usize = count.parse()?;
     let device = match (device.as_str(), cuda_status()) {
@@ -57,8 +59,9 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         background: None,
         probe_batch: 1,
     };
-    allow_tf32(false);
-    let plan_options = PlanOptions { device, exact: false, precision: Precision::Fp32 };
+    let precision = Precision::ALL.iter().find(|known| known.name() == precision).ok_or("PRECISION is fp32, tf32 or bf16")?;
+    allow_tf32(*precision == Precision::Tf32);
+    let plan_options = PlanOptions { device, exact: false, precision: *precision };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
 
     let image = read_array_file(Path::new(input), 1 << 30)?;

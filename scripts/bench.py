@@ -152,7 +152,7 @@ class Session:
     def device(self, job: dict) -> dict:
         """The device stage alone, in the batches that camflow takes by default."""
         command = [self.args.device_rate, job["archive"], self.folder / "input.npy", self.folder / "mask.npy", job["channel"]]
-        command += [",".join(job["layers"]), job["device"], job["samples"], "auto"]
+        command += [",".join(job["layers"]), job["device"], job["samples"], "auto", "fp32"]
         found = measure(command, self.folder / f"device.{self.round}.log", self.environment)
         found.update(found.pop("lines")[-1])
         found["start_s"] = found["wall_s"] - found["loop_s"]

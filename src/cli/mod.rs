@@ -18,7 +18,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::names::Choice;
+use crate::{names::Choice, program::keep_freed_memory};
 pub use exit::Exit;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
@@ -45,6 +45,7 @@ enum Command {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
+    keep_freed_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -49,6 +49,23 @@ pub fn free_bytes(device: &str) -> Option<u64> {
     u64::try_from(bytes).ok()
 }
 
+/// Lets the process keep the memory that tensors gave back, for the next ones. glibc otherwise returns each large one to the
+/// system, which hands it out again page by page, cleared: a sixth of the time of a ResNet-50 on two cores. What is kept is the
+/// most that was in use at once. To be called before threads are started; elsewhere than on glibc it does nothing.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // Freed memory at the end of the heap stays, large tensors come from the heap, and all threads share one heap: only the
+        // first one may grow beyond 64 MiB.
+        const SETTINGS: [(i32, i32); 3] =
+            [(libc::M_TRIM_THRESHOLD, -1), (libc::M_MMAP_THRESHOLD, i32::MAX), (libc::M_ARENA_MAX, 1)];
+        for (parameter, value) in SETTINGS {
+            // SAFETY: sets parameters of malloc, which it checks itself.
+            unsafe { libc::mallopt(parameter, value) };
+        }
+    }
+}
+
 fn free_host_bytes() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();

@@ -33,7 +33,7 @@ pub use dispatch::{DispatchError, allow_tf32, use_math_attention};
 pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use layers::{Layer, split_layers};
-pub use memory::{free_bytes, peak_bytes};
+pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
 pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
 
