@@ -37,8 +37,18 @@ impl DeviceArgs {
             precision != Precision::Tf32 || devices.iter().all(|device| device.is_cuda()),
             "`--precision tf32` is a mode of NVIDIA GPUs; a CPU has no such thing\nhint: use `--precision bf16` or `fp32`"
         );
+        share_cores(&devices);
         allow_tf32(precision == Precision::Tf32);
         Ok(devices.into_iter().map(|device| PlanOptions { device, exact: self.exact, precision }).collect())
+    }
+}
+
+/// Several explainers on the CPU share its cores instead of each taking all of them.
+fn share_cores(devices: &[Device]) {
+    let on_cpu = devices.iter().filter(|device| **device == Device::Cpu).count();
+    if on_cpu > 1 {
+        let threads = (tch::get_num_threads() as usize / on_cpu).max(1);
+        tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{
     Program, ProgramError,
@@ -151,6 +151,15 @@ impl Plan {
             }
         }
         let channels_last = !options.exact;
+        // Autocast would make these shorter in every run.
+        let mut shortened: HashSet<ValueId> = HashSet::new();
+        if options.precision == Precision::Bf16 {
+            shortened = kept().flat_map(|(_, node)| passes::autocast_weights(node)).collect();
+            for (_, node) in kept() {
+                let short: HashSet<ValueId> = passes::autocast_weights(node).collect();
+                shortened.retain(|value| short.contains(value) || !node.uses().any(|used| used == *value));
+            }
+        }
         let of_convolutions: HashSet<ValueId> = kept().filter_map(|(_, node)| passes::convolution_weight(node)).collect();
         let mut constants = HashMap::new();
         let needed_constants: HashSet<ValueId> = kept().flat_map(|(_, node)| node.uses().collect::<Vec<_>>()).collect();
@@ -158,11 +167,18 @@ impl Plan {
         for id in needed_constants {
             let Some(tensor) = folded_constants.remove(&id).or_else(|| program.constant(id)) else { continue };
             let mut tensor = tensor.f_to_device(options.device).map_err(torch)?;
+            if shortened.contains(&id) && tensor.kind() == Kind::Float {
+                tensor = tensor.f_to_kind(Kind::BFloat16).map_err(torch)?;
+            }
             if channels_last && of_convolutions.contains(&id) {
                 tensor = dispatch::channels_last(&tensor).map_err(|error| program.refused(options.device, error))?;
             }
             constants.insert(id, tensor);
         }
+
+        let mut modes = aliases.in_place.clone();
+        let protected = wanted.iter().chain(&kept_values).copied().collect();
+        passes::reuse_memory(&graph, &mut modes, &protected);
 
         let mut steps = Vec::new();
         let mut problems = Vec::new();
@@ -177,7 +193,7 @@ impl Plan {
                     last_use[value] == index && *value != output && !constants.contains_key(value) && !kept_values.contains(value)
                 })
                 .collect();
-            match step(node, aliases.in_place[index], grad, free) {
+            match step(node, modes[index], grad, free) {
                 Ok(step) => steps.push(step),
                 Err(problem) => problems.push(problem),
             }
@@ -237,7 +253,7 @@ fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>) -> Result<St
             step.args =
                 arrange(node, &operator).map_err(|problem| format!("node `{}` ({}): {problem}", node.name, step.operator))?;
             step.action = Action::Call { operator: Arc::new(operator), clone_first };
-            if mode == InPlace::Rebind {
+            if matches!(mode, InPlace::Rebind | InPlace::Reuse) {
                 step.rebind = node.first_value();
             }
         }

@@ -121,3 +121,21 @@ def quickstart(database, tmp_path_factory):
     command = [sys.executable, SCRIPTS / "quickstart_data.py", "--offline", "--name", "standin", "--out", out]
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
     return "standin"
+
+
+@pytest.fixture
+def clone(request):
+    """Makes persistent copies of a dataset (or view) that the test may change; they are deleted when it is over."""
+    import fiftyone as fo
+
+    made = []
+
+    def copy(source):
+        made.append(source.clone(f"{request.node.name}-{len(made)}"))
+        made[-1].persistent = True
+        return made[-1]
+
+    yield copy
+    for dataset in made:
+        if fo.dataset_exists(dataset.name):
+            fo.delete_dataset(dataset.name)

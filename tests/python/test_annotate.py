@@ -23,14 +23,9 @@ PERSON = 15
 
 
 @pytest.fixture
-def dataset(quickstart, request):
-    """A persistent copy of the stand-in dataset that the test may change."""
-    name = f"copy-of-{request.node.name}"
-    copy = fo.load_dataset(quickstart).clone(name)
-    copy.persistent = True
-    yield copy
-    if fo.dataset_exists(copy.name):
-        fo.delete_dataset(copy.name)
+def dataset(quickstart, clone):
+    """The stand-in dataset, to be changed."""
+    return clone(fo.load_dataset(quickstart))
 
 
 @pytest.fixture

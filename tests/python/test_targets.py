@@ -26,16 +26,11 @@ FIELD = "person_grad_layer_4"
 
 
 @pytest.fixture
-def dataset(quickstart, request):
-    """Four samples of the stand-in dataset with a person in the ground truth, which the test may change."""
-    name = f"targets-of-{request.node.name}"
+def dataset(quickstart, clone):
+    """Four samples of the stand-in dataset with a person in the ground truth, to be changed."""
     source = fo.load_dataset(quickstart)
     people = [s.id for s in source if (s.ground_truth.mask == PERSON).any()][:4]
-    copy = source.select(people).clone(name)
-    copy.persistent = True
-    yield copy
-    if fo.dataset_exists(copy.name):
-        fo.delete_dataset(copy.name)
+    return clone(source.select(people))
 
 
 @pytest.fixture
