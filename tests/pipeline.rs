@@ -127,11 +127,23 @@ impl Sink for MemorySink<'_> {
 #[derive(Default)]
 struct FirstPixel {
     batches: Vec<usize>,
+    /// The first samples of the batches that were announced and are still to come.
+    announced: Vec<u64>,
 }
 
 impl Explainer for FirstPixel {
+    fn prefetches(&self) -> bool {
+        true
+    }
+
+    fn prefetch(&mut self, batch: &InputBatch) {
+        self.announced.push(batch.samples[0].sample.seq);
+    }
+
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         self.batches.push(batch.samples.len());
+        self.announced.retain(|first| *first != batch.samples[0].sample.seq);
+        assert!(self.announced.len() <= 1, "what was announced comes next");
         let mut result = HeatmapBatch::default();
         let size = 3 * batch.height * batch.width;
         for (sample, pixels) in batch.samples.into_iter().zip(batch.pixels.chunks(size)) {

@@ -39,6 +39,8 @@ pub struct TorchExplainer {
     max_batch: usize,
     /// Likewise.
     probe_batch: usize,
+    /// Inputs of batches to come, on the device, with the number of their first sample: of the next batch, and of the one after.
+    prefetched: Vec<(u64, Tensor)>,
 }
 
 /// Why a batch gave nothing.
@@ -132,7 +134,7 @@ impl TorchExplainer {
         let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
         let columns = options.columns();
         let probe_batch = options.probe_batch.max(1);
-        Ok(TorchExplainer { plan, options, columns, biases, max_batch: usize::MAX, probe_batch })
+        Ok(TorchExplainer { plan, options, columns, biases, max_batch: usize::MAX, probe_batch, prefetched: Vec::new() })
     }
 
     /// The model as it is run.
@@ -142,14 +144,22 @@ impl TorchExplainer {
 
     /// Explains the samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose
     /// fault it is.
-    fn explain_samples(&mut self, samples: Vec<DecodedSample>, pixels: &[f32], shape: (usize, usize), result: &mut HeatmapBatch) {
+    fn explain_samples(
+        &mut self,
+        samples: Vec<DecodedSample>,
+        pixels: &[f32],
+        uploaded: Option<Tensor>,
+        shape: (usize, usize),
+        result: &mut HeatmapBatch,
+    ) {
         if samples.is_empty() {
             return;
         }
         if samples.len() > self.max_batch {
+            drop(uploaded);
             return self.explain_halves(samples, pixels, shape, result);
         }
-        match self.try_explain(&samples, pixels, shape) {
+        match self.try_explain(&samples, pixels, uploaded, shape) {
             Ok(maps) => {
                 for (sample, classes) in samples.into_iter().zip(maps) {
                     collect(sample, classes, result);
@@ -163,7 +173,7 @@ impl TorchExplainer {
             }
             Err(error) if error.is_out_of_memory() && self.probe_batch > 1 && self.options.methods.iter().any(|m| m.probes()) => {
                 self.probe_batch /= 2;
-                self.explain_samples(samples, pixels, shape, result);
+                self.explain_samples(samples, pixels, None, shape, result);
             }
             Err(error) => {
                 for sample in samples {
@@ -183,8 +193,8 @@ impl TorchExplainer {
         let half = samples.len() / 2;
         let second = samples.split_off(half);
         let (first_pixels, second_pixels) = pixels.split_at(half * 3 * shape.0 * shape.1);
-        self.explain_samples(samples, first_pixels, shape, result);
-        self.explain_samples(second, second_pixels, shape, result);
+        self.explain_samples(samples, first_pixels, None, shape, result);
+        self.explain_samples(second, second_pixels, None, shape, result);
     }
 
     /// Per sample its classes' heatmaps, without those classes that are not there.
@@ -192,10 +202,11 @@ impl TorchExplainer {
         &self,
         samples: &[DecodedSample],
         pixels: &[f32],
+        uploaded: Option<Tensor>,
         (height, width): (usize, usize),
     ) -> Result<Vec<Vec<ClassHeatmaps>>, ExplainError> {
         let size = [samples.len() as i64, 3, height as i64, width as i64];
-        let input = Tensor::f_from_slice(pixels)?.f_view(&size[..])?;
+        let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
         let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
         let mut targets: Vec<Vec<ClassTarget>> = samples.iter().map(|sample| sample.targets.clone()).collect();
         let plain = self.saliencies(&input, &keys, &targets)?;
@@ -307,10 +318,25 @@ fn collect(sample: DecodedSample, classes: Vec<ClassHeatmaps>, result: &mut Heat
 }
 
 impl Explainer for TorchExplainer {
+    fn prefetches(&self) -> bool {
+        // On the CPU there is nothing to bring.
+        self.plan.device().is_cuda()
+    }
+
+    fn prefetch(&mut self, batch: &InputBatch) {
+        let InputBatch { samples, pixels, height, width } = batch;
+        // Without memory for two batches each is brought when its turn has come.
+        let uploaded = self.plan.upload(pixels, [samples.len() as i64, 3, *height as i64, *width as i64]);
+        self.prefetched.extend(samples.first().map(|first| first.sample.seq).zip(uploaded.ok()));
+    }
+
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         let mut result = HeatmapBatch::default();
         let InputBatch { samples, pixels, height, width } = batch;
-        self.explain_samples(samples, &pixels, (height, width), &mut result);
+        let first = samples.first().map(|first| first.sample.seq);
+        let uploaded = self.prefetched.iter().position(|(seq, _)| Some(*seq) == first);
+        let uploaded = uploaded.map(|index| self.prefetched.swap_remove(index).1);
+        self.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
         Ok(result)
     }
 }

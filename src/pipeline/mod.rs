@@ -92,6 +92,14 @@ impl BatchLimit {
 
 /// Computes heatmaps. One thread owns it; no tensor leaves it.
 pub trait Explainer: Send {
+    /// Whether it helps to know the batch after next. Otherwise another device may have it.
+    fn prefetches(&self) -> bool {
+        false
+    }
+
+    /// Says which batch comes after next: it may be brought to the device while the next one is computed.
+    fn prefetch(&mut self, _batch: &InputBatch) {}
+
     /// The heatmaps of a batch. Every sample of the batch is in the result exactly once.
     ///
     /// # Errors

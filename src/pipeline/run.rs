@@ -305,9 +305,14 @@ fn explain(
     clock: &Clock,
     ledger: &Ledger<'_>,
 ) {
-    for batch in input.iter() {
+    let mut next = None;
+    while let Some(batch) = next.take().or_else(|| input.next()) {
         if ledger.is_aborted() {
             return;
+        }
+        if explainer.prefetches() {
+            next = input.next_if_ready();
+            next.iter().for_each(|next| clock.busy(|| explainer.prefetch(next)));
         }
         match clock.busy(|| explainer.explain(batch)) {
             Ok(batch) => {

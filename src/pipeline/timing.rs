@@ -60,9 +60,19 @@ impl<'a, T> Inlet<'a, T> {
         Inlet { receiver, clock }
     }
 
+    /// Waits for one more; `None` when the stage before has closed.
+    pub fn next(&self) -> Option<T> {
+        self.clock.starved(|| self.receiver.recv().ok())
+    }
+
+    /// One more where it is there already.
+    pub fn next_if_ready(&self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
     /// Everything until the stage before closes.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        std::iter::from_fn(|| self.clock.starved(|| self.receiver.recv().ok()))
+        std::iter::from_fn(|| self.next())
     }
 }
 

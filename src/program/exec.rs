@@ -116,7 +116,20 @@ impl Plan {
         Ok(Frame { values, taps: Vec::new(), given })
     }
 
-    /// Brings the input to the device and binds it; as it was bound, it is returned.
+    /// An input f32 `[N, 3, H, W]` on the device. A GPU copies it from pinned memory, while it works on something else and without
+    /// being waited for.
+    ///
+    /// # Errors
+    /// No memory is left.
+    pub fn upload(&self, pixels: &[f32], size: [i64; 4]) -> Result<Tensor, tch::TchError> {
+        let (input, device) = (Tensor::f_from_slice(pixels)?.f_view(size)?, self.options.device);
+        if !device.is_cuda() {
+            return Ok(input);
+        }
+        input.f_pin_memory(device)?.f_to_device_(device, Kind::Float, true, false)
+    }
+
+    /// Brings the input to the device, where it is not there yet, and binds it; as it was bound, it is returned.
     fn feed(&self, input: &Tensor, frame: &mut Frame) -> Result<Tensor, ExecError> {
         let outside = |error: tch::TchError| outside_error(&error);
         let mut input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(Kind::Float)).map_err(outside)?;
