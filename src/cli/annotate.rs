@@ -213,6 +213,8 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
         batch_limit: match args.batch_size {
+            // Such a model takes nothing but the batch of its export, one image.
+            _ if program.metadata.input.dynamic == Dynamic::None => BatchLimit::samples(1),
             BatchSize::Samples(samples) => BatchLimit::samples(samples.get()),
             BatchSize::Auto => explainers[0].batch_limit(&program.metadata.input, explainers.len()),
         },

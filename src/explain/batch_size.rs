@@ -26,9 +26,8 @@ impl TorchExplainer {
     /// A limit for batches that `num_sharing` explainers on devices of this kind keep to at once, by a trial on a black image.
     /// Where memory cannot be measured it is one sample.
     pub fn batch_limit(&self, input: &InputInfo, num_sharing: usize) -> BatchLimit {
-        let samples = if input.dynamic == Dynamic::None { 1 } else { MAX_SAMPLES };
         let wanted = if self.plan.device() == Device::Cpu { CPU_PIXELS } else { usize::MAX };
-        BatchLimit { samples, pixels: self.fitting_pixels(input, num_sharing).unwrap_or(0).min(wanted) }
+        BatchLimit { samples: MAX_SAMPLES, pixels: self.fitting_pixels(input, num_sharing).unwrap_or(0).min(wanted) }
     }
 
     /// Pixels of input that fit into memory.
