@@ -24,7 +24,7 @@ def maps(quickstart, clone, camflow, standin_model, tmp_path):
         dataset.reload()
         found = {(s.filepath, field): np.load(s[field].npy_path) for s in dataset for field in FIELDS}
         assert len(found) == 6 * 4
-        return found, done.events[-1]
+        return found, next(event for event in done.events if event["event"] == "run_finished")
 
     return run
 

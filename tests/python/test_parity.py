@@ -1,9 +1,12 @@
 """camflow's heatmaps are pytorch_grad_cam's.
 
-`--exact` within 1e-5 of the reference on the same tensor. The default folds batch norms, which moves sums in the last bit
-and flips a few ReLUs, as fp32 itself does against fp64. So it is judged by its distance to the fp64 heatmaps of an input (the
+`--exact` within 1e-5 of the reference on the same tensor. The default folds batch norms and keeps images channels-last,
+which moves sums in the last bit and flips a few ReLUs, as fp32 itself does against fp64. So it is judged by its distance to the fp64 heatmaps of an input (the
 largest difference at any layer): at most 1.5 times eager fp32's own in the median over inputs, and 3 times (plus 1e-4) for
 each.
+
+Such ratios mean something only where fp32 itself flips ReLUs: on the smallest images it sometimes flips none, by luck, and is then
+a thousand times nearer than with any other order of summation.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import reference
 
 PERSON = 15
 # height, width, batch: other shapes than the export's example; odd ones; both orientations.
-CASES = [(160, 192, 1), (129, 103, 1), (96, 128, 7)]
+CASES = [(160, 192, 1), (129, 103, 1), (96, 128, 3)]
 EXPORT = ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
 
 
