@@ -67,10 +67,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let image = read_array_file(Path::new(input), 1 << 30)?;
     let [_, _, height, width] = image.shape[..] else { return Err("the input is not [1, 3, H, W]".into()) };
     let pixels = image.values.to_f32();
-    let batch = match batch.as_str() {
-        "auto" => explainer.batch_limit(&program.metadata.input, 1).of_shape(height, width),
-        number => number.parse()?,
-    };
+    let batch: Option<usize> = if batch == "auto" { None } else { Some(batch.parse()?) };
     let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
     let selected = label.select(&MaskValue::Index(channel))?;
     let sample = DecodedSample {
@@ -78,14 +75,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         pixels: Vec::new(),
         height,
         width,
-        region: FrameRegion {
-            image_height: height,
-            image_width: width,
-            frame_height: height,
-            frame_width: width,
-            top: 0,
-            left: 0,
-        },
+        region: FrameRegion::whole(height, width),
         targets: vec![ClassTarget { class: 0, channel: Channel::Index(channel), pixels: TargetPixels::Mask(selected) }],
         fingerprint: Fingerprint::of_job("device_rate"),
         existing: Vec::new(),
@@ -95,6 +85,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let started = Instant::now();
     let mut done = 0;
     while done < count {
+        let batch = batch.unwrap_or_else(|| explainer.batch_limit().of_shape(height, width));
         let made = explainer.explain(batch_of(batch.min(count - done)))?;
         if let Some(failure) = made.failed.first() {
             return Err(failure.error.clone().into());

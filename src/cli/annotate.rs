@@ -185,6 +185,9 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
 
     let explainers = devices.iter().map(|device| TorchExplainer::new(&program, *device, options.clone()));
     let mut explainers = explainers.collect::<Result<Vec<_>, _>>()?;
+    for (explainer, options) in explainers.iter_mut().zip(&devices) {
+        explainer.share_memory(devices.iter().filter(|other| other.device == options.device).count());
+    }
     check_output(&program, explainers[0].plan(), &args.target)?;
     let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
     let fields_text = backticked(fields.names());
@@ -213,10 +216,8 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = RunOptions {
         batch_limit: match args.batch_size {
-            // Such a model takes nothing but the batch of its export, one image.
-            _ if program.metadata.input.dynamic == Dynamic::None => BatchLimit::samples(1),
-            BatchSize::Samples(samples) => BatchLimit::samples(samples.get()),
-            BatchSize::Auto => explainers[0].batch_limit(&program.metadata.input, explainers.len()),
+            BatchSize::Samples(samples) => Some(BatchLimit::samples(samples.get())),
+            BatchSize::Auto => None,
         },
         num_workers: args.workers.unwrap_or(cores),
         max_failures: args.max_failures,

@@ -1,6 +1,6 @@
 //! Heatmaps on a torch device: one forward, one backward per class, all layers, all methods.
 //!
-//! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, and turns saliency maps into
+//! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, says how large they may be (`batch_size.rs`), and turns saliency maps into
 //! heatmaps in host memory (`heatmap.rs`). `pass.rs` takes one tensor through the model, `cam/` has the methods, `target.rs` what
 //! is differentiated.
 
@@ -20,11 +20,12 @@ pub use options::{Column, ExplainOptions};
 
 use crate::{
     pipeline::{
-        Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch, InputBatch,
-        RunError, SampleFailure, Skip, SkipReason, Stage, TargetPixels,
+        BatchLimit, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch,
+        InputBatch, RunError, SampleFailure, Skip, SkipReason, Stage, TargetPixels,
     },
-    program::{Demand, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention},
+    program::{Demand, Dynamic, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention},
 };
+use batch_size::Footprint;
 use cam::Derivative;
 use pass::Saliencies;
 
@@ -35,8 +36,12 @@ pub struct TorchExplainer {
     columns: Vec<Column>,
     /// f32 `[C]` of each operator that is tapped for FullGrad.
     biases: Vec<Tensor>,
-    /// Lowered when memory ran out.
+    /// 1 for a model that takes nothing but the batch of its export; lowered when memory ran out.
     max_batch: usize,
+    /// What batches take of memory: known after the first one.
+    footprint: Option<Footprint>,
+    /// How many explainers take memory from where this one does.
+    num_sharing: usize,
     /// Likewise.
     probe_batch: usize,
     /// Inputs of batches to come, on the device, with the number of their first sample: of the next batch, and of the one after.
@@ -133,8 +138,22 @@ impl TorchExplainer {
         let resume_from = if options.methods.contains(&Method::Ablationcam) { layers } else { Vec::new() };
         let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
         let columns = options.columns();
-        let probe_batch = options.probe_batch.max(1);
-        Ok(TorchExplainer { plan, options, columns, biases, max_batch: usize::MAX, probe_batch, prefetched: Vec::new() })
+        Ok(TorchExplainer {
+            plan,
+            columns,
+            biases,
+            max_batch: if program.metadata.input.dynamic == Dynamic::None { 1 } else { usize::MAX },
+            footprint: None,
+            num_sharing: 1,
+            probe_batch: options.probe_batch.max(1),
+            prefetched: Vec::new(),
+            options,
+        })
+    }
+
+    /// Says that so many explainers, this one among them, take their memory from the same place.
+    pub fn share_memory(&mut self, num_explainers: usize) {
+        self.num_sharing = num_explainers.max(1);
     }
 
     /// The model as it is run.
@@ -298,8 +317,7 @@ impl TorchExplainer {
 
 /// Whether the model saw the whole image.
 fn is_whole(sample: &DecodedSample) -> bool {
-    let region = &sample.region;
-    (region.top, region.left) == (0, 0) && (region.frame_height, region.frame_width) == (sample.height, sample.width)
+    !sample.region.is_cropped(sample.height, sample.width)
 }
 
 fn collect(sample: DecodedSample, classes: Vec<ClassHeatmaps>, result: &mut HeatmapBatch) {
@@ -336,7 +354,17 @@ impl Explainer for TorchExplainer {
         let first = samples.first().map(|first| first.sample.seq);
         let uploaded = self.prefetched.iter().position(|(seq, _)| Some(*seq) == first);
         let uploaded = uploaded.map(|index| self.prefetched.swap_remove(index).1);
-        self.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
+        if self.footprint.is_some() {
+            self.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
+        } else {
+            let num_pixels = samples.len() * height * width;
+            let explain = |this: &mut Self| this.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
+            self.measure(num_pixels, explain);
+        }
         Ok(result)
+    }
+
+    fn batch_limit(&self) -> BatchLimit {
+        self.limit()
     }
 }

@@ -40,16 +40,41 @@ pub struct FrameRegion {
     pub left: i64,
 }
 
+/// Why a pixel is not in a model's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// The image is smaller.
+    Image,
+    /// The input was cut out beside it.
+    Crop,
+}
+
 impl FrameRegion {
+    /// Of an input that is the whole image, neither resized nor cropped.
+    pub fn whole(height: usize, width: usize) -> FrameRegion {
+        FrameRegion { image_height: height, image_width: width, frame_height: height, frame_width: width, top: 0, left: 0 }
+    }
+
+    /// Whether the model's input of `height` x `width` pixels shows other than the whole image.
+    pub fn is_cropped(&self, height: usize, width: usize) -> bool {
+        (self.top, self.left) != (0, 0) || (self.frame_height, self.frame_width) != (height, width)
+    }
+
     /// Where the middle of a pixel of the image (row `y`, column `x`) lies in a model's input of `height` x `width` pixels, in
-    /// fractions `(y, x)` of its sides in `[0, 1)`; `None` where the input was cut out beside it.
-    pub fn place(&self, y: usize, x: usize, height: usize, width: usize) -> Option<(f64, f64)> {
+    /// fractions `(y, x)` of its sides in `[0, 1)`.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn place(&self, y: usize, x: usize, height: usize, width: usize) -> Result<(f64, f64), Outside> {
+        if y >= self.image_height || x >= self.image_width {
+            return Err(Outside::Image);
+        }
         let along = |position: usize, image: usize, frame: usize, offset: i64, side: usize| {
             let in_frame = (position as f64 + 0.5) * frame as f64 / image as f64;
             let fraction = (in_frame - offset as f64) / side as f64;
-            (0.0..1.0).contains(&fraction).then_some(fraction)
+            if (0.0..1.0).contains(&fraction) { Ok(fraction) } else { Err(Outside::Crop) }
         };
-        Some((
+        Ok((
             along(y, self.image_height, self.frame_height, self.top, height)?,
             along(x, self.image_width, self.frame_width, self.left, width)?,
         ))
@@ -87,10 +112,15 @@ impl BinaryMask {
         BinaryMask { height, width, pixels }
     }
 
-    /// The mask on the grid of a model's input of `height` x `width` pixels that lies in the image as `region` says: the mask,
-    /// of whatever resolution, covers the whole image; it is resized to the frame as by [`BinaryMask::resize_nearest`] and
-    /// cut out. Padding around the image belongs to no class.
-    pub fn crop_to(&self, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
+    /// The mask, of whatever resolution over the whole image, as one over a model's input of `height` x `width` pixels that lies
+    /// in the image as `region` says. Where nothing was cropped that is the mask itself, at its own resolution.
+    pub fn on_input(self, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
+        if region.is_cropped(height, width) { self.crop_to(region, height, width) } else { self }
+    }
+
+    /// The mask resized to the frame as by [`BinaryMask::resize_nearest`], and cut out. Padding around the image belongs to no
+    /// class.
+    fn crop_to(&self, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
         let source = |position: usize, offset: i64, frame: usize, side: usize| {
             let in_frame = usize::try_from(position as i64 + offset).ok()?;
             (in_frame < frame).then(|| in_frame * side / frame)
@@ -135,10 +165,11 @@ mod tests {
         let region = FrameRegion { image_height: 100, image_width: 200, frame_height: 50, frame_width: 100, top: 5, left: 30 };
         let (y, x) = region.place(50, 100, 40, 40).expect("inside");
         assert!((y - (25.25 - 5.0) / 40.0).abs() < 1e-12 && (x - (50.25 - 30.0) / 40.0).abs() < 1e-12, "{y} {x}");
-        assert_eq!(region.place(9, 100, 40, 40), None, "above the crop");
-        assert!(region.place(10, 60, 40, 40).is_some(), "its first pixel");
-        assert!(region.place(89, 139, 40, 40).is_some(), "its last pixel");
-        assert_eq!(region.place(50, 140, 40, 40), None, "right of the crop");
+        assert_eq!(region.place(9, 100, 40, 40), Err(Outside::Crop), "above the crop");
+        assert!(region.place(10, 60, 40, 40).is_ok(), "its first pixel");
+        assert!(region.place(89, 139, 40, 40).is_ok(), "its last pixel");
+        assert_eq!(region.place(50, 140, 40, 40), Err(Outside::Crop), "right of the crop");
+        assert_eq!(region.place(100, 100, 40, 40), Err(Outside::Image), "there is no such row");
     }
 
     #[test]

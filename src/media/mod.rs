@@ -21,7 +21,7 @@ mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use error::MediaError;
-pub use geometry::{BinaryMask, FrameRegion, MaskValue};
+pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside};
 pub use image::{ImageLimits, RgbImage, read_image};
 pub use mask::LabelMask;
 pub use orientation::{ExifPolicy, Orientation};

@@ -80,8 +80,13 @@ pub struct BatchLimit {
 
 impl BatchLimit {
     /// So many samples of any size.
-    pub fn samples(samples: usize) -> Self {
+    pub const fn samples(samples: usize) -> Self {
         BatchLimit { samples, pixels: usize::MAX }
+    }
+
+    /// What keeps to both limits.
+    pub fn and(self, other: BatchLimit) -> Self {
+        BatchLimit { samples: self.samples.min(other.samples), pixels: self.pixels.min(other.pixels) }
     }
 
     /// How many samples of `height` x `width` make a full batch.
@@ -105,6 +110,11 @@ pub trait Explainer: Send {
     /// # Errors
     /// Only what makes going on pointless; a fault of one sample is part of the result.
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError>;
+
+    /// How much the next batches may hold, by what those before took. Before the first it is little: that one is the trial.
+    fn batch_limit(&self) -> BatchLimit {
+        BatchLimit::samples(1)
+    }
 }
 
 /// What became of an update.

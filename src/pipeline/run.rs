@@ -35,8 +35,8 @@ use super::{
 /// How a run is to go.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
-    /// How large batches are, at most.
-    pub batch_limit: BatchLimit,
+    /// How large batches are, at most; `None`: as the explainers say.
+    pub batch_limit: Option<BatchLimit>,
     /// Threads for decoding, and as many for encoding.
     pub num_workers: usize,
     /// Abort when more samples than this fail.
@@ -172,17 +172,23 @@ pub fn run(
     });
     let clock = |stage: Stage| &clocks[stage as usize].1;
 
+    // What each explainer takes; until it has had a batch, one sample.
+    let limits = Mutex::new(vec![BatchLimit::samples(1); num_devices]);
+    let limits = &limits;
+    let limit = move || options.batch_limit.or_else(|| lock(limits).iter().copied().reduce(BatchLimit::and));
+
     std::thread::scope(|scope| {
         let (out, time) = (Outlet::new(stale_out, clock(Stage::Read)), clock(Stage::Read));
         spawn(scope, Stage::Read, ledger, move || read(source, decoder, workers, out, time, cancellation, ledger));
         let (input, out) = (Inlet::new(stale_in, clock(Stage::Decode)), Outlet::new(decoded_out, clock(Stage::Decode)));
         spawn(scope, Stage::Decode, ledger, move || decode(decoder, workers, input, out, clock(Stage::Decode), ledger));
         let (input, out) = (Inlet::new(decoded_in, clock(Stage::Batch)), Outlet::new(batch_out, clock(Stage::Batch)));
-        spawn(scope, Stage::Batch, ledger, move || batch(options.batch_limit, input, out));
-        for explainer in explainers {
+        spawn(scope, Stage::Batch, ledger, move || batch(limit, input, out));
+        for (index, explainer) in explainers.into_iter().enumerate() {
+            let set_limit = move |limit| lock(limits)[index] = limit;
             let (input, out) = (batch_in.clone(), explained_out.clone());
             let (input, out) = (Inlet::new(input, clock(Stage::Device)), Outlet::new(out, clock(Stage::Device)));
-            spawn(scope, Stage::Device, ledger, move || explain(explainer, input, out, clock(Stage::Device), ledger));
+            spawn(scope, Stage::Device, ledger, move || explain(explainer, input, out, set_limit, clock(Stage::Device), ledger));
         }
         // The stages' own ends are the last ones: a channel closes when they are gone.
         drop((batch_in, explained_out));
@@ -282,10 +288,10 @@ fn decode(
     });
 }
 
-fn batch(limit: BatchLimit, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
-    let mut batcher = Batcher::new(limit);
+fn batch(limit: impl Fn() -> Option<BatchLimit>, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
+    let mut batcher = Batcher::default();
     for sample in input.iter() {
-        if let Some(batch) = batcher.push(*sample)
+        if let Some(batch) = batcher.push(*sample, limit().unwrap_or(BatchLimit::samples(1)))
             && out.send(batch).is_err()
         {
             return;
@@ -302,6 +308,7 @@ fn explain(
     explainer: &mut dyn Explainer,
     input: Inlet<'_, InputBatch>,
     out: Outlet<'_, Vec<ExplainedSample>>,
+    set_limit: impl Fn(BatchLimit),
     clock: &Clock,
     ledger: &Ledger<'_>,
 ) {
@@ -316,6 +323,7 @@ fn explain(
         }
         match clock.busy(|| explainer.explain(batch)) {
             Ok(batch) => {
+                set_limit(explainer.batch_limit());
                 batch.skipped.into_iter().for_each(|skip| ledger.skipped(skip));
                 batch.failed.into_iter().for_each(|failure| ledger.failed(failure));
                 if out.send(batch.explained).is_err() {

@@ -151,23 +151,21 @@ impl Plan {
             }
         }
         let channels_last = !options.exact;
-        // Autocast would make these shorter in every run.
-        let mut shortened: HashSet<ValueId> = HashSet::new();
-        if options.precision == Precision::Bf16 {
-            shortened = kept().flat_map(|(_, node)| passes::autocast_weights(node)).collect();
-            for (_, node) in kept() {
-                let short: HashSet<ValueId> = passes::autocast_weights(node).collect();
-                shortened.retain(|value| short.contains(value) || !node.uses().any(|used| used == *value));
-            }
+        let mut num_uses: HashMap<ValueId, usize> = HashMap::new();
+        let mut num_short_uses: HashMap<ValueId, usize> = HashMap::new();
+        for (_, node) in kept() {
+            node.uses().for_each(|value| *num_uses.entry(value).or_default() += 1);
+            passes::autocast_weights(node).for_each(|value| *num_short_uses.entry(value).or_default() += 1);
         }
+        // Autocast would make such a weight shorter in every run.
+        let is_short = |id: &ValueId| options.precision == Precision::Bf16 && num_uses.get(id) == num_short_uses.get(id);
         let of_convolutions: HashSet<ValueId> = kept().filter_map(|(_, node)| passes::convolution_weight(node)).collect();
         let mut constants = HashMap::new();
-        let needed_constants: HashSet<ValueId> = kept().flat_map(|(_, node)| node.uses().collect::<Vec<_>>()).collect();
         let mut folded_constants: HashMap<ValueId, Tensor> = folded.0.into_iter().collect();
-        for id in needed_constants {
+        for id in num_uses.keys().copied() {
             let Some(tensor) = folded_constants.remove(&id).or_else(|| program.constant(id)) else { continue };
             let mut tensor = tensor.f_to_device(options.device).map_err(torch)?;
-            if shortened.contains(&id) && tensor.kind() == Kind::Float {
+            if is_short(&id) && tensor.kind() == Kind::Float {
                 tensor = tensor.f_to_kind(Kind::BFloat16).map_err(torch)?;
             }
             if channels_last && of_convolutions.contains(&id) {

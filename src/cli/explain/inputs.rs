@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 
 use crate::{
     media::{
-        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Preprocess, RgbImage, read_array_file, read_image,
+        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside, Preprocess, RgbImage, read_array_file,
+        read_image,
     },
     pipeline::{Channel, ClassTarget, DecodedSample, Fingerprint, InputBatch, SampleRef, TargetPixels},
 };
@@ -54,8 +55,7 @@ pub fn image_batch(path: &Path, asked: &[Asked], preprocess: &Preprocess) -> any
             AskedPixels::Pixel { x, y } => pixel(*x, *y, &region, (height, width))?,
             AskedPixels::Mask { file, value } => {
                 let mask = read_mask(file, &limits)?.select(&MaskValue::Index(*value))?;
-                let is_whole = (region.frame_height, region.frame_width) == (height, width);
-                TargetPixels::Mask(if is_whole { mask } else { mask.crop_to(&region, height, width) })
+                TargetPixels::Mask(mask.on_input(&region, height, width))
             }
         };
         targets.push(ClassTarget { class, channel: asked.channel, pixels });
@@ -73,8 +73,7 @@ pub fn tensor_batch(path: &Path, asked: &[Asked]) -> anyhow::Result<InputBatch> 
         bail!("it holds shape {:?}; a tensor [N, 3, H, W] is wanted", array.shape);
     };
     let pixels = array.values.to_f32();
-    let region =
-        FrameRegion { image_height: height, image_width: width, frame_height: height, frame_width: width, top: 0, left: 0 };
+    let region = FrameRegion::whole(height, width);
     let stem = path.file_stem().map_or_else(|| "tensor".into(), |stem| stem.to_string_lossy().into_owned());
     let mut samples = Vec::new();
     for number in 0..num_samples {
@@ -93,12 +92,13 @@ pub fn tensor_batch(path: &Path, asked: &[Asked]) -> anyhow::Result<InputBatch> 
 }
 
 fn pixel(x: usize, y: usize, region: &FrameRegion, (height, width): (usize, usize)) -> anyhow::Result<TargetPixels> {
-    if x >= region.image_width || y >= region.image_height {
-        bail!("pixel {x},{y} is outside the image of {} x {} pixels", region.image_width, region.image_height);
+    match region.place(y, x, height, width) {
+        Ok((y, x)) => Ok(TargetPixels::Point { y, x }),
+        Err(Outside::Image) => {
+            bail!("pixel {x},{y} is outside the image of {} x {} pixels", region.image_width, region.image_height)
+        }
+        Err(Outside::Crop) => bail!("pixel {x},{y} is outside the part of the image that the model sees"),
     }
-    let place = region.place(y, x, height, width);
-    let (y, x) = place.with_context(|| format!("pixel {x},{y} is outside the part of the image that the model sees"))?;
-    Ok(TargetPixels::Point { y, x })
 }
 
 fn read_mask(path: &Path, limits: &ImageLimits) -> anyhow::Result<LabelMask> {

@@ -12,26 +12,17 @@ use crate::pipeline::{BatchLimit, DecodedSample, InputBatch};
 const LOOK_AHEAD_BATCHES: f64 = 4.0;
 
 /// Collects samples into batches of equal shape.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batcher {
-    limit: BatchLimit,
     /// Shapes in the order in which their oldest sample arrived.
     waiting: VecDeque<((usize, usize), Vec<DecodedSample>)>,
-    /// How much of the look-ahead they use up: each sample the part of a full batch of its shape.
-    used: f64,
 }
 
 impl Batcher {
-    /// Batches of at most so much.
-    pub fn new(limit: BatchLimit) -> Self {
-        Batcher { limit, waiting: VecDeque::new(), used: 0.0 }
-    }
-
-    /// Takes a sample; gives a batch when one is full or the look-ahead is used up.
-    pub fn push(&mut self, sample: DecodedSample) -> Option<InputBatch> {
+    /// Takes a sample; gives a batch when one is full by the limit of the moment, or the look-ahead is used up.
+    pub fn push(&mut self, sample: DecodedSample, limit: BatchLimit) -> Option<InputBatch> {
         let shape = (sample.height, sample.width);
-        let full = self.limit.of_shape(sample.height, sample.width);
-        self.used += 1.0 / full as f64;
+        let full = limit.of_shape(sample.height, sample.width);
         let index = match self.waiting.iter().position(|(waiting, _)| *waiting == shape) {
             Some(index) => index,
             None => {
@@ -43,7 +34,11 @@ impl Batcher {
         if self.waiting[index].1.len() >= full {
             return self.take(index);
         }
-        if self.used >= LOOK_AHEAD_BATCHES { self.take(0) } else { None }
+        // Each sample uses up its part of a full batch of its shape.
+        let part = |((height, width), samples): &((usize, usize), Vec<DecodedSample>)| {
+            samples.len() as f64 / limit.of_shape(*height, *width) as f64
+        };
+        if self.waiting.iter().map(part).sum::<f64>() >= LOOK_AHEAD_BATCHES { self.take(0) } else { None }
     }
 
     /// What is left, oldest first; `None` when nothing is.
@@ -53,9 +48,6 @@ impl Batcher {
 
     fn take(&mut self, index: usize) -> Option<InputBatch> {
         let ((height, width), mut samples) = self.waiting.remove(index)?;
-        // Without samples nothing is used, whatever the rounding of the sum says.
-        let part = samples.len() as f64 / self.limit.of_shape(height, width) as f64;
-        self.used = if self.waiting.is_empty() { 0.0 } else { self.used - part };
         let pixels = if let [only] = &mut samples[..] {
             std::mem::take(&mut only.pixels)
         } else {
@@ -83,26 +75,21 @@ mod tests {
             pixels: vec![seq as f32; 3 * height * width],
             height,
             width,
-            region: FrameRegion {
-                image_height: height,
-                image_width: width,
-                frame_height: height,
-                frame_width: width,
-                top: 0,
-                left: 0,
-            },
+            region: FrameRegion::whole(height, width),
             targets: Vec::new(),
             fingerprint: Fingerprint::of_job("test"),
             existing: Vec::new(),
         }
     }
 
+    const TWO: BatchLimit = BatchLimit::samples(2);
+
     #[test]
     fn shapes_do_not_mix_and_pixels_follow_their_samples() {
-        let mut batcher = Batcher::new(BatchLimit::samples(2));
-        assert!(batcher.push(sample(0, 1, 2)).is_none());
-        assert!(batcher.push(sample(1, 2, 1)).is_none());
-        let batch = batcher.push(sample(2, 1, 2)).expect("a full batch");
+        let mut batcher = Batcher::default();
+        assert!(batcher.push(sample(0, 1, 2), TWO).is_none());
+        assert!(batcher.push(sample(1, 2, 1), TWO).is_none());
+        let batch = batcher.push(sample(2, 1, 2), TWO).expect("a full batch");
         assert_eq!((batch.height, batch.width), (1, 2));
         assert_eq!(batch.samples.iter().map(|s| s.sample.seq).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(batch.pixels, [[0.0; 6], [2.0; 6]].concat());
@@ -112,10 +99,10 @@ mod tests {
 
     #[test]
     fn a_lone_shape_goes_out_when_the_look_ahead_is_used_up() {
-        let mut batcher = Batcher::new(BatchLimit::samples(2));
+        let mut batcher = Batcher::default();
         let mut out = Vec::new();
         for seq in 0..8 {
-            out.extend(batcher.push(sample(seq, 1 + seq as usize, 1)));
+            out.extend(batcher.push(sample(seq, 1 + seq as usize, 1), TWO));
         }
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].samples[0].sample.seq, 0, "the oldest goes first");
@@ -123,13 +110,14 @@ mod tests {
 
     #[test]
     fn small_images_come_in_larger_batches() {
-        let mut batcher = Batcher::new(BatchLimit { samples: 8, pixels: 12 });
+        let limit = BatchLimit { samples: 8, pixels: 12 };
+        let mut batcher = Batcher::default();
         let mut sizes = Vec::new();
         for seq in 0..6 {
-            sizes.extend(batcher.push(sample(seq, 2, 2)).map(|batch| batch.samples.len()));
+            sizes.extend(batcher.push(sample(seq, 2, 2), limit).map(|batch| batch.samples.len()));
         }
         assert_eq!(sizes, [3, 3]);
-        let large = batcher.push(sample(6, 5, 5)).expect("one sample always is a batch");
+        let large = batcher.push(sample(6, 5, 5), limit).expect("one sample always is a batch");
         assert_eq!(large.samples.len(), 1);
     }
 }

@@ -4,7 +4,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
-    media::{BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Preprocess, inflate_array, read_image},
+    media::{
+        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, inflate_array, read_image,
+    },
     pipeline::{
         Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SelectedSample, Skip,
         SkipReason, Stage, StaleSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass,
@@ -151,17 +153,20 @@ impl Decoder {
 
         let image = read_image(&sample.media_path, &self.limits, self.exif)?;
         let input = self.preprocess.apply(&image)?;
-        let (region, size) = (input.region, (input.height, input.width));
+        let region = input.region;
         let mut targets = Vec::with_capacity(found.len());
         for Found { class, channel, place } in found {
             let pixels = match place {
                 Place::Predicted => TargetPixels::Predicted,
-                Place::Pixel { x, y } => match point(x, y, &region, size) {
-                    Ok(point) => point,
-                    Err(reason) => return Ok(Err(reason)),
+                Place::Pixel { x, y } => match region.place(y as usize, x as usize, input.height, input.width) {
+                    Ok((y, x)) => TargetPixels::Point { y, x },
+                    Err(Outside::Image) => return Ok(Err(SkipReason::PixelOutsideImage)),
+                    Err(Outside::Crop) => return Ok(Err(SkipReason::PixelOutsideCrop)),
                 },
-                Place::Mask(mask) => TargetPixels::Mask(on_input(mask, &region, size)),
-                Place::Shapes(shapes) => TargetPixels::Mask(on_input(self.draw(&shapes, &region)?, &region, size)),
+                Place::Mask(mask) => TargetPixels::Mask(mask.on_input(&region, input.height, input.width)),
+                Place::Shapes(shapes) => {
+                    TargetPixels::Mask(self.draw(&shapes, &region)?.on_input(&region, input.height, input.width))
+                }
             };
             // A class may lie wholly outside the crop, or its box be smaller than a pixel.
             if !matches!(&pixels, TargetPixels::Mask(mask) if mask.count() == 0) {
@@ -323,22 +328,6 @@ fn with_object(fingerprint: Fingerprint, object: &StoredObject) -> Fingerprint {
         }
         StoredShape::Malformed(reason) => fingerprint.and("malformed", reason.as_bytes()),
     }
-}
-
-/// A mask over the image on the grid of the model's input; any resolution over the whole of it where nothing was cropped.
-fn on_input(mask: BinaryMask, region: &FrameRegion, (height, width): (usize, usize)) -> BinaryMask {
-    let is_cropped = (region.frame_height, region.frame_width) != (height, width);
-    if is_cropped { mask.crop_to(region, height, width) } else { mask }
-}
-
-/// A pixel of the image in the model's input.
-fn point(x: u32, y: u32, region: &FrameRegion, (height, width): (usize, usize)) -> Result<TargetPixels, SkipReason> {
-    let (x, y) = (x as usize, y as usize);
-    if x >= region.image_width || y >= region.image_height {
-        return Err(SkipReason::PixelOutsideImage);
-    }
-    let (y, x) = region.place(y, x, height, width).ok_or(SkipReason::PixelOutsideCrop)?;
-    Ok(TargetPixels::Point { y, x })
 }
 
 #[cfg(test)]
