@@ -2,7 +2,7 @@
 //!
 //! The flow of a run is in [`pipeline`]; [`program`] reads and executes exported models, [`explain`] turns gradients into
 //! heatmaps, [`media`] handles images, masks and arrays, [`fiftyone`] is the database behind FiftyOne. [`cli`] puts them
-//! together: start at `cli/annotate.rs` for the main job.
+//! together: start at `cli/annotate/mod.rs` for the main job.
 
 pub mod cli;
 pub mod explain;

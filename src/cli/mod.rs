@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod inspect;
 mod model;
+mod signals;
 mod target;
 
 use std::io::Write;

@@ -1,0 +1,122 @@
+//! What can be asked of `annotate`: its flags, which are also the keys of a job file.
+
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
+
+use crate::{
+    cli::{cam::CamArgs, choice},
+    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags},
+    job::{FieldTemplate, TargetSpec},
+    names::Choice,
+    pipeline::{NpyFormat, Store},
+    report::Format,
+};
+
+/// Add heatmaps to the samples of a FiftyOne dataset
+// A flag given twice takes its last value, so that scripts can put defaults before `"$@"`.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct Args {
+    /// Name of the dataset
+    #[arg(long)]
+    pub dataset: String,
+    #[command(flatten)]
+    pub cam: CamArgs,
+    /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
+    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
+    #[arg(long, default_value = "labels")]
+    pub target: TargetSpec,
+    /// How fields are named; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
+    #[arg(long, value_name = "TEMPLATE")]
+    pub field: Option<FieldTemplate>,
+    /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Exact floats beside the picture
+    #[arg(long, default_value = NpyFormat::F32.name(), value_parser = choice::<NpyFormat>())]
+    pub npy: NpyFormat,
+    /// Where the App finds the picture: an 8-bit PNG on disk (`path`) or the array in the document (`inline`)
+    #[arg(long, default_value = Store::Path.name(), value_parser = choice::<Store>())]
+    pub store: Store,
+    /// Samples per batch: a number, or `auto`, by the size of the images and the memory that is free
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub batch_size: BatchSize,
+    /// Threads that read images, and as many that write heatmaps; default: one per core
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Only samples with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Only samples that match this MongoDB query (JSON)
+    #[arg(long = "match", value_name = "QUERY")]
+    pub matching: Option<String>,
+    /// Only the samples whose ids stand in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub ids: Option<PathBuf>,
+    /// Only these slices of a grouped dataset; default: all that hold images
+    #[arg(long, value_delimiter = ',', value_name = "SLICE")]
+    pub slices: Vec<String>,
+    /// No more than this many samples
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
+    #[arg(long)]
+    pub apply_exif: bool,
+    /// Compute again what is up to date
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Check everything and say what would be done, but change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Abort when more samples than this fail
+    #[arg(long, value_name = "N")]
+    pub max_failures: Option<u64>,
+    /// How to report: words, or one JSON object a line
+    #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
+    pub format: Format,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+}
+
+/// Flags about the database; FiftyOne's own settings hold where they are left out.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DatabaseArgs {
+    /// MongoDB connection string; default: as FiftyOne is configured. Credentials are better kept in FIFTYONE_DATABASE_URI
+    #[arg(long, value_name = "URI", hide_env_values = true)]
+    pub database_uri: Option<String>,
+    /// Folder of FiftyOne's own database
+    #[arg(long, value_name = "FOLDER")]
+    pub database_dir: Option<PathBuf>,
+    /// Name of the database
+    #[arg(long, value_name = "NAME")]
+    pub database_name: Option<String>,
+}
+
+impl DatabaseArgs {
+    /// Connects as FiftyOne would.
+    pub fn connect(&self, python: Option<PathBuf>) -> anyhow::Result<crate::fiftyone::Connected> {
+        let flags =
+            DatabaseFlags { uri: self.database_uri.clone(), dir: self.database_dir.clone(), name: self.database_name.clone() };
+        let config = DatabaseConfig::discover(&flags)?;
+        Ok(Database::connect(&config, &ConnectOptions { python })?)
+    }
+}
+
+/// How many samples make a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum BatchSize {
+    /// As many as are good for the device and fit into its memory.
+    Auto,
+    /// At most so many.
+    Samples(NonZeroUsize),
+}
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(BatchSize::Auto),
+            number => number.parse().map(BatchSize::Samples).map_err(|_| "it is `auto` or a number from 1".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! From flags to what they mean for this model and this dataset, each part checked.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::Args;
+use crate::{
+    cli::{
+        cam::Model,
+        target::{check_class_flag, check_task},
+    },
+    explain::{Column, Method},
+    fiftyone::{Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
+    job::{FieldTemplate, TargetSpec},
+    media::MaskValue,
+    names::{Choice, backticked},
+    pipeline::{Fingerprint, HeatmapFields, TargetClass, Targets},
+    program::{Dynamic, Program},
+    report::Reporter,
+};
+
+/// What the dataset's side of the job comes to.
+pub struct DatasetSide {
+    pub dataset: Dataset,
+    pub label: Option<LabelField>,
+    pub mask_targets: Option<Vec<(String, MaskValue)>>,
+    pub notices: Vec<String>,
+}
+
+pub fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
+    let model = args.cam.open(reporter)?;
+    let program = &model.program;
+    program.metadata.preprocess.check().with_context(|| format!("model `{}`", program.path().display()))?;
+    check_input_size(program)?;
+    check_task(program, &args.target)?;
+    Ok(model)
+}
+
+/// A model of one size needs a preprocessing that ends in that size.
+fn check_input_size(program: &Program) -> anyhow::Result<()> {
+    let metadata = &program.metadata;
+    let [_, channels, height, width] = metadata.input.example[..] else {
+        anyhow::bail!("model `{}` takes {:?}, not an image [N, 3, H, W]", program.path().display(), metadata.input.example);
+    };
+    anyhow::ensure!(channels == 3, "model `{}` takes {channels} channels, not RGB", program.path().display());
+    let (given_height, given_width) = metadata.preprocess.output_size(480, 640);
+    let fits = (given_height as i64, given_width as i64) == (height, width);
+    if metadata.input.dynamic != Dynamic::Bhw && !fits {
+        anyhow::bail!(
+            "model `{}` takes images of {height}x{width} only, but its preprocessing makes {given_height}x{given_width} of 480x640\nhint: export it with `--size {given_height}x{given_width}`",
+            program.path().display()
+        );
+    }
+    Ok(())
+}
+
+pub fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
+    let connected = args.database.connect(args.cam.python.clone())?;
+    let mut notices = connected.notices;
+    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    notices.extend(dataset.notices());
+    let label = match &args.target {
+        TargetSpec::Labels(field) => Some(dataset.label_field(field.as_deref())?),
+        TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
+    };
+    if let Err(problem) = check_class_flag(&args.target, &args.cam.classes, label.as_ref()) {
+        anyhow::bail!("{problem}");
+    }
+    let mask_targets = match label.as_ref().filter(|label| label.kind == LabelKind::Segmentation) {
+        Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
+        None => None,
+    };
+    Ok(DatasetSide { dataset, label, mask_targets, notices })
+}
+
+pub fn field_names(args: &Args, classes: &[String], methods: &[Method], columns: &[Column]) -> anyhow::Result<Vec<Vec<String>>> {
+    let methods: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+    let template = args.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
+    let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
+    template.names(classes, &columns).map_err(anyhow::Error::msg)
+}
+
+pub fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> HeatmapFields {
+    let identity = |class: &TargetClass| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value);
+    let classes = match targets {
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(identity).collect(),
+        Targets::Top => vec!["the model's top class".to_owned()],
+        Targets::OwnClass(_) => vec!["the sample's own class".to_owned()],
+    };
+    let columns = columns.iter().map(|column| format!("{}\0{}", column.method.name(), column.path)).collect();
+    HeatmapFields::new(names.to_vec(), classes, columns)
+}
+
+pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
+    let describe = |(name, column): (&String, &Column)| HeatmapField {
+        name: name.clone(),
+        layer: column.path.clone(),
+        method: column.method.name().to_owned(),
+        model: program.metadata.name.clone(),
+    };
+    names.iter().flat_map(|row| row.iter().zip(columns).map(describe)).collect()
+}
+
+/// Everything that the heatmaps of all samples depend on.
+pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -> Fingerprint {
+    let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
+    // A run that is exact and one that is not differ in the last bits.
+    let settings = [
+        ("model", program.digest()),
+        ("smooth", format!("eigen={} aug={}", args.cam.eigen_smooth, args.cam.aug_smooth)),
+        ("target", target),
+        ("size", args.cam.size.name().to_owned()),
+        ("npy", args.npy.name().to_owned()),
+        ("store", args.store.name().to_owned()),
+        ("precision", if args.cam.device.exact { "exact" } else { args.cam.device.precision.name() }.to_owned()),
+        ("exif", args.apply_exif.to_string()),
+    ];
+    Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
+}
+
+pub fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
+    let ids = match &args.ids {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the ids in `{}`", path.display()))?;
+            Some(text.split_whitespace().map(ToOwned::to_owned).collect())
+        }
+    };
+    Ok(Selection {
+        label,
+        heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
+        tags: args.tags.clone(),
+        ids,
+        matching: args.matching.clone(),
+        slices: args.slices.clone(),
+        limit: args.limit,
+        ..Selection::default()
+    })
+}
+
+/// Absolute, because the database holds these paths and the App runs elsewhere.
+pub fn output_folder(args: &Args, dataset: &str) -> anyhow::Result<PathBuf> {
+    if let Some(out) = &args.out {
+        return std::path::absolute(out).with_context(|| format!("`--out {}` is no path", out.display()));
+    }
+    let base = directories::BaseDirs::new().context("no home folder is known\nhint: choose a folder with `--out`")?;
+    let name: String = dataset.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    Ok(base.data_local_dir().join("camflow").join(name))
+}
+
+pub fn check_writable(folder: &Path) -> anyhow::Result<()> {
+    let hint = "hint: choose another folder with `--out`";
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", folder.display()))?;
+    tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", folder.display()))?;
+    Ok(())
+}
+
+/// Someone may have deleted a field while the run lasted; a sample with an undeclared field makes the dataset unreadable.
+pub fn check_schema(sink: &UpdateSink, reporter: &Reporter) -> anyhow::Result<()> {
+    let restored = sink.schema().declare()?;
+    if !restored.is_empty() {
+        let fields = backticked(restored.iter().map(String::as_str));
+        reporter.notice(&format!("declared again, after someone removed them meanwhile: {fields}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! Ctrl-C and SIGTERM. Handlers belong to the process, so there is one, whatever is run how often.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::Context;
+
+use super::Exit;
+use crate::pipeline::Cancellation;
+
+/// What the first Ctrl-C or SIGTERM cancels; the second one stops at once. The same for all who ask.
+pub fn cancel_on_signals() -> anyhow::Result<Cancellation> {
+    static CANCELLATION: OnceLock<Cancellation> = OnceLock::new();
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    if let Some(cancellation) = CANCELLATION.get() {
+        return Ok(cancellation.clone());
+    }
+    let cancellation = CANCELLATION.get_or_init(Cancellation::default).clone();
+    let handle = cancellation.clone();
+    ctrlc::set_handler(move || {
+        if ASKED.swap(true, Ordering::Relaxed) {
+            std::process::exit(Exit::Interrupted.code().into());
+        }
+        handle.cancel();
+    })
+    .context("signals cannot be handled")?;
+    Ok(cancellation)
+}
