@@ -20,16 +20,15 @@ import datetime
 import json
 import os
 import platform
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
+
+from private_mongod import PrivateMongod
 
 # Nothing large is imported here: a child's peak memory begins with that of its parent.
 
@@ -63,33 +62,6 @@ def say(text: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ processes
-
-
-@contextlib.contextmanager
-def database(folder: Path):
-    """A MongoDB of this benchmark's own, FiftyOne's; its URI."""
-    mongod = Path(sysconfig.get_path("purelib")) / "fiftyone/db/bin/mongod"
-    executable = str(mongod) if mongod.exists() else shutil.which("mongod")
-    if executable is None:
-        raise SystemExit("error: no mongod in FiftyOne's package or on the PATH\nhint: bash scripts/setup.sh")
-    folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [executable, "--dbpath", folder, "--port", port, "--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.5"]
-    with (folder / "mongod.log").open("w") as log:
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
-                break
-            if process.poll() is not None:
-                raise SystemExit(f"error: mongod stopped\n{(folder / 'mongod.log').read_text()[-2000:]}")
-            time.sleep(0.1)
-        yield f"mongodb://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def measure(command: list, log: Path, environment: dict) -> dict:
@@ -273,9 +245,9 @@ def benchmark(args: argparse.Namespace) -> dict:
     if "camflow_bf16" in names and "--precision" not in flags:
         say("note: this camflow has no --precision; bf16 is left out")
         names.remove("camflow_bf16")
-    with tempfile.TemporaryDirectory(prefix="camflow-bench-") as temporary, database(Path(temporary) / "mongo") as uri:
+    with tempfile.TemporaryDirectory(prefix="camflow-bench-") as temporary, PrivateMongod(Path(temporary) / "mongo") as mongod:
         folder = Path(temporary)
-        session = Session(args, folder, uri)
+        session = Session(args, folder, mongod.uri)
         job = {
             "model": args.model, "archive": args.archive and str(args.archive.resolve()), "models": str(args.models), "class": args.class_name,
             "layers": args.layers, "image_size": args.image_size, "samples": args.samples, "notebook_samples": args.notebook_samples,
@@ -315,14 +287,14 @@ def resident(process: subprocess.Popen) -> int:
 
 def long_run(args: argparse.Namespace) -> dict:
     """camflow's resident memory by the number of samples done, with a network that is quick enough for many."""
-    with tempfile.TemporaryDirectory(prefix="camflow-bench-") as temporary, database(Path(temporary) / "mongo") as uri:
+    with tempfile.TemporaryDirectory(prefix="camflow-bench-") as temporary, PrivateMongod(Path(temporary) / "mongo") as mongod:
         folder = Path(temporary)
-        session = Session(args, folder, uri)
+        session = Session(args, folder, mongod.uri)
         job = {"model": "torchvision:resnet18", "archive": None, "models": str(args.models), "samples": args.flat_memory}
         (folder / "job.json").write_text(json.dumps(job))
         archive = session.child("make_long")["lines"][-1]["archive"]
         command = [args.camflow, "annotate", "--dataset", "bench-long", "--target", "top", "--layers", "4", "--model", archive, "--device", "cpu"]
-        command += ["--size", "layer", "--npy", "none", "--out", folder / "maps", "--database-uri", uri, "--format", "json"]
+        command += ["--size", "layer", "--npy", "none", "--out", folder / "maps", "--database-uri", mongod.uri, "--format", "json"]
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True, env=session.environment)
         memory, done = [], 0
         for line in process.stdout:

@@ -37,6 +37,7 @@ SCRIPTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "standin")]
 
 import export_model
+from logits import Logits
 
 LABEL = "ground_truth"
 CHUNK = 16  # samples whose heatmaps go into the database together
@@ -80,17 +81,6 @@ def load_model(job: dict) -> torch.nn.Module:
     if missing.unexpected_keys or any(not key.startswith("aux_classifier.") for key in missing.missing_keys):
         raise SystemExit(f"the archive's weights are not the model's: {missing}")
     return module.eval()
-
-
-class Logits(torch.nn.Module):
-    """A segmentation model that returns its logits, as the tutorial wraps it."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model(pixels)["out"]
 
 
 def transform(job: dict) -> transforms.Compose:

@@ -29,15 +29,15 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+
+from private_mongod import PrivateMongod
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -177,38 +177,6 @@ def walk_cursor(uri: str, name: str) -> float:
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 
-@contextmanager
-def private_database(folder: Path):
-    """A MongoDB of our own, FiftyOne's binary; its URI."""
-    find = "import fiftyone.core.service as service; print(service.DatabaseService.find_mongod())"
-    mongod = subprocess.run([sys.executable, "-c", find], check=True, capture_output=True, text=True).stdout.strip()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder.mkdir()
-    command = [mongod, "--dbpath", folder, "--port", port, "--bind_ip", "127.0.0.1", "--nounixsocket"]
-    # A gigabyte and a half holds what is walked here; the default is half of the machine's memory.
-    command += ["--wiredTigerCacheSizeGB", 1.5]
-    log = folder / "mongod.out"
-    with log.open("w") as out:
-        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out)
-    try:
-        for _ in range(300):
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.1).close()
-                break
-            except OSError:
-                if process.poll() is not None:
-                    raise SystemExit(f"mongod stopped: {log.read_text()[-2000:]}") from None
-                time.sleep(0.1)
-        uri = f"mongodb://127.0.0.1:{port}"
-        os.environ["FIFTYONE_DATABASE_URI"] = uri
-        yield uri
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def measure(command: list) -> dict:
     """Runs camflow to its end: what it took, and what its summary says."""
     command = [str(part) for part in command]
@@ -341,17 +309,20 @@ def main() -> None:
         export = [sys.executable, SCRIPTS / "export_model.py", f"{Path(__file__).resolve()}:tiny", "--out", model]
         subprocess.run([str(part) for part in export], check=True, stdout=subprocess.DEVNULL)
         with (
-            private_database(Path(work) / "mongo") as uri,
+            # A gigabyte and a half holds what is walked here.
+            PrivateMongod(Path(work) / "mongo", cache_gb=1.5) as mongod,
             # Spawned, not forked: what it imports stays out of this process.
             ProcessPoolExecutor(1, mp_context=get_context("spawn")) as helper,
         ):
+
+            os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
 
             def apart(function, *arguments):
                 return helper.submit(function, *arguments).result()
 
             results = []
             for size in sorted({SMALLEST, *args.sizes}):
-                results.append(measure_size(args, apart, uri, model, size, Path(work), Path(maps)))
+                results.append(measure_size(args, apart, mongod.uri, model, size, Path(work), Path(maps)))
                 if args.json:
                     args.json.write_text(json.dumps(results, indent=1) + "\n")
     tell(results)

@@ -33,6 +33,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, Semanti
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import export_model
+from logits import Logits
 
 METHODS = {
     "gradcam": reference.GradCAM,
@@ -110,18 +111,6 @@ class Row:
     def passed(self) -> bool:
         fits = self.default is None or self.method in ILL_CONDITIONED or self.default <= 3 * self.single + 1e-4
         return self.largest <= self.allowed and fits  # a NaN fails
-
-
-class Logits(torch.nn.Module):
-    """The one output that is explained, of models that return several."""
-
-    def __init__(self, module: torch.nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self.module(pixels)
-        return found["out"] if isinstance(found, dict) else found
 
 
 def turned(project):
@@ -269,7 +258,7 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
             row = Row(case.model, method, smoothing, allowed(method, eigen), 0.0, 0.0)
             means = []
             for layer in layers:
-                targets = [] if layer == "all" else [model.module.get_submodule(layer)]
+                targets = [] if layer == "all" else [model.model.get_submodule(layer)]
                 with documented_sign(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH) if method == "shapleycam" else contextlib.nullcontext():
                     single = reference_map(case, model, targets, pixels, mask, channel, method, eigen, aug)
                 difference = np.abs(exact[method, layer] - single)
@@ -277,7 +266,7 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
                 means.append(float(difference.mean()))
                 # The gradient-free methods have no fp64 reference: a pass a channel in fp64 takes minutes.
                 if smoothing == "none" and method not in PROBING:
-                    targets = [] if layer == "all" else [double.module.get_submodule(layer)]
+                    targets = [] if layer == "all" else [double.model.get_submodule(layer)]
                     with documented_sign(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH) if method == "shapleycam" else contextlib.nullcontext():
                         truth = reference_map(case, double, targets, pixels.double(), mask, channel, method, eigen, aug)
                     row.default = max(row.default or 0.0, float(np.abs(folded[method, layer] - truth).max()))

@@ -18,6 +18,9 @@ SCRIPTS = ROOT / "scripts"
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+sys.path.insert(0, str(SCRIPTS))
+
+from private_mongod import PrivateMongod
 
 
 @pytest.fixture(scope="session")
@@ -83,35 +86,12 @@ def standin_model(export) -> Path:
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
     """A private MongoDB, FiftyOne's own, with FiftyOne in this process connected to it; its URI."""
-    import socket
-    import time
+    with PrivateMongod(tmp_path_factory.mktemp("mongo")) as mongod:
+        os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
+        import fiftyone as fo
 
-    import fiftyone.core.service as fos
-
-    folder = tmp_path_factory.mktemp("mongo")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mongod = fos.DatabaseService.find_mongod()
-    command = [mongod, "--dbpath", folder, "--port", port, "--bind_ip", "127.0.0.1", "--nounixsocket"]
-    log = (folder / "mongod.out").open("w")
-    process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
-    uri = f"mongodb://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.1).close()
-            break
-        except OSError:
-            if process.poll() is not None:
-                pytest.fail(f"mongod stopped: {(folder / 'mongod.out').read_text()[-2000:]}")
-            time.sleep(0.1)
-    os.environ["FIFTYONE_DATABASE_URI"] = uri
-    import fiftyone as fo
-
-    fo.config.database_uri = uri
-    yield uri
-    process.terminate()
-    process.wait(30)
+        fo.config.database_uri = mongod.uri
+        yield mongod.uri
 
 
 @pytest.fixture(scope="session")

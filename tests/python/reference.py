@@ -6,21 +6,11 @@ import copy
 
 import numpy as np
 import torch
+from logits import Logits
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-
-
-class Logits(torch.nn.Module):
-    """A torchvision segmentation model that returns its logits, as the tutorial wraps it."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model(pixels)["out"]
 
 
 def grad_cam(model: torch.nn.Module, pixels: torch.Tensor, masks: np.ndarray, category: int) -> dict[str, np.ndarray]:

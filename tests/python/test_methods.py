@@ -99,11 +99,11 @@ def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_pat
     case = CASES["torchvision:resnet18"]
     archive = export(case.model, *case.export)
     model = parity.Logits(parity.export_model.load_model(case.model, "none").module)
-    model.module.load_state_dict(torch.export.load(archive).state_dict)
+    model.model.load_state_dict(torch.export.load(archive).state_dict)
     model.eval().requires_grad_(True)
     pixels = parity.picture(*case.size, seed=3)
     np.save(tmp_path / "input.npy", pixels.numpy())
-    layers = [model.module.get_submodule(layer) for layer in case.layers]
+    layers = [model.model.get_submodule(layer) for layer in case.layers]
     wanted = parity.reference_map(case, model, layers, pixels, None, 5, "gradcam", eigen=False, aug=False)
     arguments = ("--model", archive, "--class", 5, "--layers", ",".join(case.layers), "--fuse-layers", "--exact", "--device", "cpu")
     done = camflow("explain", tmp_path / "input.npy", *arguments, "--out", tmp_path / "maps", "--format", "json")
