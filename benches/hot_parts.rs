@@ -245,6 +245,7 @@ fn commit(criterion: &mut Criterion) {
         let update = |(n, id): (usize, &ObjectId)| SampleUpdate {
             sample: SampleRef { seq: n as u64, id: id.to_hex(), media_path: format!("/data/{n}.jpg").into() },
             heatmaps: names.iter().map(|name| heatmap(name, n)).collect(),
+            withdrawn: Vec::new(),
             superseded: Vec::new(),
         };
         ids.iter().enumerate().map(update).collect()

@@ -77,7 +77,8 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         width,
         region: FrameRegion::whole(height, width),
         targets: vec![ClassTarget { class: 0, channel: Channel::Index(channel), pixels: TargetPixels::Mask(selected) }],
-        fingerprint: Fingerprint::of_job("device_rate"),
+        fingerprint: Fingerprint::of_job("", "device_rate"),
+        wanted: vec![0],
         existing: Vec::new(),
     };
     let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], pixels: pixels.repeat(size), height, width };

@@ -213,7 +213,7 @@ fn field(name: &str) -> HeatmapField {
 
 fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
     let sample = SampleRef { seq: n as u64, id: id(n).to_hex(), media_path: format!("/data/{n}.jpg").into() };
-    SampleUpdate { sample, heatmaps, superseded: Vec::new() }
+    SampleUpdate { sample, heatmaps, withdrawn: Vec::new(), superseded: Vec::new() }
 }
 
 fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {

@@ -13,10 +13,10 @@ use std::{
 use camflow::{
     media::{ExifPolicy, ImageLimits, MaskValue, Preprocess, RgbImage, encode_rgb},
     pipeline::{
-        BatchLimit, Cancellation, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer, Fingerprint,
-        Heatmap, HeatmapBatch, HeatmapFields, InputBatch, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate,
-        SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary,
-        TargetClass, Targets, run,
+        BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
+        Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, NpyFormat, Parts, RunError, RunOptions,
+        SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask,
+        StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
     },
 };
 
@@ -116,7 +116,12 @@ impl Sink for MemorySink<'_> {
                 },
                 npy_path: heatmap.npy_path.clone(),
             });
-            stored.insert(id.clone(), heatmaps.collect());
+            let stored = stored.entry(id.clone()).or_default();
+            let changed = |old: &StoredHeatmap| {
+                update.withdrawn.contains(&old.field) || update.heatmaps.iter().any(|new| new.field == old.field)
+            };
+            stored.retain(|old| !changed(old));
+            stored.extend(heatmaps);
             outcomes.push(CommitOutcome::Committed);
         }
         Ok(outcomes)
@@ -158,6 +163,7 @@ impl Explainer for FirstPixel {
             result.explained.push(ExplainedSample {
                 sample: sample.sample,
                 fingerprint: sample.fingerprint,
+                wanted: sample.wanted,
                 existing: sample.existing,
                 classes,
             });
@@ -224,7 +230,7 @@ impl World {
             fields: fields(),
             limits: ImageLimits::default(),
             exif: ExifPolicy::Ignore,
-            fingerprint: Fingerprint::of_job("test"),
+            fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
         }
     }
@@ -278,6 +284,19 @@ impl World {
             assert_eq!(summary.num_abandoned, 0);
         }
         (summary, fault)
+    }
+
+    fn survey(&self) -> Survey {
+        self.survey_with(&self.decoder())
+    }
+
+    fn survey_with(&self, decoder: &Decoder) -> Survey {
+        let mut source = MemorySource { memory: &self.memory, position: 0, cancel_at: None };
+        let before = self.files();
+        let survey = survey(&mut source, decoder, 2, &Cancellation::default(), &|_| {}).expect("the source lasts");
+        assert_eq!(self.files(), before, "a survey changes nothing");
+        assert_eq!(survey.num_read, survey.num_stale() + survey.skipped.values().sum::<u64>() + survey.num_failed);
+        survey
     }
 
     fn files(&self) -> BTreeSet<PathBuf> {
@@ -359,6 +378,51 @@ fn a_second_run_has_nothing_to_do_and_an_edit_is_noticed() {
     std::fs::remove_file(&lost).expect("removed");
     assert_eq!(world.run(&mut FirstPixel::default()).0.num_committed, 1);
     assert!(lost.exists());
+}
+
+#[test]
+fn heatmaps_of_what_is_not_there_any_more_are_taken_away() {
+    let mut world = World::new(12);
+    let first = world.run(&mut FirstPixel::default()).0;
+    // In sample 0 the class is edited away, sample 1 loses its label; sample 3 belongs to another program.
+    world.memory.samples[0].2 = StoredTarget::Mask(mask(4, 6, 0));
+    world.memory.samples[1].2 = StoredTarget::Missing;
+    world.memory.samples[3].2 = StoredTarget::Missing;
+    let foreign = world.memory.samples[3].0.clone();
+    for heatmap in world.memory.stored.lock().expect("not poisoned").get_mut(&foreign).expect("annotated") {
+        heatmap.fingerprint = None;
+    }
+    let survey = world.survey();
+    let label_changed = BTreeSet::from([Change::Changed(Ingredient::Label)]);
+    assert_eq!((survey.stale, survey.num_withdrawn), (BTreeMap::from([(label_changed, 2)]), 2));
+    assert_eq!(survey.skipped[&SkipReason::UpToDate], first.num_committed - 3);
+
+    let (summary, fault) = world.run(&mut FirstPixel::default());
+    assert!(fault.is_none());
+    assert_eq!((summary.num_committed, summary.num_heatmaps, summary.num_withdrawn), (2, 0, 4));
+    assert_eq!(world.files(), world.referenced());
+    assert!(world.memory.stored.lock().expect("not poisoned").contains_key(&foreign));
+    assert!(world.survey().stale.is_empty(), "the second time there is nothing to do");
+}
+
+#[test]
+fn a_survey_says_what_a_run_will_do() {
+    let mut world = World::new(30);
+    let survey = world.survey();
+    let (summary, _) = world.run(&mut FirstPixel::default());
+    assert_eq!(survey.stale, BTreeMap::from([(BTreeSet::from([Change::New]), summary.num_committed)]));
+    assert_eq!((survey.num_read, survey.num_targets), (summary.num_read, summary.num_committed));
+    assert_eq!(survey.skipped, summary.skipped);
+
+    std::fs::remove_file(world.referenced().into_iter().next().expect("a file")).expect("removed");
+    world.memory.samples[6].2 = StoredTarget::Mask(mask(4, 5, 15));
+    let stale = world.survey().stale;
+    let expected = [Change::FileMissing, Change::Changed(Ingredient::Label)].map(|change| (BTreeSet::from([change]), 1));
+    assert_eq!(stale, BTreeMap::from(expected));
+    let other_job = Decoder { fingerprint: Fingerprint::of_job("another", "settings"), ..world.decoder() };
+    let changes: BTreeSet<Change> = world.survey_with(&other_job).stale.into_keys().flatten().collect();
+    assert!(changes.contains(&Change::Changed(Ingredient::Model)) && !changes.contains(&Change::Changed(Ingredient::Settings)));
+    assert_eq!(world.survey_with(&Decoder { overwrite: true, ..world.decoder() }).num_stale(), summary.num_committed);
 }
 
 #[test]

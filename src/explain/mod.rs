@@ -21,7 +21,7 @@ pub use options::{Column, ExplainOptions};
 use crate::{
     pipeline::{
         BatchLimit, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch,
-        InputBatch, RunError, SampleFailure, Skip, SkipReason, Stage, TargetPixels,
+        InputBatch, RunError, SampleFailure, Stage, TargetPixels,
     },
     program::{Demand, Dynamic, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention},
 };
@@ -321,18 +321,14 @@ fn is_whole(sample: &DecodedSample) -> bool {
 }
 
 fn collect(sample: DecodedSample, classes: Vec<ClassHeatmaps>, result: &mut HeatmapBatch) {
-    if classes.is_empty() {
-        result.skipped.push(Skip { sample: sample.sample, reason: SkipReason::ClassAbsent });
-        return;
-    }
     let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
     if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
         let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
         result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error });
         return;
     }
-    let DecodedSample { sample, fingerprint, existing, .. } = sample;
-    result.explained.push(ExplainedSample { sample, fingerprint, existing, classes });
+    let DecodedSample { sample, fingerprint, wanted, existing, .. } = sample;
+    result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, classes });
 }
 
 impl Explainer for TorchExplainer {

@@ -165,6 +165,7 @@ fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operation, String
             StoredMap::Inline(_) => format!("{}.map_path", heatmap.field),
         }));
     }
+    unset.extend(update.withdrawn.iter().map(|field| Bson::String(field.clone())));
     if unset.is_empty() {
         return Err("the update names no heatmap".to_owned());
     }

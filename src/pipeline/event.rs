@@ -1,8 +1,14 @@
 //! What a run tells while it goes on, and what it amounts to in the end. Only `report/` prints it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::message::{SampleFailure, Skip, SkipReason, Stage};
+use super::{
+    fingerprint::Change,
+    message::{SampleFailure, SampleRef, Skip, SkipReason, Stage},
+};
 
 /// Something happened.
 #[derive(Clone, Debug)]
@@ -16,6 +22,15 @@ pub enum Event {
     SampleCommitted {
         /// How many heatmaps it got.
         num_heatmaps: usize,
+        /// How many it lost, because what they explain is not there any more.
+        num_withdrawn: usize,
+    },
+    /// In a survey: a run would compute heatmaps of this sample, or take them away.
+    SampleStale {
+        /// Which sample.
+        sample: SampleRef,
+        /// Why.
+        changes: BTreeSet<Change>,
     },
     /// A sample was passed over.
     SampleSkipped(Skip),
@@ -47,6 +62,8 @@ pub struct Summary {
     pub num_committed: u64,
     /// Heatmaps that they got.
     pub num_heatmaps: u64,
+    /// Heatmaps that were taken away, because what they explain is not there any more.
+    pub num_withdrawn: u64,
     /// Samples passed over, by reason.
     pub skipped: BTreeMap<SkipReason, u64>,
     /// Samples lost to a fault.

@@ -1,6 +1,6 @@
 //! The fields that a job writes: one per class and column, and the fingerprint that goes with each.
 
-use super::Fingerprint;
+use super::{Fingerprint, Ingredient, StoredHeatmap};
 
 /// Field names by class and column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,22 @@ impl HeatmapFields {
     }
 
     /// The fingerprint of one heatmap, from its sample's.
-    pub fn fingerprint(&self, sample: Fingerprint, class: usize, column: usize) -> String {
-        sample.and("class", self.classes[class].as_bytes()).and("column", self.columns[column].as_bytes()).to_hex()
+    pub fn fingerprint(&self, sample: Fingerprint, class: usize, column: usize) -> Fingerprint {
+        let sample = sample.and(Ingredient::Settings, "class", self.classes[class].as_bytes());
+        sample.and(Ingredient::Settings, "column", self.columns[column].as_bytes())
+    }
+
+    /// Of a sample's heatmaps those of camflow's that explain one of the classes `absent`, which it has no more.
+    pub fn withdrawn<'a>(
+        &self,
+        existing: &'a [StoredHeatmap],
+        absent: impl Fn(usize) -> bool,
+    ) -> impl Iterator<Item = &'a StoredHeatmap> {
+        let fields: Vec<&str> = (0..self.names.len())
+            .filter(|class| absent(*class))
+            .flat_map(|class| &self.names[class])
+            .map(String::as_str)
+            .collect();
+        existing.iter().filter(move |stored| stored.fingerprint.is_some() && fields.contains(&stored.field.as_str()))
     }
 }

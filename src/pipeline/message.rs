@@ -3,8 +3,9 @@
 //!
 //! Every [`SampleRef`] that leaves the source ends exactly once: as an update, a [`Skip`] or a [`SampleFailure`].
 
-use std::{fmt, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
+use super::{Change, Fingerprint};
 use crate::media::{BinaryMask, FrameRegion, MaskValue};
 
 /// One sample of the selection.
@@ -107,6 +108,13 @@ pub struct StoredHeatmap {
     pub npy_path: Option<PathBuf>,
 }
 
+impl StoredHeatmap {
+    /// Its files.
+    pub fn into_files(self) -> impl Iterator<Item = PathBuf> {
+        [self.map_path, self.npy_path].into_iter().flatten()
+    }
+}
+
 /// A sample as it leaves the source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SelectedSample {
@@ -127,6 +135,8 @@ pub struct StaleSample {
     pub fingerprint: Fingerprint,
     /// The classes that are not up to date: indices into the job's list of classes.
     pub wanted: Vec<usize>,
+    /// Why they are not.
+    pub changes: BTreeSet<Change>,
 }
 
 /// Which channel of the model's output is explained.
@@ -183,6 +193,8 @@ pub struct DecodedSample {
     pub targets: Vec<ClassTarget>,
     /// Of everything the heatmaps depend on, without class and layer.
     pub fingerprint: Fingerprint,
+    /// See [`StaleSample::wanted`].
+    pub wanted: Vec<usize>,
     /// The heatmaps that this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
 }
@@ -233,9 +245,11 @@ pub struct ExplainedSample {
     pub sample: SampleRef,
     /// See [`DecodedSample::fingerprint`].
     pub fingerprint: Fingerprint,
+    /// See [`StaleSample::wanted`].
+    pub wanted: Vec<usize>,
     /// The heatmaps that this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
-    /// One entry per class that the sample has.
+    /// One entry per class that is there; none where the model predicts none of them.
     pub classes: Vec<ClassHeatmaps>,
 }
 
@@ -244,8 +258,6 @@ pub struct ExplainedSample {
 pub struct HeatmapBatch {
     /// With heatmaps, in host memory.
     pub explained: Vec<ExplainedSample>,
-    /// Without, for a reason that is no fault (the model does not predict the class, say).
-    pub skipped: Vec<Skip>,
     /// Without, by a fault that costs only this sample.
     pub failed: Vec<SampleFailure>,
 }
@@ -283,6 +295,8 @@ pub struct WrittenHeatmaps {
     pub sample: SampleRef,
     /// What its fields shall hold.
     pub heatmaps: Vec<WrittenHeatmap>,
+    /// Fields that shall hold nothing: what they held explains a class that is not there any more.
+    pub withdrawn: Vec<String>,
     /// Files that nothing refers to once the update is made.
     pub superseded: Vec<PathBuf>,
 }
@@ -389,41 +403,4 @@ pub struct SampleFailure {
     pub stage: Stage,
     /// What happened and what to do, one line.
     pub error: String,
-}
-
-/// Digest (BLAKE3) of everything a heatmap depends on. Equal fingerprints mean that there is nothing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    /// Of the settings that all samples of a job share: model, method, target source, sizes.
-    pub fn of_job(settings: &str) -> Self {
-        Fingerprint(blake3::derive_key("camflow 2026 job", settings.as_bytes()))
-    }
-
-    /// Adds one thing that the heatmap depends on.
-    #[must_use]
-    pub fn and(self, what: &str, content: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        // The length keeps `("ab", "c")` apart from `("a", "bc")`.
-        hasher.update(&(what.len() as u64).to_le_bytes()).update(what.as_bytes()).update(content);
-        Fingerprint(*hasher.finalize().as_bytes())
-    }
-
-    /// Adds a file by path, size and modification time: reading a million images to find nothing changed would take as
-    /// long as half the job.
-    ///
-    /// # Errors
-    /// The file's metadata cannot be read.
-    pub fn and_file(self, what: &str, path: &std::path::Path) -> std::io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        let modified = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let stamp = format!("{}\0{}\0{}", path.display(), metadata.len(), modified.as_nanos());
-        Ok(self.and(what, stamp.as_bytes()))
-    }
-
-    /// 32 hexadecimal digits, as stored on the label.
-    pub fn to_hex(self) -> String {
-        blake3::Hash::from(self.0).to_hex()[..32].to_owned()
-    }
 }

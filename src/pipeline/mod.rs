@@ -5,19 +5,23 @@
 
 mod event;
 mod fields;
+mod fingerprint;
 mod message;
 mod run;
 mod stages;
+mod survey;
 mod timing;
 
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
+pub use fingerprint::{Change, Fingerprint, Ingredient, file_tag};
 pub use message::*;
 pub use run::{Cancellation, Parts, RunOptions, run};
 pub use stages::{
     decode::{Decoder, Targets},
     encode::{Encoder, NpyFormat, Store},
 };
+pub use survey::{Survey, survey};
 
 /// A fault that ends the run. What was committed stays; the next run goes on from there.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,8 +27,10 @@ use super::{
     SampleUpdate, Sink, Skip, Source, Stage, StaleSample, Summary,
     stages::{
         batch::Batcher,
+        check::Checked,
         commit::{Committed, commit, next_bulk},
-        decode::{Checked, Decoded},
+        decode::Decoded,
+        encode::Encoded,
     },
     timing::{Clock, Inlet, Outlet},
 };
@@ -97,12 +100,13 @@ impl Ledger<'_> {
         }
     }
 
-    fn committed(&self, num_heatmaps: usize) {
+    fn committed(&self, num_heatmaps: usize, num_withdrawn: usize) {
         let mut summary = lock(&self.summary);
         summary.num_committed += 1;
         summary.num_heatmaps += num_heatmaps as u64;
+        summary.num_withdrawn += num_withdrawn as u64;
         drop(summary);
-        (self.tell)(Event::SampleCommitted { num_heatmaps });
+        (self.tell)(Event::SampleCommitted { num_heatmaps, num_withdrawn });
     }
 
     /// Only the first fault counts; the others are its consequences.
@@ -181,7 +185,10 @@ pub fn run(
         let (out, time) = (Outlet::new(stale_out, clock(Stage::Read)), clock(Stage::Read));
         spawn(scope, Stage::Read, ledger, move || read(source, decoder, workers, out, time, cancellation, ledger));
         let (input, out) = (Inlet::new(stale_in, clock(Stage::Decode)), Outlet::new(decoded_out, clock(Stage::Decode)));
-        spawn(scope, Stage::Decode, ledger, move || decode(decoder, workers, input, out, clock(Stage::Decode), ledger));
+        let withdrawn_out = Outlet::new(written_out.clone(), clock(Stage::Decode));
+        spawn(scope, Stage::Decode, ledger, move || {
+            decode(decoder, workers, input, out, withdrawn_out, clock(Stage::Decode), ledger);
+        });
         let (input, out) = (Inlet::new(decoded_in, clock(Stage::Batch)), Outlet::new(batch_out, clock(Stage::Batch)));
         spawn(scope, Stage::Batch, ledger, move || batch(limit, input, out));
         for (index, explainer) in explainers.into_iter().enumerate() {
@@ -194,7 +201,7 @@ pub fn run(
         drop((batch_in, explained_out));
         let (input, out) = (Inlet::new(explained_in, clock(Stage::Encode)), Outlet::new(written_out, clock(Stage::Encode)));
         spawn(scope, Stage::Encode, ledger, move || encode(encoder, workers, input, out, clock(Stage::Encode), ledger));
-        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, &written_in, clock(Stage::Commit), ledger));
+        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, &encoder.folder, &written_in, clock(Stage::Commit), ledger));
     });
 
     let mut summary = std::mem::take(&mut *lock(&ledger.summary));
@@ -271,6 +278,7 @@ fn decode(
     workers: usize,
     input: Inlet<'_, StaleSample>,
     out: Outlet<'_, Box<DecodedSample>>,
+    withdrawn_out: Outlet<'_, SampleUpdate>,
     clock: &Clock,
     ledger: &Ledger<'_>,
 ) {
@@ -281,6 +289,7 @@ fn decode(
             }
             match clock.busy(|| decoder.decode(stale)) {
                 Decoded::Ready(sample) => drop(out.send(sample)),
+                Decoded::Withdrawn(update) => drop(withdrawn_out.send(update)),
                 Decoded::Skipped(skip) => ledger.skipped(skip),
                 Decoded::Failed(failure) => ledger.failed(failure),
             }
@@ -324,7 +333,6 @@ fn explain(
         match clock.busy(|| explainer.explain(batch)) {
             Ok(batch) => {
                 set_limit(explainer.batch_limit());
-                batch.skipped.into_iter().for_each(|skip| ledger.skipped(skip));
                 batch.failed.into_iter().for_each(|failure| ledger.failed(failure));
                 if out.send(batch.explained).is_err() {
                     return;
@@ -350,20 +358,21 @@ fn encode(
                 return;
             }
             match clock.busy(|| encoder.encode(explained)) {
-                Ok(written) => drop(out.send(written)),
+                Ok(Encoded::Written(written)) => drop(out.send(written)),
+                Ok(Encoded::Skipped(skip)) => ledger.skipped(skip),
                 Err(fault) => ledger.abort(fault),
             }
         });
     });
 }
 
-fn commit_all(sink: &mut dyn Sink, input: &Receiver<SampleUpdate>, clock: &Clock, ledger: &Ledger<'_>) {
+fn commit_all(sink: &mut dyn Sink, folder: &Path, input: &Receiver<SampleUpdate>, clock: &Clock, ledger: &Ledger<'_>) {
     while let Some(bulk) = clock.starved(|| next_bulk(input)) {
-        match clock.busy(|| commit(sink, bulk)) {
+        match clock.busy(|| commit(sink, folder, bulk)) {
             Ok(ended) => {
                 for outcome in ended {
                     match outcome {
-                        Committed::Done(num_heatmaps) => ledger.committed(num_heatmaps),
+                        Committed::Done { num_heatmaps, num_withdrawn } => ledger.committed(num_heatmaps, num_withdrawn),
                         Committed::Skipped(skip) => ledger.skipped(skip),
                         Committed::Failed(failure) => ledger.failed(failure),
                     }
@@ -382,6 +391,11 @@ fn in_parallel(stage: Stage, workers: usize, ledger: &Ledger<'_>, body: impl FnO
 }
 
 fn pool(stage: Stage, workers: usize, ledger: &Ledger<'_>) -> Option<rayon::ThreadPool> {
+    thread_pool(stage, workers).map_err(|fault| ledger.abort(fault)).ok()
+}
+
+/// Named threads for a stage.
+pub(super) fn thread_pool(stage: Stage, workers: usize) -> Result<rayon::ThreadPool, RunError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(workers).thread_name(move |k| format!("{stage} {k}")).build();
-    pool.map_err(|_| ledger.abort(RunError::Bug(stage))).ok()
+    pool.map_err(|_| RunError::Bug(stage))
 }

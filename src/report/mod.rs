@@ -3,6 +3,7 @@
 
 mod progress;
 mod summary;
+mod survey;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -13,9 +14,10 @@ use serde_json::{Value, json};
 
 use crate::{
     names::Choice,
-    pipeline::{Event, RunError, Summary},
+    pipeline::{Event, RunError, Summary, Survey},
 };
 use progress::Progress;
+use survey::listed;
 
 /// How a run reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +91,13 @@ impl Reporter {
                 }
             }
             Event::SampleCommitted { .. } => progress.iter_mut().for_each(Progress::committed),
+            Event::SampleStale { sample, changes } => {
+                let text = format!("{}: {sample}", listed(&changes));
+                match progress.as_ref() {
+                    Some(progress) => progress.line(&text),
+                    None => stderr_line(&text),
+                }
+            }
             Event::SampleSkipped(_) => progress.iter_mut().for_each(Progress::skipped),
             Event::Draining => {
                 let text = "stopping: finishing what is in flight; press Ctrl-C again to stop at once";
@@ -108,6 +117,14 @@ impl Reporter {
         }
     }
 
+    /// The end of a survey.
+    pub fn surveyed(&self, survey: &Survey, num_columns: usize) {
+        match self.format {
+            Format::Human => survey::lines(survey, num_columns).iter().for_each(|line| stderr_line(line)),
+            Format::Json => self.json(&survey::json(survey, num_columns)),
+        }
+    }
+
     fn line(&self, text: &str) {
         match self.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() {
             Some(progress) => progress.line(text),
@@ -124,7 +141,13 @@ impl Reporter {
 fn event_json(event: &Event) -> Value {
     match event {
         Event::RunStarted { num_samples } => json!({"event": "run_started", "num_samples": num_samples}),
-        Event::SampleCommitted { num_heatmaps } => json!({"event": "sample_committed", "num_heatmaps": num_heatmaps}),
+        Event::SampleCommitted { num_heatmaps, num_withdrawn } => {
+            json!({"event": "sample_committed", "num_heatmaps": num_heatmaps, "num_withdrawn": num_withdrawn})
+        }
+        Event::SampleStale { sample, changes } => json!({
+            "event": "sample_stale", "sample": sample.id, "media_path": sample.media_path.to_string_lossy(),
+            "reasons": changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
         Event::SampleSkipped(skip) => {
             json!({"event": "sample_skipped", "sample": skip.sample.id, "reason": skip.reason.to_string()})
         }

@@ -18,6 +18,9 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     for (reason, count) in &summary.skipped {
         lines.push(format!("  skipped, {reason}: {count}"));
     }
+    if summary.num_withdrawn > 0 {
+        lines.push(format!("  heatmaps taken away, of what is not there any more: {}", summary.num_withdrawn));
+    }
     if summary.num_abandoned > 0 {
         lines.push(format!("  left for the next run: {}", summary.num_abandoned));
     }
@@ -49,6 +52,7 @@ pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
         "num_read": summary.num_read,
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
+        "num_withdrawn": summary.num_withdrawn,
         "num_skipped": summary.num_skipped(),
         "skipped": skipped,
         "num_failed": summary.num_failed,

@@ -64,9 +64,12 @@ pub struct Args {
     /// Compute again what is up to date
     #[arg(long)]
     pub overwrite: bool,
-    /// Check everything and say what would be done, but change nothing
+    /// Change nothing, but say how many samples would be annotated and why
     #[arg(long)]
     pub dry_run: bool,
+    /// The same, and say it of each sample: `new`, or whether its label, its image, the model or the settings changed
+    #[arg(long)]
+    pub explain_plan: bool,
     /// Abort when more samples than this fail
     #[arg(long, value_name = "N")]
     pub max_failures: Option<u64>,

@@ -107,7 +107,6 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
     let settings = [
-        ("model", program.digest()),
         ("smooth", format!("eigen={} aug={}", args.cam.eigen_smooth, args.cam.aug_smooth)),
         ("target", target),
         ("size", args.cam.size.name().to_owned()),
@@ -116,7 +115,7 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
         ("precision", if args.cam.device.exact { "exact" } else { args.cam.device.precision.name() }.to_owned()),
         ("exif", args.apply_exif.to_string()),
     ];
-    Fingerprint::of_job(&settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
+    Fingerprint::of_job(&program.digest(), &settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
 }
 
 pub fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {

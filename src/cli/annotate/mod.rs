@@ -13,7 +13,7 @@ use crate::{
     explain::TorchExplainer,
     media::{ExifPolicy, ImageLimits},
     names::backticked,
-    pipeline::{BatchLimit, Decoder, Encoder, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, run},
+    pipeline::{BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, run, survey},
     program::device_name,
     report::Reporter,
 };
@@ -46,7 +46,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let columns = options.columns();
     let names = field_names(&args, &class_names, &options.methods, &columns)?;
     let folder = output_folder(&args, dataset.name())?;
-    if !args.dry_run && (args.store == Store::Path || args.npy != NpyFormat::None) {
+    if !(args.dry_run || args.explain_plan) && (args.store == Store::Path || args.npy != NpyFormat::None) {
         check_writable(&folder)?;
     }
 
@@ -72,11 +72,6 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         program.metadata.name,
         devices.iter().map(|options| device_name(options.device)).collect::<Vec<_>>().join(", "),
     ));
-    if args.dry_run {
-        reporter.step("dry run: nothing was changed");
-        return Ok(Exit::Done);
-    }
-
     let decoder = Decoder {
         preprocess: program.metadata.preprocess.clone(),
         targets,
@@ -86,14 +81,25 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         fingerprint: job_fingerprint(&args, &program, label.as_ref()),
         overwrite: args.overwrite,
     };
-    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let num_workers = args.workers.unwrap_or(cores);
+    if args.dry_run || args.explain_plan {
+        let tell = |event| match event {
+            Event::SampleFailed(_) => reporter.tell(event),
+            Event::SampleStale { .. } if args.explain_plan => reporter.tell(event),
+            _ => {}
+        };
+        let survey = survey(&mut source, &decoder, num_workers, &cancellation, &tell).map_err(Failure::aborted)?;
+        reporter.surveyed(&survey, columns.len());
+        return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
+    }
+    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let options = RunOptions {
         batch_limit: match args.batch_size {
             BatchSize::Samples(samples) => Some(BatchLimit::samples(samples.get())),
             BatchSize::Auto => None,
         },
-        num_workers: args.workers.unwrap_or(cores),
+        num_workers,
         max_failures: args.max_failures,
     };
     let tell = |event| reporter.tell(event);

@@ -131,6 +131,7 @@ fn sample(
     targets: Vec<ClassTarget>,
 ) -> DecodedSample {
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
-    let fingerprint = Fingerprint::of_job("explain");
-    DecodedSample { sample, pixels: Vec::new(), height, width, region, targets, fingerprint, existing: Vec::new() }
+    let fingerprint = Fingerprint::of_job("", "explain");
+    let (pixels, wanted, existing) = (Vec::new(), Vec::new(), Vec::new());
+    DecodedSample { sample, pixels, height, width, region, targets, fingerprint, wanted, existing }
 }

@@ -15,7 +15,7 @@ use crate::{
     explain::TorchExplainer,
     job::{TargetSpec, resolve_classes},
     names::Choice,
-    pipeline::{Channel, Explainer},
+    pipeline::{Channel, Explainer, SkipReason},
     program::Program,
     report::{Format, Reporter},
 };
@@ -123,13 +123,13 @@ fn explain(
         }
     };
     let result = explainer.explain(batch)?;
-    for skip in &result.skipped {
-        reporter.notice(&format!("`{}`: {}", skip.sample.media_path.display(), skip.reason));
-    }
     for failure in &result.failed {
         reporter.notice(&format!("failed: `{}`: {}", failure.sample.media_path.display(), failure.error));
     }
     for explained in &result.explained {
+        if explained.classes.is_empty() {
+            reporter.notice(&format!("`{}`: {}", explained.sample.media_path.display(), SkipReason::ClassAbsent));
+        }
         for class in &explained.classes {
             outputs.write(input, &explained.sample.id, class, image.as_ref())?;
         }

@@ -77,7 +77,8 @@ mod tests {
             width,
             region: FrameRegion::whole(height, width),
             targets: Vec::new(),
-            fingerprint: Fingerprint::of_job("test"),
+            fingerprint: Fingerprint::of_job("model", "settings"),
+            wanted: Vec::new(),
             existing: Vec::new(),
         }
     }

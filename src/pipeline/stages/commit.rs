@@ -1,6 +1,9 @@
 //! Commit: one bulk update for the samples that are ready, then the files that nothing refers to any more.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -28,30 +31,30 @@ pub fn next_bulk(updates: &Receiver<SampleUpdate>) -> Option<Vec<SampleUpdate>> 
 
 /// How an update ended.
 pub enum Committed {
-    /// With this many heatmaps.
-    Done(usize),
+    /// With so many heatmaps, and so many less.
+    Done { num_heatmaps: usize, num_withdrawn: usize },
     /// The sample is gone.
     Skipped(Skip),
     /// The sink refused it.
     Failed(SampleFailure),
 }
 
-/// Makes the updates and removes superseded files.
+/// Makes the updates and removes superseded files, as far as they lie in `folder`: only what camflow wrote there is camflow's to
+/// remove.
 ///
 /// # Errors
 /// The sink is lost.
-pub fn commit(sink: &mut dyn Sink, bulk: Vec<SampleUpdate>) -> Result<Vec<Committed>, RunError> {
+pub fn commit(sink: &mut dyn Sink, folder: &Path, bulk: Vec<SampleUpdate>) -> Result<Vec<Committed>, RunError> {
     let outcomes = sink.commit(&bulk)?;
     debug_assert_eq!(outcomes.len(), bulk.len(), "one outcome per update");
     let ended = bulk.into_iter().zip(outcomes).map(|(update, outcome)| match outcome {
         CommitOutcome::Committed => {
-            remove(&update.superseded);
-            Committed::Done(update.heatmaps.len())
+            remove(update.superseded.iter().map(PathBuf::as_path).filter(|file| file.starts_with(folder)));
+            Committed::Done { num_heatmaps: update.heatmaps.len(), num_withdrawn: update.withdrawn.len() }
         }
         // The new files belong to nothing.
         CommitOutcome::SampleGone => {
-            let files: Vec<_> = update.files().map(ToOwned::to_owned).collect();
-            remove(&files);
+            remove(update.files());
             Committed::Skipped(Skip { sample: update.sample, reason: SkipReason::SampleGone })
         }
         // The files stay: made again from the same things they have the names that the sample refers to already.
@@ -61,7 +64,7 @@ pub fn commit(sink: &mut dyn Sink, bulk: Vec<SampleUpdate>) -> Result<Vec<Commit
 }
 
 /// A file that cannot be removed costs space and nothing else.
-fn remove(paths: &[std::path::PathBuf]) {
+fn remove<'a>(paths: impl Iterator<Item = &'a Path>) {
     for path in paths {
         let _ = std::fs::remove_file(path);
     }

@@ -1,16 +1,14 @@
-//! Decode: image file to pixels, label to targets. Before that, and before any channel, the check in which an unchanged sample
-//! drops out: of its files nothing but the metadata is read.
+//! Decode: image file to pixels, label to targets.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use crate::{
     media::{
         BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, inflate_array, read_image,
     },
     pipeline::{
-        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SelectedSample, Skip,
-        SkipReason, Stage, StaleSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass,
-        TargetPixels,
+        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SampleUpdate, SelectedSample,
+        Skip, SkipReason, Stage, StaleSample, StoredHeatmap, StoredMask, StoredShape, StoredTarget, TargetClass, TargetPixels,
     },
 };
 
@@ -63,22 +61,13 @@ pub struct Decoder {
     pub overwrite: bool,
 }
 
-/// What the check of a sample found.
-#[derive(Debug)]
-pub enum Checked {
-    /// There may be something to do.
-    Stale(StaleSample),
-    /// Nothing to do.
-    Skipped(Skip),
-    /// A fault of this sample.
-    Failed(SampleFailure),
-}
-
 /// How decoding a sample ended.
 #[derive(Debug)]
 pub enum Decoded {
     /// Ready for the device.
     Ready(Box<DecodedSample>),
+    /// There is nothing to explain any more, and heatmaps of before are to go.
+    Withdrawn(SampleUpdate),
     /// Nothing to do.
     Skipped(Skip),
     /// A fault of this sample.
@@ -105,50 +94,59 @@ enum Place<'a> {
 }
 
 impl Decoder {
-    /// Finds out what of the sample's heatmaps is missing or made from other things than are there now.
-    pub fn check(&self, selected: SelectedSample) -> Checked {
-        match self.wanted(&selected) {
-            Ok(Ok((fingerprint, wanted))) => Checked::Stale(StaleSample { selected, fingerprint, wanted }),
-            Ok(Err(reason)) => Checked::Skipped(Skip { sample: selected.sample, reason }),
-            Err(error) => Checked::Failed(failure(selected.sample, &error)),
-        }
-    }
-
     /// Decodes one sample; never panics on what files and labels contain.
     pub fn decode(&self, stale: StaleSample) -> Decoded {
-        let sample = stale.selected.sample.clone();
-        match self.try_decode(stale) {
+        let StaleSample { selected: SelectedSample { sample, existing, .. }, wanted, .. } = &stale;
+        match self.try_decode(&stale) {
             Ok(Ok(decoded)) => Decoded::Ready(Box::new(decoded)),
-            Ok(Err(reason)) => Decoded::Skipped(Skip { sample, reason }),
-            Err(error) => Decoded::Failed(failure(sample, &error)),
+            Ok(Err(reason)) => self.without_targets(sample.clone(), reason, wanted, existing),
+            Err(error) => Decoded::Failed(failure(sample.clone(), &error)),
         }
     }
 
-    /// The sample's fingerprint, and the classes whose heatmaps are not up to date.
-    fn wanted(&self, selected: &SelectedSample) -> Result<Result<(Fingerprint, Vec<usize>), SkipReason>, MediaError> {
-        let SelectedSample { sample, target, existing } = selected;
-        match target {
-            StoredTarget::Missing => return Ok(Err(SkipReason::NoLabel)),
-            StoredTarget::Malformed(reason) => return Err(MediaError::shape(reason.clone())),
-            _ => {}
-        }
-        let image = &sample.media_path;
-        let fingerprint = self.fingerprint.and_file("image", image).map_err(unreadable(image))?;
-        let fingerprint = self.with_label(fingerprint, target)?;
-        let up_to_date = |class: usize| !self.overwrite && self.is_up_to_date(class, fingerprint, existing);
-        let wanted: Vec<usize> = (0..self.targets.num_classes()).filter(|class| !up_to_date(*class)).collect();
-        Ok(if wanted.is_empty() { Err(SkipReason::UpToDate) } else { Ok((fingerprint, wanted)) })
+    /// How many of the wanted classes the sample's label has, or why it has none, without the image: a class may still lie
+    /// outside the part of it that the model sees, or not be predicted.
+    pub fn count_targets(&self, stale: &StaleSample) -> Result<Result<usize, SkipReason>, SampleFailure> {
+        let StaleSample { selected: SelectedSample { sample, target, .. }, wanted, .. } = stale;
+        let found = self.find(target, wanted).map_err(|error| failure(sample.clone(), &error))?;
+        Ok(found.and_then(|found| if found.is_empty() { Err(self.absence(wanted)) } else { Ok(found.len()) }))
     }
 
-    fn try_decode(&self, stale: StaleSample) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
-        let StaleSample { selected: SelectedSample { sample, target, existing }, fingerprint, wanted } = stale;
-        let found = match self.find(&target, &wanted)? {
+    /// Why a sample has no target when none of the wanted classes is there.
+    fn absence(&self, wanted: &[usize]) -> SkipReason {
+        if wanted.len() < self.targets.num_classes() { SkipReason::UpToDate } else { SkipReason::ClassAbsent }
+    }
+
+    /// Whether a sample without targets loses heatmaps.
+    pub fn withdraws(&self, stale: &StaleSample) -> bool {
+        self.withdrawn(&stale.wanted, &stale.selected.existing).next().is_some()
+    }
+
+    fn withdrawn<'a>(&self, wanted: &[usize], existing: &'a [StoredHeatmap]) -> impl Iterator<Item = &'a StoredHeatmap> {
+        self.fields.withdrawn(existing, |class| wanted.contains(&class))
+    }
+
+    fn without_targets(&self, sample: SampleRef, reason: SkipReason, wanted: &[usize], existing: &[StoredHeatmap]) -> Decoded {
+        let withdrawn: Vec<_> = self.withdrawn(wanted, existing).cloned().collect();
+        if withdrawn.is_empty() {
+            return Decoded::Skipped(Skip { sample, reason });
+        }
+        Decoded::Withdrawn(SampleUpdate {
+            sample,
+            heatmaps: Vec::new(),
+            withdrawn: withdrawn.iter().map(|heatmap| heatmap.field.clone()).collect(),
+            superseded: withdrawn.into_iter().flat_map(StoredHeatmap::into_files).collect(),
+        })
+    }
+
+    fn try_decode(&self, stale: &StaleSample) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
+        let StaleSample { selected: SelectedSample { sample, target, existing }, fingerprint, wanted, .. } = stale;
+        let found = match self.find(target, wanted)? {
             Ok(found) => found,
             Err(reason) => return Ok(Err(reason)),
         };
         if found.is_empty() {
-            let some_are_there = wanted.len() < self.targets.num_classes();
-            return Ok(Err(if some_are_there { SkipReason::UpToDate } else { SkipReason::ClassAbsent }));
+            return Ok(Err(self.absence(wanted)));
         }
 
         let image = read_image(&sample.media_path, &self.limits, self.exif)?;
@@ -177,36 +175,23 @@ impl Decoder {
             return Ok(Err(SkipReason::ClassAbsent));
         }
         Ok(Ok(DecodedSample {
-            sample,
+            sample: sample.clone(),
             pixels: input.pixels,
             height: input.height,
             width: input.width,
             region,
             targets,
-            fingerprint,
-            existing,
+            fingerprint: *fingerprint,
+            wanted: wanted.clone(),
+            existing: existing.clone(),
         }))
-    }
-
-    /// Adds what a heatmap takes from the label. Of objects that is all of them, so that a run for one class more does not
-    /// make those of the others again. Names of whole images say only whether a class is there, except where they choose it.
-    fn with_label(&self, mut fingerprint: Fingerprint, target: &StoredTarget) -> Result<Fingerprint, MediaError> {
-        match (target, &self.targets) {
-            (StoredTarget::Mask(StoredMask::Inline(bytes)), _) => Ok(fingerprint.and("mask", bytes)),
-            (StoredTarget::Mask(StoredMask::File(path)), _) => fingerprint.and_file("mask file", path).map_err(unreadable(path)),
-            (StoredTarget::Objects(objects), _) => {
-                for object in objects {
-                    fingerprint = with_object(fingerprint, object);
-                }
-                Ok(fingerprint)
-            }
-            (StoredTarget::Names(names), Targets::OwnClass(_)) => Ok(fingerprint.and("names", names.join("\0").as_bytes())),
-            _ => Ok(fingerprint),
-        }
     }
 
     /// The wanted classes that the sample has, with where they are.
     fn find<'a>(&self, target: &'a StoredTarget, wanted: &[usize]) -> Result<Result<Vec<Found<'a>>, SkipReason>, MediaError> {
+        if *target == StoredTarget::Missing {
+            return Ok(Err(SkipReason::NoLabel));
+        }
         let classes = match &self.targets {
             Targets::Top => return Ok(Ok(vec![Found { class: 0, channel: Channel::Top, place: Place::Predicted }])),
             Targets::OwnClass(channels) => {
@@ -276,64 +261,19 @@ impl Decoder {
         }
         Ok(drawn)
     }
-
-    /// Whether every heatmap of the class is there, made from the same things.
-    fn is_up_to_date(&self, class: usize, fingerprint: Fingerprint, existing: &[StoredHeatmap]) -> bool {
-        (0..self.fields.num_columns()).all(|column| {
-            let wanted = self.fields.fingerprint(fingerprint, class, column);
-            let stored = existing.iter().find(|stored| stored.field == self.fields.name(class, column));
-            stored.is_some_and(|stored| {
-                stored.fingerprint.as_deref() == Some(&wanted)
-                    // Someone may have tidied the folder up.
-                    && [&stored.map_path, &stored.npy_path].into_iter().flatten().all(|path| path.exists())
-            })
-        })
-    }
 }
 
-fn failure(sample: SampleRef, error: &MediaError) -> SampleFailure {
+pub(super) fn failure(sample: SampleRef, error: &MediaError) -> SampleFailure {
     SampleFailure { sample, stage: Stage::Decode, error: error.to_string() }
-}
-
-fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> MediaError + use<> {
-    let path = path.to_owned();
-    move |cause| MediaError::Unreadable { path, cause }
-}
-
-/// Adds an object with everything that says where it is.
-fn with_object(fingerprint: Fingerprint, object: &StoredObject) -> Fingerprint {
-    let bytes = |numbers: &mut dyn Iterator<Item = f64>| numbers.flat_map(f64::to_le_bytes).collect::<Vec<u8>>();
-    let fingerprint = match &object.label {
-        Some(label) => fingerprint.and("object", label.as_bytes()),
-        None => fingerprint.and("object without a label", &[]),
-    };
-    match &object.shape {
-        StoredShape::Box { bounds, mask } => {
-            let fingerprint = fingerprint.and("box", &bytes(&mut bounds.iter().copied()));
-            match mask {
-                None => fingerprint,
-                Some(StoredMask::Inline(mask)) => fingerprint.and("mask", mask),
-                // A missing file is a fault only where its class is wanted.
-                Some(StoredMask::File(path)) => fingerprint
-                    .and_file("mask file", path)
-                    .unwrap_or_else(|_| fingerprint.and("missing mask file", path.as_os_str().as_encoded_bytes())),
-            }
-        }
-        StoredShape::Lines { lines, closed, filled } => {
-            let fingerprint = fingerprint.and("lines", &[u8::from(*closed), u8::from(*filled)]);
-            let line = |fingerprint: Fingerprint, line: &Vec<[f64; 2]>| {
-                fingerprint.and("line", &bytes(&mut line.iter().flatten().copied()))
-            };
-            lines.iter().fold(fingerprint, line)
-        }
-        StoredShape::Malformed(reason) => fingerprint.and("malformed", reason.as_bytes()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::{PreprocessStep, RgbImage, encode_rgb};
+    use crate::{
+        media::{PreprocessStep, RgbImage, encode_rgb},
+        pipeline::{StoredObject, stages::check::Checked},
+    };
 
     /// A picture of 20 rows and 40 columns, of which the model sees the middle 20 x 20.
     struct World {
@@ -359,7 +299,7 @@ mod tests {
                 fields: HeatmapFields::new(names, identities, vec!["layer".into()]),
                 limits: ImageLimits::default(),
                 exif: ExifPolicy::Ignore,
-                fingerprint: Fingerprint::of_job("test"),
+                fingerprint: Fingerprint::of_job("model", "settings"),
                 overwrite: false,
             };
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
@@ -373,6 +313,7 @@ mod tests {
         fn decode(&self, targets: &Targets, target: StoredTarget) -> Result<Vec<ClassTarget>, String> {
             match self.decode_with(targets.clone(), target, Vec::new()) {
                 Decoded::Ready(sample) => Ok(sample.targets),
+                Decoded::Withdrawn(update) => panic!("there was nothing: {update:?}"),
                 Decoded::Skipped(skip) => Err(skip.reason.to_string()),
                 Decoded::Failed(failure) => Err(failure.error),
             }
@@ -380,7 +321,7 @@ mod tests {
 
         fn fingerprint(&self, target: StoredTarget) -> String {
             match self.decode_with(classes(), target, Vec::new()) {
-                Decoded::Ready(sample) => sample.fingerprint.to_hex(),
+                Decoded::Ready(sample) => sample.fingerprint.to_string(),
                 other => panic!("{other:?}"),
             }
         }
@@ -498,7 +439,7 @@ mod tests {
         let named = |name: &str| StoredTarget::Names(vec![name.into()]);
         let Decoded::Ready(cat) = world.decode_with(own.clone(), named("cat"), Vec::new()) else { panic!("a cat") };
         let fields = HeatmapFields::new(vec![vec!["field_0".into()]], vec!["class 0".into()], vec!["layer".into()]);
-        let fingerprint = Some(fields.fingerprint(cat.fingerprint, 0, 0));
+        let fingerprint = Some(fields.fingerprint(cat.fingerprint, 0, 0).to_string());
         let stored = StoredHeatmap { field: "field_0".into(), fingerprint, ..StoredHeatmap::default() };
         let again = world.decode_with(own.clone(), named("cat"), vec![stored.clone()]);
         assert!(matches!(again, Decoded::Skipped(Skip { reason: SkipReason::UpToDate, .. })), "{again:?}");

@@ -9,7 +9,10 @@ use std::{
 use crate::{
     media::{Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_atomically, write_f16, write_f32},
     names::Choice,
-    pipeline::{ExplainedSample, Heatmap, HeatmapFields, RunError, StoredMap, WrittenHeatmap, WrittenHeatmaps},
+    pipeline::{
+        ExplainedSample, Heatmap, HeatmapFields, RunError, Skip, SkipReason, StoredHeatmap, StoredMap, WrittenHeatmap,
+        WrittenHeatmaps, file_tag,
+    },
 };
 
 /// Where the picture of a heatmap is kept.
@@ -57,6 +60,15 @@ impl Choice for NpyFormat {
     }
 }
 
+/// How encoding a sample ended.
+#[derive(Debug)]
+pub enum Encoded {
+    /// Its files are complete.
+    Written(WrittenHeatmaps),
+    /// It has no heatmaps, and had none before.
+    Skipped(Skip),
+}
+
 /// Writes heatmaps.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -77,20 +89,25 @@ impl Encoder {
     ///
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
-    pub fn encode(&self, explained: ExplainedSample) -> Result<WrittenHeatmaps, RunError> {
-        let ExplainedSample { sample, fingerprint, existing, classes } = explained;
+    pub fn encode(&self, explained: ExplainedSample) -> Result<Encoded, RunError> {
+        let ExplainedSample { sample, fingerprint, wanted, existing, classes } = explained;
         let mut heatmaps = Vec::new();
         for class in &classes {
             let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
             for (column, heatmap) in class.heatmaps.iter().enumerate() {
                 let field = self.fields.name(class.class, column);
-                let fingerprint = self.fields.fingerprint(fingerprint, class.class, column);
+                let fingerprint = self.fields.fingerprint(fingerprint, class.class, column).to_string();
                 let stem = self.stem(field, &sample.id, &fingerprint);
                 let npy_path = self.write_npy(&stem, heatmap)?;
                 let map = self.write_map(&stem, heatmap)?;
                 let (field, class_name) = (field.to_owned(), name.clone());
                 heatmaps.push(WrittenHeatmap { field, class: class_name, map, npy_path, score: class.score, fingerprint });
             }
+        }
+        let is_absent = |class: usize| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
+        let withdrawn: Vec<String> = self.fields.withdrawn(&existing, is_absent).map(|old| old.field.clone()).collect();
+        if heatmaps.is_empty() && withdrawn.is_empty() {
+            return Ok(Encoded::Skipped(Skip { sample, reason: SkipReason::ClassAbsent }));
         }
         let is_kept = |path: &PathBuf| {
             heatmaps
@@ -99,20 +116,18 @@ impl Encoder {
         };
         let superseded = existing
             .into_iter()
-            .filter(|old| heatmaps.iter().any(|new| new.field == old.field))
-            .flat_map(|old| [old.map_path, old.npy_path])
-            .flatten()
-            // Only what camflow wrote here is camflow's to remove.
-            .filter(|path| path.starts_with(&self.folder) && !is_kept(path))
+            .filter(|old| withdrawn.contains(&old.field) || heatmaps.iter().any(|new| new.field == old.field))
+            .flat_map(StoredHeatmap::into_files)
+            .filter(|path| !is_kept(path))
             .collect();
-        Ok(WrittenHeatmaps { sample, heatmaps, superseded })
+        Ok(Encoded::Written(WrittenHeatmaps { sample, heatmaps, withdrawn, superseded }))
     }
 
     /// `<folder>/<field>/<2 digits>/<id>.<fingerprint>`: the last digits of an id are a counter, so that a million samples
     /// spread evenly over 256 folders.
     fn stem(&self, field: &str, id: &str, fingerprint: &str) -> PathBuf {
         let bucket = &id[id.len().saturating_sub(2)..];
-        self.folder.join(field).join(bucket).join(format!("{id}.{}", &fingerprint[..8]))
+        self.folder.join(field).join(bucket).join(format!("{id}.{}", file_tag(fingerprint)))
     }
 
     fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<PathBuf>, RunError> {

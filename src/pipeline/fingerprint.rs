@@ -1,0 +1,156 @@
+//! What a heatmap was made from: how a run finds out what is new or changed, and can say why.
+
+use std::{collections::BTreeSet, fmt, path::Path, time::SystemTime};
+
+/// What a heatmap is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ingredient {
+    /// The model file.
+    Model,
+    /// What was asked for: method, layer, class, target, sizes, precision.
+    Settings,
+    /// The image file.
+    Image,
+    /// The sample's label, as far as the heatmap depends on it.
+    Label,
+}
+
+impl Ingredient {
+    /// In the order in which a fingerprint has them, which is also that of their numbers.
+    const ALL: [Ingredient; 4] = [Ingredient::Model, Ingredient::Settings, Ingredient::Image, Ingredient::Label];
+}
+
+impl fmt::Display for Ingredient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ingredient::Model => "model",
+            Ingredient::Settings => "settings",
+            Ingredient::Image => "image",
+            Ingredient::Label => "label",
+        })
+    }
+}
+
+/// Why a heatmap is to be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// There is none yet.
+    New,
+    /// It was made from another one of these.
+    Changed(Ingredient),
+    /// The field holds one that was made by other means, or by an earlier camflow with other fingerprints.
+    Foreign,
+    /// Its file is not there any more.
+    FileMissing,
+    /// The user asked for all (`--overwrite`).
+    Asked,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::New => f.write_str("new"),
+            Change::Changed(ingredient) => write!(f, "{ingredient} changed"),
+            Change::Foreign => f.write_str("made by other means"),
+            Change::FileMissing => f.write_str("file missing"),
+            Change::Asked => f.write_str("asked for"),
+        }
+    }
+}
+
+/// Digests (BLAKE3) of everything a heatmap depends on, one for each [`Ingredient`]. Equal fingerprints mean that there is
+/// nothing to do; where they differ is why there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([[u8; 32]; Ingredient::ALL.len()]);
+
+/// Digits of each ingredient in the text: 64 bits.
+const DIGITS: usize = 16;
+
+impl Fingerprint {
+    /// Of what all samples of a job share.
+    pub fn of_job(model: &str, settings: &str) -> Self {
+        let begin = |text: &str| blake3::derive_key("camflow 2026-11 job", text.as_bytes());
+        Fingerprint([begin(model), begin(settings), begin(""), begin("")])
+    }
+
+    /// Adds one thing that the heatmap depends on.
+    #[must_use]
+    pub fn and(mut self, ingredient: Ingredient, what: &str, content: &[u8]) -> Self {
+        let digest = &mut self.0[ingredient as usize];
+        let mut hasher = blake3::Hasher::new_keyed(digest);
+        // The length keeps `("ab", "c")` apart from `("a", "bc")`.
+        hasher.update(&(what.len() as u64).to_le_bytes()).update(what.as_bytes()).update(content);
+        *digest = *hasher.finalize().as_bytes();
+        self
+    }
+
+    /// Adds a file by path, size and modification time: reading a million images to find nothing changed would take as
+    /// long as half the job.
+    ///
+    /// # Errors
+    /// The file's metadata cannot be read.
+    pub fn and_file(self, ingredient: Ingredient, what: &str, path: &Path) -> std::io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        let modified = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut stamp = path.as_os_str().as_encoded_bytes().to_vec();
+        stamp.extend(format!("\0{}\0{}", metadata.len(), modified.as_nanos()).into_bytes());
+        Ok(self.and(ingredient, what, &stamp))
+    }
+
+    /// Why a heatmap with the fingerprint `stored` (a text) is not what this one stands for; empty if it is.
+    pub fn changes_since(&self, stored: &str) -> BTreeSet<Change> {
+        let wanted = self.to_string();
+        if wanted == stored {
+            return BTreeSet::new();
+        }
+        let parts: Vec<&str> = stored.split('-').collect();
+        if parts.len() != Ingredient::ALL.len() || parts.iter().any(|part| part.len() != DIGITS) {
+            return BTreeSet::from([Change::Foreign]);
+        }
+        let differing =
+            Ingredient::ALL.into_iter().zip(wanted.split('-')).zip(parts).filter(|((_, wanted), part)| wanted != part);
+        differing.map(|((ingredient, _), _)| Change::Changed(ingredient)).collect()
+    }
+}
+
+/// As stored on the label: 16 hexadecimal digits for each of model, settings, image and label, with hyphens between.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, digest) in self.0.iter().enumerate() {
+            let hex = blake3::Hash::from(*digest).to_hex();
+            write!(f, "{}{}", if index == 0 { "" } else { "-" }, &hex[..DIGITS])?;
+        }
+        Ok(())
+    }
+}
+
+/// 8 hexadecimal digits that stand for a fingerprint in the name of a file.
+pub fn file_tag(fingerprint: &str) -> String {
+    blake3::hash(fingerprint.as_bytes()).to_hex()[..8].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_known_by_what_changed() {
+        let base = Fingerprint::of_job("m", "s");
+        let with_image = |name: &str| base.and(Ingredient::Image, "image", name.as_bytes());
+        let stored = with_image("a").to_string();
+        assert!(with_image("a").changes_since(&stored).is_empty());
+        assert_eq!(with_image("b").changes_since(&stored), BTreeSet::from([Change::Changed(Ingredient::Image)]));
+        let other = Fingerprint::of_job("n", "s").and(Ingredient::Image, "image", b"a").and(Ingredient::Label, "mask", b"1");
+        let changed = [Change::Changed(Ingredient::Model), Change::Changed(Ingredient::Label)];
+        assert_eq!(other.changes_since(&stored), BTreeSet::from(changed));
+        assert_eq!(base.changes_since("0123456789abcdef0123456789abcdef"), BTreeSet::from([Change::Foreign]));
+        assert_eq!(stored.len(), 4 * DIGITS + 3);
+    }
+
+    #[test]
+    fn names_and_contents_do_not_run_together() {
+        let base = Fingerprint::of_job("m", "s");
+        let and = |what: &str, content: &str| base.and(Ingredient::Label, what, content.as_bytes());
+        assert_ne!(and("ab", "c"), and("a", "bc"));
+    }
+}
