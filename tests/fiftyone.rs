@@ -629,3 +629,60 @@ fn fiftyone_counts_us_as_a_client() {
     }
     assert!(counts.iter().all(|count| *count >= 1), "{counts:?}");
 }
+
+#[test]
+fn runs_that_write_the_same_fields_exclude_each_other() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let other = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+
+    let person = dataset.lock(Some(&fields(&["person_1", "person_2"]))).expect("nobody has it");
+    let error = other.lock(Some(&fields(&["person_2", "dog_2"]))).expect_err("one field is taken");
+    let Error::Locked { process, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(*process, std::process::id());
+    let dog = other.lock(Some(&fields(&["dog_1"]))).expect("other fields are free");
+    assert!(matches!(other.lock(None), Err(Error::Locked { .. })), "nor can anyone have them all");
+    drop((person, dog));
+    let all = other.lock(None).expect("all were given back");
+    assert!(matches!(dataset.lock(Some(&fields(&["cat_1"]))), Err(Error::Locked { .. })));
+    drop(all);
+    let left = mongod.with(async |database| database.collection::<Document>("camflow.locks").find_one(doc! {}).await);
+    assert_eq!(left, None, "what is given back leaves nothing behind");
+}
+
+#[test]
+fn a_lock_that_ran_out_is_lost_to_the_next_run() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut late = dataset.sink(vec![field("person_1")]).expect("a sink");
+    late.lock().expect("nobody has it");
+    // As if this machine had slept.
+    mongod.with(async |database| {
+        let locks = database.collection::<Document>("camflow.locks");
+        locks.update_one(doc! {}, doc! {"$set": {"leases.0.expires_at": DateTime::from_millis(0)}}).await
+    });
+    let mut next = dataset.sink(vec![field("person_1")]).expect("a sink");
+    next.lock().expect("it ran out");
+    let updates = [update(0, vec![heatmap("person_1", "a")])];
+    let lost = late.commit(&updates).expect_err("the lock is lost").to_string();
+    assert!(lost.contains("has taken it") && lost.contains("\nhint: "), "{lost}");
+    assert_eq!(next.commit(&updates).expect("it holds the lock"), [CommitOutcome::Committed]);
+}
+
+#[test]
+fn a_lock_of_a_process_that_was_killed_is_free() {
+    let mongod = Mongod::start(&[]);
+    let id = mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let lock = dataset.lock(None).expect("nobody has it");
+    // The same lease as that of a process with this number that has ended; no two live processes have one number.
+    mongod.with(async |database| {
+        let locks = database.collection::<Document>("camflow.locks");
+        locks.update_one(doc! {"_id": id}, doc! {"$inc": {"leases.0.started": -1i64}}).await
+    });
+    drop(dataset.lock(None).expect("its holder is gone"));
+    drop(lock);
+}

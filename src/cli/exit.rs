@@ -13,6 +13,8 @@ pub enum Exit {
     Usage,
     /// The run was aborted.
     Aborted,
+    /// Another run of the same job holds the lock.
+    Locked,
     /// Stopped cleanly on request.
     Interrupted,
 }
@@ -25,6 +27,7 @@ impl Exit {
             Exit::SomeFailed => 1,
             Exit::Usage => 2,
             Exit::Aborted => 3,
+            Exit::Locked => 4,
             Exit::Interrupted => 130,
         }
     }

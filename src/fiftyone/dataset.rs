@@ -7,6 +7,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use super::{
     database::Database,
     error::Error,
+    lock::Lock,
     mask_targets::read_mask_targets,
     schema::HeatmapField,
     sink::UpdateSink,
@@ -163,6 +164,14 @@ impl Dataset {
     /// One of the names is not allowed or is taken by something else.
     pub fn sink(&self, fields: Vec<HeatmapField>) -> Result<UpdateSink, Error> {
         UpdateSink::new(self.clone(), fields)
+    }
+
+    /// Takes these fields (`None`: all of them) for one run alone.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another run holds one of them, or the database fails.
+    pub fn lock(&self, fields: Option<&[String]>) -> Result<Lock, Error> {
+        Lock::acquire(self, fields)
     }
 
     pub(super) fn group(&self) -> Option<&Group> {

@@ -200,6 +200,28 @@ pub enum Error {
         /// The dataset's name, as it was opened.
         name: String,
     },
+    /// Another run writes the same fields.
+    #[error(
+        "another camflow run writes these fields of dataset `{dataset}`: process {process} on `{host}`, begun at {since}\nhint: wait until it is done; if it was cut off, its lock runs out within two minutes"
+    )]
+    Locked {
+        /// The dataset.
+        dataset: String,
+        /// The process that holds the lock.
+        process: u32,
+        /// The machine it runs on.
+        host: String,
+        /// When it began.
+        since: String,
+    },
+    /// Another run took over.
+    #[error(
+        "the lock on dataset `{dataset}` ran out, and another camflow run has taken it\nhint: this run was held up for longer than its lock lasts; what it had committed stays, and the other run does the rest"
+    )]
+    LockLost {
+        /// The dataset.
+        dataset: String,
+    },
     /// The server did not answer in time.
     #[error(
         "the database did not answer within {seconds} s while {doing}\nhint: run the same command again to go on; what was committed stays"

@@ -9,6 +9,7 @@ mod database;
 mod dataset;
 mod error;
 mod label_field;
+mod lock;
 mod mask_targets;
 mod retry;
 mod schema;
@@ -22,6 +23,7 @@ pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, Dat
 pub use dataset::{Dataset, Field};
 pub use error::Error;
 pub use label_field::{LabelField, LabelKind};
+pub use lock::Lock;
 pub use schema::{HeatmapField, Schema};
 pub use service::{FiftyonePython, find_python};
 pub use sink::UpdateSink;

@@ -65,6 +65,10 @@ impl Schema {
         Schema { dataset, fields }
     }
 
+    pub(super) fn fields(&self) -> impl Iterator<Item = &HeatmapField> {
+        self.fields.iter()
+    }
+
     pub(super) fn field(&self, name: &str) -> Option<&HeatmapField> {
         self.fields.iter().find(|field| field.name == name)
     }

@@ -15,6 +15,7 @@ use futures_util::TryStreamExt;
 use super::{
     dataset::Dataset,
     error::Error,
+    lock::Lock,
     retry::with_retries,
     schema::{HeatmapField, Schema},
 };
@@ -37,13 +38,24 @@ pub struct UpdateSink {
     dataset: Dataset,
     schema: Schema,
     looked: Option<Instant>,
+    lock: Option<Lock>,
 }
 
 impl UpdateSink {
     pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
         let schema = Schema::new(dataset.clone(), fields);
         schema.check()?;
-        Ok(UpdateSink { dataset, schema, looked: None })
+        Ok(UpdateSink { dataset, schema, looked: None, lock: None })
+    }
+
+    /// Takes the fields for this run alone, as long as the sink lives.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another run writes one of them, or the database fails.
+    pub fn lock(&mut self) -> Result<(), Error> {
+        let fields: Vec<String> = self.schema.fields().map(|field| field.name.clone()).collect();
+        self.lock = Some(self.dataset.lock(Some(&fields))?);
+        Ok(())
     }
 
     /// The fields' declarations: call [`Schema::declare`] when the run is over.
@@ -112,6 +124,7 @@ impl Sink for UpdateSink {
         if updates.is_empty() {
             return Ok(Vec::new());
         }
+        self.lock.as_ref().map_or(Ok(()), Lock::check)?;
         self.look_after_schema()?;
         let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; updates.len()];
         let mut pending = Vec::new();

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     explain::TorchExplainer,
+    fiftyone::Error,
     media::{ExifPolicy, ImageLimits},
     names::backticked,
     pipeline::{BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, run, survey},
@@ -93,6 +94,10 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         reporter.surveyed(&survey, columns.len());
         return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
     }
+    sink.lock().map_err(|error| match error {
+        Error::Locked { .. } => Failure { exit: Exit::Locked, error: error.into() },
+        other => Failure::aborted(other),
+    })?;
     let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let options = RunOptions {
         batch_limit: match args.batch_size {
