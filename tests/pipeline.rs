@@ -272,7 +272,8 @@ impl World {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
-        let options = RunOptions { batch_limit: Some(BatchLimit::samples(2)), num_workers: 2, max_failures };
+        let options =
+            RunOptions { batch_limit: Some(BatchLimit::samples(2)), num_workers: 2, max_failures, keep_superseded: false };
         let mut sink = MemorySink(&self.memory);
         let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
         let parts = Parts { source: &mut source, decoder, explainers, encoder, sink: &mut sink };

@@ -2,6 +2,7 @@
 
 mod annotate;
 mod cam;
+mod clean;
 mod device;
 mod doctor;
 mod exit;
@@ -19,7 +20,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::{names::Choice, program::keep_freed_memory};
+use crate::{fiftyone, names::Choice, program::keep_freed_memory};
 pub use exit::Exit;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Add heatmaps to the samples of a FiftyOne dataset
     Annotate(Box<annotate::Args>),
+    /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
+    Clean(clean::Args),
     /// Heatmaps of a few images, without a database
     Explain(explain::Args),
     /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
@@ -57,6 +60,7 @@ pub fn main() -> Exit {
     };
     let result = match cli.command {
         Command::Annotate(args) => annotate::main(*args),
+        Command::Clean(args) => clean::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Inspect(args) => inspect::main(&args),
@@ -82,6 +86,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 impl Failure {
+    /// Why a lock was not got.
+    fn from_lock(error: fiftyone::Error) -> Self {
+        let exit = if matches!(error, fiftyone::Error::Locked { .. }) { Exit::Locked } else { Exit::Aborted };
+        Failure { exit, error: error.into() }
+    }
+
     fn aborted(error: impl Into<anyhow::Error>) -> Self {
         Failure { exit: Exit::Aborted, error: error.into() }
     }

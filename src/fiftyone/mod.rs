@@ -17,6 +17,7 @@ mod service;
 mod sink;
 mod source;
 mod stored_sample;
+mod upkeep;
 
 pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
@@ -28,3 +29,4 @@ pub use schema::{HeatmapField, Schema};
 pub use service::{FiftyonePython, find_python};
 pub use sink::UpdateSink;
 pub use source::{SampleSource, Selection, Shard};
+pub use upkeep::{BrokenLabel, References};

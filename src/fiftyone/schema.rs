@@ -22,7 +22,8 @@ pub struct HeatmapField {
     pub model: String,
 }
 
-const HEATMAP: &str = "fiftyone.core.labels.Heatmap";
+/// The type of a field of heatmaps.
+pub(super) const HEATMAP: &str = "fiftyone.core.labels.Heatmap";
 
 /// What FiftyOne declares for every heatmap: name, type, type of the items, key in the document.
 const OF_FIFTYONE: [(&str, &str, Option<&str>, &str); 5] = [

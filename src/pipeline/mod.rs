@@ -7,6 +7,7 @@ mod event;
 mod fields;
 mod fingerprint;
 mod message;
+mod output;
 mod run;
 mod stages;
 mod survey;
@@ -16,6 +17,7 @@ pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, file_tag};
 pub use message::*;
+pub use output::{OutputFile, name_in_folder, note_dataset, noted_datasets, remove_empty_folders, visit_files};
 pub use run::{Cancellation, Parts, RunOptions, run};
 pub use stages::{
     decode::{Decoder, Targets},

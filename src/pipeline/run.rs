@@ -44,6 +44,8 @@ pub struct RunOptions {
     pub num_workers: usize,
     /// Abort when more samples than this fail.
     pub max_failures: Option<u64>,
+    /// Leave the files of replaced heatmaps where they are: others may refer to them.
+    pub keep_superseded: bool,
 }
 
 /// Asks a run to stop reading, finish what is in flight and commit it.
@@ -176,6 +178,8 @@ pub fn run(
     });
     let clock = |stage: Stage| &clocks[stage as usize].1;
 
+    // Only what camflow wrote here is camflow's to remove.
+    let removable = (!options.keep_superseded).then_some(encoder.folder.as_path());
     // What each explainer takes; until it has had a batch, one sample.
     let limits = Mutex::new(vec![BatchLimit::samples(1); num_devices]);
     let limits = &limits;
@@ -201,7 +205,7 @@ pub fn run(
         drop((batch_in, explained_out));
         let (input, out) = (Inlet::new(explained_in, clock(Stage::Encode)), Outlet::new(written_out, clock(Stage::Encode)));
         spawn(scope, Stage::Encode, ledger, move || encode(encoder, workers, input, out, clock(Stage::Encode), ledger));
-        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, &encoder.folder, &written_in, clock(Stage::Commit), ledger));
+        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, removable, &written_in, clock(Stage::Commit), ledger));
     });
 
     let mut summary = std::mem::take(&mut *lock(&ledger.summary));
@@ -366,9 +370,9 @@ fn encode(
     });
 }
 
-fn commit_all(sink: &mut dyn Sink, folder: &Path, input: &Receiver<SampleUpdate>, clock: &Clock, ledger: &Ledger<'_>) {
+fn commit_all(sink: &mut dyn Sink, removable: Option<&Path>, input: &Receiver<SampleUpdate>, clock: &Clock, ledger: &Ledger<'_>) {
     while let Some(bulk) = clock.starved(|| next_bulk(input)) {
-        match clock.busy(|| commit(sink, folder, bulk)) {
+        match clock.busy(|| commit(sink, removable, bulk)) {
             Ok(ended) => {
                 for outcome in ended {
                     match outcome {

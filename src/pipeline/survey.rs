@@ -42,7 +42,7 @@ impl Survey {
 
 /// How the survey of a sample ended.
 enum Surveyed {
-    Stale(StaleSample, usize),
+    Stale(Box<StaleSample>, usize),
     Skipped(Skip),
     Failed(SampleFailure),
 }
@@ -81,8 +81,8 @@ pub fn survey(
 fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
     match decoder.check(selected) {
         Checked::Stale(stale) => match decoder.count_targets(&stale) {
-            Ok(Ok(num_targets)) => Surveyed::Stale(stale, num_targets),
-            Ok(Err(_)) if decoder.withdraws(&stale) => Surveyed::Stale(stale, 0),
+            Ok(Ok(num_targets)) => Surveyed::Stale(Box::new(stale), num_targets),
+            Ok(Err(_)) if decoder.withdraws(&stale) => Surveyed::Stale(Box::new(stale), 0),
             Ok(Err(reason)) => Surveyed::Skipped(Skip { sample: stale.selected.sample, reason }),
             Err(failure) => Surveyed::Failed(failure),
         },
@@ -94,7 +94,8 @@ fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
 impl Survey {
     fn count(&mut self, surveyed: Surveyed, tell: &(dyn Fn(Event) + Sync)) {
         match surveyed {
-            Surveyed::Stale(StaleSample { selected, changes, .. }, num_targets) => {
+            Surveyed::Stale(stale, num_targets) => {
+                let StaleSample { selected, changes, .. } = *stale;
                 *self.stale.entry(changes.clone()).or_default() += 1;
                 self.num_targets += num_targets as u64;
                 self.num_withdrawn += u64::from(num_targets == 0);

@@ -139,8 +139,8 @@ pub fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]
 }
 
 /// Absolute, because the database holds these paths and the App runs elsewhere.
-pub fn output_folder(args: &Args, dataset: &str) -> anyhow::Result<PathBuf> {
-    if let Some(out) = &args.out {
+pub fn output_folder(out: Option<&Path>, dataset: &str) -> anyhow::Result<PathBuf> {
+    if let Some(out) = out {
         return std::path::absolute(out).with_context(|| format!("`--out {}` is no path", out.display()));
     }
     let base = directories::BaseDirs::new().context("no home folder is known\nhint: choose a folder with `--out`")?;

@@ -3,6 +3,8 @@
 mod args;
 mod job;
 
+use anyhow::Context;
+
 use super::{
     Exit, Failure,
     cam::Model,
@@ -11,18 +13,20 @@ use super::{
 };
 use crate::{
     explain::TorchExplainer,
-    fiftyone::Error,
     media::{ExifPolicy, ImageLimits},
     names::backticked,
-    pipeline::{BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, run, survey},
+    pipeline::{
+        BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, note_dataset, run, survey,
+    },
     program::device_name,
     report::Reporter,
 };
 use args::BatchSize;
 pub use args::{Args, DatabaseArgs};
+pub use job::output_folder;
 use job::{
     DatasetSide, check_dataset, check_model, check_schema, check_writable, describe_fields, field_names, fields, job_fingerprint,
-    output_folder, selection,
+    selection,
 };
 
 /// Runs the subcommand.
@@ -46,8 +50,9 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     let options = args.cam.explain_options(&program, layers);
     let columns = options.columns();
     let names = field_names(&args, &class_names, &options.methods, &columns)?;
-    let folder = output_folder(&args, dataset.name())?;
-    if !(args.dry_run || args.explain_plan) && (args.store == Store::Path || args.npy != NpyFormat::None) {
+    let folder = output_folder(args.out.as_deref(), dataset.name())?;
+    let writes_files = args.store == Store::Path || args.npy != NpyFormat::None;
+    if writes_files && !(args.dry_run || args.explain_plan) {
         check_writable(&folder)?;
     }
 
@@ -94,10 +99,12 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         reporter.surveyed(&survey, columns.len());
         return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
     }
-    sink.lock().map_err(|error| match error {
-        Error::Locked { .. } => Failure { exit: Exit::Locked, error: error.into() },
-        other => Failure::aborted(other),
-    })?;
+    sink.lock().map_err(Failure::from_lock)?;
+    if writes_files {
+        note_dataset(&folder, &dataset.id()).with_context(|| format!("cannot write to the folder `{}`", folder.display()))?;
+    }
+    // A clone of the dataset may refer to the files that this run replaces.
+    let keep_superseded = dataset.shares_heatmaps(&fields.names().collect::<Vec<_>>()).map_err(Failure::aborted)?;
     let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
     let options = RunOptions {
         batch_limit: match args.batch_size {
@@ -106,6 +113,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         },
         num_workers,
         max_failures: args.max_failures,
+        keep_superseded,
     };
     let tell = |event| reporter.tell(event);
     let parts = Parts {

@@ -39,17 +39,17 @@ pub enum Committed {
     Failed(SampleFailure),
 }
 
-/// Makes the updates and removes superseded files, as far as they lie in `folder`: only what camflow wrote there is camflow's to
-/// remove.
+/// Makes the updates, and removes superseded files as far as they lie in the folder `removable`.
 ///
 /// # Errors
 /// The sink is lost.
-pub fn commit(sink: &mut dyn Sink, folder: &Path, bulk: Vec<SampleUpdate>) -> Result<Vec<Committed>, RunError> {
+pub fn commit(sink: &mut dyn Sink, removable: Option<&Path>, bulk: Vec<SampleUpdate>) -> Result<Vec<Committed>, RunError> {
     let outcomes = sink.commit(&bulk)?;
     debug_assert_eq!(outcomes.len(), bulk.len(), "one outcome per update");
     let ended = bulk.into_iter().zip(outcomes).map(|(update, outcome)| match outcome {
         CommitOutcome::Committed => {
-            remove(update.superseded.iter().map(PathBuf::as_path).filter(|file| file.starts_with(folder)));
+            let is_removable = |file: &&Path| removable.is_some_and(|folder| file.starts_with(folder));
+            remove(update.superseded.iter().map(PathBuf::as_path).filter(is_removable));
             Committed::Done { num_heatmaps: update.heatmaps.len(), num_withdrawn: update.withdrawn.len() }
         }
         // The new files belong to nothing.

@@ -11,7 +11,7 @@ use crate::{
     names::Choice,
     pipeline::{
         ExplainedSample, Heatmap, HeatmapFields, RunError, Skip, SkipReason, StoredHeatmap, StoredMap, WrittenHeatmap,
-        WrittenHeatmaps, file_tag,
+        WrittenHeatmaps, output::stem,
     },
 };
 
@@ -97,7 +97,7 @@ impl Encoder {
             for (column, heatmap) in class.heatmaps.iter().enumerate() {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(fingerprint, class.class, column).to_string();
-                let stem = self.stem(field, &sample.id, &fingerprint);
+                let stem = stem(&self.folder, field, &sample.id, &fingerprint);
                 let npy_path = self.write_npy(&stem, heatmap)?;
                 let map = self.write_map(&stem, heatmap)?;
                 let (field, class_name) = (field.to_owned(), name.clone());
@@ -121,13 +121,6 @@ impl Encoder {
             .filter(|path| !is_kept(path))
             .collect();
         Ok(Encoded::Written(WrittenHeatmaps { sample, heatmaps, withdrawn, superseded }))
-    }
-
-    /// `<folder>/<field>/<2 digits>/<id>.<fingerprint>`: the last digits of an id are a counter, so that a million samples
-    /// spread evenly over 256 folders.
-    fn stem(&self, field: &str, id: &str, fingerprint: &str) -> PathBuf {
-        let bucket = &id[id.len().saturating_sub(2)..];
-        self.folder.join(field).join(bucket).join(format!("{id}.{}", file_tag(fingerprint)))
     }
 
     fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<PathBuf>, RunError> {
