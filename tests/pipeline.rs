@@ -14,9 +14,9 @@ use camflow::{
     media::{ExifPolicy, ImageLimits, MaskValue, Preprocess, RgbImage, encode_rgb},
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
-        Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, NpyFormat, Parts, RunError, RunOptions,
-        SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask,
-        StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
+        Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, MaxFailures, NpyFormat, Parts, RunError,
+        RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap,
+        StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
     },
 };
 
@@ -250,7 +250,7 @@ impl World {
         decoder: &Decoder,
         encoder: &Encoder,
         cancel_at: Option<usize>,
-        max_failures: Option<u64>,
+        max_failures: Option<MaxFailures>,
     ) -> (Summary, Option<RunError>) {
         self.run_on(vec![explainer], decoder, encoder, cancel_at, max_failures)
     }
@@ -261,7 +261,7 @@ impl World {
         decoder: &Decoder,
         encoder: &Encoder,
         cancel_at: Option<usize>,
-        max_failures: Option<u64>,
+        max_failures: Option<MaxFailures>,
     ) -> (Summary, Option<RunError>) {
         let cancellation = Cancellation::default();
         let mut source =
@@ -438,8 +438,13 @@ fn a_bad_sample_costs_only_itself() {
         assert_eq!(failure.stage, Stage::Decode);
         assert!(failure.error.contains(&*failure.sample.media_path.to_string_lossy()), "{}", failure.error);
     }
-    let (_, fault) = world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(1));
-    assert!(matches!(fault, Some(RunError::TooManyFailures { failed: 2, allowed: 1, .. })), "{fault:?}");
+    let (_, fault) =
+        world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(MaxFailures::Count(1)));
+    assert!(matches!(fault, Some(RunError::TooManyFailures { failed: 2, allowed: MaxFailures::Count(1), .. })), "{fault:?}");
+    // What was up to date was not due: two of two failed.
+    let share = |share| world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(share)).1;
+    assert!(matches!(share(MaxFailures::Share(0.99)), Some(RunError::TooManyFailures { failed: 2, due: 2, .. })));
+    assert!(share(MaxFailures::Share(1.0)).is_none());
 }
 
 #[test]

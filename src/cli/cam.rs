@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::ValueHint;
+
 use super::{choice, device::DeviceArgs, model};
 use crate::{
     explain::{ExplainOptions, HeatmapSize, Method},
@@ -22,7 +24,7 @@ pub struct CamArgs {
     #[arg(long)]
     layers: Option<String>,
     /// A zoo name (exported on first use) or a `.pt2` file
-    #[arg(long, default_value = DEFAULT_MODEL)]
+    #[arg(long, default_value = DEFAULT_MODEL, value_hint = ValueHint::FilePath)]
     model: String,
     /// CAM method; several with commas share what they can
     #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
@@ -45,7 +47,7 @@ pub struct CamArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Python with FiftyOne, for exporting a model (and for `annotate`, to start FiftyOne's database)
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
+    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON", value_hint = ValueHint::ExecutablePath)]
     pub python: Option<PathBuf>,
 }
 

@@ -1,5 +1,7 @@
 //! `--device`, `--precision` and `--exact`: where and how the model runs.
 
+use std::sync::OnceLock;
+
 use anyhow::{bail, ensure};
 use tch::Device;
 
@@ -45,10 +47,13 @@ impl DeviceArgs {
 
 /// Several explainers on the CPU share its cores instead of each taking all of them.
 fn share_cores(devices: &[Device]) {
-    let on_cpu = devices.iter().filter(|device| **device == Device::Cpu).count();
-    if on_cpu > 1 {
-        let threads = (tch::get_num_threads() as usize / on_cpu).max(1);
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+    /// As many as libtorch takes by itself: an earlier job of the process may have had other devices.
+    static ALL: OnceLock<i32> = OnceLock::new();
+    let all = *ALL.get_or_init(tch::get_num_threads);
+    let on_cpu = devices.iter().filter(|device| **device == Device::Cpu).count().max(1);
+    let threads = (all / i32::try_from(on_cpu).unwrap_or(i32::MAX)).max(1);
+    if threads != tch::get_num_threads() {
+        tch::set_num_threads(threads);
     }
 }
 

@@ -2,24 +2,39 @@
 
 use std::process::ExitCode;
 
-/// How the program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::report::Ending;
+
+/// How the program ended, from good to bad: a run of several jobs ends as the worst of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// Done, or nothing to do.
     Done,
+    /// Another run of the same job holds the lock.
+    Locked,
     /// Done, but some samples failed.
     SomeFailed,
     /// Wrong arguments, or a job that cannot run.
     Usage,
     /// The run was aborted.
     Aborted,
-    /// Another run of the same job holds the lock.
-    Locked,
     /// Stopped cleanly on request.
     Interrupted,
 }
 
 impl Exit {
+    /// The number and a word for it, for reports.
+    pub fn ending(self) -> Ending {
+        let name = match self {
+            Exit::Done => "done",
+            Exit::SomeFailed => "some_failed",
+            Exit::Usage => "cannot_start",
+            Exit::Aborted => "aborted",
+            Exit::Locked => "locked",
+            Exit::Interrupted => "interrupted",
+        };
+        Ending { exit_code: self.code(), name }
+    }
+
     /// The number that the process ends with.
     pub fn code(self) -> u8 {
         match self {

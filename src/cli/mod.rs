@@ -10,17 +10,23 @@ mod explain;
 mod export;
 mod inspect;
 mod model;
+mod run;
 mod signals;
 mod target;
 
 use std::io::Write;
 
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::{fiftyone, names::Choice, program::keep_freed_memory};
+use crate::{
+    fiftyone,
+    names::Choice,
+    program::keep_freed_memory,
+    report::{Format, Reporter},
+};
 pub use exit::Exit;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
@@ -35,6 +41,8 @@ struct Cli {
 enum Command {
     /// Add heatmaps to the samples of a FiftyOne dataset
     Annotate(Box<annotate::Args>),
+    /// Run the jobs of a job file, one after the other
+    Run(run::Args),
     /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
     Clean(clean::Args),
     /// Heatmaps of a few images, without a database
@@ -47,19 +55,37 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+impl Command {
+    /// How errors are reported.
+    fn format(&self) -> Format {
+        match self {
+            Command::Annotate(args) => args.format,
+            Command::Run(args) => args.format,
+            Command::Explain(args) => args.format,
+            Command::Clean(_) | Command::Export(_) | Command::Inspect(_) | Command::Doctor(_) => Format::Human,
+        }
+    }
+}
+
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
     keep_freed_memory();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             // Help and version come this way too, and are no mistakes.
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
+    let format = cli.command.format();
     let result = match cli.command {
-        Command::Annotate(args) => annotate::main(*args),
+        Command::Annotate(args) => {
+            let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+            Ok(annotate::main(annotate::Invocation::from_matches(*args, matches), &mut None))
+        }
+        Command::Run(args) => run::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Export(args) => export::main(&args),
@@ -67,7 +93,7 @@ pub fn main() -> Exit {
         Command::Doctor(args) => doctor::main(&args),
     };
     result.unwrap_or_else(|failure| {
-        print_error(&failure.error);
+        Reporter::new(format).error(&error_text(&failure.error), failure.exit.code());
         failure.exit
     })
 }
@@ -101,22 +127,22 @@ impl Failure {
 const MAX_CAUSE: usize = 300;
 
 /// The error and its causes, hints on lines of their own.
-fn print_error(error: &anyhow::Error) {
+fn error_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for (depth, cause) in error.chain().enumerate() {
         let cause = cause.to_string();
         // A cause that the message above it quotes already says nothing new.
         if depth == 0 {
-            text.push_str(&format!("error: {cause}\n"));
+            text.push_str(&cause);
         } else if !text.contains(&cause) {
             // Drivers append all they know; the beginning says what is wrong.
             let line = cause.lines().next().unwrap_or_default();
             let short: String = line.chars().take(MAX_CAUSE).collect();
             let rest = if short.len() < line.len() { "..." } else { "" };
-            text.push_str(&format!("caused by: {short}{rest}\n"));
+            text.push_str(&format!("\ncaused by: {short}{rest}"));
         }
     }
-    let _ = write!(std::io::stderr().lock(), "{text}");
+    text
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.

@@ -3,11 +3,13 @@
 
 mod classes;
 mod field;
+mod file;
 mod model;
 mod target;
 
 pub use classes::{known_names, resolve_classes};
 pub use field::FieldTemplate;
+pub use file::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, check_name, unknown};
 pub use model::{DEFAULT_MODEL, ModelRef};
 pub use target::TargetSpec;
 

@@ -6,6 +6,7 @@
 mod event;
 mod fields;
 mod fingerprint;
+mod max_failures;
 mod message;
 mod output;
 mod run;
@@ -16,6 +17,7 @@ mod timing;
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, file_tag};
+pub use max_failures::MaxFailures;
 pub use message::*;
 pub use output::{OutputFile, name_in_folder, note_dataset, noted_datasets, remove_empty_folders, visit_files};
 pub use run::{Cancellation, Parts, RunOptions, run};
@@ -49,12 +51,14 @@ pub enum RunError {
     #[error("{0}")]
     Device(String),
     /// More samples failed than the job allows.
-    #[error("{failed} samples failed, more than the {allowed} that `--max-failures` allows; the first: {first}")]
+    #[error("{failed} of {due} samples failed, more than the {allowed} that `--max-failures` allows; the first: {first}")]
     TooManyFailures {
         /// Samples that failed.
         failed: u64,
+        /// Samples that were read and not skipped.
+        due: u64,
         /// The job's limit.
-        allowed: u64,
+        allowed: MaxFailures,
         /// The first failure's text.
         first: String,
     },

@@ -23,8 +23,8 @@ use crossbeam_channel::{Receiver, bounded};
 use rayon::iter::{IntoParallelIterator, ParallelBridge, ParallelIterator};
 
 use super::{
-    BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, RunError, SampleFailure,
-    SampleUpdate, Sink, Skip, Source, Stage, StaleSample, Summary,
+    BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, MaxFailures, RunError,
+    SampleFailure, SampleUpdate, Sink, Skip, Source, Stage, StaleSample, Summary,
     stages::{
         batch::Batcher,
         check::Checked,
@@ -43,7 +43,7 @@ pub struct RunOptions {
     /// Threads for decoding, and as many for encoding.
     pub num_workers: usize,
     /// Abort when more samples than this fail.
-    pub max_failures: Option<u64>,
+    pub max_failures: Option<MaxFailures>,
     /// Leave the files of replaced heatmaps where they are: others may refer to them.
     pub keep_superseded: bool,
 }
@@ -69,7 +69,7 @@ struct Ledger<'a> {
     summary: Mutex<Summary>,
     fault: Mutex<Option<RunError>>,
     aborted: AtomicBool,
-    max_failures: Option<u64>,
+    max_failures: Option<MaxFailures>,
     tell: &'a (dyn Fn(Event) + Sync),
 }
 
@@ -87,19 +87,16 @@ impl Ledger<'_> {
     fn failed(&self, failure: SampleFailure) {
         /// Failures kept in full for the summary; all of them are told as they happen.
         const NUM_KEPT: usize = 100;
-        let num_failed = {
+        let too_many = {
             let mut summary = lock(&self.summary);
             summary.num_failed += 1;
             if summary.failures.len() < NUM_KEPT {
                 summary.failures.push(failure.clone());
             }
-            summary.num_failed
+            too_many_failures(&summary, self.max_failures, MaxFailures::is_exceeded)
         };
         (self.tell)(Event::SampleFailed(failure));
-        if let Some(allowed) = self.max_failures.filter(|allowed| num_failed > *allowed) {
-            let first = lock(&self.summary).failures.first().map(|failure| failure.error.clone()).unwrap_or_default();
-            self.abort(RunError::TooManyFailures { failed: num_failed, allowed, first });
-        }
+        too_many.into_iter().for_each(|fault| self.abort(fault));
     }
 
     fn committed(&self, num_heatmaps: usize, num_withdrawn: usize) {
@@ -120,6 +117,18 @@ impl Ledger<'_> {
     fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::Relaxed)
     }
+}
+
+/// The fault that more samples failed than are allowed, if `is_exceeded` says so.
+fn too_many_failures(
+    summary: &Summary,
+    allowed: Option<MaxFailures>,
+    is_exceeded: fn(MaxFailures, u64, u64) -> bool,
+) -> Option<RunError> {
+    let (failed, due) = (summary.num_failed, summary.num_read - summary.num_skipped());
+    let allowed = allowed.filter(|allowed| is_exceeded(*allowed, failed, due))?;
+    let first = summary.failures.first().map(|failure| failure.error.clone()).unwrap_or_default();
+    Some(RunError::TooManyFailures { failed, due, allowed, first })
 }
 
 /// What a run is made of: the stages that are not the pipeline's own.
@@ -212,7 +221,10 @@ pub fn run(
     summary.elapsed = started.elapsed();
     summary.interrupted = cancellation.is_cancelled();
     summary.stages = clocks.iter().map(|(stage, clock)| (*stage, clock.times())).collect();
-    let fault = lock(&ledger.fault).take();
+    // A share of a run that was cut short says nothing.
+    let judged = options.max_failures.filter(|_| !summary.interrupted);
+    let too_many = || too_many_failures(&summary, judged, MaxFailures::is_exceeded_at_end);
+    let fault = lock(&ledger.fault).take().or_else(too_many);
     summary.num_abandoned = summary.num_read - summary.num_committed - summary.num_skipped() - summary.num_failed;
     (summary, fault)
 }

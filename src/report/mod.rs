@@ -1,13 +1,17 @@
 //! What the user sees of a run: a progress bar on a terminal, plain lines in a log, one JSON object a line for machines, and a
-//! summary in all of them. The only place that prints while a run goes on; words go to standard error, JSON to standard output.
+//! summary in all of them; afterwards a report file and metrics. The only place that prints while a run goes on; words go to
+//! standard error, JSON to standard output.
 
+mod lines;
+mod metrics;
 mod progress;
+mod record;
 mod summary;
 mod survey;
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use serde_json::{Value, json};
@@ -16,7 +20,10 @@ use crate::{
     names::Choice,
     pipeline::{Event, RunError, Summary, Survey},
 };
+use lines::{Level, event_json, line};
+pub use metrics::metrics;
 use progress::Progress;
+pub use record::{Ending, RunRecord};
 use survey::listed;
 
 /// How a run reports.
@@ -43,28 +50,99 @@ impl Choice for Format {
 /// Tells the user about a run.
 pub struct Reporter {
     format: Format,
-    progress: Mutex<Option<Progress>>,
+    quiet: bool,
+    job: Option<String>,
+    dataset: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    progress: Option<Progress>,
+    /// Lines that are worth nothing if there turns out to be nothing to do. `None` once something was done.
+    held: Option<Vec<String>>,
 }
 
 impl Reporter {
     /// A reporter of that form.
     pub fn new(format: Format) -> Self {
-        Reporter { format, progress: Mutex::new(None) }
+        Reporter { format, quiet: false, job: None, dataset: String::new(), state: Mutex::default() }
+    }
+
+    /// A reporter for a job on that dataset. A quiet one tells only of what went wrong.
+    pub fn for_job(format: Format, quiet: bool, job: Option<&str>, dataset: &str) -> Self {
+        let (job, dataset) = (job.map(ToOwned::to_owned), dataset.to_owned());
+        Reporter { quiet, job, dataset, ..Reporter::new(format) }
+    }
+
+    /// The same for a run that may be repeated every night: unless standard error is a terminal, words wait until something is
+    /// done.
+    pub fn holding_back(mut self) -> Self {
+        if self.format == Format::Human && !io::stderr().is_terminal() {
+            self.state.get_mut().unwrap_or_else(PoisonError::into_inner).held = Some(Vec::new());
+        }
+        self
     }
 
     /// Something worth knowing before the run, or instead of it.
     pub fn notice(&self, text: &str) {
         match self.format {
-            Format::Human => self.line(&format!("note: {text}")),
-            Format::Json => self.json(&json!({"event": "notice", "message": text})),
+            Format::Human => self.mention(format!("note: {text}")),
+            Format::Json => self.json(Level::Info, "notice", json!({"message": text})),
         }
     }
 
     /// A step of the preparation that takes a moment.
     pub fn step(&self, text: &str) {
         match self.format {
-            Format::Human => self.line(text),
-            Format::Json => self.json(&json!({"event": "step", "message": text})),
+            Format::Human => self.mention(text.to_owned()),
+            Format::Json => self.json(Level::Info, "step", json!({"message": text})),
+        }
+    }
+
+    /// Something that should not be so, but does not stop the run.
+    pub fn warning(&self, text: &str) {
+        match self.format {
+            Format::Human => self.say(&format!("warning: {text}")),
+            Format::Json => self.json(Level::Warn, "warning", json!({"message": text})),
+        }
+    }
+
+    /// Why a job was given up. `text` is what comes after `error: `, several lines of it perhaps. Words go to standard error for
+    /// every form: what runs camflow sends mail about that.
+    pub fn error(&self, text: &str, exit_code: u8) {
+        if self.format == Format::Json {
+            self.json(Level::Error, "error", json!({"message": text, "exit_code": exit_code}));
+        }
+        self.say(&format!("error: {text}"));
+    }
+
+    /// A job begins; it is number `position.0` of `position.1`.
+    pub fn job_started(&self, position: (usize, usize)) {
+        let (number, count) = position;
+        match self.format {
+            Format::Human if count > 1 => {
+                let name = self.job.as_deref().unwrap_or_default();
+                self.mention(format!("{} job `{name}` ({number} of {count})", lines::now()));
+            }
+            Format::Human => {}
+            Format::Json => self.json(
+                Level::Info,
+                "job_started",
+                json!({"dataset": self.dataset, "number": number, "num_jobs": count, "camflow": env!("CARGO_PKG_VERSION")}),
+            ),
+        }
+    }
+
+    /// A job is over: the last line of it.
+    pub fn job_finished(&self, ending: Ending) {
+        if self.format == Format::Json {
+            let level = match ending.exit_code {
+                0 => Level::Info,
+                1 | 4 | 130 => Level::Warn,
+                _ => Level::Error,
+            };
+            self.json(level, "job_finished", json!({"exit": ending.name, "exit_code": ending.exit_code}));
         }
     }
 
@@ -72,90 +150,112 @@ impl Reporter {
     pub fn tell(&self, event: Event) {
         match self.format {
             Format::Human => self.tell_human(event),
-            Format::Json => self.json(&event_json(&event)),
+            Format::Json => event_json(&event).into_iter().for_each(|(level, name, fields)| self.json(level, name, fields)),
         }
     }
 
     fn tell_human(&self, event: Event) {
-        let mut progress = self.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state();
         match event {
-            Event::RunStarted { num_samples } => *progress = Some(Progress::new(num_samples, io::stderr().is_terminal())),
+            Event::RunStarted { num_samples } => {
+                state.progress = (!self.quiet).then(|| Progress::new(num_samples, io::stderr().is_terminal()));
+            }
             Event::SampleFailed(failure) => {
-                let text = format!("failed: {}: {} ({} stage)", failure.sample, failure.error, failure.stage);
-                match progress.as_mut() {
-                    Some(progress) => {
-                        progress.line(&text);
-                        progress.failed();
-                    }
-                    None => stderr_line(&text),
-                }
+                state.say(&format!("failed: {}: {} ({} stage)", failure.sample, failure.error, failure.stage));
+                state.progress.iter_mut().for_each(Progress::failed);
             }
-            Event::SampleCommitted { .. } => progress.iter_mut().for_each(Progress::committed),
-            Event::SampleStale { sample, changes } => {
-                let text = format!("{}: {sample}", listed(&changes));
-                match progress.as_ref() {
-                    Some(progress) => progress.line(&text),
-                    None => stderr_line(&text),
-                }
+            Event::SampleCommitted { .. } => {
+                state.release();
+                state.progress.iter_mut().for_each(Progress::committed);
             }
-            Event::SampleSkipped(_) => progress.iter_mut().for_each(Progress::skipped),
-            Event::Draining => {
-                let text = "stopping: finishing what is in flight; press Ctrl-C again to stop at once";
-                progress.iter().for_each(|progress| progress.line(text));
+            Event::SampleStale { sample, changes } => state.say(&format!("{}: {sample}", listed(&changes))),
+            Event::SampleSkipped(_) => state.progress.iter_mut().for_each(Progress::skipped),
+            Event::Draining if !self.quiet => {
+                state.say("stopping: finishing what is in flight; press Ctrl-C again to stop at once");
             }
+            Event::Draining => {}
         }
     }
 
     /// The end of a run.
     pub fn finish(&self, summary: &Summary, fault: Option<&RunError>) {
-        if let Some(progress) = self.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+        let mut state = self.state();
+        if let Some(progress) = state.progress.take() {
             progress.clear();
         }
+        let all_well = fault.is_none() && summary.num_failed == 0 && !summary.interrupted;
         match self.format {
-            Format::Human => summary::lines(summary).iter().for_each(|line| stderr_line(line)),
-            Format::Json => self.json(&summary::json(summary, fault)),
+            Format::Json => {
+                let level = if fault.is_some() { Level::Error } else { [Level::Warn, Level::Info][usize::from(all_well)] };
+                drop(state);
+                self.json(level, "run_finished", summary::json(summary, fault));
+            }
+            Format::Human if self.quiet && all_well => {}
+            Format::Human => {
+                // A log that nobody reads grows by one line for each night on which nothing was to be done.
+                let idle = all_well && summary.num_committed == 0 && state.held.is_some();
+                let lines = summary::lines(summary);
+                match idle {
+                    true => {
+                        let job = self.job.iter().map(|job| format!("job `{job}`, ")).collect::<String>();
+                        state.held = Some(Vec::new());
+                        stderr_line(&format!("{job}dataset `{}`: nothing to do: {}", self.dataset, lines[0]));
+                    }
+                    false => lines.iter().for_each(|line| state.say(line)),
+                }
+            }
         }
     }
 
     /// The end of a survey.
     pub fn surveyed(&self, survey: &Survey, num_columns: usize) {
         match self.format {
-            Format::Human => survey::lines(survey, num_columns).iter().for_each(|line| stderr_line(line)),
-            Format::Json => self.json(&survey::json(survey, num_columns)),
+            Format::Human => survey::lines(survey, num_columns).iter().for_each(|line| self.say(line)),
+            Format::Json => self.json(Level::Info, "dry_run_finished", survey::json(survey, num_columns)),
         }
     }
 
-    fn line(&self, text: &str) {
-        match self.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).as_ref() {
-            Some(progress) => progress.line(text),
-            None => stderr_line(text),
+    /// Says something that can wait until there is more to say.
+    fn mention(&self, text: String) {
+        let mut state = self.state();
+        match state.held.as_mut() {
+            _ if self.quiet => {}
+            Some(held) => held.push(text),
+            None => state.say(&text),
         }
     }
 
-    fn json(&self, value: &Value) {
-        // A reader that went away must not end the run.
-        let _ = writeln!(io::stdout().lock(), "{value}");
+    fn say(&self, text: &str) {
+        self.state().say(text);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn json(&self, level: Level, event: &str, fields: Value) {
+        if level != Level::Info || !self.quiet {
+            // A reader that went away must not end the run.
+            let _ = writeln!(io::stdout().lock(), "{}", line(level, event, self.job.as_deref(), fields));
+        }
     }
 }
 
-fn event_json(event: &Event) -> Value {
-    match event {
-        Event::RunStarted { num_samples } => json!({"event": "run_started", "num_samples": num_samples}),
-        Event::SampleCommitted { num_heatmaps, num_withdrawn } => {
-            json!({"event": "sample_committed", "num_heatmaps": num_heatmaps, "num_withdrawn": num_withdrawn})
+impl State {
+    fn release(&mut self) {
+        self.held.take().into_iter().flatten().for_each(|line| self.print(&line));
+    }
+
+    fn say(&mut self, text: &str) {
+        self.release();
+        self.print(text);
+    }
+
+    fn print(&self, text: &str) {
+        match &self.progress {
+            Some(progress) => progress.line(text),
+            None => stderr_line(text),
         }
-        Event::SampleStale { sample, changes } => json!({
-            "event": "sample_stale", "sample": sample.id, "media_path": sample.media_path.to_string_lossy(),
-            "reasons": changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        }),
-        Event::SampleSkipped(skip) => {
-            json!({"event": "sample_skipped", "sample": skip.sample.id, "reason": skip.reason.to_string()})
-        }
-        Event::SampleFailed(failure) => json!({
-            "event": "sample_failed", "sample": failure.sample.id, "media_path": failure.sample.media_path.to_string_lossy(),
-            "stage": failure.stage.to_string(), "error": failure.error,
-        }),
-        Event::Draining => json!({"event": "draining"}),
     }
 }
 

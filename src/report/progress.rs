@@ -72,7 +72,9 @@ impl Progress {
         // Passed-over samples take no time worth speaking of: the rate is that of the images that were computed.
         let rate = self.num_committed as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let message = format!("{rate:.2} images/s, {} skipped, {} failed", self.num_skipped, self.num_failed);
-        if !self.is_terminal && self.last_line.elapsed() >= BETWEEN_LINES {
+        // A log gets its lines once something is done; until then there may be nothing to do.
+        let is_told = self.num_committed + self.num_failed > 0;
+        if !self.is_terminal && is_told && self.last_line.elapsed() >= BETWEEN_LINES {
             self.last_line = Instant::now();
             let total = self.bar.length().map(|total| format!(" of {total}")).unwrap_or_default();
             stderr_line(&format!("{}{total} samples, {message}", self.bar.position()));

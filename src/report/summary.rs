@@ -33,22 +33,10 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     lines
 }
 
-/// The same for machines.
-pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
+/// How many samples came to what.
+pub fn counts(summary: &Summary) -> Value {
     let skipped: Map<String, Value> = summary.skipped.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
-    let stages: Map<String, Value> = summary
-        .stages
-        .iter()
-        .map(|(stage, times)| {
-            let seconds = json!({
-                "busy_s": times.busy.as_secs_f64(), "starved_s": times.starved.as_secs_f64(),
-                "blocked_s": times.blocked.as_secs_f64(), "num_threads": times.num_threads,
-            });
-            (stage.to_string(), seconds)
-        })
-        .collect();
     json!({
-        "event": "run_finished",
         "num_read": summary.num_read,
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
@@ -57,9 +45,27 @@ pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
         "skipped": skipped,
         "num_failed": summary.num_failed,
         "num_abandoned": summary.num_abandoned,
-        "interrupted": summary.interrupted,
-        "elapsed_s": summary.elapsed.as_secs_f64(),
-        "stages": stages,
-        "error": fault.map(ToString::to_string),
     })
+}
+
+/// Where the time went, by stage.
+pub fn stages(summary: &Summary) -> Value {
+    let stages = summary.stages.iter().map(|(stage, times)| {
+        let seconds = json!({
+            "busy_s": times.busy.as_secs_f64(), "starved_s": times.starved.as_secs_f64(),
+            "blocked_s": times.blocked.as_secs_f64(), "num_threads": times.num_threads,
+        });
+        (stage.to_string(), seconds)
+    });
+    Value::Object(stages.collect())
+}
+
+/// The same as [`lines`] for machines.
+pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
+    let mut fields = counts(summary);
+    fields["interrupted"] = json!(summary.interrupted);
+    fields["elapsed_s"] = json!(summary.elapsed.as_secs_f64());
+    fields["stages"] = stages(summary);
+    fields["error"] = json!(fault.map(ToString::to_string));
+    fields
 }

@@ -29,7 +29,6 @@ pub fn json(survey: &Survey, num_columns: usize) -> Value {
     let skipped: Map<String, Value> = survey.skipped.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
     let stale: Map<String, Value> = survey.stale.iter().map(|(changes, count)| (listed(changes), json!(count))).collect();
     json!({
-        "event": "dry_run_finished",
         "num_read": survey.num_read,
         "num_stale": survey.num_stale(),
         "stale": stale,

@@ -1,13 +1,17 @@
 //! What can be asked of `annotate`: its flags, which are also the keys of a job file.
 
-use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use crate::{
     cli::{cam::CamArgs, choice},
     fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags},
-    job::{FieldTemplate, TargetSpec},
+    job::{FieldTemplate, TargetSpec, check_name},
     names::Choice,
-    pipeline::{NpyFormat, Store},
+    pipeline::{MaxFailures, NpyFormat, Store},
     report::Format,
 };
 
@@ -70,12 +74,25 @@ pub struct Args {
     /// The same, and say it of each sample: `new`, or whether its label, its image, the model or the settings changed
     #[arg(long)]
     pub explain_plan: bool,
-    /// Abort when more samples than this fail
+    /// Abort when more samples than this fail: a number, or a share of those that are due (`5%`, `0.05`)
     #[arg(long, value_name = "N")]
-    pub max_failures: Option<u64>,
+    pub max_failures: Option<MaxFailures>,
+    /// Name of this job in reports, metrics and JSON lines
+    #[arg(long, value_name = "JOB", value_parser = job_name)]
+    pub name: Option<String>,
+    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name
+    #[arg(long, value_name = "FILE")]
+    pub report_file: Option<PathBuf>,
+    /// Write metrics for Prometheus here when the run is over, `*.prom` in the folder of node_exporter's textfile collector; `{name}`
+    /// is the job's name
+    #[arg(long, value_name = "FILE", value_parser = prom_file)]
+    pub metrics_file: Option<PathBuf>,
     /// How to report: words, or one JSON object a line
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
+    /// Tell only of what went wrong
+    #[arg(long, short)]
+    pub quiet: bool,
     #[command(flatten)]
     pub database: DatabaseArgs,
 }
@@ -102,6 +119,48 @@ impl DatabaseArgs {
         let config = DatabaseConfig::discover(&flags)?;
         Ok(Database::connect(&config, &ConnectOptions { python })?)
     }
+}
+
+impl Args {
+    /// What the job is called where nobody named it.
+    pub const UNNAMED: &str = "annotate";
+
+    /// Whether nothing is to be changed.
+    pub fn is_dry(&self) -> bool {
+        self.dry_run || self.explain_plan
+    }
+
+    /// What the job is called.
+    pub fn job_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(Self::UNNAMED)
+    }
+
+    /// The report file, with the job's name put in.
+    pub fn report_file(&self) -> Option<PathBuf> {
+        self.report_file.as_deref().map(|path| self.named(path))
+    }
+
+    /// The metrics file, with the job's name put in.
+    pub fn metrics_file(&self) -> Option<PathBuf> {
+        self.metrics_file.as_deref().map(|path| self.named(path))
+    }
+
+    fn named(&self, path: &Path) -> PathBuf {
+        match path.to_str() {
+            Some(text) => text.replace("{name}", self.job_name()).into(),
+            None => path.to_owned(),
+        }
+    }
+}
+
+fn job_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
+}
+
+fn prom_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let is_read = path.extension().is_some_and(|extension| extension == "prom");
+    if is_read { Ok(path) } else { Err("it ends in `.prom`: the collector reads no other files".to_owned()) }
 }
 
 /// How many samples make a batch.

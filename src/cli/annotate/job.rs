@@ -11,7 +11,7 @@ use crate::{
         target::{check_class_flag, check_task},
     },
     explain::{Column, Method},
-    fiftyone::{Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
     media::MaskValue,
     names::{Choice, backticked},
@@ -55,8 +55,10 @@ fn check_input_size(program: &Program) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn check_dataset(args: &Args) -> anyhow::Result<DatasetSide> {
+/// Keeps the database in `open`, also if something else is wrong.
+pub fn check_dataset(args: &Args, open: &mut Option<Database>) -> anyhow::Result<DatasetSide> {
     let connected = args.database.connect(args.cam.python.clone())?;
+    *open = Some(connected.database.clone());
     let mut notices = connected.notices;
     let dataset = Dataset::open(&connected.database, &args.dataset)?;
     notices.extend(dataset.notices());
@@ -160,7 +162,7 @@ pub fn check_schema(sink: &UpdateSink, reporter: &Reporter) -> anyhow::Result<()
     let restored = sink.schema().declare()?;
     if !restored.is_empty() {
         let fields = backticked(restored.iter().map(String::as_str));
-        reporter.notice(&format!("declared again, after someone removed them meanwhile: {fields}"));
+        reporter.warning(&format!("declared again, after someone removed them meanwhile: {fields}"));
     }
     Ok(())
 }

@@ -1,41 +1,95 @@
-//! `camflow annotate`: the main job. Here is the flow; [`args`] has the flags, [`job`] what they come to.
+//! `camflow annotate`: the main job. Here is the flow; [`args`] has the flags, [`job`] what they come to,
+//! [`record`] what is left of the run.
 
 mod args;
+mod config;
 mod job;
+mod record;
+
+use std::collections::BTreeMap;
 
 use anyhow::Context;
+use clap::ArgMatches;
+use serde_json::{Map, Value};
 
 use super::{
     Exit, Failure,
     cam::Model,
+    error_text,
     signals::cancel_on_signals,
     target::{check_output, class_names, described, resolve_targets},
 };
 use crate::{
     explain::TorchExplainer,
+    fiftyone::Database,
     media::{ExifPolicy, ImageLimits},
     names::backticked,
     pipeline::{
         BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, note_dataset, run, survey,
     },
     program::device_name,
-    report::Reporter,
+    report::{Reporter, RunRecord},
 };
 use args::BatchSize;
 pub use args::{Args, DatabaseArgs};
+pub use config::settings;
 pub use job::output_folder;
 use job::{
     DatasetSide, check_dataset, check_model, check_schema, check_writable, describe_fields, field_names, fields, job_fingerprint,
     selection,
 };
+use record::RecordFiles;
 
-/// Runs the subcommand.
-pub fn main(args: Args) -> Result<Exit, Failure> {
-    let reporter = Reporter::new(args.format);
+/// One job: its arguments, and what there is to say about them.
+pub struct Invocation {
+    /// The arguments.
+    pub args: Args,
+    /// Every setting by the name of its flag, without secrets.
+    pub config: Map<String, Value>,
+    /// The job's number and how many there are.
+    pub position: (usize, usize),
+}
+
+impl Invocation {
+    /// The only job of the process, from the command line.
+    pub fn from_matches(args: Args, matches: &ArgMatches) -> Self {
+        Invocation { args, config: config::settings(matches, &BTreeMap::new()), position: (1, 1) }
+    }
+}
+
+/// Runs a job to its end, and reports how it ended. The database stays in `open` until the next one is, because a service that
+/// camflow started would end between two jobs.
+pub fn main(invocation: Invocation, open: &mut Option<Database>) -> Exit {
+    let Invocation { args, config, position } = invocation;
+    let reporter = Reporter::for_job(args.format, args.quiet, args.name.as_deref(), &args.dataset);
+    // Whoever asks what would be done wants to hear it.
+    let reporter = if args.is_dry() { reporter } else { reporter.holding_back() };
+    reporter.job_started(position);
+    let mut record = RunRecord::begin(args.job_name().to_owned(), args.dataset.clone(), config);
+    let files = RecordFiles::check(&args);
+    let result = match &files {
+        Ok(_) => annotate(&args, &reporter, &mut record, open),
+        Err(error) => Err(anyhow::anyhow!("{error}").into()),
+    };
+    let mut exit = result.unwrap_or_else(|failure| {
+        let text = error_text(&failure.error);
+        reporter.error(&text, failure.exit.code());
+        record.error = Some(text);
+        failure.exit
+    });
+    if let Err(error) = files.map_or(Ok(()), |files| files.write(&record, exit)) {
+        exit = exit.max(Exit::Aborted);
+        reporter.error(&error_text(&error), exit.code());
+    }
+    reporter.job_finished(exit.ending());
+    exit
+}
+
+fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut Option<Database>) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
 
     // Both sides are checked before either's faults are reported: one look, all mistakes.
-    let (model_side, dataset_side) = match (check_model(&args, &reporter), check_dataset(&args)) {
+    let (model_side, dataset_side) = match (check_model(args, reporter), check_dataset(args, open)) {
         (Ok(model), Ok(dataset)) => (model, dataset),
         (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
         (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
@@ -45,20 +99,20 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     notices.iter().for_each(|notice| reporter.notice(notice));
 
     let targets =
-        resolve_targets(&args.target, &args.cam.classes, &program, &dataset, label.as_ref(), mask_targets.as_deref(), &reporter)?;
+        resolve_targets(&args.target, &args.cam.classes, &program, &dataset, label.as_ref(), mask_targets.as_deref(), reporter)?;
     let class_names = class_names(&targets, label.as_ref());
     let options = args.cam.explain_options(&program, layers);
     let columns = options.columns();
-    let names = field_names(&args, &class_names, &options.methods, &columns)?;
+    let names = field_names(args, &class_names, &options.methods, &columns)?;
     let folder = output_folder(args.out.as_deref(), dataset.name())?;
     let writes_files = args.store == Store::Path || args.npy != NpyFormat::None;
-    if writes_files && !(args.dry_run || args.explain_plan) {
+    if writes_files && !args.is_dry() {
         check_writable(&folder)?;
     }
 
     let fields = fields(&names, &targets, &columns);
     let heatmap_fields = describe_fields(&names, &columns, &program);
-    let selection = selection(&args, label.clone(), &heatmap_fields)?;
+    let selection = selection(args, label.clone(), &heatmap_fields)?;
     let mut source = dataset.source(selection)?;
     source.notices().iter().for_each(|notice| reporter.notice(notice));
     let mut sink = dataset.sink(heatmap_fields)?;
@@ -84,12 +138,12 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
         fields: fields.clone(),
         limits: ImageLimits::default(),
         exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
-        fingerprint: job_fingerprint(&args, &program, label.as_ref()),
+        fingerprint: job_fingerprint(args, &program, label.as_ref()),
         overwrite: args.overwrite,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let num_workers = args.workers.unwrap_or(cores);
-    if args.dry_run || args.explain_plan {
+    if args.is_dry() {
         let tell = |event| match event {
             Event::SampleFailed(_) => reporter.tell(event),
             Event::SampleStale { .. } if args.explain_plan => reporter.tell(event),
@@ -125,12 +179,13 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     };
     let (summary, fault) = run(parts, options, &cancellation, &tell);
     reporter.finish(&summary, fault.as_ref());
+    record.summary = Some(summary.clone());
     if let Some(fault) = fault {
         return Err(Failure::aborted(fault));
     }
     // Without a heatmap in any sample there is nothing to declare.
     if summary.num_committed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate) {
-        check_schema(&sink, &reporter).map_err(Failure::aborted)?;
+        check_schema(&sink, reporter).map_err(Failure::aborted)?;
     }
     if summary.num_committed > 0 {
         reporter.notice(&format!(

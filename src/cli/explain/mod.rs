@@ -43,7 +43,7 @@ pub struct Args {
     out: PathBuf,
     /// How to report what was written
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
-    format: Format,
+    pub format: Format,
 }
 
 /// Runs the subcommand.

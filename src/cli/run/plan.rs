@@ -1,0 +1,300 @@
+//! From a job file to the jobs that it means. All mistakes of the file are found here and reported at once.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::Context;
+use clap::FromArgMatches;
+
+use super::{Args, keys::Keys};
+use crate::{
+    cli::annotate::{self, Invocation},
+    job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
+    names::Choice,
+};
+
+/// The jobs of the file that are to be run, ready to be.
+///
+/// # Errors
+/// The file cannot be read, or something in it or in `--set` and `--only` is wrong.
+pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| {
+        format!("cannot read the job file `{shown}`\nhint: `camflow run --print-default > {shown}` writes one to start from")
+    })?;
+    let path = std::path::absolute(path).with_context(|| format!("`{shown}` is no path"))?;
+    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| std::env::var(name).ok());
+    if mistakes.is_empty() {
+        return Ok(jobs);
+    }
+    mistakes.sort_by_key(|mistake| match mistake.origin {
+        Origin::Line(line) => line,
+        Origin::Set(_) => usize::MAX,
+    });
+    let count = match mistakes.len() {
+        1 => "a mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    let lines: String = mistakes.iter().map(|mistake| format!("\n  {}", mistake.located(&shown.to_string()))).collect();
+    anyhow::bail!("there is {count} in the job file `{shown}`{lines}\nhint: `camflow run --print-default` explains all keys")
+}
+
+fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Invocation>, Vec<Mistake>) {
+    let (file, mut mistakes) = JobFile::parse(text, variable);
+    let keys = Keys::new(folder);
+    let names: Vec<&str> = file.jobs.iter().map(|job| job.name.as_str()).filter(|name| !name.is_empty()).collect();
+    let only: Vec<&str> = args.only.iter().map(String::as_str).collect();
+    for wrong in only.iter().filter(|name| !file.jobs.is_empty() && !names.contains(name)) {
+        let origin = Origin::Line(1);
+        mistakes.push(Mistake {
+            origin,
+            job: None,
+            text: format!("{} (`--only`)", unknown("job", wrong, names.iter().copied())),
+        });
+    }
+    let mut check = |setting: &Setting, job: Option<&str>| {
+        let origin = setting.origin.clone();
+        let wrong = keys.argument(setting).err();
+        mistakes.extend(wrong.map(|text| Mistake { origin, job: job.map(Into::into), text }));
+    };
+    file.defaults.iter().for_each(|setting| check(setting, None));
+    file.jobs.iter().for_each(|job| job.settings.iter().for_each(|setting| check(setting, Some(&job.name))));
+    let typed: Vec<(Option<&str>, Setting)> = args.set.iter().map(assigned).collect();
+    typed.iter().for_each(|(_, setting)| check(setting, None));
+    for (job, setting) in &typed {
+        if let Some(job) = job.filter(|job| !file.jobs.is_empty() && !names.contains(job)) {
+            let text = unknown("job", job, names.iter().copied());
+            mistakes.push(Mistake { origin: setting.origin.clone(), job: None, text });
+        }
+    }
+
+    let mut jobs = Vec::new();
+    let mut files = BTreeMap::new();
+    for job in &file.jobs {
+        let settings = merged(&file, job, &typed);
+        let mut wrong = |text: String| {
+            mistakes.push(Mistake { origin: Origin::Line(job.line), job: Some(job.name.clone()), text });
+        };
+        for key in keys.required().filter(|key| !settings.contains_key(key)) {
+            wrong(format!("it has no `{key}`"));
+        }
+        // The rest makes sense only for a job without mistakes, which are reported already.
+        match invocation(&keys, job, &settings, args) {
+            Some(Ok(invocation)) => {
+                let (report, metrics) = (invocation.args.report_file(), invocation.args.metrics_file());
+                for (key, path) in [("report-file", report), ("metrics-file", metrics)] {
+                    if let Some(other) = path.and_then(|path| files.insert(path, &job.name)) {
+                        wrong(format!("its `{key}` is that of job `{other}`; put `{{name}}` into it, the name of the job"));
+                    }
+                }
+                jobs.push(invocation);
+            }
+            Some(Err(text)) => wrong(text),
+            None => {}
+        }
+    }
+    jobs.retain(|job| only.is_empty() || only.contains(&job.args.job_name()));
+    let count = jobs.len();
+    jobs.iter_mut().enumerate().for_each(|(index, job)| job.position = (index + 1, count));
+    (jobs, mistakes)
+}
+
+fn assigned(set: &super::Assignment) -> (Option<&str>, Setting) {
+    let value = Value::Text(Text::plain(&set.value));
+    (set.job.as_deref(), Setting { key: set.key.clone(), value, origin: Origin::Set(set.typed.clone()) })
+}
+
+/// What holds for a job: the defaults, its own settings, and those of the command line, each before the one ahead of it.
+fn merged<'a>(file: &'a JobFile, job: &'a JobTable, typed: &'a [(Option<&str>, Setting)]) -> BTreeMap<&'a str, &'a Setting> {
+    let of_all = typed.iter().filter(|(name, _)| name.is_none());
+    let of_this = typed.iter().filter(|(name, _)| *name == Some(&job.name));
+    let typed = of_all.chain(of_this).map(|(_, setting)| setting);
+    file.defaults.iter().chain(&job.settings).chain(typed).map(|setting| (setting.key.as_str(), setting)).collect()
+}
+
+/// The job as `camflow annotate` would run it; `None` if it has mistakes.
+fn invocation(
+    keys: &Keys,
+    job: &JobTable,
+    settings: &BTreeMap<&str, &Setting>,
+    args: &Args,
+) -> Option<Result<Invocation, String>> {
+    let arguments: Option<Vec<_>> = settings.values().map(|setting| keys.argument(setting).ok()).collect();
+    let complete = keys.required().all(|key| settings.get(key).is_some_and(|setting| setting.value != Value::Wrong));
+    let mut arguments: Vec<_> = arguments.filter(|_| complete && !job.name.is_empty())?.into_iter().flatten().collect();
+    arguments.extend([format!("--name={}", job.name).into(), format!("--format={}", args.format.name()).into()]);
+    let switches = [("--quiet", args.quiet), ("--dry-run", args.dry_run), ("--explain-plan", args.explain_plan)];
+    arguments.extend(switches.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).into()));
+    let shown = settings.iter().filter(|(_, setting)| has_secrets(&setting.value));
+    let shown = shown.map(|(key, setting)| ((*key).to_owned(), setting.value.to_string())).collect();
+    let parsed = keys.command().clone().try_get_matches_from(arguments).and_then(|matches| {
+        let config = annotate::settings(&matches, &shown);
+        Ok(Invocation { args: annotate::Args::from_arg_matches(&matches)?, config, position: (1, 1) })
+    });
+    // Every setting was right by itself; this is about two that do not go together.
+    Some(parsed.map_err(|error| error.kind().to_string()))
+}
+
+fn has_secrets(value: &Value) -> bool {
+    match value {
+        Value::Text(text) => text.is_secret,
+        Value::List(texts) => texts.iter().any(|text| text.is_secret),
+        Value::Switch(_) | Value::Wrong => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use clap::{Args as _, Command};
+    use serde_json::json;
+
+    use super::*;
+
+    fn args(line: &[&str]) -> Args {
+        let matches = Args::augment_args(Command::new("run")).get_matches_from([&["run", "f.toml"], line].concat());
+        Args::from_arg_matches(&matches).expect("parsed")
+    }
+
+    fn planned(text: &str, line: &[&str]) -> (Vec<Invocation>, Vec<String>) {
+        let variable = |name: &str| (name == "DB").then(|| "hunter2".to_owned());
+        let (jobs, mistakes) = plan(text, Path::new("/jobs"), &args(line), &variable);
+        (jobs, mistakes.iter().map(|mistake| mistake.located("f.toml")).collect())
+    }
+
+    const TWO: &str = r#"
+version = 1
+[defaults]
+dataset = "d"
+tags = ["night"]
+overwrite = true
+report-file = "{name}.json"
+[[job]]
+name = "a"
+class = "x"
+database-uri = "mongodb://${DB}"
+field = "${DB}_{layer}"
+[[job]]
+name = "b"
+dataset = "e"
+tags = []
+overwrite = false
+"#;
+
+    #[test]
+    fn jobs_have_their_own_settings_before_the_defaults() {
+        let (jobs, mistakes) = planned(TWO, &[]);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let [a, b] = &jobs[..] else { panic!("two jobs") };
+        assert_eq!((a.args.job_name(), a.args.dataset.as_str(), a.args.overwrite), ("a", "d", true));
+        assert_eq!((b.args.job_name(), b.args.dataset.as_str(), b.args.overwrite), ("b", "e", false));
+        assert_eq!((a.args.tags.as_slice(), b.args.tags.as_slice()), (&["night".to_owned()][..], &[][..]));
+        assert_eq!(a.args.report_file(), Some("/jobs/a.json".into()));
+        assert_eq!((a.position, b.position), ((1, 2), (2, 2)));
+        assert_eq!((&a.config["dataset"], &a.config["overwrite"]), (&json!("d"), &json!(true)));
+        assert_eq!((&a.config["database-uri"], &a.config["field"]), (&json!("(hidden)"), &json!("${DB}_{layer}")));
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word() {
+        let (jobs, mistakes) = planned(TWO, &["--set", "limit=3", "--set", "b.limit=4", "--set", "overwrite=true", "--dry-run"]);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        let settings: Vec<_> = jobs.iter().map(|job| (job.args.limit, job.args.overwrite, job.args.dry_run)).collect();
+        assert_eq!(settings, [(Some(3), true, true), (Some(4), true, true)]);
+        let (jobs, _) = planned(TWO, &["--only", "b"]);
+        assert_eq!((jobs.len(), jobs[0].args.job_name(), jobs[0].position), (1, "b", (1, 1)));
+        let wrong = ["--set", "limit=x", "--set", "c.limit=1", "--set", "a.dataste=d", "--only", "z"];
+        assert_eq!(
+            planned(TWO, &wrong).1,
+            [
+                "f.toml:1: there is no job `z` (`--only`)",
+                "--set limit=x: `limit` cannot be `x`: invalid digit found in string",
+                "--set a.dataste=d: there is no key `dataste`; the nearest: `dataset`, `database-dir`, `database-uri`",
+                "--set c.limit=1: there is no job `c`",
+            ]
+        );
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once_and_each_once() {
+        let text = r#"
+version = 1
+[defaults]
+clas = "x"
+metrics-file = "m.prom"
+[[job]]
+name = "a"
+npy = "f33"
+[[job]]
+name = "b"
+dataset = "${UNSET}"
+[[job]]
+name = "c"
+dataset = "d"
+[[job]]
+name = "e"
+dataset = "d"
+overwrite = "yes"
+[[job]]
+name = "f"
+dataset = "d"
+metrics-file = "f.txt"
+"#;
+        let mut found = planned(text, &[]).1;
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "f.toml:11: job `b`: `dataset` needs the environment variable `UNSET`, which is not set",
+                "f.toml:18: job `e`: `overwrite` is `true` or `false`, without quotes",
+                "f.toml:22: job `f`: `metrics-file` cannot be `f.txt`: it ends in `.prom`: the collector reads no other files",
+                "f.toml:4: there is no key `clas`; the nearest: `class`, `layers`",
+                "f.toml:6: job `a`: it has no `dataset`",
+                "f.toml:8: job `a`: `npy` cannot be `f33`: it takes `f32`, `f16`, `none`; did you mean `f32`?",
+            ]
+        );
+        let shared =
+            "version = 1\n[defaults]\ndataset = 'd'\nmetrics-file = 'm.prom'\n[[job]]\nname = 'a'\n[[job]]\nname = 'b'\n";
+        let found = planned(shared, &[]).1;
+        assert_eq!(
+            found,
+            ["f.toml:7: job `b`: its `metrics-file` is that of job `a`; put `{name}` into it, the name of the job"]
+        );
+        assert!(planned(&shared.replace("m.prom", "{name}.prom"), &[]).1.is_empty());
+    }
+
+    #[test]
+    fn ready_made_files_are_right() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+        let mut count = 0;
+        for entry in fs::read_dir(&folder).expect("the folder") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let text = fs::read_to_string(&path).expect("a file");
+                let (jobs, mistakes) = plan(&text, &folder, &args(&[]), &|_| Some("variable".to_owned()));
+                assert!(mistakes.is_empty() && !jobs.is_empty(), "{path:?}: {mistakes:?}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 3);
+    }
+
+    #[test]
+    fn the_reference_is_a_job_file_with_every_key() {
+        let text = super::super::reference::text();
+        let (jobs, mistakes) = planned(&text, &[]);
+        assert!(mistakes.is_empty() && jobs.len() == 1, "{mistakes:?}");
+        // Settings are commented out as `#key = value`, explanations begin with `# `.
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let (jobs, mistakes) = planned(&uncommented, &[]);
+        assert!(mistakes.is_empty() && jobs.len() == 1, "{mistakes:?}");
+        let keys = Keys::new(Path::new("/"));
+        for (key, _) in keys.all() {
+            assert_eq!(uncommented.matches(&format!("\n{key} = ")).count(), 1, "{key}");
+        }
+    }
+}
