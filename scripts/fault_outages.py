@@ -17,30 +17,35 @@ SAYING = "run the same command again to go on; what was committed stays"
 def restarts(suite: Suite) -> None:
     """A server that ends in the middle of a run. Runs alone: it is everybody's server."""
     mongod = suite.world.mongod
-    for name, end in (("stopped", mongod.stop), ("killed", mongod.kill)):
-        for replacing in (False, True):
-            with suite.fault(f"mongod {name} and started again, {'replacing' if replacing else 'first'} run") as one:
-                dataset = suite.dataset(replacing)
-                run = suite.midway(one, dataset)
-                end()
-                time.sleep(suite.random.uniform(0, AWAY_S))
-                mongod.start()
-                one.ends(run, DONE)
-                one.check(dataset, complete=True)
-                one.recover(dataset)
-                dataset.delete()
-    with suite.fault("mongod killed right after an update, replacing run") as one:
-        dataset = suite.dataset(replacing=True)
-        run = dataset.run()
-        # The server has answered, and the files that were replaced are gone; what it answered for has to last.
-        going = run.until(lambda: '"sample_committed"' in run.log.read_text(), "its first update")
-        mongod.kill()
-        mongod.start()
-        one.expect(going, f"the run ended before the fault: {run.code}")
-        one.ends(run, DONE)
-        one.check(dataset, complete=True)
-        one.recover(dataset)
-        dataset.delete()
+    ends = [("stopped", mongod.stop, False), ("killed", mongod.kill, True)]
+    if suite.long:
+        ends += [("stopped", mongod.stop, True), ("killed", mongod.kill, False)]
+    for name, end, replacing in ends:
+        with suite.fault(f"mongod {name} and started again, {'replacing' if replacing else 'first'} run") as one:
+            dataset = suite.dataset(replacing)
+            run = suite.midway(one, dataset)
+            end()
+            time.sleep(suite.random.uniform(0, AWAY_S))
+            mongod.start()
+            one.ends(run, DONE)
+            one.check(dataset, complete=True)
+            one.recover(dataset)
+            dataset.delete()
+    for _ in range(5 if suite.long else 1):
+        with suite.fault("mongod killed right after an update, replacing run") as one:
+            dataset = suite.dataset(replacing=True)
+            run = dataset.run()
+            # The server has answered, and the files that were replaced are gone; what it answered for has to last.
+            going = run.until_committed()
+            mongod.kill()
+            mongod.start()
+            one.expect(going, f"the run ended before the fault: {run.code}")
+            one.ends(run, DONE)
+            one.check(dataset, complete=True)
+            one.recover(dataset)
+            dataset.delete()
+    if not suite.long:
+        return
     with suite.fault("mongod frozen for a while") as one:
         dataset = suite.dataset()
         run = suite.midway(one, dataset)
@@ -64,7 +69,7 @@ def restarts(suite: Suite) -> None:
         dataset.delete()
 
 
-def cuts(suite: Suite, long: bool) -> None:
+def cuts(suite: Suite) -> None:
     """A proxy between camflow and the server that refuses, resets or swallows connections."""
     for mode in ("refuse", "reset", "blackhole"):
         with suite.fault(f"connections: {mode} for a while") as one, TcpProxy(suite.world.mongod.port) as proxy:
@@ -78,7 +83,8 @@ def cuts(suite: Suite, long: bool) -> None:
             one.recover(dataset)
             dataset.delete()
         # The driver's own patience is minutes altogether.
-        for patience in ("", IMPATIENT) if long else (IMPATIENT,):
+        patiences = ("", IMPATIENT) if suite.long else (IMPATIENT,) if mode == "blackhole" else ()
+        for patience in patiences:
             name = f"connections: {mode} for good{'' if patience else ', default timeouts'}"
             with suite.fault(name) as one, TcpProxy(suite.world.mongod.port) as proxy:
                 dataset = suite.dataset(replacing=True)
@@ -88,6 +94,8 @@ def cuts(suite: Suite, long: bool) -> None:
                 one.check(dataset)
                 one.recover(dataset)
                 dataset.delete()
+    if not suite.long:
+        return
     with suite.fault("connections reset again and again") as one, TcpProxy(suite.world.mongod.port) as proxy:
         dataset = suite.dataset()
         run = suite.midway(one, dataset, uri=f"mongodb://127.0.0.1:{proxy.port}")

@@ -99,6 +99,10 @@ class Run:
         have = set(self.dataset.files())
         return self.until(lambda: len(set(self.dataset.files()) - have) >= count, f"{count} files")
 
+    def until_committed(self) -> bool:
+        """Waits until the first update is made; False if the run ended before."""
+        return self.until(lambda: '"sample_committed"' in self.log.read_text(), "its first update")
+
     def events(self) -> list[dict]:
         lines = self.log.read_text().splitlines()
         # A killed process may leave half a line.
