@@ -70,11 +70,11 @@ def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool):
         yield "is that of an earlier label"
     for of in ("map_path", "npy_path"):
         path = Path(label[of])
-        if not path.is_relative_to(dataset.out) or not path.name.startswith(f"{key[0]}.{fingerprint[:8]}."):
+        if not path.is_relative_to(dataset.out / key[1]) or path.name not in right:
             yield f"refers to `{path}`, which is not its file"
         elif not path.is_file():
             yield f"refers to `{path}`, which does not exist"
-        elif digest(path) not in right:
+        elif digest(path) not in right[path.name]:
             yield f"refers to `{path}`, whose content is not that of an undisturbed run"
 
 

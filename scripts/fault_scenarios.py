@@ -239,7 +239,10 @@ def people(suite: Suite) -> None:
         dataset = suite.dataset()
         collection = dataset.document()["sample_collection_name"]
         run = suite.midway(one, dataset)
+        # Else it may be done before FiftyOne is.
+        run.send(signal.SIGSTOP)
         apart(fault_fiftyone.delete_dataset, dataset.name)
+        run.send(signal.SIGCONT)
         one.ends(run, ABORTED, saying="was deleted while camflow worked on it")
         if collection in suite.world.database.list_collection_names() or apart(fault_fiftyone.dataset_exists, dataset.name):
             one.violations.append(f"{dataset.name}: camflow brought a deleted dataset back")

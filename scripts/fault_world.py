@@ -158,8 +158,8 @@ class World:
         self.folder, self.camflow, self.num_samples = folder, camflow, num_samples
         # Several threads count here.
         self.numbers = count(1)
-        # (sample, field) -> fingerprint -> digests of all files that are right for it.
-        self.right: dict[tuple[str, str], dict[str, set[str]]] = {}
+        # (sample, field) -> fingerprint -> name of a file -> digests that are right for it.
+        self.right: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
         # Which labels -> (sample, field) -> the fingerprint that is up to date.
         self.current: dict[str, dict[tuple[str, str], str]] = {}
 
@@ -218,8 +218,9 @@ class World:
                     if not (values.shape == levels.shape == (32, 32) and values.min() == 0 and 0 < values.max() <= 1 and far < 1e-4):
                         raise SystemExit(f"error: an undisturbed run made no heatmap of sample {key}, or another one each time")
                     current[key] = label["fingerprint"]
-                    right = self.right.setdefault(key, {}).setdefault(label["fingerprint"], set())
-                    right.update(digest(Path(label[of])) for of in ("npy_path", "map_path"))
+                    right = self.right.setdefault(key, {}).setdefault(label["fingerprint"], {})
+                    for path in (Path(label["npy_path"]), Path(label["map_path"])):
+                        right.setdefault(path.name, set()).add(digest(path))
         return run.wall_s
 
     def clone(self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, out: Path | None = None) -> Dataset:
