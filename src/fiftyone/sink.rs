@@ -28,6 +28,11 @@ const OPS: usize = 1000;
 /// the rest is for the command's own keys.
 const COMMAND_BYTES: usize = 15 << 20;
 
+/// Milliseconds for an update to become safe, after which it is made again. Safe means in the journal, on most servers of a
+/// replica set. A standalone server by itself answers up to 100 ms before that: if it crashed then, samples would refer again
+/// to files that were removed on its word.
+const SAFE: i32 = 60_000;
+
 /// How often to look whether the fields are still declared. While one is not, FiftyOne cannot read the dataset; a look
 /// costs less than a millisecond.
 const LOOK: Duration = Duration::from_secs(1);
@@ -75,7 +80,10 @@ impl UpdateSink {
     /// Sends the operations, and returns their outcomes in order.
     fn send(&self, operations: &[Operation]) -> Result<Vec<CommitOutcome>, Error> {
         let updates: Vec<&Document> = operations.iter().map(|operation| &operation.update).collect();
-        let command = doc! {"update": &self.dataset.samples, "ordered": false, "updates": to_array(&updates)};
+        let command = doc! {
+            "update": &self.dataset.samples, "ordered": false, "updates": to_array(&updates),
+            "writeConcern": {"w": "majority", "j": true, "wtimeout": SAFE},
+        };
         let doing = format!("updating samples of dataset `{}`", self.dataset.name);
         let database = &self.dataset.database;
         let reply = with_retries(|| {
@@ -237,7 +245,7 @@ fn path_text(path: &Path) -> Result<String, String> {
         .map_err(|path| format!("the path `{}` is not UTF-8, which MongoDB needs", path.display()))
 }
 
-/// On a replica set: the update was made but may be lost with its server, so it is made again.
+/// The update was made but may be lost with its server, so it is made again.
 fn check_durable(doing: &str, reply: Document) -> Result<Document, Error> {
     match reply.get_document("writeConcernError") {
         Ok(error) => {

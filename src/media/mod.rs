@@ -31,4 +31,4 @@ pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};
 pub use step::PreprocessStep;
-pub use write::{Durability, with_suffix, write_atomically};
+pub use write::{Durability, sync_names, with_suffix, write_atomically};

@@ -7,7 +7,10 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::pipeline::{CommitOutcome, RunError, SampleFailure, SampleUpdate, Sink, Skip, SkipReason, Stage};
+use crate::{
+    media::sync_names,
+    pipeline::{CommitOutcome, RunError, SampleFailure, SampleUpdate, Sink, Skip, SkipReason, Stage},
+};
 
 /// Updates in one bulk write. With maps in the documents the sink cuts further, by size.
 const MAX_UPDATES: usize = 128;
@@ -42,8 +45,10 @@ pub enum Committed {
 /// Makes the updates, and removes superseded files as far as they lie in the folder `removable`.
 ///
 /// # Errors
-/// The sink is lost.
+/// The sink is lost, or the files' folders are.
 pub fn commit(sink: &mut dyn Sink, removable: Option<&Path>, bulk: Vec<SampleUpdate>) -> Result<Vec<Committed>, RunError> {
+    // Once for many files: the names of all of them reach the disk together.
+    sync_names(bulk.iter().flat_map(SampleUpdate::files)).map_err(|(path, source)| RunError::Output { path, source })?;
     let outcomes = sink.commit(&bulk)?;
     debug_assert_eq!(outcomes.len(), bulk.len(), "one outcome per update");
     let ended = bulk.into_iter().zip(outcomes).map(|(update, outcome)| match outcome {

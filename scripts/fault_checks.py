@@ -1,0 +1,162 @@
+"""What has to hold whatever happened: what a sample refers to is complete and right, and FiftyOne can read all of it.
+
+`self_test` breaks each of these on purpose: a check that cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import fault_fiftyone
+from bson import ObjectId
+from fault_world import EDITED, FIELDS, ORIGINAL, PATIENCE, Dataset, digest
+
+# What every label of camflow's has.
+KEYS = {"_id", "_cls", "tags", "range", "map_path", "npy_path", "fingerprint", "target_class", "layer", "method", "model", "score"}
+
+
+def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELDS) -> list[str]:
+    """Everything that is wrong. A dataset is `complete` after a run that came to its end; before, heatmaps may be missing or
+    be those of earlier labels, but never be wrong."""
+    document, samples = dataset.document(), dataset.samples()
+    found = [f"{dataset.name}: {problem}" for problem in undeclared(document, samples)]
+    ids = {str(sample["_id"]) for sample in samples}
+    for what, those in (("gone", dataset.labels.keys() - ids), ("not ours", ids - dataset.labels.keys())):
+        found += [f"{dataset.name}: sample {one} is {what}" for one in sorted(those)]
+    seen = Counter()
+    for sample in samples:
+        for field in fields:
+            key = (str(sample["_id"]), field)
+            label = sample.get(field)
+            if label is None:
+                if complete:
+                    found.append(f"{dataset.name}: {key} has no heatmap")
+                continue
+            seen[label.get("_id")] += 1
+            found += [f"{dataset.name}: {key} {problem}" for problem in wrong(dataset, key, label, complete)]
+    found += [f"{dataset.name}: {count} labels have the id {one}" for one, count in seen.items() if count > 1]
+    reading = dataset.world.helper.submit(fault_fiftyone.read_all, dataset.name, list(fields))
+    if error := reading.exception(PATIENCE):
+        found.append(f"{dataset.name}: FiftyOne cannot read it: {type(error).__name__}: {error}")
+    elif reading.result() != seen.total():
+        found.append(f"{dataset.name}: FiftyOne sees {reading.result()} heatmaps of {seen.total()}")
+    return found
+
+
+def undeclared(document: dict, samples: list[dict]):
+    """Keys of samples that the schema lacks, which keep FiftyOne from reading the dataset, and entries that are there twice."""
+    declared = Counter(field["db_field"] for field in document["sample_fields"])
+    yield from (f"field `{name}` is declared {count} times" for name, count in declared.items() if count > 1)
+    keys = {key for sample in samples for key in sample} - {"_rand", "_media_type", "_dataset_id"}
+    yield from (f"field `{key}` of samples is not declared" for key in sorted(keys - declared.keys()))
+    for field in document["sample_fields"]:
+        if field["name"] in FIELDS:
+            lacking = {"id" if key == "_id" else key for key in KEYS - {"_cls"}} - {one["name"] for one in field["fields"]}
+            yield from (f"attribute `{one}` of field `{field['name']}` is not declared" for one in sorted(lacking))
+
+
+def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool):
+    """What is wrong with one label."""
+    if KEYS - label.keys() or label["_cls"] != "Heatmap":
+        yield f"lacks {sorted(KEYS - label.keys())}, or is no Heatmap"
+        return
+    world, fingerprint = dataset.world, label["fingerprint"]
+    right = world.right[key].get(fingerprint)
+    if right is None:
+        yield f"has the fingerprint {fingerprint}, which no undisturbed run gave it"
+        return
+    if complete and key[0] in dataset.labels and fingerprint != world.current[dataset.labels[key[0]]][key]:
+        yield "is that of an earlier label"
+    for of in ("map_path", "npy_path"):
+        path = Path(label[of])
+        if not path.is_relative_to(dataset.out / key[1]) or path.name not in right:
+            yield f"refers to `{path}`, which is not its file"
+        elif not path.is_file():
+            yield f"refers to `{path}`, which does not exist"
+        elif digest(path) not in right[path.name]:
+            yield f"refers to `{path}`, whose content is not that of an undisturbed run"
+
+
+def adds_up(summary: dict, num_samples: int | None = None) -> list[str]:
+    """Every sample that was read ended exactly once."""
+    if not summary:
+        return ["the run told no summary"]
+    ended = sum(summary[f"num_{how}"] for how in ("committed", "skipped", "failed", "abandoned"))
+    found = [] if summary["num_read"] == ended else [f"{summary['num_read']} samples read, {ended} ended"]
+    if num_samples is not None and summary["num_read"] - summary["num_abandoned"] != num_samples:
+        found.append(f"{num_samples} samples, {summary['num_read']} read, {summary['num_abandoned']} abandoned")
+    return found
+
+
+def self_test(world) -> int:
+    """Breaks a dataset in every way that the checks are there for, each alone; how many ways. Raises where one goes unnoticed."""
+
+    def path(dataset: Dataset, of: str) -> Path:
+        # A copy instead of the link: others share the file.
+        found = Path(dataset.samples()[3][FIELDS[0]][of])
+        content = found.read_bytes()
+        found.unlink()
+        found.write_bytes(content)
+        return found
+
+    def flip_byte(dataset: Dataset) -> None:
+        file = path(dataset, "npy_path")
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
+
+    def truncate(dataset: Dataset) -> None:
+        file = path(dataset, "map_path")
+        file.write_bytes(file.read_bytes()[:-1])
+
+    def update(dataset: Dataset, change, number: int = 3) -> None:
+        sample = dataset.samples()[number]
+        world.database[dataset.document()["sample_collection_name"]].update_one({"_id": sample["_id"]}, change)
+
+    def swap(dataset: Dataset) -> None:
+        update(dataset, {"$set": {FIELDS[0]: dataset.samples()[4][FIELDS[0]] | {"_id": ObjectId()}}})
+
+    def undeclare(dataset: Dataset) -> None:
+        world.database.datasets.update_one({"name": dataset.name}, {"$pull": {"sample_fields": {"name": FIELDS[1]}}})
+
+    def insert(dataset: Dataset) -> None:
+        stray = dataset.samples()[3] | {"_id": ObjectId()}
+        for field in FIELDS:
+            del stray[field]
+        world.database[dataset.document()["sample_collection_name"]].insert_one(stray)
+
+    def delete(dataset: Dataset) -> None:
+        world.database[dataset.document()["sample_collection_name"]].delete_one({"_id": dataset.samples()[3]["_id"]})
+
+    field = FIELDS[0]
+    breaks = {
+        "does not exist": lambda dataset: path(dataset, "npy_path").unlink(),
+        "content is not that": flip_byte,
+        "content is not": truncate,
+        "not its file": lambda dataset: update(dataset, {"$set": {f"{field}.map_path": dataset.samples()[4][field]["map_path"]}}),
+        "no undisturbed run gave it": swap,
+        "0000, which no undisturbed run gave it": lambda dataset: update(dataset, {"$set": {f"{field}.fingerprint": "0" * 32}}),
+        "has no heatmap": lambda dataset: update(dataset, {"$set": {field: None}}),
+        "lacks ['npy_path']": lambda dataset: update(dataset, {"$unset": {f"{field}.npy_path": ""}}),
+        "labels have the id": lambda dataset: update(dataset, {"$set": {f"{field}._id": dataset.samples()[4][field]["_id"]}}),
+        f"`{FIELDS[1]}` of samples is not declared": undeclare,
+        "FiftyOne cannot read it": undeclare,
+        "`stray` of samples is not declared": lambda dataset: update(dataset, {"$set": {"stray": 1}}),
+        "is not ours": insert,
+        "is gone": delete,
+        "is that of an earlier label": lambda dataset: dataset.labels.update({str(dataset.samples()[3]["_id"]): EDITED}),
+    }
+    for expected, damage in breaks.items():
+        dataset = world.clone(ORIGINAL, annotated=True, most=12)
+        if before := violations(dataset, complete=True):
+            raise SystemExit(f"error: the checks find faults where there are none: {before[:3]}")
+        damage(dataset)
+        found = violations(dataset, complete=True)
+        if not any(expected in one for one in found):
+            raise SystemExit(f"error: the checks do not notice `{expected}`; they found {found[:3]}")
+        dataset.delete()
+    summary = {"num_read": 3, "num_committed": 1, "num_skipped": 1, "num_failed": 0, "num_abandoned": 0}
+    if not adds_up(summary) or not adds_up({}) or adds_up(summary | {"num_failed": 1}, 3) or not adds_up(summary | {"num_failed": 1}, 4):
+        raise SystemExit("error: the checks do not notice a summary that does not add up")
+    return len(breaks) + 1

@@ -1,0 +1,72 @@
+"""What FiftyOne does to a dataset while camflow works on it. Runs in a process of its own, as a person's Python would."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def fiftyone():
+    warnings.simplefilter("ignore")
+    import fiftyone
+
+    return fiftyone
+
+
+def flip(mask):
+    """The edit that people make here."""
+    return mask[::-1].copy()
+
+
+def flip_masks(name: str, ids: list[str] | None = None) -> None:
+    """Edits the labels of these samples, of all without a list."""
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    for sample in dataset if ids is None else dataset.select(ids):
+        sample.ground_truth.mask = flip(sample.ground_truth.mask)
+        sample.save()
+
+
+def copy_dataset(name: str, new: str) -> None:
+    dataset = fiftyone().load_dataset(name).clone(new)
+    dataset.persistent = True
+
+
+def delete_samples(name: str, ids: list[str]) -> None:
+    fiftyone().load_dataset(name).delete_samples(ids)
+
+
+def delete_field(name: str, field: str) -> bool:
+    """Whether there was one."""
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    if not dataset.has_field(field):
+        return False
+    dataset.delete_sample_field(field)
+    return True
+
+
+def rename_dataset(name: str, new: str) -> None:
+    fiftyone().load_dataset(name).name = new
+
+
+def delete_dataset(name: str) -> None:
+    fiftyone().delete_dataset(name)
+
+
+def dataset_exists(name: str) -> bool:
+    return fiftyone().dataset_exists(name)
+
+
+def read_all(name: str, fields: list[str]) -> int:
+    """Reads every sample as FiftyOne's users do, and the pictures of some; the number of heatmaps."""
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    found = 0
+    for sample in dataset:
+        for field in fields:
+            heatmap = sample[field] if sample.has_field(field) else None
+            if heatmap is not None:
+                assert heatmap.fingerprint, sample.id
+                assert found % 20 or heatmap.get_map().shape == (32, 32), sample.id
+                found += 1
+    return found

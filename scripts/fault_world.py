@@ -1,0 +1,247 @@
+"""What faults are tried on: a private database, a dataset made by FiftyOne, its clones, and camflow as a process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+
+import fault_fiftyone
+import growth
+import pymongo
+from bson import ObjectId
+from private_mongod import PrivateMongod
+
+SCRIPTS = Path(__file__).resolve().parent
+CLASSES = ("light", "middle")
+FIELDS = tuple(f"{name}_grad_layer_1" for name in CLASSES)
+# As a user's Python left it, and with the labels that a user's Python edited.
+ORIGINAL, EDITED = "original", "edited"
+# Far beyond what any run may take: whatever reaches it hangs.
+PATIENCE = 300
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Hung(Exception):
+    """A process that did not end."""
+
+
+class Run:
+    """One process of camflow."""
+
+    def __init__(self, world: World, dataset: Dataset, flags: tuple, classes: tuple[str, ...], uri: str):
+        self.dataset = dataset
+        self.log = world.folder / "logs" / f"{next(world.numbers)}"
+        command = [world.camflow, "annotate", "--dataset", dataset.name, "--model", world.model, "--layers", "1"]
+        command += ["--class", ",".join(classes), "--target", "labels:ground_truth", "--out", dataset.out, "--device", "cpu"]
+        # Small batches and more workers than cores: many samples are in flight in every stage.
+        command += ["--batch-size", 4, "--workers", 4, "--database-uri", uri, "--format", "json", *flags]
+        self.started = time.monotonic()
+        with self.log.open("w") as out, self.log.with_suffix(".err").open("w") as err:
+            self.process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=world.environment)
+        self.code: int | None = None
+        self.peak_bytes = 0
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended; -9 if it was killed."""
+        if self.code is None:
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid:
+                self.code = self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.peak_bytes = usage.ru_maxrss * 1024
+                self.wall_s = time.monotonic() - self.started
+        return self.code
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        deadline = time.monotonic() + patience
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Hung(f"camflow did not end within {patience:.0f} s\n{self.errors()}")
+            time.sleep(0.005)
+        return self.code
+
+    def send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self) -> int:
+        self.send(signal.SIGKILL)
+        return self.wait()
+
+    def until(self, reached, what: str) -> bool:
+        """Waits until something holds; False if the run ended before."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            if self.poll() is not None:
+                return False
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Hung(f"camflow never came to {what}\n{self.errors()}")
+            time.sleep(0.005)
+        return self.poll() is None
+
+    def until_files(self, count: int) -> bool:
+        """Waits until so many files are complete; False if the run ended before."""
+        have = set(self.dataset.files())
+        return self.until(lambda: len(set(self.dataset.files()) - have) >= count, f"{count} files")
+
+    def until_committed(self) -> bool:
+        """Waits until the first update is made; False if the run ended before."""
+        return self.until(lambda: '"sample_committed"' in self.log.read_text(), "its first update")
+
+    def events(self) -> list[dict]:
+        lines = self.log.read_text().splitlines()
+        # A killed process may leave half a line.
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def summary(self) -> dict:
+        """Empty if it did not come to one."""
+        return next((event for event in self.events() if event["event"] == "run_finished"), {})
+
+    def errors(self) -> str:
+        return self.log.with_suffix(".err").read_text()
+
+
+class Dataset:
+    """A clone that faults may happen to."""
+
+    def __init__(self, world: World, name: str, out: Path, labels: dict[str, str]):
+        self.world, self.name, self.out = world, name, out
+        # Which labels each sample has that there is: what is right for it follows from them.
+        self.labels = labels
+
+    def run(self, *flags, classes: tuple[str, ...] = CLASSES, uri: str | None = None) -> Run:
+        return Run(self.world, self, flags, classes, uri or self.world.mongod.uri)
+
+    def document(self) -> dict:
+        return self.world.database.datasets.find_one({"name": self.name})
+
+    def samples(self) -> list[dict]:
+        return list(self.world.database[self.document()["sample_collection_name"]].find())
+
+    def files(self) -> list[Path]:
+        """All complete files below the output folder."""
+        found = (Path(folder) / name for folder, _, names in os.walk(self.out) for name in names)
+        return [path for path in found if path.suffix in (".npy", ".png")]
+
+    def flip_masks(self, ids: list[str]) -> None:
+        """Lets FiftyOne edit labels."""
+        self.world.apart(fault_fiftyone.flip_masks, self.name, ids)
+        self.labels.update(dict.fromkeys(ids, EDITED))
+
+    def delete(self) -> None:
+        document = self.document()
+        if document:
+            self.world.database.drop_collection(document["sample_collection_name"])
+            self.world.database.datasets.delete_one({"_id": document["_id"]})
+        shutil.rmtree(self.out, ignore_errors=True)
+
+
+class World:
+    """The databases, the datasets that are cloned and what undisturbed runs make of them."""
+
+    def __init__(self, folder: Path, camflow: Path, num_samples: int):
+        self.folder, self.camflow, self.num_samples = folder, camflow, num_samples
+        # Several threads count here.
+        self.numbers = count(1)
+        # (sample, field) -> fingerprint -> name of a file -> digests that are right for it.
+        self.right: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
+        # Which labels -> (sample, field) -> the fingerprint that is up to date.
+        self.current: dict[str, dict[tuple[str, str], str]] = {}
+
+    def __enter__(self):
+        with ExitStack() as stack:
+            (self.folder / "logs").mkdir()
+            self.mongod = stack.enter_context(PrivateMongod(self.folder / "mongo"))
+            self.environment = {**os.environ, "FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_URI": self.mongod.uri}
+            # The network is too small for two threads.
+            self.environment["OMP_NUM_THREADS"] = "1"
+            os.environ.update(self.environment, FIFTYONE_SHOW_PROGRESS_BARS="false", FIFTYONE_DATABASE_VALIDATION="false")
+            # Spawned, not forked: this process stays as small as it is, and what FiftyOne does is another process's doing.
+            self.helper = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+            self.database = pymongo.MongoClient(self.mongod.uri)["fiftyone"]
+            self.model = self.folder / "tiny.pt2"
+            export = [sys.executable, SCRIPTS / "export_model.py", f"{SCRIPTS / 'growth.py'}:tiny", "--out", self.model]
+            exporting = subprocess.Popen([str(part) for part in export], stdout=subprocess.DEVNULL)
+            images = self.folder / "images"
+            images.mkdir()
+            self.apart(growth.make_dataset, self.mongod.uri, ORIGINAL, self.num_samples, str(images))
+            self.apart(fault_fiftyone.copy_dataset, ORIGINAL, EDITED)
+            self.apart(fault_fiftyone.flip_masks, EDITED)
+            if exporting.wait() != 0:
+                raise SystemExit("error: the model cannot be exported")
+            self.undisturbed_s = max(self.learn(labels) for labels in (ORIGINAL, EDITED))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def apart(self, function, *arguments):
+        """Calls a function in the process that has FiftyOne."""
+        return self.helper.submit(function, *arguments).result(PATIENCE)
+
+    def learn(self, labels: str) -> float:
+        """Annotates a dataset without disturbance and keeps what came out; seconds it took.
+
+        Once in batches and once image by image: libtorch sums a batch of one in another order, and the last batch of a
+        run may be one.
+        """
+        import numpy as np
+        from PIL import Image
+
+        dataset = Dataset(self, labels, self.folder / "undisturbed" / labels, {})
+        current, before = self.current.setdefault(labels, {}), {}
+        for flags in (("--batch-size", 1), ("--overwrite",)):
+            run = dataset.run(*flags)
+            if run.wait() != 0 or run.summary()["num_committed"] != self.num_samples:
+                raise SystemExit(f"error: the undisturbed run ended with {run.code}\n{run.errors()}")
+            for sample in dataset.samples():
+                for field in FIELDS:
+                    label, key = sample[field], (str(sample["_id"]), field)
+                    values, levels = np.load(label["npy_path"]), np.asarray(Image.open(label["map_path"]))
+                    far = np.abs(values - before.setdefault(key, values)).max()
+                    if not (values.shape == levels.shape == (32, 32) and values.min() == 0 and 0 < values.max() <= 1 and far < 1e-4):
+                        raise SystemExit(f"error: an undisturbed run made no heatmap of sample {key}, or another one each time")
+                    current[key] = label["fingerprint"]
+                    right = self.right.setdefault(key, {}).setdefault(label["fingerprint"], {})
+                    for path in (Path(label["npy_path"]), Path(label["map_path"])):
+                        right.setdefault(path.name, set()).add(digest(path))
+        return run.wall_s
+
+    def clone(self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, out: Path | None = None) -> Dataset:
+        """A copy of a dataset by plain copies of its documents; where it is annotated, with its heatmaps and links to their
+        files (copies where `out` says a place)."""
+        name = f"clone-{next(self.numbers)}"
+        source = Dataset(self, labels, self.folder / "undisturbed" / labels, {})
+        dataset = Dataset(self, name, out or self.folder / "maps" / name, {})
+        document = source.document()
+        samples, number = document["sample_collection_name"], ObjectId()
+        document |= {"_id": number, "name": name, "slug": name, "sample_collection_name": f"samples.{number}"}
+        stages = [{"$sort": {"_id": 1}}, {"$limit": most or self.num_samples}, {"$set": {"_dataset_id": number}}]
+        if annotated:
+            shutil.copytree(source.out, dataset.out, copy_function=os.link if out is None else shutil.copyfile, dirs_exist_ok=True)
+            moved = {"find": str(source.out), "replacement": str(dataset.out)}
+            paths = (f"{field}.{path}" for field in FIELDS for path in ("map_path", "npy_path"))
+            stages.append({"$set": {path: {"$replaceOne": {"input": f"${path}", **moved}} for path in paths}})
+        else:
+            stages.append({"$unset": list(FIELDS)})
+            document["sample_fields"] = [field for field in document["sample_fields"] if field["name"] not in FIELDS]
+        self.database[samples].aggregate([*stages, {"$out": document["sample_collection_name"]}])
+        self.database.datasets.insert_one(document)
+        dataset.labels = {str(sample["_id"]): labels for sample in dataset.samples()}
+        return dataset

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Does to camflow what happens in a year of nights, and counts what it survives:
+#
+#   bash scripts/faults.sh [--long] [--soak MINUTES] [FLAGS OF faults.py]
+#
+# Its last line is `faults N, survived N, violations N`. The short form takes a minute and a half on two idle cores, the long
+# one about ten. CAMFLOW names another program to try than the development build.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/setup.sh
+source scripts/setup.sh
+
+if [ -z "${CAMFLOW:-}" ]; then
+    step "building camflow"
+    cargo build --locked
+    CAMFLOW="${CARGO_TARGET_DIR:-target}/debug/camflow"
+fi
+exec "$camflow_python" scripts/faults.py --camflow "$CAMFLOW" "$@"

@@ -1,0 +1,100 @@
+"""A TCP proxy that can be told to misbehave: connections are refused, reset or swallowed."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+# close() then sends a reset instead of an orderly end.
+RESET = struct.pack("ii", 1, 0)
+
+
+class TcpProxy:
+    """Passes connections on to a local port until the block is left.
+
+    `mode` says what happens meanwhile: `pass`; `refuse` (nobody listens, existing connections end); `reset` (every
+    connection ends with a reset); `blackhole` (connections stay and take data, and nothing ever comes out of them).
+    """
+
+    def __init__(self, target_port: int):
+        self.target_port = target_port
+        self.mode = "pass"
+        self.changed = threading.Condition()
+        self.ended = False
+        self.pairs: set[tuple[socket.socket, socket.socket]] = set()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.listener: socket.socket | None = None
+
+    def __enter__(self):
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = True
+        self.set_mode("refuse")
+
+    def listen(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+
+    def set_mode(self, mode: str) -> None:
+        """Takes effect at once, on existing connections too."""
+        with self.changed:
+            self.mode = mode
+            self.changed.notify_all()
+        if mode == "refuse" and self.listener:
+            # Wakes accept(), which close() alone does not.
+            with contextlib.suppress(OSError):
+                self.listener.shutdown(socket.SHUT_RDWR)
+            self.listener.close()
+            self.listener = None
+        if mode in ("refuse", "reset"):
+            for pair in list(self.pairs):
+                self.end(pair, reset=mode == "reset")
+        if mode != "refuse" and self.listener is None:
+            self.listen()
+
+    def accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.socket()
+            pair = (client, server)
+            if self.mode == "reset":
+                self.end(pair, reset=True)
+                continue
+            try:
+                server.connect(("127.0.0.1", self.target_port))
+            except OSError:
+                self.end(pair, reset=True)
+                continue
+            self.pairs.add(pair)
+            for source, sink in (pair, pair[::-1]):
+                threading.Thread(target=self.pump, args=(pair, source, sink), daemon=True).start()
+
+    def pump(self, pair: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.mode == "blackhole":
+                    # What was swallowed is lost: the connection is never whole again.
+                    with self.changed:
+                        self.changed.wait_for(lambda: self.mode != "blackhole" or self.ended)
+                    break
+                sink.sendall(data)
+        self.end(pair, reset=False)
+
+    def end(self, pair: tuple[socket.socket, socket.socket], reset: bool) -> None:
+        self.pairs.discard(pair)
+        for one in pair:
+            with contextlib.suppress(OSError):
+                if reset:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                else:
+                    one.shutdown(socket.SHUT_RDWR)
+            one.close()
