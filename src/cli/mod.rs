@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod inspect;
 mod model;
+mod secrets;
 mod signals;
 mod target;
 
@@ -21,6 +22,7 @@ use clap::{
 
 use crate::{names::Choice, program::keep_freed_memory};
 pub use exit::Exit;
+use secrets::Secrets;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
 #[derive(Debug, Parser)]
@@ -47,10 +49,18 @@ enum Command {
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
     keep_freed_memory();
-    let cli = match Cli::try_parse() {
+    // Kept, as those that the process shows lose their passwords.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let secrets = Secrets::hide();
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            let text = error.render().to_string();
+            match secrets.redact(&text) {
+                // In colours.
+                redacted if redacted == text => drop(error.print()),
+                redacted => print_lines(&redacted),
+            }
             // Help and version come this way too, and are no mistakes.
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
@@ -63,7 +73,7 @@ pub fn main() -> Exit {
         Command::Doctor(args) => doctor::main(&args),
     };
     result.unwrap_or_else(|failure| {
-        print_error(&failure.error);
+        print_error(&failure.error, &secrets);
         failure.exit
     })
 }
@@ -91,7 +101,7 @@ impl Failure {
 const MAX_CAUSE: usize = 300;
 
 /// The error and its causes, hints on lines of their own.
-fn print_error(error: &anyhow::Error) {
+fn print_error(error: &anyhow::Error, secrets: &Secrets) {
     let mut text = String::new();
     for (depth, cause) in error.chain().enumerate() {
         let cause = cause.to_string();
@@ -106,6 +116,10 @@ fn print_error(error: &anyhow::Error) {
             text.push_str(&format!("caused by: {short}{rest}\n"));
         }
     }
+    print_lines(&secrets.redact(&text));
+}
+
+fn print_lines(text: &str) {
     let _ = write!(std::io::stderr().lock(), "{text}");
 }
 

@@ -18,7 +18,7 @@ mod sink;
 mod source;
 mod stored_sample;
 
-pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation};
+pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;

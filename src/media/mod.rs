@@ -5,6 +5,7 @@
 
 mod array;
 mod error;
+mod file;
 mod geometry;
 mod image;
 mod jpeg;
@@ -21,8 +22,9 @@ mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use error::MediaError;
+pub use file::{open_regular, shown};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside};
-pub use image::{ImageLimits, RgbImage, read_image};
+pub use image::{ImageLimits, RgbImage, parse_image, read_image};
 pub use mask::LabelMask;
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    media::{
-        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, inflate_array, read_image,
-    },
+    media::{BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, read_image},
     pipeline::{
         Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SampleUpdate, SelectedSample,
         Skip, SkipReason, Stage, StaleSample, StoredHeatmap, StoredMask, StoredShape, StoredTarget, TargetClass, TargetPixels,
@@ -240,7 +238,7 @@ impl Decoder {
 
     fn read_mask(&self, mask: &StoredMask) -> Result<LabelMask, MediaError> {
         match mask {
-            StoredMask::Inline(bytes) => LabelMask::from_array(inflate_array(bytes, self.limits.max_bytes)?),
+            StoredMask::Inline(bytes) => LabelMask::inflate(bytes, &self.limits),
             StoredMask::File(path) => LabelMask::read(path, &self.limits),
         }
     }
