@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::{Exit, Failure, model::cache_folder, print};
+use super::{Exit, Failure, model::{cache_folder, check_name}, print};
 use crate::{fiftyone::find_python, job::ModelRef, program::Program};
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
@@ -32,6 +32,7 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
+    check_name(&args.model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),

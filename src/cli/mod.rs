@@ -120,12 +120,17 @@ fn print_error(error: &anyhow::Error, secrets: &Secrets) {
 }
 
 fn print_lines(text: &str) {
-    let _ = write!(std::io::stderr().lock(), "{text}");
+    let _ = write!(std::io::stderr().lock(), "{}", without_controls(text));
+}
+
+/// What a model or a database calls something may hold escape sequences, which a terminal would obey.
+fn without_controls(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && !matches!(c, '\n' | '\t'), "\u{fffd}")
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.
 fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", without_controls(text));
 }
 
 /// A flag that takes one of a few names.
