@@ -41,7 +41,8 @@ impl Server {
         let mut log = BufReader::new(process.stdout.take().expect("mongod's log")).lines().map_while(Result::ok);
         let mut said = Vec::new();
         let port = log.by_ref().inspect(|line| said.push(line.clone())).find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(&line).ok().filter(|_| line.contains("Waiting for connections"))?;
+            let line: serde_json::Value =
+                serde_json::from_str(&line).ok().filter(|_| line.contains("Waiting for connections"))?;
             u16::try_from(line["attr"]["port"].as_u64()?).ok()
         });
         let port = port.unwrap_or_else(|| panic!("mongod ended before it listened:\n{}", said.join("\n")));
@@ -87,7 +88,8 @@ fn mongod() -> PathBuf {
         return named.into();
     }
     let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
-    let python = find_python(Some(python)).expect("the Python in `.venv`, or CAMFLOW_MONGOD set to a mongod of version 6.0 or newer");
+    let python =
+        find_python(Some(python)).expect("the Python in `.venv`, or CAMFLOW_MONGOD set to a mongod of version 6.0 or newer");
     python.mongod.expect("a mongod in the FiftyOne of `.venv`, or CAMFLOW_MONGOD set to one of version 6.0 or newer")
 }
 
@@ -184,7 +186,15 @@ fn wrong_arguments_are_not_quoted_with_their_passwords() {
         &["inspect", &uri],
         &["export", &uri],
         &["explain", &uri, "--out", "/nowhere"],
-        &["annotate", "--dataset", &uri, "--model", "none.pt2", "--database-uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100"],
+        &[
+            "annotate",
+            "--dataset",
+            &uri,
+            "--model",
+            "none.pt2",
+            "--database-uri",
+            "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100",
+        ],
     ] {
         let output = camflow(arguments, None).output().expect("camflow runs");
         assert!(!output.status.success(), "{arguments:?}");

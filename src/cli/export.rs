@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::{Exit, Failure, model::{cache_folder, check_name}, print};
+use super::{
+    Exit, Failure,
+    model::{cache_folder, check_name},
+    print,
+};
 use crate::{fiftyone::find_python, job::ModelRef, program::Program};
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.

@@ -32,7 +32,7 @@ fn secret(argument: &str) -> Option<(String, String)> {
 
 #[cfg(target_os = "linux")]
 mod title {
-    use procfs::process::{MMapPath, MMPermissions, Process};
+    use procfs::process::{MMPermissions, MMapPath, Process};
 
     /// Writes `x` over every copy of `secret` in the memory that the system shows as the process's arguments.
     pub fn overwrite(secret: &str) {

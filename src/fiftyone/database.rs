@@ -329,11 +329,7 @@ fn tls_fault(message: &str) -> Option<(&'static str, &'static str)> {
             "its certificate is signed by an authority that is not trusted here",
             "name the file with the authority's certificate in the connection string, as `tlsCAFile=/path/to/ca.pem`",
         ),
-        (
-            "NotValidForName",
-            "its certificate is for another host name",
-            "connect by a name that the certificate has",
-        ),
+        ("NotValidForName", "its certificate is for another host name", "connect by a name that the certificate has"),
         ("Expired", "its certificate has expired", "renew the server's certificate, or set this machine's clock"),
         (
             "invalid peer certificate",

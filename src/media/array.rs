@@ -12,7 +12,7 @@ use std::{
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr, WriterBuilder};
 
-use super::{error::MediaError, file::shown, image::read_file};
+use super::{error::MediaError, file::shown, image::read_file, turns::wait_for_turn};
 
 /// An array in C order.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +105,7 @@ pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> 
     if whole > max_bytes {
         return Err(error(format!("inflates to {whole} bytes, more than the {max_bytes} that are allowed")));
     }
+    wait_for_turn(0, whole);
     // One byte more than there should be, which also makes the decoder look at its checksum.
     let missing = (whole + 1).saturating_sub(inflated.len() as u64);
     // No more in advance than such a stream can hold.
@@ -450,7 +451,9 @@ mod tests {
     fn a_zlib_bomb_is_refused() {
         let bomb = deflate_f32(&[1000, 1000], &vec![0.0; 1_000_000]);
         assert!(bomb.len() < 40_000);
-        assert!(inflate_array(&bomb, 1 << 20).unwrap_err().to_string().contains("inflates to 4000128 bytes, more than the 1048576"));
+        assert!(
+            inflate_array(&bomb, 1 << 20).unwrap_err().to_string().contains("inflates to 4000128 bytes, more than the 1048576")
+        );
         assert!(inflate_array(&bomb, 5 << 20).is_ok());
     }
 

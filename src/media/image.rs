@@ -16,6 +16,7 @@ use super::{
     file::open_regular,
     jpeg,
     orientation::{ExifPolicy, Orientation},
+    turns::wait_for_turn,
 };
 
 /// An image in memory.
@@ -106,6 +107,7 @@ pub(super) fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, MediaErr
         length if length > max_bytes => return Err(too_large(length)),
         _ => {}
     }
+    wait_for_turn(0, length);
     let mut bytes = Vec::with_capacity(length as usize);
     // One byte more than allowed, since a file may grow while it is read.
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -185,6 +187,7 @@ fn check_size(path: &Path, height: usize, width: usize, limits: &ImageLimits) ->
             limit: format!("{max_pixels} pixels"),
         });
     }
+    wait_for_turn(pixels, 0);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod resample;
 mod shapes;
 mod sheet;
 mod step;
+mod turns;
 mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
@@ -33,4 +34,5 @@ pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};
 pub use step::PreprocessStep;
+pub use turns::with_large_pictures_in_turn;
 pub use write::{Durability, with_suffix, write_atomically};

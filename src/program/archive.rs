@@ -286,7 +286,11 @@ impl Archive {
         let numbers = |sizes: &[Size]| -> Result<Vec<i64>, String> { sizes.iter().map(constant).collect() };
         let (sizes, strides) = (numbers(&meta.sizes)?, numbers(&meta.strides)?);
         let storage_offset = meta.storage_offset.as_ref().map_or(Ok(0), constant)?;
-        if sizes.len() != strides.len() || sizes.len() > MAX_AXES || sizes.iter().chain(&strides).any(|n| *n < 0) || storage_offset < 0 {
+        if sizes.len() != strides.len()
+            || sizes.len() > MAX_AXES
+            || sizes.iter().chain(&strides).any(|n| *n < 0)
+            || storage_offset < 0
+        {
             return Err("its sizes and strides make no sense".into());
         }
         // The last element that the strides reach must lie inside the entry.

@@ -64,7 +64,10 @@ pub enum ProgramError {
         what: String,
     },
     /// Another version of torch wrote it.
-    #[error("`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names", shown(path))]
+    #[error(
+        "`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names",
+        shown(path)
+    )]
     Foreign {
         /// The file.
         path: PathBuf,

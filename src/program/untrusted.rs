@@ -1,9 +1,6 @@
 //! The readers of model files on bytes alone, for fuzzing: everything up to where libtorch's operators are needed.
 
-use std::{
-    collections::HashSet,
-    path::Path,
-};
+use std::{collections::HashSet, path::Path};
 
 use memmap2::MmapMut;
 

@@ -13,8 +13,8 @@ use crate::{
     cli::print,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
-        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, shown, with_suffix,
-        write_atomically, write_f32,
+        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, shown,
+        with_suffix, write_atomically, write_f32,
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
