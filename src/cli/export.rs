@@ -13,7 +13,7 @@ use super::{
     model::{cache_folder, check_name},
     print,
 };
-use crate::{fiftyone::find_python, job::ModelRef, program::Program};
+use crate::{fiftyone::find_python, job::ModelRef, media::create_folders, program::Program};
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
 const EXPORTER: &str = include_str!("../../scripts/export_model.py");
@@ -55,7 +55,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
     let python = find_python(python)?;
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+        create_folders(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
     }
     let mut child = Command::new(&python.executable)
         // The script comes by standard input; its own name would be lost in messages otherwise.

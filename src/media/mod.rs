@@ -35,4 +35,4 @@ pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};
 pub use step::PreprocessStep;
 pub use turns::with_large_pictures_in_turn;
-pub use write::{Durability, with_suffix, write_atomically};
+pub use write::{Durability, create_folders, with_suffix, write_atomically};

@@ -259,6 +259,16 @@ def test_names_that_are_no_text(measured, tiny, tmp_path):
     assert len(os.listdir(out)) == 4
 
 
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o027, 0o640, 0o750), (0o002, 0o664, 0o775), (0, 0o664, 0o775)])
+def test_files_follow_the_umask_but_not_everyone_may_write(camflow, tiny, tmp_path, umask, file, folder):
+    (tmp_path / "photo.png").write_bytes(png(40, 50, 40))
+    out = tmp_path / "maps" / "below"
+    camflow("explain", tmp_path / "photo.png", "--model", tiny, "--layers", "1", "--class", "light", "--target", "pixel=1,1",
+            "--out", out, "--device", "cpu", umask=umask)  # fmt: skip
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {file}
+    assert {path.stat().st_mode & 0o777 for path in (out, out.parent)} == {folder}
+
+
 # ---------------------------------------------------------------------------------------------------------------- models
 
 
