@@ -11,7 +11,7 @@ use std::{
 
 use camflow::fuzz::{LIMITS, TARGETS};
 
-/// How often each target is called.
+/// How often each target is called, where CAMFLOW_FUZZ_ROUNDS does not say another number.
 const ROUNDS: usize = 3000;
 
 /// What one call may have in use at once: the decoded pixels in the widest type and their conversions, and JSON as a tree, which
@@ -122,13 +122,14 @@ fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
 
 #[test]
 fn no_bytes_break_a_reader() {
+    let rounds = std::env::var("CAMFLOW_FUZZ_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
     let mut wrong = Vec::new();
     for (name, run) in TARGETS {
         let seeds = seeds(name);
         let mut random = Random(0);
         let mut accepted = 0;
         let mut largest = 0;
-        for round in 0..ROUNDS.max(seeds.len()) {
+        for round in 0..rounds.max(seeds.len()) {
             let mut bytes = seeds[round % seeds.len()].clone();
             // Each seed is read as it is, once.
             if round >= seeds.len() {
@@ -147,7 +148,11 @@ fn no_bytes_break_a_reader() {
             }
             accepted += usize::from(outcome.unwrap_or(false) && round < seeds.len());
         }
-        println!("{name}: {} seeds, {accepted} of them accepted, at most {} KiB of memory", seeds.len(), largest >> 10);
+        println!(
+            "{name}: {rounds} rounds, {accepted} of {} seeds accepted, at most {} KiB of memory",
+            seeds.len(),
+            largest >> 10
+        );
         assert!(accepted > 0, "{name}: none of its {} seeds is accepted", seeds.len());
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
