@@ -185,7 +185,7 @@ fn wrong_arguments_are_not_quoted_with_their_passwords() {
         &["doctor", "--format", &uri],
         &["inspect", &uri],
         &["export", &uri],
-        &["explain", &uri, "--out", "/nowhere"],
+        &["explain", &uri, "--model", "none.pt2", "--out", "/nowhere"],
         &[
             "annotate",
             "--dataset",
