@@ -83,7 +83,9 @@ mod tests {
     fn only_what_lies_below_the_folder_is_ours_to_remove() {
         let is_ours = |path: &str| is_below(Path::new(path), Path::new("/out"));
         assert!(is_ours("/out/field/56/id.png"));
-        for path in ["/out/../home/thesis.npy", "/out/field/../../home/thesis.npy", "/outside/id.png", "field/id.png", "../out/x", ""] {
+        for path in
+            ["/out/../home/thesis.npy", "/out/field/../../home/thesis.npy", "/outside/id.png", "field/id.png", "../out/x", ""]
+        {
             assert!(!is_ours(path), "{path}");
         }
     }
