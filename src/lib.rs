@@ -7,6 +7,8 @@
 pub mod cli;
 pub mod explain;
 pub mod fiftyone;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod job;
 pub mod media;
 pub mod names;

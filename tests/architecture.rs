@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fiftyone", &["media", "names", "pipeline"]),
     ("job", &["media", "names", "pipeline", "program"]),
     ("report", &["names", "pipeline"]),
+    ("fuzz", &["media", "program"]),
     ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report"]),
 ];
 

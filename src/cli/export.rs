@@ -8,8 +8,12 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::{Exit, Failure, model::cache_folder, print};
-use crate::{fiftyone::find_python, job::ModelRef, program::Program};
+use super::{
+    Exit, Failure,
+    model::{cache_folder, check_name},
+    print,
+};
+use crate::{fiftyone::find_python, job::ModelRef, media::create_folders, program::Program};
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
 const EXPORTER: &str = include_str!("../../scripts/export_model.py");
@@ -32,6 +36,7 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
+    check_name(&args.model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),
@@ -50,7 +55,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
     let python = find_python(python)?;
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+        create_folders(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
     }
     let mut child = Command::new(&python.executable)
         // The script comes by standard input; its own name would be lost in messages otherwise.

@@ -11,6 +11,7 @@ mod export;
 mod inspect;
 mod model;
 mod run;
+mod secrets;
 mod signals;
 mod target;
 
@@ -25,7 +26,7 @@ use crate::{
     fiftyone,
     names::Choice,
     program::keep_freed_memory,
-    report::{Format, Reporter},
+    report::{Format, Reporter, without_controls},
 };
 pub use exit::Exit;
 
@@ -70,11 +71,19 @@ impl Command {
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
     keep_freed_memory();
-    let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
-    let (cli, matches) = match parsed {
+    // Kept, as those that the process shows lose their passwords.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    secrets::hide();
+    let parsed = Cli::command().try_get_matches_from(arguments);
+    let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let _ = error.print();
+            let text = error.render().to_string();
+            match secrets::redact(&text) {
+                // In colours.
+                redacted if redacted == text => drop(error.print()),
+                redacted => drop(write!(std::io::stderr().lock(), "{}", without_controls(&redacted))),
+            }
             // Help and version come this way too, and are no mistakes.
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
@@ -142,12 +151,12 @@ fn error_text(error: &anyhow::Error) -> String {
             text.push_str(&format!("\ncaused by: {short}{rest}"));
         }
     }
-    text
+    secrets::redact(&text)
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.
 fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", without_controls(text));
 }
 
 /// A flag that takes one of a few names.

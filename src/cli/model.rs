@@ -17,8 +17,15 @@ pub fn cache_folder() -> anyhow::Result<PathBuf> {
     Ok(base.cache_dir().join("camflow"))
 }
 
+/// Refuses what cannot be a model before it is handed to another program: an address may hold a password.
+pub fn check_name(model: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(!model.contains("://"), "`{model}` is an address, not a model\nhint: name a model or a `.pt2` file");
+    Ok(())
+}
+
 /// Opens a model, exporting it first if it is a name that was never exported.
 pub fn open(model: &str, python: Option<PathBuf>, reporter: &Reporter) -> anyhow::Result<Program> {
+    check_name(model)?;
     let reference = ModelRef::parse(model);
     let path = reference.path(&cache_folder()?.join("models"));
     if !path.exists() {

@@ -1,10 +1,11 @@
 //! How large batches may be: as large as makes the device faster, and no larger than fits into its memory.
 
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
-use super::TorchExplainer;
+use super::{ExplainError, TorchExplainer};
 use crate::{
-    pipeline::BatchLimit,
+    media::BinaryMask,
+    pipeline::{BatchLimit, Channel, ClassTarget, TargetPixels},
     program::{device_name, free_bytes, peak_bytes},
 };
 
@@ -17,6 +18,12 @@ const MAX_SAMPLES: usize = 32;
 /// The part of the free memory that a batch may take. The rest is for what the meter does not see: the libraries' workspaces,
 /// memory that is free but scattered, other programs.
 const USABLE: f64 = 0.5;
+
+/// Images up to this size are run without asking for the free memory.
+const UNQUESTIONED_PIXELS: usize = 1 << 22;
+
+/// Sides of a small image: what a run takes grows with the image's area.
+const SMALL_SIDE: i64 = 128;
 
 /// What the first batch took.
 #[derive(Clone, Copy, Debug)]
@@ -47,5 +54,37 @@ impl TorchExplainer {
             }
             _ => BatchLimit::samples(1),
         }
+    }
+
+    /// Why an image of this size is not even tried. A GPU refuses memory that it does not have, but a system that promises more
+    /// than it has ends the whole process when the memory is used.
+    pub(super) fn too_large(&self, height: usize, width: usize) -> Option<String> {
+        if height * width <= UNQUESTIONED_PIXELS || self.plan.device() != Device::Cpu {
+            return None;
+        }
+        let per_pixel = match self.footprint {
+            Some(Footprint { per_pixel: Some(per_pixel), .. }) => per_pixel,
+            _ => {
+                let (result, peak) = peak_bytes("cpu", || self.explain_small());
+                result.ok().and(peak)? as f64 / (SMALL_SIDE * SMALL_SIDE) as f64
+            }
+        };
+        let (wanted, free) = (per_pixel * (height * width) as f64, free_bytes("cpu")? as f64);
+        let gigabytes = |bytes: f64| bytes / f64::from(1 << 30);
+        (wanted > free).then(|| {
+            format!(
+                "the model would see it as {height} x {width} pixels, which takes about {:.0} GiB of memory; {:.0} GiB are free",
+                gigabytes(wanted),
+                gigabytes(free)
+            )
+        })
+    }
+
+    /// Explains a small black image, all pixels of the first channel.
+    fn explain_small(&self) -> Result<(), ExplainError> {
+        let input = Tensor::f_zeros([1, 3, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
+        let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
+        let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels };
+        self.saliencies(&input, &[String::new()], &[vec![target]]).map(drop)
     }
 }

@@ -347,6 +347,12 @@ impl Explainer for TorchExplainer {
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         let mut result = HeatmapBatch::default();
         let InputBatch { samples, pixels, height, width } = batch;
+        if let Some(error) = self.too_large(height, width) {
+            let failure =
+                |sample: DecodedSample| SampleFailure { sample: sample.sample, stage: Stage::Device, error: error.clone() };
+            result.failed.extend(samples.into_iter().map(failure));
+            return Ok(result);
+        }
         let first = samples.first().map(|first| first.sample.seq);
         let uploaded = self.prefetched.iter().position(|(seq, _)| Some(*seq) == first);
         let uploaded = uploaded.map(|index| self.prefetched.swap_remove(index).1);

@@ -86,9 +86,9 @@ impl fmt::Debug for ConnectionUri {
     }
 }
 
-/// Scheme and hosts. Everything up to the last `@` goes, because a password may hold `@`, `/` and `?` that should have
+/// Scheme and hosts of a connection string. Everything up to the last `@` goes, because a password may hold `@`, `/` and `?` that should have
 /// been escaped; the options go, because they can hold passwords of keys and proxies.
-fn redacted(uri: &str) -> String {
+pub fn redacted(uri: &str) -> String {
     let (scheme, rest) = match uri.split_once("://") {
         Some((scheme @ ("mongodb" | "mongodb+srv"), rest)) => (scheme, rest),
         _ => return "***".to_owned(),

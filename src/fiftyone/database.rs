@@ -119,7 +119,7 @@ impl Database {
                     parsed,
                     uri.to_string(),
                     uri.from().to_owned(),
-                    "check the address, and that the server runs and is not behind a firewall",
+                    "check the address, and that the server runs and is not behind a firewall; one that wants TLS needs `tls=true` in the connection string",
                 )
             }
             DatabaseLocation::Port(port) => (
@@ -306,11 +306,49 @@ fn connect_error(error: mongodb::error::Error, address: &str, hint: &'static str
     match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => Error::Credentials { address },
         ErrorKind::Command(command) if REFUSED.contains(&command.code) => Error::Credentials { address },
+        ErrorKind::InvalidTlsConfig { message, .. } => {
+            let hint = "check the files that `tlsCAFile` and `tlsCertificateKeyFile` in the connection string name";
+            Error::Tls { address, reason: message.clone(), hint, source: Box::new(error) }
+        }
+        ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) if let Some((reason, hint)) = tls_fault(&error.to_string()) => {
+            Error::Tls { address, reason: reason.to_owned(), hint, source: Box::new(error) }
+        }
         ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
             Error::Unreachable { address, hint, source: Box::new(error) }
         }
         _ => Error::driver(format!("connecting to `{address}`"), error),
     }
+}
+
+/// What the words of the TLS library mean, where they are among the driver's, and what to do. The driver tells these faults from
+/// no others.
+fn tls_fault(message: &str) -> Option<(&'static str, &'static str)> {
+    const FAULTS: [(&str, &str, &str); 6] = [
+        (
+            "UnknownIssuer",
+            "its certificate is signed by an authority that is not trusted here",
+            "name the file with the authority's certificate in the connection string, as `tlsCAFile=/path/to/ca.pem`",
+        ),
+        ("NotValidForName", "its certificate is for another host name", "connect by a name that the certificate has"),
+        ("Expired", "its certificate has expired", "renew the server's certificate, or set this machine's clock"),
+        (
+            "invalid peer certificate",
+            "its certificate is not valid",
+            "the driver's words below say why; `tlsCAFile=/path/to/ca.pem` in the connection string names an authority to trust",
+        ),
+        (
+            "InvalidContentType",
+            "it does not speak TLS",
+            "leave `tls=true` out of the connection string, or turn TLS on at the server",
+        ),
+        (
+            "received fatal alert",
+            "it refuses the TLS connection",
+            "it may want a certificate of ours: name a file with certificate and key as `tlsCertificateKeyFile=/path/to/client.pem`",
+        ),
+    ];
+    let (_, reason, hint) = FAULTS.iter().find(|(words, ..)| message.contains(words))?;
+    Some((reason, hint))
 }
 
 /// The first number of `6.0.5`.

@@ -51,6 +51,19 @@ pub enum Error {
         /// Redacted.
         address: String,
     },
+    /// A server answers, but the two do not trust each other.
+    #[error("no secure connection to the MongoDB server at `{address}`: {reason}\nhint: {hint}")]
+    Tls {
+        /// Redacted.
+        address: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+        /// The driver's own words.
+        #[source]
+        source: Box<mongodb::error::Error>,
+    },
     /// Older than FiftyOne supports.
     #[error("the MongoDB server at `{address}` is version {version}; FiftyOne needs 6.0 or newer\nhint: upgrade the server")]
     ServerTooOld {
@@ -279,7 +292,7 @@ impl From<Error> for RunError {
         RunError::Database {
             message: error.to_string(),
             source: match error {
-                Error::Driver { source, .. } | Error::Unreachable { source, .. } => Some(source),
+                Error::Driver { source, .. } | Error::Unreachable { source, .. } | Error::Tls { source, .. } => Some(source),
                 _ => None,
             },
         }

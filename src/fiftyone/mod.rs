@@ -19,7 +19,7 @@ mod source;
 mod stored_sample;
 mod upkeep;
 
-pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation};
+pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;

@@ -12,7 +12,7 @@ use std::{
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr, WriterBuilder};
 
-use super::{error::MediaError, image::read_file};
+use super::{error::MediaError, file::shown, image::read_file, turns::wait_for_turn};
 
 /// An array in C order.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +74,10 @@ impl ArrayValues {
 const MAX_HEADER_BYTES: usize = 10_000;
 /// A header holds one dict, one tuple, and for record types a few more. The parser recurses with each.
 const MAX_HEADER_BRACKETS: usize = 16;
+/// The longest beginning of a file in which a header lies.
+const MAX_START_BYTES: u64 = 12 + MAX_HEADER_BYTES as u64;
+/// Deflate makes at most 258 bytes of 2 bits.
+const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// Reads an array from a `.npy` file of at most `max_bytes`.
 ///
@@ -81,25 +85,36 @@ const MAX_HEADER_BRACKETS: usize = 16;
 /// The path is no regular file or cannot be read, or see [`parse_array`].
 pub fn read_array_file(path: &Path, max_bytes: u64) -> Result<Array, MediaError> {
     let bytes = read_file(path, max_bytes)?;
-    parse_array(&bytes, &format!("`{}`", path.display()))
+    parse_array(&bytes, &format!("`{}`", shown(path)))
 }
 
-/// Reads an array from a document: a zlib stream of a `.npy` file that inflates to at most `max_bytes`.
+/// Reads an array from a document: a zlib stream of a `.npy` file of at most `max_bytes`. No more is inflated than the file's
+/// header says there is.
 ///
 /// # Errors
-/// The stream is damaged, ends early or inflates to more, or see [`parse_array`].
+/// The stream is damaged or ends early, holds more than its header says or than `max_bytes`, or see [`parse_array`].
 pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> {
     const ORIGIN: &str = "the array in the document";
+    let error = |reason: String| MediaError::array(ORIGIN, reason);
+    let damaged = |cause: io::Error| error(format!("is no complete zlib stream: {cause}"));
+    let mut stream = ZlibDecoder::new(bytes);
     let mut inflated = Vec::new();
-    // The buffer grows with what really comes out; one byte more than allowed tells a bomb from a perfect fit.
-    ZlibDecoder::new(bytes)
-        .take(max_bytes.saturating_add(1))
-        .read_to_end(&mut inflated)
-        .map_err(|error| MediaError::array(ORIGIN, format!("is no complete zlib stream: {error}")))?;
-    if inflated.len() as u64 > max_bytes {
-        return Err(MediaError::array(ORIGIN, format!("inflates to more than {max_bytes} bytes")));
+    stream.by_ref().take(MAX_START_BYTES).read_to_end(&mut inflated).map_err(damaged)?;
+    let header = Header::parse(&inflated, ORIGIN)?;
+    let whole = (header.data_start as u64).saturating_add(header.data_bytes as u64);
+    if whole > max_bytes {
+        return Err(error(format!("inflates to {whole} bytes, more than the {max_bytes} that are allowed")));
     }
-    parse_array(&inflated, ORIGIN)
+    wait_for_turn(0, whole);
+    // One byte more than there should be, which also makes the decoder look at its checksum.
+    let missing = (whole + 1).saturating_sub(inflated.len() as u64);
+    // No more in advance than such a stream can hold.
+    inflated.reserve_exact(missing.min(bytes.len() as u64 * MAX_DEFLATE_RATIO) as usize);
+    stream.take(missing).read_to_end(&mut inflated).map_err(damaged)?;
+    if inflated.len() as u64 > whole {
+        return Err(error(format!("inflates to more than the {whole} bytes that its header says")));
+    }
+    header.array(&inflated, ORIGIN)
 }
 
 /// Reads an array from the content of a `.npy` file (version 1.0, 2.0 or 3.0, either byte order, C or Fortran order; bool,
@@ -108,44 +123,85 @@ pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> 
 /// # Errors
 /// It is no such file, of another type (Python objects, records, text, complex numbers), or shorter than its header says.
 pub fn parse_array(bytes: &[u8], origin: &str) -> Result<Array, MediaError> {
-    let error = |reason: String| MediaError::array(origin, reason);
-    let header = check_header(bytes).map_err(error)?;
-    let data = &bytes[header.end..];
-    let (dtype, order, shape) = match plain_header(&bytes[header.clone()]) {
-        Some((kind, order, shape)) => (DType::Plain(kind), order, shape),
-        None => {
-            let header = NpyHeader::from_reader(&bytes[..header.end])
-                .map_err(|cause| error(format!("its header cannot be read: {cause}")))?;
-            let shape: Result<Vec<usize>, _> = header.shape().iter().map(|&side| usize::try_from(side)).collect();
-            (header.dtype(), header.order(), shape.map_err(|_| error("is larger than memory".to_owned()))?)
-        }
-    };
-    if !(1..=4).contains(&shape.len()) {
-        return Err(error(format!("has {} axes; 1 to 4 can be read", shape.len())));
-    }
-    let unsupported = || {
-        let hint = if dtype.uses_pickled_array() { " (Python objects are never loaded)" } else { "" };
-        error(format!("holds values of type {}{hint}; bool, integers and floats can be read", dtype.descr()))
-    };
-    let DType::Plain(kind) = &dtype else {
-        return Err(unsupported());
-    };
-    let size = kind.num_bytes().filter(|size| (1..=8).contains(size)).ok_or_else(unsupported)?;
-    let length = shape.iter().try_fold(size, |total, &side| total.checked_mul(side));
-    let data = length.and_then(|length| data.get(..length)).ok_or_else(|| {
-        error(format!("says it holds {shape:?} values of {size} bytes, but only {} bytes follow: it is truncated", data.len()))
-    })?;
+    Header::parse(bytes, origin)?.array(bytes, origin)
+}
 
+/// What a header says, where it is something that can be read.
+struct Header {
+    kind: TypeStr,
+    order: Order,
+    shape: Vec<usize>,
+    /// Bytes before the values.
+    data_start: usize,
+    /// Bytes of the values.
+    data_bytes: usize,
+}
+
+impl Header {
+    /// From the beginning of a `.npy` file.
+    fn parse(bytes: &[u8], origin: &str) -> Result<Header, MediaError> {
+        let error = |reason: String| MediaError::array(origin, reason);
+        let text = check_header(bytes).map_err(error)?;
+        let data_start = text.end;
+        let (dtype, order, shape) = match plain_header(&bytes[text]) {
+            Some((kind, order, shape)) => (DType::Plain(kind), order, shape),
+            None => {
+                let header = NpyHeader::from_reader(&bytes[..data_start])
+                    .map_err(|cause| error(format!("its header cannot be read: {cause}")))?;
+                let shape: Result<Vec<usize>, _> = header.shape().iter().map(|&side| usize::try_from(side)).collect();
+                (header.dtype(), header.order(), shape.map_err(|_| error("is larger than memory".to_owned()))?)
+            }
+        };
+        if !(1..=4).contains(&shape.len()) {
+            return Err(error(format!("has {} axes; 1 to 4 can be read", shape.len())));
+        }
+        let (size, kind) = match &dtype {
+            DType::Plain(kind) => (kind.num_bytes().filter(|size| (1..=8).contains(size)), Some(kind)),
+            _ => (None, None),
+        };
+        let Some((size, kind)) = size.zip(kind) else {
+            let hint = if dtype.uses_pickled_array() { " (Python objects are never loaded)" } else { "" };
+            return Err(error(unsupported(&dtype.descr(), hint)));
+        };
+        let data_bytes = shape.iter().try_fold(size, |total, &side| total.checked_mul(side));
+        let data_bytes = data_bytes.ok_or_else(|| error("its shape is larger than any memory".to_owned()))?;
+        Ok(Header { kind: kind.clone(), order, shape, data_start, data_bytes })
+    }
+
+    /// The array, from all bytes of the file.
+    fn array(self, bytes: &[u8], origin: &str) -> Result<Array, MediaError> {
+        let Header { kind, order, shape, data_start, data_bytes } = self;
+        let size = kind.num_bytes().unwrap_or_default();
+        let data = bytes.get(data_start..).unwrap_or_default();
+        let data = data.get(..data_bytes).ok_or_else(|| {
+            let few = data.len();
+            MediaError::array(
+                origin,
+                format!("says it holds {shape:?} values of {size} bytes, but only {few} bytes follow: it is truncated"),
+            )
+        })?;
+        let values = values(data, &kind, size, &shape, order)
+            .ok_or_else(|| MediaError::array(origin, unsupported(&DType::Plain(kind).descr(), "")))?;
+        Ok(Array { shape, values })
+    }
+}
+
+fn unsupported(kind: &str, hint: &str) -> String {
+    format!("holds values of type {kind}{hint}; bool, integers and floats can be read")
+}
+
+/// The numbers in `data`; `None` for a type that is not read.
+fn values(data: &[u8], kind: &TypeStr, size: usize, shape: &[usize], order: Order) -> Option<ArrayValues> {
     let big = kind.endianness() == Endianness::Big;
     macro_rules! values {
         ($variant:ident, $number:ty) => {
-            ArrayValues::$variant(in_c_order(numbers(data, big, <$number>::from_ne_bytes), &shape, order))
+            ArrayValues::$variant(in_c_order(numbers(data, big, <$number>::from_ne_bytes), shape, order))
         };
     }
-    let values = match (kind.type_char(), size) {
+    Some(match (kind.type_char(), size) {
         (TypeChar::Bool, 1) => {
             let flags = data.iter().map(|&flag| u8::from(flag != 0)).collect();
-            ArrayValues::Bool(in_c_order(flags, &shape, order))
+            ArrayValues::Bool(in_c_order(flags, shape, order))
         }
         (TypeChar::Uint, 1) => values!(U8, u8),
         (TypeChar::Int, 1) => values!(I8, i8),
@@ -158,13 +214,12 @@ pub fn parse_array(bytes: &[u8], origin: &str) -> Result<Array, MediaError> {
         (TypeChar::Float, 2) => {
             let halves: Vec<half::f16> = numbers(data, big, half::f16::from_ne_bytes);
             let floats = halves.into_iter().map(f32::from).collect();
-            ArrayValues::F16(in_c_order(floats, &shape, order))
+            ArrayValues::F16(in_c_order(floats, shape, order))
         }
         (TypeChar::Float, 4) => values!(F32, f32),
         (TypeChar::Float, 8) => values!(F64, f64),
-        _ => return Err(unsupported()),
-    };
-    Ok(Array { shape, values })
+        _ => return None,
+    })
 }
 
 /// A header exactly as numpy writes it, which most masks have; what differs in anything is left to npyz, whose parser of
@@ -396,8 +451,27 @@ mod tests {
     fn a_zlib_bomb_is_refused() {
         let bomb = deflate_f32(&[1000, 1000], &vec![0.0; 1_000_000]);
         assert!(bomb.len() < 40_000);
-        assert!(inflate_array(&bomb, 1 << 20).unwrap_err().to_string().contains("inflates to more"));
+        assert!(
+            inflate_array(&bomb, 1 << 20).unwrap_err().to_string().contains("inflates to 4000128 bytes, more than the 1048576")
+        );
         assert!(inflate_array(&bomb, 5 << 20).is_ok());
+    }
+
+    #[test]
+    fn a_stream_holds_what_its_header_says() {
+        let deflated = |values: &[u8]| {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(9));
+            encoder.write_all(&npy(&header("'|u1'", "False", "(2, 3)"), values)).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert!(inflate_array(&deflated(&[7; 6]), 1 << 10).is_ok());
+        let more = inflate_array(&deflated(&vec![7; 1 << 24]), 1 << 30).unwrap_err().to_string();
+        assert!(more.contains("inflates to more than the"), "{more}");
+        let fewer = inflate_array(&deflated(&[7; 5]), 1 << 10).unwrap_err().to_string();
+        assert!(fewer.contains("truncated"), "{fewer}");
+        let mut wrong = deflated(&[7; 6]);
+        *wrong.last_mut().unwrap() ^= 1;
+        assert!(inflate_array(&wrong, 1 << 10).unwrap_err().to_string().contains("zlib"), "its checksum counts");
     }
 
     #[test]

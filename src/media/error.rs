@@ -2,11 +2,13 @@
 
 use std::{io, path::PathBuf};
 
+use super::file::shown;
+
 /// A fault of one file or one array; none of them concerns the run as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// The operating system refused to open or read the file.
-    #[error("cannot read `{}`: {cause}", path.display())]
+    #[error("cannot read `{}`: {cause}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -14,7 +16,7 @@ pub enum MediaError {
         cause: io::Error,
     },
     /// A directory, pipe, device or socket.
-    #[error("`{}` is {what}, not a file", path.display())]
+    #[error("`{}` is {what}, not a file", shown(path))]
     NotAFile {
         /// What was named.
         path: PathBuf,
@@ -22,13 +24,13 @@ pub enum MediaError {
         what: &'static str,
     },
     /// Zero bytes.
-    #[error("`{}` is empty (0 bytes): copy or download it again", path.display())]
+    #[error("`{}` is empty (0 bytes): copy or download it again", shown(path))]
     Empty {
         /// The file.
         path: PathBuf,
     },
     /// The content is of no format that is read here, whatever the name says.
-    #[error("`{}` {what}; camflow reads JPEG, PNG, GIF, BMP, TIFF and WebP", path.display())]
+    #[error("`{}` {what}; camflow reads JPEG, PNG, GIF, BMP, TIFF and WebP", shown(path))]
     UnsupportedFormat {
         /// The file.
         path: PathBuf,
@@ -36,7 +38,7 @@ pub enum MediaError {
         what: String,
     },
     /// The file is of a known format but broken, or uses something that is not read here.
-    #[error("cannot decode `{}`: {reason}", path.display())]
+    #[error("cannot decode `{}`: {reason}", shown(path))]
     Undecodable {
         /// The file.
         path: PathBuf,
@@ -44,7 +46,7 @@ pub enum MediaError {
         reason: String,
     },
     /// More pixels or bytes than the limits allow.
-    #[error("`{}` is too large: {what}, the limit is {limit}; make it smaller or raise the limit", path.display())]
+    #[error("`{}` is too large: {what}, the limit is {limit}; make it smaller or raise the limit", shown(path))]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -86,7 +88,7 @@ pub enum MediaError {
         reason: String,
     },
     /// The file could not be written.
-    #[error("cannot write `{}`: {cause}", path.display())]
+    #[error("cannot write `{}`: {cause}", shown(path))]
     Unwritable {
         /// The file.
         path: PathBuf,

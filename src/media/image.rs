@@ -5,17 +5,18 @@
 //! of an animation the first frame counts. The content decides the format, never the name.
 
 use std::{
-    fs,
     io::{Cursor, Read},
     path::Path,
 };
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::{
     error::MediaError,
+    file::open_regular,
     jpeg,
     orientation::{ExifPolicy, Orientation},
+    turns::wait_for_turn,
 };
 
 /// An image in memory.
@@ -64,13 +65,20 @@ impl Default for ImageLimits {
 /// The path is no regular file (nothing is opened then: a named pipe would block), cannot be read, is empty, of an unknown
 /// format, larger than the limits, damaged or truncated.
 pub fn read_image(path: &Path, limits: &ImageLimits, exif: ExifPolicy) -> Result<RgbImage, MediaError> {
-    let bytes = read_file(path, limits.max_bytes)?;
-    let (format, picture) = decode(path, &bytes, limits)?;
+    parse_image(path, &read_file(path, limits.max_bytes)?, limits, exif)
+}
+
+/// Reads an image from the content of its file, as [`read_image`] does; the path is for errors.
+///
+/// # Errors
+/// The content is of an unknown format, larger than the limits, damaged or truncated.
+pub fn parse_image(path: &Path, bytes: &[u8], limits: &ImageLimits, exif: ExifPolicy) -> Result<RgbImage, MediaError> {
+    let (format, picture) = decode(path, bytes, limits)?;
     let (height, width, pixels) = to_rgb(path, picture)?;
     let orientation = match format {
         // Neither format carries EXIF.
         ImageFormat::Gif | ImageFormat::Bmp => Orientation::Upright,
-        _ => Orientation::of_file(&bytes),
+        _ => Orientation::of_file(bytes),
     };
     // Pillow turns TIFF upright while loading, so there the models see what the tag says, too.
     if exif == ExifPolicy::Apply || format == ImageFormat::Tiff {
@@ -86,22 +94,22 @@ pub fn read_image(path: &Path, limits: &ImageLimits, exif: ExifPolicy) -> Result
 /// The whole content of a regular, non-empty file of at most `max_bytes`.
 pub(super) fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, MediaError> {
     let unreadable = |cause| MediaError::Unreadable { path: path.to_owned(), cause };
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        let what = if metadata.is_dir() { "a folder" } else { "a pipe or device" };
-        return Err(MediaError::NotAFile { path: path.to_owned(), what });
-    }
     let too_large = |bytes: u64| MediaError::TooLarge {
         path: path.to_owned(),
         what: format!("{bytes} bytes"),
         limit: format!("{max_bytes} bytes"),
     };
-    if metadata.len() > max_bytes {
-        return Err(too_large(metadata.len()));
+    let opened = open_regular(path).map_err(unreadable)?;
+    let (file, length) = opened.map_err(|what| MediaError::NotAFile { path: path.to_owned(), what })?;
+    match length {
+        // Not read: the files of `/proc` call themselves empty, and some of them block.
+        0 => return Err(MediaError::Empty { path: path.to_owned() }),
+        length if length > max_bytes => return Err(too_large(length)),
+        _ => {}
     }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    wait_for_turn(0, length);
+    let mut bytes = Vec::with_capacity(length as usize);
     // One byte more than allowed, since a file may grow while it is read.
-    let file = fs::File::open(path).map_err(unreadable)?;
     file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
     match bytes.len() as u64 {
         0 => Err(MediaError::Empty { path: path.to_owned() }),
@@ -154,6 +162,10 @@ pub(super) fn decode(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<
     let decoder = reader.into_decoder().map_err(|error| undecodable(error.to_string()))?;
     let (width, height) = decoder.dimensions();
     check(height as usize, width as usize)?;
+    // Wider pixels are refused below; before they take memory is better.
+    if decoder.color_type().bytes_per_pixel() > 8 {
+        return Err(wide_pixels(path, decoder.color_type()));
+    }
     // The colour type in a PNG's first chunk; 0 is gray.
     let alpha_is_a_level = format == ImageFormat::Png && bytes.get(25) == Some(&0);
     let image = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(error.to_string()))?;
@@ -175,7 +187,13 @@ fn check_size(path: &Path, height: usize, width: usize, limits: &ImageLimits) ->
             limit: format!("{max_pixels} pixels"),
         });
     }
+    wait_for_turn(pixels, 0);
     Ok(())
+}
+
+fn wide_pixels(path: &Path, color: ColorType) -> MediaError {
+    let reason = format!("{color:?} pixels are not read: convert it to 8 bits per channel");
+    MediaError::Undecodable { path: path.to_owned(), reason }
 }
 
 /// Pillow's `convert("RGB")`: height, width, pixels.
@@ -197,10 +215,7 @@ fn to_rgb(path: &Path, picture: Picture) -> Result<(usize, usize, Vec<u8>), Medi
         DynamicImage::ImageRgba16(rgba) => {
             rgba.as_raw().chunks_exact(4).flat_map(|v| [high(v[0]), high(v[1]), high(v[2])]).collect()
         }
-        other => {
-            let reason = format!("{:?} pixels are not read: convert it to 8 bits per channel", other.color());
-            return Err(MediaError::Undecodable { path: path.to_owned(), reason });
-        }
+        other => return Err(wide_pixels(path, other.color())),
     };
     Ok((height, width, pixels))
 }
@@ -209,7 +224,7 @@ fn to_rgb(path: &Path, picture: Picture) -> Result<(usize, usize, Vec<u8>), Medi
 mod tests {
     use super::*;
     use crate::media::{ArrayValues, read_array_file};
-    use std::path::PathBuf;
+    use std::{fs, path::PathBuf};
 
     fn testdata(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("src/media/testdata").join(name)
@@ -278,14 +293,21 @@ mod tests {
         assert!(read(folder.path()).unwrap_err().to_string().contains("a folder"));
     }
 
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     #[test]
-    fn a_pipe_does_not_block() {
+    fn what_is_no_file_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("photo.jpg");
         let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(made.success());
         assert!(read(&path).unwrap_err().to_string().contains("pipe"));
+        assert!(read(Path::new("/dev/zero")).unwrap_err().to_string().contains("device"));
+        // A regular file by its own account, of 0 bytes, that blocks whoever reads it.
+        assert!(read(Path::new("/proc/kmsg")).is_err());
+        // A file without blocks on disk, as large as no image is.
+        fs::remove_file(&path).unwrap();
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("is too large: 1099511627776 bytes"));
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub(super) struct Jpeg {
     pub(super) is_gray: bool,
 }
 
+/// A progressive file needs about ten scans. Each goes over all pixels, whatever it brings, so that a small file with thousands of
+/// them would be decoded for hours.
+const MAX_SCANS: usize = 100;
+
 /// Whether the bytes begin as a JPEG file does.
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\xff\xd8\xff")
@@ -27,6 +31,10 @@ pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
 ///
 /// The outer error is a broken file, the inner one what `check` returned.
 pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result<(), E>) -> Result<Result<Jpeg, E>, String> {
+    let scans = count_scans(bytes);
+    if scans > MAX_SCANS {
+        return Err(format!("its {scans} scans are more than the {MAX_SCANS} that are read: write it again with any program"));
+    }
     let source = CompleteFile { rest: bytes, ran_out: &Cell::new(false) };
     let ran_out = source.ran_out;
     // libjpeg reports a fatal error by a function that must not return. mozjpeg unwinds from it with `resume_unwind`, which
@@ -45,6 +53,25 @@ pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result
     } else {
         format!("not a valid JPEG: {reason}")
     })
+}
+
+/// How many scans the first image in the file has. Like libjpeg it skips what stands between the segments.
+fn count_scans(bytes: &[u8]) -> usize {
+    let (mut at, mut scans) = (2, 0);
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        match (first, marker) {
+            (0xff, 0xd9) => break,
+            // No marker, or one without a length: what a scan holds is passed this way, too.
+            (0..0xff, _) | (_, 0xff) => at += 1,
+            (_, 0 | 1 | 0xd0..=0xd8) => at += 2,
+            _ => {
+                scans += usize::from(marker == 0xda);
+                let length = bytes.get(at + 2..at + 4).map_or(2, |b| u16::from_be_bytes([b[0], b[1]]));
+                at += 2 + usize::from(length);
+            }
+        }
+    }
+    scans
 }
 
 fn decode_or_unwind<E>(source: &CompleteFile, check: impl FnOnce(usize, usize) -> Result<(), E>) -> io::Result<Result<Jpeg, E>> {
@@ -129,6 +156,24 @@ mod tests {
                 assert!(decode(&file[..end], unlimited).is_err(), "{end} of {} bytes", file.len());
             }
         }
+    }
+
+    #[test]
+    fn scans_are_counted_and_limited() {
+        assert_eq!(count_scans(include_bytes!("testdata/color_420.jpg")), 1);
+        let file = include_bytes!("testdata/color_progressive.jpg");
+        let scans = count_scans(file);
+        assert!((2..20).contains(&scans), "{scans}");
+        // The last scan again and again, garbage in between.
+        let last = file.windows(2).rposition(|pair| pair == b"\xff\xda").unwrap();
+        let mut bomb = file[..file.len() - 2].to_vec();
+        for _ in 0..100 {
+            bomb.extend_from_slice(b"garbage");
+            bomb.extend_from_slice(&file[last..file.len() - 2]);
+        }
+        bomb.extend_from_slice(b"\xff\xd9");
+        assert_eq!(count_scans(&bomb), scans + 100);
+        assert!(decode(&bomb, unlimited).err().unwrap().contains("scans"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 use image::{DynamicImage, ImageFormat};
 
 use super::{
-    array::{Array, ArrayValues},
+    array::{Array, ArrayValues, inflate_array},
     error::MediaError,
     geometry::{BinaryMask, MaskValue},
     image::{ImageLimits, Picture, decode, read_file},
@@ -72,18 +72,41 @@ impl LabelMask {
         Ok(LabelMask { height, width, pixels })
     }
 
+    /// Takes a mask from a document: see [`inflate_array`] and [`LabelMask::from_array`].
+    ///
+    /// # Errors
+    /// As those two, or the mask is larger than the limits.
+    pub fn inflate(bytes: &[u8], limits: &ImageLimits) -> Result<Self, MediaError> {
+        // Eight bytes a pixel are the most that any type takes.
+        let array = inflate_array(bytes, limits.max_bytes.min(limits.max_pixels.saturating_mul(8)))?;
+        let mask = Self::from_array(array)?;
+        let pixels = mask.height as u64 * mask.width as u64;
+        if pixels > limits.max_pixels {
+            let (height, width, most) = (mask.height, mask.width, limits.max_pixels);
+            return Err(MediaError::mask(format!("its {height} x {width} pixels are more than the {most} that are allowed")));
+        }
+        Ok(mask)
+    }
+
     /// Reads a mask file.
     ///
     /// # Errors
     /// The path is no regular file, cannot be read, is no image of a known format, larger than the limits, damaged, or a
     /// `.npy` (which FiftyOne does not read either).
     pub fn read(path: &Path, limits: &ImageLimits) -> Result<Self, MediaError> {
-        let bytes = read_file(path, limits.max_bytes)?;
+        Self::parse(path, &read_file(path, limits.max_bytes)?, limits)
+    }
+
+    /// Reads a mask from the content of its file, as [`LabelMask::read`] does; the path is for errors.
+    ///
+    /// # Errors
+    /// The content is no image of a known format, larger than the limits, damaged, or a `.npy`.
+    pub fn parse(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<Self, MediaError> {
         if bytes.starts_with(b"\x93NUMPY") {
             let what = "holds a numpy array, which FiftyOne cannot read as a `mask_path`: store it as PNG".to_owned();
             return Err(MediaError::UnsupportedFormat { path: path.to_owned(), what });
         }
-        let (format, Picture { image, alpha_is_a_level }) = decode(path, &bytes, limits)?;
+        let (format, Picture { image, alpha_is_a_level }) = decode(path, bytes, limits)?;
         let (height, width) = (image.height() as usize, image.width() as usize);
         let undecodable = |reason: &str| MediaError::Undecodable { path: path.to_owned(), reason: reason.to_owned() };
         let wide = |samples: Vec<u16>| MaskPixels::Index(samples.into_iter().map(i64::from).collect());
@@ -98,7 +121,7 @@ impl LabelMask {
             DynamicImage::ImageLumaA8(gray) => MaskPixels::Rgb(gray.as_raw().chunks_exact(2).flat_map(|v| [v[0]; 3]).collect()),
             DynamicImage::ImageRgb8(rgb) => {
                 let rgb = rgb.into_raw();
-                if format == ImageFormat::Bmp && bmp_is_gray(&bytes, &rgb) {
+                if format == ImageFormat::Bmp && bmp_is_gray(bytes, &rgb) {
                     MaskPixels::Index8(rgb.into_iter().step_by(3).collect())
                 } else {
                     MaskPixels::Rgb(rgb)

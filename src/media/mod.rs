@@ -5,6 +5,7 @@
 
 mod array;
 mod error;
+mod file;
 mod geometry;
 mod image;
 mod jpeg;
@@ -17,12 +18,14 @@ mod resample;
 mod shapes;
 mod sheet;
 mod step;
+mod turns;
 mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use error::MediaError;
+pub use file::{open_regular, shown};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside};
-pub use image::{ImageLimits, RgbImage, read_image};
+pub use image::{ImageLimits, RgbImage, parse_image, read_image};
 pub use mask::LabelMask;
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};
@@ -31,4 +34,5 @@ pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};
 pub use step::PreprocessStep;
-pub use write::{Durability, sync_names, with_suffix, write_atomically};
+pub use turns::with_large_pictures_in_turn;
+pub use write::{Durability, create_folders, sync_names, with_suffix, write_atomically};

@@ -14,6 +14,9 @@ use super::{
     step::{Change, PreprocessStep},
 };
 
+/// The largest input that is made, 8K video: a narrow image whose smaller side is enlarged may ask for any size.
+const MAX_INPUT_PIXELS: usize = 1 << 25;
+
 /// The steps of one model, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -51,14 +54,23 @@ impl Preprocess {
             top: 0,
             left: 0,
         };
+        let fits = |height: usize, width: usize| match height.checked_mul(width) {
+            Some(pixels) if pixels <= MAX_INPUT_PIXELS => Ok(()),
+            _ => Err(MediaError::preprocess(format!(
+                "an image of {} x {} pixels becomes one of {height} x {width} for the model; at most {MAX_INPUT_PIXELS} pixels are possible",
+                image.height, image.width
+            ))),
+        };
         for step in &self.steps {
             match step.change(current.height, current.width)? {
                 None => {}
                 Some(Change::Resize { height, width, interpolation, antialias }) => {
+                    fits(height, width)?;
                     current = Cow::Owned(resize_rgb(&current, height, width, interpolation, antialias)?);
                     (region.frame_height, region.frame_width) = (height, width);
                 }
                 Some(Change::Crop(crop)) => {
+                    fits(crop.height, crop.width)?;
                     current = Cow::Owned(crop.cut(&current)?);
                     region.top += crop.top;
                     region.left += crop.left;
@@ -72,6 +84,7 @@ impl Preprocess {
                 image.height, image.width
             )));
         }
+        fits(height, width)?;
         Ok(ModelInput { pixels: self.to_floats(&current.pixels), height, width, region })
     }
 
@@ -220,6 +233,10 @@ mod tests {
         let wide = RgbImage::new(1, 100_000, vec![0; 300_000]);
         assert!(preprocess(r#"[{"op":"resize_smaller","size":2000}]"#).apply(&wide).is_err());
         assert!(preprocess(r#"[{"op":"center_crop_multiple","of":14}]"#).apply(&wide).is_err());
+        // A file of some hundred bytes that would keep a network busy for days.
+        let thin = RgbImage::new(1, 1000, vec![0; 3000]);
+        let error = preprocess(r#"[{"op":"resize_smaller","size":520}]"#).apply(&thin).unwrap_err().to_string();
+        assert!(error.contains("1 x 1000 pixels becomes one of 520 x 520000"), "{error}");
     }
 
     #[test]

@@ -29,8 +29,21 @@ pub fn with_suffix(stem: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Makes a folder and those above it, where they are missing; permissions follow the umask, but not everyone may write there.
+///
+/// # Errors
+/// The system refuses.
+pub fn create_folders(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o775);
+    builder.create(folder)
+}
+
 /// Writes a file under a temporary name in the same folder and renames it when it is complete: nobody ever sees half a file,
-/// and an existing file is replaced in one step. Missing parent folders are created; permissions follow the umask.
+/// and an existing file is replaced in one step. Missing parent folders are created; permissions follow the umask, but not
+/// everyone may write.
 ///
 /// The temporary file is removed on any error and on a panic, but not when the process is killed: it is named `.camflow-*.tmp`.
 ///
@@ -87,13 +100,14 @@ fn write(path: &Path, durability: Durability, fill: impl FnOnce(&mut BufWriter<&
     }
     let mut builder = tempfile::Builder::new();
     builder.prefix(".camflow-").suffix(".tmp");
-    // tempfile's own files are private to the user; results are for everyone whom the umask lets read.
+    // tempfile's own files are private to the user; results are for everyone whom the umask lets read, such as the user of the
+    // App. Nobody but user and group may change them, whatever the umask.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o664));
     let temporary = match builder.tempfile_in(&folder) {
         // Creating the folder only when it is missing saves a system call for every other file.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(&folder)?;
+            create_folders(&folder)?;
             builder.tempfile_in(&folder)?
         }
         other => other?,

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use super::{Change, Fingerprint};
-use crate::media::{BinaryMask, FrameRegion, MaskValue};
+use crate::media::{BinaryMask, FrameRegion, MaskValue, shown};
 
 /// One sample of the selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct SampleRef {
 
 impl fmt::Display for SampleRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sample `{}` ({})", self.id, self.media_path.display())
+        write!(f, "sample `{}` ({})", self.id, shown(&self.media_path))
     }
 }
 

@@ -40,7 +40,10 @@ pub enum RunError {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// Files cannot be written any more.
-    #[error("cannot write to `{}`: {source}\nhint: free space or choose another folder with `--out`; run the same command again to go on", path.display())]
+    #[error(
+        "cannot write to `{}`: {source}\nhint: free space or choose another folder with `--out`; run the same command again to go on",
+        crate::media::shown(path)
+    )]
     Output {
         /// The folder or file.
         path: std::path::PathBuf,

@@ -4,8 +4,7 @@
 //! Source of the layout: `torch/export/pt2_archive` of torch 2.11.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
+    collections::{BTreeMap, HashMap, HashSet},
     io::Cursor,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,9 +17,19 @@ use super::{
     ProgramError,
     schema::{Payload, Size, VersionHeader, WeightsConfig},
 };
+use crate::media::{open_regular, shown};
 
 /// The schema major version that this reader knows.
 pub const SCHEMA_MAJOR: i64 = 8;
+
+/// The largest JSON that is parsed: the graph of a large network has some megabytes, and each may take ten in memory.
+const MAX_JSON_BYTES: usize = 128 << 20;
+
+/// As many axes as libtorch's tensors have at most.
+const MAX_AXES: usize = 64;
+
+/// A weight may repeat few bytes many times (a stride of 0), but what it comes to then is limited by this or its own bytes.
+const MAX_REPEATED_BYTES: i64 = 64 << 20;
 
 /// An opened `.pt2` file.
 #[derive(Debug)]
@@ -47,26 +56,43 @@ pub struct StoredTensor {
     length: usize,
 }
 
+/// The tensors of one folder of an archive.
+#[derive(Debug, Default)]
+pub struct StoredTensors {
+    /// Those that can be used, by name.
+    pub found: HashMap<String, StoredTensor>,
+    /// The names of those that cannot.
+    pub unusable: HashSet<String>,
+    /// Why not, and what else is wrong, one text each.
+    pub problems: Vec<String>,
+}
+
 impl Archive {
     /// Opens a file, finds its entries and checks versions; reads no weights.
     ///
     /// # Errors
-    /// The file cannot be read, is no zip archive, is truncated, or was written by another version of the format.
+    /// The file cannot be read, is no zip archive, is truncated, has entries that are compressed, lie over each other or are named
+    /// to be unpacked elsewhere, or was written by another version of the format.
     pub fn open(path: &Path) -> Result<Archive, ProgramError> {
         let unreadable = |source| ProgramError::Unreadable { path: path.to_owned(), source };
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
         let malformed = |what: String| ProgramError::Malformed { path: path.to_owned(), what };
-        if !metadata.is_file() {
-            return Err(malformed("it is not a regular file".into()));
-        }
-        if metadata.len() == 0 {
+        let opened = open_regular(path).map_err(unreadable)?;
+        let (file, length) = opened.map_err(|what| malformed(format!("it is {what}, not a file")))?;
+        if length == 0 {
             return Err(malformed("it is empty".into()));
         }
         // SAFETY: the mapping is private (copy-on-write). A file that another process truncates while we run would fault, as
         // with every mapped file; the exporter never writes in place, it renames a complete file.
         let map = unsafe { MmapOptions::new().map_copy(&file) }.map_err(unreadable)?;
+        Self::from_map(path, map)
+    }
 
+    /// An archive whose bytes are in memory; the path is for errors.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn from_map(path: &Path, map: MmapMut) -> Result<Archive, ProgramError> {
+        let malformed = |what: String| ProgramError::Malformed { path: path.to_owned(), what };
         // Nothing comes before the archive. Asked to find out, the zip crate may take the directory of the archive that torch keeps
         // inside for the example inputs, and call the file damaged.
         let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
@@ -80,6 +106,7 @@ impl Archive {
             })
         })?;
         let mut entries = BTreeMap::new();
+        let mut spans = Vec::new();
         for index in 0..zip.len() {
             let entry = zip.by_index_raw(index).map_err(|source| malformed(format!("entry {index} is damaged: {source}")))?;
             let name =
@@ -88,17 +115,34 @@ impl Archive {
             let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
             let span = start.zip(size).filter(|(start, size)| start.checked_add(*size).is_some_and(|end| end <= map.len()));
             let Some((start, size)) = span else {
-                return Err(malformed(format!("entry `{name}` reaches beyond the end of the file")));
+                return Err(malformed(format!("entry `{}` reaches beyond the end of the file", shown(Path::new(&name)))));
             };
+            // Nothing is ever unpacked, so such a name can do no harm here; whoever wrote it meant some.
+            if name.starts_with('/') || name.split(['/', '\\']).any(|part| part == "..") {
+                return Err(malformed(format!("the name of entry `{}` leads out of the archive", shown(Path::new(&name)))));
+            }
             if entry.compression() != zip::CompressionMethod::Stored {
+                let name = shown(Path::new(&name)).to_string();
                 return Err(malformed(format!("entry `{name}` is compressed; torch.export never does that")));
             }
             // The first component is the file's stem at the time it was saved.
-            if let Some((_, below)) = name.split_once('/') {
-                entries.insert(below.to_owned(), (start, size));
+            if let Some((_, below)) = name.split_once('/')
+                && entries.insert(below.to_owned(), (start, size)).is_some()
+            {
+                return Err(malformed(format!("entry `{}` is there twice", shown(Path::new(below)))));
             }
+            spans.push((start, start + size, name));
         }
         drop(zip);
+        spans.sort_unstable();
+        for pair in spans.windows(2) {
+            if let [(_, end, first), (start, _, second)] = pair
+                && start < end
+            {
+                let [first, second] = [first, second].map(|name| shown(Path::new(name)).to_string());
+                return Err(malformed(format!("entries `{first}` and `{second}` lie over each other")));
+            }
+        }
 
         let mut archive =
             Archive { path: path.to_owned(), map: Arc::new(map), entries, program: String::new(), torch_version: String::new() };
@@ -174,7 +218,12 @@ impl Archive {
     }
 
     fn json<T: serde::de::DeserializeOwned>(&self, entry: &str) -> Result<T, ProgramError> {
-        serde_json::from_slice(self.bytes(entry)?).map_err(|error| self.malformed(&format!("entry `{entry}`: {error}")))
+        let bytes = self.bytes(entry)?;
+        if bytes.len() > MAX_JSON_BYTES {
+            let size = bytes.len();
+            return Err(self.malformed(&format!("entry `{entry}` has {size} bytes; at most {MAX_JSON_BYTES} are read")));
+        }
+        serde_json::from_slice(bytes).map_err(|error| self.malformed(&format!("entry `{entry}`: {error}")))
     }
 
     fn malformed(&self, what: &str) -> ProgramError {
@@ -185,17 +234,18 @@ impl Archive {
         ProgramError::Foreign { path: self.path.clone(), what }
     }
 
-    /// Parameters and persistent buffers by state-dict name; problems as texts.
-    pub fn weights(&self) -> (HashMap<String, StoredTensor>, Vec<String>) {
+    /// Parameters and persistent buffers by state-dict name.
+    pub fn weights(&self) -> StoredTensors {
         self.stored("weights")
     }
 
-    /// Tensor constants and non-persistent buffers by name; problems as texts.
-    pub fn constants(&self) -> (HashMap<String, StoredTensor>, Vec<String>) {
+    /// Tensor constants and non-persistent buffers by name.
+    pub fn constants(&self) -> StoredTensors {
         self.stored("constants")
     }
 
-    fn stored(&self, folder: &str) -> (HashMap<String, StoredTensor>, Vec<String>) {
+    fn stored(&self, folder: &str) -> StoredTensors {
+        let mut stored = StoredTensors::default();
         let config = format!("data/{folder}/{}_{folder}_config.json", self.program);
         let config: WeightsConfig = match self.json(&config) {
             Ok(config) => config,
@@ -205,18 +255,24 @@ impl Archive {
                 } else {
                     ""
                 };
-                return (HashMap::new(), vec![format!("entry `{config}` is missing{hint}")]);
+                stored.problems.push(format!("entry `{config}` is missing{hint}"));
+                return stored;
             }
-            Err(error) => return (HashMap::new(), vec![error.to_string()]),
+            Err(error) => {
+                stored.problems.push(error.to_string());
+                return stored;
+            }
         };
-        let (mut found, mut problems) = (HashMap::new(), Vec::new());
         for (name, payload) in config.config {
             match self.stored_tensor(folder, &payload) {
-                Ok(tensor) => drop(found.insert(name, tensor)),
-                Err(problem) => problems.push(format!("weight `{name}`: {problem}")),
+                Ok(tensor) => drop(stored.found.insert(name, tensor)),
+                Err(problem) => {
+                    stored.problems.push(format!("weight `{name}`: {problem}"));
+                    stored.unusable.insert(name);
+                }
             }
         }
-        (found, problems)
+        stored
     }
 
     fn stored_tensor(&self, folder: &str, payload: &Payload) -> Result<StoredTensor, String> {
@@ -230,7 +286,11 @@ impl Archive {
         let numbers = |sizes: &[Size]| -> Result<Vec<i64>, String> { sizes.iter().map(constant).collect() };
         let (sizes, strides) = (numbers(&meta.sizes)?, numbers(&meta.strides)?);
         let storage_offset = meta.storage_offset.as_ref().map_or(Ok(0), constant)?;
-        if sizes.len() != strides.len() || sizes.iter().chain(&strides).any(|n| *n < 0) || storage_offset < 0 {
+        if sizes.len() != strides.len()
+            || sizes.len() > MAX_AXES
+            || sizes.iter().chain(&strides).any(|n| *n < 0)
+            || storage_offset < 0
+        {
             return Err("its sizes and strides make no sense".into());
         }
         // The last element that the strides reach must lie inside the entry.
@@ -242,6 +302,10 @@ impl Archive {
         let end = last.and_then(|last| (last + i64::from(!empty)).checked_mul(element));
         if !empty && end.is_none_or(|end| end > length as i64) {
             return Err(format!("its {length} bytes are too few for shape {sizes:?} of {kind:?}"));
+        }
+        let whole = sizes.iter().try_fold(element, |total, size| total.checked_mul(*size));
+        if whole.is_none_or(|whole| whole > MAX_REPEATED_BYTES.max(length as i64)) {
+            return Err(format!("its shape {sizes:?} of {kind:?} is too large for the {length} bytes it has"));
         }
         if !empty && offset % element as usize != 0 {
             return Err("its bytes are not aligned".into());

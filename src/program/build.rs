@@ -1,7 +1,7 @@
 //! Second phase: the JSON as a checked graph. Names are resolved, subgraphs of `torch.no_grad()` blocks are inlined, and module
 //! paths lead to the values that their modules return.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     graph::{Arg, BatchDim, Binding, Graph, IntArg, Node, Operation, Output, ValueId},
@@ -41,11 +41,26 @@ struct Builder {
     problems: Vec<String>,
 }
 
+/// Far more than any network has: some passes take time by the square of it.
+const MAX_NODES: usize = 50_000;
+
+/// Longer names make every message long.
+const MAX_NAME_BYTES: usize = 1000;
+
+/// More are not collected: a graph that is nonsense throughout would have one for each word.
+const MAX_PROBLEMS: usize = 1000;
+
 impl Builder {
+    fn problem(&mut self, text: String) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(text);
+        }
+    }
+
     fn define(&mut self, name: &str, scope: &mut Scope) -> ValueId {
         let id = self.graph.add_value(name.to_owned());
         if scope.insert(name.to_owned(), id).is_some() {
-            self.problems.push(format!("value `{name}` is defined twice"));
+            self.problem(format!("value `{name}` is defined twice"));
         }
         id
     }
@@ -71,12 +86,11 @@ impl Builder {
                     self.graph.inputs.push(id);
                 }
                 InputSpec::UserInput { arg } => {
-                    self.problems
-                        .push(format!("an input of the model is no tensor but {}; wrap the model at export", kind_of(arg)));
+                    self.problem(format!("an input of the model is no tensor but {}; wrap the model at export", kind_of(arg)));
                 }
                 InputSpec::ConstantInput(_) => {}
                 InputSpec::Unknown(value) => {
-                    self.problems.push(format!("an input of kind {} is not supported", first_key(value)));
+                    self.problem(format!("an input of kind {} is not supported", first_key(value)));
                 }
             }
         }
@@ -92,7 +106,7 @@ impl Builder {
             self.graph.outputs.push(id);
         }
         if self.graph.outputs.iter().all(Option::is_none) {
-            self.problems.push("the model returns no tensor".into());
+            self.problem("the model returns no tensor".into());
         }
     }
 
@@ -133,7 +147,7 @@ impl Builder {
     fn lookup(&mut self, name: &str, scope: &Scope, user: &str) -> Option<ValueId> {
         let found = scope.get(name).copied();
         if found.is_none() {
-            self.problems.push(format!("{user} uses value `{name}`, which nothing before it defines"));
+            self.problem(format!("{user} uses value `{name}`, which nothing before it defines"));
         }
         found
     }
@@ -141,6 +155,12 @@ impl Builder {
     fn nodes(&mut self, nodes: &[schema::Node], scope: &mut Scope, no_grad: bool) {
         for node in nodes {
             let name = node.name.clone().unwrap_or_else(|| node.target.clone());
+            if self.graph.nodes.len() >= MAX_NODES {
+                return self.problem(format!("it has more than {MAX_NODES} nodes"));
+            }
+            if name.len() > MAX_NAME_BYTES {
+                return self.problem(format!("the name of a node has {} bytes; at most {MAX_NAME_BYTES} are read", name.len()));
+            }
             if let Some(kind) = node.target.strip_prefix("torch.ops.higher_order.") {
                 if kind == "_export_tracepoint" {
                     self.pass_through(node, &name, scope);
@@ -150,7 +170,7 @@ impl Builder {
                 continue;
             }
             let Some(operation) = operation(&node.target) else {
-                self.problems.push(format!("node `{name}`: operator `{}` is not supported", node.target));
+                self.problem(format!("node `{name}`: operator `{}` is not supported", node.target));
                 self.undefined(node, &name, scope);
                 continue;
             };
@@ -187,7 +207,7 @@ impl Builder {
     fn inline(&mut self, node: &schema::Node, name: &str, kind: &str, scope: &mut Scope, no_grad: bool) {
         let graph_at = node.inputs.iter().position(|input| matches!(input.arg, Argument::AsGraph(_)));
         let Some((at, Argument::AsGraph(subgraph))) = graph_at.map(|at| (at, &node.inputs[at].arg)) else {
-            self.problems.push(format!("node `{name}`: higher-order operator `{kind}` is not supported"));
+            self.problem(format!("node `{name}`: higher-order operator `{kind}` is not supported"));
             return self.undefined(node, name, scope);
         };
         let before = &node.inputs[..at];
@@ -196,13 +216,13 @@ impl Builder {
             "wrap_with_set_grad_enabled" => matches!(before.first().map(|input| &input.arg), Some(Argument::AsBool(false))),
             "wrap_with_autocast" if autocast_is_off(before) => no_grad,
             "wrap_with_autocast" => {
-                self.problems.push(format!(
+                self.problem(format!(
                     "node `{name}`: the model turns autocast on; export it without, precision is chosen at run time"
                 ));
                 return self.undefined(node, name, scope);
             }
             _ => {
-                self.problems.push(format!("node `{name}`: higher-order operator `{kind}` is not supported; export a model without data-dependent control flow"));
+                self.problem(format!("node `{name}`: higher-order operator `{kind}` is not supported; export a model without data-dependent control flow"));
                 return self.undefined(node, name, scope);
             }
         };
@@ -237,7 +257,7 @@ impl Builder {
                 other => match value_name(other) {
                     Some(name) => Output::Value(self.define(name, scope)),
                     None => {
-                        self.problems.push(format!("node `{node}`: a result of kind {} is not supported", kind_of(other)));
+                        self.problem(format!("node `{node}`: a result of kind {} is not supported", kind_of(other)));
                         Output::None
                     }
                 },
@@ -248,7 +268,7 @@ impl Builder {
     fn arg(&mut self, argument: &Argument, node: &str, scope: &Scope) -> Option<Arg> {
         let user = format!("node `{node}`");
         let unsupported = |builder: &mut Self, what: String| {
-            builder.problems.push(format!("{user}: {what} is not supported"));
+            builder.problem(format!("{user}: {what} is not supported"));
             None
         };
         Some(match argument {
@@ -337,6 +357,10 @@ fn operation(target: &str) -> Option<Operation> {
     }
     let mut parts = target.strip_prefix("torch.ops.")?.split('.');
     let (namespace, name, overload) = (parts.next()?, parts.next()?, parts.next()?);
+    // PyTorch's own operators compute. Others may do anything, and this one of its own reads and writes files.
+    if namespace != "aten" || name == "from_file" {
+        return None;
+    }
     let overload = if overload == "default" { "" } else { overload };
     Some(Operation::Operator { name: format!("{namespace}::{name}"), overload: overload.to_owned() })
 }
@@ -408,6 +432,7 @@ fn add_modules_from_stacks(graph: &mut Graph) {
             users.entry(value).or_default().push(index);
         }
     }
+    let of_model: HashSet<ValueId> = graph.outputs.iter().flatten().copied().collect();
     let mut found: BTreeMap<String, Vec<Vec<ValueId>>> = BTreeMap::new();
     for call in order {
         if graph.modules.contains_key(&call.0) {
@@ -415,7 +440,7 @@ fn add_modules_from_stacks(graph: &mut Graph) {
         }
         let members = &calls[&call];
         let leaves = |value: &ValueId| {
-            graph.outputs.contains(&Some(*value))
+            of_model.contains(value)
                 || users.get(value).is_some_and(|users| users.iter().any(|user| members.binary_search(user).is_err()))
         };
         // Sizes that a module read may be used after it, but no module returns them as its activation.

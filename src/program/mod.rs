@@ -19,6 +19,7 @@ mod plan;
 mod resume;
 mod schema;
 mod symbolic;
+mod untrusted;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,7 +37,10 @@ pub use layers::{Layer, split_layers};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
 pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
+#[doc(hidden)]
+pub use untrusted::{read_archive, read_graph};
 
+use crate::media::shown;
 use archive::{Archive, StoredTensor};
 use graph::{Binding, Graph};
 
@@ -44,7 +48,7 @@ use graph::{Binding, Graph};
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// The file cannot be read.
-    #[error("cannot read model `{}`: {source}", path.display())]
+    #[error("cannot read model `{}`: {source}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -52,7 +56,7 @@ pub enum ProgramError {
         source: std::io::Error,
     },
     /// The bytes are not a complete archive.
-    #[error("`{}` is no usable model: {what}\nhint: `camflow export` writes models", path.display())]
+    #[error("`{}` is no usable model: {what}\nhint: `camflow export` writes models", shown(path))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -60,7 +64,10 @@ pub enum ProgramError {
         what: String,
     },
     /// Another version of torch wrote it.
-    #[error("`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names", path.display())]
+    #[error(
+        "`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names",
+        shown(path)
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -68,7 +75,7 @@ pub enum ProgramError {
         what: String,
     },
     /// The model cannot do what is asked; every reason at once.
-    #[error("model `{}` cannot be used:\n{}", path.display(), problems.join("\n"))]
+    #[error("model `{}` cannot be used:\n{}", shown(path), listed(problems))]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -76,7 +83,7 @@ pub enum ProgramError {
         problems: Vec<String>,
     },
     /// The device cannot hold the model.
-    #[error("model `{}` cannot be loaded to {device}: {reason}", path.display())]
+    #[error("model `{}` cannot be loaded to {device}: {reason}", shown(path))]
     Device {
         /// The file.
         path: PathBuf,
@@ -85,6 +92,17 @@ pub enum ProgramError {
         /// libtorch's reason.
         reason: String,
     },
+}
+
+/// Problems that are shown: the first ones are enough to see what is wrong.
+const MAX_LISTED: usize = 20;
+
+fn listed(problems: &[String]) -> String {
+    let mut text = problems[..problems.len().min(MAX_LISTED)].join("\n");
+    if problems.len() > MAX_LISTED {
+        text.push_str(&format!("\n... and {} more", problems.len() - MAX_LISTED));
+    }
+    text
 }
 
 /// A model, read and checked.
@@ -103,27 +121,26 @@ impl Program {
     /// # Errors
     /// See [`ProgramError`]; an [`ProgramError::Invalid`] lists all problems at once.
     pub fn open(path: &Path) -> Result<Program, ProgramError> {
-        let archive = Archive::open(path)?;
-        let invalid = |problems| ProgramError::Invalid { path: path.to_owned(), problems };
+        Self::of_archive(Archive::open(path)?)
+    }
+
+    fn of_archive(archive: Archive) -> Result<Program, ProgramError> {
+        let invalid = |problems| ProgramError::Invalid { path: archive.path().to_owned(), problems };
         let metadata = read_metadata(&archive)?;
         let graph = build::graph(&archive.program()?).map_err(invalid)?;
-        let (mut weights, mut problems) = archive.weights();
-        let (mut constants, more) = archive.constants();
-        problems.extend(more);
+        let (mut weights, mut constants) = (archive.weights(), archive.constants());
+        let mut problems = [std::mem::take(&mut weights.problems), std::mem::take(&mut constants.problems)].concat();
         let mut stored = HashMap::new();
         for (id, binding) in &graph.bindings {
-            let found = match binding {
-                Binding::Weight(name) => weights.remove(name),
-                Binding::Constant(name) => constants.remove(name),
+            let (folder, name) = match binding {
+                Binding::Weight(name) => (&mut weights, name),
+                Binding::Constant(name) => (&mut constants, name),
             };
-            match (found, binding) {
-                (Some(tensor), _) => drop(stored.insert(*id, tensor)),
-                // Reported by name above, when it was there but unusable.
-                (None, Binding::Weight(name) | Binding::Constant(name)) => {
-                    if !problems.iter().any(|problem| problem.contains(&format!("`{name}`"))) {
-                        problems.push(format!("weight `{name}` is missing"));
-                    }
-                }
+            match folder.found.remove(name) {
+                Some(tensor) => drop(stored.insert(*id, tensor)),
+                // One that is there but unusable is among the problems already.
+                None if folder.unusable.contains(name) => {}
+                None => problems.push(format!("weight `{name}` is missing")),
             }
         }
         problems.extend(plan::check(&graph));
@@ -195,6 +212,9 @@ impl Program {
     }
 }
 
+/// Numbers in the input that a model was exported with: 1 GiB of them.
+const MAX_EXAMPLE_ELEMENTS: i64 = 1 << 28;
+
 fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
     let malformed = |what: String| ProgramError::Malformed { path: archive.path().to_owned(), what };
     let text = archive.extra("camflow.json")?.ok_or_else(|| {
@@ -210,6 +230,11 @@ fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
             metadata.camflow,
             metadata::FORMAT
         )));
+    }
+    let example = &metadata.input.example;
+    let elements = example.iter().try_fold(1_i64, |product, side| product.checked_mul(*side).filter(|_| *side > 0));
+    if elements.is_none_or(|elements| elements > MAX_EXAMPLE_ELEMENTS) {
+        return Err(malformed(format!("the example input {example:?} in its `camflow.json` is no batch of images")));
     }
     Ok(metadata)
 }

@@ -260,5 +260,10 @@ impl State {
 }
 
 fn stderr_line(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
+}
+
+/// What a model or a database calls something may hold escape sequences, which a terminal would obey.
+pub fn without_controls(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && !matches!(c, '\n' | '\t'), "\u{fffd}")
 }

@@ -147,12 +147,14 @@ pub fn output_folder(out: Option<&Path>, dataset: &str) -> anyhow::Result<PathBu
     }
     let base = directories::BaseDirs::new().context("no home folder is known\nhint: choose a folder with `--out`")?;
     let name: String = dataset.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    // `..` would be the folder above.
+    let name = if name.trim_matches('.').is_empty() { name.replace('.', "_") } else { name };
     Ok(base.data_local_dir().join("camflow").join(name))
 }
 
 pub fn check_writable(folder: &Path) -> anyhow::Result<()> {
     let hint = "hint: choose another folder with `--out`";
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", folder.display()))?;
+    crate::media::create_folders(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", folder.display()))?;
     tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", folder.display()))?;
     Ok(())
 }

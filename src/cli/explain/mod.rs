@@ -14,6 +14,7 @@ use super::{
 use crate::{
     explain::TorchExplainer,
     job::{TargetSpec, resolve_classes},
+    media::shown,
     names::Choice,
     pipeline::{Channel, Explainer, SkipReason},
     program::Program,
@@ -69,7 +70,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             Ok(false) => exit = Exit::SomeFailed,
             // A bad image costs only itself.
             Err(error) => {
-                reporter.notice(&format!("failed: `{}`: {error:#}", input.display()));
+                reporter.notice(&format!("failed: `{}`: {error:#}", shown(input)));
                 exit = Exit::SomeFailed;
             }
         }
@@ -124,11 +125,11 @@ fn explain(
     };
     let result = explainer.explain(batch)?;
     for failure in &result.failed {
-        reporter.notice(&format!("failed: `{}`: {}", failure.sample.media_path.display(), failure.error));
+        reporter.notice(&format!("failed: `{}`: {}", shown(&failure.sample.media_path), failure.error));
     }
     for explained in &result.explained {
         if explained.classes.is_empty() {
-            reporter.notice(&format!("`{}`: {}", explained.sample.media_path.display(), SkipReason::ClassAbsent));
+            reporter.notice(&format!("`{}`: {}", shown(&explained.sample.media_path), SkipReason::ClassAbsent));
         }
         for class in &explained.classes {
             outputs.write(input, &explained.sample.id, class, image.as_ref())?;

@@ -1,6 +1,7 @@
 //! From heatmaps to files: floats, gray picture, overlay, and a contact sheet of all.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -12,8 +13,8 @@ use crate::{
     cli::print,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
-        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, with_suffix,
-        write_atomically, write_f32,
+        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, shown,
+        with_suffix, write_atomically, write_f32,
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
@@ -55,12 +56,12 @@ impl Outputs {
             let overlay = image.map(|image| self.overlay(image, heatmap)).transpose()?;
             let files = self.files(&stem, heatmap, overlay.as_ref())?;
             match self.format {
-                Format::Human => files.iter().for_each(|path| print(&path.display().to_string())),
+                Format::Human => files.iter().for_each(|path| print(&shown(path).to_string())),
                 Format::Json => print(
                     &json!({
-                        "event": "heatmap", "input": input, "sample": sample, "class": class_name, "channel": class.channel,
+                        "event": "heatmap", "input": text(input), "sample": sample, "class": class_name, "channel": class.channel,
                         "method": method, "layer": column.label, "path": column.path, "score": class.score,
-                        "height": heatmap.height, "width": heatmap.width, "files": files,
+                        "height": heatmap.height, "width": heatmap.width, "files": files.iter().map(|file| text(file)).collect::<Vec<_>>(),
                     })
                     .to_string(),
                 ),
@@ -78,9 +79,9 @@ impl Outputs {
             let path = with_suffix(&stem("sheet"), ".png");
             write_bytes(&path, &encode_rgb(&contact_sheet(&rows)?)?)?;
             match self.format {
-                Format::Human => print(&path.display().to_string()),
+                Format::Human => print(&shown(&path).to_string()),
                 Format::Json => print(
-                    &json!({"event": "contact_sheet", "input": input, "sample": sample, "class": class_name, "file": path})
+                    &json!({"event": "contact_sheet", "input": text(input), "sample": sample, "class": class_name, "file": text(&path)})
                         .to_string(),
                 ),
             }
@@ -115,6 +116,11 @@ impl Outputs {
         }
         Ok(files.into_iter().map(|(path, _)| path).collect())
     }
+}
+
+/// A path for JSON, which has text only: what is not UTF-8 becomes `�`.
+fn text(path: &Path) -> Cow<'_, str> {
+    path.to_string_lossy()
 }
 
 fn write_bytes(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

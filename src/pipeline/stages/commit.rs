@@ -1,7 +1,7 @@
 //! Commit: one bulk update for the samples that are ready, then the files that nothing refers to any more.
 
 use std::{
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -53,7 +53,7 @@ pub fn commit(sink: &mut dyn Sink, removable: Option<&Path>, bulk: Vec<SampleUpd
     debug_assert_eq!(outcomes.len(), bulk.len(), "one outcome per update");
     let ended = bulk.into_iter().zip(outcomes).map(|(update, outcome)| match outcome {
         CommitOutcome::Committed => {
-            let is_removable = |file: &&Path| removable.is_some_and(|folder| file.starts_with(folder));
+            let is_removable = |file: &&Path| removable.is_some_and(|folder| is_below(file, folder));
             remove(update.superseded.iter().map(PathBuf::as_path).filter(is_removable));
             Committed::Done { num_heatmaps: update.heatmaps.len(), num_withdrawn: update.withdrawn.len() }
         }
@@ -68,9 +68,30 @@ pub fn commit(sink: &mut dyn Sink, removable: Option<&Path>, bulk: Vec<SampleUpd
     Ok(ended.collect())
 }
 
+/// Whether a path from the database leads below the folder, by its words alone: with `..` in it, it might lead anywhere.
+fn is_below(path: &Path, folder: &Path) -> bool {
+    path.strip_prefix(folder).is_ok_and(|rest| rest.components().all(|part| matches!(part, Component::Normal(_))))
+}
+
 /// A file that cannot be removed costs space and nothing else.
 fn remove<'a>(paths: impl Iterator<Item = &'a Path>) {
     for path in paths {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_lies_below_the_folder_is_ours_to_remove() {
+        let is_ours = |path: &str| is_below(Path::new(path), Path::new("/out"));
+        assert!(is_ours("/out/field/56/id.png"));
+        for path in
+            ["/out/../home/thesis.npy", "/out/field/../../home/thesis.npy", "/outside/id.png", "field/id.png", "../out/x", ""]
+        {
+            assert!(!is_ours(path), "{path}");
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     media::{
-        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, inflate_array, read_image,
+        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, read_image,
+        with_large_pictures_in_turn,
     },
     pipeline::{
         Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SampleUpdate, SelectedSample,
@@ -97,7 +98,7 @@ impl Decoder {
     /// Decodes one sample; never panics on what files and labels contain.
     pub fn decode(&self, stale: StaleSample) -> Decoded {
         let StaleSample { selected: SelectedSample { sample, existing, .. }, wanted, .. } = &stale;
-        match self.try_decode(&stale) {
+        match with_large_pictures_in_turn(|| self.try_decode(&stale)) {
             Ok(Ok(decoded)) => Decoded::Ready(Box::new(decoded)),
             Ok(Err(reason)) => self.without_targets(sample.clone(), reason, wanted, existing),
             Err(error) => Decoded::Failed(failure(sample.clone(), &error)),
@@ -240,7 +241,7 @@ impl Decoder {
 
     fn read_mask(&self, mask: &StoredMask) -> Result<LabelMask, MediaError> {
         match mask {
-            StoredMask::Inline(bytes) => LabelMask::from_array(inflate_array(bytes, self.limits.max_bytes)?),
+            StoredMask::Inline(bytes) => LabelMask::inflate(bytes, &self.limits),
             StoredMask::File(path) => LabelMask::read(path, &self.limits),
         }
     }
