@@ -20,16 +20,24 @@ def mount(*arguments: object) -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
+class CannotMount(Exception):
+    """Faults that need a disk of their own cannot be tried."""
+
+
 @contextmanager
 def disk(folder: Path, options: str):
     """A file system of its own in memory."""
     folder.mkdir(parents=True)
-    if problem := mount("-t", "tmpfs", "-o", options, "camflow-faults", folder):
-        raise OSError(problem)
     try:
-        yield folder
+        if problem := mount("-t", "tmpfs", "-o", options, "camflow-faults", folder):
+            raise CannotMount(problem)
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        # For the next time.
+        folder.rmdir()
 
 
 def full(suite: Suite) -> None:
@@ -124,7 +132,7 @@ def disks(suite: Suite) -> None:
     try:
         with disk(suite.world.folder / "disks" / "trial", "size=1m"):
             pass
-    except OSError as error:
+    except CannotMount as error:
         suite.not_tried.update(dict.fromkeys(("disk full", "disk without inodes", "output folder becomes read-only"), str(error)))
         return
     full(suite)
