@@ -7,20 +7,13 @@
 //! ```
 //!
 //! What the network takes is measured by `scripts/bench.sh`.
-#![expect(clippy::print_stderr, reason = "a program for people")]
 
-use std::{
-    hint::black_box,
-    io::{BufRead, BufReader, Write},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{hint::black_box, io::Write, time::Duration};
 
 use bson::{DateTime, Document, doc, oid::ObjectId};
 use camflow::{
     explain::{LayerView, Method, heatmaps},
-    fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField, find_python},
+    fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField},
     media::{
         ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32, encode_gray,
         inflate_array, read_image, write_f32,
@@ -29,6 +22,11 @@ use camflow::{
 };
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
+
+#[path = "../tests/mongod/mod.rs"]
+mod mongod;
+
+use mongod::Mongod;
 
 const IMAGE: (usize, usize) = (480, 640);
 const INPUT: (usize, usize) = (520, 693);
@@ -135,51 +133,6 @@ fn encode(criterion: &mut Criterion) {
     criterion.bench_function("encode/inline", |bencher| bencher.iter(|| deflate_f32(&[height, width], black_box(&values))));
 }
 
-/// A mongod on a folder of its own.
-struct Mongod {
-    process: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Mongod {
-    /// `None`, with the reason on standard error, where there is no mongod.
-    fn start() -> Option<Self> {
-        let named = std::env::var_os("CAMFLOW_MONGOD").map(PathBuf::from);
-        let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
-        let Some(executable) = named.or_else(|| find_python(Some(python)).ok()?.mongod) else {
-            eprintln!("SKIPPED commit/update_128_samples: no mongod (run `bash scripts/setup.sh` or set CAMFLOW_MONGOD)");
-            return None;
-        };
-        let folder = tempfile::tempdir().expect("a folder for mongod");
-        let mut process = Command::new(&executable)
-            .arg("--dbpath")
-            .arg(folder.path())
-            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--port", "0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("`{}` does not start: {error}", executable.display()));
-        let mut log = BufReader::new(process.stdout.take().expect("mongod's log")).lines().map_while(Result::ok);
-        let port = log
-            .by_ref()
-            .find(|line| line.contains("\"Waiting for connections\""))
-            .and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?["attr"]["port"].as_u64())
-            .and_then(|port| u16::try_from(port).ok())
-            .unwrap_or_else(|| panic!("`{}` ended before it listened", executable.display()));
-        // Somebody has to read on, or mongod would block on a full pipe.
-        std::thread::spawn(move || log.for_each(drop));
-        Some(Mongod { process, port, _folder: folder })
-    }
-}
-
-impl Drop for Mongod {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// A dataset `street` as FiftyOne writes it, with so many samples; their ids.
 fn insert_dataset(uri: &str, num_samples: usize) -> Vec<ObjectId> {
     let id = ObjectId::new();
@@ -215,7 +168,8 @@ fn insert_dataset(uri: &str, num_samples: usize) -> Vec<ObjectId> {
 fn commit(criterion: &mut Criterion) {
     // As many as the commit stage sends at once.
     const NUM_UPDATES: usize = 128;
-    let Some(mongod) = Mongod::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder for mongod");
+    let mongod = Mongod::start(folder.path(), 0, &[""; 0]);
     let uri = format!("mongodb://127.0.0.1:{}", mongod.port);
     let ids = insert_dataset(&uri, NUM_UPDATES);
     let location = DatabaseLocation::Server(ConnectionUri::new(uri, "the benchmark"));

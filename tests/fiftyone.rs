@@ -1,19 +1,13 @@
 //! Source, schema and sink against a real mongod of our own on a fresh folder. The data is written as FiftyOne writes
 //! it, so that no Python is needed; that FiftyOne reads our results is tested from Python.
 
-use std::{
-    collections::HashSet,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow::{
     fiftyone::{
         ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField, SampleSource,
-        Selection, Shard, find_python,
+        Selection, Shard,
     },
     pipeline::{
         CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
@@ -21,9 +15,12 @@ use camflow::{
     },
 };
 
-/// A mongod on a folder of its own; it ends with the test.
+mod mongod;
+
+/// A server on a folder of its own; it ends with the test.
 struct Mongod {
-    process: Child,
+    /// `None` while it is stopped.
+    server: Option<mongod::Mongod>,
     folder: tempfile::TempDir,
     port: u16,
     runtime: tokio::runtime::Runtime,
@@ -32,60 +29,17 @@ struct Mongod {
 impl Mongod {
     fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for mongod");
-        let (process, port) = Self::spawn(&folder, 0, arguments);
+        let server = mongod::Mongod::start(folder.path(), 0, arguments);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        Mongod { process, folder, port, runtime }
-    }
-
-    fn executable() -> PathBuf {
-        if let Some(named) = std::env::var_os("CAMFLOW_MONGOD").filter(|value| !value.is_empty()) {
-            return named.into();
-        }
-        let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
-        match find_python(Some(python)).map(|python| python.mongod) {
-            Ok(Some(mongod)) => mongod,
-            Ok(None) => {
-                panic!("the FiftyOne in `.venv` brings no mongod; set CAMFLOW_MONGOD to one of version 6.0 or newer")
-            }
-            Err(error) => {
-                panic!("no mongod to test with: {error}; or set CAMFLOW_MONGOD to a mongod of version 6.0 or newer")
-            }
-        }
-    }
-
-    /// Starts mongod and waits until it says on which port it listens.
-    fn spawn(folder: &tempfile::TempDir, port: u16, arguments: &[&str]) -> (Child, u16) {
-        let executable = Self::executable();
-        let mut process = Command::new(&executable)
-            .arg("--dbpath")
-            .arg(folder.path())
-            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--port"])
-            .arg(port.to_string())
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("`{}` does not start: {error}", executable.display()));
-        let mut log = BufReader::new(process.stdout.take().expect("mongod's log")).lines().map_while(Result::ok);
-        let port = log
-            .by_ref()
-            .find(|line| line.contains("\"Waiting for connections\""))
-            .and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?["attr"]["port"].as_u64())
-            .and_then(|port| u16::try_from(port).ok())
-            .unwrap_or_else(|| panic!("`{}` ended before it listened", executable.display()));
-        // Somebody has to read on, or mongod would block on a full pipe.
-        std::thread::spawn(move || log.for_each(drop));
-        (process, port)
+        Mongod { port: server.port, server: Some(server), folder, runtime }
     }
 
     fn stop(&mut self) {
-        self.process.kill().expect("a running mongod");
-        self.process.wait().expect("a child");
+        self.server = None;
     }
 
     fn restart(&mut self) {
-        let (process, _) = Self::spawn(&self.folder, self.port, &[]);
-        self.process = process;
+        self.server = Some(mongod::Mongod::start(self.folder.path(), self.port, &[""; 0]));
     }
 
     fn config(&self, credentials: &str) -> DatabaseConfig {
@@ -164,13 +118,6 @@ impl Mongod {
             database.collection::<Document>(&format!("samples.{}", dataset.to_hex())).drop().await?;
             database.collection::<Document>("datasets").delete_one(doc! {"_id": dataset}).await
         });
-    }
-}
-
-impl Drop for Mongod {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -3,19 +3,21 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Command, Output, Stdio},
 };
 
 use bson::doc;
-use camflow::fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Error, find_python};
+use camflow::fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Error};
+use mongod::Mongod;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 const PASSWORD: &str = "s3cr3t-of-ada";
 
+mod mongod;
+
 struct Server {
-    process: Child,
+    _mongod: Mongod,
     folder: tempfile::TempDir,
     port: u16,
 }
@@ -26,29 +28,16 @@ impl Server {
         let folder = tempfile::tempdir().expect("a folder for mongod");
         make_certificates(folder.path());
         fs::create_dir(folder.path().join("db")).expect("a folder for data");
-        let mut process = Command::new(mongod())
-            .arg("--dbpath")
-            .arg(folder.path().join("db"))
-            .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--port", "0", "--wiredTigerCacheSizeGB", "0.25", "--auth"])
-            .args(["--tlsMode", "requireTLS", "--tlsAllowConnectionsWithoutCertificates", "--tlsCertificateKeyFile"])
-            .arg(folder.path().join("server.pem"))
-            .arg("--tlsCAFile")
-            .arg(folder.path().join("ca.pem"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("mongod starts");
-        let mut log = BufReader::new(process.stdout.take().expect("mongod's log")).lines().map_while(Result::ok);
-        let mut said = Vec::new();
-        let port = log.by_ref().inspect(|line| said.push(line.clone())).find_map(|line| {
-            let line: serde_json::Value =
-                serde_json::from_str(&line).ok().filter(|_| line.contains("Waiting for connections"))?;
-            u16::try_from(line["attr"]["port"].as_u64()?).ok()
-        });
-        let port = port.unwrap_or_else(|| panic!("mongod ended before it listened:\n{}", said.join("\n")));
-        // Somebody has to read on, or mongod would block on a full pipe.
-        std::thread::spawn(move || log.for_each(drop));
-        let server = Server { process, folder, port };
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let arguments = [
+            "--auth",
+            "--tlsMode=requireTLS",
+            "--tlsAllowConnectionsWithoutCertificates",
+            &format!("--tlsCertificateKeyFile={}", file("server.pem")),
+            &format!("--tlsCAFile={}", file("ca.pem")),
+        ];
+        let mongod = Mongod::start(&folder.path().join("db"), 0, &arguments);
+        let server = Server { port: mongod.port, _mongod: mongod, folder };
         // The first user may be made without being one, from this machine only.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let made = runtime.block_on(async {
@@ -74,23 +63,6 @@ impl Server {
     fn ada(&self) -> String {
         self.uri(&format!("ada:{PASSWORD}@"), &self.trusted())
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn mongod() -> PathBuf {
-    if let Some(named) = std::env::var_os("CAMFLOW_MONGOD").filter(|value| !value.is_empty()) {
-        return named.into();
-    }
-    let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
-    let python =
-        find_python(Some(python)).expect("the Python in `.venv`, or CAMFLOW_MONGOD set to a mongod of version 6.0 or newer");
-    python.mongod.expect("a mongod in the FiftyOne of `.venv`, or CAMFLOW_MONGOD set to one of version 6.0 or newer")
 }
 
 /// `ca.pem`, `server.pem` signed by it, and `other.pem`, an authority that signed nothing.
