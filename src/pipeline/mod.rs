@@ -6,6 +6,7 @@
 mod event;
 mod fields;
 mod fingerprint;
+mod ledger;
 mod max_failures;
 mod message;
 mod output;

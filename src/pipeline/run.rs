@@ -12,7 +12,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{Builder, Scope},
@@ -24,7 +24,8 @@ use rayon::iter::{IntoParallelIterator, ParallelBridge, ParallelIterator};
 
 use super::{
     BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, MaxFailures, RunError,
-    SampleFailure, SampleUpdate, Sink, Skip, Source, Stage, StaleSample, Summary,
+    SampleUpdate, Sink, Source, Stage, StaleSample, Summary,
+    ledger::{Ledger, lock},
     stages::{
         batch::Batcher,
         check::Checked,
@@ -64,73 +65,6 @@ impl Cancellation {
     }
 }
 
-/// What the stages share: the counts, the first fault, and whom to tell.
-struct Ledger<'a> {
-    summary: Mutex<Summary>,
-    fault: Mutex<Option<RunError>>,
-    aborted: AtomicBool,
-    max_failures: Option<MaxFailures>,
-    tell: &'a (dyn Fn(Event) + Sync),
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A stage that panicked is reported as a fault of its own; the counts are still right.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Ledger<'_> {
-    fn skipped(&self, skip: Skip) {
-        *lock(&self.summary).skipped.entry(skip.reason).or_default() += 1;
-        (self.tell)(Event::SampleSkipped(skip));
-    }
-
-    fn failed(&self, failure: SampleFailure) {
-        /// Failures kept in full for the summary; all of them are told as they happen.
-        const NUM_KEPT: usize = 100;
-        let too_many = {
-            let mut summary = lock(&self.summary);
-            summary.num_failed += 1;
-            if summary.failures.len() < NUM_KEPT {
-                summary.failures.push(failure.clone());
-            }
-            too_many_failures(&summary, self.max_failures, MaxFailures::is_exceeded)
-        };
-        (self.tell)(Event::SampleFailed(failure));
-        too_many.into_iter().for_each(|fault| self.abort(fault));
-    }
-
-    fn committed(&self, num_heatmaps: usize, num_withdrawn: usize) {
-        let mut summary = lock(&self.summary);
-        summary.num_committed += 1;
-        summary.num_heatmaps += num_heatmaps as u64;
-        summary.num_withdrawn += num_withdrawn as u64;
-        drop(summary);
-        (self.tell)(Event::SampleCommitted { num_heatmaps, num_withdrawn });
-    }
-
-    /// Only the first fault counts; the others are its consequences.
-    fn abort(&self, fault: RunError) {
-        lock(&self.fault).get_or_insert(fault);
-        self.aborted.store(true, Ordering::Relaxed);
-    }
-
-    fn is_aborted(&self) -> bool {
-        self.aborted.load(Ordering::Relaxed)
-    }
-}
-
-/// The fault that more samples failed than are allowed, if `is_exceeded` says so.
-fn too_many_failures(
-    summary: &Summary,
-    allowed: Option<MaxFailures>,
-    is_exceeded: fn(MaxFailures, u64, u64) -> bool,
-) -> Option<RunError> {
-    let (failed, due) = (summary.num_failed, summary.num_read - summary.num_skipped());
-    let allowed = allowed.filter(|allowed| is_exceeded(*allowed, failed, due))?;
-    let first = summary.failures.first().map(|failure| failure.error.clone()).unwrap_or_default();
-    Some(RunError::TooManyFailures { failed, due, allowed, first })
-}
-
 /// What a run is made of: the stages that are not the pipeline's own.
 pub struct Parts<'a> {
     /// Where samples come from.
@@ -156,14 +90,7 @@ pub fn run(
     let started = Instant::now();
     let workers = options.num_workers.max(1);
     let num_devices = explainers.len();
-    let ledger = Ledger {
-        summary: Mutex::default(),
-        fault: Mutex::default(),
-        aborted: AtomicBool::new(false),
-        max_failures: options.max_failures,
-        tell,
-    };
-    let ledger = &ledger;
+    let ledger = &Ledger::new(options.max_failures, tell);
     tell(Event::RunStarted { num_samples: source.num_samples() });
 
     // Two stale samples for each decoder: the next one is at hand, and masks in documents (up to 16 MiB each) do not pile up.
@@ -217,15 +144,9 @@ pub fn run(
         spawn(scope, Stage::Commit, ledger, move || commit_all(sink, removable, &written_in, clock(Stage::Commit), ledger));
     });
 
-    let mut summary = std::mem::take(&mut *lock(&ledger.summary));
+    let (mut summary, fault) = ledger.close(cancellation.is_cancelled());
     summary.elapsed = started.elapsed();
-    summary.interrupted = cancellation.is_cancelled();
     summary.stages = clocks.iter().map(|(stage, clock)| (*stage, clock.times())).collect();
-    // A share of a run that was cut short says nothing.
-    let judged = options.max_failures.filter(|_| !summary.interrupted);
-    let too_many = || too_many_failures(&summary, judged, MaxFailures::is_exceeded_at_end);
-    let fault = lock(&ledger.fault).take().or_else(too_many);
-    summary.num_abandoned = summary.num_read - summary.num_committed - summary.num_skipped() - summary.num_failed;
     (summary, fault)
 }
 
@@ -260,7 +181,7 @@ fn read(
     let Some(pool) = pool(Stage::Read, workers, ledger) else { return };
     while !ledger.is_aborted() {
         if cancellation.is_cancelled() {
-            (ledger.tell)(Event::Draining);
+            ledger.draining();
             return;
         }
         let samples = match clock.busy(|| source.next_samples()) {
@@ -274,8 +195,7 @@ fn read(
             if cancellation.is_cancelled() || ledger.is_aborted() {
                 break;
             }
-            // Counted before it is sent: it may end before `send` returns.
-            lock(&ledger.summary).num_read += 1;
+            ledger.read();
             match checked {
                 Checked::Stale(sample) => {
                     if out.send(sample).is_err() {
@@ -370,7 +290,7 @@ fn encode(
     in_parallel(Stage::Encode, workers, ledger, || {
         input.iter().flatten().par_bridge().for_each(|explained| {
             // What was computed is still written and committed after a fault elsewhere, unless writing is what failed.
-            if matches!(*lock(&ledger.fault), Some(RunError::Output { .. })) {
+            if ledger.cannot_write() {
                 return;
             }
             match clock.busy(|| encoder.encode(explained)) {

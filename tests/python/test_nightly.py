@@ -51,7 +51,7 @@ def job(quickstart, clone, camflow, standin_model, tmp_path):
 
 
 def last(events):
-    return events[-1] if events[-1]["event"].endswith("finished") else next(e for e in events if e["event"].endswith("finished"))
+    return next(event for event in events if event["event"] in ("run_finished", "dry_run_finished"))
 
 
 def reasons(events):

@@ -1,6 +1,10 @@
 //! From flags to what they mean for this model and this dataset, each part checked.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::Context;
 
@@ -160,7 +164,12 @@ pub fn check_writable(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Someone may have deleted a field while the run lasted; a sample with an undeclared field makes the dataset unreadable.
-pub fn check_schema(sink: &UpdateSink, reporter: &Reporter) -> anyhow::Result<()> {
+pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter) -> anyhow::Result<()> {
+    /// FiftyOne takes a field from the samples first, and a moment later from the schema; updates may have come in between.
+    const MOMENT: Duration = Duration::from_millis(250);
+    if has_committed {
+        sleep(MOMENT);
+    }
     let restored = sink.schema().declare()?;
     if !restored.is_empty() {
         let fields = backticked(restored.iter().map(String::as_str));

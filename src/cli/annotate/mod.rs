@@ -185,7 +185,7 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
     }
     // Without a heatmap in any sample there is nothing to declare.
     if summary.num_committed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate) {
-        check_schema(&sink, reporter).map_err(Failure::aborted)?;
+        check_schema(&sink, summary.num_committed > 0, reporter).map_err(Failure::aborted)?;
     }
     if summary.num_committed > 0 {
         reporter.notice(&format!(

@@ -128,7 +128,9 @@ impl Decoder {
     }
 
     fn without_targets(&self, sample: SampleRef, reason: SkipReason, wanted: &[usize], existing: &[StoredHeatmap]) -> Decoded {
-        let withdrawn: Vec<_> = self.withdrawn(wanted, existing).cloned().collect();
+        // A pixel beside the image is rather a slip than a reason to take away what another pixel gave.
+        let is_slip = matches!(reason, SkipReason::PixelOutsideImage | SkipReason::PixelOutsideCrop);
+        let withdrawn: Vec<_> = self.withdrawn(wanted, existing).filter(|_| !is_slip).cloned().collect();
         if withdrawn.is_empty() {
             return Decoded::Skipped(Skip { sample, reason });
         }
