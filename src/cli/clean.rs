@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     fiftyone::{Dataset, References},
+    media::shown,
     names::backticked,
     pipeline::{OutputFile, noted_datasets, remove_empty_folders, visit_files},
 };
@@ -78,7 +79,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             .map_err(Failure::aborted)?;
     }
     for label in &references.broken {
-        print(&format!("{verb} `{}` of sample `{}`: no file {}", label.field, label.sample(), label.missing.display()));
+        print(&format!("{verb} `{}` of sample `{}`: no file {}", label.field, label.sample(), shown(&label.missing)));
     }
     if args.apply && !cancellation.is_cancelled() {
         dataset.remove_labels(&references.broken).map_err(Failure::aborted)?;

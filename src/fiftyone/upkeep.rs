@@ -94,7 +94,12 @@ impl Dataset {
     /// # Errors
     /// The database fails.
     pub fn siblings(&self) -> Result<Vec<String>, Error> {
-        Ok(self.holders()?.into_iter().map(|holder| holder.id.to_hex()).collect())
+        let ids = with_retries(|| {
+            self.database.run("listing the datasets", async {
+                self.database.collection::<Document>("datasets").distinct("_id", doc! {}).await
+            })
+        })?;
+        Ok(ids.iter().filter_map(Bson::as_object_id).map(|id| id.to_hex()).collect())
     }
 
     /// Whether another dataset, such as a clone of this one, has heatmaps in fields of these names: it may refer to the same
@@ -103,8 +108,16 @@ impl Dataset {
     /// # Errors
     /// The database fails.
     pub fn shares_heatmaps(&self, fields: &[&str]) -> Result<bool, Error> {
-        let has = |holder: &Holder| holder.heatmaps.iter().any(|(name, _)| fields.contains(&name.as_str()));
-        Ok(self.holders()?.iter().any(|holder| holder.id != self.id && has(holder)))
+        let field = doc! {"embedded_doc_type": HEATMAP, "$or": [{"name": {"$in": fields}}, {"db_field": {"$in": fields}}]};
+        let query = doc! {"_id": {"$ne": self.id}, "sample_fields": {"$elemMatch": field}};
+        let found = with_retries(|| {
+            let query = query.clone();
+            self.database.run("looking for clones of the dataset", async {
+                let datasets = self.database.collection::<Document>("datasets");
+                datasets.find_one(query).projection(doc! {"_id": 1}).await
+            })
+        })?;
+        Ok(found.is_some())
     }
 
     /// Takes labels away that lead nowhere, unless somebody has changed them; returns how many.

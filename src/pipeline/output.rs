@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::file_tag;
+use crate::media::{Durability, MediaError, write_atomically};
 
 /// Where the names of the datasets are kept.
 const DATASETS: &str = ".camflow";
@@ -32,10 +33,8 @@ fn bucket(id: &str) -> &str {
 ///
 /// # Errors
 /// The folder cannot be written to.
-pub fn note_dataset(folder: &Path, id: &str) -> io::Result<()> {
-    let datasets = folder.join(DATASETS);
-    fs::create_dir_all(&datasets)?;
-    fs::File::options().create(true).append(true).open(datasets.join(id)).map(drop)
+pub fn note_dataset(folder: &Path, id: &str) -> Result<(), MediaError> {
+    write_atomically(&folder.join(DATASETS).join(id), Durability::Machine, |_| Ok(()))
 }
 
 /// The ids of the datasets whose heatmaps are in the folder.

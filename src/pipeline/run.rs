@@ -119,7 +119,8 @@ pub fn run(
     // What each explainer takes; until it has had a batch, one sample.
     let limits = Mutex::new(vec![BatchLimit::samples(1); num_devices]);
     let limits = &limits;
-    let limit = move || options.batch_limit.or_else(|| lock(limits).iter().copied().reduce(BatchLimit::and));
+    let smallest = || lock(limits).iter().copied().fold(BatchLimit::samples(usize::MAX), BatchLimit::and);
+    let limit = move || options.batch_limit.unwrap_or_else(smallest);
 
     std::thread::scope(|scope| {
         let (out, time) = (Outlet::new(stale_out, clock(Stage::Read)), clock(Stage::Read));
@@ -233,10 +234,10 @@ fn decode(
     });
 }
 
-fn batch(limit: impl Fn() -> Option<BatchLimit>, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
+fn batch(limit: impl Fn() -> BatchLimit, input: Inlet<'_, Box<DecodedSample>>, out: Outlet<'_, InputBatch>) {
     let mut batcher = Batcher::default();
     for sample in input.iter() {
-        if let Some(batch) = batcher.push(*sample, limit().unwrap_or(BatchLimit::samples(1)))
+        if let Some(batch) = batcher.push(*sample, limit())
             && out.send(batch).is_err()
         {
             return;

@@ -38,6 +38,11 @@ impl Survey {
     pub fn num_stale(&self) -> u64 {
         self.stale.values().sum()
     }
+
+    /// Samples that would be passed over.
+    pub fn num_skipped(&self) -> u64 {
+        self.skipped.values().sum()
+    }
 }
 
 /// How the survey of a sample ended.

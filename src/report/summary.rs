@@ -1,8 +1,10 @@
 //! The last words of a run, as lines and as JSON.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
-use crate::pipeline::{RunError, Summary};
+use serde_json::{Value, json};
+
+use crate::pipeline::{RunError, SkipReason, Summary};
 
 /// What to print after a run.
 pub fn lines(summary: &Summary) -> Vec<String> {
@@ -35,17 +37,21 @@ pub fn lines(summary: &Summary) -> Vec<String> {
 
 /// How many samples came to what.
 pub fn counts(summary: &Summary) -> Value {
-    let skipped: Map<String, Value> = summary.skipped.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
     json!({
         "num_read": summary.num_read,
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
         "num_withdrawn": summary.num_withdrawn,
         "num_skipped": summary.num_skipped(),
-        "skipped": skipped,
+        "skipped": skipped(&summary.skipped),
         "num_failed": summary.num_failed,
         "num_abandoned": summary.num_abandoned,
     })
+}
+
+/// Samples that were passed over, by reason.
+pub fn skipped(by_reason: &BTreeMap<SkipReason, u64>) -> Value {
+    by_reason.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect()
 }
 
 /// Where the time went, by stage.

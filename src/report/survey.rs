@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::summary::skipped;
 use crate::pipeline::{Change, Survey};
 
 /// What to print after a survey of a job with so many heatmaps per class.
@@ -13,7 +14,7 @@ pub fn lines(survey: &Survey, num_columns: usize) -> Vec<String> {
         survey.num_read,
         survey.num_stale(),
         survey.num_targets * num_columns as u64,
-        survey.skipped.values().sum::<u64>(),
+        survey.num_skipped(),
         survey.num_failed,
     )];
     lines.extend(survey.stale.iter().map(|(changes, count)| format!("  {}: {count}", listed(changes))));
@@ -26,7 +27,6 @@ pub fn lines(survey: &Survey, num_columns: usize) -> Vec<String> {
 
 /// The same for machines.
 pub fn json(survey: &Survey, num_columns: usize) -> Value {
-    let skipped: Map<String, Value> = survey.skipped.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect();
     let stale: Map<String, Value> = survey.stale.iter().map(|(changes, count)| (listed(changes), json!(count))).collect();
     json!({
         "num_read": survey.num_read,
@@ -34,8 +34,8 @@ pub fn json(survey: &Survey, num_columns: usize) -> Value {
         "stale": stale,
         "num_heatmaps": survey.num_targets * num_columns as u64,
         "num_withdrawn": survey.num_withdrawn,
-        "num_skipped": survey.skipped.values().sum::<u64>(),
-        "skipped": skipped,
+        "num_skipped": survey.num_skipped(),
+        "skipped": skipped(&survey.skipped),
         "num_failed": survey.num_failed,
         "interrupted": survey.interrupted,
         "elapsed_s": survey.elapsed.as_secs_f64(),

@@ -11,7 +11,7 @@ use anyhow::Context;
 use super::Args;
 use crate::{
     cli::Exit,
-    media::{Durability, write_atomically},
+    media::{Durability, create_folders, write_atomically},
     report::{RunRecord, metrics},
 };
 
@@ -29,7 +29,7 @@ impl RecordFiles {
         for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
             let Some(path) = path else { continue };
             let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-            let writable = fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
+            let writable = create_folders(folder).and_then(|()| tempfile::tempfile_in(folder));
             if let Err(error) = writable {
                 anyhow::bail!("cannot write to the folder `{}`: {error}\nhint: choose another `{flag}`", folder.display());
             }
