@@ -14,6 +14,7 @@ use bson::{DateTime, Document, doc, oid::ObjectId};
 use camflow::{
     explain::{LayerView, Method, heatmaps},
     fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField},
+    measure::{Measure, Measures},
     media::{
         ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32, encode_gray,
         inflate_array, read_image, write_f32,
@@ -194,6 +195,7 @@ fn commit(criterion: &mut Criterion) {
             map: StoredMap::File(format!("/maps/{name}/{n}.{round}.png").into()),
             npy_path: Some(format!("/maps/{name}/{n}.{round}.npy").into()),
             score: 0.5,
+            measures: Measures::default().with(Measure::EnergyInside, 0.5).with(Measure::Entropy, 0.9),
             fingerprint: format!("{round:032x}"),
         };
         let update = |(n, id): (usize, &ObjectId)| SampleUpdate {

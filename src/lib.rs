@@ -10,6 +10,7 @@ pub mod fiftyone;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod job;
+pub mod measure;
 pub mod media;
 pub mod names;
 pub mod pipeline;

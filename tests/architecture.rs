@@ -6,10 +6,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("media", &[]),
-    ("pipeline", &["media", "names"]),
+    ("measure", &["media", "names"]),
+    ("pipeline", &["measure", "media", "names"]),
     ("program", &["media", "names"]),
     ("explain", &["media", "names", "pipeline", "program"]),
-    ("fiftyone", &["media", "names", "pipeline"]),
+    ("fiftyone", &["measure", "media", "names", "pipeline"]),
     ("job", &["media", "names", "pipeline", "program"]),
     ("report", &["names", "pipeline"]),
     ("fuzz", &["media", "program"]),

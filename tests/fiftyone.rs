@@ -9,6 +9,7 @@ use camflow::{
         ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField, SampleSource,
         Selection, Shard,
     },
+    measure::{Measure, Measures},
     pipeline::{
         CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
         WrittenHeatmap,
@@ -170,6 +171,7 @@ fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
         map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
         npy_path: Some(format!("/maps/{fingerprint}.npy").into()),
         score: 0.5,
+        measures: Measures::default().with(Measure::EnergyInside, 0.75).with(Measure::PointingHit, 1.0),
         fingerprint: fingerprint.into(),
     }
 }
@@ -370,7 +372,7 @@ fn fields_are_declared_with_the_first_update_and_only_once() {
     assert_eq!(sink.schema().declare().expect("the declarations"), ["cam_1", "cam_2"]);
     let again = mongod.sample_fields(id);
     assert_eq!(names(&again), ["id", "filepath", "gt", "weather", "cam_2", "cam_1"]);
-    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 12);
+    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 21);
 
     let error = dataset.sink(vec![field("weather")]).map(drop).expect_err("a taken name").to_string();
     assert!(error.contains("`weather`") && error.contains("of type Classification") && error.contains("`--field`"), "{error}");
@@ -399,6 +401,15 @@ fn a_label_keeps_what_people_added_to_it() {
         "method",
         "model",
         "score",
+        "energy_inside",
+        "energy_ratio",
+        "pointing_hit",
+        "best_iou",
+        "best_threshold",
+        "center_offset",
+        "object_area",
+        "entropy",
+        "rank_correlation",
     ];
     assert_eq!(keys, expected);
     assert_eq!(first.get_str("fingerprint").expect("text"), "$first", "not taken for a field path");
@@ -419,6 +430,9 @@ fn a_label_keeps_what_people_added_to_it() {
             "{label}"
         );
         assert_eq!(label.get("score"), Some(&Bson::Null));
+        assert_eq!(label.get("energy_inside"), Some(&Bson::Double(0.75)));
+        assert_eq!(label.get("pointing_hit"), Some(&Bson::Boolean(true)));
+        assert_eq!(label.get("entropy"), Some(&Bson::Null));
         assert_eq!(label.get_binary_generic("map").expect("an array"), &[1, 2, 3]);
     }
     assert_eq!(label(0).get_object_id("_id").expect("an id"), first.get_object_id("_id").expect("an id"));

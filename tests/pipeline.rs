@@ -157,6 +157,7 @@ impl Explainer for FirstPixel {
                 class: target.class,
                 channel: 15,
                 score: f64::from(pixels[0]),
+                object: None,
                 heatmaps: vec![map(0.25), map(0.75)],
             });
             let classes = classes.collect();
@@ -165,6 +166,7 @@ impl Explainer for FirstPixel {
                 fingerprint: sample.fingerprint,
                 wanted: sample.wanted,
                 existing: sample.existing,
+                seen: None,
                 classes,
             });
         }
@@ -237,7 +239,7 @@ impl World {
 
     fn encoder(&self) -> Encoder {
         let (folder, class_names) = (self.folder.path().join("maps"), BTreeMap::from([(15, "person".into())]));
-        Encoder { folder, fields: fields(), store: Store::Path, npy: NpyFormat::F32, class_names }
+        Encoder { folder, fields: fields(), preceding: vec![None, Some(0)], store: Store::Path, npy: NpyFormat::F32, class_names }
     }
 
     fn run(&self, explainer: &mut FirstPixel) -> (Summary, Option<RunError>) {

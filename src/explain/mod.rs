@@ -19,6 +19,7 @@ pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions};
 
 use crate::{
+    media::{BinaryMask, FrameRegion},
     pipeline::{
         BatchLimit, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch,
         InputBatch, RunError, SampleFailure, Stage, TargetPixels,
@@ -181,7 +182,7 @@ impl TorchExplainer {
         match self.try_explain(&samples, pixels, uploaded, shape) {
             Ok(maps) => {
                 for (sample, classes) in samples.into_iter().zip(maps) {
-                    collect(sample, classes, result);
+                    self.collect(sample, classes, result);
                 }
             }
             Err(error) if samples.len() > 1 => {
@@ -259,7 +260,14 @@ impl TorchExplainer {
             for ((target, found), maps) in sample.targets.iter().zip(found).zip(maps) {
                 let (Some(found), Some(maps)) = (found, maps) else { continue };
                 let heatmaps = on_host.by_ref().take(maps.len()).collect();
-                of_sample.push(ClassHeatmaps { class: target.class, channel: found.channel, score: found.score, heatmaps });
+                let object = found.predicted.clone();
+                of_sample.push(ClassHeatmaps {
+                    class: target.class,
+                    channel: found.channel,
+                    score: found.score,
+                    object,
+                    heatmaps,
+                });
             }
             classes.push(of_sample);
         }
@@ -291,6 +299,34 @@ impl TorchExplainer {
         Ok(maps)
     }
 
+    /// Adds a sample with its heatmaps to the result, and says where its classes are.
+    fn collect(&self, sample: DecodedSample, mut classes: Vec<ClassHeatmaps>, result: &mut HeatmapBatch) {
+        let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
+        if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
+            let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
+            result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error });
+            return;
+        }
+        // Heatmaps of a layer's own size show the model's input, others the whole image.
+        let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
+        let DecodedSample { sample, fingerprint, wanted, existing, targets, region, height, width, .. } = sample;
+        for target in targets {
+            if let TargetPixels::Mask(mask) = target.pixels
+                && let Some(class) = classes.iter_mut().find(|class| class.class == target.class)
+            {
+                class.object = Some(mask);
+            }
+        }
+        let mut seen = None;
+        if shows_more {
+            seen = Some(BinaryMask::full(height, width).onto_frame(&region));
+            for class in &mut classes {
+                class.object = class.object.take().map(|mask| on_image(mask, &region, height, width));
+            }
+        }
+        result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, seen, classes });
+    }
+
     /// One heatmap `[1, H, W]` from the saliency `[1, H', W']` of one or several layers.
     fn heatmap(
         &self,
@@ -315,20 +351,15 @@ impl TorchExplainer {
     }
 }
 
+/// A mask over a model's input of `height` x `width` pixels as one over the whole image.
+fn on_image(mask: BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
+    let fits = (mask.height, mask.width) == (height, width);
+    if fits { mask.onto_frame(region) } else { mask.resize_nearest(height, width).onto_frame(region) }
+}
+
 /// Whether the model saw the whole image.
 fn is_whole(sample: &DecodedSample) -> bool {
     !sample.region.is_cropped(sample.height, sample.width)
-}
-
-fn collect(sample: DecodedSample, classes: Vec<ClassHeatmaps>, result: &mut HeatmapBatch) {
-    let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
-    if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
-        let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
-        result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error });
-        return;
-    }
-    let DecodedSample { sample, fingerprint, wanted, existing, .. } = sample;
-    result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, classes });
 }
 
 impl Explainer for TorchExplainer {

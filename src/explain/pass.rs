@@ -13,7 +13,11 @@ use super::{
     layout::{as_nchw, channel_dim},
     target::Score,
 };
-use crate::{pipeline::ClassTarget, program::Execution};
+use crate::{
+    media::BinaryMask,
+    pipeline::{ClassTarget, TargetPixels},
+    program::Execution,
+};
 
 /// More pixels than this make a kernel matrix of over 2 GiB.
 const MAX_KERNEL_PIXELS: i64 = 16_384;
@@ -24,6 +28,8 @@ pub struct Saliencies {
     pub score: f64,
     /// Channel of the output.
     pub channel: i64,
+    /// The pixels that the model itself gives the class, where those count.
+    pub predicted: Option<BinaryMask>,
     /// Per column the saliency `[1, H', W']` of each of its layers.
     pub columns: Vec<Vec<Tensor>>,
 }
@@ -107,8 +113,10 @@ impl TorchExplainer {
             for ((sample, score), value) in present.iter().zip(values) {
                 let of_sample = |map: &Tensor| map.f_narrow(0, *sample as i64, 1);
                 let columns = columns.iter().map(|layers| layers.iter().map(of_sample).collect::<Result<_, _>>());
-                let maps = Saliencies { score: value, channel: score.channel, columns: columns.collect::<Result<_, _>>()? };
-                found[*sample].insert(pass, maps);
+                let columns = columns.collect::<Result<_, _>>()?;
+                let is_predicted = targets[*sample].get(pass).is_some_and(|target| target.pixels == TargetPixels::Predicted);
+                let predicted = if is_predicted { score.pixels()? } else { None };
+                found[*sample].insert(pass, Saliencies { score: value, channel: score.channel, predicted, columns });
             }
         }
         let in_order = |(mut found, targets): (BTreeMap<usize, Saliencies>, &Vec<ClassTarget>)| {

@@ -67,6 +67,17 @@ impl Score {
         Ok(Some(Score { channel, mask: Some(mask.f_to_kind(logits.kind())?) }))
     }
 
+    /// The pixels that count, at the output's resolution; `None` for class logits.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn pixels(&self) -> Result<Option<BinaryMask>, TchError> {
+        let Some(mask) = &self.mask else { return Ok(None) };
+        let (height, width) = mask.size2()?;
+        let pixels = Vec::try_from(mask.f_to_kind(Kind::Uint8)?.f_flatten(0, -1)?)?;
+        Ok(Some(BinaryMask { height: height as usize, width: width as usize, pixels }))
+    }
+
     /// The score `[B]` of each of the logits `[B, K]` or `[B, K, h, w]`.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use super::{
     dataset::{Dataset, kind_of},
     error::Error,
 };
+use crate::{measure::Measure, names::Choice};
 
 /// A field that holds heatmaps, and what all its heatmaps have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,12 @@ const OURS: [(&str, &str); 7] = [
     ("model", "StringField"),
     ("score", "FloatField"),
 ];
+
+/// Our attributes with the measures: name and type.
+fn ours() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let kind = |measure: &Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
+    OURS.into_iter().chain(Measure::ALL.iter().map(move |measure| (measure.name(), kind(measure))))
+}
 
 /// Keeps the heatmap fields declared.
 #[derive(Clone, Debug)]
@@ -200,7 +207,7 @@ fn lack(entries: &[&Document], name: &str) -> Result<Lack, String> {
     }
     let attributes: Vec<&Document> = stored.get_array("fields").into_iter().flatten().filter_map(Bson::as_document).collect();
     let mut missing = Vec::new();
-    for (attribute, kind) in OURS {
+    for (attribute, kind) in ours() {
         match attributes.iter().find(|entry| entry.get_str("name").ok() == Some(attribute)) {
             None => missing.push((attribute, kind)),
             Some(entry) if kind_of(entry) == kind => {}
@@ -215,7 +222,7 @@ fn lack(entries: &[&Document], name: &str) -> Result<Lack, String> {
 /// The schema entry of a heatmap field, as FiftyOne would write it.
 fn field_entry(name: &str, now: DateTime) -> Document {
     let theirs = OF_FIFTYONE.map(|(name, kind, items, key)| entry(name, kind, None, items, Vec::new(), key, now));
-    let ours = OURS.map(|(name, kind)| entry(name, kind, None, None, Vec::new(), name, now));
+    let ours = ours().map(|(name, kind)| entry(name, kind, None, None, Vec::new(), name, now));
     let attributes = theirs.into_iter().chain(ours).map(Bson::Document).collect();
     entry(name, "EmbeddedDocumentField", Some(HEATMAP), None, attributes, name, now)
 }
@@ -286,6 +293,15 @@ mod tests {
             "method",
             "model",
             "score",
+            "energy_inside",
+            "energy_ratio",
+            "pointing_hit",
+            "best_iou",
+            "best_threshold",
+            "center_offset",
+            "object_area",
+            "entropy",
+            "rank_correlation",
         ];
         assert_eq!(names, expected);
         assert_eq!(attributes[0].get_str("db_field").ok(), Some("_id"));
@@ -301,7 +317,7 @@ mod tests {
         assert_eq!(lack(&[&stored()], name), Ok(Lack::Nothing));
         let mut plain = stored();
         plain.get_array_mut("fields").unwrap().truncate(7);
-        assert_eq!(lack(&[&plain], name), Ok(Lack::Attributes(OURS[2..].to_vec())));
+        assert_eq!(lack(&[&plain], name), Ok(Lack::Attributes(ours().skip(2).collect())));
     }
 
     #[test]

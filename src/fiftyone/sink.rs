@@ -19,7 +19,11 @@ use super::{
     retry::with_retries,
     schema::{HeatmapField, Schema},
 };
-use crate::pipeline::{CommitOutcome, RunError, SampleUpdate, Sink, StoredMap, WrittenHeatmap};
+use crate::{
+    measure::Measure,
+    names::Choice,
+    pipeline::{CommitOutcome, RunError, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
+};
 
 /// Updates per command.
 const OPS: usize = 1000;
@@ -226,6 +230,11 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         // FiftyOne's bounds over a field with a NaN are NaN.
         "score": Some(heatmap.score).filter(|score| score.is_finite()),
     });
+    values.extend(Measure::ALL.iter().map(|measure| {
+        let number = heatmap.measures.get(*measure);
+        let value = if measure.is_yes_or_no() { number.map(|number| number != 0.0).into() } else { Bson::from(number) };
+        (measure.name().to_owned(), value)
+    }));
     Ok(doc! {"$mergeObjects": [
         // First, for the order of the keys.
         {"_id": id, "_cls": "Heatmap", "tags": []},
@@ -294,7 +303,15 @@ mod tests {
 
     fn heatmap(map: StoredMap) -> WrittenHeatmap {
         let (field, class, fingerprint) = ("cam".into(), "$person".into(), "f".into());
-        WrittenHeatmap { field, class, map, npy_path: None, score: f64::NAN, fingerprint }
+        WrittenHeatmap {
+            field,
+            class,
+            map,
+            npy_path: None,
+            score: f64::NAN,
+            measures: crate::measure::Measures::default(),
+            fingerprint,
+        }
     }
 
     fn values(expression: &Document) -> &Document {
@@ -308,6 +325,8 @@ mod tests {
         let expected = doc! {
             "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null, "fingerprint": "f",
             "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
+            "energy_inside": null, "energy_ratio": null, "pointing_hit": null, "best_iou": null, "best_threshold": null,
+            "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,
         };
         assert_eq!(*values(&expression), expected);
     }

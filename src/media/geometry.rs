@@ -81,10 +81,28 @@ impl FrameRegion {
     }
 }
 
+/// Nearest neighbour over `[height, width]`: row `i` of the result is row `floor(i * old / new)`, in whole numbers. This is the
+/// convention of torch's `nearest` and of `cv2.INTER_NEAREST`; where the quotient is whole, those two round it in floating point
+/// and at times, each at other places (2 and 7 positions of 10,000), take the row before.
+pub fn resize_nearest(pixels: &[u8], (old_height, old_width): (usize, usize), (height, width): (usize, usize)) -> Vec<u8> {
+    let columns: Vec<usize> = (0..width).map(|x| x * old_width / width).collect();
+    let mut resized = Vec::with_capacity(height * width);
+    for y in 0..height {
+        let row = &pixels[y * old_height / height * old_width..][..old_width];
+        resized.extend(columns.iter().map(|&x| row[x]));
+    }
+    resized
+}
+
 impl BinaryMask {
     /// One without any pixel of the class.
     pub fn empty(height: usize, width: usize) -> BinaryMask {
         BinaryMask { height, width, pixels: vec![0; height * width] }
+    }
+
+    /// One of which every pixel is the class's.
+    pub fn full(height: usize, width: usize) -> BinaryMask {
+        BinaryMask { height, width, pixels: vec![1; height * width] }
     }
 
     /// How many pixels the class has.
@@ -99,23 +117,28 @@ impl BinaryMask {
         BinaryMask { height: self.height, width: self.width, pixels }
     }
 
-    /// Nearest neighbour: row `i` of the result is row `floor(i * old / new)`, in whole numbers. This is the convention of
-    /// torch's `nearest` and of `cv2.INTER_NEAREST`; where the quotient is whole, those two round it in floating point and at
-    /// times, each at other places (2 and 7 positions of 10,000), take the row before.
+    /// See [`resize_nearest`].
     pub fn resize_nearest(&self, height: usize, width: usize) -> BinaryMask {
-        let columns: Vec<usize> = (0..width).map(|x| x * self.width / width).collect();
-        let mut pixels = Vec::with_capacity(height * width);
-        for y in 0..height {
-            let row = &self.pixels[y * self.height / height * self.width..][..self.width];
-            pixels.extend(columns.iter().map(|&x| row[x]));
-        }
-        BinaryMask { height, width, pixels }
+        BinaryMask { height, width, pixels: resize_nearest(&self.pixels, (self.height, self.width), (height, width)) }
     }
 
     /// The mask, of whatever resolution over the whole image, as one over a model's input of `height` x `width` pixels that lies
     /// in the image as `region` says. Where nothing was cropped that is the mask itself, at its own resolution.
     pub fn on_input(self, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
         if region.is_cropped(height, width) { self.crop_to(region, height, width) } else { self }
+    }
+
+    /// The mask over a model's input (of the input's size) as one over the frame: the way back of [`BinaryMask::on_input`].
+    pub fn onto_frame(&self, region: &FrameRegion) -> BinaryMask {
+        let mut frame = BinaryMask::empty(region.frame_height, region.frame_width);
+        for (y, row) in frame.pixels.chunks_exact_mut(region.frame_width.max(1)).enumerate() {
+            let Some(of_input) = usize::try_from(y as i64 - region.top).ok().filter(|y| *y < self.height) else { continue };
+            for (x, pixel) in row.iter_mut().enumerate() {
+                let column = usize::try_from(x as i64 - region.left).ok().filter(|x| *x < self.width);
+                *pixel = column.map_or(0, |column| self.pixels[of_input * self.width + column]);
+            }
+        }
+        frame
     }
 
     /// The mask resized to the frame as by [`BinaryMask::resize_nearest`], and cut out. Padding around the image belongs to no
@@ -189,5 +212,11 @@ mod tests {
             }
         }
         assert!(cut.count() > 0);
+        // And back: what was cut off is empty.
+        let back = cut.onto_frame(&region);
+        for (pixel, value) in back.pixels.iter().enumerate() {
+            let expected = if (3..9).contains(&(pixel / 9)) { frame.pixels[pixel] } else { 0 };
+            assert_eq!(*value, expected, "{pixel}");
+        }
     }
 }

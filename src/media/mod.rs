@@ -24,7 +24,7 @@ mod write;
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use error::MediaError;
 pub use file::{open_regular, shown};
-pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside};
+pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside, resize_nearest};
 pub use image::{ImageLimits, RgbImage, parse_image, read_image};
 pub use mask::LabelMask;
 pub use orientation::{ExifPolicy, Orientation};

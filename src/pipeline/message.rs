@@ -6,7 +6,10 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use super::{Change, Fingerprint};
-use crate::media::{BinaryMask, FrameRegion, MaskValue, shown};
+use crate::{
+    measure::Measures,
+    media::{BinaryMask, FrameRegion, MaskValue, shown},
+};
 
 /// One sample of the selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,6 +237,8 @@ pub struct ClassHeatmaps {
     pub channel: i64,
     /// The scalar that was differentiated.
     pub score: f64,
+    /// The pixels that count, over what the heatmaps show, at any resolution; `None` where all do, or one by its place.
+    pub object: Option<BinaryMask>,
     /// One per column of the job: method by method, layer by layer.
     pub heatmaps: Vec<Heatmap>,
 }
@@ -249,6 +254,8 @@ pub struct ExplainedSample {
     pub wanted: Vec<usize>,
     /// The heatmaps that this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
+    /// The pixels that the model saw, over what the heatmaps show, at any resolution; `None` where it saw all of that.
+    pub seen: Option<BinaryMask>,
     /// One entry per class that is there; none where the model predicts none of them.
     pub classes: Vec<ClassHeatmaps>,
 }
@@ -275,6 +282,8 @@ pub struct WrittenHeatmap {
     pub npy_path: Option<PathBuf>,
     /// The scalar that was differentiated.
     pub score: f64,
+    /// Where the attention lies.
+    pub measures: Measures,
     /// Of everything the heatmap depends on.
     pub fingerprint: String,
 }

@@ -84,6 +84,18 @@ def standin_model(export) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classifier_file() -> Path:
+    """Source of a tiny classifier of cats, dogs and persons that sees the middle of an image."""
+    return Path(__file__).with_name("tiny_classifier.py")
+
+
+@pytest.fixture(scope="session")
+def classifier(export, classifier_file) -> Path:
+    """It, as an archive."""
+    return export(f"{classifier_file}:classifier", inputs=(classifier_file,))
+
+
+@pytest.fixture(scope="session")
 def database(tmp_path_factory):
     """A private MongoDB, FiftyOne's own, with FiftyOne in this process connected to it; its URI."""
     with PrivateMongod(tmp_path_factory.mktemp("mongo")) as mongod:

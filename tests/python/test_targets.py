@@ -20,6 +20,7 @@ from fiftyone import ViewField as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reference
+import tiny_classifier
 
 PERSON = 15
 FIELD = "person_grad_layer_4"
@@ -48,84 +49,9 @@ def annotate(camflow, standin_model, tmp_path):
     return run
 
 
-CLASSIFIER = '''
-import torch
-
-
-class Rows(torch.nn.Module):
-    """Logits of three classes: each from the mean of a feature of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer1 = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, stride=4, padding=2), torch.nn.ReLU())
-        self.layer2 = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, stride=2, padding=1), torch.nn.ReLU())
-        self.head = torch.nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.layer2(self.layer1(x)).mean((2, 3)))
-
-
-class Boxes(torch.nn.Module):
-    """An output [N, 6, 4] that is no scores of classes."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer1 = torch.nn.Sequential(torch.nn.Conv2d(3, 24, 5, stride=4, padding=2), torch.nn.ReLU())
-
-    def forward(self, x):
-        return self.layer1(x).mean((2, 3)).view(-1, 6, 4)
-
-
-METADATA = {
-    "classes": {0: "cat", 1: "dog", 2: "person"},
-    "preprocess": [{"op": "resize_smaller", "size": 72}, {"op": "center_crop", "height": 64, "width": 64}],
-    "example": [64, 64],
-}
-
-
-def classifier():
-    torch.manual_seed(3)
-    model = Rows().eval()
-    model.camflow_metadata = METADATA
-    return model
-
-
-def boxes():
-    torch.manual_seed(3)
-    model = Boxes().eval()
-    model.camflow_metadata = METADATA
-    return model
-
-
-def detector():
-    model = boxes()
-    model.camflow_metadata = {**METADATA, "task": "detection"}
-    return model
-'''
-
-
 @pytest.fixture(scope="session")
-def classifier_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("classifier") / "tiny.py"
-    path.write_text(CLASSIFIER)
-    return path
-
-
-@pytest.fixture(scope="session")
-def classifier(camflow, classifier_file):
-    path = classifier_file.with_name("classifier.pt2")
-    camflow("export", f"{classifier_file}:classifier", "--out", path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def torch_classifier(classifier_file):
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("tiny", classifier_file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.classifier()
+def torch_classifier():
+    return tiny_classifier.classifier()
 
 
 def summary(done) -> dict:
@@ -431,7 +357,7 @@ def test_one_pixel(dataset, annotate):
 # ----------------------------------------------------------------------------------------------------------- refusals
 
 
-def test_wrong_jobs_are_refused_with_what_is_possible(dataset, annotate, classifier, classifier_file, camflow):
+def test_wrong_jobs_are_refused_with_what_is_possible(dataset, annotate, classifier, classifier_file, camflow, tmp_path):
     for sample in dataset:
         sample["boxes"] = fo.Detections(detections=[fo.Detection(label="unicorn", bounding_box=[0, 0, 1, 1])])
         sample["kinds"] = fo.Classifications(classifications=[fo.Classification(label="cat")])
@@ -457,15 +383,15 @@ def test_wrong_jobs_are_refused_with_what_is_possible(dataset, annotate, classif
     assert "`boxes`" in told("labels:boxe")
     camflow("annotate", "--dataset", dataset.name, "--target", "pixel=1", code=2)
 
-    boxes = classifier_file.with_name("boxes.pt2")
+    boxes = tmp_path / "boxes.pt2"
     camflow("export", f"{classifier_file}:boxes", "--out", boxes)
     text = told("labels:boxes", model=boxes, classes="cat")
     assert "[2, 6, 4]" in text and "camflow export file.py:function" in text
-    detector = classifier_file.with_name("detector.pt2")
+    detector = tmp_path / "detector.pt2"
     camflow("export", f"{classifier_file}:detector", "--out", detector)
     text = told("top", model=detector, classes=None)
     assert "gives boxes" in text and "camflow export file.py:function" in text
-    out = classifier_file.with_name("maps")
+    out = tmp_path / "odd-maps"
     text = camflow("explain", dataset.first().filepath, "--model", detector, "--out", out, code=2).stderr
     assert "gives boxes" in text and not out.exists()
     assert not any("_grad_layer_" in f for f in dataset.get_field_schema()), "nothing was written"

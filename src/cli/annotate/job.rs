@@ -98,6 +98,12 @@ pub fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> H
     HeatmapFields::new(names.to_vec(), classes, columns)
 }
 
+/// Of each column the one of the layer before it, by the same method.
+pub fn preceding(columns: &[Column]) -> Vec<Option<usize>> {
+    let before = |column: usize| column.checked_sub(1).filter(|before| columns[*before].method == columns[column].method);
+    (0..columns.len()).map(before).collect()
+}
+
 pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
     let describe = |(name, column): (&String, &Column)| HeatmapField {
         name: name.clone(),
@@ -120,6 +126,8 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
         ("store", args.store.name().to_owned()),
         ("precision", if args.cam.device.exact { "exact" } else { args.cam.device.precision.name() }.to_owned()),
         ("exif", args.apply_exif.to_string()),
+        // Labels of earlier versions have none.
+        ("measures", "1".to_owned()),
     ];
     Fingerprint::of_job(&program.digest(), &settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
 }

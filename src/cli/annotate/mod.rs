@@ -36,7 +36,7 @@ pub use config::settings;
 pub use job::output_folder;
 use job::{
     DatasetSide, check_dataset, check_model, check_schema, check_writable, describe_fields, field_names, fields, job_fingerprint,
-    selection,
+    preceding, selection,
 };
 use record::RecordFiles;
 
@@ -159,7 +159,14 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
     }
     // A clone of the dataset may refer to the files that this run replaces.
     let keep_superseded = dataset.shares_heatmaps(&fields.names().collect::<Vec<_>>()).map_err(Failure::aborted)?;
-    let encoder = Encoder { folder, fields, store: args.store, npy: args.npy, class_names: program.metadata.classes.clone() };
+    let encoder = Encoder {
+        folder,
+        fields,
+        preceding: preceding(&columns),
+        store: args.store,
+        npy: args.npy,
+        class_names: program.metadata.classes.clone(),
+    };
     let options = RunOptions {
         batch_limit: match args.batch_size {
             BatchSize::Samples(samples) => Some(BatchLimit::samples(samples.get())),

@@ -7,11 +7,12 @@ use std::{
 };
 
 use crate::{
-    media::{Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_atomically, write_f16, write_f32},
+    measure::{Measure, Measured, Measures, rank_correlation},
+    media::{BinaryMask, Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_atomically, write_f16, write_f32},
     names::Choice,
     pipeline::{
-        ExplainedSample, Heatmap, HeatmapFields, RunError, Skip, SkipReason, StoredHeatmap, StoredMap, WrittenHeatmap,
-        WrittenHeatmaps, output::stem,
+        ClassHeatmaps, ExplainedSample, Heatmap, HeatmapFields, RunError, Skip, SkipReason, StoredHeatmap, StoredMap,
+        WrittenHeatmap, WrittenHeatmaps, output::stem,
     },
 };
 
@@ -76,6 +77,8 @@ pub struct Encoder {
     pub folder: PathBuf,
     /// The fields that the job writes.
     pub fields: HeatmapFields,
+    /// Of each column the one of the layer before it, by the same method.
+    pub preceding: Vec<Option<usize>>,
     /// Where pictures go.
     pub store: Store,
     /// Where exact floats go.
@@ -90,18 +93,19 @@ impl Encoder {
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
     pub fn encode(&self, explained: ExplainedSample) -> Result<Encoded, RunError> {
-        let ExplainedSample { sample, fingerprint, wanted, existing, classes } = explained;
+        let ExplainedSample { sample, fingerprint, wanted, existing, seen, classes } = explained;
         let mut heatmaps = Vec::new();
         for class in &classes {
             let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
-            for (column, heatmap) in class.heatmaps.iter().enumerate() {
+            let measures = self.measures(class, seen.as_ref());
+            for (column, (heatmap, measures)) in class.heatmaps.iter().zip(measures).enumerate() {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(fingerprint, class.class, column).to_string();
                 let stem = stem(&self.folder, field, &sample.id, &fingerprint);
                 let npy_path = self.write_npy(&stem, heatmap)?;
                 let map = self.write_map(&stem, heatmap)?;
-                let (field, class_name) = (field.to_owned(), name.clone());
-                heatmaps.push(WrittenHeatmap { field, class: class_name, map, npy_path, score: class.score, fingerprint });
+                let (field, class, score) = (field.to_owned(), name.clone(), class.score);
+                heatmaps.push(WrittenHeatmap { field, class, map, npy_path, score, measures, fingerprint });
             }
         }
         let is_absent = |class: usize| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
@@ -121,6 +125,18 @@ impl Encoder {
             .filter(|path| !is_kept(path))
             .collect();
         Ok(Encoded::Written(WrittenHeatmaps { sample, heatmaps, withdrawn, superseded }))
+    }
+
+    /// Where the attention lies, by column.
+    fn measures(&self, class: &ClassHeatmaps, seen: Option<&BinaryMask>) -> Vec<Measures> {
+        let mut fitted = Fitted { seen, object: class.object.as_ref(), by_size: BTreeMap::new() };
+        class.heatmaps.iter().for_each(|heatmap| fitted.fit(heatmap));
+        let of = |(column, heatmap): (usize, &Heatmap)| {
+            let (map, object) = fitted.measured(heatmap);
+            let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before]).0);
+            map.measures(object).with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
+        };
+        class.heatmaps.iter().enumerate().map(of).collect()
     }
 
     fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<PathBuf>, RunError> {
@@ -148,10 +164,79 @@ impl Encoder {
     }
 }
 
+/// The masks of a class at the sizes of its heatmaps.
+struct Fitted<'a> {
+    seen: Option<&'a BinaryMask>,
+    object: Option<&'a BinaryMask>,
+    /// By height and width: what was seen, and the object.
+    by_size: BTreeMap<(usize, usize), [Option<BinaryMask>; 2]>,
+}
+
+impl Fitted<'_> {
+    fn fit(&mut self, heatmap: &Heatmap) {
+        let (height, width) = (heatmap.height, heatmap.width);
+        let masks = [self.seen, self.object];
+        self.by_size
+            .entry((height, width))
+            .or_insert_with(|| masks.map(|mask| mask.map(|mask| mask.resize_nearest(height, width))));
+    }
+
+    /// A heatmap that was fitted, and the object.
+    fn measured<'b>(&'b self, heatmap: &'b Heatmap) -> (Measured<'b>, Option<&'b BinaryMask>) {
+        let Heatmap { height, width, values, levels } = heatmap;
+        let [seen, object] = &self.by_size[&(*height, *width)];
+        (Measured { height: *height, width: *width, values, levels, seen: seen.as_ref() }, object.as_ref())
+    }
+}
+
 fn unwritable(path: &Path, error: MediaError) -> RunError {
     let source = match error {
         MediaError::Unwritable { cause, .. } => cause,
         other => std::io::Error::other(other.to_string()),
     };
     RunError::Output { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_heatmap_is_measured_at_its_own_size() {
+        let names = vec![vec!["a".into(), "b".into()]];
+        let encoder = Encoder {
+            folder: PathBuf::new(),
+            fields: HeatmapFields::new(names, vec!["class".into()], vec!["1".into(), "2".into()]),
+            preceding: vec![None, Some(0)],
+            store: Store::Path,
+            npy: NpyFormat::None,
+            class_names: BTreeMap::new(),
+        };
+        let map = |width: usize, levels: &[u8]| Heatmap {
+            height: levels.len() / width,
+            width,
+            values: levels.iter().map(|level| f32::from(*level) / 255.0).collect(),
+            levels: levels.to_vec(),
+        };
+        let mask = |width: usize, pixels: &[u8]| BinaryMask { height: pixels.len() / width, width, pixels: pixels.to_vec() };
+        let class = ClassHeatmaps {
+            class: 0,
+            channel: 1,
+            score: 1.0,
+            object: Some(mask(2, &[1, 0])),
+            heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
+        };
+        let measures = encoder.measures(&class, None);
+        let about = |measured: Option<f64>, wanted: f64| (measured.expect("defined") - wanted).abs() < 1e-6;
+        assert!(about(measures[0].get(Measure::EnergyInside), 306.0 / 408.0), "{measures:?}");
+        assert!(about(measures[1].get(Measure::EnergyInside), 0.2), "{measures:?}");
+        assert_eq!(measures[0].get(Measure::RankCorrelation), None);
+        // The second map's pixels are the first's first and third: the higher one here is the lower one there.
+        assert!(about(measures[1].get(Measure::RankCorrelation), -1.0), "{measures:?}");
+
+        let seen = mask(4, &[0, 1, 1, 1]);
+        let measures = encoder.measures(&class, Some(&seen));
+        assert!(about(measures[0].get(Measure::EnergyInside), 1.0 / 3.0), "{measures:?}");
+        assert!(about(measures[0].get(Measure::ObjectArea), 1.0 / 3.0), "{measures:?}");
+    }
 }
