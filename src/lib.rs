@@ -16,3 +16,4 @@ pub mod names;
 pub mod pipeline;
 pub mod program;
 pub mod report;
+pub mod study;

@@ -13,8 +13,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fiftyone", &["measure", "media", "names", "pipeline"]),
     ("job", &["media", "names", "pipeline", "program"]),
     ("report", &["names", "pipeline"]),
+    ("study", &["measure", "media", "names"]),
     ("fuzz", &["media", "program"]),
-    ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report"]),
+    ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "study"]),
 ];
 
 /// Crate -> the only modules that may know it.

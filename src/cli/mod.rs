@@ -10,6 +10,7 @@ mod explain;
 mod export;
 mod inspect;
 mod model;
+mod report;
 mod run;
 mod secrets;
 mod signals;
@@ -44,6 +45,8 @@ enum Command {
     Annotate(Box<annotate::Args>),
     /// Run the jobs of a job file, one after the other
     Run(run::Args),
+    /// Where the model looks: distributions, worst and best samples, and what stands out
+    Report(report::Args),
     /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
     Clean(clean::Args),
     /// Heatmaps of a few images, without a database
@@ -63,7 +66,9 @@ impl Command {
             Command::Annotate(args) => args.format,
             Command::Run(args) => args.format,
             Command::Explain(args) => args.format,
-            Command::Clean(_) | Command::Export(_) | Command::Inspect(_) | Command::Doctor(_) => Format::Human,
+            Command::Report(_) | Command::Clean(_) | Command::Export(_) | Command::Inspect(_) | Command::Doctor(_) => {
+                Format::Human
+            }
         }
     }
 }
@@ -95,6 +100,7 @@ pub fn main() -> Exit {
             Ok(annotate::main(annotate::Invocation::from_matches(*args, matches), &mut None))
         }
         Command::Run(args) => run::main(&args),
+        Command::Report(args) => report::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Export(args) => export::main(&args),

@@ -338,7 +338,7 @@ impl Pace {
 }
 
 /// The selection as a query, without ids and position.
-fn filter(dataset: &Dataset, selection: &Selection) -> Result<Document, Error> {
+pub(super) fn filter(dataset: &Dataset, selection: &Selection) -> Result<Document, Error> {
     let mut conditions = Vec::new();
     if !selection.tags.is_empty() {
         conditions.push(doc! {"tags": {"$in": &selection.tags}});

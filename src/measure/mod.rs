@@ -5,10 +5,12 @@
 //! the `N` pixels that the model saw. docs/measures.md has them all with their sources; each function says its own.
 
 mod ranks;
+mod sample;
 
 use crate::{media::BinaryMask, names::Choice};
 
 pub use ranks::rank_correlation;
+pub use sample::{MeasuredHeatmap, MeasuredSample, Series};
 
 /// What can be measured of a heatmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

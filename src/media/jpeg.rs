@@ -1,4 +1,4 @@
-//! JPEG to RGB, bit for bit as Pillow decodes it: libjpeg's slow integer DCT and its "fancy" upsampling of chroma, a file that
+//! JPEG to RGB and back. Reading is bit for bit as Pillow decodes it: libjpeg's slow integer DCT and its "fancy" upsampling of chroma, a file that
 //! ends early is an error, and four-channel files are read in Adobe's inverted polarity.
 
 use std::{
@@ -7,7 +7,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use mozjpeg::{ColorSpace, DctMethod, Decompress};
+use mozjpeg::{ColorSpace, Compress, DctMethod, Decompress};
+
+use super::{error::MediaError, image::RgbImage};
 
 /// Decoded samples, as stored in the file: gray or RGB.
 pub(super) struct Jpeg {
@@ -53,6 +55,27 @@ pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result
     } else {
         format!("not a valid JPEG: {reason}")
     })
+}
+
+/// A picture as a JPEG file of a quality from 1 to 100, for people to look at.
+///
+/// # Errors
+/// The picture has no pixel, or more than a JPEG can have.
+pub fn encode_jpeg(image: &RgbImage, quality: f32) -> Result<Vec<u8>, MediaError> {
+    // libjpeg's errors unwind; see `decode`.
+    let encoded = catch_unwind(|| -> io::Result<Vec<u8>> {
+        let mut encoder = Compress::new(ColorSpace::JCS_RGB);
+        encoder.set_size(image.width, image.height);
+        encoder.set_quality(quality);
+        let mut started = encoder.start_compress(Vec::new())?;
+        started.write_scanlines(&image.pixels)?;
+        started.finish()
+    });
+    match encoded {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(MediaError::encode(error.to_string())),
+        Err(_) => Err(MediaError::encode(format!("{} x {} pixels make no JPEG", image.height, image.width))),
+    }
 }
 
 /// How many scans the first image in the file has. Like libjpeg it skips what stands between the segments.

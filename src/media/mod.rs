@@ -26,6 +26,7 @@ pub use error::MediaError;
 pub use file::{open_regular, shown};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside, resize_nearest};
 pub use image::{ImageLimits, RgbImage, parse_image, read_image};
+pub use jpeg::encode_jpeg;
 pub use mask::LabelMask;
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};

@@ -1,0 +1,177 @@
+//! `camflow report`: what the measures of a dataset's heatmaps say, as a page, as JSON and as CSV.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+
+use super::{Exit, Failure, annotate::DatabaseArgs, print, signals::cancel_on_signals};
+use crate::{
+    fiftyone::{Dataset, MeasuredSource, Selection},
+    media::{Durability, write_atomically},
+    names::backticked,
+    pipeline::Cancellation,
+    study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
+};
+
+/// Where the model looks: distributions, worst and best samples, and what stands out
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct Args {
+    /// Name of the dataset
+    #[arg(long)]
+    dataset: String,
+    /// Only these heatmap fields; default: all that camflow made
+    #[arg(long, value_delimiter = ',', value_name = "FIELD")]
+    fields: Vec<String>,
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    out: PathBuf,
+    /// Write the numbers here, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a line for each heatmap here, too
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// The JSON of an earlier report, to compare with
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// How many of the worst and of the best samples to show of each field and class
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    worst: usize,
+    /// Only samples with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    tags: Vec<String>,
+    /// Only samples that match this MongoDB query (JSON)
+    #[arg(long = "match", value_name = "QUERY")]
+    matching: Option<String>,
+    /// Python with FiftyOne, if its database is not running
+    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
+    python: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// Runs the subcommand.
+pub fn main(args: &Args) -> Result<Exit, Failure> {
+    let cancellation = cancel_on_signals()?;
+    let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
+    let connected = args.database.connect(args.python.clone())?;
+    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    let fields = fields(&dataset, &args.fields)?;
+    let selection = Selection { tags: args.tags.clone(), matching: args.matching.clone(), ..Selection::default() };
+    let mut source = dataset.measured(fields.clone(), &selection)?;
+    let mut study = Study::new(args.worst);
+    let observed = match &args.csv {
+        None => observe(&mut source, &mut study, &cancellation, None),
+        Some(path) => observe_into(path, &mut source, &mut study, &cancellation),
+    };
+    observed.map_err(Failure::aborted)?;
+    if cancellation.is_cancelled() {
+        return Ok(Exit::Interrupted);
+    }
+    if study.num_samples == 0 {
+        let (fields, name) = (backticked(fields.iter().map(String::as_str)), dataset.name());
+        let hint = format!("hint: make them with `camflow annotate --dataset {name}`, or select other samples");
+        return Err(anyhow::anyhow!(
+            "no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`\n{hint}"
+        )
+        .into());
+    }
+
+    let created = format!("{:.0}", jiff::Timestamp::now());
+    let findings = findings(&study, baseline.as_ref());
+    let selected = selected(args);
+    let heading = Heading { dataset: dataset.name(), created: &created, selection: selected.as_deref() };
+    let html = page(&study, &findings, baseline.as_ref(), heading);
+    write(&args.out, &html).map_err(Failure::aborted)?;
+    if let Some(path) = &args.json {
+        let report = json(&study, &findings, dataset.name(), &created);
+        write(path, &format!("{report:#}\n")).map_err(Failure::aborted)?;
+    }
+    for finding in &findings {
+        print(&finding.text);
+        if !finding.samples.is_empty() {
+            print(&format!("  {}", finding.samples.join(" ")));
+        }
+    }
+    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, args.out.display()));
+    Ok(Exit::Done)
+}
+
+fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the earlier report `{}`", path.display()))?;
+    Baseline::parse(&text).map_err(|reason| {
+        anyhow::anyhow!(
+            "`{}` is no earlier report: {reason}\nhint: `--baseline` takes what `camflow report --json` wrote",
+            path.display()
+        )
+    })
+}
+
+/// The heatmap fields to read.
+fn fields(dataset: &Dataset, asked: &[String]) -> anyhow::Result<Vec<String>> {
+    let known = dataset.heatmap_fields();
+    if known.is_empty() {
+        let name = dataset.name();
+        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate --dataset {name}`");
+    }
+    if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
+        let known = backticked(known.iter().map(String::as_str));
+        bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: it has {known}", dataset.name());
+    }
+    Ok(if asked.is_empty() { known } else { asked.to_vec() })
+}
+
+/// The selection in words.
+fn selected(args: &Args) -> Option<String> {
+    let tags = (!args.tags.is_empty()).then(|| format!("tagged {}", args.tags.join(" or ")));
+    let matching = args.matching.as_ref().map(|query| format!("matching {query}"));
+    let parts: Vec<String> = tags.into_iter().chain(matching).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Reads all of the source into the study, and to the table a line for each heatmap.
+fn observe(
+    source: &mut MeasuredSource,
+    study: &mut Study,
+    cancellation: &Cancellation,
+    mut table: Option<&mut dyn Write>,
+) -> anyhow::Result<()> {
+    while !cancellation.is_cancelled() {
+        let samples = source.next_page()?;
+        if samples.is_empty() {
+            break;
+        }
+        for sample in &samples {
+            study.observe(sample);
+            table.iter_mut().try_for_each(|table| table.write_all(csv_rows(sample).as_bytes()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same into a file, which is there when it is complete.
+fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, cancellation: &Cancellation) -> anyhow::Result<()> {
+    let mut fault = None;
+    let written = write_atomically(path, Durability::Process, |file| {
+        writeln!(file, "{CSV_HEADER}")?;
+        observe(source, study, cancellation, Some(file)).map_err(|error| {
+            fault = Some(error);
+            io::Error::other("reading ended early")
+        })?;
+        if cancellation.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    });
+    match (fault, written) {
+        (Some(fault), _) => Err(fault),
+        (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
+        (None, written) => Ok(written?),
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    Ok(write_atomically(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
+}

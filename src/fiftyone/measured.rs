@@ -1,0 +1,119 @@
+//! Reading measures back from the labels, for reports.
+
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
+use futures_util::TryStreamExt;
+
+use super::{
+    dataset::Dataset,
+    error::Error,
+    retry::with_retries,
+    source::{Selection, filter},
+};
+use crate::{
+    measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series},
+    names::Choice,
+};
+
+/// Samples per query. A label with its measures takes about a kilobyte.
+const PAGE: i64 = 1000;
+
+/// Reads samples with measured heatmaps in the order of their ids.
+#[derive(Debug)]
+pub struct MeasuredSource {
+    dataset: Dataset,
+    fields: Vec<String>,
+    filter: Document,
+    last: Option<ObjectId>,
+}
+
+impl Dataset {
+    /// The fields that hold heatmaps.
+    pub fn heatmap_fields(&self) -> Vec<String> {
+        self.fields().iter().filter(|field| field.kind == "Heatmap").map(|field| field.name.clone()).collect()
+    }
+
+    /// The measures that camflow left in these fields; the selection says of which samples.
+    ///
+    /// # Errors
+    /// The selection's query is none.
+    pub fn measured(&self, fields: Vec<String>, selection: &Selection) -> Result<MeasuredSource, Error> {
+        let filter = filter(self, selection)?;
+        Ok(MeasuredSource { dataset: self.clone(), fields, filter, last: None })
+    }
+}
+
+impl MeasuredSource {
+    /// The next samples that have heatmaps of camflow's; an empty list ends the dataset.
+    ///
+    /// # Errors
+    /// The database fails, or the dataset is gone.
+    pub fn next_page(&mut self) -> Result<Vec<MeasuredSample>, Error> {
+        let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
+        let page: Vec<RawDocumentBuf> = with_retries(|| {
+            let (query, projection) = (self.query(), self.projection());
+            self.dataset.database.run(&doing, async {
+                let samples = self.dataset.database.collection::<RawDocumentBuf>(&self.dataset.samples);
+                let found = samples.find(query).projection(projection).sort(doc! {"_id": 1}).limit(PAGE);
+                found.batch_size(PAGE as u32).await?.try_collect().await
+            })
+        })?;
+        match page.last() {
+            None => with_retries(|| self.dataset.check_exists())?,
+            Some(last) => self.last = last.get_object_id("_id").ok(),
+        }
+        Ok(page.iter().map(|sample| self.read(sample)).collect())
+    }
+
+    fn query(&self) -> Document {
+        let has = |field: &String| Bson::Document(doc! {format!("{field}.fingerprint"): {"$type": "string"}});
+        let any = doc! {"$or": self.fields.iter().map(has).collect::<Vec<_>>()};
+        let after = self.last.map_or_else(Document::new, |last| doc! {"_id": {"$gt": last}});
+        doc! {"$and": [after, self.filter.clone(), any]}
+    }
+
+    fn projection(&self) -> Document {
+        const TEXTS: [&str; 7] = ["fingerprint", "target_class", "layer", "method", "model", "map_path", "npy_path"];
+        let mut projection = doc! {"filepath": 1, "tags": 1};
+        for field in &self.fields {
+            for attribute in TEXTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
+                projection.insert(format!("{field}.{attribute}"), 1);
+            }
+        }
+        projection
+    }
+
+    fn read(&self, sample: &RawDocument) -> MeasuredSample {
+        let label = |field: &String| heatmap(field, sample.get_document(field).ok()?);
+        let tags = sample.get_array("tags").ok().into_iter().flatten();
+        MeasuredSample {
+            id: sample.get_object_id("_id").map(|id| id.to_hex()).unwrap_or_default(),
+            media_path: sample.get_str("filepath").unwrap_or_default().into(),
+            tags: tags.filter_map(|tag| tag.ok()?.as_str().map(ToOwned::to_owned)).collect(),
+            heatmaps: self.fields.iter().filter_map(label).collect(),
+        }
+    }
+}
+
+/// What a label says, if it is one of camflow's.
+fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
+    let text = |key: &str| label.get_str(key).ok().map(ToOwned::to_owned);
+    text("fingerprint")?;
+    let number = |key: &str| match label.get(key).ok()?? {
+        bson::RawBsonRef::Double(number) => Some(number),
+        bson::RawBsonRef::Int32(number) => Some(f64::from(number)),
+        bson::RawBsonRef::Int64(number) => Some(number as f64),
+        bson::RawBsonRef::Boolean(yes) => Some(f64::from(u8::from(yes))),
+        _ => None,
+    };
+    let series = Series {
+        field: field.to_owned(),
+        class: text("target_class").unwrap_or_default(),
+        layer: text("layer").unwrap_or_default(),
+        method: text("method").unwrap_or_default(),
+        model: text("model").unwrap_or_default(),
+    };
+    let measures =
+        Measure::ALL.iter().fold(Measures::default(), |measures, measure| measures.with(*measure, number(measure.name())));
+    let (map_path, npy_path) = (text("map_path").map(Into::into), text("npy_path").map(Into::into));
+    Some(MeasuredHeatmap { series, score: number("score"), measures, map_path, npy_path })
+}

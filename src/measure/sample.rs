@@ -1,0 +1,48 @@
+//! What was measured of a sample, as it is read back from its labels.
+
+use std::path::PathBuf;
+
+use super::Measures;
+
+/// A sample with measured heatmaps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeasuredSample {
+    /// Its id in the dataset.
+    pub id: String,
+    /// The image file.
+    pub media_path: PathBuf,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its heatmaps, field by field.
+    pub heatmaps: Vec<MeasuredHeatmap>,
+}
+
+/// A heatmap with its measures.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeasuredHeatmap {
+    /// What it is one of.
+    pub series: Series,
+    /// The scalar that was differentiated.
+    pub score: Option<f64>,
+    /// Its numbers.
+    pub measures: Measures,
+    /// Its picture, if stored by path.
+    pub map_path: Option<PathBuf>,
+    /// Its exact floats.
+    pub npy_path: Option<PathBuf>,
+}
+
+/// Heatmaps that can be compared with each other: one of each sample.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Series {
+    /// Name of the sample field.
+    pub field: String,
+    /// The class that was explained.
+    pub class: String,
+    /// The layer, by its module path.
+    pub layer: String,
+    /// The CAM method.
+    pub method: String,
+    /// The model's name.
+    pub model: String,
+}
