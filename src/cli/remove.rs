@@ -79,11 +79,17 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     if let Some(lock) = &lock {
         dataset.unset_heatmaps(&plan.present, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
     }
+    if cancellation.is_cancelled() {
+        return Ok(stopped());
+    }
     contents.iter().for_each(|content| print(&described(content, verb)));
 
     let references = dataset.references_without(&plan.fields).map_err(Failure::aborted)?;
     let mut files = Files::default();
     for folder in &plan.folders {
+        if !folder.exists() {
+            print(&format!("there is no folder `{}`; files that were in it are not looked for", shown(folder)));
+        }
         for field in &plan.fields {
             let mut visit = |file: OutputFile| {
                 if !cancellation.is_cancelled() {
@@ -99,11 +105,10 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         print(&format!("{} files stay: other datasets refer to them", files.num_shared));
     }
     if cancellation.is_cancelled() {
-        print("stopped; run the same command again to go on");
-        return Ok(Exit::Interrupted);
+        return Ok(stopped());
     }
-    if args.apply {
-        let kept = dataset.drop_fields(&plan.present).map_err(Failure::aborted)?;
+    if let Some(lock) = &lock {
+        let kept = dataset.drop_fields(&plan.present, lock).map_err(Failure::aborted)?;
         let gone: Vec<String> = plan.fields.iter().filter(|field| !kept.contains(field)).cloned().collect();
         dataset.forget_in_app(&gone).map_err(Failure::aborted)?;
         // What could not be removed is still to be found by the record.
@@ -164,6 +169,11 @@ fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
     let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| is_heatmap(field));
     notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{field}` any more")));
     Ok(Plan { fields, present, runs, folders, notes })
+}
+
+fn stopped() -> Exit {
+    print("stopped; run the same command again to go on");
+    Exit::Interrupted
 }
 
 fn described(content: &FieldContent, verb: &str) -> String {

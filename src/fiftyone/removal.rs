@@ -5,6 +5,7 @@
 
 use bson::{Bson, Document, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
+use mongodb::options::{Acknowledgment, WriteConcern};
 
 use super::{dataset::Dataset, error::Error, lock::Lock, retry::with_retries, schema::HEATMAP};
 
@@ -92,7 +93,7 @@ impl Dataset {
             last = Some(*end);
             with_retries(|| {
                 let (query, update) = (doc! {"_id": {"$in": &ids}}, update.clone());
-                self.database.run(&doing, async { samples.update_many(query, update).await })
+                self.database.run(&doing, async { samples.update_many(query, update).write_concern(durable()).await })
             })?;
         }
         Ok(())
@@ -101,8 +102,9 @@ impl Dataset {
     /// Takes these fields out of the schema where no sample has them any more; returns those that stay.
     ///
     /// # Errors
-    /// The database fails.
-    pub fn drop_fields(&self, fields: &[String]) -> Result<Vec<String>, Error> {
+    /// The lock on the fields was lost, or the database fails.
+    pub fn drop_fields(&self, fields: &[String], lock: &Lock) -> Result<Vec<String>, Error> {
+        lock.check()?;
         let mut kept = Vec::new();
         let datasets = self.database.collection::<Document>("datasets");
         for field in fields {
@@ -141,6 +143,11 @@ impl Dataset {
         })?;
         Ok(found.is_some())
     }
+}
+
+/// The labels' files are removed next: a server that crashed must not bring the labels back.
+fn durable() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build()
 }
 
 /// Whether the field holds a heatmap of camflow's.

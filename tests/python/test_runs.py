@@ -130,9 +130,14 @@ def test_a_record_that_was_cut_off_is_completed(tiny_dataset, job, db):
     db.datasets.update_one({"name": dataset.name}, {"$unset": {"runs.camflow_night_2": ""}})
     job.annotate(dataset, "--name", "night")
     assert document(db, dataset)["runs"]["camflow_night_2"] == record
+    # A run that was aborted has done something, too.
+    Path(dataset.first().filepath).write_bytes(b"no picture")
+    job.annotate(dataset, "--name", "night", "--overwrite", "--max-failures", "10%", code=3)
+    aborted = dataset.get_run_info("camflow_night_2").config
+    assert (aborted.exit, aborted.exit_code, aborted.counts["num_failed"]) == ("aborted", 3, 1)
     # Killed before the document.
     dataset.delete_run("camflow_night_2")
-    job.annotate(dataset, "--name", "night")
+    job.annotate(dataset, "--name", "night", code=1)
     assert dataset.get_run_info("camflow_night_2").config.counts["num_committed"] == 0
     assert dataset.get_run_info("camflow_night").config.method == "other"
 
