@@ -115,7 +115,12 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
 
     let fields = fields(&names, &targets, &columns);
     let heatmap_fields = describe_fields(&names, &columns, &program);
-    let selection = selection(args, &dataset, label.clone(), &heatmap_fields)?;
+    let selection =
+        selection(args, &dataset, label.clone(), &heatmap_fields).map_err(|error| match cancellation.is_cancelled() {
+            // Ctrl-C ends the Python that resolves a view, too.
+            true => Failure { exit: Exit::Interrupted, error },
+            false => error.into(),
+        })?;
     let mut source = dataset.source(selection)?;
     source.notices().iter().for_each(|notice| reporter.notice(notice));
     let mut sink = dataset.sink(heatmap_fields)?;
