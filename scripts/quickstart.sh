@@ -47,5 +47,5 @@ step "heatmaps of what makes a pixel a person, at four layers of the network"
 cat <<'END'
 
 Look at them: .venv/bin/fiftyone app launch quickstart
-and tick person_grad_layer_1 to person_grad_layer_4 at the left.
+and look at person_grad_layer_4, which is ticked at the left, and its three neighbours.
 END

@@ -226,7 +226,7 @@ fn selections_select() {
     let ids = [9, 3, 3, 900].map(|n| id(n).to_hex()).to_vec();
     let source = dataset.source(Selection { ids: Some(ids), ..Selection::default() }).expect("a source");
     assert_eq!(source.notices(), ["1 of the 3 ids are not in dataset `street`"]);
-    assert_eq!(paths(&read_all(source)), ["/data/3.jpg", "/data/9.jpg"]);
+    assert_eq!(paths(&read_all(source)), ["/data/9.jpg", "/data/3.jpg"], "in the order of the list");
     // More ids than go into one query, with an offset beyond the first part.
     let ids = (0..12_000).map(|n| id(n + 100 - 10_000 * usize::from(n >= 10_000)).to_hex()).collect();
     assert_eq!(read(Selection { ids: Some(ids), offset: 100, ..Selection::default() }).len(), 50);
@@ -234,6 +234,48 @@ fn selections_select() {
     let bad = Selection { matching: Some(r#"{"n": {"$near_to": 3}}"#.into()), ..Selection::default() };
     let error = dataset.source(bad).map(drop).expect_err("an unknown operator").to_string();
     assert!(error.contains("refuses the query") && error.contains("$near_to"), "{error}");
+}
+
+#[test]
+fn random_parts_are_the_same_each_time() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..2500).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let read = |shuffle: u64, selection: Selection| {
+        let source = dataset.source(Selection { shuffle: Some(shuffle), ..selection }).expect("a source");
+        let counted = source.num_samples();
+        let samples = read_all(source);
+        assert_eq!(counted, Some(samples.len() as u64));
+        assert!(samples.iter().enumerate().all(|(n, sample)| sample.sample.seq == n as u64));
+        paths(&samples)
+    };
+    let all = read(7, Selection::default());
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2500);
+    assert_eq!(read(7, Selection { limit: Some(1200), ..Selection::default() }), all[..1200]);
+    assert_eq!(read(7, Selection { offset: 1100, limit: Some(100), ..Selection::default() }), all[1100..1200]);
+    assert_ne!(read(8, Selection { limit: Some(100), ..Selection::default() }), all[..100]);
+    // A random half has about as many of each kind, and keeps the order of the whole.
+    let half = read(7, Selection { limit: Some(1250), ..Selection::default() });
+    let odd = Selection { tags: vec!["odd".into()], ..Selection::default() };
+    let odd_first = read(7, Selection { limit: Some(500), ..odd });
+    let is_odd = |path: &&String| path.trim_end_matches(".jpg").ends_with(['1', '3', '5', '7', '9']);
+    assert!((560..690).contains(&half.iter().filter(is_odd).count()));
+    assert_eq!(odd_first, all.iter().filter(is_odd).take(500).cloned().collect::<Vec<_>>());
+    let ids: Vec<String> = (0..30).map(|n| id(n).to_hex()).collect();
+    let listed = read(7, Selection { ids: Some(ids), limit: Some(5), ..Selection::default() });
+    let number = |path: &str| path["/data/".len()..].trim_end_matches(".jpg").parse::<usize>().expect("a number");
+    assert_eq!(listed, all.iter().filter(|path| number(path) < 30).take(5).cloned().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_tag_that_nobody_has_is_told() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..4).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let tags = |tags: &[&str]| Selection { tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), ..Selection::default() };
+    assert!(dataset.source(tags(&["odd", "even"])).expect("a source").notices().is_empty());
+    let source = dataset.source(tags(&["odd", "evn"])).expect("a source");
+    assert_eq!(source.notices(), ["no sample of dataset `street` has the tag `evn`: the tags are `even`, `odd`"]);
 }
 
 #[test]
@@ -303,6 +345,17 @@ fn large_masks_make_small_pages() {
     }
     assert_eq!(sizes.iter().sum::<usize>(), 40);
     assert!(sizes.iter().all(|size| *size <= 9), "{sizes:?}");
+
+    // A list is read in its order, whatever comes of one query.
+    let order: Vec<usize> = (0..40).map(|n| n * 7 % 40).collect();
+    let ids = order.iter().map(|n| id(*n).to_hex()).collect();
+    let label = dataset.label_field(Some("gt")).expect("the field");
+    let listed = Selection { label: Some(label), ids: Some(ids), ..Selection::default() };
+    let mut source = dataset.source(listed).expect("a source");
+    let pages = std::iter::from_fn(|| Some(source.next_samples().expect("a page")).filter(|page| !page.is_empty()));
+    let pages: Vec<_> = pages.collect();
+    assert!(pages.iter().all(|page| page.len() <= 9));
+    assert_eq!(paths(&pages.concat()), order.iter().map(|n| format!("/data/{n}.jpg")).collect::<Vec<_>>());
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let mut look = |file: OutputFile| {
         if !references.contains(&file.path) && !cancellation.is_cancelled() {
             orphans.count(&file, &references);
-            if args.apply && !remove(&folder, &file.path) {
+            if args.apply && !remove_file(&folder, &file.path) {
                 orphans.num_stuck += 1;
                 print(&format!("cannot remove {}", file.path.display()));
             } else {
@@ -121,7 +121,8 @@ fn check_folder(folder: &Path, dataset: &Dataset) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn remove(folder: &Path, file: &Path) -> bool {
+/// Whether the file is gone now, with the folders that it leaves empty.
+pub(super) fn remove_file(folder: &Path, file: &Path) -> bool {
     let is_gone = std::fs::remove_file(file).map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |()| true);
     remove_empty_folders(folder, file);
     is_gone

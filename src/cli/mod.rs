@@ -10,8 +10,10 @@ mod explain;
 mod export;
 mod inspect;
 mod model;
+mod remove;
 mod report;
 mod run;
+mod runs;
 mod secrets;
 mod signals;
 mod target;
@@ -49,6 +51,10 @@ enum Command {
     Report(report::Args),
     /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
     Clean(clean::Args),
+    /// List the runs of a dataset: jobs with their fields, models and counts
+    Runs(runs::Args),
+    /// Take the heatmap fields of a run away again: labels, files, declarations and the record
+    Remove(remove::Args),
     /// Heatmaps of a few images, without a database
     Explain(explain::Args),
     /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
@@ -66,9 +72,13 @@ impl Command {
             Command::Annotate(args) => args.format,
             Command::Run(args) => args.format,
             Command::Explain(args) => args.format,
-            Command::Report(_) | Command::Clean(_) | Command::Export(_) | Command::Inspect(_) | Command::Doctor(_) => {
-                Format::Human
-            }
+            Command::Runs(args) => args.format,
+            Command::Report(_)
+            | Command::Clean(_)
+            | Command::Remove(_)
+            | Command::Export(_)
+            | Command::Inspect(_)
+            | Command::Doctor(_) => Format::Human,
         }
     }
 }
@@ -102,6 +112,8 @@ pub fn main() -> Exit {
         Command::Run(args) => run::main(&args),
         Command::Report(args) => report::main(&args),
         Command::Clean(args) => clean::main(&args),
+        Command::Runs(args) => runs::main(&args),
+        Command::Remove(args) => remove::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Inspect(args) => inspect::main(&args),

@@ -62,6 +62,8 @@ struct Inner {
     client: Client,
     runtime: Runtime,
     service: Option<Service>,
+    /// With credentials.
+    uri: String,
     name: String,
     description: DatabaseDescription,
 }
@@ -109,12 +111,14 @@ impl Database {
             .map_err(Error::Runtime)?;
         let mut service = None;
         let mut folder = None;
+        let mut whole_uri = None;
         let (client_options, address, origin, hint) = match &config.location {
             DatabaseLocation::Server(uri) => {
                 // The driver's words about a malformed string may quote the password that malformed it.
                 let parsed = runtime
                     .block_on(async { ClientOptions::parse(uri.reveal()).await })
                     .map_err(|error| Self::parse_error(error, uri.to_string(), uri.from()))?;
+                whole_uri = Some(uri.reveal().to_owned());
                 (
                     parsed,
                     uri.to_string(),
@@ -143,15 +147,17 @@ impl Database {
                 )
             }
         };
+        let uri = whole_uri.unwrap_or_else(|| address.clone());
         let description =
             DatabaseDescription { address, origin, server_version: String::new(), name: config.name.clone(), folder };
-        Self::establish(runtime, client_options, service, description, hint)
+        Self::establish(runtime, client_options, service, uri, description, hint)
     }
 
     fn establish(
         runtime: Runtime,
         mut options: ClientOptions,
         service: Option<Service>,
+        uri: String,
         mut description: DatabaseDescription,
         hint: &'static str,
     ) -> Result<Connected, Error> {
@@ -183,7 +189,7 @@ impl Database {
         }
         description.server_version = version;
         let name = description.name.clone();
-        Ok(Connected { database: Database(Arc::new(Inner { client, runtime, service, name, description })), notices })
+        Ok(Connected { database: Database(Arc::new(Inner { client, runtime, service, uri, name, description })), notices })
     }
 
     fn parse_error(error: mongodb::error::Error, address: String, from: &'static str) -> Error {
@@ -212,6 +218,11 @@ impl Database {
     /// secrets.
     pub fn local_uri(&self) -> Option<&str> {
         self.0.service.is_some().then_some(self.0.description.address.as_str())
+    }
+
+    /// The connection string, credentials included: for the environment of a FiftyOne Python alone.
+    pub(super) fn reveal_uri(&self) -> &str {
+        &self.0.uri
     }
 
     /// The datasets, by name.

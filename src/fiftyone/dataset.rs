@@ -5,13 +5,8 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, doc, oid::ObjectId};
 
 use super::{
-    database::Database,
-    error::Error,
-    lock::Lock,
-    mask_targets::read_mask_targets,
-    schema::HeatmapField,
-    sink::UpdateSink,
-    source::{SampleSource, Selection},
+    database::Database, error::Error, lock::Lock, mask_targets::read_mask_targets, schema::HeatmapField, selection::Selection,
+    sink::UpdateSink, source::SampleSource,
 };
 use crate::{media::MaskValue, names::backticked};
 
@@ -53,6 +48,8 @@ pub struct Field {
     pub(super) key: String,
     /// FiftyOne's word for its type: the label's class (`Segmentation`), else the field's (`StringField`).
     pub kind: String,
+    /// Whether it holds labels.
+    pub(super) is_label: bool,
 }
 
 impl Dataset {
@@ -259,7 +256,12 @@ fn read_fields(document: &Document) -> Vec<Field> {
     let field = |entry: &Bson| {
         let entry = entry.as_document()?;
         let name = entry.get_str("name").ok()?;
-        Some(Field { name: name.to_owned(), key: entry.get_str("db_field").unwrap_or(name).to_owned(), kind: kind_of(entry) })
+        Some(Field {
+            name: name.to_owned(),
+            key: entry.get_str("db_field").unwrap_or(name).to_owned(),
+            kind: kind_of(entry),
+            is_label: entry.get_str("embedded_doc_type").is_ok_and(|class| class.starts_with(LABELS)),
+        })
     };
     entries.iter().filter_map(field).collect()
 }
@@ -320,7 +322,7 @@ mod tests {
             {"name": "gt", "ftype": "fiftyone.core.fields.EmbeddedDocumentField", "embedded_doc_type": "fiftyone.core.labels.Segmentation", "db_field": "gt"},
         ]};
         let fields = read_fields(&document);
-        assert_eq!(fields[0], Field { name: "id".into(), key: "_id".into(), kind: "ObjectIdField".into() });
-        assert_eq!(fields[1].kind, "Segmentation");
+        assert_eq!(fields[0], Field { name: "id".into(), key: "_id".into(), kind: "ObjectIdField".into(), is_label: false });
+        assert_eq!((fields[1].kind.as_str(), fields[1].is_label), ("Segmentation", true));
     }
 }

@@ -184,7 +184,12 @@ mod tests {
     use super::*;
 
     fn fields(fields: &[(&str, &str)]) -> Vec<Field> {
-        let field = |(name, kind): &(&str, &str)| Field { name: (*name).into(), key: (*name).into(), kind: (*kind).into() };
+        let field = |(name, kind): &(&str, &str)| Field {
+            name: (*name).into(),
+            key: (*name).into(),
+            kind: (*kind).into(),
+            is_label: *kind != "StringField",
+        };
         fields.iter().map(field).collect()
     }
 

@@ -7,7 +7,7 @@ use super::{
     dataset::Dataset,
     error::Error,
     retry::with_retries,
-    source::{Selection, filter},
+    selection::{Selection, filter},
 };
 use crate::{
     measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series},

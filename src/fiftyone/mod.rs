@@ -4,6 +4,7 @@
 //! checks a dataset, and a run reads from [`Dataset::source`] and writes to [`Dataset::sink`]. What is read and written
 //! here, FiftyOne must take for its own; most of the rules come from watching it.
 
+mod app_config;
 mod config;
 mod database;
 mod dataset;
@@ -12,8 +13,12 @@ mod label_field;
 mod lock;
 mod mask_targets;
 mod measured;
+mod removal;
 mod retry;
+mod runs;
+mod saved_view;
 mod schema;
+mod selection;
 mod service;
 mod sink;
 mod source;
@@ -27,8 +32,11 @@ pub use error::Error;
 pub use label_field::{LabelField, LabelKind};
 pub use lock::Lock;
 pub use measured::MeasuredSource;
+pub use removal::FieldContent;
+pub use runs::{RunNote, StoredRun};
 pub use schema::{HeatmapField, Schema};
+pub use selection::{Selection, Shard};
 pub use service::{FiftyonePython, find_python};
 pub use sink::UpdateSink;
-pub use source::{SampleSource, Selection, Shard};
+pub use source::SampleSource;
 pub use upkeep::{BrokenLabel, References};

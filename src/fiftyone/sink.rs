@@ -48,13 +48,15 @@ pub struct UpdateSink {
     schema: Schema,
     looked: Option<Instant>,
     lock: Option<Lock>,
+    /// The field that the App is to tick, if fields are new.
+    ticked: Option<String>,
 }
 
 impl UpdateSink {
     pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
         let schema = Schema::new(dataset.clone(), fields);
         schema.check()?;
-        Ok(UpdateSink { dataset, schema, looked: None, lock: None })
+        Ok(UpdateSink { dataset, schema, looked: None, lock: None, ticked: None })
     }
 
     /// Takes the fields for this run alone, as long as the sink lives.
@@ -67,6 +69,11 @@ impl UpdateSink {
         Ok(())
     }
 
+    /// Has the App show new fields as soon as they are there, this one ticked, where the user has made no settings.
+    pub fn show_in_app(&mut self, ticked: String) {
+        self.ticked = Some(ticked);
+    }
+
     /// The fields' declarations: call [`Schema::declare`] when the run is over.
     pub fn schema(&self) -> Schema {
         self.schema.clone()
@@ -76,6 +83,10 @@ impl UpdateSink {
     fn look_after_schema(&mut self) -> Result<(), Error> {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             with_retries(|| self.schema.declare())?;
+            if let Some(ticked) = self.ticked.take() {
+                let fields: Vec<&str> = self.schema.fields().map(|field| field.name.as_str()).collect();
+                self.dataset.show_in_app(&fields, &ticked)?;
+            }
             self.looked = Some(Instant::now());
         }
         Ok(())

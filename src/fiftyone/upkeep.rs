@@ -82,9 +82,17 @@ impl Dataset {
     /// # Errors
     /// The database fails.
     pub fn references(&self) -> Result<References, Error> {
+        self.references_without(&[])
+    }
+
+    /// The same as if camflow's labels in these fields of this dataset were gone.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn references_without(&self, fields: &[String]) -> Result<References, Error> {
         let mut references = References::default();
         for holder in self.holders()? {
-            self.read_references(&holder, &mut references)?;
+            self.read_references(&holder, fields, &mut references)?;
         }
         Ok(references)
     }
@@ -174,7 +182,7 @@ impl Dataset {
         Ok(documents.iter().filter_map(holder).collect())
     }
 
-    fn read_references(&self, holder: &Holder, references: &mut References) -> Result<(), Error> {
+    fn read_references(&self, holder: &Holder, without: &[String], references: &mut References) -> Result<(), Error> {
         let is_this = holder.id == self.id;
         let mut used = vec![false; holder.heatmaps.len()];
         let mut last: Option<ObjectId> = None;
@@ -188,8 +196,11 @@ impl Dataset {
                 for ((field, is_ours), used) in holder.heatmaps.iter().zip(&mut used) {
                     let Ok(label) = sample.get_document(field) else { continue };
                     *used = true;
-                    references.add(label);
                     let fingerprint = label.get_str("fingerprint").ok().filter(|_| is_this && *is_ours);
+                    if fingerprint.is_some() && without.contains(field) {
+                        continue;
+                    }
+                    references.add(label);
                     if let (Some(fingerprint), Some(missing)) = (fingerprint, files(label).find(|file| !file.exists())) {
                         let (field, fingerprint) = (field.clone(), fingerprint.to_owned());
                         references.broken.push(BrokenLabel { sample: id, fingerprint, field, missing });

@@ -20,7 +20,9 @@ pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, file_tag};
 pub use max_failures::MaxFailures;
 pub use message::*;
-pub use output::{OutputFile, name_in_folder, note_dataset, noted_datasets, remove_empty_folders, visit_files};
+pub use output::{
+    OutputFile, name_in_folder, note_dataset, noted_datasets, remove_empty_folders, visit_field_files, visit_files,
+};
 pub use run::{Cancellation, Parts, RunOptions, run};
 pub use stages::{
     decode::{Decoder, Targets},

@@ -74,13 +74,32 @@ pub fn name_in_folder(path: &Path) -> Option<PathBuf> {
 /// A folder cannot be read, with its path.
 pub fn visit_files(folder: &Path, visit: &mut dyn FnMut(OutputFile)) -> Result<(), (PathBuf, io::Error)> {
     for field in entries(folder)?.into_iter().filter(is_folder) {
-        for bucket in entries(&field.path())?.into_iter().filter(is_folder) {
-            let bucket_name = bucket.file_name();
-            for file in entries(&bucket.path())? {
-                let Ok(metadata) = file.metadata() else { continue };
-                let Some(sample) = sample_of(&file.file_name(), &bucket_name).filter(|_| metadata.is_file()) else { continue };
-                visit(OutputFile { path: file.path(), size: metadata.len(), sample });
-            }
+        visit_field(&field.path(), visit)?;
+    }
+    Ok(())
+}
+
+/// The same for the files of one field; none if it has no folder there.
+///
+/// # Errors
+/// A folder cannot be read, with its path.
+pub fn visit_field_files(folder: &Path, field: &str, visit: &mut dyn FnMut(OutputFile)) -> Result<(), (PathBuf, io::Error)> {
+    let path = folder.join(field);
+    // Neither a link nor a path that leads elsewhere: the name comes from the database.
+    let is_here = path.parent() == Some(folder) && path.file_name() == Some(OsStr::new(field));
+    match fs::symlink_metadata(&path) {
+        Ok(metadata) if is_here && metadata.is_dir() => visit_field(&path, visit),
+        _ => Ok(()),
+    }
+}
+
+fn visit_field(field: &Path, visit: &mut dyn FnMut(OutputFile)) -> Result<(), (PathBuf, io::Error)> {
+    for bucket in entries(field)?.into_iter().filter(is_folder) {
+        let bucket_name = bucket.file_name();
+        for file in entries(&bucket.path())? {
+            let Ok(metadata) = file.metadata() else { continue };
+            let Some(sample) = sample_of(&file.file_name(), &bucket_name).filter(|_| metadata.is_file()) else { continue };
+            visit(OutputFile { path: file.path(), size: metadata.len(), sample });
         }
     }
     Ok(())
@@ -137,7 +156,12 @@ mod tests {
             fs::write(path, b"1234").unwrap();
         }
         let mut found = Vec::new();
+        let mut of_field = Vec::new();
         visit_files(folder.path(), &mut |file| found.push(file)).unwrap();
+        for field in ["person_1", "other", "..", "../person_1", "person_1/56", ""] {
+            visit_field_files(folder.path(), field, &mut |file| of_field.push(file)).unwrap();
+        }
+        assert_eq!(of_field, found);
         let file =
             |path: &Path, sample: Option<&str>| OutputFile { path: path.to_owned(), size: 4, sample: sample.map(Into::into) };
         assert_eq!(found, [file(&unfinished, None), file(&ours, Some(id))]);

@@ -215,6 +215,11 @@ impl Reporter {
         }
     }
 
+    /// A run that a dataset knows, for machines.
+    pub fn listed_run(&self, fields: Value) {
+        self.json(Level::Info, "run", fields);
+    }
+
     /// Says something that can wait until there is more to say.
     fn mention(&self, text: String) {
         let mut state = self.state();

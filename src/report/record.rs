@@ -42,6 +42,11 @@ impl RunRecord {
         Timestamp::now().duration_since(self.started).as_secs_f64().max(0.0)
     }
 
+    /// How many samples came to what; null if it did not come to run.
+    pub fn counts(&self) -> Value {
+        self.summary.as_ref().map_or(Value::Null, summary::counts)
+    }
+
     /// The content of the report file.
     pub fn json(&self, ending: Ending) -> String {
         let summary = self.summary.as_ref();
@@ -57,7 +62,7 @@ impl RunRecord {
             "exit_code": ending.exit_code,
             "error": self.error,
             "config": self.config,
-            "counts": summary.map(summary::counts),
+            "counts": self.counts(),
             "stages": summary.map(summary::stages),
             "failures": failures,
         });

@@ -131,3 +131,42 @@ def clone(request):
     for dataset in made:
         if fo.dataset_exists(dataset.name):
             fo.delete_dataset(dataset.name)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(export) -> Path:
+    """Three convolutions for images of 32 x 32: what is tested is camflow around the model."""
+    return export("scripts/growth.py:tiny", inputs=(SCRIPTS / "growth.py",))
+
+
+@pytest.fixture
+def tiny_dataset(database, request, tmp_path):
+    """Makes persistent datasets of small pictures with masks, in which every picture has something light (class 2)."""
+    import fiftyone as fo
+    import numpy as np
+    from PIL import Image
+
+    made = []
+
+    def make(count: int, **fields):
+        dataset = fo.Dataset(f"{request.node.name}-tiny-{len(made)}", persistent=True)
+        made.append(dataset)
+        dataset.default_mask_targets = {0: "background", 1: "middle", 2: "light", 3: "never"}
+        folder = tmp_path / f"images-{len(made)}"
+        folder.mkdir()
+        samples = []
+        for n in range(count):
+            levels = np.random.default_rng(n).integers(0, 255, (30, 40, 3), np.uint8)
+            Image.fromarray(levels).save(folder / f"{n:03}.png")
+            mask = np.digitize(levels.mean(2), (100, 150)).astype(np.uint8)
+            values = {name: value(n) for name, value in fields.items()}
+            samples.append(
+                fo.Sample(str(folder / f"{n:03}.png"), ground_truth=fo.Segmentation(mask=mask), n=n, **values)
+            )
+        dataset.add_samples(samples, progress=False)
+        return dataset
+
+    yield make
+    for dataset in made:
+        if fo.dataset_exists(dataset.name):
+            fo.delete_dataset(dataset.name)

@@ -62,6 +62,8 @@ def dataset(quickstart, camflow, standin_model, tmp_path_factory):
     camflow(
         *("annotate", "--dataset", copy.name, "--class", "person", "--layers", "1-4", "--device", "cpu"),
         *("--target", "labels:resnet50_seg", "--model", standin_model, "--out", tmp_path_factory.mktemp("maps")),
+        # Nothing is ticked before the tests do it.
+        "--no-app-config",
     )
     copy.reload()
     # By value: hot is red and cold is blue, instead of one colour per field.
@@ -273,3 +275,45 @@ def test_a_field_without_heatmaps_draws_nothing(empty_field, page, dataset):
     tick(page, SHOWN)
     on = settled(page, lambda shot: all(pixels.mean() > 0.2 for pixels in changed(page, off, shot)))
     check_drawn("beside an empty field", list(dataset), changed(page, off, on))
+
+
+@pytest.fixture
+def as_left(dataset, camflow, standin_model, tmp_path):
+    """The same pictures without heatmaps and settings; the job then leaves them as a user would find them."""
+    shown = dataset.app_config.color_scheme
+    dataset.delete_sample_fields([f"person_grad_layer_{layer}" for layer in range(1, 5)])
+    dataset.app_config.color_scheme = None
+    dataset.save()
+    camflow(
+        *("annotate", "--dataset", dataset.name, "--class", "person", "--layers", "1-4", "--device", "cpu"),
+        *("--target", "labels:resnet50_seg", "--model", standin_model, "--out", tmp_path / "maps"),
+    )
+    dataset.reload()
+    yield dataset
+    dataset.app_config.color_scheme = shown
+    dataset.app_config.active_fields = None
+    dataset.save()
+
+
+def test_new_heatmaps_are_seen_at_first_sight(as_left, page, tmp_path):
+    """The deepest layer is ticked, and glows magenta; what the user's own labels look like is not changed."""
+    samples = list(as_left)
+
+    def painted(shot):
+        found = []
+        for sample, (_, pixels) in zip(samples, canvases(page, shot), strict=True):
+            values, nearby = heatmap(sample, *pixels.shape[:2])
+            magenta = (pixels[..., 0] + pixels[..., 2]) / 2 - pixels[..., 1]
+            found.append((magenta[values > 160].mean(), magenta[nearby < 16].mean()))
+        return found
+
+    on = settled(page, lambda shot: all(hot > 60 for hot, _ in painted(shot)))
+    Image.fromarray(on.astype(np.uint8)).save(tmp_path / "first-sight.png")
+    for sample, (hot, zero) in zip(samples, painted(on), strict=True):
+        print(f"{Path(sample.filepath).name}: magenta by {hot:.0f} levels where hot, {zero:.0f} where not")
+        assert hot > 60 and hot > zero + 40
+    boxes = {
+        field: page.locator(f"[data-cy=checkbox-{field}] input").is_checked()
+        for field in (SHOWN, "person_grad_layer_1")
+    }
+    assert boxes == {SHOWN: True, "person_grad_layer_1": False}

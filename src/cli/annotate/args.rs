@@ -53,18 +53,30 @@ pub struct Args {
     /// Only samples that match this MongoDB query (JSON)
     #[arg(long = "match", value_name = "QUERY")]
     pub matching: Option<String>,
-    /// Only the samples whose ids stand in this file, one a line
+    /// Only the samples whose ids stand in this file, one a line, in its order
     #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
     /// Only these slices of a grouped dataset; default: all that hold images
     #[arg(long, value_delimiter = ',', value_name = "SLICE")]
     pub slices: Vec<String>,
+    /// Only the samples of this saved view, in its order
+    #[arg(long, value_name = "VIEW")]
+    pub view: Option<String>,
     /// No more than this many samples
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
+    /// Take samples in a random order, so that `--limit` takes a random part; the same order each time
+    #[arg(long)]
+    pub shuffle: bool,
+    /// Another random order for `--shuffle`
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
     /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
     #[arg(long)]
     pub apply_exif: bool,
+    /// Leave the App's settings of the dataset alone: no colours for new fields, none of them ticked
+    #[arg(long)]
+    pub no_app_config: bool,
     /// Compute again what is up to date
     #[arg(long)]
     pub overwrite: bool,

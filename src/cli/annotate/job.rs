@@ -1,6 +1,7 @@
 //! From flags to what they mean for this model and this dataset, each part checked.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -132,13 +133,30 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
     Fingerprint::of_job(&program.digest(), &settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
 }
 
-pub fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]) -> anyhow::Result<Selection> {
-    let ids = match &args.ids {
+pub fn selection(
+    args: &Args,
+    dataset: &Dataset,
+    label: Option<LabelField>,
+    fields: &[HeatmapField],
+) -> anyhow::Result<Selection> {
+    anyhow::ensure!(args.shuffle || args.seed == 0, "`--seed` does nothing by itself\nhint: add `--shuffle`");
+    let ids: Option<Vec<String>> = match &args.ids {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the ids in `{}`", path.display()))?;
+            let text = std::fs::read_to_string(path).with_context(|| {
+                format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
+            })?;
             Some(text.split_whitespace().map(ToOwned::to_owned).collect())
         }
+    };
+    let viewed = args.view.as_ref().map(|view| dataset.saved_view(view, args.cam.python.clone())).transpose()?;
+    let ids = match (viewed, ids) {
+        (Some(mut viewed), Some(ids)) => {
+            let ids: HashSet<String> = ids.into_iter().collect();
+            viewed.retain(|id| ids.contains(id));
+            Some(viewed)
+        }
+        (viewed, ids) => viewed.or(ids),
     };
     Ok(Selection {
         label,
@@ -147,6 +165,7 @@ pub fn selection(args: &Args, label: Option<LabelField>, fields: &[HeatmapField]
         ids,
         matching: args.matching.clone(),
         slices: args.slices.clone(),
+        shuffle: args.shuffle.then_some(args.seed),
         limit: args.limit,
         ..Selection::default()
     })

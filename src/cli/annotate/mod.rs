@@ -4,6 +4,7 @@
 mod args;
 mod config;
 mod job;
+mod note;
 mod record;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,8 @@ use crate::{
     media::{ExifPolicy, ImageLimits},
     names::backticked,
     pipeline::{
-        BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunOptions, SkipReason, Source, Store, note_dataset, run, survey,
+        BatchLimit, Decoder, Encoder, Event, NpyFormat, Parts, RunError, RunOptions, SkipReason, Source, Store, note_dataset,
+        run, survey,
     },
     program::device_name,
     report::{Reporter, RunRecord},
@@ -38,6 +40,7 @@ use job::{
     DatasetSide, check_dataset, check_model, check_schema, check_writable, describe_fields, field_names, fields, job_fingerprint,
     preceding, selection,
 };
+use note::{Computed, note_run};
 use record::RecordFiles;
 
 /// One job: its arguments, and what there is to say about them.
@@ -112,7 +115,12 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
 
     let fields = fields(&names, &targets, &columns);
     let heatmap_fields = describe_fields(&names, &columns, &program);
-    let selection = selection(args, label.clone(), &heatmap_fields)?;
+    let selection =
+        selection(args, &dataset, label.clone(), &heatmap_fields).map_err(|error| match cancellation.is_cancelled() {
+            // Ctrl-C ends the Python that resolves a view, too.
+            true => Failure { exit: Exit::Interrupted, error },
+            false => error.into(),
+        })?;
     let mut source = dataset.source(selection)?;
     source.notices().iter().for_each(|notice| reporter.notice(notice));
     let mut sink = dataset.sink(heatmap_fields)?;
@@ -154,14 +162,17 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
         return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
     }
     sink.lock().map_err(Failure::from_lock)?;
+    if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !args.no_app_config) {
+        sink.show_in_app(deepest.clone());
+    }
     if writes_files {
         note_dataset(&folder, &dataset.id()).with_context(|| format!("cannot write to the folder `{}`", folder.display()))?;
     }
     // A clone of the dataset may refer to the files that this run replaces.
     let keep_superseded = dataset.shares_heatmaps(&fields.names().collect::<Vec<_>>()).map_err(Failure::aborted)?;
     let encoder = Encoder {
-        folder,
-        fields,
+        folder: folder.clone(),
+        fields: fields.clone(),
         preceding: preceding(&columns),
         store: args.store,
         npy: args.npy,
@@ -187,22 +198,37 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
     let (summary, fault) = run(parts, options, &cancellation, &tell);
     reporter.finish(&summary, fault.as_ref());
     record.summary = Some(summary.clone());
-    if let Some(fault) = fault {
-        return Err(Failure::aborted(fault));
+    let exit = match (&fault, summary.interrupted, summary.num_failed) {
+        (Some(_), ..) => Exit::Aborted,
+        (None, true, _) => Exit::Interrupted,
+        (None, false, 0) => Exit::Done,
+        (None, false, _) => Exit::SomeFailed,
+    };
+    let folder = writes_files.then_some(folder);
+    let label = label.as_ref();
+    let computed = Computed { program: &program, columns: &columns, classes: &class_names, label, fields: &fields, folder };
+    let note = || note_run(args, &dataset, computed, record, &summary, exit);
+    match fault {
+        // A database that is lost takes no notes, and the next run makes up for it.
+        Some(fault @ RunError::Database { .. }) => return Err(Failure::aborted(fault)),
+        Some(fault) => {
+            if let Err(error) = note() {
+                reporter.warning(&error.to_string());
+            }
+            return Err(Failure::aborted(fault));
+        }
+        None => {}
     }
     // Without a heatmap in any sample there is nothing to declare.
     if summary.num_committed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate) {
         check_schema(&sink, summary.num_committed > 0, reporter).map_err(Failure::aborted)?;
     }
+    note().map_err(Failure::aborted)?;
     if summary.num_committed > 0 {
         reporter.notice(&format!(
             "look at them with `fiftyone app launch {}`; a Python that has the dataset open sees them after `dataset.reload()`",
             dataset.name()
         ));
     }
-    Ok(match (summary.interrupted, summary.num_failed) {
-        (true, _) => Exit::Interrupted,
-        (false, 0) => Exit::Done,
-        (false, _) => Exit::SomeFailed,
-    })
+    Ok(exit)
 }

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use python::wait_within;
 pub use python::{FiftyonePython, find_python};
 
 use self::{processes::Wrapper, registration::Reply};

@@ -3,8 +3,9 @@
 use std::{
     env,
     ffi::OsString,
+    io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -110,15 +111,8 @@ fn probe(python: &Path) -> Result<FiftyonePython, String> {
         .spawn()
         .map_err(|error| error.to_string())?;
     // What the probe prints fits into a pipe, so waiting before reading cannot block it.
-    let deadline = Instant::now() + PROBE_TIME;
-    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if Instant::now() >= deadline {
-            // Its fate no longer matters; the error says what does.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(format!("it did not answer within {} s", PROBE_TIME.as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    if wait_within(&mut child, PROBE_TIME).map_err(|error| error.to_string())?.is_none() {
+        return Err(format!("it did not answer within {} s", PROBE_TIME.as_secs()));
     }
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
     if !output.status.success() {
@@ -135,6 +129,23 @@ fn probe(python: &Path) -> Result<FiftyonePython, String> {
         wrapper: answer.wrapper,
         mongod: answer.mongod,
     })
+}
+
+/// Waits for a process to end; one that takes longer is killed, and there is no status.
+pub(in crate::fiftyone) fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            // Its fate no longer matters.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[cfg(test)]

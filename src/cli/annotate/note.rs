@@ -1,0 +1,82 @@
+//! What a run leaves in the dataset: a custom run of FiftyOne's.
+
+use serde_json::{Map, Value, json};
+
+use super::Args;
+use crate::{
+    cli::Exit,
+    explain::Column,
+    fiftyone::{Dataset, Error, LabelField, RunNote},
+    names::Choice,
+    pipeline::{HeatmapFields, SkipReason, Summary},
+    program::Program,
+    report::RunRecord,
+};
+
+/// What was computed, beside what the arguments say.
+pub struct Computed<'a> {
+    pub program: &'a Program,
+    pub columns: &'a [Column],
+    pub classes: &'a [String],
+    pub label: Option<&'a LabelField>,
+    pub fields: &'a HeatmapFields,
+    /// `None` where nothing is written to disk.
+    pub folder: Option<std::path::PathBuf>,
+}
+
+/// Notes the run, unless it changed nothing: a job that runs every night would otherwise say only when the last night was. A job
+/// without a record, whose heatmaps are all there, lost it: the run that made them was killed.
+pub fn note_run(
+    args: &Args,
+    dataset: &Dataset,
+    computed: Computed,
+    record: &RunRecord,
+    summary: &Summary,
+    exit: Exit,
+) -> Result<(), Error> {
+    let is_changed = summary.num_committed > 0;
+    if !is_changed && !summary.skipped.contains_key(&SkipReason::UpToDate) {
+        return Ok(());
+    }
+    let Computed { program, columns, classes, label, fields, folder } = computed;
+    let ending = exit.ending();
+    let details = json!({
+        "model": program.metadata.name,
+        "model_digest": program.digest(),
+        "layers": distinct(columns.iter().map(|column| column.path.as_str())),
+        "methods": distinct(columns.iter().map(|column| column.method.name())),
+        "classes": classes,
+        "target": args.target.to_string(),
+        "label_field": label.map(|label| label.name.as_str()),
+        "camflow_version": env!("CARGO_PKG_VERSION"),
+        "started": record.started.to_string(),
+        "ended": jiff::Timestamp::now().to_string(),
+        "exit": ending.name,
+        "exit_code": ending.exit_code,
+        "counts": record.counts(),
+        "settings": record.config,
+    });
+    let note = RunNote {
+        job: args.name.clone(),
+        fields: fields.names().map(ToOwned::to_owned).collect(),
+        folder,
+        details: match details {
+            Value::Object(details) => details,
+            _ => Map::new(),
+        },
+    };
+    if is_changed || !dataset.has_run(&note)? {
+        dataset.note_run(&note)?;
+    }
+    Ok(())
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut distinct: Vec<&str> = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    distinct
+}

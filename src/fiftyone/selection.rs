@@ -1,0 +1,294 @@
+//! Which samples a run reads: tags, queries, slices, ids, shards, and a random order.
+
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
+
+use bson::{Document, doc, oid::ObjectId};
+use futures_util::TryStreamExt;
+
+use super::{dataset::Dataset, error::Error, label_field::LabelField, retry::with_retries};
+use crate::names::{backticked, existing};
+
+/// Ids per query. A query has to fit into 16 MiB, and an id with its key takes about 20 bytes; shorter lists are also
+/// planned faster.
+pub(super) const IDS: usize = 10_000;
+
+/// Ids per page where nothing else of the samples is read.
+const ID_PAGE: i64 = 100_000;
+
+/// Which samples, and what of them.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// The label field to read; `None` when no label says where the classes are.
+    pub label: Option<LabelField>,
+    /// Names of the heatmap fields whose present content is read along.
+    pub heatmap_fields: Vec<String>,
+    /// Samples with any of these tags; empty for all.
+    pub tags: Vec<String>,
+    /// Samples of these ids (a view's, say), in this order; `None` for all.
+    pub ids: Option<Vec<String>>,
+    /// A MongoDB query as JSON, as FiftyOne's `match` takes it.
+    pub matching: Option<String>,
+    /// Slices of a grouped dataset; empty for all that hold images.
+    pub slices: Vec<String>,
+    /// This part of the dataset only, for several machines.
+    pub shard: Option<Shard>,
+    /// In a random order that follows from this seed and the samples' ids alone: the same samples come first next time, whatever
+    /// is added or deleted meanwhile.
+    pub shuffle: Option<u64>,
+    /// Leave out this many samples.
+    pub offset: u64,
+    /// No more than this many samples.
+    pub limit: Option<u64>,
+}
+
+/// One of several parts of a dataset that together make the whole, without overlap.
+///
+/// FiftyOne gives each sample a random number in `[0, 1)` that never changes; the parts are ranges of it, hence the
+/// same whatever is added or deleted meanwhile, and about equal in size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which part, from 0.
+    pub index: u32,
+    /// How many parts there are.
+    pub count: u32,
+}
+
+/// The selection as a query, without ids and position.
+pub(super) fn filter(dataset: &Dataset, selection: &Selection) -> Result<Document, Error> {
+    let mut conditions = Vec::new();
+    if !selection.tags.is_empty() {
+        conditions.push(doc! {"tags": {"$in": &selection.tags}});
+    }
+    if let Some(query) = &selection.matching {
+        conditions.push(parse_query(query).map_err(|reason| Error::Selection {
+            dataset: dataset.name.clone(),
+            reason,
+            hint: r#"`--match` takes a MongoDB query as JSON: `{"uniqueness": {"$gt": 0.5}}`"#.to_owned(),
+        })?);
+    }
+    if let Some(slices) = slices(dataset, &selection.slices)? {
+        conditions.push(slices);
+    }
+    if let Some(shard) = selection.shard.filter(|shard| shard.count > 1) {
+        conditions.push(shard.condition());
+    }
+    Ok(match conditions.len() {
+        0 | 1 => conditions.pop().unwrap_or_default(),
+        _ => doc! {"$and": conditions},
+    })
+}
+
+fn slices(dataset: &Dataset, wanted: &[String]) -> Result<Option<Document>, Error> {
+    let error = |reason: String, hint: String| Error::Selection { dataset: dataset.name.clone(), reason, hint };
+    let Some(group) = dataset.group() else {
+        return match wanted {
+            [] => Ok(None),
+            _ => Err(error("it has no slices".to_owned(), "leave out `--slices`".to_owned())),
+        };
+    };
+    if let Some(unknown) = wanted.iter().find(|slice| !group.image_slices.contains(slice)) {
+        let what = if group.other_slices.contains(unknown) { "holds no images" } else { "does not exist" };
+        let hint = format!("the slices of images are {}", backticked(&group.image_slices));
+        return Err(error(format!("slice `{unknown}` {what}"), hint));
+    }
+    let names = if wanted.is_empty() { &group.image_slices } else { wanted };
+    Ok(Some(doc! {format!("{}.name", group.field): {"$in": names}}))
+}
+
+impl Shard {
+    fn condition(self) -> Document {
+        let bound = |index: u32| f64::from(index) / f64::from(self.count);
+        let range = doc! {"_rand": {"$gte": bound(self.index), "$lt": bound(self.index + 1)}};
+        match self.index {
+            // A sample without the number, made by other means than FiftyOne's, still has to be somebody's.
+            0 => doc! {"_rand": {"$not": {"$gte": bound(1)}}},
+            _ if self.index + 1 == self.count => doc! {"_rand": {"$gte": bound(self.index)}},
+            _ => range,
+        }
+    }
+}
+
+/// MongoDB's extended JSON, so that `{"$oid": …}` and `{"$date": …}` work.
+fn parse_query(text: &str) -> Result<Document, String> {
+    serde_json::from_str::<Document>(text).map_err(|error| format!("`{text}` is not a query ({error})"))
+}
+
+/// Without duplicates.
+pub(super) fn parse_ids(dataset: &Dataset, ids: &[String]) -> Result<Vec<ObjectId>, Error> {
+    let parse = |id: &String| {
+        ObjectId::parse_str(id).map_err(|_| Error::Selection {
+            dataset: dataset.name.clone(),
+            reason: format!("`{id}` is not a sample id"),
+            hint: "an id is the 24 hexadecimal digits of `sample.id`".to_owned(),
+        })
+    };
+    let mut seen = HashSet::with_capacity(ids.len());
+    let mut parsed = ids.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    parsed.retain(|id| seen.insert(*id));
+    Ok(parsed)
+}
+
+/// The filter, restricted to some ids.
+pub(super) fn among(filter: &Document, ids: &[ObjectId]) -> Document {
+    match filter.is_empty() {
+        true => doc! {"_id": {"$in": ids}},
+        false => doc! {"$and": [{"_id": {"$in": ids}}, filter.clone()]},
+    }
+}
+
+/// The filter, restricted to what comes after an id.
+pub(super) fn after(filter: &Document, last: Option<ObjectId>) -> Document {
+    match (last, filter.is_empty()) {
+        (None, _) => filter.clone(),
+        (Some(last), true) => doc! {"_id": {"$gt": last}},
+        (Some(last), false) => doc! {"$and": [{"_id": {"$gt": last}}, filter.clone()]},
+    }
+}
+
+/// The first `most` samples of the filter (and among `ids`) in the random order of the seed. Only ids travel, and no more than
+/// `most` of them are kept.
+pub(super) fn shuffled(
+    dataset: &Dataset,
+    filter: &Document,
+    ids: Option<&[ObjectId]>,
+    seed: u64,
+    most: u64,
+) -> Result<Vec<ObjectId>, Error> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    // The largest rank on top.
+    let mut kept: BinaryHeap<(u64, ObjectId)> = BinaryHeap::new();
+    let mut take = |page: &[ObjectId]| {
+        for id in page {
+            kept.push((rank(seed, *id), *id));
+            if kept.len() > most {
+                kept.pop();
+            }
+        }
+    };
+    match ids {
+        Some(ids) => {
+            for part in ids.chunks(IDS) {
+                take(&matching_ids(dataset, among(filter, part))?);
+            }
+        }
+        None => {
+            let mut last = None;
+            loop {
+                let page = matching_ids(dataset, after(filter, last))?;
+                take(&page);
+                last = page.last().copied();
+                if page.len() < ID_PAGE as usize {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(kept.into_sorted_vec().into_iter().map(|(_, id)| id).collect())
+}
+
+/// A sample's place in the random order.
+fn rank(seed: u64, id: ObjectId) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).update(&id.bytes());
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first)
+}
+
+fn matching_ids(dataset: &Dataset, query: Document) -> Result<Vec<ObjectId>, Error> {
+    let doing = format!("reading the ids of the samples of dataset `{}`", dataset.name);
+    let page: Vec<Document> = with_retries(|| {
+        let query = query.clone();
+        dataset.database.run(&doing, async {
+            let samples = dataset.database.collection::<Document>(&dataset.samples);
+            let cursor = samples.find(query).projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(ID_PAGE).await?;
+            cursor.try_collect().await
+        })
+    })
+    .map_err(|error| refused_query(dataset, error))?;
+    Ok(page.iter().filter_map(|sample| sample.get_object_id("_id").ok()).collect())
+}
+
+/// What to say of tags that no sample has: a slip, or nothing new tonight.
+pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<String>, Error> {
+    let samples = dataset.database.collection::<Document>(&dataset.samples);
+    let doing = format!("looking for the tags of dataset `{}`", dataset.name);
+    let mut notices = Vec::new();
+    for tag in tags {
+        let find = || samples.find_one(doc! {"tags": tag}).projection(doc! {"_id": 1});
+        if with_retries(|| dataset.database.run(&doing, async { find().await }))?.is_some() {
+            continue;
+        }
+        let known = with_retries(|| dataset.database.run(&doing, async { samples.distinct("tags", doc! {}).await }))?;
+        let known: BTreeSet<&str> = known.iter().filter_map(bson::Bson::as_str).collect();
+        let known: Vec<&str> = known.into_iter().collect();
+        let there_are = if known.is_empty() { "it has no tags".to_owned() } else { existing("tags", tag, &known) };
+        notices.push(format!("no sample of dataset `{}` has the tag `{tag}`: {there_are}", dataset.name));
+    }
+    Ok(notices)
+}
+
+/// The server's refusal of the user's query is the user's to mend; everything else is the database's.
+pub(super) fn refused_query(dataset: &Dataset, error: Error) -> Error {
+    /// BadValue, FailedToParse, TypeMismatch, and expressions that cannot be evaluated.
+    const BAD: [i32; 3] = [2, 9, 14];
+    match &error {
+        Error::Driver { source, .. } => match source.kind.as_ref() {
+            mongodb::error::ErrorKind::Command(command) if BAD.contains(&command.code) || command.code > 16_000 => {
+                Error::Selection {
+                    dataset: dataset.name.clone(),
+                    reason: format!("the server refuses the query ({})", command.message),
+                    hint: r#"`--match` takes a MongoDB query as JSON: `{"uniqueness": {"$gt": 0.5}}`"#.to_owned(),
+                }
+            }
+            _ => error,
+        },
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::Bson;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_dataset_cover_it_without_overlap() {
+        let condition = |index| Shard { index, count: 3 }.condition();
+        // The first takes samples without a number as well; the last takes a 1.0 that should not be.
+        assert_eq!(condition(0), doc! {"_rand": {"$not": {"$gte": 1.0 / 3.0}}});
+        assert_eq!(condition(1), doc! {"_rand": {"$gte": 1.0 / 3.0, "$lt": 2.0 / 3.0}});
+        assert_eq!(condition(2), doc! {"_rand": {"$gte": 2.0 / 3.0}});
+    }
+
+    #[test]
+    fn queries_are_extended_json() {
+        let id = "5f452489ef00e6374aac384a";
+        let query = parse_query(r#"{"n": {"$gt": 3}, "_id": {"$oid": "5f452489ef00e6374aac384a"}}"#).unwrap();
+        assert_eq!(query.get_object_id("_id").unwrap().to_hex(), id);
+        assert!(matches!(query.get_document("n").unwrap().get("$gt"), Some(Bson::Int32(3) | Bson::Int64(3))));
+        for text in ["", "[1]", "{n: 3}", "3"] {
+            assert!(parse_query(text).unwrap_err().contains("is not a query"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_restricted_to_a_place_or_a_list() {
+        let ids: Vec<ObjectId> = (0u8..2).map(|n| ObjectId::from_bytes([n; 12])).collect();
+        let (all, some) = (Document::new(), doc! {"tags": "x"});
+        assert_eq!(after(&all, None), doc! {});
+        assert_eq!(after(&some, None), some);
+        assert_eq!(after(&all, Some(ids[1])), doc! {"_id": {"$gt": ids[1]}});
+        assert_eq!(after(&some, Some(ids[1])), doc! {"$and": [{"_id": {"$gt": ids[1]}}, {"tags": "x"}]});
+        assert_eq!(among(&all, &ids), doc! {"_id": {"$in": &ids}});
+        assert_eq!(among(&some, &ids), doc! {"$and": [{"_id": {"$in": &ids}}, {"tags": "x"}]});
+    }
+
+    #[test]
+    fn the_random_order_never_changes() {
+        // Runs of next year have to pick the same samples.
+        let id = ObjectId::parse_str("5f452489ef00e6374aac384a").unwrap();
+        assert_eq!([rank(0, id), rank(1, id)], [7_487_212_928_366_503_172, 14_661_071_588_836_956_812]);
+    }
+}

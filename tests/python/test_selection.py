@@ -1,0 +1,136 @@
+"""Which samples: saved views, lists, tags, queries, random parts, and what is said of each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fiftyone as fo
+import pytest
+from fiftyone import ViewField as F
+
+FIELD = "light_grad_layer_1"
+
+
+@pytest.fixture
+def annotate(camflow, tiny_model, tmp_path):
+    def run(dataset, *flags, code=0, target="labels"):
+        return camflow(
+            *("annotate", "--dataset", dataset.name, "--class", "light", "--model", tiny_model, "--target", target),
+            *("--out", tmp_path / "maps", "--device", "cpu", "--format", "json", *flags),
+            code=code,
+        )
+
+    return run
+
+
+@pytest.fixture
+def plan(annotate):
+    """The numbers of the samples that a run would annotate, in its order."""
+
+    def run(dataset, *flags):
+        done = annotate(dataset, "--explain-plan", *flags)
+        return [int(Path(e["media_path"]).stem) for e in done.events if e["event"] == "sample_stale"]
+
+    return run
+
+
+def error(done) -> str:
+    return next(event["message"] for event in done.events if event["event"] == "error")
+
+
+def notices(done) -> str:
+    return "\n".join(event["message"] for event in done.events if event["event"] == "notice")
+
+
+def test_a_saved_view_is_read_in_its_order(tiny_dataset, annotate, plan, tmp_path):
+    dataset = tiny_dataset(12, tags=lambda n: ["even"] if n % 2 == 0 else ["odd"])
+    dataset.save_view("last first", dataset.match(F("n") > 2).sort_by("n", reverse=True))
+    assert plan(dataset, "--view", "last first", "--tags", "even", "--limit", "3") == [10, 8, 6]
+    ids = dict(zip(*dataset.values(["n", "id"]), strict=True))
+    (tmp_path / "ids").write_text("\n".join(ids[n] for n in (7, 1, 9, 4)))
+    assert plan(dataset, "--ids", tmp_path / "ids") == [7, 1, 9, 4]
+    assert plan(dataset, "--ids", tmp_path / "ids", "--view", "last first", "--match", '{"n": {"$lt": 9}}') == [7, 4]
+
+    annotate(dataset, "--view", "last first", "--limit", "4")
+    dataset.reload()
+    assert sorted(dataset.exists(FIELD).values("n")) == [8, 9, 10, 11]
+
+
+def test_views_that_camflow_cannot_read_are_refused(tiny_dataset, annotate):
+    box = fo.Detection(label="light", bounding_box=[0, 0, 1, 1])
+    dataset = tiny_dataset(2, boxes=lambda n: fo.Detections(detections=[box.copy()]))
+    refused = error(annotate(dataset, "--view", "lost", code=2))
+    assert "no saved view `lost`" in refused and "hint: the dataset has no saved views" in refused
+    dataset.save_view("everything", dataset.view())
+    dataset.save_view("patches", dataset.to_patches("boxes"))
+    assert "`everything`, `patches`" in error(annotate(dataset, "--view", "everythin", code=2))
+    refused = error(annotate(dataset, "--view", "patches", code=2))
+    assert "holds patches" in refused and "hint: save a view of the samples" in refused
+    # FiftyOne's own words where it fails.
+    view = dataset.load_saved_view("everything")
+    dataset.save_view("broken", dataset.match(F("n") > 0))
+    dataset._doc.reload()
+    saved = next(doc for doc in dataset._doc.saved_views if doc.name == "broken")
+    saved.view_stages = ['{"_cls": "fiftyone.core.stages.NoSuchStage", "kwargs": []}']
+    saved.save()
+    assert len(view) == 2
+    refused = error(annotate(dataset, "--view", "broken", code=2))
+    assert "NoSuchStage" in refused and "load_saved_view" in refused
+
+
+def test_a_view_of_groups_has_all_their_images(tiny_dataset, plan):
+    dataset = tiny_dataset(6)
+    grouped = fo.Dataset(f"{dataset.name}-groups", persistent=True)
+    try:
+        grouped.add_group_field("group", default="left")
+        groups = [fo.Group() for _ in range(3)]
+        for sample in dataset:
+            side = ("left", "right")[sample.n % 2]
+            copy = fo.Sample(
+                sample.filepath, ground_truth=sample.ground_truth, n=sample.n, group=groups[sample.n // 2].element(side)
+            )
+            grouped.add_sample(copy)
+        grouped.default_mask_targets = dataset.default_mask_targets
+        grouped.save_view("later", grouped.match(F("n") > 1))
+        assert sorted(plan(grouped, "--view", "later")) == [2, 3, 4, 5]
+        assert sorted(plan(grouped, "--slices", "left")) == [0, 2, 4]
+    finally:
+        grouped.delete()
+
+
+def test_a_random_part_is_the_same_each_time(tiny_dataset, plan, annotate):
+    dataset = tiny_dataset(40, tags=lambda n: ["even"] if n % 2 == 0 else [])
+    first = plan(dataset, "--shuffle", "--limit", "10")
+    assert len(set(first)) == 10 and first != sorted(first)
+    assert plan(dataset, "--shuffle", "--limit", "10") == first
+    whole = plan(dataset, "--shuffle")
+    assert sorted(whole) == list(range(40)) and whole[:10] == first
+    assert plan(dataset, "--shuffle", "--seed", "1", "--limit", "10") != first
+    # What else is asked for comes before the draw, and what is deleted moves nobody else.
+    assert plan(dataset, "--shuffle", "--tags", "even", "--limit", "5") == [n for n in whole if n % 2 == 0][:5]
+    dataset.delete_samples(dataset.match(F("n") == first[3]).values("id"))
+    assert plan(dataset, "--shuffle", "--limit", "9") == first[:3] + first[4:]
+    assert "add `--shuffle`" in error(annotate(dataset, "--seed", "1", "--dry-run", code=2))
+
+
+def test_each_mistake_says_what_to_do(tiny_dataset, annotate, tmp_path):
+    dataset = tiny_dataset(3, tags=lambda n: ["validation"])
+    dry = ("--dry-run",)
+    said = notices(annotate(dataset, "--tags", "valdation", *dry))
+    assert "no sample of dataset" in said and "the tags are `validation`" in said and "matches no sample" in said
+    (tmp_path / "ids").write_text("6b03690476852489c1dd7256\nabc")
+    for flags, words in (
+        (("--ids", tmp_path / "ids"), "`abc` is not a sample id"),
+        (("--ids", tmp_path / "none"), "hint: `--ids` takes a text file"),
+        (("--match", "{n: 3}"), "is not a query"),
+        (("--match", '{"n": {"$near_to": 3}}'), "$near_to"),
+        (("--slices", "left"), "it has no slices"),
+    ):
+        refused = error(annotate(dataset, *flags, *dry, code=2))
+        assert words in refused and "hint: " in refused, refused
+    dataset.clone_sample_field("ground_truth", "prediction")
+    refused = error(annotate(dataset, *dry, code=2))
+    assert (
+        "there are 2 Segmentation fields" in refused
+        and "`ground_truth` (Segmentation), `prediction` (Segmentation)" in refused
+    )
