@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -101,7 +102,7 @@ class Classifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 16, 32, 64, 64)
-        for stage, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 1):
+        for stage, (inputs, outputs) in enumerate(itertools.pairwise(widths), 1):
             first = nn.Conv2d(inputs, outputs, 3, stride=2 if stage < 4 else 1, padding=1, bias=False)
             second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
             layers = (first, nn.BatchNorm2d(outputs), nn.ReLU(), second, nn.BatchNorm2d(outputs), nn.ReLU())
@@ -211,6 +212,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the report, the models and the pictures here")
     parser.add_argument("--pictures", type=int, default=800, metavar="N", help="to train each model with (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of training (default: %(default)s)")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), help="the models (default: all)")
     parser.add_argument("--samples", type=int, default=120, metavar="N", help="of the dataset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -226,7 +228,7 @@ def run(args: argparse.Namespace, folder: Path, scratch: Path) -> int:
     from private_mongod import PrivateMongod
 
     models, archives = {}, {}
-    for world in WORLDS:
+    for world in args.worlds:
         print(f"training `{world}` ...", flush=True)
         models[world] = train(world, args.pictures, args.epochs, args.seed)
         torch.save(models[world].state_dict(), folder / f"{world}.pt")
@@ -267,7 +269,7 @@ def camflow(args: argparse.Namespace, command: str, *flags: object, show: bool =
 def judge(folder: Path, models: dict[str, Classifier], emptied: dict[str, tuple[np.ndarray, np.ndarray]]) -> int:
     """Compares what camflow measured with what the models answer when the person is gone."""
     ids = list(emptied)
-    ratios: dict[str, dict[str, float]] = {world: {} for world in WORLDS}
+    ratios: dict[str, dict[str, float]] = {world: {} for world in models}
     for row in csv.DictReader((folder / "report.csv").open()):
         if row["energy_ratio"]:
             ratios[row["model"]][row["sample"]] = float(row["energy_ratio"])

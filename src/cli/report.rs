@@ -12,7 +12,7 @@ use super::{Exit, Failure, annotate::DatabaseArgs, print, signals::cancel_on_sig
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
     media::{Durability, write_atomically},
-    names::backticked,
+    names::{backticked, existing},
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
 };
@@ -27,6 +27,9 @@ pub struct Args {
     /// Only these heatmap fields; default: all that camflow made
     #[arg(long, value_delimiter = ',', value_name = "FIELD")]
     fields: Vec<String>,
+    /// Only the fields of this run; `camflow runs` lists them
+    #[arg(long, value_name = "RUN", conflicts_with = "fields")]
+    run: Option<String>,
     /// The page to write
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     out: PathBuf,
@@ -61,7 +64,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     let connected = args.database.connect(args.python.clone())?;
     let dataset = Dataset::open(&connected.database, &args.dataset)?;
-    let fields = fields(&dataset, &args.fields)?;
+    let fields = fields(&dataset, args)?;
     let selection = Selection { tags: args.tags.clone(), matching: args.matching.clone(), ..Selection::default() };
     let mut source = dataset.measured(fields.clone(), &selection)?;
     let mut study = Study::new(args.worst);
@@ -113,17 +116,29 @@ fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
 }
 
 /// The heatmap fields to read.
-fn fields(dataset: &Dataset, asked: &[String]) -> anyhow::Result<Vec<String>> {
+fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
     let known = dataset.heatmap_fields();
     if known.is_empty() {
         let name = dataset.name();
         bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate --dataset {name}`");
     }
-    if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
-        let known = backticked(known.iter().map(String::as_str));
-        bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: it has {known}", dataset.name());
+    if let Some(unknown) = args.fields.iter().find(|field| !known.contains(field)) {
+        let hint = existing("heatmap fields", unknown, &known);
+        bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: {hint}", dataset.name());
     }
-    Ok(if asked.is_empty() { known } else { asked.to_vec() })
+    match &args.run {
+        None if args.fields.is_empty() => Ok(known),
+        None => Ok(args.fields.clone()),
+        Some(key) => {
+            let runs = dataset.runs()?;
+            let Some(run) = runs.iter().find(|run| run.key == *key) else {
+                let hint = existing("runs", key, &runs.iter().map(|run| run.key.as_str()).collect::<Vec<_>>());
+                bail!("dataset `{}` has no run `{key}` of camflow's\nhint: {hint}", dataset.name());
+            };
+            // Somebody may have deleted one since.
+            Ok(known.into_iter().filter(|field| run.fields.contains(field)).collect())
+        }
+    }
 }
 
 /// The selection in words.

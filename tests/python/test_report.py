@@ -1,0 +1,121 @@
+"""`camflow report` on a real dataset: the numbers beside numpy's, and the page in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from playwright.sync_api import sync_playwright
+
+PERSON = 15
+FIELDS = ["person_grad_layer_3", "person_grad_layer_4"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def dataset(quickstart, camflow, standin_model, tmp_path_factory):
+    source = fo.load_dataset(quickstart)
+    copy = source.select([s.id for s in source if (s.resnet50_seg.mask == PERSON).any()][:12]).clone("reported")
+    for index, sample in enumerate(copy):
+        # A name of a tag that tries to be part of the page.
+        sample.tags = ["even" if index % 2 == 0 else "<b>odd</b>"]
+        sample.save()
+    annotate = ("annotate", "--dataset", copy.name, "--class", "person", "--layers", "3,4", "--device", "cpu", "--name", "people")
+    target = ("--target", "labels:resnet50_seg", "--model", standin_model, "--out", tmp_path_factory.mktemp("maps"))
+    camflow(*annotate, *target)
+    copy.reload()
+    yield copy
+    copy.delete()
+
+
+def attribute(dataset, field, name):
+    return np.array(dataset.values(f"{field}.{name}"), float)
+
+
+def test_the_numbers_are_those_of_the_labels(dataset, camflow, tmp_path):
+    camflow(*("report", "--dataset", dataset.name, "--out", tmp_path / "r.html", "--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv"))
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert len(rows) == 24 and {row["field"] for row in rows} == set(FIELDS)
+    for row in rows:
+        label = dataset[row["sample"]][row["field"]]
+        assert float(row["energy_ratio"]) == label.energy_ratio and bool(float(row["pointing_hit"])) == label.pointing_hit
+        assert row["tags"] in ("even", "<b>odd</b>") and row["rank_correlation"] == str(label.rank_correlation or "")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["num_samples"], report["num_heatmaps"]) == (12, 24)
+    for series in report["series"]:
+        for name in ("energy_ratio", "energy_inside", "entropy", "center_offset"):
+            values, said = attribute(dataset, series["field"], name), series["measures"][name]
+            assert said["mean"] == pytest.approx(values.mean()) and (said["min"], said["max"]) == (values.min(), values.max())
+            # Medians are counted in bins; between the two middle values any is one.
+            low, high = np.sort(values)[5:7]
+            assert low - 0.02 * high <= said["p50"] <= high * 1.02
+        ratios = attribute(dataset, series["field"], "energy_ratio")
+        assert [worst["value"] for worst in series["worst"]] == sorted(ratios)[:6]
+        assert series["num_below_chance"] == (ratios < 1).sum()
+        even = attribute(dataset.match_tags("even"), series["field"], "energy_ratio")
+        assert series["tags"]["even"]["energy_ratio"]["mean"] == pytest.approx(even.mean())
+    (contest,) = report["contests"]
+    won = attribute(dataset, contest["first"], "energy_ratio") > attribute(dataset, contest["second"], "energy_ratio")
+    assert (contest["num_samples"], contest["num_won"]) == (12, won.sum())
+
+
+def test_the_page_opens_in_a_browser_without_a_network(dataset, camflow, tmp_path):
+    page_file = tmp_path / "report.html"
+    camflow("report", "--dataset", dataset.name, "--run", "camflow_people", "--out", page_file)
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert executable, "no Chromium: run `sudo apt-get install chromium`"
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+        browser = playwright.chromium.launch(executable_path=executable, args=flags)
+        page = browser.new_page()
+        trouble, requests = [], []
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(page_file.as_uri())
+        assert page.locator("h1").inner_text() == f"Where the model looks: {dataset.name}"
+        assert page.locator(".findings li").count() >= 1
+        # Two series, and in each the six worst and the six best; all of them pictures that were drawn.
+        widths = page.locator("figure img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        assert len(widths) == 24 and min(widths) > 50
+        assert page.locator("svg.plot rect").count() > 20
+        # A click on a head sorts.
+        ratios = lambda: [float(t) for t in page.locator("#series td:nth-child(4)").all_inner_texts()]
+        head = page.locator("#series th:nth-child(4)")
+        head.click()
+        assert ratios() == sorted(ratios())
+        head.click()
+        assert ratios() == sorted(ratios(), reverse=True)
+        assert page.locator("b", has_text="odd").count() == 0, "a tag is text"
+        browser.close()
+    assert not trouble
+    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
+
+
+def test_a_change_since_the_last_report_is_named(dataset, camflow, clone, tmp_path):
+    copy = clone(dataset)
+    camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--json", tmp_path / "then.json")
+    values = copy.values(f"{FIELDS[1]}.energy_ratio")
+    copy.set_values(f"{FIELDS[1]}.energy_ratio", [value / 10 for value in values])
+    again = camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--baseline", tmp_path / "then.json")
+    assert "energy_ratio fell from" in again.stdout and "Since 20" in (tmp_path / "r.html").read_text()
+    assert "less attention than a heatmap without any aim" in again.stdout
+
+
+def test_what_is_wrong_is_said(dataset, camflow, quickstart, tmp_path):
+    def error(*flags, code=2):
+        return camflow("report", "--out", tmp_path / "no.html", *flags, code=code).stderr
+
+    assert "has no heatmaps" in error("--dataset", quickstart) and "camflow annotate" in error("--dataset", quickstart)
+    assert "`person_grad_layer_4`" in error("--dataset", dataset.name, "--fields", "person_grad_layer_5")
+    assert "camflow_people" in error("--dataset", dataset.name, "--run", "camflow_peple")
+    assert "no sample of the selection" in error("--dataset", dataset.name, "--tags", "none")
+    (tmp_path / "odd.json").write_text("{}")
+    assert "camflow report --json" in error("--dataset", dataset.name, "--baseline", tmp_path / "odd.json")
+    assert not (tmp_path / "no.html").exists()
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in error("--dataset", dataset.name, "--csv", tmp_path / "file" / "r.csv", code=3)
