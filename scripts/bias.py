@@ -295,11 +295,21 @@ def judge(folder: Path, models: dict[str, Classifier], emptied: dict[str, tuple[
     series = {entry["model"]: entry for entry in said["series"]}
     worst = {entry["sample"] for entry in series["leaning"]["worst"]}
     lean = dict(zip(ids, answers(models["leaning"], [emptied[i][1] for i in ids]), strict=True))
-    named = [finding for finding in said["findings"] if finding["kind"] == "below_chance" and "leaning" in finding["text"]]
-    blamed = [finding for finding in said["findings"] if finding["kind"] == "below_chance" and "fair" in finding["text"]]
-    print(f"the report names `leaning`: {bool(named)}, `fair`: {bool(blamed)}; of the {len(worst)} samples that it shows as the worst, {sum(lean[i] for i in worst)} lean")
+    named, blamed = (accusations(said["findings"], world) for world in ("leaning", "fair"))
+    print(f"the report accuses `leaning` in {named} sentences, `fair` in {blamed}")
+    print(f"of the {len(worst)} samples that it shows as the worst of `leaning`, {sum(lean[i] for i in worst)} lean")
     print(f"AUC {auc(np.concatenate(scores), np.concatenate(truth)):.3f}")
     return 0 if named and not blamed else 1
+
+
+def accusations(findings: list[dict], world: str) -> int:
+    """Sentences that say that a model looks past people: everywhere, at home, or more than another model."""
+    accused = 0
+    for finding in findings:
+        about, _, other = finding["text"].partition(" lies more on the object than ")
+        looks_past = finding["kind"] == "below_chance" or (finding["kind"] == "tag" and "`home`" in about and "less attention" in about)
+        accused += (looks_past and f" of {world}:" in about) or (finding["kind"] == "series" and f" of {world} " in other)
+    return accused
 
 
 if __name__ == "__main__":
