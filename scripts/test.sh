@@ -40,7 +40,7 @@ ensure_browser
 step "format"
 cargo fmt --check
 step "lint"
-"$camflow_python" -m ruff check scripts tests
+"$camflow_python" -m ruff check pipelines scripts tests
 cargo clippy --all-targets --locked -- -D warnings
 step "tests in Rust"
 cargo test --locked

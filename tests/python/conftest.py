@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
@@ -113,6 +115,15 @@ def quickstart(database, tmp_path_factory):
     command = [sys.executable, SCRIPTS / "quickstart_data.py", "--offline", "--name", "standin", "--out", out]
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
     return "standin"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The system's browser."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.fail(f"no {' or '.join(BROWSERS[:3])} on the PATH: run `sudo apt-get install chromium`")
+    return path
 
 
 @pytest.fixture

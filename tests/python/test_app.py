@@ -9,47 +9,20 @@ With `CAMFLOW_SCREENSHOT=FILE` the grid with heatmaps is kept there too: that is
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import fiftyone as fo
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from playwright.sync_api import sync_playwright
+from real_app import PATIENCE, browsed, canvases, changed, dismiss, leave, served, settled, show, tick
 
 SHOWN = "person_grad_layer_4"
 EMPTY = "person_grad_layer_9"
 # All three people, alone and in pairs. Without those the App turns by their EXIF data, as FiftyOne's models and camflow
 # take the pixels as they are stored.
 PICTURES = ("000", "003", "007", "011", "012", "016", "021", "027")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    # Chromium's own sandbox does not start for root and in most containers; the only page it opens is ours.
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    # Web fonts and the like: the test neither needs nor waits for the internet.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
-# Colours of a pixel that differ by less are the same: canvas scaling may round differently.
-ROUNDING = 3
-# Seconds. Without a GPU, on two busy cores, drawing eight heatmaps takes some.
-PATIENCE = 180
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.fail(f"no {' or '.join(BROWSERS[:3])} on the PATH: run `sudo apt-get install chromium`")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -84,102 +57,19 @@ def empty_field(dataset):
 @pytest.fixture
 def server(database, tmp_path):
     """The App's own server on the private database; its URL. It remembers what a page had open, so each test has one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    log = tmp_path / "server.out"
-    command = [sys.executable, "-m", "fiftyone.server.main", "--address", "127.0.0.1", "--port", str(port)]
     # A scale that the dataset names reaches the browser too late for its first paint; this one is there at once.
-    env = {
-        **os.environ,
-        "FIFTYONE_DATABASE_URI": database,
-        "FIFTYONE_APP_COLORSCALE": "jet",
-        "FIFTYONE_APP_GRID_ZOOM": "8",
-    }
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
-    try:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > until:
-                    pytest.fail(f"the App's server did not start: {log.read_text()[-2000:]}")
-                time.sleep(0.2)
+    with served(database, tmp_path / "server.out", FIFTYONE_APP_COLORSCALE="jet", FIFTYONE_APP_GRID_ZOOM="8") as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture
 def page(chromium, server, dataset):
     """The dataset's grid, all its pictures there and no field ticked."""
-    with sync_playwright() as playwright:
-        # The profile is a new one each time, and gone afterwards.
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 620})
-        page.goto(f"{server}/datasets/{dataset.name}")
-        page.wait_for_function(
-            f"document.querySelectorAll('[data-cy=looker] canvas').length == {len(PICTURES)}", timeout=PATIENCE * 1000
-        )
-        # Every new profile is shown an advertisement, over the pictures.
-        page.get_by_text("Dismiss", exact=True).click(timeout=PATIENCE * 1000)
+    with browsed(chromium, width=1400, height=620) as page:
+        show(page, server, dataset)
+        dismiss(page)
         leave(page)
         yield page
-        browser.close()
-
-
-def leave(page) -> None:
-    """Takes the pointer away from everything that looks different under it, pictures above all."""
-    page.mouse.move(700, 2)
-
-
-def tick(page, field: str, inside: str = "") -> None:
-    page.click(f"{inside} [data-cy=checkbox-{field}]")
-    leave(page)
-
-
-def screenshot(page) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
-
-
-def settled(page, done=lambda shot: True) -> np.ndarray:
-    """A screenshot after which nothing has moved for two seconds, and that is `done`."""
-    until = time.monotonic() + PATIENCE
-    last, since = screenshot(page), time.monotonic()
-    while True:
-        page.wait_for_timeout(400)
-        shot = screenshot(page)
-        # The App keeps a wheel turning in the tab's title at times; what counts is in the canvases.
-        # Past `until` the assertions of the test say what is missing.
-        late = time.monotonic() > until
-        if not late and any(not same(pixels, last[box]) for box, pixels in canvases(page, shot)):
-            last, since = shot, time.monotonic()
-        elif late or (time.monotonic() - since > 2 and done(shot)):
-            return shot
-
-
-def same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool((np.abs(a - b) <= ROUNDING).all())
-
-
-def canvases(page, shot):
-    """Where the pictures are drawn, in the order of the samples, and their pixels in the screenshot."""
-    scope = "[data-cy=modal] " if page.locator("[data-cy=modal]").count() else ""
-    boxes = page.eval_on_selector_all(
-        f"{scope}[data-cy=looker] canvas",
-        "all => all.map(c => c.getBoundingClientRect()).map(b => [b.top, b.left, b.bottom, b.right])",
-    )
-    found = []
-    for top, left, bottom, right in sorted(boxes):
-        # Whole pixels only.
-        box = (slice(int(np.ceil(top)), int(bottom)), slice(int(np.ceil(left)), int(right)))
-        found.append((box, shot[box]))
-    return found
 
 
 def heatmap(sample, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -201,11 +91,6 @@ def heatmap(sample, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         )
         placed.append(np.asarray(whole))
     return placed[0], placed[1]
-
-
-def changed(page, off, on):
-    """Per canvas, which pixels are not what they were."""
-    return [(np.abs(after - off[box]) > ROUNDING).any(axis=2) for box, after in canvases(page, on)]
 
 
 def check_drawn(where, samples, differs) -> None:

@@ -66,7 +66,7 @@ struct Answer {
 }
 
 /// Finds a Python that has FiftyOne: the one named, else CAMFLOW_PYTHON, the active virtual environment, a `.venv` in
-/// the current folder or beside or above the program, `python3` and `python` on the path.
+/// the current folder, the one beside the program, a `.venv` beside or above it, `python3` and `python` on the path.
 ///
 /// # Errors
 /// The one that is named by flag or by CAMFLOW_PYTHON has no FiftyOne, or none has.
@@ -92,6 +92,8 @@ fn candidates(active: Option<OsString>, folder: Option<PathBuf>, program: Option
     candidates.extend(active.map(|root| Path::new(&root).join(interpreter)));
     candidates.extend(folder.map(|folder| folder.join(".venv").join(interpreter)));
     if let Some(program) = &program {
+        // Where `pip install` put the program into an environment, its Python is in the same folder.
+        candidates.extend(program.parent().map(|folder| folder.join(if cfg!(windows) { "python.exe" } else { "python" })));
         // Above: a build in `target/release` belongs to the checkout that holds `.venv`.
         candidates.extend(program.ancestors().skip(1).take(4).map(|folder| folder.join(".venv").join(interpreter)));
     }
@@ -168,6 +170,9 @@ mod tests {
             Some(root.path().join("checkout/target/release/camflow")),
         );
         assert_eq!(found, [active, checkout, "python3".into(), "python".into()]);
+        let installed = make("environment");
+        let found = candidates(None, None, Some(root.path().join("environment/bin/camflow")));
+        assert_eq!(found, [installed, "python3".into(), "python".into()]);
     }
 
     #[test]

@@ -1,0 +1,192 @@
+"""The operator that computes heatmaps: `camflow annotate` on what is open in the App."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from . import form, program
+
+# Seconds between two looks at the run, and at whether anybody still waits for it.
+BEAT = 1.0
+# Seconds between two updates of the progress bar.
+SHOW_EVERY = 0.5
+# Failed samples that are shown; the run's summary counts all.
+SHOWN_FAILURES = 5
+
+
+class ComputeHeatmaps(foo.Operator):
+    """Computes heatmaps for the dataset, the current view or the selected samples."""
+
+    @property
+    def config(self):
+        return foo.OperatorConfig(
+            name="compute_heatmaps",
+            label="camflow: compute heatmaps",
+            description="Class-activation heatmaps (the Grad-CAM family) for the dataset, the view or the selection",
+            icon="local_fire_department",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_immediate_execution=True,
+            allow_delegated_execution=True,
+        )
+
+    def resolve_placement(self, ctx):
+        button = types.Button(label="Compute heatmaps (camflow)", icon="local_fire_department", prompt=True)
+        return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
+
+    def resolve_input(self, ctx):
+        return form.build(ctx)
+
+    def resolve_output(self, ctx):
+        # In the App, the run has shown its result itself, in place of its progress.
+        return summary_property() if ctx.results else None
+
+    def execute(self, ctx):
+        # What is wrong with these is an error of the operator itself, and not one in the middle of a stream.
+        command = program.find(), form.arguments(ctx), sample_ids(ctx)
+        return delegated(ctx, command) if ctx.delegated else immediate(ctx, command)
+
+
+def sample_ids(ctx) -> list[str] | None:
+    """The samples that were chosen, or None for all of the dataset."""
+    chosen = ctx.target_view()
+    if isinstance(chosen, fo.Dataset):
+        return None
+    if chosen.media_type == fo.core.media.GROUP:
+        chosen = ctx.flatten_group_slices(chosen, media_type="image")
+    # The ids of patches and frames are their own; heatmaps belong to the samples that they are cut from.
+    generated = chosen._is_patches or chosen._is_frames or chosen._is_clips
+    return list(dict.fromkeys(chosen.values("sample_id" if generated else "id")))
+
+
+def delegated(ctx, command) -> dict:
+    """Runs to the end, with the progress kept in the delegated operation."""
+    ledger = Ledger()
+    with closing(program.Run(*command)) as run:
+        for label, progress in watch(run, ledger):
+            ctx.set_progress(progress=progress, label=label)
+        ledger.check(run)
+    return ledger.result()
+
+
+def immediate(ctx, command):
+    """Runs to the end, with the progress in the App. Closing the page ends the run: it closes this generator."""
+    ledger = Ledger()
+    with closing(program.Run(*command)) as run:
+        for label, progress in watch(run, ledger):
+            yield ctx.ops.set_progress(label=label, progress=progress)
+    yield ctx.ops.reload_dataset()
+    try:
+        ledger.check(run)
+    except program.CamflowError as error:
+        # Raised in the middle of a stream, an error would reach the page as a lost connection, without its text.
+        if not is_streamed(ctx):
+            raise
+        yield ctx.ops.show_output(error_property().to_json(), {"error": str(error).replace("\n", "\n\n")})
+        return
+    yield ctx.ops.show_output(summary_property().to_json(), ledger.result())
+
+
+def is_streamed(ctx) -> bool:
+    """Whether a page of the App reads what the operator yields: requests name the operator, calls from Python do not."""
+    return "operator_uri" in ctx.request_params
+
+
+def summary_property() -> types.Property:
+    """How a result is shown."""
+    outputs = types.Object()
+    outputs.str("summary", label="Heatmaps", view=types.MarkdownView())
+    return types.Property(outputs)
+
+
+def error_property() -> types.Property:
+    """How an error is shown: its hints stand on lines of their own."""
+    outputs = types.Object()
+    outputs.str("error", label="camflow has given up", view=types.MarkdownView())
+    return types.Property(outputs)
+
+
+def watch(run: program.Run, ledger: Ledger):
+    """Feeds the ledger, and yields a label and a fraction for the progress bar, at least once in two beats."""
+    shown = 0.0
+    for event in run.events(BEAT):
+        if event:
+            ledger.take(event)
+        if event is None or time.monotonic() - shown >= SHOW_EVERY:
+            shown = time.monotonic()
+            yield ledger.progress()
+    yield ledger.progress()
+
+
+class Ledger:
+    """What a run has said so far."""
+
+    def __init__(self):
+        self.step = "starting"
+        self.num_samples: int | None = None
+        self.num_done = self.num_failed = 0
+        self.finished: dict = {}
+        self.error: str | None = None
+        self.failures: list[dict] = []
+
+    def take(self, event: dict) -> None:
+        """Notes one of camflow's lines; docs/operations.md lists them."""
+        match event.get("event"):
+            case "step":
+                self.step = event["message"]
+            case "run_started":
+                self.num_samples, self.step = event["num_samples"], ""
+            case "sample_committed" | "sample_skipped":
+                self.num_done += 1
+            case "sample_failed":
+                self.num_done += 1
+                self.num_failed += 1
+                if len(self.failures) < SHOWN_FAILURES:
+                    self.failures.append(event)
+            case "draining":
+                self.step = "stopping"
+            case "run_finished":
+                self.finished = event
+            case "error":
+                self.error = event["message"]
+
+    def progress(self) -> tuple[str, float]:
+        """A label and a fraction. Samples that are up to date are not counted one by one, so that the bar may jump."""
+        if self.finished:
+            return "done", 1.0
+        if self.step or not self.num_samples:
+            return self.step or f"{self.num_done} samples", 0.0
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        return f"{self.num_done} of {self.num_samples} samples{failed}", min(self.num_done / self.num_samples, 1.0)
+
+    def check(self, run: program.Run) -> None:
+        """
+        Raises:
+            CamflowError: the run gave up, or was ended; 1 is a run that came to its end, with failed samples.
+        """
+        if run.code in (0, 1):
+            return
+        text = self.error or self.finished.get("error") or run.said
+        what = "camflow was killed" if run.code < 0 else "camflow was stopped" if run.code == 130 else "camflow ended"
+        raise program.CamflowError(text or f"{what} (exit code {run.code})")
+
+    def result(self) -> dict:
+        """The counts, and a summary in words."""
+        counts = {name: self.finished.get(name, 0) for name in NUMBERS}
+        summary = (
+            f"{counts['num_read']} samples read: {counts['num_committed']} annotated ({counts['num_heatmaps']} heatmaps), "
+            f"{counts['num_skipped']} skipped, {counts['num_failed']} failed"
+        )
+        lines = [f"- {number} skipped: {reason}" for reason, number in self.finished.get("skipped", {}).items()]
+        lines += [f"- failed: `{event['sample']}` ({event['media_path']}): {event['error']}" for event in self.failures]
+        if counts["num_failed"] > len(self.failures):
+            lines.append(f"- and {counts['num_failed'] - len(self.failures)} more failed")
+        return {**counts, "summary": "\n".join([summary, "", *lines])}
+
+
+NUMBERS = ("num_read", "num_committed", "num_heatmaps", "num_withdrawn", "num_skipped", "num_failed")

@@ -1,0 +1,185 @@
+"""The form of the operator: what can be asked of `camflow annotate`, offered as the dataset and the model have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fiftyone as fo
+from fiftyone.operators import types
+
+from . import models
+
+# As `camflow annotate --help` lists them; a test compares.
+METHODS = (
+    *("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam-elementwise", "eigencam", "eigengradcam"),
+    *("scorecam", "ablationcam", "fullgrad", "kpcacam", "fem", "shapleycam", "finercam", "randomcam"),
+)
+# Labels that can be targets, with those first that say most exactly which pixels count.
+LABELS = (fo.Segmentation, fo.Detections, fo.Polylines, fo.Classification, fo.Classifications)
+# The choice of a model that is not in the cache.
+OTHER = "other"
+
+
+def build(ctx) -> types.Property:
+    """The form for what is open and filled in so far."""
+    inputs = types.Object()
+    inputs.view_target(ctx, action_description="Compute heatmaps for")
+    model = _model(ctx, inputs)
+    target = _target(ctx, inputs)
+    if model:
+        if needs_classes(ctx, target):
+            _classes(inputs, model)
+        methods = _methods(ctx, inputs)
+        # FullGrad takes all layers of a model together.
+        if methods != ["fullgrad"]:
+            _layers(inputs, model)
+        _more(ctx, inputs)
+    view = types.PromptView(label="Compute heatmaps (camflow)", submit_button_label="Compute")
+    return types.Property(inputs, view=view)
+
+
+def arguments(ctx) -> list[str]:
+    """The arguments of `camflow` that say what was filled in, apart from the samples."""
+    params = ctx.params
+    made = ["annotate", "--format", "json", "--dataset", ctx.dataset.name, "--model", model_path(params)]
+    made += ["--target", params["target"], "--method", ",".join(params.get("methods") or METHODS[:1])]
+    for flag, name in (("--class", "classes"), ("--layers", "layers")):
+        if values := params.get(name):
+            made += [flag, ",".join(values)]
+    for flag, name in (("--field", "field"), ("--out", "out"), ("--device", "device")):
+        if value := (params.get(name) or "").strip():
+            made += [flag, value]
+    made += [f"--{name.replace('_', '-')}" for name in SWITCHES if params.get(name)]
+    return made
+
+
+def model_path(params) -> str:
+    """The model file that was chosen."""
+    chosen = params.get("model")
+    return str(Path(params.get("model_path") or "").expanduser()) if chosen in (None, OTHER) else chosen
+
+
+def needs_classes(ctx, target: str | None) -> bool:
+    """Whether classes have to be named: not where the model or each sample's label says which one it is."""
+    if target in (None, "top"):
+        return False
+    name = target.partition(":")[2]
+    field = ctx.dataset.get_field(name) if name else None
+    return not (field is not None and field.document_type is fo.Classification)
+
+
+def _choices(view: types.Choices, pairs) -> types.Choices:
+    for value, label in pairs:
+        view.add_choice(value, label=label)
+    return view
+
+
+def _model(ctx, inputs) -> models.Model | None:
+    found = models.exported()
+    pairs = [(str(path), path.stem) for path in found]
+    choices = _choices(types.DropdownView(), [*pairs, (OTHER, "another file ...")])
+    default = choices.values()[0]
+    inputs.enum("model", choices.values(), default=default, required=True, label="Model", view=choices)
+    chosen, asked = ctx.params.get("model") or default, "model"
+    if chosen == OTHER:
+        asked = "model_path"
+        if not found:
+            text = (
+                f"No exported model in {models.cache_folder()}. In a terminal: `camflow export {models.DEFAULT}` "
+                "makes one; `camflow export --help` says of which models."
+            )
+            inputs.view("no_models", types.Notice(label=text))
+        inputs.str("model_path", required=True, label="Model file", description="An exported model, FILE.pt2")
+        chosen = ctx.params.get("model_path")
+        if not chosen:
+            return None
+    try:
+        return models.Model.read(Path(chosen).expanduser())
+    except models.NoModelError as error:
+        inputs.view("model_error", types.Error(label=str(error)))
+        # A form that is not valid cannot be sent.
+        inputs.get_property(asked).invalid = True
+        return None
+
+
+def _target(ctx, inputs) -> str:
+    schema = ctx.dataset.get_field_schema(ftype=fo.EmbeddedDocumentField)
+    fields = [
+        (f"labels:{name}", f"{kind.__name__} labels `{name}`")
+        for kind in LABELS
+        for name, field in schema.items()
+        if field.document_type is kind
+    ]
+    own = [
+        ("predicted", "where the model itself predicts the classes"),
+        ("top", "the class that the model puts first"),
+    ]
+    choices = _choices(types.DropdownView(), [*fields, *own])
+    default = choices.values()[0]
+    description = "Which pixels count"
+    inputs.enum(
+        "target", choices.values(), default=default, required=True, label="Target", description=description, view=choices
+    )
+    return ctx.params.get("target") or default
+
+
+def _classes(inputs, model: models.Model) -> None:
+    # Pixels of the background are explained when asked for; what people look for comes first.
+    named = sorted(model.classes, key=lambda name: name == "background")
+    choices = _choices(types.AutocompleteView(allow_user_input=True), [(name, name) for name in (*named, "all")])
+    inputs.list(
+        "classes",
+        types.String(),
+        required=True,
+        label="Classes",
+        description="Names or numbers of the model's classes, or `all` that occur in the labels",
+        view=choices,
+    )
+
+
+def _methods(ctx, inputs) -> list[str]:
+    choices = _choices(types.AutocompleteView(allow_user_input=False), [(name, name) for name in METHODS])
+    default = list(METHODS[:1])
+    inputs.list("methods", types.String(), default=default, label="Methods", view=choices)
+    return ctx.params.get("methods") or default
+
+
+def _layers(inputs, model: models.Model) -> None:
+    numbered = [(number, f"{number}: {path}") for number, path in model.numbered_layers.items()]
+    others = [(path, path) for path in model.layers if path not in model.numbered_layers.values()]
+    inputs.list(
+        "layers",
+        types.String(),
+        default=model.default_layers,
+        label="Layers",
+        description="Numbers, ranges (1-4) or module paths; none is the model's own choice",
+        view=_choices(types.AutocompleteView(allow_user_input=True), [*numbered, *others]),
+    )
+
+
+SWITCHES = {
+    "fuse_layers": "One map of all layers",
+    "eigen_smooth": "Smooth by the first principal component",
+    "aug_smooth": "Smooth by six variants of the image (six times the work)",
+    "overwrite": "Compute again what is up to date",
+}
+
+
+def _more(ctx, inputs) -> None:
+    inputs.bool("more", default=False, label="More settings", view=types.SwitchView())
+    if not ctx.params.get("more"):
+        return
+    inputs.str(
+        "device",
+        default="auto",
+        label="Where to compute",
+        description="`auto` (a CUDA device where there is one), `cpu`, `cuda`, `cuda:1`; several with commas",
+    )
+    inputs.str(
+        "field",
+        label="Names of the fields",
+        description="A template with {class}, {method} and {layer}; empty: as camflow names them",
+    )
+    inputs.str("out", label="Folder for the files", description="Empty: camflow's folder for this dataset")
+    for name, label in SWITCHES.items():
+        inputs.bool(name, default=False, label=label)

@@ -1,0 +1,155 @@
+"""What the heatmaps of a view measure, asked of the database as FiftyOne's aggregations: no sample is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField
+
+# Attributes that every heatmap label of camflow's has.
+MARKS = ("fingerprint", "layer", "method")
+# Bars of a histogram.
+BARS = 32
+# The database counts in finer bins, from which quantiles follow to 1/1024 of the range. FiftyOne's own collect all values in
+# one document, which may have 16 MiB.
+BINS = 1024
+# Of a field whose heatmaps are of many classes (`--target top`), so many are shown one by one.
+MAX_CLASSES = 6
+# Where the box and its whiskers are.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The heatmaps of one field, or of one class in it."""
+
+    field: str
+    target_class: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name in plots."""
+        return self.field if self.target_class is None else f"{self.field}: {self.target_class}"
+
+    def of(self, view: fo.DatasetView) -> fo.DatasetView:
+        """The samples that have one of these heatmaps."""
+        if self.target_class is None:
+            return view
+        return view.match(ViewField(f"{self.field}.target_class") == self.target_class)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How a measure is distributed over a series."""
+
+    series: Series
+    # One more edge than counts; the last bin includes both of its edges.
+    edges: list[float]
+    counts: list[int]
+    # By QUANTILES; none of a measure that is only true or false.
+    quantiles: list[float] | None
+
+    @property
+    def size(self) -> int:
+        """How many heatmaps there are."""
+        return sum(self.counts)
+
+
+def heatmap_fields(view: fo.DatasetView) -> dict[str, dict[str, bool]]:
+    """By name of each field with camflow's heatmaps: its measures (the numeric attributes), and whether each is a truth value."""
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    found = {}
+    for name, field in schema.items():
+        attributes = {attribute.name: type(attribute) for attribute in field.fields}
+        if all(mark in attributes for mark in MARKS):
+            found[name] = {
+                attribute: kind is fo.BooleanField
+                for attribute, kind in attributes.items()
+                if kind in (fo.FloatField, fo.IntField, fo.BooleanField)
+            }
+    return found
+
+
+def names(view: fo.DatasetView) -> list[str]:
+    """The measures of any of these fields."""
+    found = dict.fromkeys(measure for kinds in heatmap_fields(view).values() for measure in kinds)
+    # First what samples are best sorted by, last the score: it says how sure the model is, not where it looks.
+    return sorted(found, key=lambda measure: (measure == "score", measure != "energy_ratio"))
+
+
+def distributions(view: fo.DatasetView, measure: str) -> list[Distribution]:
+    """How the measure is distributed over each field that has it, and over each class where a field holds several.
+
+    All of a measure have the same bins.
+    """
+    fields = {name: kinds[measure] for name, kinds in heatmap_fields(view).items() if measure in kinds}
+    series = _series(view, list(fields))
+    logical = [one for one in series if fields[one.field]]
+    numeric = [one for one in series if not fields[one.field]]
+    found = {one: _logical(one, view, measure) for one in logical}
+    bounds = view.aggregate([fo.Bounds(f"{one.field}.{measure}", safe=True) for one in numeric]) if numeric else []
+    finite = [bound for pair in bounds for bound in pair if bound is not None]
+    if finite:
+        low, high = min(finite), max(finite)
+        if low == high:
+            # A bin needs a width; this one puts the only value into the middle.
+            low, high = low - 0.5, high + 0.5
+        # FiftyOne's histograms compare each value with all edges, one after the other: minutes, for a million samples.
+        number = ((ViewField() - low) / ((high - low) / BINS)).floor()
+        for one in numeric:
+            counts = one.of(view).count_values(f"{one.field}.{measure}", expr=number)
+            found[one] = _numeric(one, counts, np.linspace(low, high, BINS + 1))
+    return [found[one] for one in series if one in found and found[one].size]
+
+
+def _series(view: fo.DatasetView, fields: list[str]) -> list[Series]:
+    if not fields:
+        return []
+    by_field = view.aggregate([fo.CountValues(f"{field}.target_class") for field in fields])
+    series = []
+    for field, counts in zip(fields, by_field, strict=True):
+        # FiftyOne counts samples without the label as None.
+        classes = sorted((name for name in counts if name is not None), key=lambda name: (-counts[name], name))
+        several = classes[:MAX_CLASSES] if len(classes) > 1 else [None]
+        series += [Series(field, name) for name in several]
+    return series
+
+
+def _logical(series: Series, view: fo.DatasetView, measure: str) -> Distribution:
+    counts = series.of(view).count_values(f"{series.field}.{measure}")
+    return Distribution(series, [-0.5, 0.5, 1.5], [counts.get(False, 0), counts.get(True, 0)], None)
+
+
+def _numeric(series: Series, found: dict, edges: np.ndarray) -> Distribution:
+    counts = np.zeros(BINS, int)
+    for number, count in found.items():
+        # None is a sample without a value, and the highest value lies on the last edge.
+        if number is not None and np.isfinite(number):
+            counts[min(int(number), BINS - 1)] += count
+    bars = counts.reshape(BARS, -1).sum(axis=1)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    # Between the edges of the bin in which the quantile lies.
+    quantiles = np.interp(np.asarray(QUANTILES) * below[-1], below, edges) if below[-1] else None
+    return Distribution(
+        series,
+        edges[:: BINS // BARS].tolist(),
+        bars.tolist(),
+        None if quantiles is None else quantiles.tolist(),
+    )
+
+
+def between(view: fo.DatasetView, series: Series, measure: str, low: float, high: float, last: bool) -> fo.DatasetView:
+    """The samples whose heatmap measures from `low` up to `high`, which counts only in the `last` bin."""
+    value = ViewField(f"{series.field}.{measure}")
+    if heatmap_fields(view)[series.field][measure]:
+        return series.of(view).match(value == (high > 1))
+    return series.of(view).match((value >= low) & ((value <= high) if last else (value < high)))
+
+
+def extreme(view: fo.DatasetView, series: Series, measure: str, count: int, highest: bool) -> fo.DatasetView:
+    """The `count` samples whose heatmaps measure least, or most, in this order."""
+    path = f"{series.field}.{measure}"
+    # Sorting puts samples without a value first.
+    return series.of(view).match(ViewField(path).exists()).sort_by(path, reverse=highest).limit(count)

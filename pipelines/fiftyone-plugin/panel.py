@@ -1,0 +1,196 @@
+"""The panel with plots of what the heatmaps of the current view measure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+from fiftyone.operators.categories import Categories
+
+from . import measures, plots
+
+# Samples of `lowest` and `highest`, until somebody asks for more or fewer.
+COUNT = 20
+# Plots of more are not read.
+MAX_SERIES = 24
+
+HELP = """
+How the measures of camflow's heatmaps are distributed over the samples of the current view, for each heatmap field,
+and for each class where a field holds several.
+
+Click a bar to see its samples; *show all* goes back.
+"""
+
+
+class MeasuresPanel(foo.Panel):
+    """Distributions of measures, and the samples behind them."""
+
+    @property
+    def config(self):
+        return foo.PanelConfig(
+            name="measures",
+            label="Heatmap measures",
+            icon="insights",
+            category=Categories.ANALYZE,
+            surfaces="grid",
+            help_markdown=HELP,
+        )
+
+    def on_load(self, ctx):
+        self._look(ctx, ctx.view)
+
+    def on_change_dataset(self, ctx):
+        self._look(ctx, ctx.view)
+
+    def on_change_view(self, ctx):
+        # What the panel itself has narrowed the grid to leaves the plots as they are.
+        if stages(ctx.view) != ctx.panel.get_state("shown"):
+            self._look(ctx, ctx.view)
+
+    def on_refresh(self, ctx):
+        self._look(ctx, ctx.view)
+
+    def on_measure(self, ctx):
+        ctx.panel.set_state("measure", ctx.params["value"])
+        self._look(ctx, drawn(ctx).view(ctx))
+
+    def on_series(self, ctx):
+        ctx.panel.set_state("series", ctx.params["value"])
+
+    def on_count(self, ctx):
+        ctx.panel.set_state("count", ctx.params["value"])
+
+    def on_bar(self, ctx):
+        was = drawn(ctx)
+        bar = ctx.params["idx"]
+        view = measures.between(
+            *(was.view(ctx), was.series[ctx.params["trace_idx"]], was.measure),
+            *(was.edges[bar], was.edges[bar + 1], bar + 2 == len(was.edges)),
+        )
+        self._show(ctx, view)
+
+    def on_lowest(self, ctx):
+        self._extreme(ctx, highest=False)
+
+    def on_highest(self, ctx):
+        self._extreme(ctx, highest=True)
+
+    def on_all(self, ctx):
+        self._show(ctx, drawn(ctx).view(ctx))
+
+    def _extreme(self, ctx, *, highest: bool) -> None:
+        was = drawn(ctx)
+        # An emptied number is none.
+        count = max(1, int(ctx.panel.get_state("count") or COUNT))
+        series = next(one for one in was.series if one.label == was.chosen(ctx))
+        self._show(ctx, measures.extreme(was.view(ctx), series, was.measure, count, highest))
+
+    def _show(self, ctx, view) -> None:
+        ctx.panel.set_state("shown", stages(view))
+        ctx.ops.set_view(view=view)
+
+    def _look(self, ctx, view) -> None:
+        """Asks the database, and keeps what there is to draw."""
+        names = measures.names(view)
+        measure = ctx.panel.get_state("measure")
+        if measure not in names:
+            measure = names[0] if names else None
+        found = measures.distributions(view, measure) if measure else []
+        shown = found[:MAX_SERIES]
+        look = Drawn(
+            base=stages(view),
+            names=names,
+            measure=measure,
+            edges=shown[0].edges if shown else [],
+            series=[one.series for one in shown],
+            num_hidden=len(found) - len(shown),
+        )
+        figures = {"histograms": plots.histograms(shown), "boxes": plots.boxes(shown)}
+        # The page copies figures into the state, and merges those there with new ones element by element.
+        ctx.panel.set_state({"drawn": look.to_json(), "shown": stages(ctx.view), **dict.fromkeys(figures)})
+        ctx.ops.set_panel_data(figures)
+
+    def render(self, ctx):
+        panel = types.Object()
+        was = drawn(ctx)
+        if not was.series:
+            text = (
+                "No heatmap field here holds a measure. `camflow annotate`, or the operator *camflow: compute heatmaps*, "
+                "makes such fields."
+            )
+            panel.md(text, name="none")
+            panel.btn("refresh", label="Refresh", icon="refresh", on_click=self.on_refresh)
+            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2))
+        labels = [one.label for one in was.series]
+        top = panel.h_stack("top", gap=2, align_y="center")
+        by = choices("Measure", was.names)
+        top.enum("measure", by.values(), default=was.measure, view=by, on_change=self.on_measure)
+        top.btn("refresh", label="Refresh", icon="refresh", on_click=self.on_refresh)
+        top.btn("all", label="Show all", icon="grid_view", on_click=self.on_all)
+        samples = panel.h_stack("samples", gap=2, align_y="center")
+        of = choices("Samples by", labels)
+        samples.enum("series", of.values(), default=was.chosen(ctx), view=of, on_change=self.on_series)
+        samples.int("count", min=1, default=COUNT, label="How many", on_change=self.on_count)
+        samples.btn("lowest", label="Lowest", icon="south", on_click=self.on_lowest)
+        samples.btn("highest", label="Highest", icon="north", on_click=self.on_highest)
+        if was.num_hidden:
+            panel.md(f"*{was.num_hidden} more are not shown.*", name="hidden")
+        axes = was.measure, labels, was.edges
+        if not plots.is_truth(was.edges):
+            panel.plot("boxes", layout=plots.boxes_layout(*axes), config=plots.CONFIG)
+        panel.plot("histograms", layout=plots.histograms_layout(*axes), config=plots.CONFIG, on_click=self.on_bar)
+        return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
+
+
+@dataclass
+class Drawn:
+    """What the plots show: one text in the panel's state, which the page sends along with every event."""
+
+    # The view's stages, as text.
+    base: str = "[]"
+    names: list[str] = field(default_factory=list)
+    measure: str | None = None
+    # Of the bars, the same for all series.
+    edges: list[float] = field(default_factory=list)
+    series: list[measures.Series] = field(default_factory=list)
+    num_hidden: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Drawn:
+        content = json.loads(text)
+        return cls(**{**content, "series": [measures.Series(**one) for one in content["series"]]})
+
+    def view(self, ctx) -> fo.DatasetView:
+        """The view that the plots are of."""
+        return fo.DatasetView._build(ctx.dataset, json.loads(self.base))
+
+    def chosen(self, ctx) -> str:
+        """The series that `lowest` and `highest` go by."""
+        labels = [one.label for one in self.series]
+        label = ctx.panel.get_state("series")
+        return label if label in labels else labels[0]
+
+
+def drawn(ctx) -> Drawn:
+    """What the plots show now."""
+    text = ctx.panel.get_state("drawn")
+    return Drawn.from_json(text) if text else Drawn()
+
+
+def stages(view) -> str:
+    """A view as text."""
+    return json.dumps(view._serialize(include_uuids=False), default=str)
+
+
+def choices(label: str, values: list[str]) -> types.DropdownView:
+    """A list to choose from."""
+    view = types.DropdownView(label=label)
+    for value in values:
+        view.add_choice(value, label=value)
+    return view

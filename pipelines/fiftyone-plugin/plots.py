@@ -1,0 +1,119 @@
+"""The panel's figures, as Plotly takes them."""
+
+from __future__ import annotations
+
+from .measures import QUANTILES, Distribution
+
+CONFIG = {"displayModeBar": False}
+# Pixels.
+HISTOGRAM_HEIGHT = 95
+BOX_HEIGHT = 34
+MARGIN = 60
+# The share of a histogram's height that its title takes.
+GAP = 0.3
+# Bars of truth values do not touch.
+TRUTH_WIDTH = 0.8
+
+
+def histograms(found: list[Distribution]) -> list[dict]:
+    """One histogram above the other, with the same horizontal axis; their traces are in the order of the distributions."""
+    traces = []
+    for number, one in enumerate(found):
+        lower, upper = one.edges[:-1], one.edges[1:]
+        traces.append(
+            {
+                "type": "bar",
+                "name": one.series.label,
+                "x": [(a + b) / 2 for a, b in zip(lower, upper, strict=True)],
+                "y": one.counts,
+                "width": [(b - a) * (1 if one.quantiles else TRUTH_WIDTH) for a, b in zip(lower, upper, strict=True)],
+                "hovertext": _intervals(one),
+                "hovertemplate": "%{hovertext}<br>%{y} samples<extra></extra>",
+                "yaxis": f"y{_axis(number)}",
+            }
+        )
+    return traces
+
+
+def histograms_layout(measure: str, labels: list[str], edges: list[float]) -> dict:
+    """The layout that goes with it; `edges` are those that all histograms have."""
+    count = len(labels)
+    ticks = {"tickvals": [0, 1], "ticktext": ["false", "true"]} if is_truth(edges) else {}
+    layout = {
+        "height": HISTOGRAM_HEIGHT * count + MARGIN,
+        "margin": {"l": 50, "r": 10, "t": 10, "b": 40},
+        "bargap": 0,
+        "showlegend": False,
+        "xaxis": {
+            "title": {"text": measure},
+            "anchor": f"y{_axis(count - 1)}",
+            "range": [edges[0], edges[-1]],
+            **ticks,
+        },
+        "annotations": [],
+    }
+    for number, label in enumerate(labels):
+        top = 1 - number / count
+        layout[f"yaxis{_axis(number)}"] = {
+            "domain": [top - (1 - GAP) / count, top - GAP / count],
+            "rangemode": "tozero",
+            "nticks": 3,
+        }
+        layout["annotations"].append(
+            {
+                "text": label,
+                "x": 0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": top - GAP / count,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+            }
+        )
+    return layout
+
+
+def boxes(found: list[Distribution]) -> list[dict]:
+    """A box from the quantiles of each; the whiskers end at the outer ones."""
+    names = ("lowerfence", "q1", "median", "q3", "upperfence")
+    return [
+        {
+            "type": "box",
+            "orientation": "h",
+            "name": one.series.label,
+            "y": [one.series.label],
+            **{name: [value] for name, value in zip(names, one.quantiles, strict=True)},
+        }
+        for one in found
+        if one.quantiles is not None
+    ]
+
+
+def boxes_layout(measure: str, labels: list[str], edges: list[float]) -> dict:
+    """The layout that goes with it."""
+    low, high = (f"{share:.0%}" for share in (QUANTILES[0], QUANTILES[-1]))
+    return {
+        "height": BOX_HEIGHT * len(labels) + MARGIN,
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 40},
+        "showlegend": False,
+        "xaxis": {"title": {"text": f"{measure} ({low}, quartiles, {high})"}, "range": [edges[0], edges[-1]]},
+        # The first one on top, as in the histograms.
+        "yaxis": {"autorange": "reversed", "automargin": True},
+    }
+
+
+def is_truth(edges: list[float]) -> bool:
+    """Whether the histogram is one of truth values, which have no quantiles."""
+    return len(edges) == 3
+
+
+def _axis(number: int) -> str:
+    # Plotly's first axis has no number.
+    return str(number + 1) if number else ""
+
+
+def _intervals(one: Distribution) -> list[str]:
+    if one.quantiles is None:
+        return ["false", "true"]
+    return [f"{low:.4g} to {high:.4g}" for low, high in zip(one.edges[:-1], one.edges[1:], strict=True)]

@@ -1,0 +1,371 @@
+"""The FiftyOne plugin, in the real App and as a delegated operation: fill in the form, run, see the heatmaps; see the plots.
+
+With `CAMFLOW_SCREENSHOTS=FOLDER` what the App shows is kept there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fiftyone as fo
+import fiftyone.operators as foo
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT
+from fiftyone.operators.delegated import DelegatedOperationService
+from fiftyone.operators.executor import ExecutionError
+from real_app import PATIENCE, browsed, changed, dismiss, served, settled, show, shown, tick
+
+PLUGIN = ROOT / "pipelines" / "fiftyone-plugin"
+OPERATOR = "@camflow/camflow/compute_heatmaps"
+PICTURES = ("000", "003", "007", "011", "012", "016", "021", "027")
+MEASURE = "energy_ratio"
+# What the panel's tests look at.
+FIELDS = ("person_grad_layer_3", "person_grad_layer_4")
+
+
+@pytest.fixture(scope="module")
+def settings(binary, standin_model, database, tmp_path_factory):
+    """What an App needs to know, and this process too: the plugin, the program, a cache with one model."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "camflow").symlink_to(PLUGIN)
+    (folder / "cache" / "models").mkdir(parents=True)
+    (folder / "cache" / "models" / "standin-deeplab.pt2").symlink_to(standin_model)
+    settings = {
+        "FIFTYONE_PLUGINS_DIR": str(folder / "plugins"),
+        "CAMFLOW_BIN": str(binary),
+        "CAMFLOW_CACHE": str(folder / "cache"),
+        "XDG_DATA_HOME": str(folder / "data"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fo.config, "plugins_dir", settings["FIFTYONE_PLUGINS_DIR"])
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def plugin():
+    """The plugin's modules, as a package."""
+    spec = importlib.util.spec_from_file_location("camflow_plugin", PLUGIN / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def dataset(quickstart, camflow, standin_model, tmp_path_factory):
+    """Eight pictures of people, with heatmaps of two layers."""
+    source = fo.load_dataset(quickstart)
+    copy = source.select([s.id for s in source if Path(s.filepath).stem in PICTURES]).clone("plugin")
+    copy.persistent = True
+    camflow(
+        *("annotate", "--dataset", copy.name, "--class", "person", "--layers", "3-4", "--device", "cpu"),
+        *("--target", "labels:ground_truth", "--model", standin_model, "--out", tmp_path_factory.mktemp("maps")),
+    )
+    copy.reload()
+    yield copy
+    copy.delete()
+
+
+@pytest.fixture(scope="module")
+def app(chromium, database, settings, dataset, tmp_path_factory):
+    """A browser's page on an App with the plugin."""
+    with (
+        served(database, tmp_path_factory.mktemp("app") / "server.out", **settings) as url,
+        browsed(chromium, width=1500, height=900) as page,
+    ):
+        page.app = url
+        show(page, url, dataset)
+        dismiss(page)
+        yield page
+
+
+def keep(page, name: str) -> None:
+    if folder := os.environ.get("CAMFLOW_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def open_form(page) -> None:
+    """Opens the operator as people do, and waits until the form knows the model."""
+    page.keyboard.press("`")
+    page.get_by_placeholder("Search operations by name").fill("camflow")
+    page.get_by_text("camflow: compute heatmaps").wait_for()
+    page.keyboard.press("Enter")
+    page.get_by_text("4: backbone.layer4").wait_for()
+
+
+def fill(page, number: int, *values: str) -> None:
+    """Fills in the list with this number in the form: classes, methods, layers."""
+    entry = page.locator("input[placeholder^='Type and press enter']").nth(number)
+    for value in values:
+        entry.fill(value)
+        entry.press("Enter")
+
+
+def submit(page) -> None:
+    # It can be pressed once the form was found to be complete.
+    page.get_by_role("button", name="Compute", exact=True).click()
+
+
+def execute(dataset, **more):
+    """Runs the operator from Python, in a thread of its own: in this one, playwright's loop is running."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(foo.execute_operator, OPERATOR, {"dataset": dataset, **more}).result()
+
+
+def params(settings, **more) -> dict:
+    """A filled-in form."""
+    model = Path(settings["CAMFLOW_CACHE"]) / "models" / "standin-deeplab.pt2"
+    return {"model": str(model), "target": "labels:ground_truth", "classes": ["person"], "layers": ["2"], **more}
+
+
+def test_the_form_offers_what_the_program_knows(plugin, camflow, settings, monkeypatch, tmp_path):
+    help_text = " ".join(camflow("annotate", "--help").stdout.split())
+    listed = re.search(r"--method .*?\[possible values: (.*?)\]", help_text)[1].split(", ")
+    assert list(plugin.form.METHODS) == listed
+
+    # The cache is where camflow looks for names.
+    (path,) = plugin.models.exported()
+    assert str(path) in camflow("inspect", path.stem).stdout
+    model = plugin.models.Model.read(path)
+    inspected = camflow("inspect", path.stem, "--all").stdout
+    assert f"{model.classes.index('person')} person" in inspected
+    assert model.numbered_layers["4"] == "backbone.layer4" and model.default_layers == ["4"]
+    assert all(f" {layer} " in inspected for layer in model.layers) and len(model.layers) > 50
+    with pytest.raises(plugin.models.NoModelError, match=re.escape(str(ROOT / "README.md"))):
+        plugin.models.Model.read(ROOT / "README.md")
+
+    # And the program is where people put it.
+    monkeypatch.setenv("CAMFLOW_BIN", "/nowhere/camflow")
+    with pytest.raises(plugin.program.CamflowError, match="CAMFLOW_BIN is `/nowhere/camflow`"):
+        plugin.program.find()
+    monkeypatch.delenv("CAMFLOW_BIN")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(plugin.program.CamflowError, match="pip install"):
+        plugin.program.find()
+    (tmp_path / "camflow").symlink_to(settings["CAMFLOW_BIN"])
+    assert plugin.program.find() == str(tmp_path / "camflow")
+
+
+def test_heatmaps_from_the_app(app, dataset, settings):
+    show(app, app.app, dataset)
+    # Two of the eight.
+    for number in (0, 3):
+        picture = app.locator("[data-cy=looker]").nth(number)
+        picture.hover()
+        picture.locator("label").click()
+    off = settled(app)
+    open_form(app)
+    assert app.get_by_label("Current selection").is_checked()
+    fill(app, 0, "person")
+    fill(app, 2, "1-2")
+    app.get_by_text("4: backbone.layer4").locator("..").locator("svg").click()
+    keep(app, "form")
+    submit(app)
+    # The dialog has the progress, then the result.
+    app.get_by_text("2 samples read: 2 annotated (4 heatmaps), 0 skipped, 0 failed").wait_for()
+    keep(app, "result")
+    app.get_by_role("button", name="Done").click()
+
+    dataset.reload()
+    with_heatmap = dataset.exists("person_grad_layer_2").values("id")
+    ids = dataset.values("id")
+    assert with_heatmap == [ids[0], ids[3]]
+    assert dataset.first()["person_grad_layer_1"].layer == "backbone.layer1"
+    assert dataset.first()["person_grad_layer_1"].map_path.startswith(settings["XDG_DATA_HOME"])
+    assert "person_grad_layer_4" in dataset.get_field_schema() and not dataset.exists("person_grad_layer_5").count()
+
+    # Without reloading the page, the field is in the sidebar, and drawn over the two.
+    tick(app, "person_grad_layer_2")
+    drawn = settled(app, lambda shot: sum(p.mean() > 0.2 for p in changed(app, off, shot)) == 2)
+    keep(app, "drawn")
+    assert [pixels.mean() > 0.2 for pixels in changed(app, off, drawn)] == [number in (0, 3) for number in range(8)]
+
+
+def test_an_error_is_told_in_its_own_words(app, dataset, settings):
+    show(app, app.app, dataset)
+    open_form(app)
+    fill(app, 0, "zebra")
+    submit(app)
+    app.get_by_text("there is no class").wait_for()
+    assert app.get_by_text("hint: the classes are").is_visible()
+    keep(app, "error")
+
+    with pytest.raises(ExecutionError, match="there is no class `zebra`"):
+        execute(dataset, params=params(settings, classes=["zebra"]))
+
+
+def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
+    everybody = clone(fo.load_dataset(quickstart))
+    show(app, app.app, everybody)
+    open_form(app)
+    fill(app, 0, "person")
+    # Slow enough that it is not over before anybody looks.
+    app.get_by_text("More settings").click()
+    app.get_by_text("Smooth by six variants").click()
+    submit(app)
+    app.get_by_text(re.compile(r"^[1-9]\d* of 30 samples")).wait_for()
+    keep(app, "progress")
+    runs = [process for process in psutil.process_iter() if everybody.name in " ".join(process.cmdline())]
+    assert len(runs) == 1
+    app.goto("about:blank")
+    runs[0].wait(PATIENCE)
+    everybody.reload()
+    people = sum(bool(sample.ground_truth.get_mask().any()) for sample in everybody)
+    assert 0 < len(everybody.exists("person_grad_layer_4")) < people
+
+
+def test_a_view_and_a_delegated_run(dataset, clone, settings, tmp_path):
+    # Samples of a view; of patches, those that they are cut from.
+    boxes = clone(dataset)
+    boxes.set_values("boxes", [fo.Detections(detections=[box(), box()]) for _ in boxes])
+    patches = boxes.limit(3).to_patches("boxes").skip(4)
+    assert len(patches) == 2
+    execute(boxes, view=patches, params=params(settings, field="of_patches"))
+    boxes.reload()
+    assert boxes.exists("of_patches").values("id") == patches.values("sample_id")[:1]
+
+    # A run that others wait for: its counts are the result, and a broken sample is one of them.
+    broken = boxes.last()
+    broken.filepath = str(tmp_path / "gone.jpg")
+    broken.save()
+    view = boxes.limit(2).concat(boxes.select(broken.id))
+    queued = execute(boxes, view=view, params=params(settings, field="delegated"), request_delegation=True)
+    assert queued.delegated
+    service = DelegatedOperationService()
+    log = tmp_path / "delegated.out"
+    with log.open("w") as out:
+        command = [Path(sys.executable).parent / "fiftyone", "delegated", "launch"]
+        env = {**os.environ, "FIFTYONE_DATABASE_URI": fo.config.database_uri}
+        launched = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out, env=env)
+    try:
+        until = time.monotonic() + PATIENCE
+        while (operation := service.get(queued.result["id"])).run_state not in ("completed", "failed"):
+            assert launched.poll() is None and time.monotonic() < until, log.read_text()
+            time.sleep(0.5)
+    finally:
+        launched.terminate()
+        launched.wait(30)
+    assert operation.run_state == "completed", operation.result
+    result = operation.result.result
+    assert (result["num_read"], result["num_committed"], result["num_failed"]) == (3, 2, 1)
+    assert broken.id in result["summary"] and "gone.jpg" in result["summary"]
+    assert operation.status.progress == 1.0 and operation.status.label == "done"
+    boxes.reload()
+    assert boxes.exists("delegated").values("id") == boxes.limit(2).values("id")
+
+
+def box() -> fo.Detection:
+    return fo.Detection(label="person", bounding_box=[0.1, 0.1, 0.5, 0.5])
+
+
+def test_distributions_are_those_of_the_labels(plugin, dataset, clone):
+    measures = plugin.measures
+    several = clone(dataset)
+    # A sample without a number, and two classes in one field.
+    (path, other) = (f"{field}.{MEASURE}" for field in FIELDS)
+    several.set_values(path, [None, *dataset.values(path)[1:]])
+    several.set_values(f"{FIELDS[1]}.target_class", ["cat", "dog"] * 4)
+    view = several.view()
+
+    assert set(FIELDS) <= set(measures.heatmap_fields(view))
+    names = measures.names(view)
+    assert names[0] == MEASURE and names[-1] == "score" and {"entropy", "pointing_hit", "rank_correlation"} < set(names)
+    found = measures.distributions(view.select_fields(FIELDS), MEASURE)
+    assert [one.series.label for one in found] == [FIELDS[0], f"{FIELDS[1]}: cat", f"{FIELDS[1]}: dog"]
+    everything = several.values(path)[1:], several.values(other)[::2], several.values(other)[1::2]
+    for one, values in zip(found, everything, strict=True):
+        counts, _ = np.histogram(values, bins=one.edges)
+        assert one.counts == counts.tolist() and one.size == len(values)
+        width = (one.edges[-1] - one.edges[0]) / measures.BINS
+        # Between two samples, a quantile is any number from one to the other.
+        low, high = (np.quantile(values, measures.QUANTILES, method=method) for method in ("lower", "higher"))
+        assert all(a - width <= q <= b + width for q, a, b in zip(one.quantiles, low, high, strict=True)), one
+    (hits,) = measures.distributions(view.select_fields(FIELDS[0]), "pointing_hit")
+    truths = several.values(f"{FIELDS[0]}.pointing_hit")
+    assert (hits.counts, hits.quantiles) == ([truths.count(False), truths.count(True)], None)
+    # The first layer of a run has no layer before it, and an empty view has nothing.
+    assert [one.series.field for one in measures.distributions(dataset.select_fields(FIELDS), "rank_correlation")] == [FIELDS[1]]
+    assert measures.distributions(view.limit(0), MEASURE) == []
+
+    # The samples behind a bar, and the first ones in order.
+    first = found[0].series
+    ranked = sorted(everything[0])
+    low, high = ranked[2], ranked[5]
+    inside = [value for value in everything[0] if low <= value < high]
+    assert measures.between(view, first, MEASURE, low, high, last=False).values(path) == inside
+    assert measures.between(view, first, MEASURE, low, high, last=True).count() == len(inside) + 1
+    assert measures.between(view, hits.series, "pointing_hit", 0.5, 1.5, last=True).count() == truths.count(True)
+    assert measures.extreme(view, first, MEASURE, 3, highest=False).values(path) == ranked[:3]
+    assert measures.extreme(view, first, MEASURE, 2, highest=True).values(path) == ranked[:-3:-1]
+
+
+def test_the_panel_shows_them(app, dataset, plugin):
+    show(app, app.app, dataset)
+    app.click("[data-cy=new-panel-btn]")
+    app.get_by_text("Heatmap measures").click()
+    figure = app.locator("[data-cy=panel-content-measures] .js-plotly-plot").last
+    wanted = bars(plugin, dataset, "pointing_hit")
+    choose(app, "pointing_hit")
+    wait_for(app, figure, wanted)
+    wanted = bars(plugin, dataset, MEASURE)
+    choose(app, MEASURE)
+    wait_for(app, figure, wanted)
+    keep(app, "panel")
+
+    # The highest bar of the second field.
+    before = sum(map(len, list(wanted.values())[: list(wanted).index(FIELDS[1])]))
+    bar, height = max(enumerate(wanted[FIELDS[1]]), key=lambda pair: pair[1])
+    figure.locator(".point path").nth(before + bar).click(force=True)
+    shown(app, height)
+    keep(app, "bar")
+    # The plots are still those of the view before.
+    wait_for(app, figure, wanted)
+    app.get_by_role("button", name="Show all").click()
+    shown(app, 8)
+
+    count = app.get_by_role("spinbutton")
+    count.fill("3")
+    count.press("Tab")
+    # The page tells the panel what was typed when typing ends.
+    app.wait_for_timeout(1000)
+    app.get_by_role("button", name="Lowest").click()
+    shown(app, 3)
+    keep(app, "lowest")
+    wait_for(app, figure, wanted)
+
+
+def choose(page, measure: str) -> None:
+    """Chooses a measure in the panel."""
+    page.locator("[data-cy=panel-content-measures]").get_by_role("combobox").first.click()
+    page.get_by_role("option", name=measure, exact=True).click()
+
+
+def bars(plugin, dataset, measure: str) -> dict[str, list[int]]:
+    """What the figure should show."""
+    return {one.series.label: one.counts for one in plugin.measures.distributions(dataset.view(), measure)}
+
+
+def wait_for(page, figure, wanted) -> None:
+    """Waits until the figure shows this."""
+    until = time.monotonic() + PATIENCE
+    while (drawn := traces(figure)) != wanted and time.monotonic() < until:
+        page.wait_for_timeout(200)
+    assert drawn == wanted
+
+
+def traces(figure) -> dict[str, list[int]]:
+    """The bars that a figure has."""
+    return dict(figure.evaluate("plot => plot.data.map(trace => [trace.name, trace.y])"))
