@@ -14,10 +14,10 @@ use bson::{DateTime, Document, doc, oid::ObjectId};
 use camflow::{
     explain::{LayerView, Method, heatmaps},
     fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField},
-    measure::{Measure, Measures},
+    measure::{Measure, Measured, Measures, rank_correlation},
     media::{
-        ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32, encode_gray,
-        inflate_array, read_image, write_f32,
+        BinaryMask, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32,
+        encode_gray, inflate_array, read_image, write_f32,
     },
     pipeline::{SampleRef, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
 };
@@ -132,6 +132,13 @@ fn encode(criterion: &mut Criterion) {
         });
     });
     criterion.bench_function("encode/inline", |bencher| bencher.iter(|| deflate_f32(&[height, width], black_box(&values))));
+
+    let map = Measured { height, width, values: &values, levels: &levels, seen: None };
+    let pixels = (0..height * width).map(|pixel| u8::from(pixel % width > width / 2)).collect();
+    let object = BinaryMask { height, width, pixels };
+    criterion.bench_function("encode/measures", |bencher| bencher.iter(|| black_box(&map).measures(Some(&object))));
+    criterion
+        .bench_function("encode/rank_correlation", |bencher| bencher.iter(|| rank_correlation(black_box(&map), black_box(&map))));
 }
 
 /// A dataset `street` as FiftyOne writes it, with so many samples; their ids.

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import fault_fiftyone
 from bson import ObjectId
-from fault_world import EDITED, FIELDS, ORIGINAL, PATIENCE, Dataset, digest
+from fault_world import EDITED, FIELDS, MEASURED, MEASURES, ORIGINAL, PATIENCE, Dataset, digest, measures
 
 # What every label of camflow's has.
 KEYS = {"_id", "_cls", "tags", "range", "map_path", "npy_path", "fingerprint", "target_class", "layer", "method", "model", "score"}
+KEYS |= {*MEASURES}
 
 
 def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELDS) -> list[str]:
@@ -68,6 +69,8 @@ def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool):
         return
     if complete and key[0] in dataset.labels and fingerprint != world.current[dataset.labels[key[0]]][key]:
         yield "is that of an earlier label"
+    if measures(label) not in right[MEASURED]:
+        yield f"measures {measures(label)}, which no undisturbed run did"
     for of in ("map_path", "npy_path"):
         path = Path(label[of])
         if not path.is_relative_to(dataset.out / key[1]) or path.name not in right:
@@ -137,6 +140,7 @@ def self_test(world) -> int:
         "not its file": lambda dataset: update(dataset, {"$set": {f"{field}.map_path": dataset.samples()[4][field]["map_path"]}}),
         "no undisturbed run gave it": swap,
         "0000, which no undisturbed run gave it": lambda dataset: update(dataset, {"$set": {f"{field}.fingerprint": "0" * 32}}),
+        "which no undisturbed run did": lambda dataset: update(dataset, {"$set": {f"{field}.energy_ratio": 0.125}}),
         "has no heatmap": lambda dataset: update(dataset, {"$set": {field: None}}),
         "lacks ['npy_path']": lambda dataset: update(dataset, {"$unset": {f"{field}.npy_path": ""}}),
         "labels have the id": lambda dataset: update(dataset, {"$set": {f"{field}._id": dataset.samples()[4][field]["_id"]}}),

@@ -25,10 +25,20 @@ from private_mongod import PrivateMongod
 SCRIPTS = Path(__file__).resolve().parent
 CLASSES = ("light", "middle")
 FIELDS = tuple(f"{name}_grad_layer_1" for name in CLASSES)
+MEASURES = (
+    *("energy_inside", "energy_ratio", "pointing_hit", "best_iou", "best_threshold", "center_offset", "object_area", "entropy"),
+    "rank_correlation",
+)
+MEASURED = "measures"
 # As a user's Python left it, and with the labels that a user's Python edited.
 ORIGINAL, EDITED = "original", "edited"
 # Far beyond what any run may take: whatever reaches it hangs.
 PATIENCE = 300
+
+
+def measures(label: dict) -> str:
+    """What a label says of where the attention lies."""
+    return repr([label.get(name, "absent") for name in MEASURES])
 
 
 def digest(path: Path) -> str:
@@ -158,7 +168,7 @@ class World:
         self.folder, self.camflow, self.num_samples = folder, camflow, num_samples
         # Several threads count here.
         self.numbers = count(1)
-        # (sample, field) -> fingerprint -> name of a file -> digests that are right for it.
+        # (sample, field) -> fingerprint -> name of a file -> digests that are right for it, and under MEASURED the measures.
         self.right: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
         # Which labels -> (sample, field) -> the fingerprint that is up to date.
         self.current: dict[str, dict[tuple[str, str], str]] = {}
@@ -221,6 +231,7 @@ class World:
                     right = self.right.setdefault(key, {}).setdefault(label["fingerprint"], {})
                     for path in (Path(label["npy_path"]), Path(label["map_path"])):
                         right.setdefault(path.name, set()).add(digest(path))
+                    right.setdefault(MEASURED, set()).add(measures(label))
         return run.wall_s
 
     def clone(self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, out: Path | None = None) -> Dataset:
