@@ -21,7 +21,9 @@ pub fn cancel_on_signals() -> anyhow::Result<Cancellation> {
     let handle = cancellation.clone();
     ctrlc::set_handler(move || {
         if ASKED.swap(true, Ordering::Relaxed) {
-            std::process::exit(Exit::Interrupted.code().into());
+            // `exit` would run libtorch's destructors beside its threads, which are at work: a crash instead of an exit code.
+            // SAFETY: it ends the process and does nothing else.
+            unsafe { libc::_exit(Exit::Interrupted.code().into()) };
         }
         handle.cancel();
     })

@@ -365,3 +365,22 @@ def test_interrupting_commits_what_is_in_flight(dataset, binary, standin_model, 
     for sample in done:
         for field in FIELDS:
             assert sample[field].get_map().shape == np.load(sample[field].npy_path).shape
+
+
+def test_the_second_signal_stops_what_libtorch_is_at(dataset, binary, standin_model, tmp_path):
+    import signal
+
+    # One sample takes minutes: a pass for each channel of each layer, six times.
+    command = [binary, "annotate", "--dataset", dataset.name, "--class", "person", "--layers", "1-4", "--device", "cpu"]
+    command += ["--method", "scorecam", "--aug-smooth", "--model", standin_model, "--target", "labels:resnet50_seg"]
+    command += ["--out", tmp_path / "maps", "--format", "json"]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "run_started" in line:
+            break
+    # By now the network is running.
+    time.sleep(2)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    assert process.wait(60) == 130
