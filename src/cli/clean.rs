@@ -4,12 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::{
-    Exit, Failure,
-    annotate::{DatabaseArgs, output_folder},
-    print,
-    signals::cancel_on_signals,
-};
+use super::{Exit, Failure, annotate::output_folder, dataset::DatasetArgs, print, signals::cancel_on_signals};
 use crate::{
     fiftyone::{Dataset, References},
     media::shown,
@@ -21,20 +16,14 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Name of the dataset
-    #[arg(long)]
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     /// Folder with the heatmaps; default: as for `annotate`
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Remove them; without it they are only listed
     #[arg(long)]
     apply: bool,
-    /// Python with FiftyOne, if its database is not running
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
-    python: Option<PathBuf>,
-    #[command(flatten)]
-    database: DatabaseArgs,
 }
 
 /// What was found in the folder.
@@ -52,8 +41,7 @@ struct Orphans {
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
-    let connected = args.database.connect(args.python.clone())?;
-    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let folder = output_folder(args.out.as_deref(), dataset.name())?;
     check_folder(&folder, &dataset)?;
     // While a run goes on, its files are complete before the database refers to them.

@@ -3,6 +3,7 @@
 mod annotate;
 mod cam;
 mod clean;
+mod dataset;
 mod device;
 mod doctor;
 mod exit;

@@ -8,19 +8,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 
 use super::{
     Exit, Failure,
-    annotate::{DatabaseArgs, output_folder},
+    annotate::output_folder,
     clean::remove_file,
+    dataset::{DatasetArgs, check_heatmap_fields, check_runs},
     print,
     signals::cancel_on_signals,
 };
 use crate::{
     fiftyone::{Dataset, FieldContent, References, StoredRun},
     media::shown,
-    names::existing,
     pipeline::{OutputFile, visit_field_files},
 };
 
@@ -28,9 +28,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Name of the dataset
-    #[arg(long)]
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     /// Keys of the runs to remove; `camflow runs` lists them
     #[arg(value_name = "RUN", required_unless_present = "fields")]
     runs: Vec<String>,
@@ -43,11 +42,6 @@ pub struct Args {
     /// Remove them; without it they are only listed
     #[arg(long)]
     apply: bool,
-    /// Python with FiftyOne, if its database is not running
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
-    python: Option<PathBuf>,
-    #[command(flatten)]
-    database: DatabaseArgs,
 }
 
 /// What is to go.
@@ -66,8 +60,7 @@ struct Plan {
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
-    let connected = args.database.connect(args.python.clone())?;
-    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let plan = plan(args, &dataset)?;
     plan.notes.iter().for_each(|note| print(note));
     let lock = match args.apply {
@@ -127,17 +120,9 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 
 fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
     let runs = dataset.runs()?;
-    let is_heatmap = |field: &str| dataset.fields().iter().any(|known| known.name == field && known.kind == "Heatmap");
     let mut notes = Vec::new();
     let (fields, runs) = if args.fields.is_empty() {
-        let keys: Vec<&str> = runs.iter().map(|run| run.key.as_str()).collect();
-        if let Some(unknown) = args.runs.iter().find(|run| !keys.contains(&run.as_str())) {
-            let there_are = match keys.is_empty() {
-                true => "it has no runs of camflow's; name heatmap fields with `--fields`".to_owned(),
-                false => existing("runs", unknown, &keys),
-            };
-            bail!("dataset `{}` has no run `{unknown}` of camflow's\nhint: {there_are}", dataset.name());
-        }
+        check_runs(dataset, &runs, &args.runs)?;
         let (named, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| args.runs.contains(&run.key));
         let mut fields: Vec<String> = Vec::new();
         for field in named.iter().flat_map(|run| &run.fields) {
@@ -149,15 +134,7 @@ fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
         }
         (fields, named)
     } else {
-        if let Some(unknown) = args.fields.iter().find(|field| !is_heatmap(field)) {
-            let heatmaps = dataset.fields().iter().filter(|field| field.kind == "Heatmap");
-            let heatmaps: Vec<&str> = heatmaps.map(|field| field.name.as_str()).collect();
-            let there_are = match heatmaps.is_empty() {
-                true => "it has none".to_owned(),
-                false => existing("heatmap fields", unknown, &heatmaps),
-            };
-            bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: {there_are}", dataset.name());
-        }
+        check_heatmap_fields(dataset, &args.fields)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| args.fields.contains(field));
         (args.fields.clone(), runs.into_iter().filter(emptied).collect())
     };
@@ -166,7 +143,8 @@ fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
         folders.insert(output_folder(args.out.as_deref(), dataset.name())?);
     }
     // What a command that was cut off has taken out of the schema already may still have files.
-    let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| is_heatmap(field));
+    let known = dataset.heatmap_fields();
+    let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| known.contains(field));
     notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{field}` any more")));
     Ok(Plan { fields, present, runs, folders, notes })
 }

@@ -8,11 +8,16 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::{Exit, Failure, annotate::DatabaseArgs, print, signals::cancel_on_signals};
+use super::{
+    Exit, Failure,
+    dataset::{DatasetArgs, check_heatmap_fields, check_runs},
+    print,
+    signals::cancel_on_signals,
+};
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
     media::{Durability, write_atomically},
-    names::{backticked, existing},
+    names::backticked,
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
 };
@@ -21,9 +26,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Name of the dataset
-    #[arg(long)]
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     /// Only these heatmap fields; default: all that camflow made
     #[arg(long, value_delimiter = ',', value_name = "FIELD")]
     fields: Vec<String>,
@@ -51,19 +55,13 @@ pub struct Args {
     /// Only samples that match this MongoDB query (JSON)
     #[arg(long = "match", value_name = "QUERY")]
     matching: Option<String>,
-    /// Python with FiftyOne, if its database is not running
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
-    python: Option<PathBuf>,
-    #[command(flatten)]
-    database: DatabaseArgs,
 }
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
-    let connected = args.database.connect(args.python.clone())?;
-    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, args)?;
     let selection = Selection { tags: args.tags.clone(), matching: args.matching.clone(), ..Selection::default() };
     let mut source = dataset.measured(fields.clone(), &selection)?;
@@ -122,21 +120,16 @@ fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
         let name = dataset.name();
         bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate --dataset {name}`");
     }
-    if let Some(unknown) = args.fields.iter().find(|field| !known.contains(field)) {
-        let hint = existing("heatmap fields", unknown, &known);
-        bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: {hint}", dataset.name());
-    }
+    check_heatmap_fields(dataset, &args.fields)?;
     match &args.run {
         None if args.fields.is_empty() => Ok(known),
         None => Ok(args.fields.clone()),
         Some(key) => {
             let runs = dataset.runs()?;
-            let Some(run) = runs.iter().find(|run| run.key == *key) else {
-                let hint = existing("runs", key, &runs.iter().map(|run| run.key.as_str()).collect::<Vec<_>>());
-                bail!("dataset `{}` has no run `{key}` of camflow's\nhint: {hint}", dataset.name());
-            };
+            check_runs(dataset, &runs, [key])?;
+            let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
             // Somebody may have deleted one since.
-            Ok(known.into_iter().filter(|field| run.fields.contains(field)).collect())
+            Ok(known.into_iter().filter(|field| written.contains(&field)).collect())
         }
     }
 }

@@ -1,12 +1,10 @@
 //! `camflow runs`: what camflow did to a dataset.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
-use super::{Exit, Failure, annotate::DatabaseArgs, choice, print};
+use super::{Exit, Failure, choice, dataset::DatasetArgs, print};
 use crate::{
-    fiftyone::{Dataset, StoredRun},
+    fiftyone::StoredRun,
     names::{Choice, backticked},
     report::{Format, Reporter},
 };
@@ -15,23 +13,16 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
-    /// Name of the dataset
-    #[arg(long)]
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     /// How to list: words, or one JSON object for each run
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
-    /// Python with FiftyOne, if its database is not running
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
-    python: Option<PathBuf>,
-    #[command(flatten)]
-    database: DatabaseArgs,
 }
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let connected = args.database.connect(args.python.clone())?;
-    let dataset = Dataset::open(&connected.database, &args.dataset)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let runs = dataset.runs().map_err(Failure::aborted)?;
     match args.format {
         Format::Json => {

@@ -255,12 +255,12 @@ impl TorchExplainer {
         }
         let mut on_host = heatmap::to_host(&maps.iter().flatten().flatten().flatten().collect::<Vec<_>>())?.into_iter();
         let mut classes = Vec::with_capacity(samples.len());
-        for ((sample, found), maps) in samples.iter().zip(&plain).zip(maps) {
+        for ((sample, found), maps) in samples.iter().zip(plain).zip(maps) {
             let mut of_sample = Vec::new();
             for ((target, found), maps) in sample.targets.iter().zip(found).zip(maps) {
                 let (Some(found), Some(maps)) = (found, maps) else { continue };
                 let heatmaps = on_host.by_ref().take(maps.len()).collect();
-                let object = found.predicted.clone();
+                let object = found.predicted;
                 of_sample.push(ClassHeatmaps {
                     class: target.class,
                     channel: found.channel,
@@ -321,7 +321,7 @@ impl TorchExplainer {
         if shows_more {
             seen = Some(BinaryMask::full(height, width).onto_frame(&region));
             for class in &mut classes {
-                class.object = class.object.take().map(|mask| on_image(mask, &region, height, width));
+                class.object = class.object.take().map(|mask| on_image(&mask, &region, height, width));
             }
         }
         result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, seen, classes });
@@ -352,9 +352,8 @@ impl TorchExplainer {
 }
 
 /// A mask over a model's input of `height` x `width` pixels as one over the whole image.
-fn on_image(mask: BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
-    let fits = (mask.height, mask.width) == (height, width);
-    if fits { mask.onto_frame(region) } else { mask.resize_nearest(height, width).onto_frame(region) }
+fn on_image(mask: &BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
+    mask.resize_nearest(height, width).onto_frame(region)
 }
 
 /// Whether the model saw the whole image.

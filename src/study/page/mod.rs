@@ -7,7 +7,9 @@ use std::fmt::Write;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::{Baseline, Distribution, Extreme, Finding, Observed, RANKED_BY, Study, findings::Names, pictures::picture};
+use super::{
+    Baseline, Distribution, Distributions, Extreme, Finding, Observed, RANKED_BY, Study, findings::Names, pictures::picture,
+};
 use crate::{
     measure::{Measure, Series},
     media::shown,
@@ -209,7 +211,7 @@ fn distributions(study: &Study, names: &Names) -> String {
     html
 }
 
-fn by_tag(study: &Study, names: &Names) -> String {
+fn by_tag<'a>(study: &'a Study, names: &Names) -> String {
     if study.tags.is_empty() {
         return String::new();
     }
@@ -218,15 +220,14 @@ fn by_tag(study: &Study, names: &Names) -> String {
         let _ = writeln!(html, "<p class=\"soft\">The first {} tags are told apart; there are more.</p>", study.tags.len());
     }
     for &measure in Measure::ALL {
-        let of_series = |(series, observed): (&Series, &'_ Observed)| -> Vec<(String, Distribution)> {
+        let rows = study.series.iter().flat_map(|(series, observed)| {
             let name = with_code(&names.name(series));
-            let row = |(tag, all): (&String, &super::Distributions)| {
-                (format!("{name}, <code>{}</code>", escaped(tag)), all.of(measure).clone())
+            let row = move |(tag, all): (&String, &'a Distributions)| {
+                (format!("{name}, <code>{}</code>", escaped(tag)), all.of(measure))
             };
-            observed.by_tag.iter().map(row).collect()
-        };
-        let rows: Vec<_> = study.series.iter().flat_map(of_series).collect();
-        html += &section(measure, plot_table(measure, rows.iter().map(|(name, distribution)| (name.clone(), distribution))));
+            observed.by_tag.iter().map(row)
+        });
+        html += &section(measure, plot_table(measure, rows));
     }
     html
 }

@@ -1,0 +1,59 @@
+//! The dataset that a subcommand is about: its flags, and what is said where something of it is not there.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+
+use super::annotate::DatabaseArgs;
+use crate::{
+    fiftyone::{Connected, Dataset, StoredRun},
+    names::existing,
+};
+
+/// Which dataset, and where.
+#[derive(Debug, clap::Args)]
+pub struct DatasetArgs {
+    /// Name of the dataset
+    #[arg(long)]
+    dataset: String,
+    /// Python with FiftyOne, if its database is not running
+    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
+    python: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+impl DatasetArgs {
+    /// The dataset, with the connection to keep as long as it is used.
+    pub fn open(&self) -> anyhow::Result<(Connected, Dataset)> {
+        let connected = self.database.connect(self.python.clone())?;
+        let dataset = Dataset::open(&connected.database, &self.dataset)?;
+        Ok((connected, dataset))
+    }
+}
+
+/// Refuses fields that are none of the dataset's heatmap fields.
+pub fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> anyhow::Result<()> {
+    let known = dataset.heatmap_fields();
+    if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
+        let there_are = match known.is_empty() {
+            true => "it has none".to_owned(),
+            false => existing("heatmap fields", unknown, &known),
+        };
+        bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: {there_are}", dataset.name());
+    }
+    Ok(())
+}
+
+/// Refuses keys that are none of the dataset's runs of camflow's.
+pub fn check_runs<'a>(dataset: &Dataset, runs: &[StoredRun], asked: impl IntoIterator<Item = &'a String>) -> anyhow::Result<()> {
+    let keys: Vec<&str> = runs.iter().map(|run| run.key.as_str()).collect();
+    if let Some(unknown) = asked.into_iter().find(|run| !keys.contains(&run.as_str())) {
+        let there_are = match keys.is_empty() {
+            true => "it has no runs of camflow's; name heatmap fields with `--fields`".to_owned(),
+            false => existing("runs", unknown, &keys),
+        };
+        bail!("dataset `{}` has no run `{unknown}` of camflow's\nhint: {there_are}", dataset.name());
+    }
+    Ok(())
+}
