@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import closing
 
@@ -74,11 +75,17 @@ def delegated(ctx, command) -> dict:
     return ledger.result()
 
 
-def immediate(ctx, command):
-    """Runs to the end, with the progress in the App. Closing the page ends the run: it closes this generator."""
+async def immediate(ctx, command):
+    """Runs to the end, with the progress in the App. Closing the page ends the run.
+
+    The server then cancels the task that waits here. To a plain generator it would only drop its references, and when
+    that is collected nobody knows.
+    """
     ledger = Ledger()
     with closing(program.Run(*command)) as run:
-        for label, progress in watch(run, ledger):
+        steps = watch(run, ledger)
+        while step := await asyncio.to_thread(next, steps, None):
+            label, progress = step
             yield ctx.ops.set_progress(label=label, progress=progress)
     yield ctx.ops.reload_dataset()
     try:
