@@ -57,6 +57,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         aug_smooth: false,
         size: HeatmapSize::Input,
         background: None,
+        faithfulness: false,
         probe_batch: 1,
     };
     let precision = Precision::ALL.iter().find(|known| known.name() == precision).ok_or("PRECISION is fp32, tf32 or bf16")?;

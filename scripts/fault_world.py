@@ -27,7 +27,7 @@ CLASSES = ("light", "middle")
 FIELDS = tuple(f"{name}_grad_layer_1" for name in CLASSES)
 MEASURES = (
     *("energy_inside", "energy_ratio", "pointing_hit", "best_iou", "best_threshold", "center_offset", "object_area", "entropy"),
-    "rank_correlation",
+    *("rank_correlation", "confidence", "confidence_drop", "confidence_increase", "deletion_auc", "insertion_auc", "road"),
 )
 MEASURED = "measures"
 # As a user's Python left it, and with the labels that a user's Python edited.

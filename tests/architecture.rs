@@ -9,7 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("measure", &["media", "names"]),
     ("pipeline", &["measure", "media", "names"]),
     ("program", &["media", "names"]),
-    ("explain", &["media", "names", "pipeline", "program"]),
+    ("explain", &["measure", "media", "names", "pipeline", "program"]),
     ("fiftyone", &["measure", "media", "names", "pipeline"]),
     ("job", &["media", "names", "pipeline", "program"]),
     ("report", &["names", "pipeline"]),

@@ -463,6 +463,12 @@ fn a_label_keeps_what_people_added_to_it() {
         "object_area",
         "entropy",
         "rank_correlation",
+        "confidence",
+        "confidence_drop",
+        "confidence_increase",
+        "deletion_auc",
+        "insertion_auc",
+        "road",
     ];
     assert_eq!(keys, expected);
     assert_eq!(first.get_str("fingerprint").expect("text"), "$first", "not taken for a field path");

@@ -159,6 +159,7 @@ impl Explainer for FirstPixel {
                 score: f64::from(pixels[0]),
                 object: None,
                 heatmaps: vec![map(0.25), map(0.75)],
+                faithfulness: Vec::new(),
             });
             let classes = classes.collect();
             result.explained.push(ExplainedSample {

@@ -38,7 +38,7 @@ pub struct CamArgs {
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
     #[arg(long)]
     pub aug_smooth: bool,
-    /// How many variants of an image scorecam and ablationcam run at a time; less where memory is short
+    /// How many variants of an image scorecam, ablationcam and `--faithfulness` run at a time; less where memory is short
     #[arg(long, value_name = "N", default_value_t = 32)]
     cam_batch_size: usize,
     /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
@@ -98,6 +98,7 @@ impl CamArgs {
             aug_smooth: self.aug_smooth,
             size: self.size,
             background: program.metadata.background(),
+            faithfulness: false,
             probe_batch: self.cam_batch_size,
         }
     }

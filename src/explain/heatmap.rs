@@ -34,6 +34,27 @@ impl Choice for HeatmapSize {
     }
 }
 
+/// A heatmap on the device.
+#[derive(Debug)]
+pub struct DeviceMap {
+    /// `[1, H, W]`, as it is stored.
+    pub shown: Tensor,
+    /// `[1, H, W]` over the model's input, where that is another one and is needed.
+    pub of_input: Option<Tensor>,
+}
+
+impl DeviceMap {
+    /// `[1, H, W]` over the model's input; as it is stored, where nobody asked for it.
+    pub fn over_input(&self) -> &Tensor {
+        self.of_input.as_ref().unwrap_or(&self.shown)
+    }
+
+    /// One or both.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        [Some(&mut self.shown), self.of_input.as_mut()].into_iter().flatten()
+    }
+}
+
 /// Min-max over each map of `[N, H, W]`: to `[0, 1]`, all zeros where the map is constant.
 pub fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[1, 2];

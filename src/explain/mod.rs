@@ -6,11 +6,15 @@
 
 mod batch_size;
 mod cam;
+mod faithfulness;
 mod heatmap;
 mod layout;
 mod options;
 mod pass;
+mod smoothing;
 mod target;
+
+use std::mem::take;
 
 use tch::Tensor;
 
@@ -28,7 +32,9 @@ use crate::{
 };
 use batch_size::Footprint;
 use cam::Derivative;
+use heatmap::DeviceMap;
 use pass::Saliencies;
+use smoothing::{PLAIN, SMOOTHING, Variant};
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
@@ -43,7 +49,7 @@ pub struct TorchExplainer {
     footprint: Option<Footprint>,
     /// How many explainers take memory from where this one does.
     num_sharing: usize,
-    /// Likewise.
+    /// Likewise, of variants of a sample.
     probe_batch: usize,
     /// Inputs of batches to come, on the device, with the number of their first sample: of the next batch, and of the one after.
     prefetched: Vec<(u64, Tensor)>,
@@ -75,48 +81,6 @@ impl ExplainError {
     }
 }
 
-/// A variant of the image for smoothing: mirrored or not, times a factor. As pytorch_grad_cam's `aug_smooth`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Variant {
-    mirrored: bool,
-    factor: f64,
-}
-
-/// The image as it is comes first: it decides what is explained.
-const PLAIN: Variant = Variant { mirrored: false, factor: 1.0 };
-
-const SMOOTHING: [Variant; 6] = [
-    PLAIN,
-    Variant { mirrored: false, factor: 0.9 },
-    Variant { mirrored: false, factor: 1.1 },
-    Variant { mirrored: true, factor: 0.9 },
-    Variant { mirrored: true, factor: 1.0 },
-    Variant { mirrored: true, factor: 1.1 },
-];
-
-impl Variant {
-    /// The input `[N, 3, H, W]` in this variant.
-    fn of_input(self, input: &Tensor) -> Result<Tensor, tch::TchError> {
-        let input = if self.mirrored { input.f_flip([3i64])? } else { input.shallow_clone() };
-        if self.factor == 1.0 { Ok(input) } else { input.f_mul_scalar(self.factor) }
-    }
-
-    /// The target in this variant: what is marked in the image moves with it.
-    fn of_target(self, target: &ClassTarget) -> ClassTarget {
-        let pixels = match &target.pixels {
-            TargetPixels::Mask(mask) if self.mirrored => TargetPixels::Mask(mask.mirrored()),
-            TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
-            pixels => pixels.clone(),
-        };
-        ClassTarget { pixels, ..*target }
-    }
-
-    /// A map `[1, H, W]` of this variant, laid over the image as it is.
-    fn undo(self, map: Tensor) -> Result<Tensor, tch::TchError> {
-        if self.mirrored { map.f_flip([2i64]) } else { Ok(map) }
-    }
-}
-
 impl TorchExplainer {
     /// An explainer of a model, on the device and with the precision of `plan_options`.
     ///
@@ -139,14 +103,15 @@ impl TorchExplainer {
         let resume_from = if options.methods.contains(&Method::Ablationcam) { layers } else { Vec::new() };
         let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
         let columns = options.columns();
+        let max_batch = if program.metadata.input.dynamic == Dynamic::None { 1 } else { usize::MAX };
         Ok(TorchExplainer {
             plan,
             columns,
             biases,
-            max_batch: if program.metadata.input.dynamic == Dynamic::None { 1 } else { usize::MAX },
+            max_batch,
             footprint: None,
             num_sharing: 1,
-            probe_batch: options.probe_batch.max(1),
+            probe_batch: options.probe_batch.clamp(1, max_batch),
             prefetched: Vec::new(),
             options,
         })
@@ -191,7 +156,7 @@ impl TorchExplainer {
                 }
                 self.explain_halves(samples, pixels, shape, result);
             }
-            Err(error) if error.is_out_of_memory() && self.probe_batch > 1 && self.options.methods.iter().any(|m| m.probes()) => {
+            Err(error) if error.is_out_of_memory() && self.probe_batch > 1 && self.options.probes() => {
                 self.probe_batch /= 2;
                 self.explain_samples(samples, pixels, None, shape, result);
             }
@@ -234,7 +199,7 @@ impl TorchExplainer {
         if self.options.aug_smooth {
             for (targets, found) in targets.iter_mut().zip(&plain) {
                 for (target, found) in targets.iter_mut().zip(found) {
-                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.channel));
+                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.target.channel));
                 }
             }
             for variant in &SMOOTHING[1..] {
@@ -244,29 +209,35 @@ impl TorchExplainer {
                 let more = self.heatmaps(&found, *variant, samples, (height, width))?;
                 // A class that a variant no longer shows adds a map of zeros to the mean.
                 for (sums, more) in maps.iter_mut().flatten().zip(more.into_iter().flatten()) {
-                    for (sum, map) in sums.iter_mut().flatten().zip(more.into_iter().flatten()) {
-                        *sum = sum.f_add(&map)?;
+                    for (sum, mut map) in sums.iter_mut().flatten().zip(more.into_iter().flatten()) {
+                        for (sum, map) in sum.tensors_mut().zip(map.tensors_mut()) {
+                            *sum = sum.f_add(map)?;
+                        }
                     }
                 }
             }
-            for sum in maps.iter_mut().flatten().flatten().flatten() {
+            for sum in maps.iter_mut().flatten().flatten().flatten().flat_map(DeviceMap::tensors_mut) {
                 *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
             }
         }
-        let mut on_host = heatmap::to_host(&maps.iter().flatten().flatten().flatten().collect::<Vec<_>>())?.into_iter();
+        let mut faithfulness = Vec::new();
+        if self.options.faithfulness {
+            faithfulness = self.faithfulness(&input, &plain, &maps)?;
+        }
+        let shown: Vec<&Tensor> = maps.iter().flatten().flatten().flatten().map(|map| &map.shown).collect();
+        let mut on_host = heatmap::to_host(&shown)?.into_iter();
         let mut classes = Vec::with_capacity(samples.len());
-        for ((sample, found), maps) in samples.iter().zip(plain).zip(maps) {
+        for (index, ((sample, found), maps)) in samples.iter().zip(plain).zip(maps).enumerate() {
             let mut of_sample = Vec::new();
-            for ((target, found), maps) in sample.targets.iter().zip(found).zip(maps) {
+            for (place, ((target, found), maps)) in sample.targets.iter().zip(found).zip(maps).enumerate() {
                 let (Some(found), Some(maps)) = (found, maps) else { continue };
-                let heatmaps = on_host.by_ref().take(maps.len()).collect();
-                let object = found.predicted;
                 of_sample.push(ClassHeatmaps {
                     class: target.class,
-                    channel: found.channel,
+                    channel: found.target.channel,
                     score: found.score,
-                    object,
-                    heatmaps,
+                    object: found.predicted,
+                    heatmaps: on_host.by_ref().take(maps.len()).collect(),
+                    faithfulness: faithfulness.get_mut(index).map(|targets| take(&mut targets[place])).unwrap_or_default(),
                 });
             }
             classes.push(of_sample);
@@ -274,14 +245,14 @@ impl TorchExplainer {
         Ok(classes)
     }
 
-    /// By sample, target and column the heatmap `[1, H, W]` over the image as it is; `None` for a target that is not there.
+    /// By sample, target and column the heatmap over the image as it is; `None` for a target that is not there.
     fn heatmaps(
         &self,
         found: &[Vec<Option<Saliencies>>],
         variant: Variant,
         samples: &[DecodedSample],
         input: (usize, usize),
-    ) -> Result<Vec<Vec<Option<Vec<Tensor>>>>, ExplainError> {
+    ) -> Result<Vec<Vec<Option<Vec<DeviceMap>>>>, ExplainError> {
         let _no_grad = tch::no_grad_guard();
         let mut maps = Vec::with_capacity(samples.len());
         for (sample, targets) in samples.iter().zip(found) {
@@ -327,14 +298,15 @@ impl TorchExplainer {
         result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, seen, classes });
     }
 
-    /// One heatmap `[1, H, W]` from the saliency `[1, H', W']` of one or several layers.
+    /// One heatmap from the saliency `[1, H', W']` of one or several layers.
     fn heatmap(
         &self,
         saliencies: &[Tensor],
         variant: Variant,
         sample: &DecodedSample,
         input: (usize, usize),
-    ) -> Result<Tensor, tch::TchError> {
+    ) -> Result<DeviceMap, tch::TchError> {
+        let draw = |size| variant.undo(heatmap::heatmaps(saliencies, size)?);
         let size = match self.options.size {
             HeatmapSize::Layer => None,
             HeatmapSize::Input => Some(input),
@@ -342,12 +314,15 @@ impl TorchExplainer {
             HeatmapSize::Image if is_whole(sample) => Some((sample.region.image_height, sample.region.image_width)),
             HeatmapSize::Image => Some(input),
         };
-        let map = variant.undo(heatmap::heatmaps(saliencies, size)?)?;
+        let map = draw(size)?;
+        let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
         if self.options.size == HeatmapSize::Layer || is_whole(sample) {
-            return Ok(map);
+            return Ok(DeviceMap { shown: map, of_input });
         }
-        let map = heatmap::place_in_frame(&map, &sample.region)?;
-        if self.options.size == HeatmapSize::Image { heatmap::resize_to_image(&map, &sample.region) } else { Ok(map) }
+        let placed = heatmap::place_in_frame(&map, &sample.region)?;
+        let shown =
+            if self.options.size == HeatmapSize::Image { heatmap::resize_to_image(&placed, &sample.region)? } else { placed };
+        Ok(DeviceMap { shown, of_input: Some(map) })
     }
 }
 

@@ -21,7 +21,9 @@ pub struct ExplainOptions {
     pub size: HeatmapSize,
     /// The output's channel for what is none of the classes, if it has one.
     pub background: Option<i64>,
-    /// How many variants of a sample the gradient-free methods run at a time.
+    /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
+    pub faithfulness: bool,
+    /// How many variants of a sample gradient-free methods and that examination run at a time.
     pub probe_batch: usize,
 }
 
@@ -39,6 +41,11 @@ pub struct Column {
 }
 
 impl ExplainOptions {
+    /// Whether variants of samples are run, several at a time.
+    pub fn probes(&self) -> bool {
+        self.faithfulness || self.methods.iter().any(|method| method.probes())
+    }
+
     /// The maps of each class, method by method.
     pub fn columns(&self) -> Vec<Column> {
         let mut columns = Vec::new();

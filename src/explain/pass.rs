@@ -26,8 +26,8 @@ const MAX_KERNEL_PIXELS: i64 = 16_384;
 pub struct Saliencies {
     /// The scalar that was differentiated.
     pub score: f64,
-    /// Channel of the output.
-    pub channel: i64,
+    /// Which scalar that is.
+    pub target: Score,
     /// The pixels that the model itself gives the class, where those count.
     pub predicted: Option<BinaryMask>,
     /// Per column the saliency `[1, H', W']` of each of its layers.
@@ -116,7 +116,7 @@ impl TorchExplainer {
                 let columns = columns.collect::<Result<_, _>>()?;
                 let is_predicted = targets[*sample].get(pass).is_some_and(|target| target.pixels == TargetPixels::Predicted);
                 let predicted = if is_predicted { score.pixels()? } else { None };
-                found[*sample].insert(pass, Saliencies { score: value, channel: score.channel, predicted, columns });
+                found[*sample].insert(pass, Saliencies { score: value, target: score.shallow_clone(), predicted, columns });
             }
         }
         let in_order = |(mut found, targets): (BTreeMap<usize, Saliencies>, &Vec<ClassTarget>)| {

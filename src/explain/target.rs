@@ -78,6 +78,26 @@ impl Score {
         Ok(Some(BinaryMask { height: height as usize, width: width as usize, pixels }))
     }
 
+    /// The same once more.
+    pub fn shallow_clone(&self) -> Score {
+        Score { channel: self.channel, mask: self.mask.as_ref().map(Tensor::shallow_clone) }
+    }
+
+    /// The softmax probability `[B]` of the channel in each of the logits `[B, K]`, or the mean over the pixels that count of
+    /// those in `[B, K, h, w]`.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn confidence(&self, logits: &Tensor) -> Result<Tensor, TchError> {
+        let probabilities = logits.f_softmax(1, Kind::Float)?.f_select(1, self.channel)?;
+        let Some(mask) = &self.mask else { return Ok(probabilities) };
+        let mask = mask.f_to_kind(Kind::Float)?;
+        probabilities
+            .f_mul(&mask)?
+            .f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>)?
+            .f_div(&mask.f_sum(None::<Kind>)?)
+    }
+
     /// The score `[B]` of each of the logits `[B, K]` or `[B, K, h, w]`.
     ///
     /// # Errors

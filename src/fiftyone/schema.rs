@@ -302,6 +302,12 @@ mod tests {
             "object_area",
             "entropy",
             "rank_correlation",
+            "confidence",
+            "confidence_drop",
+            "confidence_increase",
+            "deletion_auc",
+            "insertion_auc",
+            "road",
         ];
         assert_eq!(names, expected);
         assert_eq!(attributes[0].get_str("db_field").ok(), Some("_id"));

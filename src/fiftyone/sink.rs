@@ -338,6 +338,8 @@ mod tests {
             "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
             "energy_inside": null, "energy_ratio": null, "pointing_hit": null, "best_iou": null, "best_threshold": null,
             "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,
+            "confidence": null, "confidence_drop": null, "confidence_increase": null, "deletion_auc": null,
+            "insertion_auc": null, "road": null,
         };
         assert_eq!(*values(&expression), expected);
     }

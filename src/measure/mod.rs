@@ -40,6 +40,24 @@ pub enum Measure {
     Entropy,
     /// Spearman's rank correlation with the heatmap of the layer before it, in `[-1, 1]`: see [`rank_correlation`].
     RankCorrelation,
+    /// The model's confidence in the class, its softmax probability `c`, in `[0, 1]`; in a segmentation network the mean over
+    /// the pixels that count. This and those below are known where the model was asked again (`--faithfulness`).
+    Confidence,
+    /// The part of the confidence that is lost when each pixel of the input is multiplied with the heatmap, `max(0, c - c') / c`,
+    /// in `[0, 1]`. Its mean is the average drop of Chattopadhyay et al., *Grad-CAM++* (2018), <https://arxiv.org/abs/1710.11063>.
+    ConfidenceDrop,
+    /// Whether the confidence rises then, 1 or 0. Its mean is the increase in confidence of the same paper.
+    ConfidenceIncrease,
+    /// Area under the confidence while pixels become zero (the mean image), the most relevant first, in `[0, 1]`: low is
+    /// faithful. Petsiuk et al., *RISE* (2018), <https://arxiv.org/abs/1806.07421>.
+    DeletionAuc,
+    /// Area under the confidence while the pixels of a blurred image become sharp, the most relevant first, in `[0, 1]`: high is
+    /// faithful. The same paper.
+    InsertionAuc,
+    /// Half of the difference between the confidence without the least relevant pixels and without the most relevant, both
+    /// filled in, over 10 to 90 % of them, in `[-0.5, 0.5]`: high is faithful. Rong et al., *A Consistent and Efficient Evaluation
+    /// Strategy for Attribution Methods* (2022), <https://arxiv.org/abs/2202.00449>, combined as pytorch_grad_cam does.
+    Road,
 }
 
 impl Choice for Measure {
@@ -53,6 +71,12 @@ impl Choice for Measure {
         Measure::ObjectArea,
         Measure::Entropy,
         Measure::RankCorrelation,
+        Measure::Confidence,
+        Measure::ConfidenceDrop,
+        Measure::ConfidenceIncrease,
+        Measure::DeletionAuc,
+        Measure::InsertionAuc,
+        Measure::Road,
     ];
 
     /// Its attribute on labels.
@@ -67,6 +91,12 @@ impl Choice for Measure {
             Measure::ObjectArea => "object_area",
             Measure::Entropy => "entropy",
             Measure::RankCorrelation => "rank_correlation",
+            Measure::Confidence => "confidence",
+            Measure::ConfidenceDrop => "confidence_drop",
+            Measure::ConfidenceIncrease => "confidence_increase",
+            Measure::DeletionAuc => "deletion_auc",
+            Measure::InsertionAuc => "insertion_auc",
+            Measure::Road => "road",
         }
     }
 }
@@ -74,7 +104,7 @@ impl Choice for Measure {
 impl Measure {
     /// Whether it is yes or no rather than a number.
     pub fn is_yes_or_no(self) -> bool {
-        self == Measure::PointingHit
+        matches!(self, Measure::PointingHit | Measure::ConfidenceIncrease)
     }
 }
 
@@ -92,6 +122,15 @@ impl Measures {
     #[must_use]
     pub fn with(mut self, measure: Measure, value: impl Into<Option<f64>>) -> Self {
         self.0[measure as usize] = value.into();
+        self
+    }
+
+    /// These, and those of `others` that are not defined here.
+    #[must_use]
+    pub fn or(mut self, others: Measures) -> Self {
+        for (own, other) in self.0.iter_mut().zip(others.0) {
+            *own = own.or(other);
+        }
         self
     }
 }
@@ -116,7 +155,7 @@ impl Measured<'_> {
         self.seen.is_none_or(|seen| seen.pixels[pixel] != 0)
     }
 
-    /// All but the rank correlation, which takes two. Without an object those that need none.
+    /// All but the rank correlation, which takes two, and those that ask the model. Without an object those that need none.
     ///
     /// # Panics
     /// If a slice or mask has another size than the heatmap.

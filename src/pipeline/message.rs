@@ -241,6 +241,8 @@ pub struct ClassHeatmaps {
     pub object: Option<BinaryMask>,
     /// One per column of the job: method by method, layer by layer.
     pub heatmaps: Vec<Heatmap>,
+    /// What the model itself was asked about each; empty where nobody wanted that.
+    pub faithfulness: Vec<Measures>,
 }
 
 /// A sample as it leaves the device.

@@ -11,6 +11,7 @@ pub fn position(measure: Measure, value: f64) -> f64 {
     match measure {
         Measure::EnergyRatio => value / (1.0 + value),
         Measure::RankCorrelation => (value + 1.0) / 2.0,
+        Measure::Road => value + 0.5,
         _ => value,
     }
     .clamp(0.0, 1.0)
@@ -21,6 +22,7 @@ pub fn value_at(measure: Measure, position: f64) -> f64 {
     match measure {
         Measure::EnergyRatio => position / (1.0 - position),
         Measure::RankCorrelation => 2.0 * position - 1.0,
+        Measure::Road => position - 0.5,
         _ => position,
     }
 }

@@ -15,7 +15,8 @@ const VERSION: u64 = 1;
 
 /// The names of the columns of [`csv_rows`].
 pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,model,score,energy_inside,energy_ratio,pointing_hit,\
-                              best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation";
+                              best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation,\
+                              confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road";
 
 /// A line per heatmap of the sample, as RFC 4180 wants them. Tags are separated by `;`. What is not known is empty, yes and no are 1
 /// and 0.
@@ -155,7 +156,7 @@ mod tests {
         assert!(names.ends_with(&Measure::ALL.iter().map(|measure| measure.name()).collect::<Vec<_>>()));
         let rows = csv_rows(&sample(7, &["a,b", "c\"d"], &[0.5]));
         assert!(rows.contains("\"a,b;c\"\"d\""), "{rows}");
-        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,\n"), "{rows}");
+        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,\n"), "{rows}");
     }
 
     #[test]

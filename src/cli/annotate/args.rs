@@ -29,6 +29,10 @@ pub struct Args {
     /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
     #[arg(long, default_value = "labels")]
     pub target: TargetSpec,
+    /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
+    /// ROAD; 61 more forward passes for each heatmap
+    #[arg(long)]
+    pub faithfulness: bool,
     /// How fields are named; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
     #[arg(long, value_name = "TEMPLATE")]
     pub field: Option<FieldTemplate>,

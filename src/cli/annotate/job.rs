@@ -128,7 +128,7 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
         ("precision", if args.cam.device.exact { "exact" } else { args.cam.device.precision.name() }.to_owned()),
         ("exif", args.apply_exif.to_string()),
         // Labels of earlier versions have none.
-        ("measures", "1".to_owned()),
+        ("measures", if args.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
     Fingerprint::of_job(&program.digest(), &settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
 }

@@ -21,7 +21,7 @@ use super::{
     target::{check_output, class_names, described, resolve_targets},
 };
 use crate::{
-    explain::TorchExplainer,
+    explain::{ExplainOptions, TorchExplainer},
     fiftyone::Database,
     media::{ExifPolicy, ImageLimits},
     names::backticked,
@@ -104,7 +104,7 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
     let targets =
         resolve_targets(&args.target, &args.cam.classes, &program, &dataset, label.as_ref(), mask_targets.as_deref(), reporter)?;
     let class_names = class_names(&targets, label.as_ref());
-    let options = args.cam.explain_options(&program, layers);
+    let options = ExplainOptions { faithfulness: args.faithfulness, ..args.cam.explain_options(&program, layers) };
     let columns = options.columns();
     let names = field_names(args, &class_names, &options.methods, &columns)?;
     let folder = output_folder(args.out.as_deref(), dataset.name())?;

@@ -134,7 +134,8 @@ impl Encoder {
         let of = |(column, heatmap): (usize, &Heatmap)| {
             let (map, object) = fitted.measured(heatmap);
             let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before]).0);
-            map.measures(object).with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
+            let measures = class.faithfulness.get(column).copied().unwrap_or_default().or(map.measures(object));
+            measures.with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
         };
         class.heatmaps.iter().enumerate().map(of).collect()
     }
@@ -225,12 +226,14 @@ mod tests {
             score: 1.0,
             object: Some(mask(2, &[1, 0])),
             heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
+            faithfulness: vec![Measures::default().with(Measure::Road, 0.1)],
         };
         let measures = encoder.measures(&class, None);
         let about = |measured: Option<f64>, wanted: f64| (measured.expect("defined") - wanted).abs() < 1e-6;
         assert!(about(measures[0].get(Measure::EnergyInside), 306.0 / 408.0), "{measures:?}");
         assert!(about(measures[1].get(Measure::EnergyInside), 0.2), "{measures:?}");
         assert_eq!(measures[0].get(Measure::RankCorrelation), None);
+        assert_eq!([measures[0].get(Measure::Road), measures[1].get(Measure::Road)], [Some(0.1), None], "the device said so");
         // The second map's pixels are the first's first and third: the higher one here is the lower one there.
         assert!(about(measures[1].get(Measure::RankCorrelation), -1.0), "{measures:?}");
 

@@ -346,6 +346,12 @@ fn brief(measure: Measure) -> &'static str {
         Measure::ObjectArea => "the object's share of the image",
         Measure::Entropy => "how spread out the heatmap is: 1 is even",
         Measure::RankCorrelation => "agreement with the layer before",
+        Measure::Confidence => "the model's confidence in the class",
+        Measure::ConfidenceDrop => "what of it is lost in the image times the heatmap: low is faithful",
+        Measure::ConfidenceIncrease => "whether it rises then",
+        Measure::DeletionAuc => "confidence while the most relevant pixels vanish: low is faithful",
+        Measure::InsertionAuc => "confidence while they come back: high is faithful",
+        Measure::Road => "confidence without the least relevant pixels against without the most: high is faithful",
     }
 }
 

@@ -60,7 +60,8 @@ pub fn axis(measure: Measure) -> String {
     let ticks: &[(f64, &str)] = match measure {
         Measure::EnergyRatio => &[(0.0, "0"), (0.25, "⅓"), (0.5, "1"), (0.75, "3"), (0.9, "9"), (1.0, "∞")],
         Measure::RankCorrelation => &[(0.0, "-1"), (0.5, "0"), (1.0, "1")],
-        Measure::PointingHit => &[(0.0, "no"), (1.0, "yes")],
+        Measure::Road => &[(0.0, "-0.5"), (0.5, "0"), (1.0, "0.5")],
+        measure if measure.is_yes_or_no() => &[(0.0, "no"), (1.0, "yes")],
         _ => &[(0.0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1.0, "1")],
     };
     let mut svg = format!(r#"<svg class="plot axis" viewBox="0 0 {WIDTH} 12">"#);
