@@ -6,8 +6,8 @@ use std::{collections::HashSet, time::Duration};
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow::{
     fiftyone::{
-        ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField, SampleSource,
-        Selection, Shard,
+        ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField, Part, RunNote,
+        SampleSource, Selection, Shard,
     },
     measure::{Measure, Measures},
     pipeline::{
@@ -215,14 +215,6 @@ fn selections_select() {
     assert_eq!(read(Selection { matching: matching.clone(), ..odd }).len(), 5);
     assert_eq!(read(Selection { label: None, matching, ..Selection::default() })[0].target, StoredTarget::Unlabelled);
 
-    let mut parts = HashSet::new();
-    for index in 0..3 {
-        let part = read(Selection { shard: Some(Shard { index, count: 3 }), ..Selection::default() });
-        assert!((60..110).contains(&part.len()), "{}", part.len());
-        parts.extend(paths(&part));
-    }
-    assert_eq!(parts.len(), 250);
-
     let ids = [9, 3, 3, 900].map(|n| id(n).to_hex()).to_vec();
     let source = dataset.source(Selection { ids: Some(ids), ..Selection::default() }).expect("a source");
     assert_eq!(source.notices(), ["1 of the 3 ids are not in dataset `street`"]);
@@ -234,6 +226,82 @@ fn selections_select() {
     let bad = Selection { matching: Some(r#"{"n": {"$near_to": 3}}"#.into()), ..Selection::default() };
     let error = dataset.source(bad).map(drop).expect_err("an unknown operator").to_string();
     assert!(error.contains("refuses the query") && error.contains("$near_to"), "{error}");
+}
+
+fn shard(text: &str) -> Shard {
+    text.parse().expect("a shard")
+}
+
+#[test]
+fn shards_of_any_selection_make_the_whole_of_it() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..2500).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let read = |selection: &Selection, part: Option<Shard>| {
+        let source = dataset.source(Selection { shard: part, ..selection.clone() }).expect("a source");
+        let counted = source.num_samples();
+        let samples = read_all(source);
+        assert_eq!(counted, Some(samples.len() as u64), "{selection:?}");
+        assert!(samples.iter().enumerate().all(|(n, sample)| sample.sample.seq == n as u64));
+        paths(&samples)
+    };
+    let odd = || vec!["odd".to_owned()];
+    let ids = || Some((0..2600).rev().step_by(3).map(|n| id(n).to_hex()).collect::<Vec<_>>());
+    let matching = || Some(r#"{"n": {"$gte": 240}}"#.to_owned());
+    for selection in [
+        Selection::default(),
+        Selection { tags: odd(), ..Selection::default() },
+        Selection { limit: Some(1111), ..Selection::default() },
+        Selection { tags: odd(), matching: matching(), offset: 7, limit: Some(700), ..Selection::default() },
+        Selection { offset: 7, ..Selection::default() },
+        Selection { ids: ids(), ..Selection::default() },
+        Selection { ids: ids(), tags: odd(), limit: Some(100), ..Selection::default() },
+        Selection { ids: ids(), shuffle: Some(3), ..Selection::default() },
+        Selection { shuffle: Some(7), ..Selection::default() },
+        Selection { shuffle: Some(7), offset: 5, limit: Some(900), matching: matching(), ..Selection::default() },
+        Selection { limit: Some(0), ..Selection::default() },
+        Selection { shuffle: Some(7), limit: Some(0), ..Selection::default() },
+    ] {
+        let whole = read(&selection, None);
+        assert_eq!(read(&selection, Some(Shard::WHOLE)), whole);
+        let parts: Vec<Vec<String>> = ["1/3", "2/3", "3/3"].map(|part| read(&selection, Some(shard(part)))).into();
+        // Each in the order of the whole, and each sample in one of them.
+        for part in &parts {
+            let members: HashSet<&String> = part.iter().collect();
+            assert_eq!(whole.iter().filter(|path| members.contains(path)).collect::<Vec<_>>(), part.iter().collect::<Vec<_>>());
+        }
+        assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), whole.len(), "{selection:?}");
+        assert_eq!(parts.concat().into_iter().collect::<HashSet<_>>(), whole.into_iter().collect(), "{selection:?}");
+    }
+    let none = Selection { tags: odd(), limit: Some(1), shard: Some(shard("1/2")), ..Selection::default() };
+    let other = Selection { shard: Some(shard("2/2")), ..none.clone() };
+    let notices = [none, other].map(|selection| dataset.source(selection).expect("a source").notices().to_vec()).concat();
+    let [notice] = &notices[..] else { panic!("one of the two has nothing: {notices:?}") };
+    assert!(notice.starts_with("no sample of the selection is in shard "), "{notice}");
+}
+
+#[test]
+fn a_shard_reads_no_documents_but_its_own() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..3000).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    mongod.with(async |database| database.run_command(doc! {"profile": 2}).await);
+    let samples = read_all(dataset.source(Selection { shard: Some(shard("3/100")), ..Selection::default() }).expect("a source"));
+    assert!((1..100).contains(&samples.len()), "{}", samples.len());
+    let examined = mongod.with(async |database| {
+        let mut found = database.collection::<Document>("system.profile").find(doc! {"docsExamined": {"$exists": true}}).await?;
+        let (mut documents, mut keys) = (0, 0);
+        while found.advance().await? {
+            let operation = found.deserialize_current()?;
+            if operation.get_str("ns").is_ok_and(|ns| ns.contains("samples.")) {
+                documents += operation.get_i32("docsExamined").unwrap_or_default();
+                keys += operation.get_i32("keysExamined").unwrap_or_default();
+            }
+        }
+        Ok((documents as usize, keys as usize))
+    });
+    assert_eq!(examined.0, samples.len());
+    assert!((3000..3000 + 3 * samples.len()).contains(&examined.1), "{examined:?}");
 }
 
 #[test]
@@ -674,19 +742,165 @@ fn runs_that_write_the_same_fields_exclude_each_other() {
 }
 
 #[test]
+fn shards_exclude_those_that_share_samples_with_them() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let locked = |part: &str, names: &[&str]| {
+        let mut sink = dataset.sink(names.iter().map(|name| field(name)).collect()).expect("a sink");
+        sink.lock(shard(part)).map(|()| sink)
+    };
+    for (held, wanted, is_free) in [
+        ("1/3", "2/3", true),
+        ("1/3", "1/3", false),
+        ("1/1", "2/3", false),
+        ("3/3", "1/1", false),
+        ("2/3", "1/2", false),
+        ("1/2", "2/4", true),
+        ("1/2", "3/4", false),
+        ("2/4", "4/6", false),
+        ("2/4", "3/6", true),
+        ("10000/10000", "4/4", false),
+        ("9999/10000", "4/4", true),
+    ] {
+        let holder = locked(held, &["cam_1", "cam_2"]).expect("nobody has it");
+        let found = locked(wanted, &["cam_2"]);
+        assert_eq!(found.is_ok(), is_free, "{wanted} while {held} is held");
+        assert!(locked(wanted, &["cam_3"]).is_ok(), "another field");
+        match (found, held) {
+            (Err(error), "1/1") => assert!(!error.to_string().contains("shard"), "{error}"),
+            (Err(error), _) => assert!(error.to_string().contains(&format!("`street` in shard {held}: process")), "{error}"),
+            (Ok(_), _) => {}
+        }
+        assert!(matches!(dataset.lock(None), Err(Error::Locked { .. })), "`clean` waits for every shard");
+        drop(holder);
+    }
+    let parts = ["1/3", "2/3", "3/3"].map(|part| locked(part, &["cam_1"]).expect("they share nothing"));
+    assert!(locked("7/12", &["cam_1"]).is_err(), "each sample is somebody's");
+    drop(parts);
+    let all = dataset.lock(None).expect("all were given back");
+    assert!(locked("7/12", &["cam_1"]).is_err());
+    drop(all);
+}
+
+fn note(job: Option<&str>, fields: &[&str], folder: &str, part: Option<Part>, num_committed: i64) -> RunNote {
+    let counts = serde_json::json!({"num_committed": num_committed, "skipped": {"class absent": num_committed}});
+    let details = [("counts", counts), ("model_digest", "$m".into()), ("started", format!("2026-01-0{num_committed}").into())];
+    let fields = fields.iter().map(|field| (*field).to_owned()).collect();
+    let details = details.into_iter().map(|(name, detail)| (name.to_owned(), detail)).collect();
+    RunNote { job: job.map(Into::into), fields, folder: Some(folder.into()), part, details }
+}
+
+#[test]
+fn a_record_keeps_what_earlier_runs_wrote() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    assert_eq!(dataset.note_run(&note(Some("j"), &["a", "b"], "/maps", None, 1)).expect("noted"), "camflow_j");
+    assert_eq!(dataset.note_run(&note(Some("j"), &["b", "c"], "/$other", None, 2)).expect("noted"), "camflow_j");
+    let [run] = &dataset.runs().expect("the runs")[..] else { panic!("one record") };
+    assert_eq!(run.fields, ["a", "b", "c"]);
+    assert_eq!(run.folders, [std::path::Path::new("/maps"), std::path::Path::new("/$other")]);
+    assert_eq!((&run.config["first_started"], &run.config["started"]), (&"2026-01-01".into(), &"2026-01-02".into()));
+    assert_eq!((&run.config["model_digest"], &run.config["counts"]["num_committed"]), (&"$m".into(), &2.into()));
+    assert_eq!(run.config.get("shards"), None);
+}
+
+#[test]
+fn shards_that_end_at_once_lose_nothing_of_their_record() {
+    const COUNT: u32 = 8;
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    let part =
+        |index: u32, is_done: bool, is_idle: bool| Some(Part { shard: shard(&format!("{index}/{COUNT}")), is_done, is_idle });
+    let datasets: Vec<Dataset> = (0..COUNT).map(|_| Dataset::open(&mongod.connect(), "street").expect("the dataset")).collect();
+    for job in [None, Some("j")] {
+        let start = std::sync::Barrier::new(datasets.len());
+        std::thread::scope(|scope| {
+            for (index, dataset) in (1..).zip(&datasets) {
+                let (start, note) = (&start, note(job, &["b", "a"], &format!("/maps/{index}"), part(index, true, false), 2));
+                scope.spawn(move || {
+                    start.wait();
+                    dataset.note_run(&note).expect("noted");
+                });
+            }
+        });
+    }
+    let runs = || datasets[0].runs().expect("the runs");
+    assert_eq!(runs().iter().map(|run| run.key.clone()).collect::<Vec<_>>(), ["camflow_b_and_1_more", "camflow_j"]);
+    for run in runs() {
+        assert_eq!(run.config["counts"], serde_json::json!({"num_committed": 16, "skipped": {"class absent": 16}}));
+        let mut done: Vec<i64> =
+            run.config["shards"]["done"].as_array().expect("a list").iter().filter_map(|n| n.as_i64()).collect();
+        done.sort_unstable();
+        assert_eq!((done, run.folders.len()), ((1..=8).collect(), 8));
+    }
+
+    // The rounds of one job.
+    let say = |note: RunNote| {
+        datasets[0].note_run(&note).expect("noted");
+        let run = runs().into_iter().find(|run| run.key == "camflow_j").expect("the record");
+        let shards = run.config.get("shards").map_or("none".to_owned(), |shards| shards["done"].to_string());
+        (run.config["counts"]["num_committed"].as_i64().expect("a number"), shards)
+    };
+    let of = |part, num_committed| note(Some("j"), &["a", "b"], "/maps/1", part, num_committed);
+    let (_, all) = say(of(part(3, true, true), 0));
+    assert_eq!(all.matches(',').count(), 7, "nothing new of a shard that has had its say");
+    assert_eq!(say(of(part(3, true, false), 5)), (5, "[3]".into()));
+    assert_eq!(say(of(part(4, true, true), 0)), (5, "[3,4]".into()));
+    assert_eq!(say(of(part(5, false, false), 1)), (6, "[3,4]".into()), "cut off, and to be done again");
+    assert_eq!(say(of(part(5, true, false), 2)), (8, "[3,4,5]".into()));
+    let mut new_model = of(part(6, true, false), 3);
+    new_model.details.insert("model_digest".into(), "other".into());
+    assert_eq!(say(new_model), (3, "[6]".into()));
+    assert_eq!(say(of(None, 9)), (9, "none".into()));
+}
+
+#[test]
+fn shards_that_start_at_once_declare_their_fields_once() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {"app_config": {}}, (0..80).map(sample).collect());
+    let datasets: Vec<Dataset> = (0..8).map(|_| Dataset::open(&mongod.connect(), "street").expect("the dataset")).collect();
+    let start = std::sync::Barrier::new(datasets.len());
+    let names = ["cam_1", "cam_2", "cam_3", "cam_4"];
+    std::thread::scope(|scope| {
+        for (index, dataset) in datasets.iter().enumerate() {
+            let start = &start;
+            scope.spawn(move || {
+                let mut sink = dataset.sink(names.map(field).to_vec()).expect("a sink");
+                sink.show_in_app("cam_4".into());
+                sink.lock(shard(&format!("{}/8", index + 1))).expect("they share nothing");
+                start.wait();
+                sink.commit(&[update(index, names.map(|name| heatmap(name, "f")).to_vec())]).expect("a commit");
+                assert_eq!(sink.schema().declare().expect("looked after"), [""; 0]);
+            });
+        }
+    });
+    let declared = mongod.sample_fields(dataset_id);
+    let declared: Vec<&str> = declared.iter().filter_map(|entry| entry.get_str("name").ok()).collect();
+    assert_eq!(declared, ["id", "filepath", "gt", "weather", "cam_1", "cam_2", "cam_3", "cam_4"]);
+    let stored = mongod.with(async |database| database.collection::<Document>("datasets").find_one(doc! {}).await);
+    let app = stored.expect("the dataset").get_document("app_config").expect("settings").clone();
+    let coloured = app.get_document("color_scheme").expect("colours").get_array("fields").expect("a list").len();
+    assert_eq!(coloured, 4, "{app}");
+    let ticked = app.get_document("active_fields").expect("ticked").get_array("paths").expect("a list");
+    assert_eq!(ticked.iter().filter_map(Bson::as_str).collect::<Vec<_>>(), ["cam_4", "weather"]);
+}
+
+#[test]
 fn a_lock_that_ran_out_is_lost_to_the_next_run() {
     let mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let mut late = dataset.sink(vec![field("person_1")]).expect("a sink");
-    late.lock().expect("nobody has it");
+    late.lock(Shard::WHOLE).expect("nobody has it");
     // As if this machine had slept.
     mongod.with(async |database| {
         let locks = database.collection::<Document>("camflow.locks");
         locks.update_one(doc! {}, doc! {"$set": {"leases.0.expires_at": DateTime::from_millis(0)}}).await
     });
     let mut next = dataset.sink(vec![field("person_1")]).expect("a sink");
-    next.lock().expect("it ran out");
+    next.lock(Shard::WHOLE).expect("it ran out");
     let updates = [update(0, vec![heatmap("person_1", "a")])];
     let lost = late.commit(&updates).expect_err("the lock is lost").to_string();
     assert!(lost.contains("has taken it") && lost.contains("\nhint: "), "{lost}");

@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 
 use super::{
     database::Database, error::Error, lock::Lock, mask_targets::read_mask_targets, schema::HeatmapField, selection::Selection,
-    sink::UpdateSink, source::SampleSource,
+    shard::Shard, sink::UpdateSink, source::SampleSource,
 };
 use crate::{media::MaskValue, names::backticked};
 
@@ -163,12 +163,12 @@ impl Dataset {
         UpdateSink::new(self.clone(), fields)
     }
 
-    /// Takes these fields (`None`: all of them) for one run alone.
+    /// Takes these fields (`None`: all of them) of all samples for one run alone.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another run holds one of them, or the database fails.
+    /// [`Error::Locked`] while another run holds one of them, of a shard perhaps, or the database fails.
     pub fn lock(&self, fields: Option<&[String]>) -> Result<Lock, Error> {
-        Lock::acquire(self, fields)
+        Lock::acquire(self, fields, Shard::WHOLE)
     }
 
     pub(super) fn group(&self) -> Option<&Group> {

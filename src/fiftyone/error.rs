@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use super::shard::Shard;
 use crate::{names::existing, pipeline::RunError};
 
 /// A fault of the database, the dataset or what is asked of them.
@@ -215,11 +216,14 @@ pub enum Error {
     },
     /// Another run writes the same fields.
     #[error(
-        "another camflow run writes these fields of dataset `{dataset}`: process {process} on `{host}`, begun at {since}\nhint: wait until it is done; if it was cut off, its lock runs out within two minutes"
+        "another camflow run writes these fields of dataset `{dataset}`{}: process {process} on `{host}`, begun at {since}\nhint: wait until it is done; if it was cut off, its lock runs out within two minutes",
+        of_shard(*shard)
     )]
     Locked {
         /// The dataset.
         dataset: String,
+        /// What part of it the other run writes.
+        shard: Shard,
         /// The process that holds the lock.
         process: u32,
         /// The machine it runs on.
@@ -297,6 +301,10 @@ impl From<Error> for RunError {
             },
         }
     }
+}
+
+fn of_shard(shard: Shard) -> String {
+    if shard.is_whole() { String::new() } else { format!(" in shard {shard}") }
 }
 
 fn unknown_dataset(name: &str, database: &str, known: &[String]) -> String {

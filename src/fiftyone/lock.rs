@@ -1,5 +1,6 @@
-//! One run per field: a lease in the database, with an owner and an expiry. Two runs that write the same fields would compute
-//! everything twice and take each other's files away; runs that write different fields do not disturb each other.
+//! One run per field and shard: a lease in the database, with an owner and an expiry. Two runs that write the same fields would
+//! compute everything twice and take each other's files away; runs that write different fields, or the same ones of shards that
+//! share no sample, do not disturb each other.
 //!
 //! All leases of a dataset are in one document of the collection `camflow.locks`, so that taking one is a single update, which
 //! is atomic on any server. Times are the server's.
@@ -20,7 +21,7 @@ use mongodb::{
 };
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::{database::Database, dataset::Dataset, error::Error, retry::with_retries};
+use super::{database::Database, dataset::Dataset, error::Error, retry::with_retries, shard::Shard};
 
 /// A collection beside FiftyOne's own.
 const COLLECTION: &str = "camflow.locks";
@@ -34,7 +35,7 @@ const RENEWAL: Duration = Duration::from_secs(15);
 /// Stands for every field.
 const ALL_FIELDS: &str = "*";
 
-/// A lease on fields of a dataset. It is renewed in the background and given back when it is dropped.
+/// A lease on fields of a dataset, or of a shard of it. It is renewed in the background and given back when it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     claim: Arc<Claim>,
@@ -49,6 +50,7 @@ struct Claim {
     dataset: ObjectId,
     name: String,
     lease: ObjectId,
+    shard: Shard,
 }
 
 /// Who holds a lease.
@@ -62,15 +64,22 @@ struct Owner {
     started: i64,
 }
 
+/// A lease that is in the way.
+struct Held {
+    lease: ObjectId,
+    owner: Owner,
+    shard: Shard,
+}
+
 impl Lock {
-    /// Takes the lease on these fields; `None` is all of them.
+    /// Takes the lease on these fields (`None`: all of them) of the samples of a shard.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another run holds one of them, or the database fails.
-    pub(super) fn acquire(dataset: &Dataset, fields: Option<&[String]>) -> Result<Lock, Error> {
+    /// [`Error::Locked`] while another run holds one of them for samples of the shard, or the database fails.
+    pub(super) fn acquire(dataset: &Dataset, fields: Option<&[String]>, shard: Shard) -> Result<Lock, Error> {
         let owner = Owner::myself();
-        let claim =
-            Claim { database: dataset.database.clone(), dataset: dataset.id, name: dataset.name.clone(), lease: ObjectId::new() };
+        let (database, name) = (dataset.database.clone(), dataset.name.clone());
+        let claim = Claim { database, dataset: dataset.id, name, lease: ObjectId::new(), shard };
         let all = [ALL_FIELDS.to_owned()];
         let fields = fields.unwrap_or(&all);
         // A holder that is gone makes room once; if others are quicker then, they hold it.
@@ -79,12 +88,12 @@ impl Lock {
                 return Lock::keep(claim);
             }
             let holders = with_retries(|| claim.holders(fields))?;
-            let (gone, alive): (Vec<_>, Vec<_>) = holders.into_iter().partition(|(_, holder)| holder.is_gone(&owner));
-            if let Some((_, holder)) = alive.first() {
-                let (process, host, since) = (holder.process, holder.host.clone(), holder.started);
-                return Err(Error::Locked { dataset: dataset.name.clone(), process, host, since: text(since) });
+            let (gone, alive): (Vec<_>, Vec<_>) = holders.into_iter().partition(|held| held.owner.is_gone(&owner));
+            if let Some(Held { owner, shard, .. }) = alive.into_iter().next() {
+                let (dataset, since) = (dataset.name.clone(), text(owner.started));
+                return Err(Error::Locked { dataset, shard, process: owner.process, host: owner.host, since });
             }
-            let gone: Vec<ObjectId> = gone.into_iter().map(|(lease, _)| lease).collect();
+            let gone: Vec<ObjectId> = gone.into_iter().map(|held| held.lease).collect();
             with_retries(|| claim.remove(&gone))?;
         }
         Err(Error::MalformedDataset { name: claim.name.clone(), reason: "its lock changes hands all the time".to_owned() })
@@ -132,9 +141,10 @@ impl Claim {
     /// Takes the lease unless somebody holds one that is in the way.
     fn try_take(&self, fields: &[String], owner: &Owner) -> Result<bool, Error> {
         let leases = doc! {"$ifNull": ["$leases", []]};
-        let is_taken = doc! {"$anyElementTrue": {"$map": {"input": &leases, "in": in_the_way(fields, self.lease)}}};
+        let is_taken = doc! {"$anyElementTrue": {"$map": {"input": &leases, "in": self.in_the_way(fields)}}};
         let ours = doc! {
-            "lease": self.lease, "fields": fields, "expires_at": {"$add": ["$$NOW", millis(LEASE)]},
+            "lease": self.lease, "fields": fields, "index": i64::from(self.shard.index()), "count": i64::from(self.shard.count()),
+            "expires_at": {"$add": ["$$NOW", millis(LEASE)]},
             "host": literal(&owner.host), "machine": literal(&owner.machine),
             "process": i64::from(owner.process), "started": owner.started,
         };
@@ -159,8 +169,8 @@ impl Claim {
     }
 
     /// Those whose leases are in the way.
-    fn holders(&self, fields: &[String]) -> Result<Vec<(ObjectId, Owner)>, Error> {
-        let leases = doc! {"$filter": {"input": "$leases", "cond": in_the_way(fields, self.lease)}};
+    fn holders(&self, fields: &[String]) -> Result<Vec<Held>, Error> {
+        let leases = doc! {"$filter": {"input": "$leases", "cond": self.in_the_way(fields)}};
         let found = self.database.run(&format!("looking who holds the lock of dataset `{}`", self.name), async {
             self.locks().find_one(doc! {"_id": self.dataset}).projection(doc! {"leases": leases}).await
         })?;
@@ -173,7 +183,10 @@ impl Claim {
                 process: u32::try_from(lease.get_i64("process").ok()?).ok()?,
                 started: lease.get_i64("started").ok()?,
             };
-            Some((lease.get_object_id("lease").ok()?, owner))
+            // Leases of earlier versions are of all samples.
+            let number = |key: &str| lease.get_i64(key).unwrap_or(1);
+            let shard = format!("{}/{}", number("index"), number("count")).parse().unwrap_or(Shard::WHOLE);
+            Some(Held { lease: lease.get_object_id("lease").ok()?, owner, shard })
         };
         Ok(leases.filter_map(lease).collect())
     }
@@ -199,20 +212,32 @@ impl Claim {
         Ok(matched.matched_count > 0)
     }
 
+    /// Whether the lease `$$this` is in the way of our own on these fields.
+    fn in_the_way(&self, fields: &[String]) -> Document {
+        let mut conditions =
+            vec![doc! {"$gt": ["$$this.expires_at", "$$NOW"]}, doc! {"$ne": ["$$this.lease", self.lease]}, self.shares_samples()];
+        if fields.iter().all(|field| field != ALL_FIELDS) {
+            let mut ours: Vec<&str> = fields.iter().map(String::as_str).collect();
+            ours.push(ALL_FIELDS);
+            conditions.push(doc! {"$gt": [{"$size": {"$setIntersection": ["$$this.fields", ours]}}, 0]});
+        }
+        doc! {"$and": conditions}
+    }
+
+    /// Whether the lease `$$this` is of a shard that has samples in common with ours.
+    fn shares_samples(&self) -> Document {
+        let difference = doc! {"$subtract": [{"$ifNull": ["$$this.index", 1]}, self.shard.index()]};
+        let tells_apart = doc! {"$and": [
+            {"$eq": [{"$mod": [{"$ifNull": ["$$this.count", 1]}, "$$divisor"]}, 0]},
+            {"$ne": [{"$mod": [difference, "$$divisor"]}, 0]},
+        ]};
+        let divisors = self.shard.divisors();
+        doc! {"$not": [{"$anyElementTrue": {"$map": {"input": divisors, "as": "divisor", "in": tells_apart}}}]}
+    }
+
     fn locks(&self) -> mongodb::Collection<Document> {
         self.database.collection(COLLECTION)
     }
-}
-
-/// Whether the lease `$$this` is in the way of our own on these fields.
-fn in_the_way(fields: &[String], lease: ObjectId) -> Document {
-    let lasts = doc! {"$and": [{"$gt": ["$$this.expires_at", "$$NOW"]}, {"$ne": ["$$this.lease", lease]}]};
-    if fields.iter().any(|field| field == ALL_FIELDS) {
-        return lasts;
-    }
-    let mut ours: Vec<&str> = fields.iter().map(String::as_str).collect();
-    ours.push(ALL_FIELDS);
-    doc! {"$and": [lasts, {"$gt": [{"$size": {"$setIntersection": ["$$this.fields", ours]}}, 0]}]}
 }
 
 fn holds(document: &Document, lease: ObjectId) -> bool {
@@ -266,7 +291,7 @@ fn literal(text: &str) -> Document {
     doc! {"$literal": text}
 }
 
-fn is_duplicate(error: &mongodb::error::Error) -> bool {
+pub(super) fn is_duplicate(error: &mongodb::error::Error) -> bool {
     const DUPLICATE_KEY: i32 = 11000;
     match error.kind.as_ref() {
         ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,

@@ -1,21 +1,25 @@
 //! What camflow did, as FiftyOne's custom runs: one document in the collection `runs`, and one key in the dataset's document.
 //!
 //! There is one record for each job of a dataset, not one for each night: a job is known by its name, or by its fields if it has
-//! none. So the record of a job that runs every night is brought up to date, also if somebody gave it another key.
+//! none. So the record of a job that runs every night is brought up to date, also if somebody gave it another key. Its id follows
+//! from what the job is known by, and each change is one atomic update: shards that begin or end at once meet in one record.
+//!
+//! The counts of shards are added up, in rounds: a shard that has something new to say, and has had its say already, begins the
+//! next round.
 //!
 //! The document comes before the key that refers to it, and goes after it: FiftyOne calls a key without its document corrupt. A
 //! camflow that is killed in between leaves a document without a key, which the next run of the job takes over.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use bson::{Bson, Document, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use serde_json::{Map, Value};
 
-use super::{dataset::Dataset, error::Error, retry::with_retries};
+use super::{dataset::Dataset, error::Error, lock::is_duplicate, retry::with_retries, run_update::RunUpdate, shard::Shard};
 
 /// How FiftyOne tells whose runs they are: `dataset.list_runs(method="camflow")`.
-const METHOD: &str = "camflow";
+pub(super) const METHOD: &str = "camflow";
 
 /// Keys to try: others may have taken the first ones for runs of their own.
 const KEYS: usize = 100;
@@ -29,8 +33,21 @@ pub struct RunNote {
     pub fields: Vec<String>,
     /// The folder of its files, if it writes any.
     pub folder: Option<PathBuf>,
-    /// Everything else, by name.
+    /// What part of the samples it was about, if not all.
+    pub part: Option<Part>,
+    /// Everything else, by name. Numbers below `counts` are added up over the shards of a round.
     pub details: Map<String, Value>,
+}
+
+/// A shard's place in the record of its job.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Which shard.
+    pub shard: Shard,
+    /// Whether it came to its end, so that the round needs it no more.
+    pub is_done: bool,
+    /// Whether it changed nothing: then it only adds to a round that lacks it.
+    pub is_idle: bool,
 }
 
 /// A run of camflow's that a dataset knows.
@@ -88,19 +105,19 @@ impl Dataset {
         // One that was never given its key comes last.
         known.sort_by_key(|document| key_of(&keys, document).is_none());
         let known = known.first();
-        let id = known.and_then(|document| document.get_object_id("_id").ok()).unwrap_or_default();
-        let config = config(note, known.and_then(|document| document.get_document("config").ok()));
+        let id = known.and_then(|document| document.get_object_id("_id").ok()).unwrap_or_else(|| run_id(self.id, note));
+        let update = RunUpdate::new(note);
         if let Some(key) = known.and_then(|document| key_of(&keys, document)) {
-            self.put_run(id, &key, &config)?;
+            self.put_run(id, &key, &update)?;
             return Ok(key);
         }
         let wanted = run_key(note);
         for number in 1..=KEYS {
             let key = if number == 1 { wanted.clone() } else { format!("{wanted}_{number}") };
-            if keys.iter().any(|(taken, _)| *taken == key) {
+            if keys.iter().any(|(taken, other)| *taken == key && *other != id) {
                 continue;
             }
-            self.put_run(id, &key, &config)?;
+            self.put_run(id, &key, &update)?;
             if self.refer_to_run(&key, id)? {
                 return Ok(key);
             }
@@ -159,18 +176,18 @@ impl Dataset {
     }
 
     /// Writes the document; what people added to it stays.
-    fn put_run(&self, id: ObjectId, key: &str, config: &Document) -> Result<(), Error> {
-        let update = doc! {
-            "$set": {
-                "_dataset_id": self.id, "key": key, "version": self.version(), "timestamp": DateTime::now(), "config": config,
-            },
-            "$setOnInsert": {"results_meta": {}},
-        };
-        with_retries(|| {
+    fn put_run(&self, id: ObjectId, key: &str, update: &RunUpdate) -> Result<(), Error> {
+        let update = update.pipeline(self.id, key, self.version());
+        let put = || {
             let update = update.clone();
             self.database
                 .run(&self.noting(), async { self.run_collection().update_one(doc! {"_id": id}, update).upsert(true).await })
-        })
+        };
+        match with_retries(put) {
+            // Another shard made it at the same moment.
+            Err(Error::Driver { source, .. }) if is_duplicate(&source) => with_retries(put),
+            put => put,
+        }
         .map(drop)
     }
 
@@ -232,35 +249,24 @@ fn run_key(note: &RunNote) -> String {
     format!("{METHOD}_{name}")
 }
 
+/// The same for all processes that do the job, whichever of them makes the record.
+fn run_id(dataset: ObjectId, note: &RunNote) -> ObjectId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&dataset.bytes());
+    let fields: BTreeSet<&str> = note.fields.iter().map(String::as_str).collect();
+    let known_by = match &note.job {
+        Some(job) => format!("job\0{job}"),
+        None => fields.into_iter().flat_map(|field| ["field\0", field, "\0"]).collect(),
+    };
+    hasher.update(known_by.as_bytes());
+    let mut bytes = [0; 12];
+    hasher.finalize_xof().fill(&mut bytes);
+    ObjectId::from_bytes(bytes)
+}
+
 fn key_of(keys: &[(String, ObjectId)], document: &Document) -> Option<String> {
     let id = document.get_object_id("_id").ok()?;
     keys.iter().find(|(_, other)| *other == id).map(|(key, _)| key.clone())
-}
-
-/// The content of the record, given what it was before.
-fn config(note: &RunNote, before: Option<&Document>) -> Document {
-    let folder = note.folder.iter().map(|folder| folder.to_string_lossy().into_owned());
-    // What FiftyOne needs to load it comes first.
-    let mut config = doc! {
-        "cls": "fiftyone.core.runs.RunConfig", "type": "run", "method": METHOD, "job": note.job.as_deref(),
-        "fields": joined(before, "fields", note.fields.iter().cloned()),
-        "output_folders": joined(before, "output_folders", folder),
-    };
-    for (name, value) in &note.details {
-        // Everything that JSON can say BSON can say too, but for integers beyond 63 bits.
-        config.insert(name, bson::serialize_to_bson(value).unwrap_or_else(|_| Bson::String(value.to_string())));
-    }
-    let first = before.and_then(|before| before.get("first_started")).or(config.get("started")).cloned();
-    config.extend(first.map(|first| ("first_started".to_owned(), first)));
-    config
-}
-
-/// What the record names already, and what is new.
-fn joined(before: Option<&Document>, key: &str, new: impl Iterator<Item = String>) -> Vec<String> {
-    let mut names = before.map(|before| texts(before, key)).unwrap_or_default();
-    let known: BTreeSet<String> = names.iter().cloned().collect();
-    names.extend(new.filter(|name| !known.contains(name)));
-    names
 }
 
 fn texts(document: &Document, key: &str) -> Vec<String> {
@@ -289,7 +295,7 @@ mod tests {
     fn note(job: Option<&str>, fields: &[&str]) -> RunNote {
         let details = [("started".to_owned(), "now".into()), ("model".to_owned(), "m".into())].into_iter().collect();
         let fields = fields.iter().map(|field| (*field).to_owned()).collect();
-        RunNote { job: job.map(Into::into), fields, folder: Some("/maps".into()), details }
+        RunNote { job: job.map(Into::into), fields, folder: Some("/maps".into()), part: None, details }
     }
 
     #[test]
@@ -297,17 +303,5 @@ mod tests {
         assert_eq!(run_key(&note(Some("people-2"), &["a"])), "camflow_people_2");
         assert_eq!(run_key(&note(None, &["person_grad_layer_4"])), "camflow_person_grad_layer_4");
         assert_eq!(run_key(&note(None, &["person_1", "person_2", "person_3"])), "camflow_person_1_and_2_more");
-    }
-
-    #[test]
-    fn a_record_keeps_what_earlier_runs_wrote() {
-        let first = config(&note(Some("j"), &["a", "b"]), None);
-        let mut later = note(Some("j"), &["b", "c"]);
-        later.folder = Some("/other".into());
-        later.details.insert("started".into(), "later".into());
-        let second = config(&later, Some(&first));
-        assert_eq!(texts(&second, "fields"), ["a", "b", "c"]);
-        assert_eq!(texts(&second, "output_folders"), ["/maps", "/other"]);
-        assert_eq!((second.get_str("first_started").ok(), second.get_str("started").ok()), (Some("now"), Some("later")));
     }
 }

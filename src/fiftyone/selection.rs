@@ -1,11 +1,16 @@
-//! Which samples a run reads: tags, queries, slices, ids, shards, and a random order.
+//! Which samples a run reads: tags, queries, slices, ids, a random order, shards.
 
 use std::collections::{BTreeSet, BinaryHeap, HashSet};
 
-use bson::{Document, doc, oid::ObjectId};
-use futures_util::TryStreamExt;
+use bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
 
-use super::{dataset::Dataset, error::Error, label_field::LabelField, retry::with_retries};
+use super::{
+    dataset::Dataset,
+    error::Error,
+    label_field::LabelField,
+    retry::with_retries,
+    shard::{Shard, hash},
+};
 use crate::names::{backticked, existing};
 
 /// Ids per query. A query has to fit into 16 MiB, and an id with its key takes about 20 bytes; shorter lists are also
@@ -30,7 +35,7 @@ pub struct Selection {
     pub matching: Option<String>,
     /// Slices of a grouped dataset; empty for all that hold images.
     pub slices: Vec<String>,
-    /// This part of the dataset only, for several machines.
+    /// This part of what everything else selects, the limit too, so that all parts together are the selection.
     pub shard: Option<Shard>,
     /// In a random order that follows from this seed and the samples' ids alone: the same samples come first next time, whatever
     /// is added or deleted meanwhile.
@@ -39,18 +44,6 @@ pub struct Selection {
     pub offset: u64,
     /// No more than this many samples.
     pub limit: Option<u64>,
-}
-
-/// One of several parts of a dataset that together make the whole, without overlap.
-///
-/// FiftyOne gives each sample a random number in `[0, 1)` that never changes; the parts are ranges of it, hence the
-/// same whatever is added or deleted meanwhile, and about equal in size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Which part, from 0.
-    pub index: u32,
-    /// How many parts there are.
-    pub count: u32,
 }
 
 /// The selection as a query, without ids and position.
@@ -68,9 +61,6 @@ pub(super) fn filter(dataset: &Dataset, selection: &Selection) -> Result<Documen
     }
     if let Some(slices) = slices(dataset, &selection.slices)? {
         conditions.push(slices);
-    }
-    if let Some(shard) = selection.shard.filter(|shard| shard.count > 1) {
-        conditions.push(shard.condition());
     }
     Ok(match conditions.len() {
         0 | 1 => conditions.pop().unwrap_or_default(),
@@ -93,19 +83,6 @@ fn slices(dataset: &Dataset, wanted: &[String]) -> Result<Option<Document>, Erro
     }
     let names = if wanted.is_empty() { &group.image_slices } else { wanted };
     Ok(Some(doc! {format!("{}.name", group.field): {"$in": names}}))
-}
-
-impl Shard {
-    fn condition(self) -> Document {
-        let bound = |index: u32| f64::from(index) / f64::from(self.count);
-        let range = doc! {"_rand": {"$gte": bound(self.index), "$lt": bound(self.index + 1)}};
-        match self.index {
-            // A sample without the number, made by other means than FiftyOne's, still has to be somebody's.
-            0 => doc! {"_rand": {"$not": {"$gte": bound(1)}}},
-            _ if self.index + 1 == self.count => doc! {"_rand": {"$gte": bound(self.index)}},
-            _ => range,
-        }
-    }
 }
 
 /// MongoDB's extended JSON, so that `{"$oid": …}` and `{"$date": …}` work.
@@ -145,68 +122,134 @@ pub(super) fn after(filter: &Document, last: Option<ObjectId>) -> Document {
     }
 }
 
-/// The first `most` samples of the filter (and among `ids`) in the random order of the seed. Only ids travel, and no more than
-/// `most` of them are kept.
-pub(super) fn shuffled(
+/// The ids of the selection in its order, where the server cannot find them by itself: a random order, a shard. Only ids travel,
+/// and no more of them are kept than the limit or the shard has.
+pub(super) fn list(
     dataset: &Dataset,
     filter: &Document,
     ids: Option<&[ObjectId]>,
-    seed: u64,
-    most: u64,
+    selection: &Selection,
 ) -> Result<Vec<ObjectId>, Error> {
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    // The largest rank on top.
-    let mut kept: BinaryHeap<(u64, ObjectId)> = BinaryHeap::new();
-    let mut take = |page: &[ObjectId]| {
-        for id in page {
-            kept.push((rank(seed, *id), *id));
-            if kept.len() > most {
-                kept.pop();
-            }
-        }
-    };
+    let is_ours = |id: &ObjectId| selection.shard.is_none_or(|shard| shard.contains(*id));
+    // Others' samples are among the first ones, too.
+    let counts_all = selection.limit.is_some() || selection.offset > 0;
+    let most = selection.limit.unwrap_or(u64::MAX).saturating_add(selection.offset);
+    let mut kept = Kept::new(selection.shuffle, usize::try_from(most).unwrap_or(usize::MAX));
     match ids {
         Some(ids) => {
-            for part in ids.chunks(IDS) {
-                take(&matching_ids(dataset, among(filter, part))?);
+            let asked: Vec<ObjectId> = ids.iter().filter(|id| counts_all || is_ours(id)).copied().collect();
+            for part in asked.chunks(IDS) {
+                if kept.is_full() {
+                    break;
+                }
+                let there: HashSet<ObjectId> = matching_ids(dataset, among(filter, part), ID_PAGE)?.into_iter().collect();
+                kept.add(part.iter().filter(|id| there.contains(id)).copied());
             }
         }
         None => {
             let mut last = None;
-            loop {
-                let page = matching_ids(dataset, after(filter, last))?;
-                take(&page);
+            while !kept.is_full() {
+                let size = ID_PAGE.min(i64::try_from(kept.room()).unwrap_or(ID_PAGE));
+                let page = matching_ids(dataset, after(filter, last), size)?;
+                kept.add(page.iter().filter(|id| counts_all || is_ours(id)).copied());
                 last = page.last().copied();
-                if page.len() < ID_PAGE as usize {
+                if (page.len() as i64) < size {
                     break;
                 }
             }
         }
     }
-    Ok(kept.into_sorted_vec().into_iter().map(|(_, id)| id).collect())
+    let mut list = kept.into_list();
+    list.drain(..usize::try_from(selection.offset).unwrap_or(usize::MAX).min(list.len()));
+    list.retain(is_ours);
+    Ok(list)
+}
+
+/// The first ids of an order, so many at most.
+enum Kept {
+    AsTheyCome {
+        ids: Vec<ObjectId>,
+        most: usize,
+    },
+    /// The largest rank on top.
+    Random {
+        seed: u64,
+        ids: BinaryHeap<(u64, ObjectId)>,
+        most: usize,
+    },
+}
+
+impl Kept {
+    fn new(seed: Option<u64>, most: usize) -> Self {
+        match seed {
+            None => Kept::AsTheyCome { ids: Vec::new(), most },
+            Some(seed) => Kept::Random { seed, ids: BinaryHeap::new(), most },
+        }
+    }
+
+    fn add(&mut self, more: impl Iterator<Item = ObjectId>) {
+        match self {
+            Kept::AsTheyCome { ids, most } => ids.extend(more.take(*most - ids.len())),
+            Kept::Random { seed, ids, most } => {
+                for id in more {
+                    ids.push((rank(*seed, id), id));
+                    if ids.len() > *most {
+                        ids.pop();
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many more may be of use.
+    fn room(&self) -> usize {
+        match self {
+            Kept::AsTheyCome { ids, most } => most - ids.len(),
+            // The last one may be the first.
+            Kept::Random { most, .. } => {
+                if *most == 0 {
+                    0
+                } else {
+                    usize::MAX
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.room() == 0
+    }
+
+    fn into_list(self) -> Vec<ObjectId> {
+        match self {
+            Kept::AsTheyCome { ids, .. } => ids,
+            Kept::Random { ids, .. } => ids.into_sorted_vec().into_iter().map(|(_, id)| id).collect(),
+        }
+    }
 }
 
 /// A sample's place in the random order.
 fn rank(seed: u64, id: ObjectId) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes()).update(&id.bytes());
-    let mut first = [0; 8];
-    hasher.finalize_xof().fill(&mut first);
-    u64::from_le_bytes(first)
+    hash(&[&seed.to_le_bytes(), &id.bytes()])
 }
 
-fn matching_ids(dataset: &Dataset, query: Document) -> Result<Vec<ObjectId>, Error> {
+/// In their order. A query that asks for nothing but ids is answered from their index alone.
+fn matching_ids(dataset: &Dataset, query: Document, limit: i64) -> Result<Vec<ObjectId>, Error> {
     let doing = format!("reading the ids of the samples of dataset `{}`", dataset.name);
-    let page: Vec<Document> = with_retries(|| {
+    with_retries(|| {
         let query = query.clone();
         dataset.database.run(&doing, async {
-            let samples = dataset.database.collection::<Document>(&dataset.samples);
-            let cursor = samples.find(query).projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(ID_PAGE).await?;
-            cursor.try_collect().await
+            let samples = dataset.database.collection::<RawDocumentBuf>(&dataset.samples);
+            let found = samples.find(query).projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(limit);
+            let mut found = found.batch_size(u32::try_from(limit).unwrap_or(u32::MAX)).await?;
+            let mut ids = Vec::new();
+            while found.advance().await? {
+                ids.extend(found.current().get_object_id("_id").ok());
+            }
+            Ok(ids)
         })
     })
-    .map_err(|error| refused_query(dataset, error))?;
-    Ok(page.iter().filter_map(|sample| sample.get_object_id("_id").ok()).collect())
+    .map_err(|error| refused_query(dataset, error))
 }
 
 /// What to say of tags that no sample has: a slip, or nothing new tonight.
@@ -252,15 +295,6 @@ mod tests {
     use bson::Bson;
 
     use super::*;
-
-    #[test]
-    fn the_parts_of_a_dataset_cover_it_without_overlap() {
-        let condition = |index| Shard { index, count: 3 }.condition();
-        // The first takes samples without a number as well; the last takes a 1.0 that should not be.
-        assert_eq!(condition(0), doc! {"_rand": {"$not": {"$gte": 1.0 / 3.0}}});
-        assert_eq!(condition(1), doc! {"_rand": {"$gte": 1.0 / 3.0, "$lt": 2.0 / 3.0}});
-        assert_eq!(condition(2), doc! {"_rand": {"$gte": 2.0 / 3.0}});
-    }
 
     #[test]
     fn queries_are_extended_json() {

@@ -18,6 +18,7 @@ use super::{
     lock::Lock,
     retry::with_retries,
     schema::{HeatmapField, Schema},
+    shard::Shard,
 };
 use crate::{
     measure::Measure,
@@ -59,13 +60,13 @@ impl UpdateSink {
         Ok(UpdateSink { dataset, schema, looked: None, lock: None, ticked: None })
     }
 
-    /// Takes the fields for this run alone, as long as the sink lives.
+    /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another run writes one of them, or the database fails.
-    pub fn lock(&mut self) -> Result<(), Error> {
+    /// [`Error::Locked`] while another run writes one of them for samples of the shard, or the database fails.
+    pub fn lock(&mut self, shard: Shard) -> Result<(), Error> {
         let fields: Vec<String> = self.schema.fields().map(|field| field.name.clone()).collect();
-        self.lock = Some(self.dataset.lock(Some(&fields))?);
+        self.lock = Some(Lock::acquire(&self.dataset, Some(&fields), shard)?);
         Ok(())
     }
 

@@ -18,7 +18,8 @@ use super::{
     error::Error,
     label_field::command_code,
     retry::with_retries,
-    selection::{IDS, Selection, after, among, filter, parse_ids, refused_query, shuffled, unknown_tags},
+    selection::{IDS, Selection, after, among, filter, list, parse_ids, refused_query, unknown_tags},
+    shard::Shard,
     stored_sample::SampleReader,
 };
 use crate::pipeline::{RunError, SelectedSample, Source};
@@ -71,29 +72,29 @@ impl SampleSource {
     pub(super) fn new(dataset: Dataset, selection: Selection) -> Result<Self, Error> {
         let filter = filter(&dataset, &selection)?;
         let mut ids = selection.ids.as_deref().map(|ids| parse_ids(&dataset, ids)).transpose()?;
-        let most = selection.limit.unwrap_or(u64::MAX).saturating_add(selection.offset);
         let mut notices = unknown_tags(&dataset, &selection.tags)?;
-        notices.extend(unknown_ids(&dataset, ids.as_deref().unwrap_or_default())?);
-        let mut num_samples = match &ids {
-            // The random order finds them all anyway.
-            _ if selection.shuffle.is_some() => None,
-            ids => count(&dataset, &filter, ids.as_deref())?,
+        notices.extend(unknown_ids(&dataset, ids.as_deref().unwrap_or_default(), selection.shard)?);
+        let (mut offset, mut left) = (selection.offset, selection.limit.unwrap_or(u64::MAX));
+        let is_listed = selection.shuffle.is_some() || selection.shard.is_some_and(|shard| !shard.is_whole());
+        let num_samples = if is_listed {
+            let list = list(&dataset, &filter, ids.as_deref(), &selection)?;
+            (offset, left) = (0, list.len() as u64);
+            ids = Some(list);
+            Some(left)
+        } else {
+            count(&dataset, &filter, ids.as_deref())?.map(|count| count.saturating_sub(offset).min(left))
         };
-        if let Some(seed) = selection.shuffle {
-            let order = shuffled(&dataset, &filter, ids.as_deref(), seed, most)?;
-            num_samples = Some(order.len() as u64);
-            ids = Some(order);
-        }
-        let left = selection.limit.unwrap_or(u64::MAX);
-        let num_samples = num_samples.map(|count| count.saturating_sub(selection.offset).min(left));
-        if let (Some(0), true) = (num_samples, selection.offset == 0 && left > 0) {
-            notices.push(format!("the selection matches no sample of dataset `{}`", dataset.name));
+        if num_samples == Some(0) && selection.offset == 0 && selection.limit != Some(0) {
+            notices.push(match selection.shard.filter(|shard| !shard.is_whole()) {
+                Some(shard) => format!("no sample of the selection is in shard {shard} of dataset `{}`", dataset.name),
+                None => format!("the selection matches no sample of dataset `{}`", dataset.name),
+            });
         }
         Ok(SampleSource {
             reader: SampleReader::new(selection.label, selection.heatmap_fields),
             filter,
             walk: ids.map_or(Walk::ById(None), |ids| Walk::Listed { ids, next: 0 }),
-            offset: selection.offset,
+            offset,
             left,
             seq: 0,
             pace: Pace::default(),
@@ -239,9 +240,11 @@ fn count(dataset: &Dataset, filter: &Document, ids: Option<&[ObjectId]>) -> Resu
     Ok(Some(count))
 }
 
-/// Ids that are not there are a slip of the user's; ids that the rest of the selection excludes are not.
-fn unknown_ids(dataset: &Dataset, ids: &[ObjectId]) -> Result<Option<String>, Error> {
-    let known = match ids {
+/// Ids that are not there are a slip of the user's; ids that the rest of the selection excludes are not. Each shard looks for its
+/// own.
+fn unknown_ids(dataset: &Dataset, ids: &[ObjectId], shard: Option<Shard>) -> Result<Option<String>, Error> {
+    let ids: Vec<ObjectId> = ids.iter().filter(|id| shard.is_none_or(|shard| shard.contains(**id))).copied().collect();
+    let known = match &ids[..] {
         [] => Some(0),
         ids => count(dataset, &Document::new(), Some(ids))?,
     };

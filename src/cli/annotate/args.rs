@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     cli::{cam::CamArgs, choice},
-    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags},
+    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Shard},
     job::{FieldTemplate, TargetSpec, check_name},
     names::Choice,
     pipeline::{MaxFailures, NpyFormat, Store},
@@ -75,6 +75,9 @@ pub struct Args {
     /// Another random order for `--shuffle`
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Only this part of the samples: I of N that together are the whole selection, for several machines
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
     /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
     #[arg(long)]
     pub apply_exif: bool,
@@ -96,11 +99,11 @@ pub struct Args {
     /// Name of this job in reports, metrics and JSON lines
     #[arg(long, value_name = "JOB", value_parser = job_name)]
     pub name: Option<String>,
-    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name
+    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name, `{shard}` the shard (`3-of-10`)
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
     /// Write metrics for Prometheus here when the run is over, `*.prom` in the folder of node_exporter's textfile collector; `{name}`
-    /// is the job's name
+    /// is the job's name, `{shard}` the shard (`3-of-10`)
     #[arg(long, value_name = "FILE", value_parser = prom_file)]
     pub metrics_file: Option<PathBuf>,
     /// How to report: words, or one JSON object a line
@@ -141,6 +144,11 @@ impl Args {
     /// What the job is called where nobody named it.
     pub const UNNAMED: &str = "annotate";
 
+    /// The part of the samples that this run is about, if not all.
+    pub fn part(&self) -> Option<Shard> {
+        self.shard.filter(|shard| !shard.is_whole())
+    }
+
     /// Whether nothing is to be changed.
     pub fn is_dry(&self) -> bool {
         self.dry_run || self.explain_plan
@@ -151,19 +159,23 @@ impl Args {
         self.name.as_deref().unwrap_or(Self::UNNAMED)
     }
 
-    /// The report file, with the job's name put in.
+    /// The report file, with the job's name and the shard put in.
     pub fn report_file(&self) -> Option<PathBuf> {
         self.report_file.as_deref().map(|path| self.named(path))
     }
 
-    /// The metrics file, with the job's name put in.
+    /// The metrics file, with the job's name and the shard put in.
     pub fn metrics_file(&self) -> Option<PathBuf> {
         self.metrics_file.as_deref().map(|path| self.named(path))
     }
 
     fn named(&self, path: &Path) -> PathBuf {
         match path.to_str() {
-            Some(text) => text.replace("{name}", self.job_name()).into(),
+            Some(text) => {
+                let shard = self.shard.unwrap_or(Shard::WHOLE);
+                let shard = format!("{}-of-{}", shard.index(), shard.count());
+                text.replace("{name}", self.job_name()).replace("{shard}", &shard).into()
+            }
             None => path.to_owned(),
         }
     }

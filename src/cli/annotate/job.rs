@@ -165,6 +165,7 @@ pub fn selection(
         ids,
         matching: args.matching.clone(),
         slices: args.slices.clone(),
+        shard: args.shard,
         shuffle: args.shuffle.then_some(args.seed),
         limit: args.limit,
         ..Selection::default()

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     explain::{ExplainOptions, TorchExplainer},
-    fiftyone::Database,
+    fiftyone::{Database, Shard},
     media::{ExifPolicy, ImageLimits},
     names::backticked,
     pipeline::{
@@ -134,8 +134,9 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
     let num_samples = source.num_samples().map_or_else(|| "?".into(), |count| count.to_string());
     let fields_text = backticked(fields.names());
     reporter.step(&format!(
-        "dataset `{}`: {num_samples} samples, target {}; model `{}` on {}; fields {fields_text}",
+        "dataset `{}`: {num_samples} samples{}, target {}; model `{}` on {}; fields {fields_text}",
         dataset.name(),
+        args.part().map(|shard| format!(" in shard {shard}")).unwrap_or_default(),
         described(&args.target, label.as_ref()),
         program.metadata.name,
         devices.iter().map(|options| device_name(options.device)).collect::<Vec<_>>().join(", "),
@@ -161,7 +162,7 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
         reporter.surveyed(&survey, columns.len());
         return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
     }
-    sink.lock().map_err(Failure::from_lock)?;
+    sink.lock(args.shard.unwrap_or(Shard::WHOLE)).map_err(Failure::from_lock)?;
     if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !args.no_app_config) {
         sink.show_in_app(deepest.clone());
     }
@@ -207,7 +208,7 @@ fn annotate(args: &Args, reporter: &Reporter, record: &mut RunRecord, open: &mut
     let folder = writes_files.then_some(folder);
     let label = label.as_ref();
     let computed = Computed { program: &program, columns: &columns, classes: &class_names, label, fields: &fields, folder };
-    let note = || note_run(args, &dataset, computed, record, &summary, exit);
+    let note = || note_run(args, &dataset, computed, record, &summary, exit, args.part());
     match fault {
         // A database that is lost takes no notes, and the next run makes up for it.
         Some(fault @ RunError::Database { .. }) => return Err(Failure::aborted(fault)),

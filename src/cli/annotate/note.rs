@@ -6,7 +6,7 @@ use super::Args;
 use crate::{
     cli::Exit,
     explain::Column,
-    fiftyone::{Dataset, Error, LabelField, RunNote},
+    fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard},
     names::Choice,
     pipeline::{HeatmapFields, SkipReason, Summary},
     program::Program,
@@ -33,13 +33,21 @@ pub fn note_run(
     record: &RunRecord,
     summary: &Summary,
     exit: Exit,
+    shard: Option<Shard>,
 ) -> Result<(), Error> {
     let is_changed = summary.num_committed > 0;
-    if !is_changed && !summary.skipped.contains_key(&SkipReason::UpToDate) {
+    let has_heatmaps = is_changed || summary.skipped.contains_key(&SkipReason::UpToDate);
+    // What a shard passes over is a part of what its job does.
+    if !has_heatmaps && shard.is_none() {
         return Ok(());
     }
     let Computed { program, columns, classes, label, fields, folder } = computed;
     let ending = exit.ending();
+    let mut settings = record.config.clone();
+    if shard.is_some() {
+        // The record is that of all shards.
+        settings.insert("shard".to_owned(), Value::Null);
+    }
     let details = json!({
         "model": program.metadata.name,
         "model_digest": program.digest(),
@@ -54,18 +62,25 @@ pub fn note_run(
         "exit": ending.name,
         "exit_code": ending.exit_code,
         "counts": record.counts(),
-        "settings": record.config,
+        "settings": settings,
     });
     let note = RunNote {
         job: args.name.clone(),
         fields: fields.names().map(ToOwned::to_owned).collect(),
         folder,
+        part: shard.map(|shard| Part { shard, is_done: matches!(exit, Exit::Done | Exit::SomeFailed), is_idle: !is_changed }),
         details: match details {
             Value::Object(details) => details,
             _ => Map::new(),
         },
     };
-    if is_changed || !dataset.has_run(&note)? {
+    let is_wanted = match (is_changed, has_heatmaps) {
+        (true, _) => true,
+        // A shard adds to the record that there is.
+        (false, true) => shard.is_some() || !dataset.has_run(&note)?,
+        (false, false) => dataset.has_run(&note)?,
+    };
+    if is_wanted {
         dataset.note_run(&note)?;
     }
     Ok(())

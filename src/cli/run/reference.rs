@@ -82,10 +82,11 @@ fn value(arg: &Arg) -> (String, bool) {
     (if is_list { format!("[{quoted}]") } else { quoted }, is_example)
 }
 
-/// Something that the flag takes: the name of its value, else a number, else a file for metrics.
+/// Something that the flag takes: the name of its value, else a number, a part of the whole, a file for metrics.
 fn example(arg: &Arg) -> String {
     let name = arg.get_value_names().and_then(|names| names.first()).map_or("value".to_owned(), |name| name.to_lowercase());
-    let candidates = [if name == "n" { "1".to_owned() } else { name.clone() }, "1".to_owned(), "camflow-{name}.prom".to_owned()];
+    let named = if name == "n" { "1" } else { &name };
+    let candidates = [named, "1", "1/10", "camflow-{name}.prom"].map(ToOwned::to_owned);
     let is_taken = |text: &&String| {
         let alone = Command::new("key").no_binary_name(true).disable_help_flag(true).arg(arg.clone().required(false));
         let flag = arg.get_long().unwrap_or_default();
