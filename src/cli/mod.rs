@@ -18,6 +18,7 @@ mod runs;
 mod secrets;
 mod signals;
 mod target;
+mod worker;
 
 use std::io::Write;
 
@@ -48,6 +49,8 @@ enum Command {
     Annotate(Box<annotate::Args>),
     /// Run the jobs of a job file, one after the other
     Run(run::Args),
+    /// Keep the model of a job loaded, and do the shards of it that standard input names
+    Worker(worker::Args),
     /// Where the model looks: distributions, worst and best samples, and what stands out
     Report(report::Args),
     /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
@@ -72,6 +75,7 @@ impl Command {
         match self {
             Command::Annotate(args) => args.format,
             Command::Run(args) => args.format,
+            Command::Worker(args) => args.format(),
             Command::Explain(args) => args.format,
             Command::Runs(args) => args.format,
             Command::Report(_)
@@ -111,6 +115,10 @@ pub fn main() -> Exit {
             Ok(annotate::main(annotate::Invocation::from_matches(*args, matches), &mut None))
         }
         Command::Run(args) => run::main(&args),
+        Command::Worker(args) => {
+            let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+            worker::main(args, matches)
+        }
         Command::Report(args) => report::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Runs(args) => runs::main(&args),

@@ -122,6 +122,11 @@ impl TorchExplainer {
         self.num_sharing = num_explainers.max(1);
     }
 
+    /// A run begins: what one that was cut off had brought to the device is of other samples.
+    pub fn begin(&mut self) {
+        self.prefetched.clear();
+    }
+
     /// The model as it is run.
     pub fn plan(&self) -> &Plan {
         &self.plan

@@ -116,8 +116,8 @@ pub fn run(
 
     // Only what camflow wrote here is camflow's to remove.
     let removable = (!options.keep_superseded).then_some(encoder.folder.as_path());
-    // What each explainer takes; until it has had a batch, one sample.
-    let limits = Mutex::new(vec![BatchLimit::samples(1); num_devices]);
+    // What each explainer takes; until it has had a batch, in this run or an earlier one, one sample.
+    let limits = Mutex::new(explainers.iter().map(|explainer| explainer.batch_limit()).collect::<Vec<_>>());
     let limits = &limits;
     let smallest = || lock(limits).iter().copied().fold(BatchLimit::samples(usize::MAX), BatchLimit::and);
     let limit = move || options.batch_limit.unwrap_or_else(smallest);

@@ -47,10 +47,29 @@ impl RunRecord {
         self.summary.as_ref().map_or(Value::Null, summary::counts)
     }
 
+    /// What a worker says of a shard when it is done with it.
+    pub fn answer(&self, shard: &str, ending: Ending) -> Value {
+        json!({
+            "event": "shard_finished",
+            "shard": shard,
+            "exit": ending.name,
+            "exit_code": ending.exit_code,
+            "error": self.error,
+            "counts": self.counts(),
+            "elapsed_s": self.elapsed(),
+            "stages": self.summary.as_ref().map(summary::stages),
+            "failures": self.failures(),
+        })
+    }
+
+    /// The first failed samples.
+    fn failures(&self) -> Vec<Value> {
+        self.summary.iter().flat_map(|summary| &summary.failures).map(failure_json).collect()
+    }
+
     /// The content of the report file.
     pub fn json(&self, ending: Ending) -> String {
         let summary = self.summary.as_ref();
-        let failures: Vec<Value> = summary.map(|summary| summary.failures.iter().map(failure_json).collect()).unwrap_or_default();
         let report = json!({
             "camflow": env!("CARGO_PKG_VERSION"),
             "job": self.job,
@@ -64,7 +83,7 @@ impl RunRecord {
             "config": self.config,
             "counts": self.counts(),
             "stages": summary.map(summary::stages),
-            "failures": failures,
+            "failures": self.failures(),
         });
         format!("{report:#}\n")
     }

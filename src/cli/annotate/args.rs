@@ -144,9 +144,9 @@ impl Args {
     /// What the job is called where nobody named it.
     pub const UNNAMED: &str = "annotate";
 
-    /// The part of the samples that this run is about, if not all.
-    pub fn part(&self) -> Option<Shard> {
-        self.shard.filter(|shard| !shard.is_whole())
+    /// The part of the samples that this run is about.
+    pub fn shard(&self) -> Shard {
+        self.shard.unwrap_or(Shard::WHOLE)
     }
 
     /// Whether nothing is to be changed.
@@ -160,19 +160,18 @@ impl Args {
     }
 
     /// The report file, with the job's name and the shard put in.
-    pub fn report_file(&self) -> Option<PathBuf> {
-        self.report_file.as_deref().map(|path| self.named(path))
+    pub fn report_file(&self, shard: Shard) -> Option<PathBuf> {
+        self.report_file.as_deref().map(|path| self.named(path, shard))
     }
 
     /// The metrics file, with the job's name and the shard put in.
-    pub fn metrics_file(&self) -> Option<PathBuf> {
-        self.metrics_file.as_deref().map(|path| self.named(path))
+    pub fn metrics_file(&self, shard: Shard) -> Option<PathBuf> {
+        self.metrics_file.as_deref().map(|path| self.named(path, shard))
     }
 
-    fn named(&self, path: &Path) -> PathBuf {
+    fn named(&self, path: &Path, shard: Shard) -> PathBuf {
         match path.to_str() {
             Some(text) => {
-                let shard = self.shard.unwrap_or(Shard::WHOLE);
                 let shard = format!("{}-of-{}", shard.index(), shard.count());
                 text.replace("{name}", self.job_name()).replace("{shard}", &shard).into()
             }

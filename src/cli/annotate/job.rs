@@ -16,7 +16,7 @@ use crate::{
         target::{check_class_flag, check_task},
     },
     explain::{Column, Method},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
+    fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
     media::MaskValue,
     names::{Choice, backticked},
@@ -61,12 +61,15 @@ fn check_input_size(program: &Program) -> anyhow::Result<()> {
 }
 
 /// Keeps the database in `open`, also if something else is wrong.
-pub fn check_dataset(args: &Args, open: &mut Option<Database>) -> anyhow::Result<DatasetSide> {
+pub fn connect(args: &Args, open: &mut Option<Database>) -> anyhow::Result<Connected> {
     let connected = args.database.connect(args.cam.python.clone())?;
     *open = Some(connected.database.clone());
-    let mut notices = connected.notices;
-    let dataset = Dataset::open(&connected.database, &args.dataset)?;
-    notices.extend(dataset.notices());
+    Ok(connected)
+}
+
+pub fn check_dataset(args: &Args, database: &Database) -> anyhow::Result<DatasetSide> {
+    let dataset = Dataset::open(database, &args.dataset)?;
+    let notices = dataset.notices();
     let label = match &args.target {
         TargetSpec::Labels(field) => Some(dataset.label_field(field.as_deref())?),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
@@ -165,7 +168,6 @@ pub fn selection(
         ids,
         matching: args.matching.clone(),
         slices: args.slices.clone(),
-        shard: args.shard,
         shuffle: args.shuffle.then_some(args.seed),
         limit: args.limit,
         ..Selection::default()

@@ -22,6 +22,8 @@ pub struct Computed<'a> {
     pub fields: &'a HeatmapFields,
     /// `None` where nothing is written to disk.
     pub folder: Option<std::path::PathBuf>,
+    /// The shard, if the run was not about all samples.
+    pub part: Option<Shard>,
 }
 
 /// Notes the run, unless it changed nothing: a job that runs every night would otherwise say only when the last night was. A job
@@ -33,18 +35,17 @@ pub fn note_run(
     record: &RunRecord,
     summary: &Summary,
     exit: Exit,
-    shard: Option<Shard>,
 ) -> Result<(), Error> {
+    let Computed { program, columns, classes, label, fields, folder, part } = computed;
     let is_changed = summary.num_committed > 0;
     let has_heatmaps = is_changed || summary.skipped.contains_key(&SkipReason::UpToDate);
     // What a shard passes over is a part of what its job does.
-    if !has_heatmaps && shard.is_none() {
+    if !has_heatmaps && part.is_none() {
         return Ok(());
     }
-    let Computed { program, columns, classes, label, fields, folder } = computed;
     let ending = exit.ending();
     let mut settings = record.config.clone();
-    if shard.is_some() {
+    if part.is_some() {
         // The record is that of all shards.
         settings.insert("shard".to_owned(), Value::Null);
     }
@@ -68,7 +69,7 @@ pub fn note_run(
         job: args.name.clone(),
         fields: fields.names().map(ToOwned::to_owned).collect(),
         folder,
-        part: shard.map(|shard| Part { shard, is_done: matches!(exit, Exit::Done | Exit::SomeFailed), is_idle: !is_changed }),
+        part: part.map(|shard| Part { shard, is_done: matches!(exit, Exit::Done | Exit::SomeFailed), is_idle: !is_changed }),
         details: match details {
             Value::Object(details) => details,
             _ => Map::new(),
@@ -77,7 +78,7 @@ pub fn note_run(
     let is_wanted = match (is_changed, has_heatmaps) {
         (true, _) => true,
         // A shard adds to the record that there is.
-        (false, true) => shard.is_some() || !dataset.has_run(&note)?,
+        (false, true) => part.is_some() || !dataset.has_run(&note)?,
         (false, false) => dataset.has_run(&note)?,
     };
     if is_wanted {

@@ -11,6 +11,7 @@ use anyhow::Context;
 use super::Args;
 use crate::{
     cli::Exit,
+    fiftyone::Shard,
     media::{Durability, create_folders, write_atomically},
     report::{RunRecord, metrics},
 };
@@ -23,9 +24,9 @@ pub struct RecordFiles {
 
 impl RecordFiles {
     /// Checks that they can be written, before hours of work.
-    pub fn check(args: &Args) -> anyhow::Result<Self> {
+    pub fn check(args: &Args, shard: Shard) -> anyhow::Result<Self> {
         let wanted = |path: Option<PathBuf>| path.filter(|_| !args.is_dry());
-        let files = RecordFiles { report: wanted(args.report_file()), metrics: wanted(args.metrics_file()) };
+        let files = RecordFiles { report: wanted(args.report_file(shard)), metrics: wanted(args.metrics_file(shard)) };
         for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
             let Some(path) = path else { continue };
             let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));

@@ -6,9 +6,11 @@ mod reference;
 
 use std::{path::PathBuf, str::FromStr};
 
+use anyhow::Context;
+
 use super::{Exit, Failure, annotate, choice, print, signals::cancel_on_signals};
 use crate::{
-    names::Choice,
+    names::{Choice, backticked},
     report::{Format, Reporter},
 };
 
@@ -90,6 +92,21 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         Reporter::new(args.format).warning(&format!("not every job is done: {text}"));
     }
     Ok(worst)
+}
+
+/// The job of a file, for what can do only one.
+pub fn only_job(args: &Args) -> anyhow::Result<annotate::Invocation> {
+    let Some(file) = &args.file else { anyhow::bail!("no job file is named") };
+    let mut jobs = plan::jobs(file, args)?;
+    let names: Vec<&str> = jobs.iter().map(|job| job.args.job_name()).collect();
+    anyhow::ensure!(
+        names.len() < 2,
+        "the job file `{}` has {} jobs: {}\nhint: name one of them with `--only`",
+        file.display(),
+        names.len(),
+        backticked(&names)
+    );
+    jobs.pop().with_context(|| format!("the job file `{}` has no job", file.display()))
 }
 
 #[cfg(test)]

@@ -80,7 +80,8 @@ fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Optio
         // The rest makes sense only for a job without mistakes, which are reported already.
         match invocation(&keys, job, &settings, args) {
             Some(Ok(invocation)) => {
-                let (report, metrics) = (invocation.args.report_file(), invocation.args.metrics_file());
+                let (args, shard) = (&invocation.args, invocation.args.shard());
+                let (report, metrics) = (args.report_file(shard), args.metrics_file(shard));
                 for (key, path) in [("report-file", report), ("metrics-file", metrics)] {
                     if let Some(other) = path.and_then(|path| files.insert(path, &job.name)) {
                         wrong(format!("its `{key}` is that of job `{other}`; put `{{name}}` into it, the name of the job"));

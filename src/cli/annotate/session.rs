@@ -1,0 +1,268 @@
+//! A job with its model loaded and its database open: `annotate` runs it once, a worker shard by shard.
+
+use anyhow::Context;
+
+use super::{
+    Args,
+    args::BatchSize,
+    job::{
+        DatasetSide, check_dataset, check_model, check_schema, check_writable, connect, describe_fields, field_names, fields,
+        job_fingerprint, output_folder, preceding, selection,
+    },
+    note::{Computed, note_run},
+};
+use crate::{
+    cli::{
+        Exit, Failure,
+        cam::Model,
+        signals::cancel_on_signals,
+        target::{check_output, class_names, described, resolve_targets},
+    },
+    explain::{Column, ExplainOptions, TorchExplainer},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, SampleSource, Shard},
+    media::{ExifPolicy, ImageLimits},
+    names::backticked,
+    pipeline::{
+        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, NpyFormat, Parts, RunError, RunOptions, SkipReason,
+        Source, Store, Targets, note_dataset, run, survey,
+    },
+    program::{PlanOptions, Program, device_name},
+    report::{Reporter, RunRecord},
+};
+
+/// What stays from one run of the job to the next.
+pub struct Session<'a> {
+    args: &'a Args,
+    pub reporter: &'a Reporter,
+    pub cancellation: Cancellation,
+    pub database: Database,
+    pub program: Program,
+    devices: Vec<PlanOptions>,
+    options: ExplainOptions,
+    columns: Vec<Column>,
+    /// None before the first run.
+    explainers: Vec<TorchExplainer>,
+    /// What was found when the session began, until it is used.
+    found: Option<DatasetSide>,
+}
+
+/// What the job comes to on the dataset as it is now.
+pub struct Work {
+    pub dataset: Dataset,
+    label: Option<LabelField>,
+    targets: Targets,
+    class_names: Vec<String>,
+    names: Vec<Vec<String>>,
+    pub fields: HeatmapFields,
+    heatmap_fields: Vec<HeatmapField>,
+    /// `None` where nothing is written to disk.
+    pub folder: Option<std::path::PathBuf>,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the model and the dataset. Both sides are checked before either's faults are reported: one look, all mistakes. The
+    /// database stays in `open` until the next one is, because a service that camflow started would end between two jobs.
+    pub fn open(args: &'a Args, reporter: &'a Reporter, open: &mut Option<Database>) -> Result<Self, Failure> {
+        let cancellation = cancel_on_signals()?;
+        let mut dataset_side = || {
+            let connected = connect(args, open)?;
+            let mut side = check_dataset(args, &connected.database)?;
+            side.notices.splice(0..0, connected.notices);
+            Ok((connected.database, side))
+        };
+        let (model, (database, found)) = match (check_model(args, reporter), dataset_side()) {
+            (Ok(model), Ok(dataset)) => (model, dataset),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
+            (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
+        };
+        let Model { program, layers, devices } = model;
+        let options = ExplainOptions { faithfulness: args.faithfulness, ..args.cam.explain_options(&program, layers) };
+        let columns = options.columns();
+        let (explainers, found) = (Vec::new(), Some(found));
+        Ok(Session { args, reporter, cancellation, database, program, devices, options, columns, explainers, found })
+    }
+
+    /// Looks what there is to do: somebody may have changed fields, classes or mask targets since the last run.
+    pub fn prepare(&mut self) -> Result<Work, Failure> {
+        let args = self.args;
+        let side = match self.found.take() {
+            Some(found) => found,
+            // It was there before, so it is not the job that is wrong.
+            None => check_dataset(args, &self.database).map_err(Failure::aborted)?,
+        };
+        let DatasetSide { dataset, label, mask_targets, notices } = side;
+        notices.iter().for_each(|notice| self.reporter.notice(notice));
+        let (program, classes) = (&self.program, &args.cam.classes);
+        let mask_targets = mask_targets.as_deref();
+        let targets = resolve_targets(&args.target, classes, program, &dataset, label.as_ref(), mask_targets, self.reporter)?;
+        let class_names = class_names(&targets, label.as_ref());
+        let names = field_names(args, &class_names, &self.options.methods, &self.columns)?;
+        let folder = output_folder(args.out.as_deref(), dataset.name())?;
+        let folder = (args.store == Store::Path || args.npy != NpyFormat::None).then_some(folder);
+        if let Some(folder) = folder.as_deref().filter(|_| !args.is_dry()) {
+            check_writable(folder)?;
+        }
+        let fields = fields(&names, &targets, &self.columns);
+        let heatmap_fields = describe_fields(&names, &self.columns, program);
+        Ok(Work { dataset, label, targets, class_names, names, fields, heatmap_fields, folder })
+    }
+
+    /// The samples of a shard of the selection, no more than `limit` of the first ones if that is given.
+    pub fn source(&self, work: &Work, shard: Shard, limit: Option<u64>) -> Result<SampleSource, Failure> {
+        let selection = selection(self.args, &work.dataset, work.label.clone(), &work.heatmap_fields);
+        let mut selection = selection.map_err(|error| match self.cancellation.is_cancelled() {
+            // Ctrl-C ends the Python that resolves a view, too.
+            true => Failure { exit: Exit::Interrupted, error },
+            false => error.into(),
+        })?;
+        selection.shard = Some(shard);
+        if let Some(limit) = limit {
+            selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));
+            selection.shuffle = None;
+        }
+        Ok(work.dataset.source(selection)?)
+    }
+
+    /// Brings the model to its devices, if it is not there yet.
+    pub fn load(&mut self) -> Result<(), Failure> {
+        if self.explainers.is_empty() {
+            let explainer = |device: &PlanOptions| TorchExplainer::new(&self.program, *device, self.options.clone());
+            let mut explainers = self.devices.iter().map(explainer).collect::<Result<Vec<_>, _>>()?;
+            for (explainer, options) in explainers.iter_mut().zip(&self.devices) {
+                explainer.share_memory(self.devices.iter().filter(|other| other.device == options.device).count());
+            }
+            check_output(&self.program, explainers[0].plan(), &self.args.target)?;
+            self.explainers = explainers;
+        }
+        Ok(())
+    }
+
+    /// Where the model runs.
+    pub fn device_names(&self) -> Vec<String> {
+        self.devices.iter().map(|options| device_name(options.device)).collect()
+    }
+
+    /// Makes sure that the devices still compute: one that has had a fault may fail at whatever it is given from then on.
+    pub fn check_devices(&self) -> anyhow::Result<()> {
+        for explainer in &self.explainers {
+            let (device, shape) = (explainer.plan().device(), &self.program.metadata.input.example[..]);
+            let zeros = tch::Tensor::f_zeros(shape, (tch::Kind::Float, device)).map_err(anyhow::Error::from);
+            let run = zeros.and_then(|zeros| Ok(explainer.plan().run(&zeros)?));
+            run.with_context(|| format!("device `{}` does not compute any more", device_name(device)))?;
+        }
+        Ok(())
+    }
+
+    /// Does the work on a shard of the selection.
+    pub fn run(&mut self, shard: Shard, record: &mut RunRecord) -> Result<Exit, Failure> {
+        let (args, reporter) = (self.args, self.reporter);
+        let work = self.prepare()?;
+        let mut source = self.source(&work, shard, None)?;
+        source.notices().iter().for_each(|notice| reporter.notice(notice));
+        let mut sink = work.dataset.sink(work.heatmap_fields.clone())?;
+        self.load()?;
+        let part = Some(shard).filter(|shard| !shard.is_whole());
+        reporter.step(&format!(
+            "dataset `{}`: {} samples{}, target {}; model `{}` on {}; fields {}",
+            work.dataset.name(),
+            source.num_samples().map_or_else(|| "?".into(), |count| count.to_string()),
+            part.map(|shard| format!(" in shard {shard}")).unwrap_or_default(),
+            described(&args.target, work.label.as_ref()),
+            self.program.metadata.name,
+            self.device_names().join(", "),
+            backticked(work.fields.names()),
+        ));
+        let Work { dataset, label, targets, class_names, names, fields, folder, .. } = work;
+        let decoder = Decoder {
+            preprocess: self.program.metadata.preprocess.clone(),
+            targets,
+            fields: fields.clone(),
+            limits: ImageLimits::default(),
+            exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
+            fingerprint: job_fingerprint(args, &self.program, label.as_ref()),
+            overwrite: args.overwrite,
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let num_workers = args.workers.unwrap_or(cores);
+        if args.is_dry() {
+            let tell = |event| match event {
+                Event::SampleFailed(_) => reporter.tell(event),
+                Event::SampleStale { .. } if args.explain_plan => reporter.tell(event),
+                _ => {}
+            };
+            let survey = survey(&mut source, &decoder, num_workers, &self.cancellation, &tell).map_err(Failure::aborted)?;
+            reporter.surveyed(&survey, self.columns.len());
+            return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
+        }
+        sink.lock(shard).map_err(Failure::from_lock)?;
+        if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !args.no_app_config) {
+            sink.show_in_app(deepest.clone());
+        }
+        if let Some(folder) = &folder {
+            note_dataset(folder, &dataset.id()).with_context(|| format!("cannot write to the folder `{}`", folder.display()))?;
+        }
+        // A clone of the dataset may refer to the files that this run replaces.
+        let keep_superseded = dataset.shares_heatmaps(&fields.names().collect::<Vec<_>>()).map_err(Failure::aborted)?;
+        let encoder = Encoder {
+            folder: folder.clone().unwrap_or_default(),
+            fields: fields.clone(),
+            preceding: preceding(&self.columns),
+            store: args.store,
+            npy: args.npy,
+            class_names: self.program.metadata.classes.clone(),
+        };
+        let options = RunOptions {
+            batch_limit: match args.batch_size {
+                BatchSize::Samples(samples) => Some(BatchLimit::samples(samples.get())),
+                BatchSize::Auto => None,
+            },
+            num_workers,
+            max_failures: args.max_failures,
+            keep_superseded,
+        };
+        let tell = |event| reporter.tell(event);
+        self.explainers.iter_mut().for_each(TorchExplainer::begin);
+        let parts = Parts {
+            source: &mut source,
+            decoder: &decoder,
+            explainers: self.explainers.iter_mut().map(|explainer| explainer as _).collect(),
+            encoder: &encoder,
+            sink: &mut sink,
+        };
+        let (summary, fault) = run(parts, options, &self.cancellation, &tell);
+        reporter.finish(&summary, fault.as_ref());
+        record.summary = Some(summary.clone());
+        let exit = match (&fault, summary.interrupted, summary.num_failed) {
+            (Some(_), ..) => Exit::Aborted,
+            (None, true, _) => Exit::Interrupted,
+            (None, false, 0) => Exit::Done,
+            (None, false, _) => Exit::SomeFailed,
+        };
+        let (program, columns, label) = (&self.program, &self.columns[..], label.as_ref());
+        let computed = Computed { program, columns, classes: &class_names, label, fields: &fields, folder, part };
+        let note = || note_run(args, &dataset, computed, record, &summary, exit);
+        match fault {
+            // A database that is lost takes no notes, and the next run makes up for it.
+            Some(fault @ RunError::Database { .. }) => return Err(Failure::aborted(fault)),
+            Some(fault) => {
+                if let Err(error) = note() {
+                    reporter.warning(&error.to_string());
+                }
+                return Err(Failure::aborted(fault));
+            }
+            None => {}
+        }
+        // Without a heatmap in any sample there is nothing to declare.
+        if summary.num_committed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate) {
+            check_schema(&sink, summary.num_committed > 0, reporter).map_err(Failure::aborted)?;
+        }
+        note().map_err(Failure::aborted)?;
+        if summary.num_committed > 0 {
+            reporter.notice(&format!(
+                "look at them with `fiftyone app launch {}`; a Python that has the dataset open sees them after `dataset.reload()`",
+                dataset.name()
+            ));
+        }
+        Ok(exit)
+    }
+}

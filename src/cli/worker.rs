@@ -1,0 +1,288 @@
+//! `camflow worker`: a job's model stays loaded while shards of it come in on standard input. `docs/scale.md` has the protocol.
+
+use std::{
+    io::{self, BufRead, Write},
+    os::fd::AsFd,
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{ArgMatches, Subcommand};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Exit, Failure,
+    annotate::{self, Invocation, Session, recorded},
+    error_text, run,
+};
+use crate::{
+    fiftyone::Shard,
+    media::{open_regular, shown},
+    pipeline::{RunError, Source},
+    report::{Format, Reporter},
+};
+
+/// Keep the model of a job loaded, and do the shards of it that standard input names
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    job: Job,
+}
+
+/// Where the job is described.
+#[derive(Debug, Subcommand)]
+enum Job {
+    /// A job by the flags of `camflow annotate`
+    Annotate(Box<annotate::Args>),
+    /// A job of a job file, by the flags of `camflow run`
+    Run(run::Args),
+}
+
+impl Args {
+    /// How errors are reported.
+    pub fn format(&self) -> Format {
+        match &self.job {
+            Job::Annotate(args) => args.format,
+            Job::Run(args) => args.format,
+        }
+    }
+}
+
+/// The version of the protocol, told when the worker is ready. New names may be added to lines without a new version.
+const PROTOCOL: u32 = 1;
+
+/// How often to look whether the worker was asked to stop while it waits for work.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Samples whose files are tried before the first shard: one that is missing is a fault of the sample, not of this machine.
+const TRIED: u64 = 16;
+
+/// A line of standard input.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    shard: String,
+}
+
+/// Runs the subcommand. Standard output is for answers alone.
+pub fn main(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
+    let format = args.format();
+    let mut answers = take_standard_output()?;
+    let started = |invocation: &Invocation| {
+        let job = &invocation.args;
+        let reporter = Reporter::for_job(format, job.quiet, job.name.as_deref(), &job.dataset);
+        reporter.job_started((1, 1));
+        reporter
+    };
+    let invocation = match invocation(args, matches) {
+        Ok(invocation) => invocation,
+        Err(failure) => return not_ready(&mut answers, failure),
+    };
+    let reporter = started(&invocation);
+    let mut open = None;
+    let ready = Session::open(&invocation.args, &reporter, &mut open).and_then(|mut session| {
+        let ready = check(&mut session, &invocation)?;
+        Ok((session, ready))
+    });
+    let (session, ready) = match ready {
+        Ok(ready) => ready,
+        Err(failure) => return not_ready(&mut answers, failure),
+    };
+    answer(&mut answers, &ready)?;
+    let exit = serve(session, &invocation, &mut answers)?;
+    reporter.job_finished(exit.ending());
+    Ok(exit)
+}
+
+/// From now on whatever else this process or its children print goes to standard error.
+fn take_standard_output() -> anyhow::Result<impl Write> {
+    let answers = io::stdout().as_fd().try_clone_to_owned().context("standard output cannot be used")?;
+    // SAFETY: both are open, and nobody in this process owns either.
+    let redirected = unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) };
+    anyhow::ensure!(redirected >= 0, "standard output cannot be used: {}", io::Error::last_os_error());
+    Ok(std::fs::File::from(answers))
+}
+
+/// The one job that the worker is for.
+fn invocation(args: Args, matches: &ArgMatches) -> Result<Invocation, Failure> {
+    let invocation = match args.job {
+        Job::Annotate(args) => {
+            let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+            Invocation::from_matches(*args, matches)
+        }
+        Job::Run(args) => run::only_job(&args)?,
+    };
+    let args = &invocation.args;
+    let refused = match (args.is_dry(), args.shard) {
+        (true, _) => "a worker changes things, so it takes neither `--dry-run` nor `--explain-plan`\nhint: leave them out",
+        (_, Some(_)) => {
+            "a worker is told its shards on standard input\nhint: leave out `--shard`, and the key `shard` of a job file"
+        }
+        _ => return Ok(invocation),
+    };
+    Err(anyhow::anyhow!(refused).into())
+}
+
+/// Makes sure of all that can be known before the first shard: also that this machine sees the folders that the job names.
+fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Failure> {
+    let work = session.prepare()?;
+    let media = check_media(&mut session.source(&work, Shard::WHOLE, Some(TRIED))?, work.dataset.name())?;
+    session.load()?;
+    let program = &session.program;
+    Ok(json!({
+        "event": "ready",
+        "protocol": PROTOCOL,
+        "camflow": env!("CARGO_PKG_VERSION"),
+        "job": invocation.args.name,
+        "dataset": work.dataset.name(),
+        "host": sysinfo::System::host_name(),
+        "process": std::process::id(),
+        "devices": session.device_names(),
+        "model": {"name": program.metadata.name, "path": program.path().to_string_lossy(), "digest": program.digest()},
+        "fields": work.fields.names().collect::<Vec<_>>(),
+        "database": session.database.describe().address,
+        "out": work.folder.as_ref().map(|folder| folder.to_string_lossy()),
+        "media": media,
+    }))
+}
+
+/// The first file of the dataset's that can be read; `None` where there are no samples.
+fn check_media(source: &mut dyn Source, dataset: &str) -> Result<Option<String>, Failure> {
+    let samples = source.next_samples().map_err(Failure::aborted)?;
+    let mut first = None;
+    for sample in samples.into_iter().map(|selected| selected.sample) {
+        let reason = match open_regular(&sample.media_path) {
+            Ok(Ok(_)) => return Ok(Some(sample.media_path.to_string_lossy().into_owned())),
+            Ok(Err(what)) => format!("it is {what}"),
+            Err(error) => error.to_string(),
+        };
+        first.get_or_insert((sample, reason));
+    }
+    let Some((sample, reason)) = first else { return Ok(None) };
+    Err(anyhow::anyhow!(
+        "no image of dataset `{dataset}` can be read here; the first is `{}` of sample `{}`: {reason}\nhint: this machine needs the folder with the images under the same path as the dataset has it",
+        shown(&sample.media_path),
+        sample.id
+    )
+    .into())
+}
+
+/// Answers line after line, until there are no more or the worker is asked to stop.
+fn serve(mut session: Session, invocation: &Invocation, answers: &mut impl Write) -> Result<Exit, Failure> {
+    let lines = standard_input()?;
+    loop {
+        if session.cancellation.is_cancelled() {
+            return Ok(Exit::Interrupted);
+        }
+        let line = match lines.recv_timeout(LOOK) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(Exit::Done),
+        };
+        let shard = match request(&line) {
+            Ok(shard) => shard,
+            Err(reason) => {
+                answer(answers, &refusal(&reason))?;
+                continue;
+            }
+        };
+        let mut config = invocation.config.clone();
+        config.insert("shard".to_owned(), json!(shard.to_string()));
+        let mut broken = None;
+        let (exit, record) = recorded(&invocation.args, config, shard, session.reporter, |record| {
+            let result = session.run(shard, record);
+            broken = broken_by(&session, &result);
+            result
+        });
+        answer(answers, &record.answer(&shard.to_string(), exit.ending()))?;
+        if let Some(error) = broken {
+            return Err(Failure::aborted(error));
+        }
+    }
+}
+
+/// Why this process can do no more, after a run that did not go well: else it would fail shard after shard in no time.
+fn broken_by(session: &Session, result: &Result<Exit, Failure>) -> Option<anyhow::Error> {
+    match result {
+        Ok(Exit::Done | Exit::Interrupted) => None,
+        Err(failure) if matches!(failure.error.downcast_ref(), Some(RunError::Bug(_))) => {
+            Some(anyhow::anyhow!("the worker ends after this fault\nhint: start another one"))
+        }
+        Err(failure) if failure.exit == Exit::Locked => None,
+        _ => session.check_devices().err(),
+    }
+}
+
+/// The lines of standard input, each when the one before it is answered.
+fn standard_input() -> anyhow::Result<Receiver<Vec<u8>>> {
+    let (sender, lines) = sync_channel(0);
+    let read = move || {
+        let mut input = io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            match input.read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) if sender.send(line).is_err() => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    std::thread::Builder::new().name("standard input".to_owned()).spawn(read).context("standard input cannot be read")?;
+    Ok(lines)
+}
+
+fn request(line: &[u8]) -> Result<Shard, String> {
+    let request: Request = serde_json::from_slice(line)
+        .map_err(|error| format!("this line is no request ({error})\nhint: write one as {{\"shard\": \"3/10\"}}"))?;
+    request.shard.parse().map_err(|reason| format!("`{}` is not a shard: {reason}", request.shard))
+}
+
+fn refusal(reason: &str) -> Value {
+    let ending = Exit::Usage.ending();
+    json!({
+        "event": "shard_finished", "shard": null, "exit": ending.name, "exit_code": ending.exit_code, "error": reason,
+        "counts": null, "elapsed_s": 0.0, "stages": null, "failures": [],
+    })
+}
+
+/// The only answer of a worker that cannot work. The same is said by its exit code and on standard error.
+fn not_ready(answers: &mut impl Write, failure: Failure) -> Result<Exit, Failure> {
+    let ending = failure.exit.ending();
+    let line = json!({
+        "event": "not_ready", "protocol": PROTOCOL, "camflow": env!("CARGO_PKG_VERSION"),
+        "host": sysinfo::System::host_name(), "process": std::process::id(),
+        "exit": ending.name, "exit_code": ending.exit_code, "error": error_text(&failure.error),
+    });
+    // The fault that is there already matters more.
+    let _ = answer(answers, &line);
+    Err(failure)
+}
+
+fn answer(answers: &mut impl Write, line: &Value) -> Result<(), Failure> {
+    writeln!(answers, "{line}")
+        .and_then(|()| answers.flush())
+        .context("nobody reads the worker's answers any more\nhint: what the last shard stored stays stored")
+        .map_err(Failure::aborted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_one_shard() {
+        let shard = |line: &str| request(line.as_bytes()).map(|shard| shard.to_string());
+        assert_eq!(shard("{\"shard\": \"3/10\"}\n"), Ok("3/10".into()));
+        assert_eq!(shard(" {\"shard\":\"1/1\"}\r\n"), Ok("1/1".into()));
+        for line in
+            ["", "\n", "3/10", "[]", "{}", "{\"shard\": 3}", "{\"shard\": \"3/10\", \"limit\": 3}", "{\"shard\": \"3/10\"} {"]
+        {
+            let refused = shard(line).expect_err(line);
+            assert!(refused.starts_with("this line is no request (") && refused.contains("\nhint: "), "{refused}");
+        }
+        assert_eq!(shard("{\"shard\": \"0/3\"}"), Err("`0/3` is not a shard: the shards are 1/3 to 3/3".into()));
+        assert!(request(&[0xff, b'\n']).is_err());
+    }
+}
