@@ -44,7 +44,7 @@ impl Shard {
     /// The numbers that divide its count, from 1. A shard of another count has no sample in common with this one where one of them
     /// divides both counts but not the difference of the indices: all samples of a shard have the same hash modulo it.
     pub(super) fn divisors(self) -> Vec<u32> {
-        (1..=self.count).filter(|number| self.count % number == 0).collect()
+        (1..=self.count).filter(|number| self.count.is_multiple_of(*number)).collect()
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
                     let (one, other) = (Shard { index: i, count: n }, Shard { index: j, count: m });
                     let meet = ids.iter().any(|id| one.contains(*id) && other.contains(*id));
                     let divisors = one.divisors();
-                    let apart = divisors.iter().any(|d| m % d == 0 && i.abs_diff(j) % d != 0);
+                    let apart = divisors.iter().any(|d| m.is_multiple_of(*d) && !i.abs_diff(j).is_multiple_of(*d));
                     assert_eq!(meet, !apart, "{one} and {other}");
                 }
             }

@@ -107,7 +107,8 @@ def test_a_worker_does_shard_after_shard(tiny_dataset, start, camflow, flags, ti
         refused = worker.hear()
         assert (refused["event"], refused["shard"], refused["exit_code"]) == ("shard_finished", None, 2)
         assert refused["error"] and refused["counts"] is None
-    # New samples, another class in the labels: it looks at the dataset anew for each shard.
+    # It looks at the dataset anew for each shard.
+    dataset.reload()
     dataset.add_samples([fo.Sample(s.filepath, ground_truth=s.ground_truth) for s in dataset.limit(5)], progress=False)
     assert worker.do("1/1")["counts"]["num_committed"] == 5
     assert worker.end() == 0

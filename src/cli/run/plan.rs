@@ -190,7 +190,7 @@ overwrite = false
         assert_eq!((a.args.job_name(), a.args.dataset.as_str(), a.args.overwrite), ("a", "d", true));
         assert_eq!((b.args.job_name(), b.args.dataset.as_str(), b.args.overwrite), ("b", "e", false));
         assert_eq!((a.args.tags.as_slice(), b.args.tags.as_slice()), (&["night".to_owned()][..], &[][..]));
-        assert_eq!(a.args.report_file(), Some("/jobs/a.json".into()));
+        assert_eq!(a.args.report_file(crate::fiftyone::Shard::WHOLE), Some("/jobs/a.json".into()));
         assert_eq!((a.position, b.position), ((1, 2), (2, 2)));
         assert_eq!((&a.config["dataset"], &a.config["overwrite"]), (&json!("d"), &json!(true)));
         assert_eq!((&a.config["database-uri"], &a.config["field"]), (&json!("(hidden)"), &json!("${DB}_{layer}")));
