@@ -192,7 +192,11 @@ fn serve(mut session: Session, invocation: &Invocation, answers: &mut impl Write
         config.insert("shard".to_owned(), json!(shard.to_string()));
         let mut broken = None;
         let (exit, record) = recorded(&invocation.args, config, shard, session.reporter, |record| {
-            let result = session.run(shard, record);
+            let result = session.run(shard, record).map_err(|failure| match failure.exit {
+                // The job was right when the worker began.
+                Exit::Usage => Failure::aborted(failure.error),
+                _ => failure,
+            });
             broken = broken_by(&session, &result);
             result
         });

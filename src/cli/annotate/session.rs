@@ -87,8 +87,7 @@ impl<'a> Session<'a> {
         let args = self.args;
         let side = match self.found.take() {
             Some(found) => found,
-            // It was there before, so it is not the job that is wrong.
-            None => check_dataset(args, &self.database).map_err(Failure::aborted)?,
+            None => check_dataset(args, &self.database)?,
         };
         let DatasetSide { dataset, label, mask_targets, notices } = side;
         notices.iter().for_each(|notice| self.reporter.notice(notice));
