@@ -200,9 +200,24 @@ impl Explainer for Together<'_> {
     }
 }
 
+/// Learns with its first batch how large the next ones may be.
+#[derive(Default)]
+struct Learning(FirstPixel);
+
+impl Explainer for Learning {
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        self.0.explain(batch)
+    }
+
+    fn batch_limit(&self) -> BatchLimit {
+        BatchLimit::samples(if self.0.batches.is_empty() { 1 } else { 4 })
+    }
+}
+
 struct World {
     folder: tempfile::TempDir,
     memory: Memory,
+    batch_limit: Option<BatchLimit>,
 }
 
 impl World {
@@ -222,7 +237,7 @@ impl World {
             };
             memory.samples.push((format!("{number:024x}"), path, target));
         }
-        World { folder, memory }
+        World { folder, memory, batch_limit: Some(BatchLimit::samples(2)) }
     }
 
     fn decoder(&self) -> Decoder {
@@ -275,8 +290,7 @@ impl World {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
-        let options =
-            RunOptions { batch_limit: Some(BatchLimit::samples(2)), num_workers: 2, max_failures, keep_superseded: false };
+        let options = RunOptions { batch_limit: self.batch_limit, num_workers: 2, max_failures, keep_superseded: false };
         let mut sink = MemorySink(&self.memory);
         let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
         let parts = Parts { source: &mut source, decoder, explainers, encoder, sink: &mut sink };
@@ -362,6 +376,22 @@ fn devices_work_side_by_side_from_one_queue() {
     assert_eq!(summary.stages[&Stage::Device].num_threads, 2);
     assert_eq!(devices.iter().flat_map(|device| &device.maps.batches).sum::<usize>(), 16);
     assert_eq!(world.files(), world.referenced());
+}
+
+#[test]
+fn what_was_learnt_of_batches_holds_for_the_next_run() {
+    let world = World { batch_limit: None, ..World::new(30) };
+    let decoder = Decoder { overwrite: true, ..world.decoder() };
+    let mut explainer = Learning::default();
+    let run = |explainer: &mut Learning| {
+        let (summary, fault) = world.run_on(vec![explainer], &decoder, &world.encoder(), None, None);
+        assert!(fault.is_none() && summary.num_committed == 16, "{fault:?}");
+    };
+    run(&mut explainer);
+    assert_eq!(explainer.0.batches[0], 1);
+    let num_before = explainer.0.batches.len();
+    run(&mut explainer);
+    assert_eq!(explainer.0.batches[num_before..], [4, 4, 4, 4]);
 }
 
 #[test]
