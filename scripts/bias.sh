@@ -9,9 +9,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
-if [ -z "${CAMFLOW:-}" ]; then
-    step "building camflow"
-    cargo build --locked
-    CAMFLOW="${CARGO_TARGET_DIR:-target}/debug/camflow"
-fi
+build_camflow
 exec "$camflow_python" scripts/bias.py --camflow "$CAMFLOW" "$@"

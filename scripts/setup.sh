@@ -27,6 +27,15 @@ fail() {
     exit 2
 }
 
+# CAMFLOW: the program that is asked for, else the development build.
+build_camflow() {
+    if [ -z "${CAMFLOW:-}" ]; then
+        step "building camflow"
+        cargo build --locked
+        CAMFLOW="${CARGO_TARGET_DIR:-target}/debug/camflow"
+    fi
+}
+
 # --- What has to be there already -------------------------------------------
 
 # The first Python that is new enough: FiftyOne and PyTorch ask for 3.10.

@@ -20,6 +20,8 @@ pub enum Event {
     },
     /// A sample refers to its new heatmaps.
     SampleCommitted {
+        /// Which sample.
+        sample: SampleRef,
         /// How many heatmaps it got.
         num_heatmaps: usize,
         /// How many it lost, because what they explain is not there any more.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{Event, MaxFailures, RunError, SampleFailure, Skip, Summary};
+use super::{Event, MaxFailures, RunError, SampleFailure, SampleRef, Skip, Summary};
 
 /// What the stages share: the counts, the first fault, and whom to tell.
 pub(super) struct Ledger<'a> {
@@ -55,13 +55,13 @@ impl<'a> Ledger<'a> {
         too_many.into_iter().for_each(|fault| self.abort(fault));
     }
 
-    pub(super) fn committed(&self, num_heatmaps: usize, num_withdrawn: usize) {
+    pub(super) fn committed(&self, sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize) {
         let mut summary = lock(&self.summary);
         summary.num_committed += 1;
         summary.num_heatmaps += num_heatmaps as u64;
         summary.num_withdrawn += num_withdrawn as u64;
         drop(summary);
-        (self.tell)(Event::SampleCommitted { num_heatmaps, num_withdrawn });
+        (self.tell)(Event::SampleCommitted { sample, num_heatmaps, num_withdrawn });
     }
 
     /// Only the first fault counts; the others are its consequences.

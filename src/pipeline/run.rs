@@ -309,7 +309,9 @@ fn commit_all(sink: &mut dyn Sink, removable: Option<&Path>, input: &Receiver<Sa
             Ok(ended) => {
                 for outcome in ended {
                     match outcome {
-                        Committed::Done { num_heatmaps, num_withdrawn } => ledger.committed(num_heatmaps, num_withdrawn),
+                        Committed::Done { sample, num_heatmaps, num_withdrawn } => {
+                            ledger.committed(sample, num_heatmaps, num_withdrawn)
+                        }
                         Committed::Skipped(skip) => ledger.skipped(skip),
                         Committed::Failed(failure) => ledger.failed(failure),
                     }

@@ -53,8 +53,9 @@ pub fn failure_json(failure: &SampleFailure) -> Value {
 pub fn event_json(event: &Event) -> Option<(Level, &'static str, Value)> {
     Some(match event {
         Event::RunStarted { num_samples } => (Level::Info, "run_started", json!({"num_samples": num_samples})),
-        Event::SampleCommitted { num_heatmaps, num_withdrawn } => {
-            (Level::Info, "sample_committed", json!({"num_heatmaps": num_heatmaps, "num_withdrawn": num_withdrawn}))
+        Event::SampleCommitted { sample, num_heatmaps, num_withdrawn } => {
+            let told = json!({"sample": sample.id, "num_heatmaps": num_heatmaps, "num_withdrawn": num_withdrawn});
+            (Level::Info, "sample_committed", told)
         }
         Event::SampleStale { sample, changes } => {
             let reasons: Vec<String> = changes.iter().map(ToString::to_string).collect();

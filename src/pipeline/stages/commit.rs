@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::{
     media::sync_names,
-    pipeline::{CommitOutcome, RunError, SampleFailure, SampleUpdate, Sink, Skip, SkipReason, Stage},
+    pipeline::{CommitOutcome, RunError, SampleFailure, SampleRef, SampleUpdate, Sink, Skip, SkipReason, Stage},
 };
 
 /// Updates in one bulk write. With maps in the documents the sink cuts further, by size.
@@ -35,7 +35,7 @@ pub fn next_bulk(updates: &Receiver<SampleUpdate>) -> Option<Vec<SampleUpdate>> 
 /// How an update ended.
 pub enum Committed {
     /// With so many heatmaps, and so many less.
-    Done { num_heatmaps: usize, num_withdrawn: usize },
+    Done { sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize },
     /// The sample is gone.
     Skipped(Skip),
     /// The sink refused it.
@@ -55,7 +55,8 @@ pub fn commit(sink: &mut dyn Sink, removable: Option<&Path>, bulk: Vec<SampleUpd
         CommitOutcome::Committed => {
             let is_removable = |file: &&Path| removable.is_some_and(|folder| is_below(file, folder));
             remove(update.superseded.iter().map(PathBuf::as_path).filter(is_removable));
-            Committed::Done { num_heatmaps: update.heatmaps.len(), num_withdrawn: update.withdrawn.len() }
+            let (num_heatmaps, num_withdrawn) = (update.heatmaps.len(), update.withdrawn.len());
+            Committed::Done { sample: update.sample, num_heatmaps, num_withdrawn }
         }
         // The new files belong to nothing.
         CommitOutcome::SampleGone => {
