@@ -1,8 +1,11 @@
 //! The dataset that a subcommand is about: its flags, and what is said where something of it is not there.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use super::annotate::DatabaseArgs;
 use crate::{
@@ -30,6 +33,38 @@ impl DatasetArgs {
         let dataset = Dataset::open(&connected.database, &self.dataset)?;
         Ok((connected, dataset))
     }
+
+    /// The samples of a saved view and of a file with ids; see [`chosen_ids`].
+    pub fn chosen_ids(&self, dataset: &Dataset, view: Option<&str>, ids: Option<&Path>) -> anyhow::Result<Option<Vec<String>>> {
+        chosen_ids(dataset, view, ids, self.python.clone())
+    }
+}
+
+/// The ids of the samples of a saved view that also stand in the file of ids, in the view's order; `None` where neither is given.
+pub fn chosen_ids(
+    dataset: &Dataset,
+    view: Option<&str>,
+    ids: Option<&Path>,
+    python: Option<PathBuf>,
+) -> anyhow::Result<Option<Vec<String>>> {
+    let listed: Option<Vec<String>> = match ids {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| {
+                format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
+            })?;
+            Some(text.split_whitespace().map(ToOwned::to_owned).collect())
+        }
+    };
+    let viewed = view.map(|view| dataset.saved_view(view, python)).transpose()?;
+    Ok(match (viewed, listed) {
+        (Some(mut viewed), Some(listed)) => {
+            let listed: HashSet<String> = listed.into_iter().collect();
+            viewed.retain(|id| listed.contains(id));
+            Some(viewed)
+        }
+        (viewed, listed) => viewed.or(listed),
+    })
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.

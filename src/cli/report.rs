@@ -55,6 +55,12 @@ pub struct Args {
     /// Only samples that match this MongoDB query (JSON)
     #[arg(long = "match", value_name = "QUERY")]
     matching: Option<String>,
+    /// Only the samples of this saved view
+    #[arg(long, value_name = "VIEW")]
+    view: Option<String>,
+    /// Only the samples whose ids stand in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
 }
 
 /// Runs the subcommand.
@@ -63,7 +69,8 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, args)?;
-    let selection = Selection { tags: args.tags.clone(), matching: args.matching.clone(), ..Selection::default() };
+    let ids = args.dataset.chosen_ids(&dataset, args.view.as_deref(), args.ids.as_deref())?;
+    let selection = Selection { tags: args.tags.clone(), matching: args.matching.clone(), ids, ..Selection::default() };
     let mut source = dataset.measured(fields.clone(), &selection)?;
     let mut study = Study::new(args.worst);
     let observed = match &args.csv {
@@ -138,7 +145,9 @@ fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
 fn selected(args: &Args) -> Option<String> {
     let tags = (!args.tags.is_empty()).then(|| format!("tagged {}", args.tags.join(" or ")));
     let matching = args.matching.as_ref().map(|query| format!("matching {query}"));
-    let parts: Vec<String> = tags.into_iter().chain(matching).collect();
+    let view = args.view.as_ref().map(|view| format!("of the view {view}"));
+    let ids = args.ids.as_ref().map(|path| format!("listed in {}", path.display()));
+    let parts: Vec<String> = tags.into_iter().chain(matching).chain(view).chain(ids).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

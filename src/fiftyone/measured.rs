@@ -7,7 +7,7 @@ use super::{
     dataset::Dataset,
     error::Error,
     retry::with_retries,
-    selection::{Selection, filter},
+    selection::{Selection, among, filter, parse_ids},
 };
 use crate::{
     measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series},
@@ -24,6 +24,8 @@ pub struct MeasuredSource {
     fields: Vec<String>,
     filter: Document,
     last: Option<ObjectId>,
+    /// What is left of the ids that were chosen, the next ones last; `None` where all samples are.
+    ids: Option<Vec<ObjectId>>,
 }
 
 impl Dataset {
@@ -35,10 +37,12 @@ impl Dataset {
     /// The measures that camflow left in these fields; the selection says of which samples.
     ///
     /// # Errors
-    /// The selection's query is none.
+    /// The selection's query is none, or one of its ids.
     pub fn measured(&self, fields: Vec<String>, selection: &Selection) -> Result<MeasuredSource, Error> {
         let filter = filter(self, selection)?;
-        Ok(MeasuredSource { dataset: self.clone(), fields, filter, last: None })
+        let mut ids = selection.ids.as_deref().map(|ids| parse_ids(self, ids)).transpose()?;
+        ids.iter_mut().for_each(|ids| ids.sort_unstable_by(|a, b| b.cmp(a)));
+        Ok(MeasuredSource { dataset: self.clone(), fields, filter, last: None, ids })
     }
 }
 
@@ -48,20 +52,31 @@ impl MeasuredSource {
     /// # Errors
     /// The database fails, or the dataset is gone.
     pub fn next_page(&mut self) -> Result<Vec<MeasuredSample>, Error> {
-        let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
-        let page: Vec<RawDocumentBuf> = with_retries(|| {
-            let (query, projection) = (self.query(), self.projection());
-            self.dataset.database.run(&doing, async {
-                let samples = self.dataset.database.collection::<RawDocumentBuf>(&self.dataset.samples);
-                let found = samples.find(query).projection(projection).sort(doc! {"_id": 1}).limit(PAGE);
-                found.batch_size(PAGE as u32).await?.try_collect().await
-            })
-        })?;
+        let page = loop {
+            let chosen = self.ids.as_mut().map(|ids| ids.split_off(ids.len().saturating_sub(PAGE as usize)));
+            let page = self.read_page(chosen.as_deref())?;
+            // None of the chosen ones may have heatmaps, and there may be more of them.
+            if !page.is_empty() || self.ids.as_ref().is_none_or(Vec::is_empty) {
+                break page;
+            }
+        };
         match page.last() {
             None => with_retries(|| self.dataset.check_exists())?,
             Some(last) => self.last = last.get_object_id("_id").ok(),
         }
         Ok(page.iter().map(|sample| self.read(sample)).collect())
+    }
+
+    fn read_page(&self, chosen: Option<&[ObjectId]>) -> Result<Vec<RawDocumentBuf>, Error> {
+        let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
+        with_retries(|| {
+            let query = chosen.map_or_else(|| self.query(), |ids| among(&self.query(), ids));
+            self.dataset.database.run(&doing, async {
+                let samples = self.dataset.database.collection::<RawDocumentBuf>(&self.dataset.samples);
+                let found = samples.find(query).projection(self.projection()).sort(doc! {"_id": 1}).limit(PAGE);
+                found.batch_size(PAGE as u32).await?.try_collect().await
+            })
+        })
     }
 
     fn query(&self) -> Document {

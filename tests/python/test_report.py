@@ -96,6 +96,22 @@ def test_the_page_opens_in_a_browser_without_a_network(dataset, camflow, tmp_pat
     assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
 
 
+def test_a_report_of_chosen_samples(dataset, camflow, clone, tmp_path):
+    copy = clone(dataset)
+    copy.save_view("some", copy.skip(2).limit(5))
+    chosen = copy.load_saved_view("some").values("id")
+    (tmp_path / "ids").write_text("\n".join(copy.values("id")[:4]))
+    for flags, wanted in (
+        (("--view", "some"), set(chosen)),
+        (("--ids", tmp_path / "ids"), set(copy.values("id")[:4])),
+        (("--view", "some", "--ids", tmp_path / "ids"), set(chosen[:2])),
+    ):
+        camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--csv", tmp_path / "r.csv", *flags)
+        with (tmp_path / "r.csv").open() as file:
+            assert {row["sample"] for row in csv.DictReader(file)} == wanted
+    assert "of the view some" in (tmp_path / "r.html").read_text()
+
+
 def test_a_change_since_the_last_report_is_named(dataset, camflow, clone, tmp_path):
     copy = clone(dataset)
     camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--json", tmp_path / "then.json")

@@ -1,7 +1,6 @@
 //! From flags to what they mean for this model and this dataset, each part checked.
 
 use std::{
-    collections::HashSet,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -13,6 +12,7 @@ use super::Args;
 use crate::{
     cli::{
         cam::Model,
+        dataset::chosen_ids,
         target::{check_class_flag, check_task},
     },
     explain::{Column, Method},
@@ -143,24 +143,7 @@ pub fn selection(
     fields: &[HeatmapField],
 ) -> anyhow::Result<Selection> {
     anyhow::ensure!(args.shuffle || args.seed == 0, "`--seed` does nothing by itself\nhint: add `--shuffle`");
-    let ids: Option<Vec<String>> = match &args.ids {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| {
-                format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
-            })?;
-            Some(text.split_whitespace().map(ToOwned::to_owned).collect())
-        }
-    };
-    let viewed = args.view.as_ref().map(|view| dataset.saved_view(view, args.cam.python.clone())).transpose()?;
-    let ids = match (viewed, ids) {
-        (Some(mut viewed), Some(ids)) => {
-            let ids: HashSet<String> = ids.into_iter().collect();
-            viewed.retain(|id| ids.contains(id));
-            Some(viewed)
-        }
-        (viewed, ids) => viewed.or(ids),
-    };
+    let ids = chosen_ids(dataset, args.view.as_deref(), args.ids.as_deref(), args.cam.python.clone())?;
     Ok(Selection {
         label,
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
