@@ -206,10 +206,13 @@ def asked_again(args, world: World, address: str) -> bool:
     code, summary = Job(world, address, "--shards", 4).end()
     skipped = summary["counts"]["skipped"]
     held = check(f"the second run finds all up to date ({skipped})", code == 0 and skipped == {"up to date": args.samples})
-    code, summary = Job(world, address, "--program", "/nowhere/camflow").end()
-    reasons = {lost["error"] for lost in summary["lost"]}
-    is_said = len(reasons) == 1 and "there is no program `/nowhere/camflow` on this node" in min(reasons)
-    held &= check(f"nodes without camflow say so ({code}, {reasons})", code == 2 and is_said)
+    for flags, reason in (
+        (("--program", "/nowhere/camflow"), "there is no program `/nowhere/camflow` on this node"),
+        (("--set", "out=/dev/null/maps"), "cannot make the folder `/dev/null/maps`"),
+    ):
+        code, summary = Job(world, address, *flags).end()
+        said = {lost["error"] for lost in summary["lost"]}
+        held &= check(f"nodes say what they lack ({code}, {said})", code == 2 and len(said) == 1 and reason in min(said))
     job = Job(world, address, "--shards", 2, "--set", "overwrite=true")
     job.until(lambda event: event["event"] == "shard_started")
     job.process.send_signal(signal.SIGTERM)

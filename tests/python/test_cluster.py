@@ -25,7 +25,7 @@ def test_a_node_is_lost_and_one_comes(binary):
     assert last and done.returncode == 0, report
     num_shards, num_retried, num_differences = map(int, last.groups())
     assert num_shards == 16 and num_retried >= 1 and num_differences == 0, report
-    assert done.stdout.count("as it should be: ") == 8 and "WRONG" not in done.stdout, report
+    assert done.stdout.count("as it should be: ") == 9 and "WRONG" not in done.stdout, report
 
 
 @pytest.mark.parametrize(
