@@ -336,7 +336,12 @@ def disturb(array: Array) -> dict[int, str]:
     say(f"task {task}: {done[task]} after {array.committed(task)} samples")
 
     task = array.in_the_middle(set(done))
-    array.cluster.ask("scancel", "--batch", "--signal=USR1", f"{array.id}_{task}")
+    # scancel delivers it, is told to try again later all the same, and does so for minutes.
+    command = ["scancel", "--batch", "--signal=USR1", array.tasks()[task]["JobId"]]
+    telling = subprocess.Popen(command, env=array.cluster.environment, stderr=subprocess.DEVNULL)
+    until(lambda: "its time is up, requeued" in array.log(task), "the task is requeued")
+    telling.terminate()
+    telling.wait()
     done[task] = "told that its time is up"
     say(f"task {task}: {done[task]} after {array.committed(task)} samples")
 
