@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -52,7 +53,8 @@ def slurm(tmp_path):
 
         def start(self, task: int, *arguments: str, of: range = range(64), codes=(0,), camflow: str = camflow, **more):
             (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
-            for name, body in (("camflow", camflow), ("scontrol", "")):
+            # Requeueing a task sends SIGTERM to all of its processes, scontrol too.
+            for name, body in (("camflow", camflow), ("scontrol", "kill -TERM $$ $PPID")):
                 program(tmp_path, name, body)
             environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CAMFLOW", "FIFTYONE"))}
             environment |= {
@@ -69,7 +71,7 @@ def slurm(tmp_path):
                 "SLURM_JOB_ID": "70",
                 **more,
             }
-            # Slurm runs a copy of it, in the folder of the submission. `set -m` apart, a session of its own.
+            # Slurm runs it in the folder of the submission.
             command = ["bash", SCRIPT, *(arguments or ("night.toml",))]
             environment = {name: value for name, value in environment.items() if value is not None}
             return subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -118,7 +120,7 @@ def test_what_is_missing_is_said_before_anything_runs(slurm, tmp_path):
         assert (code, camflow, scontrol) == (2, [], []) and words in said and "hint: " in said
     # A file of the user's has what is not in the environment, and no more than that.
     (tmp_path / ".config").mkdir()
-    (tmp_path / ".config" / "camflow.env").write_text("# mine\nFIFTYONE_DATABASE_URI=mongodb://of-file/?a=b&c=d\nHOME=/elsewhere\n")
+    (tmp_path / ".config" / "camflow.env").write_text("# mine\nthis is no=variable\nFIFTYONE_DATABASE_URI=mongodb://of-file/?a=b&c=d\nHOME=/elsewhere\n")
     show = 'echo "$FIFTYONE_DATABASE_URI $HOME"'
     assert f"mongodb://of-file/?a=b&c=d {tmp_path}\n" in slurm.run(0, camflow=show, FIFTYONE_DATABASE_URI=None)[1]
     assert "mongodb://mine " in slurm.run(0, camflow=show, FIFTYONE_DATABASE_URI="mongodb://mine")[1]
@@ -128,7 +130,7 @@ def test_what_follows_from_an_exit_code(slurm):
     again = ["requeue 70_5"]
     for code, expected in ((0, []), (1, []), (2, []), (130, []), (3, again), (137, again), (139, again)):
         ended, said, camflow, scontrol = slurm.run(5, codes=(code,))
-        assert (ended, scontrol, len(camflow)) == (code, expected, 1), said
+        assert (ended, scontrol, len(camflow)) == (code, expected, 1) and "requeue failed" not in said, said
     # Not for ever.
     for starts, expected in (("19", again), ("20", [])):
         code, said, _, scontrol = slurm.run(5, codes=(3,), SLURM_RESTART_COUNT=starts)
@@ -145,10 +147,10 @@ def test_signals_reach_camflow_once_and_only_the_time_limit_requeues(slurm, tmp_
     # A camflow that ends when it was told to, and says how often that was.
     drains = f'trap "echo told >>{tmp_path}/told" TERM; touch {tmp_path}/begun; for _ in $(seq 15); do sleep 0.1; done; exit $CODE'
 
-    def signalled(*numbers, code, camflow=drains, codes=(0,)):
+    def signalled(*numbers, code, camflow=drains):
         for name in ("told", "begun", "camflow.calls", "scontrol.calls"):
             (tmp_path / name).unlink(missing_ok=True)
-        process = slurm.start(5, camflow=camflow, codes=codes, CODE=str(code))
+        process = slurm.start(5, camflow=camflow, CODE=str(code))
         while not (tmp_path / "begun").exists():
             assert process.poll() is None
             time.sleep(0.01)
@@ -168,9 +170,10 @@ def test_signals_reach_camflow_once_and_only_the_time_limit_requeues(slurm, tmp_
     assert signalled(signal.SIGTERM, code=130)[:3] == (130, 0, [])
     assert signalled(signal.SIGUSR1, signal.SIGTERM, code=137)[:3] == (137, 1, [])
     # While a lock is waited for.
-    waits = f"touch {tmp_path}/begun; exit 4"
-    assert signalled(signal.SIGUSR1, code=4, camflow=waits)[:3] == (4, 0, ["requeue 70_5"])
-    assert signalled(signal.SIGTERM, code=4, camflow=waits)[:3] == (4, 0, [])
+    program(tmp_path, "sleep", f"touch {tmp_path}/begun; exec {shutil.which('sleep')} 1")
+    for number, expected in ((signal.SIGUSR1, ["requeue 70_5"]), (signal.SIGTERM, [])):
+        code, _, scontrol, said = signalled(number, code=4, camflow="exit 4")
+        assert (code, scontrol) == (4, expected) and len(calls(tmp_path, "camflow")) == 1, said
 
 
 # --------------------------------------------------------------------------------------------------------------- Kubernetes
