@@ -60,7 +60,7 @@ fn measure(arguments: &[&str]) -> Result<String, Failure> {
         ["files", folder, writers, seconds, bytes] => {
             let (folder, bytes) = (Path::new(folder), vec![90; bytes.parse()?]);
             let open = |index: usize| Ok((folder.join(index.to_string()), Vec::new()));
-            together(writers.parse()?, seconds.parse()?, &open, &|(folder, made): &mut (PathBuf, usize)| {
+            together(writers.parse()?, seconds.parse()?, &open, &|(folder, made): &mut (PathBuf, Vec<PathBuf>)| {
                 write(folder, made, &bytes)
             })
         }
