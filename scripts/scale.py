@@ -71,10 +71,14 @@ def check(args: argparse.Namespace) -> None:
     with real.World(args) as world:
         for job in args.jobs:
             for count in args.workers:
-                bound = model.bound(model.one_machine(profile, profile["jobs"][job], count, real.SHARDS))
+                costs, cores = profile["jobs"][job], profile["machine"]["cores"]
                 goes = [real.measure_together(world, job, count) for _ in range(args.repeat)]
                 best = max(goes, key=lambda go: go["images_per_s"])
-                rows.append({"job": job, "predicted": bound["images_per_s"], "limit": bound["limit"], **best})
+                alone, beside = (
+                    model.bound(model.one_machine(profile, costs, count, real.SHARDS, free)) for free in (cores, max(0.01, cores - best["others_cores"]))
+                )
+                of_cpu = {"predicted_cpu_s": model.machine_cpu(profile, costs, real.SHARDS)}
+                rows.append({"job": job, "alone": alone["images_per_s"], "predicted": beside["images_per_s"], "limit": beside["limit"], **of_cpu, **best})
                 say(f"{rows[-1]}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -125,11 +129,13 @@ def measured_table(profile: dict) -> str:
 
 
 def check_table(rows: list[dict]) -> str:
-    lines = ["| job | workers | predicted images/s | by | measured | ratio | cores that others used |", "| --- | ---: | ---: | --- | ---: | ---: | ---: |"]
+    """What was predicted and what came, in Markdown."""
+    head = ["job", "workers", "alone", "others took, of cores", "predicted images/s", "by", "measured", "ratio", "CPU ms predicted", "measured", "ratio"]
+    lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | ---: | ---: | --- |" + " ---: |" * 5]
     for row in rows:
-        ratio = row["images_per_s"] / row["predicted"]
-        shown = f"{row['predicted']:.1f} | {row['limit']} | {row['images_per_s']:.1f} | {ratio:.2f} | {row['others_cores']:.2f}"
-        lines.append(f"| {row['job']} | {row['workers']} | {shown} |")
+        ratios = [row["images_per_s"] / row["predicted"], row["cpu_s"] / row["predicted_cpu_s"]]
+        rate = f"{row['alone']:.1f} | {row['others_cores']:.2f} | {row['predicted']:.1f} | {row['limit']} | {row['images_per_s']:.1f} | {ratios[0]:.2f}"
+        lines.append(f"| {row['job']} | {row['workers']} | {rate} | {1e3 * row['predicted_cpu_s']:.1f} | {1e3 * row['cpu_s']:.1f} | {ratios[1]:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -145,14 +151,11 @@ def predicted_table(result: dict) -> str:
         rate = f"{rates[0]:.0f}" if max(rates) < 1.01 * min(rates) else f"{min(rates):.0f} to {max(rates):.0f}"
         counts = " | ".join("over 4096" if one["gpus"] >= 4096 else str(one["gpus"]) for one in each)
         lines.append(f"| {first['resource']} | {rate} | {counts} |")
-    lines += ["", "| ms of GPU | GPUs | images/s | hours for a million | GPUs busy | limit | next, at images/s |"]
-    lines += ["| ---: | ---: | ---: | ---: | ---: | --- | --- |"]
-    for ms in devices:
-        for row in result["by_device_ms"][ms]["rows"]:
-            limit = f"{row['limit']} | {row['next']}, {row['next_images_per_s']:.0f}"
-            lines.append(f"| {ms} | {row['gpus']} | {row['images_per_s']:.0f} | {row['hours_per_million']:.2f} | {row['gpu_use']:.0%} | {limit} |")
-    lines += ["", "What to do then:", ""]
-    lines += [f"- {name}: {advice}." for name, advice in result["what_then"].items()]
+    lines += ["", f"| GPUs | {' | '.join(f'{ms} ms: images/s | hours for a million | limit' for ms in devices)} |"]
+    lines += ["| ---: |" + " ---: | ---: | --- |" * len(devices)]
+    for rows in zip(*(result["by_device_ms"][ms]["rows"] for ms in devices), strict=True):
+        cells = (f"{row['images_per_s']:.0f} | {row['hours_per_million']:.2f} | {row['limit']}" for row in rows)
+        lines.append(f"| {rows[0]['gpus']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -216,7 +219,9 @@ def predict(args: argparse.Namespace) -> None:
         raise SystemExit(f"error: a site has no {error}\nhint: it has {', '.join(model.site(profile))}") from None
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
-    text = "\n".join(predicted_table(result) for result in results)
+    what_then = {limit: advice for limit, advice in model.ADVICE.items() if any(limit in result["what_then"] for result in results)}
+    advice = "".join(f"- {limit}: {then}.\n" for limit, then in what_then.items())
+    text = "\n".join([*map(predicted_table, results), f"What to do then:\n\n{advice}"])
     print(text)
     if args.markdown:
         put(args.markdown, "measure", measured_table(profile))
@@ -273,7 +278,7 @@ def main() -> None:
     known.add_argument("--profile", type=Path, default=PROFILE, metavar="FILE", help="of `measure` (default: %(default)s)")
     known.add_argument("--json", type=Path, metavar="FILE", help="all figures")
     known.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, where `benches/RESULTS.md` marks their places")
-    known.add_argument("--jobs", nargs="+", default=["full", "small pictures"], metavar="JOB", help="of the profile (default: %(default)s)")
+    known.add_argument("--jobs", nargs="+", default=["full", "pictures", "small pictures"], metavar="JOB", help="of the profile (default: %(default)s)")
 
     two = commands.add_parser("check", parents=[real, known], help="some workers on this machine, beside what is predicted")
     two.add_argument("--workers", type=count, nargs="+", default=[1, 2, 4], metavar="N")

@@ -23,11 +23,12 @@ ADVICE = {
     "cores": "more cores for each GPU; `--size layer` and `--npy none` for less to encode, smaller image files for less to decode",
     "commit thread": "two processes to a GPU, each with shards of its own",
     "read thread": "two processes to a GPU, each with shards of its own",
-    "network": "smaller image files; `--size layer` and `--npy none` for smaller heatmaps; shards whose images lie on local disks",
-    "storage reads": "images on local disks, a copy of the dataset for each node, or smaller image files",
-    "storage writes": "`--npy none` or `--npy f16`, then `--size layer`; `--out` on local disks, collected afterwards; faster storage",
-    "flushed files": "`--npy none` (half the files), fewer layers; `--out` on local disks; storage that flushes without waiting for a disk",
-    "database": "a host with more cores for MongoDB; fewer layers, fewer and larger shards; masks as files instead of in documents",
+    "network": "`--npy none` and `--size layer` for smaller heatmaps; smaller image files; a faster network",
+    "storage reads": "a copy of the images on a disk of each node, under the same path; smaller image files",
+    "storage writes": "`--npy none` (or `--npy f16` for half), then `--size layer`; faster storage",
+    "flushed files": "`--npy none` for half of the files, fewer layers; storage that has a cache with a battery, or several disks",
+    "database": "more cores for mongod, and nothing else on its host; fewer layers; fewer and larger shards; of a replica set only the "
+    "primary takes updates, and each waits for most of the others, so more members make it no faster",
 }
 
 
@@ -89,13 +90,19 @@ def cluster(profile: dict, job: dict, there: dict, gpus: int, device_s: float) -
     ]
 
 
-def one_machine(profile: dict, job: dict, workers: int, shards: int) -> list[Resource]:
-    """Processes with one thread for each stage that share all cores with their MongoDB, and write to memory; the network is
-    computed on the cores, too. This is what can be checked where the costs were measured."""
-    stages = job["threads"]
-    all_cpu = client_cpu(profile, job, shards) + job["cpu_s"]["device"] + database_cpu(profile, job, shards)
-    per_process = [Resource(f"{stage} thread", job["busy_s"][stage], workers * threads) for stage, threads in stages.items()]
-    return [Resource("cores", all_cpu, profile["machine"]["cores"]), *per_process]
+def machine_cpu(profile: dict, job: dict, shards: int) -> float:
+    """Seconds of processors for an image, where camflow, its network and its MongoDB share them."""
+    return client_cpu(profile, job, shards) + job["cpu_s"]["device"] + database_cpu(profile, job, shards)
+
+
+def one_machine(profile: dict, job: dict, workers: int, shards: int, cores: float) -> list[Resource]:
+    """Processes that share all cores with their MongoDB, compute the network on them, too, and write to memory. This is what can
+    be checked where the costs were measured. Their stages wait for nothing but cores, or the database."""
+    resources = [Resource("cores", machine_cpu(profile, job, shards), cores)]
+    for stage, threads in job["threads"].items():
+        seconds = job["busy_s" if stage in ("read", "commit") else "cpu_s"][stage]
+        resources.append(Resource(f"{stage} thread", seconds, workers * threads))
+    return resources
 
 
 def bound(resources: list[Resource]) -> dict:

@@ -92,9 +92,9 @@ def test_how_many_gpus_a_shared_resource_is_enough_for():
 
 
 def test_workers_of_one_machine_share_its_cores():
-    slow = model.bound(model.one_machine(PROFILE, JOB, 1, 1))
+    slow = model.bound(model.one_machine(PROFILE, JOB, 1, 1, 2))
     assert (slow["limit"], slow["images_per_s"]) == ("device thread", pytest.approx(2))
-    many = model.bound(model.one_machine(PROFILE, JOB, 64, 1))
+    many = model.bound(model.one_machine(PROFILE, JOB, 64, 1, 2))
     assert (many["limit"], many["images_per_s"]) == ("cores", pytest.approx(2 / (sum(STAGES.values()) + 601e-6)))
 
 
