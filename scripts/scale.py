@@ -74,9 +74,9 @@ def check(args: argparse.Namespace) -> None:
                 costs, cores = profile["jobs"][job], profile["machine"]["cores"]
                 goes = [real.measure_together(world, job, count) for _ in range(args.repeat)]
                 best = max(goes, key=lambda go: go["images_per_s"])
-                alone, beside = (
-                    model.bound(model.one_machine(profile, costs, count, real.SHARDS, free)) for free in (cores, max(0.01, cores - best["others_cores"]))
-                )
+                between = best["shard_s"] * real.SHARDS / args.images
+                left = max(0.01, cores - best["others_cores"])
+                alone, beside = (model.bound(model.one_machine(profile, costs, count, real.SHARDS, free, between)) for free in (cores, left))
                 of_cpu = {"predicted_cpu_s": model.machine_cpu(profile, costs, real.SHARDS)}
                 rows.append({"job": job, "alone": alone["images_per_s"], "predicted": beside["images_per_s"], "limit": beside["limit"], **of_cpu, **best})
                 say(f"{rows[-1]}")

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# What nobody can measure on one machine. Everything else that a site has comes from the measurements.
-ASSUMED = {"cores_per_gpu": 8, "shards_per_gpu": 10, "network_bytes_per_s": math.inf}
+# What nobody can measure on one machine; shards as `pipelines/ray` makes them. Everything else that a site has was measured.
+ASSUMED = {"cores_per_gpu": 8, "shards_per_gpu": 16, "network_bytes_per_s": math.inf}
 
 # By resource: what it is, and what to do when it is used up.
 ADVICE = {
@@ -95,13 +95,14 @@ def machine_cpu(profile: dict, job: dict, shards: int) -> float:
     return client_cpu(profile, job, shards) + job["cpu_s"]["device"] + database_cpu(profile, job, shards)
 
 
-def one_machine(profile: dict, job: dict, workers: int, shards: int, cores: float) -> list[Resource]:
+def one_machine(profile: dict, job: dict, workers: int, shards: int, cores: float, between_s: float = 0.0) -> list[Resource]:
     """Processes that share all cores with their MongoDB, compute the network on them, too, and write to memory. This is what can
-    be checked where the costs were measured. Their stages wait for nothing but cores, or the database."""
+    be checked where the costs were measured. Their stages wait for nothing but cores, or the database, and in each process for
+    the next shard: `between_s` is what an image bears of that."""
     resources = [Resource("cores", machine_cpu(profile, job, shards), cores)]
     for stage, threads in job["threads"].items():
         seconds = job["busy_s" if stage in ("read", "commit") else "cpu_s"][stage]
-        resources.append(Resource(f"{stage} thread", seconds, workers * threads))
+        resources.append(Resource(f"{stage} thread", seconds / threads + between_s, workers))
     return resources
 
 
