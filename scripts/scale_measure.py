@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -303,6 +302,12 @@ class Worker:
         return times.user + times.system
 
 
+def time_alone(worker: Worker, shard: str) -> float | None:
+    """Seconds for a shard of an image or a few, from the first stage to the last and whatever a shard takes besides."""
+    start = time.perf_counter()
+    return time.perf_counter() - start if worker.do(shard) else None
+
+
 def measure_together(world: World, job: str, count: int) -> dict:
     """Images/s of some workers that share a dataset, without their start; how much of the machine others used meanwhile."""
     workers = [Worker(world, job, world.maps / "together") for _ in range(count)]
@@ -322,16 +327,11 @@ def measure_together(world: World, job: str, count: int) -> dict:
             start, cpu, everybody = time.perf_counter(), ours(), busy_cpu()
             done = sum(threads.map(lambda worker: worker.work(shards), workers))
             wall, cpu, everybody = time.perf_counter() - start, ours() - cpu, busy_cpu() - everybody
-        # A shard of next to nothing: what a worker does for any.
-        starts = [time.perf_counter()]
-        for shard in range(3):
-            workers[0].do(f"{shard + 1}/10000")
-            starts.append(time.perf_counter())
+        alone = [time_alone(workers[0], f"{shard + 1}/{world.args.images}") for shard in range(min(8, world.args.images))]
     finally:
         for worker in workers:
             worker.process.stdin.close()
             worker.process.wait()
     if done != world.args.images:
         raise SystemExit(f"error: {count} workers did {done} of {world.args.images} images")
-    shard_s = min(after - before for before, after in pairwise(starts))
-    return {"workers": count, "shard_s": shard_s, "images_per_s": done / wall, "cpu_s": cpu / done, "others_cores": max(0.0, (everybody - cpu) / wall)}
+    return {"workers": count, "shard_s": min(filter(None, alone), default=0.0), "images_per_s": done / wall, "cpu_s": cpu / done, "others_cores": max(0.0, (everybody - cpu) / wall)}
