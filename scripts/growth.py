@@ -80,7 +80,7 @@ def tiny():
 # --------------------------------------------------------------------------------- in another process, with large imports
 
 
-def make_dataset(uri: str, name: str, size: int, folder: str) -> int:
+def make_dataset(uri: str, name: str, size: int, folder: str, width: int = 80, height: int = 60) -> int:
     """Makes the dataset; bytes per document. FiftyOne makes the first few samples, the rest are clones of their documents."""
     import random
 
@@ -96,7 +96,7 @@ def make_dataset(uri: str, name: str, size: int, folder: str) -> int:
     folder = Path(folder)
     templates = []
     for photo in PHOTOS:
-        image = cv2.resize(photos.photo(photo), (80, 60), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(photos.photo(photo), (width, height), interpolation=cv2.INTER_AREA)
         path = folder / f"{photo}.jpg"
         cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         light = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 3)
@@ -125,7 +125,7 @@ def make_dataset(uri: str, name: str, size: int, folder: str) -> int:
         samples.insert_many(batch, ordered=False)
     dataset = fo.load_dataset(name)
     dataset.reload()
-    assert len(dataset) == size and dataset.last().ground_truth.mask.shape == (60, 80), "FiftyOne reads the clones"
+    assert len(dataset) == size and dataset.last().ground_truth.mask.shape == (height, width), "FiftyOne reads the clones"
     return len(encode(samples.find_one(sort=[("_id", -1)])))
 
 
