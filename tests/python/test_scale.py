@@ -120,11 +120,11 @@ def run(*arguments, code: int = 0) -> subprocess.CompletedProcess:
 
 def test_costs_are_measured_and_lead_to_tables_and_a_picture(binary, export, tmp_path):
     strided = export("scripts/scale_measure.py:strided", inputs=(SCRIPTS / "scale_measure.py",))
-    examples = binary.parent / "examples" / "write_rate"
-    assert examples.is_file(), f"no {examples}: cargo build --example write_rate"
+    write_rate = binary.parent / "examples" / "write_rate"
+    assert write_rate.is_file(), f"no {write_rate}: cargo build --example write_rate"
     profile, tables, picture = (tmp_path / name for name in ("profile.json", "tables.md", "plot.svg"))
     real = ("--camflow", binary, "--model", strided, "--images", 8, "--repeat", 1)
-    little = ("--samples", 600, "--writers", 1, 2, "--seconds", 0.3, "--write-rate", examples)
+    little = ("--samples", 600, "--writers", 1, 2, "--seconds", 0.3, "--write-rate", write_rate)
     measured = run("measure", *real, *little, "--json", profile)
     found = json.loads(profile.read_text())
     jobs, database, disk = found["jobs"], found["database"], found["disk"]
@@ -144,10 +144,13 @@ def test_costs_are_measured_and_lead_to_tables_and_a_picture(binary, export, tmp
     assert disk["files_per_s"] > 0 and disk["read_bytes_per_s"] > 0
     assert "| encode: CPU ms (by the clock) |" in measured.stdout
 
-    tables.write_text("Before\n" + "".join(f"<!-- {at}: scripts/scale.py predict -->\n" for at in ("begin", "end")))
+    marks = [f"<!-- {at}: scripts/scale.py predict -->\n" for at in ("begin", "end")]
+    tables.write_text(f"Before\n{marks[0]}old\n{marks[1]}After\n")
     predicted = run("predict", "--profile", profile, "--plot", picture, "--markdown", tables, "--gpus", 1, 64)
     assert "| 64 |" in predicted.stdout and "What to do then" in predicted.stdout
-    assert tables.read_text().startswith("Before\n<!-- begin") and predicted.stdout[:-1] in tables.read_text()
+    text = tables.read_text()
+    # What was measured had no marks, and got its own at the end.
+    assert text.startswith(f"Before\n{marks[0]}{predicted.stdout[:-1]}{marks[1]}After\n") and measured.stdout[:-1] in text
     assert picture.read_text().count("small pictures") == 3
     wrong = run("predict", "--profile", profile, "--set", "cores=4", code=1)
     assert "hint:" in wrong.stderr and "database_cores" in wrong.stderr
