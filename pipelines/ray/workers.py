@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ray
 import worker as worker_module
@@ -54,7 +54,6 @@ class Hand:
     call: ray.ObjectRef
     shard: object = None
     is_ready: bool = False
-    since: float = field(default_factory=time.monotonic)
 
 
 class Workers:

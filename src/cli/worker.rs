@@ -70,19 +70,15 @@ struct Request {
 pub fn main(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     let format = args.format();
     let mut answers = take_standard_output()?;
-    let started = |invocation: &Invocation| {
-        let job = &invocation.args;
-        let reporter = Reporter::for_job(format, job.quiet, job.name.as_deref(), &job.dataset);
-        reporter.job_started((1, 1));
-        reporter
-    };
     let invocation = match invocation(args, matches) {
         Ok(invocation) => invocation,
         Err(failure) => return not_ready(&mut answers, failure),
     };
-    let reporter = started(&invocation);
+    let job = &invocation.args;
+    let reporter = Reporter::for_job(format, job.quiet, job.name.as_deref(), &job.dataset);
+    reporter.job_started((1, 1));
     let mut open = None;
-    let ready = Session::open(&invocation.args, &reporter, &mut open).and_then(|mut session| {
+    let ready = Session::open(job, &reporter, &mut open).and_then(|mut session| {
         let ready = check(&mut session, &invocation)?;
         Ok((session, ready))
     });

@@ -37,10 +37,18 @@ impl TorchExplainer {
         maps: &[Vec<Option<Vec<DeviceMap>>>],
     ) -> Result<Vec<Vec<Vec<Measures>>>, ExplainError> {
         let _no_grad = tch::no_grad_guard();
+        // The images of a batch have one size.
+        let drawn = Drawn::new(input)?;
         let mut by_sample = Vec::with_capacity(maps.len());
         for (sample, (found, maps)) in (0i64..).zip(found.iter().zip(maps)) {
             let image = input.f_detach()?.f_narrow(0, sample, 1)?;
-            let examiner = Examiner::new(&self.plan, ProbeOptions { batch: self.probe_batch as i64 }, image)?;
+            let examiner = Examiner {
+                plan: &self.plan,
+                options: ProbeOptions { batch: self.probe_batch as i64 },
+                blurred: blurred(&image)?,
+                image,
+                drawn: &drawn,
+            };
             let of_target = |(found, maps): (&Option<Saliencies>, &Option<Vec<DeviceMap>>)| match (found, maps) {
                 (Some(found), Some(maps)) => maps.iter().map(|map| examiner.measures(map.over_input(), &found.target)).collect(),
                 _ => Ok(Vec::new()),
@@ -55,27 +63,36 @@ impl TorchExplainer {
 struct Examiner<'a> {
     plan: &'a Plan,
     options: ProbeOptions,
-    /// f32 `[1, 3, H, W]`, like the next two.
+    /// f32 `[1, 3, H, W]`, like the next one.
     image: Tensor,
     blurred: Tensor,
+    drawn: &'a Drawn,
+}
+
+/// What is left to chance in images of one size.
+struct Drawn {
+    /// f32 `[1, 3, H, W]`
     noise: Tensor,
     /// Indices of all pixels in the order of those of the same value.
     by_chance: Tensor,
 }
 
-impl<'a> Examiner<'a> {
-    fn new(plan: &'a Plan, options: ProbeOptions, image: Tensor) -> Result<Self, TchError> {
-        let size = image.size();
-        let (noise, by_chance) = drawn(size[2] * size[3]);
-        let noise = Tensor::f_from_slice(&noise)?.f_mul_scalar(NOISE)?.f_view(&size[..])?.f_to_device(image.device())?;
-        let by_chance = Tensor::f_from_slice(&by_chance)?.f_to_device(image.device())?;
-        Ok(Examiner { plan, options, blurred: blurred(&image)?, image, noise, by_chance })
+impl Drawn {
+    /// For images of the size of the input `[N, 3, H, W]`, and where that is.
+    fn new(input: &Tensor) -> Result<Self, TchError> {
+        let (_, channels, height, width) = input.size4()?;
+        let (noise, by_chance) = drawn(height * width);
+        let noise = Tensor::f_from_slice(&noise)?.f_mul_scalar(NOISE)?.f_view([1, channels, height, width])?;
+        let by_chance = Tensor::f_from_slice(&by_chance)?.f_to_device(input.device())?;
+        Ok(Drawn { noise: noise.f_to_device(input.device())?, by_chance })
     }
+}
 
+impl Examiner<'_> {
     /// How faithful a heatmap `[1, H, W]` of the image's size is.
     fn measures(&self, heatmap: &Tensor, target: &Score) -> Result<Measures, ExplainError> {
         let num_pixels = heatmap.numel() as i64;
-        let ranks = ranks(heatmap, &self.by_chance)?;
+        let ranks = ranks(heatmap, &self.drawn.by_chance)?;
         let steps: Vec<i64> = (0..=STEPS).map(|step| (step * num_pixels + STEPS / 2) / STEPS).collect();
         // Relevant pixels make way for the mean of all images.
         let deletion = self.confidences(&ranks, &steps, target, |relevant| self.image.f_mul(&relevant.f_logical_not()?))?;
@@ -92,7 +109,7 @@ impl<'a> Examiner<'a> {
         let removed: Vec<i64> = kept.iter().map(|kept| num_pixels - kept).collect();
         let imputed = |removed: &Tensor| {
             let filled = impute(&self.image.f_expand([removed.size()[0], -1, -1, -1], false)?, removed)?;
-            filled.f_add(&self.noise.f_mul(removed)?)
+            filled.f_add(&self.drawn.noise.f_mul(removed)?)
         };
         let most = self.confidences(&ranks, &removed, target, imputed)?;
         let least = self.confidences(&ranks, &kept, target, |relevant| imputed(&relevant.f_logical_not()?))?;
