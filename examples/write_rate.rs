@@ -168,7 +168,7 @@ impl Committer {
             fingerprint: format!("{:032x}", self.round),
         };
         let heatmaps = self.fields.iter().map(heatmap).collect();
-        SampleUpdate { sample: sample.clone(), heatmaps, withdrawn: Vec::new(), superseded: Vec::new() }
+        SampleUpdate { sample: sample.clone(), heatmaps, withdrawn: Vec::new(), superseded: Vec::new(), existing: Vec::new() }
     }
 }
 

@@ -71,7 +71,7 @@ class World:
 
     def forget(self) -> None:
         """Takes all heatmaps away."""
-        command = [self.camflow, "remove", "--dataset", DATASET, "camflow_light", "--apply"]
+        command = [self.camflow, "remove", "--dataset", DATASET, "camflow_light", "--apply", "--grace", "0"]
         subprocess.run(command, check=True, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def state(self) -> dict:

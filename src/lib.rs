@@ -16,4 +16,5 @@ pub mod names;
 pub mod pipeline;
 pub mod program;
 pub mod report;
+pub mod storage;
 pub mod study;

@@ -7,15 +7,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("media", &[]),
     ("measure", &["media", "names"]),
-    ("pipeline", &["measure", "media", "names"]),
+    ("storage", &["media"]),
+    ("pipeline", &["measure", "media", "names", "storage"]),
     ("program", &["media", "names"]),
     ("explain", &["measure", "media", "names", "pipeline", "program"]),
-    ("fiftyone", &["measure", "media", "names", "pipeline"]),
+    ("fiftyone", &["measure", "media", "names", "pipeline", "storage"]),
     ("job", &["media", "names", "pipeline", "program"]),
     ("report", &["names", "pipeline"]),
     ("study", &["measure", "media", "names"]),
     ("fuzz", &["media", "program"]),
-    ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "study"]),
+    ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "storage", "study"]),
 ];
 
 /// Crate -> the only modules that may know it.

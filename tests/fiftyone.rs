@@ -14,6 +14,7 @@ use camflow::{
         CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
         WrittenHeatmap,
     },
+    storage::FileName,
 };
 
 mod mongod;
@@ -161,7 +162,7 @@ fn field(name: &str) -> HeatmapField {
 
 fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
     let sample = SampleRef { seq: n as u64, id: id(n).to_hex(), media_path: format!("/data/{n}.jpg").into() };
-    SampleUpdate { sample, heatmaps, withdrawn: Vec::new(), superseded: Vec::new() }
+    SampleUpdate { sample, heatmaps, withdrawn: Vec::new(), superseded: Vec::new(), existing: Vec::new() }
 }
 
 fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
@@ -547,7 +548,11 @@ fn a_label_keeps_what_people_added_to_it() {
     mongod.update_sample(dataset_id, id(2), doc! {"$set": {"cam": null}});
     let inline =
         WrittenHeatmap { map: StoredMap::Inline(vec![1, 2, 3]), npy_path: None, score: f64::NAN, ..heatmap("cam", "second") };
-    let updates: Vec<SampleUpdate> = (0..3).map(|n| update(n, vec![inline.clone()])).collect();
+    let mut updates: Vec<SampleUpdate> = (0..3).map(|n| update(n, vec![inline.clone()])).collect();
+    let selection = Selection { heatmap_fields: vec!["cam".into()], ..Selection::default() };
+    for (update, read) in updates.iter_mut().zip(read_all(dataset.source(selection).expect("a source"))) {
+        update.existing = read.existing;
+    }
     assert_eq!(sink.commit(&updates).expect("a commit"), vec![CommitOutcome::Committed; 3]);
     for n in 0..3 {
         let label = label(n);
@@ -570,6 +575,108 @@ fn a_label_keeps_what_people_added_to_it() {
     let selection = Selection { heatmap_fields: vec!["cam".into()], ..Selection::default() };
     let samples = read_all(dataset.source(selection).expect("a source"));
     assert!(samples.iter().all(|sample| sample.existing[0].fingerprint.as_deref() == Some("second")));
+}
+
+#[test]
+fn what_somebody_else_changed_since_it_was_read_stays() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..7).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = dataset.sink(vec![field("cam"), field("other")]).expect("a sink");
+    sink.lock(Shard::WHOLE).expect("nobody has it");
+    let of = |n: usize, fingerprint: &str| update(n, vec![heatmap("cam", fingerprint), heatmap("other", fingerprint)]);
+    // The first five have heatmaps already, the others have none.
+    assert_eq!(
+        sink.commit(&(0..5).map(|n| of(n, "first")).collect::<Vec<_>>()).expect("a commit"),
+        vec![CommitOutcome::Committed; 5]
+    );
+    let selection = Selection { heatmap_fields: vec!["cam".into(), "other".into()], ..Selection::default() };
+    let read = read_all(dataset.source(selection).expect("a source"));
+
+    let mut updates: Vec<SampleUpdate> = (0..7).map(|n| of(n, "second")).collect();
+    updates[4] = SampleUpdate { withdrawn: vec!["cam".into(), "other".into()], ..update(4, vec![]) };
+    for (update, read) in updates.iter_mut().zip(read) {
+        update.existing = read.existing;
+    }
+    // Another run, a person who gave the label another picture, one who deleted it; and where there was none, another run.
+    mongod.update_sample(dataset_id, id(0), doc! {"$set": {"other.fingerprint": "third"}});
+    mongod.update_sample(dataset_id, id(1), doc! {"$set": {"cam.map_path": "/corrected.png"}});
+    mongod.update_sample(dataset_id, id(2), doc! {"$unset": {"cam": ""}});
+    mongod.update_sample(dataset_id, id(4), doc! {"$set": {"cam.fingerprint": "third"}});
+    mongod.update_sample(dataset_id, id(5), doc! {"$set": {"cam": {"_cls": "Heatmap", "fingerprint": "third"}}});
+    // What does not matter: a tag.
+    mongod.update_sample(dataset_id, id(3), doc! {"$set": {"cam.tags": ["good"]}});
+    let before: Vec<Document> = (0..7).map(|n| mongod.sample(dataset_id, id(n))).collect();
+    let outcomes = sink.commit(&updates).expect("a commit");
+    for (n, outcome) in outcomes.iter().enumerate() {
+        match (n, outcome) {
+            (3 | 6, CommitOutcome::Committed) => {
+                let sample = mongod.sample(dataset_id, id(n));
+                let label = sample.get_document("cam").expect("a label");
+                assert_eq!(label.get_str("fingerprint").expect("text"), "second");
+            }
+            (0 | 1 | 2 | 4 | 5, CommitOutcome::Abandoned(reason)) => {
+                let field = if n == 0 { "`other`" } else { "`cam`" };
+                assert!(reason.contains(field) && reason.contains("\nhint: "), "{reason}");
+                assert_eq!(mongod.sample(dataset_id, id(n)), before[n], "nothing of it was written");
+            }
+            (n, outcome) => panic!("sample {n}: {outcome:?}"),
+        }
+    }
+    // The same update again, as after a lost answer.
+    assert_eq!(sink.commit(&[updates.remove(6)]).expect("a commit"), [CommitOutcome::Committed]);
+}
+
+#[test]
+fn a_reference_counts_wherever_it_stands() {
+    use proptest::{prelude::*, test_runner::TestRunner};
+
+    let key = |n: usize| format!("{}.{n:08x}.png", id(n).to_hex());
+    let name = |n: usize| FileName::new("f", &id(n).to_hex()[22..], &key(n)).expect("a name of camflow's");
+    // What may hold a path: itself, or lists, documents and longer texts around it, under any key.
+    let text = prop_oneof!["[ -~]{0,12}", "/[a-z]{1,8}/"];
+    let value = (text.clone(), text.clone()).prop_map(|(before, after)| (before, after)).boxed();
+    let nested = proptest::collection::vec((0..4u8, "[a-z_][a-z0-9_ ]{0,6}"), 0..5);
+    let mongod = Mongod::start(&[]);
+    let street = mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
+    mongod.insert_dataset("other", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let collections = [format!("samples.{}", street.to_hex()), "frames.of_a_video".to_owned(), "patches.street".to_owned()];
+    let mut runner = TestRunner::new_with_rng(
+        proptest::test_runner::Config { cases: 60, failure_persistence: None, ..Default::default() },
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
+    let cases = (value, nested, 0..collections.len(), 0..3u8);
+    let number = std::cell::Cell::new(100);
+    runner
+        .run(&cases, |((before, after), nested, collection, kind)| {
+            let n = number.replace(number.get() + 1);
+            let path = format!("{before}/{}", key(n));
+            let mut value = match kind {
+                0 => Bson::String(format!("{path} {after}")),
+                1 => Bson::String(path),
+                _ => Bson::Document(doc! {"_cls": "Heatmap", "map_path": path}),
+            };
+            for (kind, key) in &nested {
+                value = match kind {
+                    0 => Bson::Array(vec![1.into(), value]),
+                    1 => Bson::Document(doc! {key: value, "_cls": "Detection"}),
+                    2 => Bson::Document(doc! {"_id": ObjectId::new(), "attributes": {key: {"value": value}}}),
+                    _ => Bson::Array(vec![Bson::Null, doc! {key: value}.into()]),
+                };
+            }
+            mongod.with(async |database| {
+                let documents = database.collection::<Document>(&collections[collection]);
+                documents.insert_one(doc! {"_id": ObjectId::new(), "some_field": value}).await
+            });
+            Ok(())
+        })
+        .expect("documents are inserted");
+    let references = dataset.references().expect("they can be read");
+    for n in 100..number.get() {
+        assert!(references.contains(&name(n)), "{n}");
+    }
+    assert!(!references.contains(&name(99)));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use camflow::{
         RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap,
         StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
     },
+    storage::{FileName, Journal, OutputFolder},
 };
 
 /// A zlib stream of a `.npy` u8 mask, as FiftyOne stores it.
@@ -290,10 +291,11 @@ impl World {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
-        let options = RunOptions { batch_limit: self.batch_limit, num_workers: 2, max_failures, keep_superseded: false };
+        let options = RunOptions { batch_limit: self.batch_limit, num_workers: 2, max_failures };
         let mut sink = MemorySink(&self.memory);
         let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
-        let parts = Parts { source: &mut source, decoder, explainers, encoder, sink: &mut sink };
+        let mut orphans = Journal::new(&encoder.folder);
+        let parts = Parts { source: &mut source, decoder, explainers, encoder, sink: &mut sink, orphans: Some(&mut orphans) };
         let (summary, fault) = run(parts, options, &cancellation, &tell);
         let ended = summary.num_committed + summary.num_skipped() + summary.num_failed;
         assert_eq!(summary.num_read, ended + summary.num_abandoned, "every sample ends exactly once");
@@ -302,6 +304,21 @@ impl World {
             assert_eq!(summary.num_abandoned, 0);
         }
         (summary, fault)
+    }
+
+    /// What is noted as left over.
+    fn orphans(&self) -> Vec<FileName> {
+        let folder = OutputFolder::create(&self.folder.path().join("maps")).expect("a folder");
+        folder.orphans().expect("they can be read").into_keys().collect()
+    }
+
+    /// All files are referred to, or noted as left over.
+    fn check_leftovers(&self) {
+        let referenced = self.referenced();
+        let left: Vec<FileName> =
+            self.files().iter().filter(|path| !referenced.contains(*path)).filter_map(|path| FileName::of_path(path)).collect();
+        assert!(!left.is_empty());
+        assert_eq!(self.orphans(), left);
     }
 
     fn survey(&self) -> Survey {
@@ -325,6 +342,7 @@ impl World {
         }
         let mut found = BTreeSet::new();
         walk(&self.folder.path().join("maps"), &mut found);
+        found.retain(|path| FileName::of_path(path).is_some());
         found
     }
 
@@ -401,11 +419,13 @@ fn a_second_run_has_nothing_to_do_and_an_edit_is_noticed() {
     let (second, _) = world.run(&mut FirstPixel::default());
     assert_eq!((second.num_committed, second.skipped[&SkipReason::UpToDate]), (0, first.num_committed));
 
-    // The label of sample 0 is edited: that one is computed again, its old files go.
+    // The label of sample 0 is edited: that one is computed again, its old files are noted.
+    let before = world.files();
     world.memory.samples[0].2 = StoredTarget::Mask(mask(4, 5, 15));
     let (third, _) = world.run(&mut FirstPixel::default());
     assert_eq!(third.num_committed, 1);
-    assert_eq!(world.files(), world.referenced());
+    assert!(before.is_subset(&world.files()), "nobody's young files are taken");
+    world.check_leftovers();
 
     // Someone deletes a picture: it is made again.
     let lost = world.referenced().into_iter().next().expect("a file");
@@ -434,7 +454,7 @@ fn heatmaps_of_what_is_not_there_any_more_are_taken_away() {
     let (summary, fault) = world.run(&mut FirstPixel::default());
     assert!(fault.is_none());
     assert_eq!((summary.num_committed, summary.num_heatmaps, summary.num_withdrawn), (2, 0, 4));
-    assert_eq!(world.files(), world.referenced());
+    world.check_leftovers();
     assert!(world.memory.stored.lock().expect("not poisoned").contains_key(&foreign));
     assert!(world.survey().stale.is_empty(), "the second time there is nothing to do");
 }
@@ -508,7 +528,7 @@ fn cancelling_drains_what_is_in_flight() {
 }
 
 #[test]
-fn samples_that_vanish_leave_no_files_behind() {
+fn files_of_samples_that_vanish_are_noted_and_stay() {
     let mut world = World::new(6);
     world.memory.gone.insert(world.memory.samples[0].0.clone());
     world.memory.refused.insert(world.memory.samples[1].0.clone());
@@ -516,7 +536,18 @@ fn samples_that_vanish_leave_no_files_behind() {
     assert!(fault.is_none());
     assert_eq!(summary.skipped[&SkipReason::SampleGone], 1);
     assert_eq!((summary.num_failed, summary.failures[0].stage), (1, Stage::Commit));
-    assert!(!world.files().iter().any(|path| path.to_string_lossy().contains(&world.memory.samples[0].0)));
+    let of = |sample: usize| {
+        let id = &world.memory.samples[sample].0;
+        world
+            .files()
+            .iter()
+            .filter_map(|path| FileName::of_path(path))
+            .filter(|name| name.sample() == Some(id))
+            .collect::<Vec<_>>()
+    };
+    assert!(!of(0).is_empty() && !of(1).is_empty());
+    // Those of an update that was refused are wanted again by the next run.
+    assert_eq!(world.orphans(), of(0));
 }
 
 #[test]

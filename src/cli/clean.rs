@@ -1,16 +1,30 @@
 //! `camflow clean`: heatmap files that nothing refers to, labels that lead nowhere, fields that hold nothing.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
-use super::{Exit, Failure, annotate::output_folder, dataset::DatasetArgs, print, signals::cancel_on_signals};
+use super::{
+    Exit, Failure,
+    annotate::output_folder,
+    collect::{remove_orphans, unknown_datasets},
+    dataset::DatasetArgs,
+    print,
+    signals::cancel_on_signals,
+};
 use crate::{
-    fiftyone::{Dataset, References},
+    fiftyone::{Dataset, LabelSurvey, SampleIds},
     media::shown,
     names::backticked,
-    pipeline::{OutputFile, noted_datasets, remove_empty_folders, visit_files},
+    storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StoredFile},
 };
+
+/// Of the labels or the files, more than one in so many at once are hardly what somebody has tidied up.
+const LANDSLIDE: u64 = 10;
 
 /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
 #[derive(Debug, clap::Args)]
@@ -24,104 +38,190 @@ pub struct Args {
     /// Remove them; without it they are only listed
     #[arg(long)]
     apply: bool,
+    /// How long a file stays that nothing refers to, from when a run replaced it or it was first found so: `1d`, `36h`, `0`
+    #[arg(long, value_name = "TIME", default_value_t)]
+    grace: Grace,
+    /// Remove them even if they are more than a tenth of the labels or files
+    #[arg(long)]
+    force: bool,
 }
 
-/// What was found in the folder.
+/// What is to go from the folder, now or later.
+struct Leftovers {
+    /// Files with names that camflow gives.
+    num_files: u64,
+    /// Files that nothing refers to and whose grace period is over.
+    due: Vec<StoredFile>,
+    /// All that are known of by now, with those whose grace period is not over.
+    orphans: BTreeMap<FileName, Orphan>,
+    /// Of those that were never finished nobody can say what they were.
+    num_unexplained: u64,
+}
+
+/// What was, or would be, removed.
 #[derive(Default)]
-struct Orphans {
+struct Tally {
     /// Of samples that the dataset has.
     num_superseded: u64,
     /// Of samples that it has not.
     num_deleted: u64,
     num_unfinished: u64,
     bytes: u64,
-    num_stuck: u64,
 }
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open()?;
-    let folder = output_folder(args.out.as_deref(), dataset.name())?;
-    check_folder(&folder, &dataset)?;
-    // While a run goes on, its files are complete before the database refers to them.
-    let _lock = dataset.lock(None).map_err(Failure::from_lock)?;
-
-    let references = dataset.references().map_err(Failure::aborted)?;
-    let verb = if args.apply { "removed" } else { "would remove" };
-    let mut orphans = Orphans::default();
-    let mut look = |file: OutputFile| {
-        if !references.contains(&file.path) && !cancellation.is_cancelled() {
-            orphans.count(&file, &references);
-            if args.apply && !remove_file(&folder, &file.path) {
-                orphans.num_stuck += 1;
-                print(&format!("cannot remove {}", file.path.display()));
-            } else {
-                print(&format!("{verb} {}", file.path.display()));
-            }
-        }
+    let folder = open_folder(&output_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
+    let leases = match args.apply {
+        true => Some((
+            dataset.lock(None).map_err(Failure::from_lock)?,
+            FolderLease::acquire(&folder, Sharing::Exclusive, &format!("camflow clean of dataset `{}`", dataset.name()))
+                .map_err(Failure::from_storage)?,
+        )),
+        false => None,
     };
-    if folder.exists() {
-        visit_files(&folder, &mut look)
-            .map_err(|(path, error)| anyhow::Error::from(error).context(format!("cannot read the folder `{}`", path.display())))
-            .map_err(Failure::aborted)?;
+
+    // All is read before anything is changed: what cannot be read is not gone.
+    let labels = dataset.survey_labels(&folder).map_err(Failure::before_changes)?;
+    let mut leftovers = Leftovers::find(&folder, &dataset, args.grace).map_err(Failure::before_changes)?;
+    let landslide = landslide(&dataset, &labels, &leftovers);
+    if let (Some(landslide), true, false) = (&landslide, args.apply, args.force) {
+        return Err(anyhow::anyhow!("{landslide}; nothing was changed\nhint: {LANDSLIDE_HINT}").into());
     }
-    for label in &references.broken {
-        print(&format!("{verb} `{}` of sample `{}`: no file {}", label.field, label.sample(), shown(&label.missing)));
+
+    let ids = dataset.sample_ids().map_err(Failure::aborted)?;
+    let verb = if args.apply { "removed" } else { "would remove" };
+    let mut tally = Tally::default();
+    let mut tell = |file: &StoredFile| {
+        tally.count(file, &ids);
+        print(&format!("{verb} {}", shown(&folder.path().join(file.name.relative()))));
+    };
+    let mut num_stuck = 0;
+    if let Some((lock, lease)) = &leases {
+        let removed =
+            remove_orphans(&folder, lease, &dataset, &leftovers.due, &cancellation, &mut tell).map_err(Failure::aborted)?;
+        for (name, error) in &removed.stuck {
+            print(&format!("cannot remove {}: {error}", shown(&folder.path().join(name.relative()))));
+        }
+        num_stuck = removed.stuck.len();
+        leftovers.note(&folder, lease)?;
+        if !cancellation.is_cancelled() {
+            dataset.remove_labels(&labels.broken, lock).map_err(Failure::aborted)?;
+            // A cleared field leaves a key with nothing in each sample.
+            dataset.unset_heatmaps(&labels.unused, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
+            dataset.drop_fields(&labels.unused, lock).map_err(Failure::aborted)?;
+        }
+    } else {
+        leftovers.due.iter().for_each(&mut tell);
     }
-    if args.apply && !cancellation.is_cancelled() {
-        dataset.remove_labels(&references.broken).map_err(Failure::aborted)?;
-        dataset.remove_fields(&references.unused).map_err(Failure::aborted)?;
+    for label in &labels.broken {
+        let (field, sample) = (shown(Path::new(&label.field)).to_string(), label.sample());
+        print(&format!("{verb} `{field}` of sample `{sample}`: no file {}", shown(&label.missing)));
     }
-    print(&orphans.summary(verb, &references));
-    let is_tidy = orphans.is_empty() && references.broken.is_empty() && references.unused.is_empty();
-    if !args.apply && !is_tidy {
+    print(&tally.summary(verb, &labels));
+    let num_young = leftovers.orphans.len() - if args.apply { 0 } else { leftovers.due.len() };
+    if num_young > 0 {
+        print(&format!(
+            "{num_young} files to which nothing refers stay until their grace period of {} is over; `--grace 0` takes them now",
+            args.grace
+        ));
+    }
+    if labels.num_elsewhere > 0 {
+        print(&format!("{} labels name files in other folders, which were not looked at (`--out`)", labels.num_elsewhere));
+    }
+    if !args.apply && (!tally.is_empty() || num_young > 0 || !labels.broken.is_empty() || !labels.unused.is_empty()) {
+        if let Some(landslide) = landslide.filter(|_| !args.force) {
+            print(&format!("{landslide}; `--apply` will want `--force`: {LANDSLIDE_HINT}"));
+        }
         print("nothing was changed; run the same command with `--apply` to remove them");
     }
-    Ok(match (cancellation.is_cancelled(), orphans.num_stuck) {
+    Ok(match (cancellation.is_cancelled(), num_stuck) {
         (true, _) => Exit::Interrupted,
         (false, 0) => Exit::Done,
         (false, _) => Exit::SomeFailed,
     })
 }
 
-/// A folder may hold heatmaps of several datasets, even of several databases; files of those that cannot be asked would look
-/// as if nothing referred to them.
-fn check_folder(folder: &Path, dataset: &Dataset) -> anyhow::Result<()> {
-    let noted = noted_datasets(folder).with_context(|| format!("cannot read the folder `{}`", folder.display()))?;
-    if folder.exists() && !noted.contains(&dataset.id()) {
+/// Opens the folder, if it is the one that the dataset's heatmaps are in. It may also hold heatmaps of other datasets, even of other
+/// databases; files of those that cannot be asked would look as if nothing referred to them.
+fn open_folder(path: &Path, dataset: &Dataset) -> anyhow::Result<OutputFolder> {
+    let folder = OutputFolder::open(path)?;
+    if !folder.noted_datasets()?.contains(&dataset.id()) || !dataset.knows_folder(folder.identity())? {
         bail!(
-            "`{}` does not say that it holds heatmaps of dataset `{}`\nhint: check `--out`; `camflow annotate` with the same `--out` notes it there",
-            folder.display(),
+            "`{}` does not say that it holds heatmaps of dataset `{}`\nhint: if another disk belongs there, mount it; check `--out`; `camflow annotate` with the same `--out` notes it there",
+            shown(path),
             dataset.name()
         );
     }
-    let known = dataset.siblings()?;
-    let unknown: Vec<String> = noted.into_iter().filter(|id| !known.contains(id)).collect();
+    let unknown = unknown_datasets(&folder, dataset)?;
     if !unknown.is_empty() {
         bail!(
             "`{}` also holds heatmaps of datasets that this database does not have: {}\nhint: if they were deleted, remove their names from `{}`; if they are in another database, keep a folder for each",
-            folder.display(),
+            shown(path),
             backticked(unknown.iter().map(String::as_str)),
-            folder.join(".camflow").display()
+            shown(&path.join(".camflow"))
         );
     }
-    Ok(())
+    Ok(folder)
 }
 
-/// Whether the file is gone now, with the folders that it leaves empty.
-pub(super) fn remove_file(folder: &Path, file: &Path) -> bool {
-    let is_gone = std::fs::remove_file(file).map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |()| true);
-    remove_empty_folders(folder, file);
-    is_gone
+const LANDSLIDE_HINT: &str =
+    "if that is right, and no disk is missing and no dataset was restored or deleted by mistake, add `--force`";
+
+/// What is more than a tenth of all.
+fn landslide(dataset: &Dataset, labels: &LabelSurvey, leftovers: &Leftovers) -> Option<String> {
+    let num_broken = labels.broken.len() as u64;
+    if num_broken * LANDSLIDE > labels.num_labels {
+        let (name, all) = (dataset.name(), labels.num_labels);
+        return Some(format!("of the {all} heatmap labels of dataset `{name}` {num_broken} have no files, more than a tenth"));
+    }
+    let Leftovers { num_files, num_unexplained, .. } = leftovers;
+    (num_unexplained * LANDSLIDE > *num_files).then(|| {
+        format!("nothing refers to {num_unexplained} of the {num_files} files in the folder, more than a tenth, and no run replaced them")
+    })
 }
 
-impl Orphans {
-    fn count(&mut self, file: &OutputFile, references: &References) {
+impl Leftovers {
+    fn find(folder: &OutputFolder, dataset: &Dataset, grace: Grace) -> Result<Leftovers, crate::fiftyone::Error> {
+        let references = dataset.references()?;
+        let known = folder.orphans()?;
+        let mut found = Leftovers { num_files: 0, due: Vec::new(), orphans: BTreeMap::new(), num_unexplained: 0 };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        folder.visit(None, &mut |file| {
+            found.num_files += u64::from(file.name.key().is_some());
+            if references.contains(&file.name) {
+                return;
+            }
+            let orphan = known.get(&file.name).copied().unwrap_or(Orphan { since: now, cause: Cause::Found });
+            found.num_unexplained += u64::from(orphan.cause == Cause::Found && file.name.key().is_some());
+            found.orphans.insert(file.name.clone(), orphan);
+            if grace.is_over(orphan, file.modified) {
+                found.due.push(file);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Notes in the folder what is left, so that the next call knows since when.
+    fn note(&mut self, folder: &OutputFolder, lease: &FolderLease) -> Result<(), Failure> {
+        for file in &self.due {
+            if folder.find(&file.name).map_err(Failure::aborted)?.is_none() {
+                self.orphans.remove(&file.name);
+            }
+        }
+        lease.check().map_err(Failure::aborted)?;
+        folder.set_orphans(&self.orphans).map_err(Failure::aborted)
+    }
+}
+
+impl Tally {
+    fn count(&mut self, file: &StoredFile, ids: &SampleIds) {
         self.bytes += file.size;
-        match &file.sample {
+        match file.name.sample() {
             None => self.num_unfinished += 1,
-            Some(sample) if references.has_sample(sample) => self.num_superseded += 1,
+            Some(sample) if ids.contains(sample) => self.num_superseded += 1,
             Some(_) => self.num_deleted += 1,
         }
     }
@@ -130,16 +230,16 @@ impl Orphans {
         self.num_superseded + self.num_deleted + self.num_unfinished == 0
     }
 
-    fn summary(&self, verb: &str, references: &References) -> String {
-        let Orphans { num_superseded, num_deleted, num_unfinished, bytes, .. } = self;
+    fn summary(&self, verb: &str, labels: &LabelSurvey) -> String {
+        let Tally { num_superseded, num_deleted, num_unfinished, bytes } = self;
         let total = num_superseded + num_deleted + num_unfinished;
         let mut text = format!(
             "{verb} {total} files, {:.1} MiB: {num_superseded} that nothing refers to, {num_deleted} of deleted samples, {num_unfinished} never finished; {} labels without files",
             *bytes as f64 / f64::from(1 << 20),
-            references.broken.len()
+            labels.broken.len()
         );
-        if !references.unused.is_empty() {
-            text.push_str(&format!("; empty fields {}", backticked(references.unused.iter().map(String::as_str))));
+        if !labels.unused.is_empty() {
+            text.push_str(&format!("; empty fields {}", backticked(labels.unused.iter().map(String::as_str))));
         }
         text
     }

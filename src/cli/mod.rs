@@ -3,6 +3,7 @@
 mod annotate;
 mod cam;
 mod clean;
+mod collect;
 mod dataset;
 mod device;
 mod doctor;
@@ -32,6 +33,7 @@ use crate::{
     names::Choice,
     program::keep_freed_memory,
     report::{Format, Reporter, without_controls},
+    storage::StorageError,
 };
 pub use exit::Exit;
 
@@ -151,6 +153,18 @@ impl Failure {
     /// Why a lock was not got.
     fn from_lock(error: fiftyone::Error) -> Self {
         let exit = if matches!(error, fiftyone::Error::Locked { .. }) { Exit::Locked } else { Exit::Aborted };
+        Failure { exit, error: error.into() }
+    }
+
+    /// The same of an output folder.
+    fn from_storage(error: StorageError) -> Self {
+        let exit = if matches!(error, StorageError::Held { .. }) { Exit::Locked } else { Exit::Aborted };
+        Failure { exit, error: error.into() }
+    }
+
+    /// Why a subcommand gave up before it changed anything: a folder that cannot be read is the wrong one, or not mounted.
+    fn before_changes(error: fiftyone::Error) -> Self {
+        let exit = if matches!(error, fiftyone::Error::Storage(_)) { Exit::Usage } else { Exit::Aborted };
         Failure { exit, error: error.into() }
     }
 

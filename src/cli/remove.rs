@@ -1,27 +1,23 @@
 //! `camflow remove`: takes heatmap fields away again, with their files and what is noted of them.
 //!
-//! Labels go first, then files, then the fields' declarations, and the record of the run last: whatever cuts this off, the record
-//! still says what is to be done, and the same command does the rest.
+//! Labels go first, then the fields' declarations, and the record of the run last: whatever cuts this off, the record still says what
+//! is to be done, and the same command does the rest. Files go after their grace period.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
-
-use anyhow::anyhow;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
     Exit, Failure,
     annotate::output_folder,
-    clean::remove_file,
+    collect::remove_orphans,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
     print,
     signals::cancel_on_signals,
 };
 use crate::{
-    fiftyone::{Dataset, FieldContent, References, StoredRun},
+    fiftyone::{Dataset, FieldContent, StoredRun},
     media::shown,
-    pipeline::{OutputFile, visit_field_files},
+    pipeline::Cancellation,
+    storage::{FolderLease, Grace, Journal, OutputFolder, Sharing, StorageError, StoredFile},
 };
 
 /// Take the heatmap fields of a run away again: labels, files, declarations and the record
@@ -42,6 +38,9 @@ pub struct Args {
     /// Remove them; without it they are only listed
     #[arg(long)]
     apply: bool,
+    /// How long files stay, for `clean` or a later run to remove: `1d`, `36h`, `0`
+    #[arg(long, value_name = "TIME", default_value_t)]
+    grace: Grace,
 }
 
 /// What is to go.
@@ -67,6 +66,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         true => Some(dataset.lock(Some(&plan.fields)).map_err(Failure::from_lock)?),
         false => None,
     };
+    let folders = open_folders(&plan, &dataset, args.apply)?;
     let contents = dataset.field_contents(&plan.present).map_err(Failure::aborted)?;
     let verb = if args.apply { "removed" } else { "would remove" };
     if let Some(lock) = &lock {
@@ -77,26 +77,10 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     }
     contents.iter().for_each(|content| print(&described(content, verb)));
 
-    let references = dataset.references_without(&plan.fields).map_err(Failure::aborted)?;
-    let mut files = Files::default();
-    for folder in &plan.folders {
-        if !folder.exists() {
-            print(&format!("there is no folder `{}`; files that were in it are not looked for", shown(folder)));
-        }
-        for field in &plan.fields {
-            let mut visit = |file: OutputFile| {
-                if !cancellation.is_cancelled() {
-                    files.visit(folder, &file, &references, args.apply);
-                }
-            };
-            visit_field_files(folder, field, &mut visit)
-                .map_err(|(path, error)| Failure::aborted(anyhow!("cannot read the folder `{}`: {error}", shown(&path))))?;
-        }
-    }
-    print(&format!("{verb} {} files, {:.1} MiB", files.count, files.bytes as f64 / f64::from(1 << 20)));
-    if files.num_shared > 0 {
-        print(&format!("{} files stay: other datasets refer to them", files.num_shared));
-    }
+    let num_stuck = match args.apply {
+        true => release_files(&plan, &dataset, &folders, args.grace, &cancellation)?,
+        false => list_files(&plan, &dataset, &folders)?,
+    };
     if cancellation.is_cancelled() {
         return Ok(stopped());
     }
@@ -105,7 +89,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         let gone: Vec<String> = plan.fields.iter().filter(|field| !kept.contains(field)).cloned().collect();
         dataset.forget_in_app(&gone).map_err(Failure::aborted)?;
         // What could not be removed is still to be found by the record.
-        if files.num_stuck == 0 {
+        if num_stuck == 0 {
             dataset.forget_runs(&plan.runs, &plan.fields).map_err(Failure::aborted)?;
         }
     }
@@ -115,7 +99,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     if !args.apply {
         print("nothing was changed; run the same command with `--apply` to remove them");
     }
-    Ok(if files.num_stuck == 0 { Exit::Done } else { Exit::SomeFailed })
+    Ok(if num_stuck == 0 { Exit::Done } else { Exit::SomeFailed })
 }
 
 fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
@@ -164,28 +148,113 @@ fn described(content: &FieldContent, verb: &str) -> String {
     }
 }
 
-#[derive(Default)]
-struct Files {
-    count: u64,
-    bytes: u64,
-    num_shared: u64,
-    num_stuck: u64,
+/// An output folder, held if files are to go from it.
+struct Held {
+    folder: OutputFolder,
+    lease: Option<FolderLease>,
 }
 
-impl Files {
-    /// Files of samples that the dataset does not have are for `clean`: other datasets may have made them.
-    fn visit(&mut self, folder: &Path, file: &OutputFile, references: &References, apply: bool) {
-        if !file.sample.as_deref().is_some_and(|sample| references.has_sample(sample)) {
-            return;
+/// The folders that are what the dataset's heatmaps were written to. Files in others are left alone.
+fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>, Failure> {
+    let what = format!("camflow remove of dataset `{}`", dataset.name());
+    let mut folders = Vec::new();
+    for path in &plan.folders {
+        let folder = match OutputFolder::open_if_any(path) {
+            Ok(Some(folder)) if dataset.knows_folder(folder.identity()).map_err(Failure::aborted)? => folder,
+            Ok(_) => {
+                print(&format!(
+                    "`{}` is not the folder that the heatmaps were written to; files that were in it are not looked for",
+                    shown(path)
+                ));
+                continue;
+            }
+            Err(StorageError::NoFolder { .. }) => {
+                print(&format!("there is no folder `{}`; files that were in it are not looked for", shown(path)));
+                continue;
+            }
+            Err(error) => return Err(Failure::from(error)),
+        };
+        let lease = match apply {
+            true => Some(FolderLease::acquire(&folder, Sharing::Exclusive, &what).map_err(Failure::from_storage)?),
+            false => None,
+        };
+        folders.push(Held { folder, lease });
+    }
+    Ok(folders)
+}
+
+/// The files of the fields, of samples that the dataset has: those of others are for `clean`, as other datasets may have made them.
+fn files_of(plan: &Plan, dataset: &Dataset, folder: &OutputFolder) -> Result<Vec<StoredFile>, Failure> {
+    let ids = dataset.sample_ids().map_err(Failure::aborted)?;
+    let mut files = Vec::new();
+    for field in &plan.fields {
+        let mut visit = |file: StoredFile| {
+            if file.name.sample().is_some_and(|sample| ids.contains(sample)) {
+                files.push(file);
+            }
+        };
+        folder.visit(Some(field), &mut visit).map_err(Failure::aborted)?;
+    }
+    Ok(files)
+}
+
+fn list_files(plan: &Plan, dataset: &Dataset, folders: &[Held]) -> Result<usize, Failure> {
+    let references = dataset.references_without(&plan.fields).map_err(Failure::aborted)?;
+    let (mut count, mut bytes, mut num_shared) = (0, 0, 0);
+    for Held { folder, .. } in folders {
+        for file in files_of(plan, dataset, folder)? {
+            if references.contains(&file.name) {
+                num_shared += 1;
+            } else {
+                count += 1;
+                bytes += file.size;
+            }
         }
-        if references.contains(&file.path) {
-            self.num_shared += 1;
-        } else if apply && !remove_file(folder, &file.path) {
-            self.num_stuck += 1;
-            print(&format!("cannot remove {}", shown(&file.path)));
-        } else {
-            self.count += 1;
-            self.bytes += file.size;
+    }
+    print(&format!("would remove {count} files, {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+    tell_shared(num_shared);
+    Ok(0)
+}
+
+/// Removes the files, or notes since when nothing refers to them; returns how many the system did not let go.
+fn release_files(
+    plan: &Plan,
+    dataset: &Dataset,
+    folders: &[Held],
+    grace: Grace,
+    cancellation: &Cancellation,
+) -> Result<usize, Failure> {
+    let references = dataset.references().map_err(Failure::aborted)?;
+    let (mut num_shared, mut num_stuck) = (0, 0);
+    for Held { folder, lease } in folders {
+        let Some(lease) = lease else { continue };
+        let (shared, files): (Vec<_>, Vec<_>) =
+            files_of(plan, dataset, folder)?.into_iter().partition(|file| references.contains(&file.name));
+        num_shared += shared.len();
+        let bytes = files.iter().map(|file| file.size).sum::<u64>() as f64 / f64::from(1 << 20);
+        if !grace.is_none() {
+            let paths: Vec<PathBuf> = files.iter().map(|file| folder.path().join(file.name.relative())).collect();
+            Journal::new(folder.path()).note(paths.iter().map(PathBuf::as_path));
+            print(&format!(
+                "{} files, {bytes:.1} MiB, stay in `{}` until their grace period of {grace} is over; `camflow clean --apply` or a later run removes them then, `--grace 0` now",
+                files.len(),
+                shown(folder.path())
+            ));
+            continue;
         }
+        let removed = remove_orphans(folder, lease, dataset, &files, cancellation, &mut |_| {}).map_err(Failure::aborted)?;
+        for (name, error) in &removed.stuck {
+            print(&format!("cannot remove {}: {error}", shown(&folder.path().join(name.relative()))));
+        }
+        num_stuck += removed.stuck.len();
+        print(&format!("removed {} files, {:.1} MiB", removed.count, removed.bytes as f64 / f64::from(1 << 20)));
+    }
+    tell_shared(num_shared);
+    Ok(num_stuck)
+}
+
+fn tell_shared(num_shared: usize) {
+    if num_shared > 0 {
+        print(&format!("{num_shared} files stay: other labels refer to them"));
     }
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::shard::Shard;
-use crate::{names::existing, pipeline::RunError};
+use crate::{names::existing, pipeline::RunError, storage::StorageError};
 
 /// A fault of the database, the dataset or what is asked of them.
 #[derive(Debug, thiserror::Error)]
@@ -233,12 +233,25 @@ pub enum Error {
     },
     /// Another run took over.
     #[error(
-        "the lock on dataset `{dataset}` ran out, and another camflow run has taken it\nhint: this run was held up for longer than its lock lasts; what it had committed stays, and the other run does the rest"
+        "the lock on dataset `{dataset}` (lease {number}) ran out, and another camflow run has taken it\nhint: this run was held up for longer than its lock lasts; what it had committed stays, and the other run does the rest"
     )]
     LockLost {
         /// The dataset.
         dataset: String,
+        /// The number of the lease.
+        number: i64,
     },
+    /// Commands do not fall into the time of the lease, although it is renewed.
+    #[error(
+        "updates of dataset `{dataset}` come after the end of the lease under which they were sent\nhint: the clock of the database server jumps, or it takes more than a minute for a command; run the same command again to go on"
+    )]
+    OutOfTime {
+        /// The dataset.
+        dataset: String,
+    },
+    /// The output folder, while samples were updated.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The server did not answer in time.
     #[error(
         "the database did not answer within {seconds} s while {doing}\nhint: run the same command again to go on; what was committed stays"

@@ -3,14 +3,14 @@
 //! share no sample, do not disturb each other.
 //!
 //! All leases of a dataset are in one document of the collection `camflow.locks`, so that taking one is a single update, which
-//! is atomic on any server. Times are the server's.
+//! is atomic on any server. Times are the server's. docs/storage.md is the specification.
 
 use std::{
     sync::{
         Arc,
         mpsc::{RecvTimeoutError, Sender, channel},
     },
-    thread::JoinHandle,
+    thread::{JoinHandle, sleep},
     time::Duration,
 };
 
@@ -19,18 +19,13 @@ use mongodb::{
     error::{ErrorKind, WriteFailure},
     options::ReturnDocument,
 };
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::{database::Database, dataset::Dataset, error::Error, retry::with_retries, shard::Shard};
+use crate::storage::{LEASE, Owner, RENEWAL, WATCH};
 
-/// A collection beside FiftyOne's own.
+/// Collections beside FiftyOne's own.
 const COLLECTION: &str = "camflow.locks";
-
-/// How long a lease lasts that nobody renews: what another machine waits for after a crash.
-const LEASE: Duration = Duration::from_secs(90);
-
-/// How often it is renewed: a server may be away for as long as commands are tried again.
-const RENEWAL: Duration = Duration::from_secs(15);
+const COUNTERS: &str = "camflow.counters";
 
 /// Stands for every field.
 const ALL_FIELDS: &str = "*";
@@ -50,18 +45,9 @@ struct Claim {
     dataset: ObjectId,
     name: String,
     lease: ObjectId,
+    /// Larger than that of any lease before.
+    number: i64,
     shard: Shard,
-}
-
-/// Who holds a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Owner {
-    host: String,
-    /// Tells apart what shares a host name: another start of the machine, another container.
-    machine: String,
-    process: u32,
-    /// Seconds since 1970: process numbers are used again.
-    started: i64,
 }
 
 /// A lease that is in the way.
@@ -69,6 +55,27 @@ struct Held {
     lease: ObjectId,
     owner: Owner,
     shard: Shard,
+    /// When it was taken, by the server's clock.
+    since: String,
+    /// How often it was renewed; `None` for a lease of an earlier version.
+    renewals: Option<i64>,
+    /// How long it lasts.
+    remaining: i64,
+}
+
+/// The condition, for the server, that a lease has not run out: its clock stands between the last renewal and the end of the
+/// lease. Whoever takes the lease over does so after that end by the same clock, so a command that comes later changes nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Fence {
+    renewed_at: DateTime,
+    expires_at: DateTime,
+}
+
+impl Fence {
+    /// For the query of an update.
+    pub(super) fn condition(&self) -> Document {
+        doc! {"$and": [{"$gte": ["$$NOW", self.renewed_at]}, {"$lt": ["$$NOW", self.expires_at]}]}
+    }
 }
 
 impl Lock {
@@ -79,7 +86,8 @@ impl Lock {
     pub(super) fn acquire(dataset: &Dataset, fields: Option<&[String]>, shard: Shard) -> Result<Lock, Error> {
         let owner = Owner::myself();
         let (database, name) = (dataset.database.clone(), dataset.name.clone());
-        let claim = Claim { database, dataset: dataset.id, name, lease: ObjectId::new(), shard };
+        let number = with_retries(|| next_number(&database))?;
+        let claim = Claim { database, dataset: dataset.id, name, lease: ObjectId::new(), number, shard };
         let all = [ALL_FIELDS.to_owned()];
         let fields = fields.unwrap_or(&all);
         // A holder that is gone makes room once; if others are quicker then, they hold it.
@@ -88,10 +96,16 @@ impl Lock {
                 return Lock::keep(claim);
             }
             let holders = with_retries(|| claim.holders(fields))?;
-            let (gone, alive): (Vec<_>, Vec<_>) = holders.into_iter().partition(|held| held.owner.is_gone(&owner));
-            if let Some(Held { owner, shard, .. }) = alive.into_iter().next() {
-                let (dataset, since) = (dataset.name.clone(), text(owner.started));
-                return Err(Error::Locked { dataset, shard, process: owner.process, host: owner.host, since });
+            let (mut gone, alive): (Vec<_>, Vec<_>) = holders.into_iter().partition(|held| held.owner.has_ended());
+            if let Some(held) = alive.iter().find(|held| !held.outlasts_any()) {
+                return Err(held.error(&claim.name));
+            }
+            if !alive.is_empty() {
+                // The server's clock was set back. Whoever lives renews its lease meanwhile.
+                sleep(WATCH);
+                let now = with_retries(|| claim.holders(fields))?;
+                let is_still = |held: &Held| now.iter().any(|now| (now.lease, now.renewals) == (held.lease, held.renewals));
+                gone.extend(alive.into_iter().filter(is_still));
             }
             let gone: Vec<ObjectId> = gone.into_iter().map(|held| held.lease).collect();
             with_retries(|| claim.remove(&gone))?;
@@ -113,16 +127,14 @@ impl Lock {
         Ok(Lock { claim, stop: Some(stop), renewing: Some(renewing) })
     }
 
-    /// Makes sure of the lease: call it before writing. No clock of this machine says whether it ran out, which a machine that
-    /// slept would not know.
+    /// Makes sure of the lease, and renews it: call it before writing, and write only under the fence that it gives. No clock of
+    /// this machine says whether the lease ran out, which a machine that slept would not know.
     ///
     /// # Errors
     /// It ran out and another run took it, or the database fails.
-    pub(super) fn check(&self) -> Result<(), Error> {
-        match with_retries(|| self.claim.renew())? {
-            true => Ok(()),
-            false => Err(Error::LockLost { dataset: self.claim.name.clone() }),
-        }
+    pub(super) fn check(&self) -> Result<Fence, Error> {
+        let lost = || Error::LockLost { dataset: self.claim.name.clone(), number: self.claim.number };
+        with_retries(|| self.claim.renew())?.ok_or_else(lost)
     }
 }
 
@@ -143,10 +155,10 @@ impl Claim {
         let leases = doc! {"$ifNull": ["$leases", []]};
         let is_taken = doc! {"$anyElementTrue": {"$map": {"input": &leases, "in": self.in_the_way(fields)}}};
         let ours = doc! {
-            "lease": self.lease, "fields": fields, "index": i64::from(self.shard.index()), "count": i64::from(self.shard.count()),
-            "expires_at": {"$add": ["$$NOW", millis(LEASE)]},
+            "lease": self.lease, "number": self.number, "renewals": 0i64, "fields": fields, "index": i64::from(self.shard.index()), "count": i64::from(self.shard.count()),
+            "taken_at": "$$NOW", "renewed_at": "$$NOW", "expires_at": {"$add": ["$$NOW", millis(LEASE)]},
             "host": literal(&owner.host), "machine": literal(&owner.machine),
-            "process": i64::from(owner.process), "started": owner.started,
+            "process": i64::from(owner.process), "started": owner.started.and_then(|ticks| i64::try_from(ticks).ok()),
         };
         let others = doc! {"$filter": {
             "input": &leases,
@@ -171,24 +183,13 @@ impl Claim {
     /// Those whose leases are in the way.
     fn holders(&self, fields: &[String]) -> Result<Vec<Held>, Error> {
         let leases = doc! {"$filter": {"input": "$leases", "cond": self.in_the_way(fields)}};
+        let remaining = doc! {"remaining": {"$subtract": ["$$this.expires_at", "$$NOW"]}};
+        let leases = doc! {"$map": {"input": leases, "in": {"$mergeObjects": ["$$this", remaining]}}};
         let found = self.database.run(&format!("looking who holds the lock of dataset `{}`", self.name), async {
             self.locks().find_one(doc! {"_id": self.dataset}).projection(doc! {"leases": leases}).await
         })?;
         let leases = found.as_ref().and_then(|found| found.get_array("leases").ok()).into_iter().flatten();
-        let lease = |lease: &Bson| {
-            let lease = lease.as_document()?;
-            let owner = Owner {
-                host: lease.get_str("host").ok()?.to_owned(),
-                machine: lease.get_str("machine").ok()?.to_owned(),
-                process: u32::try_from(lease.get_i64("process").ok()?).ok()?,
-                started: lease.get_i64("started").ok()?,
-            };
-            // Leases of earlier versions are of all samples.
-            let number = |key: &str| lease.get_i64(key).unwrap_or(1);
-            let shard = format!("{}/{}", number("index"), number("count")).parse().unwrap_or(Shard::WHOLE);
-            Some(Held { lease: lease.get_object_id("lease").ok()?, owner, shard })
-        };
-        Ok(leases.filter_map(lease).collect())
+        Ok(leases.filter_map(Bson::as_document).filter_map(Held::read).collect())
     }
 
     /// Takes leases out, and the document with the last one.
@@ -200,16 +201,28 @@ impl Claim {
         })
     }
 
-    /// Whether it still holds; then it does for longer.
-    fn renew(&self) -> Result<bool, Error> {
-        let longer = doc! {"$mergeObjects": ["$$this", {"expires_at": {"$add": ["$$NOW", millis(LEASE)]}}]};
+    /// If it still holds, it does for longer.
+    fn renew(&self) -> Result<Option<Fence>, Error> {
+        let longer = doc! {"$mergeObjects": ["$$this", {
+            "renewals": {"$add": [{"$ifNull": ["$$this.renewals", 0]}, 1]},
+            "renewed_at": "$$NOW", "expires_at": {"$add": ["$$NOW", millis(LEASE)]},
+        }]};
         let update = vec![doc! {"$set": {"leases": {"$map": {
             "input": "$leases", "in": {"$cond": [{"$eq": ["$$this.lease", self.lease]}, longer, "$$this"]},
         }}}}];
-        let matched = self.database.run(&format!("renewing the lock of dataset `{}`", self.name), async {
-            self.locks().update_one(doc! {"_id": self.dataset, "leases.lease": self.lease}, update).await
+        let query = doc! {"_id": self.dataset, "leases": {"$elemMatch": {"lease": self.lease, "number": self.number}}};
+        let renewed = self.database.run(&format!("renewing the lock of dataset `{}`", self.name), async {
+            self.locks().find_one_and_update(query, update).return_document(ReturnDocument::After).await
         })?;
-        Ok(matched.matched_count > 0)
+        let leases = renewed.as_ref().and_then(|renewed| renewed.get_array("leases").ok()).into_iter().flatten();
+        let ours = leases
+            .filter_map(Bson::as_document)
+            .find(|lease| lease.get_object_id("lease").is_ok_and(|lease| lease == self.lease));
+        let fence = |lease: &Document| {
+            let time = |key: &str| lease.get_datetime(key).ok().copied();
+            Some(Fence { renewed_at: time("renewed_at")?, expires_at: time("expires_at")? })
+        };
+        Ok(ours.and_then(fence))
     }
 
     /// Whether the lease `$$this` is in the way of our own on these fields.
@@ -245,41 +258,55 @@ fn holds(document: &Document, lease: ObjectId) -> bool {
     leases.filter_map(|stored| stored.get_object_id("lease").ok()).any(|stored| stored == lease)
 }
 
-impl Owner {
-    fn myself() -> Owner {
-        let process = std::process::id();
-        Owner {
-            host: System::host_name().unwrap_or_default(),
-            machine: machine(),
-            process,
-            started: started(process).unwrap_or_default(),
-        }
+impl Held {
+    fn read(lease: &Document) -> Option<Held> {
+        let renewals = lease.get_i64("renewals").ok();
+        let owner = Owner {
+            host: lease.get_str("host").ok()?.to_owned(),
+            machine: lease.get_str("machine").ok()?.to_owned(),
+            process: u32::try_from(lease.get_i64("process").ok()?).ok()?,
+            // Earlier versions wrote seconds since 1970 there, which move with the clock.
+            started: renewals.and_then(|_| u64::try_from(lease.get_i64("started").ok()?).ok()),
+        };
+        // Leases of earlier versions are of all samples.
+        let number = |key: &str| lease.get_i64(key).unwrap_or(1);
+        let shard = format!("{}/{}", number("index"), number("count")).parse().unwrap_or(Shard::WHOLE);
+        let since = lease.get_datetime("taken_at").ok().and_then(|time| time.try_to_rfc3339_string().ok());
+        Some(Held {
+            lease: lease.get_object_id("lease").ok()?,
+            owner,
+            shard,
+            since: since.unwrap_or_else(|| "an unknown time".to_owned()),
+            renewals,
+            remaining: lease.get_i64("remaining").unwrap_or_default(),
+        })
     }
 
-    /// Whether it was a process of this machine that has ended.
-    fn is_gone(&self, here: &Owner) -> bool {
-        (&self.host, &self.machine) == (&here.host, &here.machine) && started(self.process) != Some(self.started)
+    /// Whether it lasts longer than any lease can, because the server's clock was set back after it was renewed.
+    fn outlasts_any(&self) -> bool {
+        self.renewals.is_some() && self.remaining > millis(LEASE + RENEWAL)
+    }
+
+    fn error(&self, dataset: &str) -> Error {
+        let Held { owner, shard, since, .. } = self;
+        let (process, host) = (owner.process, owner.host.clone());
+        Error::Locked { dataset: dataset.to_owned(), shard: *shard, process, host, since: since.clone() }
     }
 }
 
-/// What makes process numbers comparable: on Linux the machine's boot and the namespace of its process numbers.
-fn machine() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let namespace = std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
-    format!("{} {namespace}", boot.trim())
-}
-
-/// When a process of this machine began; `None` when there is none of this number.
-fn started(process: u32) -> Option<i64> {
-    let mut system = System::new();
-    let pid = Pid::from_u32(process);
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, ProcessRefreshKind::nothing());
-    let process = system.process(pid).filter(|process| process.status() != sysinfo::ProcessStatus::Zombie)?;
-    i64::try_from(process.start_time()).ok()
-}
-
-fn text(started: i64) -> String {
-    DateTime::from_millis(started.saturating_mul(1000)).try_to_rfc3339_string().unwrap_or_default()
+/// A number that no lease in the database had before.
+fn next_number(database: &Database) -> Result<i64, Error> {
+    let counter = database.run("counting the locks", async {
+        let counters = database.collection::<Document>(COUNTERS);
+        let next = counters.find_one_and_update(doc! {"_id": "leases"}, doc! {"$inc": {"value": 1i64}});
+        next.upsert(true).return_document(ReturnDocument::After).await
+    });
+    match counter {
+        Ok(counter) => Ok(counter.and_then(|counter| counter.get_i64("value").ok()).unwrap_or(1)),
+        // Two who make the counter at once: then it is there.
+        Err(Error::Driver { source, .. }) if is_duplicate(&source) => next_number(database),
+        Err(error) => Err(error),
+    }
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -297,25 +324,5 @@ pub(super) fn is_duplicate(error: &mongodb::error::Error) -> bool {
         ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
         ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
         _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_ended_holds_nothing() {
-        let me = Owner::myself();
-        assert!(!me.is_gone(&me));
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let other = Owner { process: child.id(), started: started(child.id()).unwrap(), ..me.clone() };
-        assert!(!other.is_gone(&me));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(other.is_gone(&me));
-        assert!(Owner { started: me.started - 1, ..me.clone() }.is_gone(&me), "its number was used again");
-        assert!(!Owner { host: "another".into(), ..other.clone() }.is_gone(&me), "nobody can tell from here");
-        assert!(!Owner { machine: "before the last start".into(), ..other }.is_gone(&me));
     }
 }

@@ -7,10 +7,19 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use mongodb::options::{Acknowledgment, WriteConcern};
 
-use super::{dataset::Dataset, error::Error, lock::Lock, retry::with_retries, schema::HEATMAP};
+use super::{
+    dataset::Dataset,
+    error::Error,
+    lock::{Fence, Lock},
+    retry::with_retries,
+    schema::HEATMAP,
+};
 
 /// Samples per command.
 const BATCH: i64 = 1000;
+
+/// How often a change is made again that came after the end of the lease.
+const ATTEMPTS: usize = 5;
 
 /// What a heatmap field holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +87,6 @@ impl Dataset {
         let doing = format!("taking heatmaps away from the samples of dataset `{}`", self.name);
         let mut last: Option<ObjectId> = None;
         while !is_cancelled() {
-            lock.check()?;
             let mut query = doc! {"$or": &holds};
             query.extend(last.map(|last| ("_id".to_owned(), Bson::from(doc! {"$gt": last}))));
             let page: Vec<Document> = with_retries(|| {
@@ -91,9 +99,12 @@ impl Dataset {
             let ids: Vec<ObjectId> = page.iter().filter_map(|sample| sample.get_object_id("_id").ok()).collect();
             let Some(end) = ids.last() else { break };
             last = Some(*end);
-            with_retries(|| {
-                let (query, update) = (doc! {"_id": {"$in": &ids}}, update.clone());
-                self.database.run(&doing, async { samples.update_many(query, update).write_concern(durable()).await })
+            self.fenced(lock, |fence| {
+                let query = doc! {"_id": {"$in": &ids}, "$expr": fence.condition()};
+                let update = update.clone();
+                let done =
+                    self.database.run(&doing, async { samples.update_many(query, update).write_concern(durable()).await })?;
+                Ok(done.matched_count > 0 || !self.is_any_there(&ids, &doing)?)
             })?;
         }
         Ok(())
@@ -104,7 +115,6 @@ impl Dataset {
     /// # Errors
     /// The lock on the fields was lost, or the database fails.
     pub fn drop_fields(&self, fields: &[String], lock: &Lock) -> Result<Vec<String>, Error> {
-        lock.check()?;
         let mut kept = Vec::new();
         let datasets = self.database.collection::<Document>("datasets");
         for field in fields {
@@ -118,7 +128,7 @@ impl Dataset {
                 let query = doc! {"_id": self.id, "sample_fields": {"$elemMatch": &entry}};
                 self.database.run(&doing, async { datasets.find_one(query).projection(doc! {"sample_fields.$": 1}).await })
             })?;
-            self.remove_fields(std::slice::from_ref(field))?;
+            self.fenced(lock, |fence| self.remove_field(field, &fence, &doing))?;
             // Somebody may have used the field until this moment; without its entry FiftyOne could not read the dataset.
             let stored = stored.as_ref().and_then(|stored| stored.get_array("sample_fields").ok()?.first().cloned());
             if let Some(stored) = stored
@@ -135,6 +145,38 @@ impl Dataset {
         Ok(kept)
     }
 
+    /// Changes something under the fence of the lock, again and again until that falls into its time.
+    fn fenced(&self, lock: &Lock, mut change: impl FnMut(Fence) -> Result<bool, Error>) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let fence = lock.check()?;
+            if with_retries(|| change(fence.clone()))? {
+                return Ok(());
+            }
+        }
+        Err(Error::OutOfTime { dataset: self.name.clone() })
+    }
+
+    /// Takes a field out of the schema, as FiftyOne's `delete_sample_field` does; `false` if that came too late for the fence.
+    fn remove_field(&self, field: &str, fence: &Fence, doing: &str) -> Result<bool, Error> {
+        let update = doc! {
+            "$pull": {"sample_fields": {"name": field, "embedded_doc_type": HEATMAP}},
+            "$currentDate": {"last_modified_at": true},
+        };
+        let query = doc! {"_id": self.id, "$expr": fence.condition()};
+        let datasets = self.database.collection::<Document>("datasets");
+        let done = self.database.run(doing, async { datasets.update_one(query, update).await })?;
+        if done.matched_count == 0 {
+            self.check_exists()?;
+        }
+        Ok(done.matched_count > 0)
+    }
+
+    fn is_any_there(&self, ids: &[ObjectId], doing: &str) -> Result<bool, Error> {
+        let samples = self.database.collection::<Document>(&self.samples);
+        let found = samples.find_one(doc! {"_id": {"$in": ids}}).projection(doc! {"_id": 1});
+        Ok(self.database.run(doing, async { found.await })?.is_some())
+    }
+
     fn is_used(&self, field: &str, doing: &str) -> Result<bool, Error> {
         let samples = self.database.collection::<Document>(&self.samples);
         let found = with_retries(|| {
@@ -143,6 +185,11 @@ impl Dataset {
         })?;
         Ok(found.is_some())
     }
+}
+
+/// The same for a command.
+pub(super) fn durable_concern() -> Document {
+    doc! {"w": "majority", "j": true}
 }
 
 /// The labels' files are removed next: a server that crashed must not bring the labels back.

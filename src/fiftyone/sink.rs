@@ -1,33 +1,39 @@
 //! Heatmaps into samples: one command for many samples, one atomic update for each sample with all its heatmap fields.
 //!
 //! The server is a standalone without transactions, so each update has to be right by itself, and making it twice has
-//! to change nothing more: a lost connection is answered by sending the same command again.
+//! to change nothing more: a lost connection is answered by sending the same command again. Each is conditional on the run's
+//! lease and on what was read (docs/storage.md).
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     path::{Path, absolute},
     time::{Duration, Instant},
 };
 
-use bson::{Binary, Bson, Document, doc, oid::ObjectId, spec::BinarySubtype};
+use bson::{Binary, Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype};
 use futures_util::TryStreamExt;
 
 use super::{
     dataset::Dataset,
     error::Error,
-    lock::Lock,
+    lock::{Fence, Lock},
     retry::with_retries,
     schema::{HeatmapField, Schema},
     shard::Shard,
+    stored_sample::heatmap,
 };
 use crate::{
     measure::Measure,
     names::Choice,
-    pipeline::{CommitOutcome, RunError, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
+    pipeline::{CommitOutcome, RunError, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap},
+    storage::FolderLease,
 };
 
 /// Updates per command.
 const OPS: usize = 1000;
+
+/// How often updates are sent again that came after the end of the lease, each time under a lease that was renewed.
+const ATTEMPTS: usize = 5;
 
 /// Bytes per command. The driver sends a command as one document, for which the server's limit is 16 MiB and a little;
 /// the rest is for the command's own keys.
@@ -49,6 +55,8 @@ pub struct UpdateSink {
     schema: Schema,
     looked: Option<Instant>,
     lock: Option<Lock>,
+    /// On the folder of the files to which the updates refer.
+    folder: Option<FolderLease>,
     /// The field that the App is to tick, if fields are new.
     ticked: Option<String>,
 }
@@ -57,7 +65,7 @@ impl UpdateSink {
     pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
         let schema = Schema::new(dataset.clone(), fields);
         schema.check()?;
-        Ok(UpdateSink { dataset, schema, looked: None, lock: None, ticked: None })
+        Ok(UpdateSink { dataset, schema, looked: None, lock: None, folder: None, ticked: None })
     }
 
     /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
@@ -68,6 +76,18 @@ impl UpdateSink {
         let fields: Vec<String> = self.schema.fields().map(|field| field.name.clone()).collect();
         self.lock = Some(Lock::acquire(&self.dataset, Some(&fields), shard)?);
         Ok(())
+    }
+
+    /// Keeps the folder of the files to which the updates refer from those who remove files, as long as the sink lives.
+    pub fn hold(&mut self, folder: FolderLease) {
+        self.folder = Some(folder);
+    }
+
+    /// Makes sure of the leases, that on the folder last: it ends after what is sent under the fence.
+    fn fence(&self) -> Result<Option<Fence>, Error> {
+        let fence = self.lock.as_ref().map(Lock::check).transpose()?;
+        self.folder.as_ref().map_or(Ok(()), FolderLease::check)?;
+        Ok(fence)
     }
 
     /// Has the App show new fields as soon as they are there, this one ticked, where the user has made no settings.
@@ -95,51 +115,79 @@ impl UpdateSink {
 
     /// Sends the operations, and returns their outcomes in order.
     fn send(&self, operations: &[Operation]) -> Result<Vec<CommitOutcome>, Error> {
-        let updates: Vec<&Document> = operations.iter().map(|operation| &operation.update).collect();
+        let mut outcomes = vec![CommitOutcome::Committed; operations.len()];
+        let mut pending: Vec<usize> = (0..operations.len()).collect();
+        for _ in 0..ATTEMPTS {
+            let fence = self.fence()?;
+            let sent: Vec<&Operation> = pending.iter().map(|index| &operations[*index]).collect();
+            let reply = self.send_once(&sent, fence.as_ref())?;
+            let mut refused = HashMap::new();
+            for error in reply.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
+                if let Some(position) = error.get("index").and_then(number).and_then(|index| usize::try_from(index).ok()) {
+                    refused.insert(position, explain(error));
+                }
+            }
+            let matched = reply.get("n").and_then(number).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+            let all_matched = matched + refused.len() >= sent.len();
+            // The reply counts but does not say which.
+            let stored = if all_matched { None } else { Some(with_retries(|| self.stored(&sent))?) };
+            let mut late = Vec::new();
+            for (position, index) in pending.iter().enumerate() {
+                if let Some(reason) = refused.remove(&position) {
+                    outcomes[*index] = CommitOutcome::Refused(reason);
+                } else if let Some(stored) = &stored {
+                    match stored.get(&operations[*index].sample) {
+                        None => outcomes[*index] = CommitOutcome::SampleGone,
+                        Some(sample) => match operations[*index].changed(sample) {
+                            Some(field) => outcomes[*index] = CommitOutcome::Abandoned(changed_meanwhile(field)),
+                            // It was made, or it came too late: sent again it changes nothing more.
+                            None => late.push(*index),
+                        },
+                    }
+                }
+            }
+            if stored.as_ref().is_some_and(HashMap::is_empty) {
+                with_retries(|| self.dataset.check_exists())?;
+            }
+            // All that is left was made if as many matched.
+            if late.len() <= matched {
+                return Ok(outcomes);
+            }
+            pending = late;
+        }
+        Err(Error::OutOfTime { dataset: self.dataset.name.clone() })
+    }
+
+    fn send_once(&self, operations: &[&Operation], fence: Option<&Fence>) -> Result<Document, Error> {
+        let updates: Vec<Bson> = operations.iter().map(|operation| operation.statement(fence).into()).collect();
         let command = doc! {
-            "update": &self.dataset.samples, "ordered": false, "updates": to_array(&updates),
+            "update": &self.dataset.samples, "ordered": false, "updates": updates,
             "writeConcern": {"w": "majority", "j": true, "wtimeout": SAFE},
         };
         let doing = format!("updating samples of dataset `{}`", self.dataset.name);
         let database = &self.dataset.database;
-        let reply = with_retries(|| {
+        with_retries(|| {
             let command = command.clone();
             let reply = database.run(&doing, async { database.mongodb().run_command(command).await })?;
             check_durable(&doing, reply)
-        })?;
-        let mut outcomes = vec![CommitOutcome::Committed; operations.len()];
-        let mut num_refused = 0;
-        for error in reply.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
-            let index = error.get("index").and_then(number).and_then(|index| usize::try_from(index).ok());
-            if let Some(outcome) = index.and_then(|index| outcomes.get_mut(index)) {
-                *outcome = CommitOutcome::Refused(explain(error));
-                num_refused += 1;
-            }
-        }
-        let matched = reply.get("n").and_then(number).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
-        if matched + num_refused < operations.len() {
-            // The reply counts but does not say which.
-            let present = with_retries(|| self.present(operations))?;
-            if present.is_empty() {
-                with_retries(|| self.dataset.check_exists())?;
-            }
-            for (outcome, operation) in outcomes.iter_mut().zip(operations) {
-                if *outcome == CommitOutcome::Committed && !present.contains(&operation.sample) {
-                    *outcome = CommitOutcome::SampleGone;
-                }
-            }
-        }
-        Ok(outcomes)
+        })
     }
 
-    fn present(&self, operations: &[Operation]) -> Result<HashSet<ObjectId>, Error> {
+    /// The samples that are there, with what their labels are compared by.
+    fn stored(&self, operations: &[&Operation]) -> Result<HashMap<ObjectId, RawDocumentBuf>, Error> {
         let ids: Vec<ObjectId> = operations.iter().map(|operation| operation.sample).collect();
+        let mut projection = doc! {"_id": 1};
+        for label in operations.iter().flat_map(|operation| &operation.labels) {
+            projection
+                .extend(["_cls", "fingerprint", "map_path", "npy_path"].map(|key| (format!("{}.{key}", label.field), 1.into())));
+        }
         let database = &self.dataset.database;
-        let found: Vec<Document> = database.run(&format!("looking for samples of dataset `{}`", self.dataset.name), async {
-            let samples = database.collection::<Document>(&self.dataset.samples);
-            samples.find(doc! {"_id": {"$in": ids}}).projection(doc! {"_id": 1}).await?.try_collect().await
-        })?;
-        Ok(found.iter().filter_map(|sample| sample.get_object_id("_id").ok()).collect())
+        let found: Vec<RawDocumentBuf> =
+            database.run(&format!("looking for samples of dataset `{}`", self.dataset.name), async {
+                let samples = database.collection::<RawDocumentBuf>(&self.dataset.samples);
+                samples.find(doc! {"_id": {"$in": ids}}).projection(projection).await?.try_collect().await
+            })?;
+        Ok(found.into_iter().filter_map(|sample| Some((sample.get_object_id("_id").ok()?, sample))).collect())
     }
 }
 
@@ -148,7 +196,7 @@ impl Sink for UpdateSink {
         if updates.is_empty() {
             return Ok(Vec::new());
         }
-        self.lock.as_ref().map_or(Ok(()), Lock::check)?;
+        self.fence()?;
         self.look_after_schema()?;
         let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; updates.len()];
         let mut pending = Vec::new();
@@ -174,8 +222,84 @@ impl Sink for UpdateSink {
 /// A sample's update, ready to be sent.
 struct Operation {
     sample: ObjectId,
-    update: Document,
+    labels: Vec<Label>,
+    update: Vec<Document>,
     bytes: usize,
+}
+
+/// One label of an update: what it was and what it becomes. It may be made only if the label is one of both.
+struct Label {
+    field: String,
+    /// `None` if there was none.
+    read: Option<StoredHeatmap>,
+    /// The fingerprint; `None` for a label that is taken away.
+    new: Option<String>,
+}
+
+impl Operation {
+    /// The update, under all its conditions.
+    fn statement(&self, fence: Option<&Fence>) -> Document {
+        let mut query = doc! {"_id": self.sample};
+        query.insert("$and", self.labels.iter().map(Label::condition).collect::<Vec<_>>());
+        query.extend(fence.map(|fence| ("$expr".to_owned(), Bson::from(fence.condition()))));
+        doc! {"q": query, "u": &self.update, "multi": false, "upsert": false}
+    }
+
+    /// The field that somebody else changed, if the sample is as it is stored here.
+    fn changed(&self, sample: &RawDocument) -> Option<&str> {
+        let stored = |field: &str| sample.get_document(field).ok().map(|label| heatmap(field, label));
+        self.labels.iter().find(|label| !label.may_be(stored(&label.field).as_ref())).map(|label| label.field.as_str())
+    }
+}
+
+impl Label {
+    /// What the server compares.
+    fn condition(&self) -> Document {
+        let Label { field, read, new } = self;
+        let is_none = || doc! {field: {"$not": {"$type": "object"}}};
+        let as_read = match read {
+            None => is_none(),
+            Some(read) => {
+                let mut all = vec![doc! {field: {"$type": "object"}}];
+                all.push(match &read.fingerprint {
+                    Some(fingerprint) => doc! {format!("{field}.fingerprint"): fingerprint},
+                    // In a fragment it counts for nothing.
+                    None => doc! {"$or": [
+                        {format!("{field}.fingerprint"): {"$not": {"$type": "string"}}}, {format!("{field}._cls"): {"$ne": "Heatmap"}},
+                    ]},
+                });
+                for (key, path) in [("map_path", &read.map_path), ("npy_path", &read.npy_path)] {
+                    let key = format!("{field}.{key}");
+                    all.push(match path {
+                        Some(path) => doc! {key: path.to_string_lossy().as_ref()},
+                        None => doc! {"$or": [{&key: {"$not": {"$type": "string"}}}, {&key: ""}]},
+                    });
+                }
+                doc! {"$and": all}
+            }
+        };
+        let as_wanted = match new {
+            None => is_none(),
+            Some(fingerprint) => doc! {format!("{field}.fingerprint"): fingerprint},
+        };
+        doc! {"$or": [as_read, as_wanted]}
+    }
+
+    /// The same of a label that is at hand.
+    fn may_be(&self, stored: Option<&StoredHeatmap>) -> bool {
+        let compared = |label: &StoredHeatmap| (label.fingerprint.clone(), label.map_path.clone(), label.npy_path.clone());
+        let as_wanted = match &self.new {
+            None => stored.is_none(),
+            Some(_) => stored.is_some_and(|stored| stored.fingerprint == self.new),
+        };
+        as_wanted || stored.map(compared) == self.read.as_ref().map(compared)
+    }
+}
+
+fn changed_meanwhile(field: &str) -> String {
+    format!(
+        "somebody changed its `{field}` while it was computed; the label stays as it is\nhint: run the same command again, which looks at the sample as it is now"
+    )
 }
 
 /// How many of the operations go into the next command; at least one.
@@ -193,15 +317,22 @@ fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operation, String
     let sample = ObjectId::parse_str(&update.sample.id).map_err(|_| format!("`{}` is not a sample id", update.sample.id))?;
     let mut set = Document::new();
     let mut unset = Vec::new();
+    let mut labels = Vec::new();
+    let mut was_read = |field: &str, new: Option<String>| {
+        let read = update.existing.iter().find(|stored| stored.field == field).cloned();
+        labels.push(Label { field: field.to_owned(), read, new });
+    };
     for heatmap in &update.heatmaps {
         let field =
             schema.field(&heatmap.field).ok_or_else(|| format!("field `{}` was not declared for this run", heatmap.field))?;
+        was_read(&heatmap.field, Some(heatmap.fingerprint.clone()));
         set.insert(&heatmap.field, label(heatmap, field)?);
         unset.push(Bson::String(match heatmap.map {
             StoredMap::File(_) => format!("{}.map", heatmap.field),
             StoredMap::Inline(_) => format!("{}.map_path", heatmap.field),
         }));
     }
+    update.withdrawn.iter().for_each(|field| was_read(field, None));
     unset.extend(update.withdrawn.iter().map(|field| Bson::String(field.clone())));
     if unset.is_empty() {
         return Err("the update names no heatmap".to_owned());
@@ -209,13 +340,15 @@ fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operation, String
     // The App saves a whole sample only if this moment is the one it saw, so without it a save in flight would undo
     // ours.
     set.insert("last_modified_at", "$$NOW");
-    let update = doc! {"q": {"_id": sample}, "u": [{"$set": set}, {"$unset": unset}], "multi": false, "upsert": false};
-    let bytes = update.to_vec().map_err(|error| error.to_string())?.len();
+    let update = vec![doc! {"$set": set}, doc! {"$unset": unset}];
+    let mut operation = Operation { sample, labels, update, bytes: 0 };
+    let bytes = operation.statement(None).to_vec().map_err(|error| error.to_string())?.len();
     if bytes > COMMAND_BYTES {
         return Err(format!("its heatmaps take {} MiB, more than MongoDB stores in one sample; use `--store path`", bytes >> 20));
     }
-    // The key in the array of updates.
-    Ok(Operation { sample, update, bytes: bytes + 8 })
+    // The key in the array of updates, and the fence.
+    operation.bytes = bytes + 200;
+    Ok(operation)
 }
 
 /// The expression whose value is the new label: a stored label keeps its id, its tags and what people added to it;
@@ -300,10 +433,6 @@ fn number(value: &Bson) -> Option<i64> {
     }
 }
 
-fn to_array(documents: &[&Document]) -> Vec<Bson> {
-    documents.iter().map(|document| Bson::Document((*document).clone())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,7 +491,9 @@ mod tests {
     #[test]
     fn commands_are_cut_by_bytes_and_number() {
         let operations = |count: usize, bytes: usize| -> Vec<_> {
-            (0..count).map(|n| (n, Operation { sample: ObjectId::new(), update: doc! {}, bytes })).collect()
+            (0..count)
+                .map(|n| (n, Operation { sample: ObjectId::new(), labels: Vec::new(), update: Vec::new(), bytes }))
+                .collect()
         };
         assert_eq!(fitting(&operations(2000, 10)), OPS);
         assert_eq!(fitting(&operations(10, 4 << 20)), 3);

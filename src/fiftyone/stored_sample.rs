@@ -159,7 +159,8 @@ fn mask(label: &RawDocument) -> Option<StoredMask> {
     }
 }
 
-fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
+/// What a label of this field is known by.
+pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     // The fingerprint vouches for a whole label. In a fragment it would keep the heatmap from being made again.
     let whole = label.get_str("_cls").ok() == Some("Heatmap");
     StoredHeatmap {

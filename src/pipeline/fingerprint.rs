@@ -124,11 +124,6 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// 8 hexadecimal digits that stand for a fingerprint in the name of a file.
-pub fn file_tag(fingerprint: &str) -> String {
-    blake3::hash(fingerprint.as_bytes()).to_hex()[..8].to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

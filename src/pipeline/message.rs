@@ -3,7 +3,11 @@
 //!
 //! Every [`SampleRef`] that leaves the source ends exactly once: as an update, a [`Skip`] or a [`SampleFailure`].
 
-use std::{collections::BTreeSet, fmt, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::{Change, Fingerprint};
 use crate::{
@@ -113,8 +117,8 @@ pub struct StoredHeatmap {
 
 impl StoredHeatmap {
     /// Its files.
-    pub fn into_files(self) -> impl Iterator<Item = PathBuf> {
-        [self.map_path, self.npy_path].into_iter().flatten()
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.map_path, &self.npy_path].into_iter().flatten().map(PathBuf::as_path)
     }
 }
 
@@ -308,13 +312,15 @@ pub struct WrittenHeatmaps {
     pub heatmaps: Vec<WrittenHeatmap>,
     /// Fields that shall hold nothing: what they held explains a class that is not there any more.
     pub withdrawn: Vec<String>,
-    /// Files that nothing refers to once the update is made.
+    /// Files that its labels refer to no more once the update is made.
     pub superseded: Vec<PathBuf>,
+    /// What its fields held when it was read: only then may the update be made.
+    pub existing: Vec<StoredHeatmap>,
 }
 
 impl WrittenHeatmaps {
     /// The files that its heatmaps refer to.
-    pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.heatmaps.iter().flat_map(|heatmap| {
             let map = match &heatmap.map {
                 StoredMap::File(path) => Some(path.as_path()),

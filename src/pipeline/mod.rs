@@ -9,7 +9,6 @@ mod fingerprint;
 mod ledger;
 mod max_failures;
 mod message;
-mod output;
 mod run;
 mod stages;
 mod survey;
@@ -17,12 +16,9 @@ mod timing;
 
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
-pub use fingerprint::{Change, Fingerprint, Ingredient, file_tag};
+pub use fingerprint::{Change, Fingerprint, Ingredient};
 pub use max_failures::MaxFailures;
 pub use message::*;
-pub use output::{
-    OutputFile, name_in_folder, note_dataset, noted_datasets, remove_empty_folders, visit_field_files, visit_files,
-};
 pub use run::{Cancellation, Parts, RunOptions, run};
 pub use stages::{
     decode::{Decoder, Targets},
@@ -140,6 +136,8 @@ pub enum CommitOutcome {
     Committed,
     /// The sample is not there any more.
     SampleGone,
+    /// Somebody else changed one of its labels since it was read; the text says which. Nothing was written.
+    Abandoned(String),
     /// The database refused this one update (too large, say); the text says why.
     Refused(String),
 }

@@ -10,7 +10,6 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +34,7 @@ use super::{
     },
     timing::{Clock, Inlet, Outlet},
 };
+use crate::storage::Journal;
 
 /// How a run is to go.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +45,6 @@ pub struct RunOptions {
     pub num_workers: usize,
     /// Abort when more samples than this fail.
     pub max_failures: Option<MaxFailures>,
-    /// Leave the files of replaced heatmaps where they are: others may refer to them.
-    pub keep_superseded: bool,
 }
 
 /// Asks a run to stop reading, finish what is in flight and commit it.
@@ -77,6 +75,8 @@ pub struct Parts<'a> {
     pub encoder: &'a Encoder,
     /// Where references to them go.
     pub sink: &'a mut dyn Sink,
+    /// Where the files are noted that are left over; `None` if nothing is written to disk.
+    pub orphans: Option<&'a mut Journal>,
 }
 
 /// Runs all stages to the end of the source. The summary is complete in either case; the fault says why a run was aborted.
@@ -86,7 +86,7 @@ pub fn run(
     cancellation: &Cancellation,
     tell: &(dyn Fn(Event) + Sync),
 ) -> (Summary, Option<RunError>) {
-    let Parts { source, decoder, explainers, encoder, sink } = parts;
+    let Parts { source, decoder, explainers, encoder, sink, orphans } = parts;
     let started = Instant::now();
     let workers = options.num_workers.max(1);
     let num_devices = explainers.len();
@@ -114,8 +114,6 @@ pub fn run(
     });
     let clock = |stage: Stage| &clocks[stage as usize].1;
 
-    // Only what camflow wrote here is camflow's to remove.
-    let removable = (!options.keep_superseded).then_some(encoder.folder.as_path());
     // What each explainer takes; until it has had a batch, in this run or an earlier one, one sample.
     let limits = Mutex::new(explainers.iter().map(|explainer| explainer.batch_limit()).collect::<Vec<_>>());
     let limits = &limits;
@@ -142,7 +140,7 @@ pub fn run(
         drop((batch_in, explained_out));
         let (input, out) = (Inlet::new(explained_in, clock(Stage::Encode)), Outlet::new(written_out, clock(Stage::Encode)));
         spawn(scope, Stage::Encode, ledger, move || encode(encoder, workers, input, out, clock(Stage::Encode), ledger));
-        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, removable, &written_in, clock(Stage::Commit), ledger));
+        spawn(scope, Stage::Commit, ledger, move || commit_all(sink, orphans, &written_in, clock(Stage::Commit), ledger));
     });
 
     let (mut summary, fault) = ledger.close(cancellation.is_cancelled());
@@ -303,9 +301,15 @@ fn encode(
     });
 }
 
-fn commit_all(sink: &mut dyn Sink, removable: Option<&Path>, input: &Receiver<SampleUpdate>, clock: &Clock, ledger: &Ledger<'_>) {
+fn commit_all(
+    sink: &mut dyn Sink,
+    mut orphans: Option<&mut Journal>,
+    input: &Receiver<SampleUpdate>,
+    clock: &Clock,
+    ledger: &Ledger<'_>,
+) {
     while let Some(bulk) = clock.starved(|| next_bulk(input)) {
-        match clock.busy(|| commit(sink, removable, bulk)) {
+        match clock.busy(|| commit(sink, orphans.as_deref_mut(), bulk)) {
             Ok(ended) => {
                 for outcome in ended {
                     match outcome {

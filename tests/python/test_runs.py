@@ -158,7 +158,13 @@ def test_a_run_is_removed_without_a_trace(tiny_dataset, job, db):
     dry = job.remove(dataset, key).stdout
     assert f"would remove field `{LIGHT}`: 3 heatmaps" in dry and "would remove 12 files" in dry and "--apply" in dry
     assert job.files() == files and dataset.list_runs() == [key]
-    assert "removed 12 files" in job.remove(dataset, key, "--apply").stdout
+    said = job.remove(dataset, key, "--apply").stdout
+    assert f"12 files, 0.0 MiB, stay in `{job.out}` until their grace period of 1d is over" in said
+    assert job.files() == files
+    # Until then a run finds them; without a grace period they go at once.
+    job.annotate(dataset, classes="light,middle")
+    assert job.files() == files
+    assert "removed 12 files" in job.remove(dataset, key, "--apply", "--grace", "0").stdout
     after = document(db, dataset)
     assert samples(dataset) == before and after["sample_fields"] == fields and after["app_config"] == app
     assert not dataset.has_runs and not job.files()
@@ -176,17 +182,17 @@ def test_what_others_have_or_use_stays(tiny_dataset, clone, job):
     theirs = {Path(path) for s in twin for f in (LIGHT, MIDDLE) if s[f] for path in (s[f].map_path, s[f].npy_path)}
     mine[MIDDLE] = fo.Heatmap(map=np.zeros((4, 4), np.float32))
     mine.save()
-    said = job.remove(dataset, "camflow_both", "--apply").stdout
+    said = job.remove(dataset, "camflow_both", "--apply", "--grace", "0").stdout
     assert f"field `{LIGHT}` stays: run `camflow_light` writes it too" in said
     assert f"removed 2 heatmaps from field `{MIDDLE}`, which stays: 1 samples" in said
-    assert "files stay: other datasets refer to them" in said
+    assert "files stay: other labels refer to them" in said
     assert dataset.list_runs() == ["camflow_light"] and len(dataset.exists(LIGHT)) == 3
     assert dataset.exists(MIDDLE).values("id") == [mine.id] and dataset.first()[MIDDLE].map.shape == (4, 4)
     assert theirs <= job.files()
 
     # Fields may be named instead of runs.
     assert "no heatmap field `lihgt" in job.remove(dataset, "--fields", "lihgt_grad_layer_1", code=2).stderr
-    job.remove(dataset, "--fields", LIGHT, "--apply")
+    job.remove(dataset, "--fields", LIGHT, "--apply", "--grace", "0")
     assert not dataset.has_sample_field(LIGHT) and not dataset.has_runs
     fo.delete_dataset(twin.name)
     assert theirs <= job.files()
@@ -217,7 +223,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(tiny_dataset, job, bi
 
     def killed(reached):
         """Runs it until something is reached, and kills it there."""
-        command = [binary, "remove", "--dataset", dataset.name, "camflow_light", "--apply"]
+        command = [binary, "remove", "--dataset", dataset.name, "camflow_light", "--apply", "--grace", "0"]
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, env=os.environ)
         while not reached():
             assert process.poll() is None, "it was over before"
@@ -235,7 +241,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(tiny_dataset, job, bi
     buckets = sorted(folder.iterdir())
     killed(lambda: not buckets[0].exists())
     assert len(dataset.exists(LIGHT)) == 0 and 0 < len(job.files()) < 4000
-    job.remove(dataset, "camflow_light", "--apply")
+    job.remove(dataset, "camflow_light", "--apply", "--grace", "0")
     assert not dataset.has_runs and not dataset.has_sample_field(LIGHT) and not job.files()
     assert db["camflow.locks"].count_documents({"_id": document(db, dataset)["_id"]}) == 0
 

@@ -103,7 +103,7 @@ def test_three_shards_at_once_are_one_run_bit_for_bit(tiny_dataset, job, camflow
     files, expected = job.files(), state(db, dataset)
     assert len(files) == 2 * whole["num_heatmaps"]
     dataset.reload()
-    camflow("remove", "--dataset", dataset.name, *dataset.list_runs(), "--apply")
+    camflow("remove", "--dataset", dataset.name, *dataset.list_runs(), "--apply", "--grace", "0")
     assert not job.files()
 
     ends = [finished(events) for events in job.shards(dataset)]

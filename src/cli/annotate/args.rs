@@ -13,6 +13,7 @@ use crate::{
     names::Choice,
     pipeline::{MaxFailures, NpyFormat, Store},
     report::Format,
+    storage::Grace,
 };
 
 /// Add heatmaps to the samples of a FiftyOne dataset
@@ -39,6 +40,13 @@ pub struct Args {
     /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
+    /// Write to `--out` although it is not the folder that the dataset's heatmaps were written to before: it was deleted or is on
+    /// another disk now
+    #[arg(long)]
+    pub new_folder: bool,
+    /// How long files stay that nothing refers to, from when a run replaced them: `1d`, `36h`, `0`
+    #[arg(long, value_name = "TIME", default_value_t)]
+    pub grace: Grace,
     /// Exact floats beside the picture
     #[arg(long, default_value = NpyFormat::F32.name(), value_parser = choice::<NpyFormat>())]
     pub npy: NpyFormat,

@@ -18,11 +18,12 @@ use crate::{
     explain::{Column, Method},
     fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
-    media::MaskValue,
+    media::{MaskValue, shown},
     names::{Choice, backticked},
     pipeline::{Fingerprint, HeatmapFields, TargetClass, Targets},
     program::{Dynamic, Program},
     report::Reporter,
+    storage::{OutputFolder, StorageError},
 };
 
 /// What the dataset's side of the job comes to.
@@ -167,6 +168,24 @@ pub fn output_folder(out: Option<&Path>, dataset: &str) -> anyhow::Result<PathBu
     // `..` would be the folder above.
     let name = if name.trim_matches('.').is_empty() { name.replace('.', "_") } else { name };
     Ok(base.data_local_dir().join("camflow").join(name))
+}
+
+/// Makes sure that the folder is the one that the dataset's heatmaps were written to: what is there instead may be the place where
+/// a disk is mounted on other days. Writes nothing.
+pub fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Result<()> {
+    let Some(known) = dataset.folder_at(path)?.filter(|_| !args.new_folder) else { return Ok(()) };
+    let what = match OutputFolder::open_if_any(path) {
+        Ok(Some(folder)) if folder.identity() == known => return Ok(()),
+        Ok(Some(_)) => "it is another folder of camflow's",
+        Ok(None) => "camflow has never written there",
+        Err(StorageError::NoFolder { .. }) => "it is not there",
+        Err(error) => return Err(error.into()),
+    };
+    anyhow::bail!(
+        "`{}` is not the folder that the heatmaps of dataset `{}` were written to: {what}\nhint: if it is on a disk that is not mounted, mount it; if the folder was deleted or moved, or the disk is another one now, say `--new-folder` once",
+        shown(path),
+        dataset.name()
+    )
 }
 
 pub fn check_writable(folder: &Path) -> anyhow::Result<()> {

@@ -1,13 +1,15 @@
 //! A job with its model loaded and its database open: `annotate` runs it once, a worker shard by shard.
 
+use std::path::Path;
+
 use anyhow::Context;
 
 use super::{
     Args,
     args::BatchSize,
     job::{
-        DatasetSide, check_dataset, check_model, check_schema, check_writable, connect, describe_fields, field_names, fields,
-        job_fingerprint, output_folder, preceding, selection,
+        DatasetSide, check_dataset, check_folder, check_model, check_schema, check_writable, connect, describe_fields,
+        field_names, fields, job_fingerprint, output_folder, preceding, selection,
     },
     note::{Computed, note_run},
 };
@@ -15,6 +17,7 @@ use crate::{
     cli::{
         Exit, Failure,
         cam::Model,
+        collect::remove_replaced,
         signals::cancel_on_signals,
         target::{check_output, class_names, described, resolve_targets},
     },
@@ -24,10 +27,11 @@ use crate::{
     names::backticked,
     pipeline::{
         BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, NpyFormat, Parts, RunError, RunOptions, SkipReason,
-        Source, Store, Targets, note_dataset, run, survey,
+        Source, Store, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
     report::{Reporter, RunRecord},
+    storage::{FolderLease, Journal, OutputFolder, Sharing},
 };
 
 /// What stays from one run of the job to the next.
@@ -98,8 +102,11 @@ impl<'a> Session<'a> {
         let names = field_names(args, &class_names, &self.options.methods, &self.columns)?;
         let folder = output_folder(args.out.as_deref(), dataset.name())?;
         let folder = (args.store == Store::Path || args.npy != NpyFormat::None).then_some(folder);
-        if let Some(folder) = folder.as_deref().filter(|_| !args.is_dry()) {
-            check_writable(folder)?;
+        if let Some(folder) = folder.as_deref() {
+            check_folder(args, &dataset, folder)?;
+            if !args.is_dry() {
+                check_writable(folder)?;
+            }
         }
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(&names, &self.columns, program);
@@ -152,6 +159,35 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Holds the output folder for writing, and notes whose it is.
+    fn hold(&self, dataset: &Dataset, path: &Path) -> Result<FolderLease, Failure> {
+        let folder = OutputFolder::create(path).map_err(Failure::aborted)?;
+        let what = format!("camflow annotate of dataset `{}`", dataset.name());
+        let lease = FolderLease::acquire(&folder, Sharing::Shared, &what).map_err(Failure::from_storage)?;
+        folder.note_dataset(&dataset.id()).with_context(|| format!("cannot write to the folder {folder}"))?;
+        dataset.note_folder(folder.identity(), path).map_err(Failure::aborted)?;
+        Ok(lease)
+    }
+
+    /// Removes what runs have replaced, once its grace period is over. The next run will, if it cannot be done now.
+    fn tidy(&self, dataset: &Dataset, folder: &Path) {
+        match remove_replaced(folder, dataset, self.args.grace, &self.cancellation) {
+            Ok(None) => {}
+            Ok(Some(removed)) => {
+                if removed.count > 0 {
+                    let (count, mib) = (removed.count, removed.bytes as f64 / f64::from(1 << 20));
+                    self.reporter.notice(&format!("removed {count} files, {mib:.1} MiB, that runs had replaced"));
+                }
+                if let Some((name, error)) = removed.stuck.first() {
+                    let count = removed.stuck.len();
+                    self.reporter
+                        .warning(&format!("cannot remove {count} files that runs had replaced, such as {name}: {error}"));
+                }
+            }
+            Err(error) => self.reporter.warning(&format!("what runs had replaced was not removed: {error}")),
+        }
+    }
+
     /// Does the work on a shard of the selection.
     pub fn run(&mut self, shard: Shard, record: &mut RunRecord) -> Result<Exit, Failure> {
         let (args, reporter) = (self.args, self.reporter);
@@ -197,11 +233,11 @@ impl<'a> Session<'a> {
         if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !args.no_app_config) {
             sink.show_in_app(deepest.clone());
         }
-        if let Some(folder) = &folder {
-            note_dataset(folder, &dataset.id()).with_context(|| format!("cannot write to the folder `{}`", folder.display()))?;
+        let mut orphans = None;
+        if let Some(path) = &folder {
+            sink.hold(self.hold(&dataset, path)?);
+            orphans = Some(Journal::new(path));
         }
-        // A clone of the dataset may refer to the files that this run replaces.
-        let keep_superseded = dataset.shares_heatmaps(&fields.names().collect::<Vec<_>>()).map_err(Failure::aborted)?;
         let encoder = Encoder {
             folder: folder.clone().unwrap_or_default(),
             fields: fields.clone(),
@@ -217,7 +253,6 @@ impl<'a> Session<'a> {
             },
             num_workers,
             max_failures: args.max_failures,
-            keep_superseded,
         };
         let tell = |event| reporter.tell(event);
         self.explainers.iter_mut().for_each(TorchExplainer::begin);
@@ -227,6 +262,7 @@ impl<'a> Session<'a> {
             explainers: self.explainers.iter_mut().map(|explainer| explainer as _).collect(),
             encoder: &encoder,
             sink: &mut sink,
+            orphans: orphans.as_mut(),
         };
         let (summary, fault) = run(parts, options, &self.cancellation, &tell);
         reporter.finish(&summary, fault.as_ref());
@@ -238,7 +274,7 @@ impl<'a> Session<'a> {
             (None, false, _) => Exit::SomeFailed,
         };
         let (program, columns, label) = (&self.program, &self.columns[..], label.as_ref());
-        let computed = Computed { program, columns, classes: &class_names, label, fields: &fields, folder, part };
+        let computed = Computed { program, columns, classes: &class_names, label, fields: &fields, folder: folder.clone(), part };
         let note = || note_run(args, &dataset, computed, record, &summary, exit);
         match fault {
             // A database that is lost takes no notes, and the next run makes up for it.
@@ -256,6 +292,11 @@ impl<'a> Session<'a> {
             check_schema(&sink, summary.num_committed > 0, reporter).map_err(Failure::aborted)?;
         }
         note().map_err(Failure::aborted)?;
+        // Gives the folder back.
+        drop(sink);
+        if let Some(folder) = &folder {
+            self.tidy(&dataset, folder);
+        }
         if summary.num_committed > 0 {
             reporter.notice(&format!(
                 "look at them with `fiftyone app launch {}`; a Python that has the dataset open sees them after `dataset.reload()`",

@@ -1,6 +1,6 @@
 //! Decode: image file to pixels, label to targets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     media::{
@@ -138,7 +138,8 @@ impl Decoder {
             sample,
             heatmaps: Vec::new(),
             withdrawn: withdrawn.iter().map(|heatmap| heatmap.field.clone()).collect(),
-            superseded: withdrawn.into_iter().flat_map(StoredHeatmap::into_files).collect(),
+            superseded: withdrawn.iter().flat_map(StoredHeatmap::files).map(Path::to_owned).collect(),
+            existing: existing.to_vec(),
         })
     }
 

@@ -12,8 +12,9 @@ use crate::{
     names::Choice,
     pipeline::{
         ClassHeatmaps, ExplainedSample, Heatmap, HeatmapFields, RunError, Skip, SkipReason, StoredHeatmap, StoredMap,
-        WrittenHeatmap, WrittenHeatmaps, output::stem,
+        WrittenHeatmap, WrittenHeatmaps,
     },
+    storage::stem,
 };
 
 /// Where the picture of a heatmap is kept.
@@ -113,18 +114,18 @@ impl Encoder {
         if heatmaps.is_empty() && withdrawn.is_empty() {
             return Ok(Encoded::Skipped(Skip { sample, reason: SkipReason::ClassAbsent }));
         }
-        let is_kept = |path: &PathBuf| {
-            heatmaps
-                .iter()
-                .any(|new| new.npy_path.as_ref() == Some(path) || matches!(&new.map, StoredMap::File(map) if map == path))
+        let is_kept = |path: &&Path| {
+            let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
+            heatmaps.iter().any(|new| new.npy_path.as_deref() == Some(*path) || is_map(&new.map))
         };
         let superseded = existing
-            .into_iter()
+            .iter()
             .filter(|old| withdrawn.contains(&old.field) || heatmaps.iter().any(|new| new.field == old.field))
-            .flat_map(StoredHeatmap::into_files)
+            .flat_map(StoredHeatmap::files)
             .filter(|path| !is_kept(path))
+            .map(Path::to_owned)
             .collect();
-        Ok(Encoded::Written(WrittenHeatmaps { sample, heatmaps, withdrawn, superseded }))
+        Ok(Encoded::Written(WrittenHeatmaps { sample, heatmaps, withdrawn, superseded, existing }))
     }
 
     /// Where the attention lies, by column.

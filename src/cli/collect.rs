@@ -1,0 +1,114 @@
+//! Removing heatmap files. This is the only place where it is done; docs/storage.md says under which conditions.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    fiftyone::{Dataset, Error},
+    pipeline::Cancellation,
+    storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StorageError, StoredFile},
+};
+
+/// References are read anew after so many files, and when so much time has gone by, or as much as it takes to read them.
+const FILES: usize = 20_000;
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// What was removed.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub count: u64,
+    pub bytes: u64,
+    /// What the system did not let go.
+    pub stuck: Vec<(FileName, io::Error)>,
+}
+
+/// Removes those of the files to which nothing refers, in a folder that nobody else holds, and tells of each.
+pub fn remove_orphans(
+    folder: &OutputFolder,
+    lease: &FolderLease,
+    dataset: &Dataset,
+    files: &[StoredFile],
+    cancellation: &Cancellation,
+    tell: &mut dyn FnMut(&StoredFile),
+) -> Result<Removed, Error> {
+    let mut removed = Removed::default();
+    let mut files = files.iter().peekable();
+    while files.peek().is_some() && !cancellation.is_cancelled() {
+        let begun = Instant::now();
+        // Somebody may have copied a label, or made it again, since the files were found.
+        let references = dataset.references()?;
+        let (read, period) = (Instant::now(), PERIOD.max(begun.elapsed()));
+        for file in files.by_ref().take(FILES) {
+            lease.check()?;
+            if !references.contains(&file.name) {
+                match folder.remove(&file.name) {
+                    Ok(true) => {
+                        removed.count += 1;
+                        removed.bytes += file.size;
+                        tell(file);
+                    }
+                    Ok(false) => {}
+                    Err(error) => removed.stuck.push((file.name.clone(), error)),
+                }
+            }
+            if cancellation.is_cancelled() || read.elapsed() > period {
+                break;
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes what runs have replaced, once its grace period is over, and if nobody holds the folder; `None` if there is nothing to do,
+/// or somebody does, so that a later run will do it.
+pub fn remove_replaced(
+    path: &Path,
+    dataset: &Dataset,
+    grace: Grace,
+    cancellation: &Cancellation,
+) -> Result<Option<Removed>, Error> {
+    let folder = OutputFolder::open(path)?;
+    let is_due = |orphan: &Orphan| orphan.cause == Cause::Replaced && grace.is_over(*orphan, None);
+    if !folder.orphans()?.values().any(is_due) || !unknown_datasets(&folder, dataset)?.is_empty() {
+        return Ok(None);
+    }
+    let what = format!("camflow annotate of dataset `{}`", dataset.name());
+    let lease = match FolderLease::acquire(&folder, Sharing::Exclusive, &what) {
+        Err(StorageError::Held { .. }) => return Ok(None),
+        lease => lease?,
+    };
+    // Others may have done it meanwhile.
+    let mut orphans = folder.orphans()?;
+    let mut due = Vec::new();
+    for (name, orphan) in orphans.iter().filter(|(_, orphan)| is_due(orphan)) {
+        due.extend(folder.find(name)?.filter(|file| grace.is_over(*orphan, file.modified)));
+    }
+    let removed = remove_orphans(&folder, &lease, dataset, &due, cancellation, &mut |_| {})?;
+    retain_orphans(&folder, &mut orphans)?;
+    Ok(Some(removed))
+}
+
+/// Keeps of what is noted what is still there, and has a say in when it goes.
+fn retain_orphans(folder: &OutputFolder, orphans: &mut BTreeMap<FileName, Orphan>) -> Result<(), Error> {
+    let mut gone = Vec::new();
+    for name in orphans.keys() {
+        if folder.find(name)?.is_none() {
+            gone.push(name.clone());
+        }
+    }
+    for name in &gone {
+        orphans.remove(name);
+    }
+    Ok(folder.set_orphans(orphans)?)
+}
+
+/// Datasets whose heatmaps are in the folder, and that this database does not have: of another database, perhaps, which cannot be
+/// asked what it refers to.
+pub fn unknown_datasets(folder: &OutputFolder, dataset: &Dataset) -> Result<Vec<String>, Error> {
+    let known = dataset.siblings()?;
+    Ok(folder.noted_datasets()?.into_iter().filter(|id| !known.contains(id)).collect())
+}
