@@ -170,6 +170,8 @@ fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
         class: "person".into(),
         map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
         npy_path: Some(format!("/maps/{fingerprint}.npy").into()),
+        map_checksum: None,
+        npy_checksum: None,
         score: 0.5,
         measures: Measures::default().with(Measure::EnergyInside, 0.75).with(Measure::PointingHit, 1.0),
         fingerprint: fingerprint.into(),
@@ -493,7 +495,7 @@ fn fields_are_declared_with_the_first_update_and_only_once() {
     assert_eq!(sink.schema().declare().expect("the declarations"), ["cam_1", "cam_2"]);
     let again = mongod.sample_fields(id);
     assert_eq!(names(&again), ["id", "filepath", "gt", "weather", "cam_2", "cam_1"]);
-    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 27);
+    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 29);
 
     let error = dataset.sink(vec![field("weather")]).map(drop).expect_err("a taken name").to_string();
     assert!(error.contains("`weather`") && error.contains("of type Classification") && error.contains("`--field`"), "{error}");

@@ -3,12 +3,16 @@
 //!
 //! Every [`SampleRef`] that leaves the source ends exactly once: as an update, a [`Skip`] or a [`SampleFailure`].
 
-use std::{collections::BTreeSet, fmt, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::{Change, Fingerprint};
 use crate::{
     measure::Measures,
-    media::{BinaryMask, FrameRegion, MaskValue, shown},
+    media::{BinaryMask, Checksum, FrameRegion, MaskValue, RecordedChecksum, Stamp, shown},
 };
 
 /// One sample of the selection.
@@ -109,9 +113,24 @@ pub struct StoredHeatmap {
     pub map_path: Option<PathBuf>,
     /// Its exact floats.
     pub npy_path: Option<PathBuf>,
+    /// What the label says of the picture's content; `None` where an earlier camflow wrote it.
+    pub map_checksum: Option<RecordedChecksum>,
+    /// The same of the exact floats.
+    pub npy_checksum: Option<RecordedChecksum>,
 }
 
 impl StoredHeatmap {
+    /// Its files with what the label says of their content.
+    pub fn recorded_files(&self) -> impl Iterator<Item = (&Path, Option<&RecordedChecksum>)> {
+        let files = [(&self.map_path, &self.map_checksum), (&self.npy_path, &self.npy_checksum)];
+        files.into_iter().filter_map(|(path, checksum)| Some((path.as_deref()?, checksum.as_ref())))
+    }
+
+    /// Whether somebody who read its map or its floats found them damaged.
+    pub fn is_noted_damaged(&self) -> bool {
+        [&self.map_checksum, &self.npy_checksum].into_iter().flatten().any(|recorded| recorded.is_damaged)
+    }
+
     /// Its files.
     pub fn into_files(self) -> impl Iterator<Item = PathBuf> {
         [self.map_path, self.npy_path].into_iter().flatten()
@@ -140,6 +159,8 @@ pub struct StaleSample {
     pub wanted: Vec<usize>,
     /// Why they are not.
     pub changes: BTreeSet<Change>,
+    /// What the files were that the fingerprint stands for.
+    pub stamps: BTreeMap<PathBuf, Stamp>,
 }
 
 /// Which channel of the model's output is explained.
@@ -282,6 +303,10 @@ pub struct WrittenHeatmap {
     pub map: StoredMap,
     /// The exact floats, if the job keeps them.
     pub npy_path: Option<PathBuf>,
+    /// Of the picture's file.
+    pub map_checksum: Option<Checksum>,
+    /// Of the exact floats' file.
+    pub npy_checksum: Option<Checksum>,
     /// The scalar that was differentiated.
     pub score: f64,
     /// Where the attention lies.
@@ -314,7 +339,7 @@ pub struct WrittenHeatmaps {
 
 impl WrittenHeatmaps {
     /// The files that its heatmaps refer to.
-    pub fn files(&self) -> impl Iterator<Item = &std::path::Path> {
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.heatmaps.iter().flat_map(|heatmap| {
             let map = match &heatmap.map {
                 StoredMap::File(path) => Some(path.as_path()),
