@@ -9,6 +9,7 @@ mod config;
 mod database;
 mod dataset;
 mod error;
+mod heatmap_labels;
 mod label_field;
 mod lock;
 mod mask_targets;
@@ -31,6 +32,7 @@ pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation,
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;
+pub use heatmap_labels::{ChecksumNote, HeatmapLabel, HeatmapLabelSource, InlineMap};
 pub use label_field::{LabelField, LabelKind};
 pub use lock::Lock;
 pub use measured::MeasuredSource;

@@ -141,9 +141,10 @@ pub fn selection(
     dataset: &Dataset,
     label: Option<LabelField>,
     fields: &[HeatmapField],
+    listed: Option<Vec<String>>,
 ) -> anyhow::Result<Selection> {
     anyhow::ensure!(args.shuffle || args.seed == 0, "`--seed` does nothing by itself\nhint: add `--shuffle`");
-    let ids = chosen_ids(dataset, args.view.as_deref(), args.ids.as_deref(), args.cam.python.clone())?;
+    let ids = chosen_ids(dataset, args.view.as_deref(), listed, args.cam.python.clone())?;
     Ok(Selection {
         label,
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
