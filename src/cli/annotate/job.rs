@@ -187,7 +187,11 @@ pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter)
     let restored = sink.schema().declare()?;
     if !restored.is_empty() {
         let fields = backticked(restored.iter().map(String::as_str));
-        reporter.warning(&format!("declared again, after someone removed them meanwhile: {fields}"));
+        match has_committed {
+            true => reporter.warning(&format!("declared again, after someone removed them meanwhile: {fields}")),
+            // An earlier camflow knew fewer attributes.
+            false => reporter.notice(&format!("declared what the dataset's schema lacked of: {fields}")),
+        }
     }
     Ok(())
 }
