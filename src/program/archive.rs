@@ -16,7 +16,8 @@ use memmap2::MmapMut;
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    ProgramError, free_bytes,
+    ProgramError,
+    memory::obtainable_bytes,
     schema::{Payload, Size, VersionHeader, WeightsConfig},
 };
 use crate::media::{WatchedFile, shown};
@@ -94,7 +95,7 @@ impl Archive {
         if start[..read] != *LOCAL_HEADER {
             return Err(malformed("it is not a zip archive (it does not begin like one)".into()));
         }
-        if let Some(free) = free_bytes("cpu").filter(|free| *free < size) {
+        if let Some(free) = obtainable_bytes().filter(|free| *free < size) {
             let [size, free] = [size, free].map(|bytes| bytes >> 20);
             return Err(malformed(format!("its {size} MiB are more than the {free} MiB of memory that are free")));
         }
@@ -438,6 +439,7 @@ mod tests {
         assert_eq!((values(&archive), archive.program().is_ok()), (before, true));
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_file_that_is_being_written_is_no_model() {
         let (_folder, path) = archive();

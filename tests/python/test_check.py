@@ -100,7 +100,7 @@ def test_single_flipped_bytes_are_found_and_made_again(tiny_dataset, annotate, c
     assert list(samples(dataset).find()) == before
 
     damaged = {sample for sample, _, _ in chosen}
-    assert reasons(annotate(dataset, "--explain-plan")) == dict.fromkeys(damaged, ["file damaged"])
+    assert reasons(annotate(dataset, "--explain-plan")) == {sample: ["file damaged"] for sample in damaged}
     assert committed(annotate(dataset)) == damaged
     assert {path: path.read_bytes() for _, _, path in files(dataset)} == contents
     assert check(dataset, "--read-data")[1]["num_unrecorded"] == 0

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Checked {
     /// There may be something to do.
-    Stale(StaleSample),
+    Stale(Box<StaleSample>),
     /// Nothing to do.
     Skipped(Skip),
     /// A fault of this sample.
@@ -31,7 +31,7 @@ impl Decoder {
     pub fn check(&self, selected: SelectedSample) -> Checked {
         match self.try_check(&selected) {
             Ok(Ok(Stale { fingerprint, wanted, changes, stamps })) => {
-                Checked::Stale(StaleSample { selected, fingerprint, wanted, changes, stamps })
+                Checked::Stale(Box::new(StaleSample { selected, fingerprint, wanted, changes, stamps }))
             }
             Ok(Err(reason)) => Checked::Skipped(Skip { sample: selected.sample, reason }),
             Err(error) => Checked::Failed(failure(selected.sample, &error)),

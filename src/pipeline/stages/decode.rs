@@ -323,7 +323,7 @@ mod tests {
             };
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
             match decoder.check(SelectedSample { sample, target, existing }) {
-                Checked::Stale(sample) => decoder.decode(sample),
+                Checked::Stale(sample) => decoder.decode(*sample),
                 Checked::Skipped(skip) => Decoded::Skipped(skip),
                 Checked::Failed(failure) => Decoded::Failed(failure),
             }

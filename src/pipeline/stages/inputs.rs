@@ -108,7 +108,7 @@ mod tests {
             // Files that change within one tick of the clock are the same file, and are read as what they are then.
             std::thread::sleep(std::time::Duration::from_millis(25));
             change();
-            let (is_moved, decoded) = match self.decoder.decode(stale) {
+            let (is_moved, decoded) = match self.decoder.decode(*stale) {
                 Decoded::Ready(decoded) => (false, decoded),
                 Decoded::Moved(decoded) => (true, decoded),
                 other => panic!("{other:?}"),
@@ -191,7 +191,7 @@ mod tests {
         let world = World::new();
         let Checked::Stale(stale) = world.check(StoredTarget::Unlabelled, Vec::new()) else { panic!("a stale sample") };
         fs::write(world.at("a.png"), &fs::read(world.at("a.png")).unwrap()[..30]).unwrap();
-        let Decoded::Failed(failure) = world.decoder.decode(stale) else { panic!("half a picture") };
+        let Decoded::Failed(failure) = world.decoder.decode(*stale) else { panic!("half a picture") };
         assert!(failure.error.contains("a.png") && failure.error.contains("changed it while it was read"), "{failure:?}");
         assert!(!failure.error.contains('\n'));
     }
