@@ -478,16 +478,19 @@ fn a_sample_that_somebody_writes_meanwhile_is_counted_and_looked_at_again() {
     let world = World::new(3);
     let path = &world.memory.samples[0].1;
     let content = std::fs::read(path).expect("a picture");
-    let (is_done, mut rounds) = (AtomicBool::new(false), 0);
+    let ([has_begun, is_done], mut rounds) = ([(); 2].map(|()| AtomicBool::new(false)), 0);
     let summary = std::thread::scope(|scope| {
         scope.spawn(|| {
             // The same bytes, so that the picture stays one.
             let file = std::fs::File::options().write(true).open(path).expect("a picture");
             while !is_done.load(Ordering::Relaxed) {
                 std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).expect("written");
+                has_begun.store(true, Ordering::Relaxed);
             }
         });
-        // The first write may be late.
+        while !has_begun.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         let decoder = Decoder { overwrite: true, ..world.decoder() };
         let summary = loop {
             let (summary, fault) = world.run_with(&mut FirstPixel::default(), &decoder, &world.encoder(), None, None);

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     fiftyone::{ChecksumNote, Dataset, Error, HeatmapLabel, HeatmapLabelSource, InlineMap},
-    media::{Damage, FileForm, ImageLimits, RecordedChecksum, inflate_array, shown},
+    media::{Damage, FileForm, ImageLimits, RecordedChecksum, inflate_array, shown, with_large_pictures_in_turn},
     names::Choice,
+    pipeline::Cancellation,
     report::{Format, Level, Reporter},
 };
 
@@ -46,9 +47,15 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, &args.fields)?;
     let mut source = dataset.heatmap_labels(fields, args.read_data);
-    let mut check =
-        Check { args, dataset, reporter: Reporter::new(args.format), counts: Counts::default(), unseen: BTreeMap::new() };
-    while !cancellation.is_cancelled() {
+    let mut check = Check {
+        args,
+        cancellation,
+        dataset,
+        reporter: Reporter::new(args.format),
+        counts: Counts::default(),
+        unseen: BTreeMap::new(),
+    };
+    while !check.cancellation.is_cancelled() {
         let labels = source.next_page().map_err(Failure::aborted)?;
         if labels.is_empty() {
             check.finish();
@@ -114,6 +121,7 @@ struct Counts {
 
 struct Check<'a> {
     args: &'a Args,
+    cancellation: Cancellation,
     dataset: Dataset,
     reporter: Reporter,
     counts: Counts,
@@ -124,7 +132,9 @@ struct Check<'a> {
 impl Check<'_> {
     fn page(&mut self, source: &HeatmapLabelSource, labels: &[HeatmapLabel]) -> Result<(), Error> {
         let read_data = self.args.read_data;
-        let found: Vec<Vec<Finding>> = labels.par_iter().map(|label| look(label, read_data)).collect();
+        let cancellation = &self.cancellation;
+        let look = |label| (!cancellation.is_cancelled()).then(|| look(label, read_data));
+        let Some(found) = labels.par_iter().map(look).collect::<Option<Vec<_>>>() else { return Ok(()) };
         let mut suspects = Vec::new();
         for (label, findings) in labels.iter().zip(found) {
             self.counts.labels += 1;
@@ -272,6 +282,10 @@ impl Check<'_> {
 
 /// Everything about one label.
 fn look(label: &HeatmapLabel, read_data: bool) -> Vec<Finding> {
+    with_large_pictures_in_turn(|| findings(label, read_data))
+}
+
+fn findings(label: &HeatmapLabel, read_data: bool) -> Vec<Finding> {
     let stored = &label.stored;
     let files = [(FileForm::Png, &stored.map_path, stored.map_checksum), (FileForm::Npy, &stored.npy_path, stored.npy_checksum)];
     let mut findings: Vec<Finding> = files

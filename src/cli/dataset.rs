@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use super::annotate::DatabaseArgs;
 use crate::{
     fiftyone::{Connected, Dataset, StoredRun},
+    media::read_text,
     names::existing,
 };
 
@@ -42,7 +43,7 @@ impl DatasetArgs {
 
 /// The ids in a file, one a line.
 pub fn listed_ids(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| {
+    let text = read_text(path).with_context(|| {
         format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
     })?;
     Ok(text.split_whitespace().map(ToOwned::to_owned).collect())

@@ -1,6 +1,10 @@
 //! The whole content of a file, and whether the file was still the same when it had been read.
 
-use std::{io::Read, path::Path};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
 
 use super::{
     error::MediaError,
@@ -62,7 +66,86 @@ impl FileContent {
     }
 }
 
+/// The text of a file, or of a pipe: half of a list that somebody is saving would look like a whole one.
+///
+/// # Errors
+/// It cannot be read, is no UTF-8, or is a file that changed while it was read.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let Ok(mut watched) = WatchedFile::open(path)? else { return fs::read_to_string(path) };
+    let mut text = String::new();
+    watched.file().read_to_string(&mut text)?;
+    match watched.unchanged() {
+        Some(stamp) if stamp.size() == text.len() as u64 => Ok(text),
+        _ => Err(io::Error::other("it changed while it was read; try again when it is complete")),
+    }
+}
+
 /// The whole content of a regular, non-empty file of at most `max_bytes` that nobody changes meanwhile.
 pub(super) fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, MediaError> {
     FileContent::read(path, max_bytes)?.steady(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{
+        os::unix::fs::FileExt,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// Calls `read` while somebody writes the file, with the same bytes, until it refuses.
+    fn refused<T>(path: &Path, read: impl Fn() -> Result<T, String>) -> String {
+        let (content, has_begun, is_done) = (fs::read(path).unwrap(), AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let file = fs::File::options().write(true).open(path).unwrap();
+                while !is_done.load(Ordering::Relaxed) {
+                    file.write_all_at(&content, 0).unwrap();
+                    has_begun.store(true, Ordering::Relaxed);
+                }
+            });
+            while !has_begun.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            // Leaves the writer some time.
+            let error = (0..1000).find_map(|_| {
+                thread::sleep(Duration::from_millis(1));
+                read().err()
+            });
+            is_done.store(true, Ordering::Relaxed);
+            error.expect("no reading of a file that is being written goes well")
+        })
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_taken_for_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ids");
+        fs::write(&path, "one\ntwo\n").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "one\ntwo\n");
+        assert_eq!(read_file(&path, 8).unwrap(), b"one\ntwo\n");
+        let error = refused(&path, || read_text(&path).map_err(|error| error.to_string()));
+        assert!(error.contains("changed while it was read"), "{error}");
+        let error = refused(&path, || read_file(&path, 8).map_err(|error| error.to_string()));
+        assert!(error.contains("ids` changed while it was read"), "{error}");
+        // What was read is there for those who know what to do with it.
+        assert_eq!(FileContent::read(&path, 8).unwrap().bytes, b"one\ntwo\n");
+    }
+
+    #[test]
+    fn texts_may_come_from_pipes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        thread::scope(|scope| {
+            scope.spawn(|| fs::write(&path, "one\n").unwrap());
+            assert_eq!(read_text(&path).unwrap(), "one\n");
+        });
+        assert!(read_text(folder.path()).is_err());
+        fs::write(folder.path().join("empty"), "").unwrap();
+        assert_eq!(read_text(&folder.path().join("empty")).unwrap(), "");
+    }
 }

@@ -26,7 +26,7 @@ mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use checksum::{Checksum, Damage, FileForm, RecordedChecksum, UnknownChecksum, write_with_checksum};
-pub use content::FileContent;
+pub use content::{FileContent, read_text};
 pub use error::MediaError;
 pub use file::{open_regular, shown};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside, resize_nearest};

@@ -389,7 +389,10 @@ pub fn kind_of_code(code: i64) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use super::*;
 
@@ -444,18 +447,25 @@ mod tests {
     fn a_file_that_is_being_written_is_no_model() {
         let (_folder, path) = archive();
         let content = fs::read(&path).unwrap();
-        let is_done = std::sync::atomic::AtomicBool::new(false);
+        let [has_begun, is_done] = [(); 2].map(|()| AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // As `cp` does over an existing file, again and again; the bytes are the same, the file is not.
                 let file = fs::File::options().write(true).open(&path).unwrap();
-                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                while !is_done.load(Ordering::Relaxed) {
                     std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).unwrap();
+                    has_begun.store(true, Ordering::Relaxed);
                 }
             });
-            // The first write may be late.
-            let errors = (0..1000).find_map(|_| Archive::open(&path).err());
-            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            while !has_begun.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            // Leaves the writer some time.
+            let errors = (0..1000).find_map(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                Archive::open(&path).err()
+            });
+            is_done.store(true, Ordering::Relaxed);
             let error = errors.expect("no reading of a file that is being written goes well").to_string();
             assert!(error.contains("plain.pt2") && error.contains("changed while it was read\nhint: "), "{error}");
         });
