@@ -16,8 +16,8 @@ use camflow::{
     fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField},
     measure::{Measure, Measured, Measures, rank_correlation},
     media::{
-        BinaryMask, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep, deflate_f32,
-        encode_gray, inflate_array, read_image, write_f32,
+        BinaryMask, Checksum, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep,
+        deflate_f32, encode_gray, inflate_array, read_image, write_f32,
     },
     pipeline::{SampleRef, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
 };
@@ -197,6 +197,8 @@ fn commit(criterion: &mut Criterion) {
         // Other paths each time, or the server would find nothing to change.
         round += 1;
         let heatmap = |name: &String, n: usize| WrittenHeatmap {
+            map_checksum: Some(Checksum::of(b"map")),
+            npy_checksum: Some(Checksum::of(b"npy")),
             field: name.clone(),
             class: "person".into(),
             map: StoredMap::File(format!("/maps/{name}/{n}.{round}.png").into()),
@@ -210,6 +212,7 @@ fn commit(criterion: &mut Criterion) {
             heatmaps: names.iter().map(|name| heatmap(name, n)).collect(),
             withdrawn: Vec::new(),
             superseded: Vec::new(),
+            existing: Vec::new(),
         };
         ids.iter().enumerate().map(update).collect()
     };

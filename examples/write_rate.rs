@@ -26,7 +26,7 @@ use camflow::{
         UpdateSink,
     },
     measure::Measures,
-    media::{Durability, sync_names, write_atomically},
+    media::{Checksum, Durability, sync_names, write_atomically},
     names::Choice,
     pipeline::{CommitOutcome, SampleRef, SampleUpdate, Sink, Source, StoredMap, WrittenHeatmap},
 };
@@ -159,6 +159,8 @@ impl Committer {
         let path =
             |field: &str, suffix: &str| PathBuf::from(format!("/shared/maps/{field}/{}.{:08x}.{suffix}", sample.id, self.round));
         let heatmap = |field: &String| WrittenHeatmap {
+            map_checksum: Some(Checksum::of(b"map")),
+            npy_checksum: Some(Checksum::of(b"npy")),
             field: field.clone(),
             class: "person".to_owned(),
             map: StoredMap::File(path(field, "png")),

@@ -6,10 +6,11 @@ use std::{collections::HashSet, time::Duration};
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow::{
     fiftyone::{
-        ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField, Part, RunNote,
-        SampleSource, Selection, Shard,
+        ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField,
+        HeatmapLabel, Part, RunNote, SampleSource, Selection, Shard,
     },
     measure::{Measure, Measures},
+    media::{Checksum, FileForm, RecordedChecksum},
     pipeline::{
         CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
         WrittenHeatmap,
@@ -171,6 +172,8 @@ fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
         class: "person".into(),
         map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
         npy_path: Some(format!("/maps/{fingerprint}.npy").into()),
+        map_checksum: None,
+        npy_checksum: None,
         score: 0.5,
         measures: Measures::default().with(Measure::EnergyInside, 0.75).with(Measure::PointingHit, 1.0),
         fingerprint: fingerprint.into(),
@@ -494,7 +497,7 @@ fn fields_are_declared_with_the_first_update_and_only_once() {
     assert_eq!(sink.schema().declare().expect("the declarations"), ["cam_1", "cam_2"]);
     let again = mongod.sample_fields(id);
     assert_eq!(names(&again), ["id", "filepath", "gt", "weather", "cam_2", "cam_1"]);
-    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 27);
+    assert_eq!(again[4].get_array("fields").expect("attributes").len(), 29);
 
     let error = dataset.sink(vec![field("weather")]).map(drop).expect_err("a taken name").to_string();
     assert!(error.contains("`weather`") && error.contains("of type Classification") && error.contains("`--field`"), "{error}");
@@ -517,6 +520,8 @@ fn a_label_keeps_what_people_added_to_it() {
         "map_path",
         "range",
         "npy_path",
+        "map_checksum",
+        "npy_checksum",
         "fingerprint",
         "target_class",
         "layer",
@@ -1027,4 +1032,40 @@ fn a_lock_of_a_process_that_was_killed_is_free() {
     });
     drop(dataset.lock(None).expect("its holder is gone"));
     drop(lock);
+}
+
+#[test]
+fn a_damaged_file_is_noted_only_in_the_label_that_was_read() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let [old, new] = [b"old", b"new"].map(|bytes| Some(Checksum::of(bytes)));
+    let written = |n, checksum| update(n, vec![WrittenHeatmap { npy_checksum: checksum, ..heatmap("cam", "f") }]);
+    sink.commit(&[written(0, old), written(1, old), written(2, None)]).expect("a commit");
+    let read = || {
+        let mut source = dataset.heatmap_labels(vec!["cam".into()], false);
+        let labels = source.next_page().expect("labels");
+        assert!(source.next_page().expect("the end").is_empty());
+        assert_eq!(source.again(&labels.iter().collect::<Vec<_>>()).expect("labels"), labels);
+        labels
+    };
+    let labels = read();
+    assert_eq!(labels.len(), 3);
+    // Sample 1 is annotated again before anything is noted.
+    sink.commit(&[written(1, new)]).expect("a commit");
+    let damaged = |label| {
+        let checksum = Some(RecordedChecksum { checksum: label_checksum(label), is_damaged: true });
+        ChecksumNote { label, file: FileForm::Npy, checksum }
+    };
+    let notes: Vec<_> = labels.iter().map(damaged).collect();
+    assert_eq!(dataset.note_checksums(&notes).expect("notes"), 2);
+    assert_eq!(dataset.note_checksums(&notes).expect("notes"), 0, "the second time there is nothing to write");
+    let noted: Vec<_> = read().iter().map(|label| label.stored.npy_checksum).collect();
+    let expected = [(old, true), (new, false), (None, true)];
+    assert_eq!(noted, expected.map(|(checksum, is_damaged)| Some(RecordedChecksum { checksum, is_damaged })));
+}
+
+fn label_checksum(label: &HeatmapLabel) -> Option<Checksum> {
+    label.stored.npy_checksum.and_then(|recorded| recorded.checksum)
 }

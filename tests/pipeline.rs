@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Condvar, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use camflow::{
-    media::{ExifPolicy, ImageLimits, MaskValue, Preprocess, RgbImage, encode_rgb},
+    media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb},
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
         Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, MaxFailures, NpyFormat, Parts, RunError,
@@ -108,6 +108,7 @@ impl Sink for MemorySink<'_> {
             }
             // The promise that everything rests on.
             assert!(update.files().all(Path::exists), "files are complete before the database mentions them");
+            let recorded = |checksum: Option<Checksum>| checksum.map(|_| RecordedChecksum { checksum, is_damaged: false });
             let heatmaps = update.heatmaps.iter().map(|heatmap| StoredHeatmap {
                 field: heatmap.field.clone(),
                 fingerprint: Some(heatmap.fingerprint.clone()),
@@ -116,6 +117,8 @@ impl Sink for MemorySink<'_> {
                     StoredMap::Inline(_) => None,
                 },
                 npy_path: heatmap.npy_path.clone(),
+                map_checksum: recorded(heatmap.map_checksum),
+                npy_checksum: recorded(heatmap.npy_checksum),
             });
             let stored = stored.entry(id.clone()).or_default();
             let changed = |old: &StoredHeatmap| {
@@ -432,6 +435,100 @@ fn a_second_run_has_nothing_to_do_and_an_edit_is_noticed() {
     std::fs::remove_file(&lost).expect("removed");
     assert_eq!(world.run(&mut FirstPixel::default()).0.num_committed, 1);
     assert!(lost.exists());
+}
+
+#[test]
+fn a_file_that_is_not_what_was_written_is_made_again() {
+    let world = World::new(12);
+    world.run(&mut FirstPixel::default());
+    let contents = || world.referenced().into_iter().map(|path| (path.clone(), std::fs::read(path).ok())).collect::<Vec<_>>();
+    let whole = contents();
+    let of_sample = |index: usize| {
+        let stored = world.memory.stored.lock().expect("not poisoned");
+        let heatmap = stored[&world.memory.samples[index].0][0].clone();
+        [heatmap.map_path, heatmap.npy_path].map(|path| path.expect("a file"))
+    };
+    let cut = |path: &Path, size: u64| {
+        std::fs::File::options().write(true).open(path).expect("a file").set_len(size).expect("cut");
+    };
+    cut(&of_sample(0)[0], 0);
+    cut(&of_sample(1)[1], 100);
+    // Of an earlier camflow, which noted no checksums: only that it is empty shows.
+    let forget = |index: usize, checksum: Option<RecordedChecksum>| {
+        let mut stored = world.memory.stored.lock().expect("not poisoned");
+        let heatmaps = stored.get_mut(&world.memory.samples[index].0).expect("annotated");
+        heatmaps.iter_mut().for_each(|heatmap| (heatmap.map_checksum, heatmap.npy_checksum) = (checksum, checksum));
+    };
+    forget(3, None);
+    cut(&of_sample(3)[0], 0);
+    forget(6, None);
+    cut(&of_sample(6)[0], 60);
+    // Somebody read it and found it damaged.
+    forget(7, Some(RecordedChecksum { checksum: None, is_damaged: true }));
+    let damaged = BTreeSet::from([Change::FileDamaged]);
+    assert_eq!(world.survey().stale, BTreeMap::from([(damaged, 4)]));
+    assert_eq!(world.run(&mut FirstPixel::default()).0.num_committed, 4);
+    assert_eq!(world.survey().num_stale(), 0);
+    let different = contents().iter().zip(&whole).filter(|(now, before)| now != before).count();
+    assert_eq!(different, 1, "all are as they were, but the one that nobody can know of");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_seen_is_no_file_that_is_gone() {
+    let world = World::new(3);
+    world.run(&mut FirstPixel::default());
+    let stored = world.memory.stored.lock().expect("not poisoned")[&world.memory.samples[0].0][0].clone();
+    let folder = stored.map_path.as_deref().and_then(Path::parent).expect("a folder").to_owned();
+    std::fs::rename(&folder, world.folder.path().join("away")).expect("renamed");
+    // As a disk that fails: the path leads in a circle.
+    std::os::unix::fs::symlink(&folder, &folder).expect("a link");
+    let (summary, fault) = world.run(&mut FirstPixel::default());
+    assert!(fault.is_none() && summary.num_committed == 0 && summary.num_failed == 1, "{summary:?}");
+    assert!(summary.failures[0].error.contains("cannot see the heatmap"), "{:?}", summary.failures);
+    // Nobody needs to see what is made again in any case.
+    std::fs::remove_file(&folder).expect("removed");
+    std::fs::rename(world.folder.path().join("away"), &folder).expect("renamed");
+    assert_eq!(world.survey().num_stale(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sample_that_somebody_writes_meanwhile_is_counted_and_looked_at_again() {
+    let world = World::new(3);
+    let path = &world.memory.samples[0].1;
+    let content = std::fs::read(path).expect("a picture");
+    let ([has_begun, is_done], mut rounds) = ([(); 2].map(|()| AtomicBool::new(false)), 0);
+    let summary = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The same bytes, so that the picture stays one.
+            let file = std::fs::File::options().write(true).open(path).expect("a picture");
+            while !is_done.load(Ordering::Relaxed) {
+                std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).expect("written");
+                has_begun.store(true, Ordering::Relaxed);
+            }
+        });
+        while !has_begun.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        let decoder = Decoder { overwrite: true, ..world.decoder() };
+        let summary = loop {
+            let (summary, fault) = world.run_with(&mut FirstPixel::default(), &decoder, &world.encoder(), None, None);
+            assert!(fault.is_none() && summary.num_committed == 2, "{fault:?}");
+            rounds += 1;
+            if summary.num_moved > 0 || rounds == 1000 {
+                break summary;
+            }
+        };
+        is_done.store(true, Ordering::Relaxed);
+        summary
+    });
+    assert_eq!(summary.num_moved, 1);
+    let image_changed = BTreeSet::from([Change::Changed(Ingredient::Image)]);
+    assert_eq!(world.survey().stale, BTreeMap::from([(image_changed, 1)]));
+    let (next, _) = world.run(&mut FirstPixel::default());
+    assert_eq!((next.num_committed, next.num_moved, world.survey().num_stale()), (1, 0, 0));
+    assert_eq!(world.files(), world.referenced());
 }
 
 #[test]

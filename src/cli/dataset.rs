@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use super::annotate::DatabaseArgs;
 use crate::{
     fiftyone::{Connected, Dataset, StoredRun},
+    media::read_text,
     names::existing,
 };
 
@@ -36,26 +37,25 @@ impl DatasetArgs {
 
     /// The samples of a saved view and of a file with ids; see [`chosen_ids`].
     pub fn chosen_ids(&self, dataset: &Dataset, view: Option<&str>, ids: Option<&Path>) -> anyhow::Result<Option<Vec<String>>> {
-        chosen_ids(dataset, view, ids, self.python.clone())
+        chosen_ids(dataset, view, ids.map(listed_ids).transpose()?, self.python.clone())
     }
 }
 
-/// The ids of the samples of a saved view that also stand in the file of ids, in the view's order; `None` where neither is given.
+/// The ids in a file, one a line.
+pub fn listed_ids(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = read_text(path).with_context(|| {
+        format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
+    })?;
+    Ok(text.split_whitespace().map(ToOwned::to_owned).collect())
+}
+
+/// The ids of the samples of a saved view that are listed too, in the view's order; `None` where neither is given.
 pub fn chosen_ids(
     dataset: &Dataset,
     view: Option<&str>,
-    ids: Option<&Path>,
+    listed: Option<Vec<String>>,
     python: Option<PathBuf>,
 ) -> anyhow::Result<Option<Vec<String>>> {
-    let listed: Option<Vec<String>> = match ids {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| {
-                format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
-            })?;
-            Some(text.split_whitespace().map(ToOwned::to_owned).collect())
-        }
-    };
     let viewed = view.map(|view| dataset.saved_view(view, python)).transpose()?;
     Ok(match (viewed, listed) {
         (Some(mut viewed), Some(listed)) => {

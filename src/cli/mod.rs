@@ -2,6 +2,7 @@
 
 mod annotate;
 mod cam;
+mod check;
 mod clean;
 mod collect;
 mod dataset;
@@ -55,6 +56,8 @@ enum Command {
     Worker(worker::Args),
     /// Where the model looks: distributions, worst and best samples, and what stands out
     Report(report::Args),
+    /// Look whether the files of heatmaps are what was written
+    Check(check::Args),
     /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
     Clean(clean::Args),
     /// List the runs of a dataset: jobs with their fields, models and counts
@@ -80,6 +83,7 @@ impl Command {
             Command::Worker(args) => args.format(),
             Command::Explain(args) => args.format,
             Command::Runs(args) => args.format,
+            Command::Check(args) => args.format,
             Command::Report(_)
             | Command::Clean(_)
             | Command::Remove(_)
@@ -122,6 +126,7 @@ pub fn main() -> Exit {
             worker::main(args, matches)
         }
         Command::Report(args) => report::main(&args),
+        Command::Check(args) => check::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Remove(args) => remove::main(&args),

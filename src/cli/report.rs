@@ -1,7 +1,6 @@
 //! `camflow report`: what the measures of a dataset's heatmaps say, as a page, as JSON and as CSV.
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
-    media::{Durability, write_atomically},
+    media::{Durability, read_text, write_atomically},
     names::backticked,
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
@@ -111,7 +110,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 }
 
 fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the earlier report `{}`", path.display()))?;
+    let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", path.display()))?;
     Baseline::parse(&text).map_err(|reason| {
         anyhow::anyhow!(
             "`{}` is no earlier report: {reason}\nhint: `--baseline` takes what `camflow report --json` wrote",

@@ -10,6 +10,7 @@ mod database;
 mod dataset;
 mod error;
 mod folders;
+mod heatmap_labels;
 mod label_field;
 mod lock;
 mod mask_targets;
@@ -33,6 +34,7 @@ pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation,
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;
+pub use heatmap_labels::{ChecksumNote, HeatmapLabel, HeatmapLabelSource, InlineMap};
 pub use label_field::{LabelField, LabelKind};
 pub use lock::Lock;
 pub use measured::MeasuredSource;

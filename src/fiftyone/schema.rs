@@ -37,8 +37,10 @@ const OF_FIFTYONE: [(&str, &str, Option<&str>, &str); 5] = [
 
 /// Our own attributes. Declared, they can be filtered by in the App's sidebar; every label of ours has them all,
 /// because FiftyOne raises AttributeError for a declared attribute that a label lacks.
-const OURS: [(&str, &str); 7] = [
+const OURS: [(&str, &str); 9] = [
     ("npy_path", "StringField"),
+    ("map_checksum", "StringField"),
+    ("npy_checksum", "StringField"),
     ("fingerprint", "StringField"),
     ("target_class", "StringField"),
     ("layer", "StringField"),
@@ -287,6 +289,8 @@ mod tests {
             "map_path",
             "range",
             "npy_path",
+            "map_checksum",
+            "npy_checksum",
             "fingerprint",
             "target_class",
             "layer",

@@ -20,7 +20,7 @@ use super::{
     retry::with_retries,
     schema::{HeatmapField, Schema},
     shard::Shard,
-    stored_sample::heatmap,
+    stored_sample::{HEATMAP_KEYS, heatmap},
 };
 use crate::{
     measure::Measure,
@@ -178,8 +178,7 @@ impl UpdateSink {
         let ids: Vec<ObjectId> = operations.iter().map(|operation| operation.sample).collect();
         let mut projection = doc! {"_id": 1};
         for label in operations.iter().flat_map(|operation| &operation.labels) {
-            projection
-                .extend(["_cls", "fingerprint", "map_path", "npy_path"].map(|key| (format!("{}.{key}", label.field), 1.into())));
+            projection.extend(HEATMAP_KEYS.map(|key| (format!("{}.{key}", label.field), 1.into())));
         }
         let database = &self.dataset.database;
         let found: Vec<RawDocumentBuf> =
@@ -367,6 +366,9 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
     }
     values.extend(doc! {
         "npy_path": heatmap.npy_path.as_deref().map(path_text).transpose()?,
+        // As text: a number would be taken for a measure.
+        "map_checksum": heatmap.map_checksum.as_ref().map(ToString::to_string),
+        "npy_checksum": heatmap.npy_checksum.as_ref().map(ToString::to_string),
         "fingerprint": &heatmap.fingerprint,
         "target_class": &heatmap.class,
         "layer": &field.layer,
@@ -436,6 +438,7 @@ fn number(value: &Bson) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::Checksum;
 
     fn field() -> HeatmapField {
         let text = |text: &str| text.to_owned();
@@ -449,6 +452,8 @@ mod tests {
             class,
             map,
             npy_path: None,
+            map_checksum: None,
+            npy_checksum: None,
             score: f64::NAN,
             measures: crate::measure::Measures::default(),
             fingerprint,
@@ -464,7 +469,8 @@ mod tests {
     fn every_declared_attribute_is_written() {
         let expression = label(&heatmap(StoredMap::File("/maps/a.png".into())), &field()).unwrap();
         let expected = doc! {
-            "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null, "fingerprint": "f",
+            "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null,
+            "map_checksum": null, "npy_checksum": null, "fingerprint": "f",
             "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
             "energy_inside": null, "energy_ratio": null, "pointing_hit": null, "best_iou": null, "best_threshold": null,
             "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,
@@ -472,6 +478,16 @@ mod tests {
             "insertion_auc": null, "road": null,
         };
         assert_eq!(*values(&expression), expected);
+    }
+
+    #[test]
+    fn checksums_of_files_are_texts() {
+        let [map, npy] = [b"map", b"npy"].map(|bytes| Some(Checksum::of(bytes)));
+        let file = StoredMap::File("/maps/a.png".into());
+        let written = WrittenHeatmap { map_checksum: map, npy_checksum: npy, ..heatmap(file) };
+        let expression = label(&written, &field()).unwrap();
+        let of = |key: &str| values(&expression).get_str(key).ok()?.parse::<Checksum>().ok();
+        assert_eq!((of("map_checksum"), of("npy_checksum")), (map, npy));
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use bson::{Document, RawArray, RawBsonRef, RawDocument, raw::RawBinaryRef};
 
 use super::label_field::{LabelField, LabelKind};
-use crate::pipeline::{SampleRef, SelectedSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget};
+use crate::{
+    media::RecordedChecksum,
+    pipeline::{SampleRef, SelectedSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget},
+};
 
 /// Knows which keys of a sample to ask for, and reads them.
 #[derive(Clone, Debug)]
@@ -37,7 +40,7 @@ impl SampleReader {
             projection.extend(inner.iter().map(|inner| (format!("{prefix}.{inner}"), 1.into())));
         }
         for field in &self.heatmaps {
-            projection.extend(["_cls", "fingerprint", "map_path", "npy_path"].map(|key| (format!("{field}.{key}"), 1.into())));
+            projection.extend(HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), 1.into())));
         }
         projection
     }
@@ -159,6 +162,9 @@ fn mask(label: &RawDocument) -> Option<StoredMask> {
     }
 }
 
+/// What [`heatmap`] reads.
+pub(super) const HEATMAP_KEYS: [&str; 6] = ["_cls", "fingerprint", "map_path", "npy_path", "map_checksum", "npy_checksum"];
+
 /// What a label of this field is known by.
 pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     // The fingerprint vouches for a whole label. In a fragment it would keep the heatmap from being made again.
@@ -168,6 +174,8 @@ pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
         fingerprint: label.get_str("fingerprint").ok().filter(|_| whole).map(str::to_owned),
         map_path: path(label, "map_path"),
         npy_path: path(label, "npy_path"),
+        map_checksum: label.get_str("map_checksum").ok().and_then(RecordedChecksum::parse),
+        npy_checksum: label.get_str("npy_checksum").ok().and_then(RecordedChecksum::parse),
     }
 }
 
@@ -180,6 +188,7 @@ mod tests {
     use bson::{Binary, Bson, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype};
 
     use super::*;
+    use crate::media::Checksum;
 
     fn field(kind: LabelKind) -> LabelField {
         LabelField { name: "gt".into(), kind, key: "gt".into() }
@@ -299,10 +308,18 @@ mod tests {
 
     #[test]
     fn stored_heatmaps_are_read_back() {
-        let label = doc! {"_cls": "Heatmap", "fingerprint": "f", "map_path": "/a.png", "npy_path": null};
+        let checksum = Checksum::of(b"four");
+        let label = doc! {
+            "_cls": "Heatmap", "fingerprint": "f", "map_path": "/a.png", "npy_path": null, "map_checksum": checksum.to_string(),
+        };
         let sample = read(LabelKind::Segmentation, Bson::Null, label.into());
-        let expected =
-            StoredHeatmap { field: "cam".into(), fingerprint: Some("f".into()), map_path: Some("/a.png".into()), npy_path: None };
+        let expected = StoredHeatmap {
+            field: "cam".into(),
+            fingerprint: Some("f".into()),
+            map_path: Some("/a.png".into()),
+            map_checksum: Some(RecordedChecksum { checksum: Some(checksum), is_damaged: false }),
+            ..StoredHeatmap::default()
+        };
         assert_eq!(sample.existing, [expected]);
         assert_eq!((sample.sample.seq, sample.sample.id.len()), (3, 24));
         let fragment = read(LabelKind::Segmentation, Bson::Null, doc! {"fingerprint": "f"}.into());
@@ -313,7 +330,10 @@ mod tests {
     #[test]
     fn only_what_is_read_is_asked_for() {
         let reader = SampleReader::new(None, vec!["cam".into()]);
-        let expected = doc! {"filepath": 1, "cam._cls": 1, "cam.fingerprint": 1, "cam.map_path": 1, "cam.npy_path": 1};
+        let expected = doc! {
+            "filepath": 1, "cam._cls": 1, "cam.fingerprint": 1, "cam.map_path": 1, "cam.npy_path": 1, "cam.map_checksum": 1,
+            "cam.npy_checksum": 1,
+        };
         assert_eq!(reader.projection(), expected);
         let reader = SampleReader::new(Some(field(LabelKind::Classifications)), Vec::new());
         assert_eq!(reader.projection(), doc! {"filepath": 1, "gt._cls": 1, "gt.classifications.label": 1});

@@ -12,7 +12,7 @@ use std::{
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar, TypeStr, WriterBuilder};
 
-use super::{error::MediaError, file::shown, image::read_file, turns::wait_for_turn};
+use super::{content::read_file, error::MediaError, file::shown, turns::wait_for_turn};
 
 /// An array in C order.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,7 +75,7 @@ const MAX_HEADER_BYTES: usize = 10_000;
 /// A header holds one dict, one tuple, and for record types a few more. The parser recurses with each.
 const MAX_HEADER_BRACKETS: usize = 16;
 /// The longest beginning of a file in which a header lies.
-const MAX_START_BYTES: u64 = 12 + MAX_HEADER_BYTES as u64;
+pub(super) const MAX_START_BYTES: u64 = 12 + MAX_HEADER_BYTES as u64;
 /// Deflate makes at most 258 bytes of 2 bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
@@ -124,6 +124,15 @@ pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> 
 /// It is no such file, of another type (Python objects, records, text, complex numbers), or shorter than its header says.
 pub fn parse_array(bytes: &[u8], origin: &str) -> Result<Array, MediaError> {
     Header::parse(bytes, origin)?.array(bytes, origin)
+}
+
+/// The size that a `.npy` file should have, by its beginning.
+///
+/// # Errors
+/// As for [`parse_array`].
+pub(super) fn npy_file_size(start: &[u8]) -> Result<u64, MediaError> {
+    let header = Header::parse(start, "it")?;
+    Ok((header.data_start as u64).saturating_add(header.data_bytes as u64))
 }
 
 /// What a header says, where it is something that can be read.

@@ -15,6 +15,23 @@ pub enum MediaError {
         /// What the system said.
         cause: io::Error,
     },
+    /// Somebody wrote it meanwhile.
+    #[error("`{}` changed while it was read: try again when it is complete", shown(path))]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system does not say whether a heatmap's file is there.
+    #[error(
+        "cannot see the heatmap `{}`: {cause}; make its folder readable, or compute it again with `--overwrite`",
+        shown(path)
+    )]
+    Unseen {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
     /// A directory, pipe, device or socket.
     #[error("`{}` is {what}, not a file", shown(path))]
     NotAFile {

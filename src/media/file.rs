@@ -29,7 +29,8 @@ pub fn open_regular(path: &Path) -> io::Result<Result<(File, u64), &'static str>
     })
 }
 
-fn other_kind(metadata: &Metadata) -> Option<&'static str> {
+/// What a path leads to, with its article, if that is no regular file.
+pub(super) fn other_kind(metadata: &Metadata) -> Option<&'static str> {
     match (metadata.is_file(), metadata.is_dir()) {
         (true, _) => None,
         (_, true) => Some("a folder"),

@@ -4,16 +4,13 @@
 //! 16-bit gray with alpha and 16-bit colour lose their low byte; palettes become their colours; colour profiles are ignored;
 //! of an animation the first frame counts. The content decides the format, never the name.
 
-use std::{
-    io::{Cursor, Read},
-    path::Path,
-};
+use std::{io::Cursor, path::Path};
 
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::{
+    content::read_file,
     error::MediaError,
-    file::open_regular,
     jpeg,
     orientation::{ExifPolicy, Orientation},
     turns::wait_for_turn,
@@ -62,8 +59,8 @@ impl Default for ImageLimits {
 /// Reads an image as RGB.
 ///
 /// # Errors
-/// The path is no regular file (nothing is opened then: a named pipe would block), cannot be read, is empty, of an unknown
-/// format, larger than the limits, damaged or truncated.
+/// As for [`FileContent::read`](super::FileContent::read), or the file changed while it was read, is of an unknown format, larger
+/// than the limits, damaged or truncated.
 pub fn read_image(path: &Path, limits: &ImageLimits, exif: ExifPolicy) -> Result<RgbImage, MediaError> {
     parse_image(path, &read_file(path, limits.max_bytes)?, limits, exif)
 }
@@ -89,33 +86,6 @@ pub fn parse_image(path: &Path, bytes: &[u8], limits: &ImageLimits, exif: ExifPo
         return Ok(RgbImage::new(height, width, pixels));
     }
     Ok(RgbImage { height, width, pixels, orientation })
-}
-
-/// The whole content of a regular, non-empty file of at most `max_bytes`.
-pub(super) fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, MediaError> {
-    let unreadable = |cause| MediaError::Unreadable { path: path.to_owned(), cause };
-    let too_large = |bytes: u64| MediaError::TooLarge {
-        path: path.to_owned(),
-        what: format!("{bytes} bytes"),
-        limit: format!("{max_bytes} bytes"),
-    };
-    let opened = open_regular(path).map_err(unreadable)?;
-    let (file, length) = opened.map_err(|what| MediaError::NotAFile { path: path.to_owned(), what })?;
-    match length {
-        // Not read: the files of `/proc` call themselves empty, and some of them block.
-        0 => return Err(MediaError::Empty { path: path.to_owned() }),
-        length if length > max_bytes => return Err(too_large(length)),
-        _ => {}
-    }
-    wait_for_turn(0, length);
-    let mut bytes = Vec::with_capacity(length as usize);
-    // One byte more than allowed, since a file may grow while it is read.
-    file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
-    match bytes.len() as u64 {
-        0 => Err(MediaError::Empty { path: path.to_owned() }),
-        length if length > max_bytes => Err(too_large(length)),
-        _ => Ok(bytes),
-    }
 }
 
 /// Samples as they are in the file, before anything is made of them.

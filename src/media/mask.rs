@@ -10,9 +10,10 @@ use image::{DynamicImage, ImageFormat};
 
 use super::{
     array::{Array, ArrayValues, inflate_array},
+    content::read_file,
     error::MediaError,
     geometry::{BinaryMask, MaskValue},
-    image::{ImageLimits, Picture, decode, read_file},
+    image::{ImageLimits, Picture, decode},
 };
 
 /// A segmentation mask.

@@ -4,6 +4,8 @@
 //! out: [`encode_gray`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
 
 mod array;
+mod checksum;
+mod content;
 mod error;
 mod file;
 mod geometry;
@@ -17,11 +19,14 @@ mod preprocess;
 mod resample;
 mod shapes;
 mod sheet;
+mod stamp;
 mod step;
 mod turns;
 mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
+pub use checksum::{Checksum, Damage, FileForm, RecordedChecksum, UnknownChecksum, write_with_checksum};
+pub use content::{FileContent, read_text};
 pub use error::MediaError;
 pub use file::{open_regular, shown};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside, resize_nearest};
@@ -34,6 +39,7 @@ pub use png::{encode_gray, encode_rgb};
 pub use preprocess::{ModelInput, Preprocess};
 pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};
+pub use stamp::{Stamp, WatchedFile};
 pub use step::PreprocessStep;
 pub use turns::with_large_pictures_in_turn;
 pub use write::{Durability, create_folders, sync_names, with_suffix, write_atomically};

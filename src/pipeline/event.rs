@@ -34,6 +34,11 @@ pub enum Event {
         /// Why.
         changes: BTreeSet<Change>,
     },
+    /// Somebody wrote a file of a sample since it was checked. Its heatmaps show what was read, and are not up to date.
+    SampleMoved {
+        /// Which sample.
+        sample: SampleRef,
+    },
     /// A sample was passed over.
     SampleSkipped(Skip),
     /// A sample was lost to a fault.
@@ -66,6 +71,8 @@ pub struct Summary {
     pub num_heatmaps: u64,
     /// Heatmaps that were taken away, because what they explain is not there any more.
     pub num_withdrawn: u64,
+    /// Samples whose image or masks somebody wrote while they were read: the next run looks at them again.
+    pub num_moved: u64,
     /// Samples passed over, by reason.
     pub skipped: BTreeMap<SkipReason, u64>,
     /// Samples lost to a fault.

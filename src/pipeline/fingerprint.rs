@@ -1,6 +1,14 @@
 //! What a heatmap was made from: how a run finds out what is new or changed, and can say why.
 
-use std::{collections::BTreeSet, fmt, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+    time::SystemTime,
+};
+
+use crate::media::Stamp;
 
 /// What a heatmap is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +50,8 @@ pub enum Change {
     Foreign,
     /// Its file is not there any more.
     FileMissing,
+    /// Its file is not the one that was written.
+    FileDamaged,
     /// The user asked for all (`--overwrite`).
     Asked,
 }
@@ -53,6 +63,7 @@ impl fmt::Display for Change {
             Change::Changed(ingredient) => write!(f, "{ingredient} changed"),
             Change::Foreign => f.write_str("made by other means"),
             Change::FileMissing => f.write_str("file missing"),
+            Change::FileDamaged => f.write_str("file damaged"),
             Change::Asked => f.write_str("asked for"),
         }
     }
@@ -86,15 +97,19 @@ impl Fingerprint {
 
     /// Adds a file by path, size and modification time: reading a million images to find nothing changed would take as
     /// long as half the job.
-    ///
-    /// # Errors
-    /// The file's metadata cannot be read.
-    pub fn and_file(self, ingredient: Ingredient, what: &str, path: &Path) -> std::io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        let modified = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut stamp = path.as_os_str().as_encoded_bytes().to_vec();
-        stamp.extend(format!("\0{}\0{}", metadata.len(), modified.as_nanos()).into_bytes());
-        Ok(self.and(ingredient, what, &stamp))
+    #[must_use]
+    pub fn and_file(self, ingredient: Ingredient, what: &str, path: &Path, stamp: &Stamp) -> Self {
+        let modified = stamp.modified().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut content = path.as_os_str().as_encoded_bytes().to_vec();
+        content.extend(format!("\0{}\0{}", stamp.size(), modified.as_nanos()).into_bytes());
+        self.and(ingredient, what, &content)
+    }
+
+    /// Adds what no other fingerprint has: what was read is not what the rest stands for, so that the next run has to look again.
+    #[must_use]
+    pub fn unsettled(self, ingredient: Ingredient) -> Self {
+        let nonce = [RandomState::new(), RandomState::new()].map(|state| state.hash_one(SystemTime::now()).to_le_bytes());
+        self.and(ingredient, "changed while it was read", &nonce.concat())
     }
 
     /// Why a heatmap with the fingerprint `stored` (a text) is not what this one stands for; empty if it is.
@@ -147,5 +162,32 @@ mod tests {
         let base = Fingerprint::of_job("m", "s");
         let and = |what: &str, content: &str| base.and(Ingredient::Label, what, content.as_bytes());
         assert_ne!(and("ab", "c"), and("a", "bc"));
+    }
+
+    /// The labels of every dataset hold such texts: other digests of the same things would have all heatmaps made again.
+    #[test]
+    fn fingerprints_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        std::fs::write(&path, [7; 1234]).unwrap();
+        let modified = SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_789);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let base = Fingerprint::of_job("0123456789abcdef0123456789abcdef", "size=image\0npy=f32").and(
+            Ingredient::Label,
+            "mask",
+            &[1, 2],
+        );
+        let stamp = Stamp::of(&path).unwrap();
+        let fingerprint = base.and_file(Ingredient::Image, "image", Path::new("/data/a.png"), &stamp);
+        assert_eq!(fingerprint, base.and(Ingredient::Image, "image", b"/data/a.png\x001234\x001700000000123456789"));
+        assert_eq!(fingerprint.to_string(), "ee1d17da426d29f0-d23d3cceff46cad5-dd006b0da726fb02-0159baf8f9a1950a");
+    }
+
+    #[test]
+    fn what_moved_is_never_up_to_date() {
+        let base = Fingerprint::of_job("m", "s");
+        let stored = base.unsettled(Ingredient::Image);
+        assert_eq!(base.changes_since(&stored.to_string()), BTreeSet::from([Change::Changed(Ingredient::Image)]));
+        assert_ne!(base.unsettled(Ingredient::Image), stored);
     }
 }

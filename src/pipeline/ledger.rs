@@ -40,6 +40,12 @@ impl<'a> Ledger<'a> {
         (self.tell)(Event::SampleSkipped(skip));
     }
 
+    /// The sample goes on all the same.
+    pub(super) fn moved(&self, sample: &SampleRef) {
+        lock(&self.summary).num_moved += 1;
+        (self.tell)(Event::SampleMoved { sample: sample.clone() });
+    }
+
     pub(super) fn failed(&self, failure: SampleFailure) {
         /// Failures kept in full for the summary; all of them are told as they happen.
         const NUM_KEPT: usize = 100;

@@ -4,7 +4,7 @@
 //! Every [`SampleRef`] that leaves the source ends exactly once: as an update, a [`Skip`] or a [`SampleFailure`].
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -12,7 +12,7 @@ use std::{
 use super::{Change, Fingerprint};
 use crate::{
     measure::Measures,
-    media::{BinaryMask, FrameRegion, MaskValue, shown},
+    media::{BinaryMask, Checksum, FrameRegion, MaskValue, RecordedChecksum, Stamp, shown},
 };
 
 /// One sample of the selection.
@@ -113,9 +113,24 @@ pub struct StoredHeatmap {
     pub map_path: Option<PathBuf>,
     /// Its exact floats.
     pub npy_path: Option<PathBuf>,
+    /// What the label says of the picture's content; `None` where an earlier camflow wrote it.
+    pub map_checksum: Option<RecordedChecksum>,
+    /// The same of the exact floats.
+    pub npy_checksum: Option<RecordedChecksum>,
 }
 
 impl StoredHeatmap {
+    /// Its files with what the label says of their content.
+    pub fn recorded_files(&self) -> impl Iterator<Item = (&Path, Option<&RecordedChecksum>)> {
+        let files = [(&self.map_path, &self.map_checksum), (&self.npy_path, &self.npy_checksum)];
+        files.into_iter().filter_map(|(path, checksum)| Some((path.as_deref()?, checksum.as_ref())))
+    }
+
+    /// Whether somebody who read its map or its floats found them damaged.
+    pub fn is_noted_damaged(&self) -> bool {
+        [&self.map_checksum, &self.npy_checksum].into_iter().flatten().any(|recorded| recorded.is_damaged)
+    }
+
     /// Its files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         [&self.map_path, &self.npy_path].into_iter().flatten().map(PathBuf::as_path)
@@ -144,6 +159,8 @@ pub struct StaleSample {
     pub wanted: Vec<usize>,
     /// Why they are not.
     pub changes: BTreeSet<Change>,
+    /// What the files were that the fingerprint stands for.
+    pub stamps: BTreeMap<PathBuf, Stamp>,
 }
 
 /// Which channel of the model's output is explained.
@@ -286,6 +303,10 @@ pub struct WrittenHeatmap {
     pub map: StoredMap,
     /// The exact floats, if the job keeps them.
     pub npy_path: Option<PathBuf>,
+    /// Of the picture's file.
+    pub map_checksum: Option<Checksum>,
+    /// Of the exact floats' file.
+    pub npy_checksum: Option<Checksum>,
     /// The scalar that was differentiated.
     pub score: f64,
     /// Where the attention lies.

@@ -197,7 +197,7 @@ fn read(
             ledger.read();
             match checked {
                 Checked::Stale(sample) => {
-                    if out.send(sample).is_err() {
+                    if out.send(*sample).is_err() {
                         return;
                     }
                 }
@@ -224,6 +224,10 @@ fn decode(
             }
             match clock.busy(|| decoder.decode(stale)) {
                 Decoded::Ready(sample) => drop(out.send(sample)),
+                Decoded::Moved(sample) => {
+                    ledger.moved(&sample.sample);
+                    drop(out.send(sample));
+                }
                 Decoded::Withdrawn(update) => drop(withdrawn_out.send(update)),
                 Decoded::Skipped(skip) => ledger.skipped(skip),
                 Decoded::Failed(failure) => ledger.failed(failure),

@@ -86,8 +86,8 @@ pub fn survey(
 fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
     match decoder.check(selected) {
         Checked::Stale(stale) => match decoder.count_targets(&stale) {
-            Ok(Ok(num_targets)) => Surveyed::Stale(Box::new(stale), num_targets),
-            Ok(Err(_)) if decoder.withdraws(&stale) => Surveyed::Stale(Box::new(stale), 0),
+            Ok(Ok(num_targets)) => Surveyed::Stale(stale, num_targets),
+            Ok(Err(_)) if decoder.withdraws(&stale) => Surveyed::Stale(stale, 0),
             Ok(Err(reason)) => Surveyed::Skipped(Skip { sample: stale.selected.sample, reason }),
             Err(failure) => Surveyed::Failed(failure),
         },

@@ -1,26 +1,32 @@
 //! First phase: the `.pt2` file as a map from entry name to bytes, and the tensors in it.
 //!
-//! The file is mapped into memory copy-on-write, so weights need no copy and a stray in-place write cannot reach the disk.
+//! The file is read once, as one piece, into memory of our own, and never looked at again: what is digested is what is run,
+//! whatever becomes of the file. (A mapping of the file would show what others write to it, and a file that is cut off would end
+//! the process.) Weights lie in that memory, so that there is one copy of them.
 //! Source of the layout: `torch/export/pt2_archive` of torch 2.11.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    io::Cursor,
+    io::{self, Cursor, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::MmapMut;
 use tch::{Device, Kind, Tensor};
 
 use super::{
     ProgramError,
+    memory::obtainable_bytes,
     schema::{Payload, Size, VersionHeader, WeightsConfig},
 };
-use crate::media::{open_regular, shown};
+use crate::media::{WatchedFile, shown};
 
 /// The schema major version that this reader knows.
 pub const SCHEMA_MAJOR: i64 = 8;
+
+/// How an entry begins, and with the first one the file.
+const LOCAL_HEADER: &[u8] = b"PK\x03\x04";
 
 /// The largest JSON that is parsed: the graph of a large network has some megabytes, and each may take ten in memory.
 const MAX_JSON_BYTES: usize = 128 << 20;
@@ -35,7 +41,8 @@ const MAX_REPEATED_BYTES: i64 = 64 << 20;
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
-    map: Arc<MmapMut>,
+    content: Arc<MmapMut>,
+    digest: blake3::Hash,
     /// Entry name below the root folder -> (offset, length) in the file.
     entries: BTreeMap<String, (usize, usize)>,
     /// The program's name, usually `model`.
@@ -44,7 +51,7 @@ pub struct Archive {
     pub torch_version: String,
 }
 
-/// A tensor whose bytes lie in the mapped file.
+/// A tensor whose bytes lie in the archive's memory.
 #[derive(Debug)]
 pub struct StoredTensor {
     /// dtype of the elements.
@@ -68,36 +75,56 @@ pub struct StoredTensors {
 }
 
 impl Archive {
-    /// Opens a file, finds its entries and checks versions; reads no weights.
+    /// Reads a file, finds its entries and checks versions.
     ///
     /// # Errors
-    /// The file cannot be read, is no zip archive, is truncated, has entries that are compressed, lie over each other or are named
+    /// The file cannot be read or changes meanwhile, is no zip archive, is truncated, has entries that are compressed, lie over each other or are named
     /// to be unpacked elsewhere, or was written by another version of the format.
     pub fn open(path: &Path) -> Result<Archive, ProgramError> {
         let unreadable = |source| ProgramError::Unreadable { path: path.to_owned(), source };
         let malformed = |what: String| ProgramError::Malformed { path: path.to_owned(), what };
-        let opened = open_regular(path).map_err(unreadable)?;
-        let (file, length) = opened.map_err(|what| malformed(format!("it is {what}, not a file")))?;
-        if length == 0 {
+        let opened = WatchedFile::open(path).map_err(unreadable)?;
+        let mut file = opened.map_err(|what| malformed(format!("it is {what}, not a file")))?;
+        let size = file.size();
+        if size == 0 {
             return Err(malformed("it is empty".into()));
         }
-        // SAFETY: the mapping is private (copy-on-write). A file that another process truncates while we run would fault, as
-        // with every mapped file; the exporter never writes in place, it renames a complete file.
-        let map = unsafe { MmapOptions::new().map_copy(&file) }.map_err(unreadable)?;
-        Self::from_map(path, map)
+        // Before memory is taken for a film that bears the name of a model, or for a file that is nothing but a hole.
+        let mut start = [0; 4];
+        let read = file.file().take(4).read(&mut start).map_err(unreadable)?;
+        if start[..read] != *LOCAL_HEADER {
+            return Err(malformed("it is not a zip archive (it does not begin like one)".into()));
+        }
+        if let Some(free) = obtainable_bytes().filter(|free| *free < size) {
+            let [size, free] = [size, free].map(|bytes| bytes >> 20);
+            return Err(malformed(format!("its {size} MiB are more than the {free} MiB of memory that are free")));
+        }
+        let changed = || ProgramError::Changed { path: path.to_owned() };
+        let length = usize::try_from(size).map_err(|_| malformed("it is larger than any memory".into()))?;
+        // Whole pages, as libtorch's kernels like it, which the system takes back when the last tensor is gone.
+        let mut content = MmapMut::map_anon(length).map_err(unreadable)?;
+        content[..read].copy_from_slice(&start[..read]);
+        file.file().read_exact(&mut content[read..]).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => changed(),
+            _ => unreadable(error),
+        })?;
+        if file.unchanged().is_none() {
+            return Err(changed());
+        }
+        Self::from_content(path, content)
     }
 
     /// An archive whose bytes are in memory; the path is for errors.
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn from_map(path: &Path, map: MmapMut) -> Result<Archive, ProgramError> {
+    pub fn from_content(path: &Path, content: MmapMut) -> Result<Archive, ProgramError> {
         let malformed = |what: String| ProgramError::Malformed { path: path.to_owned(), what };
         // Nothing comes before the archive. Asked to find out, the zip crate may take the directory of the archive that torch keeps
         // inside for the example inputs, and call the file damaged.
         let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
-        let mut zip = zip::ZipArchive::with_config(config, Cursor::new(&map[..])).map_err(|source| {
-            malformed(if map.starts_with(b"PK\x03\x04") {
+        let mut zip = zip::ZipArchive::with_config(config, Cursor::new(&content[..])).map_err(|source| {
+            malformed(if content.starts_with(LOCAL_HEADER) {
                 format!(
                     "it starts like a zip archive but has no readable directory at its end ({source}), so it was probably cut off"
                 )
@@ -113,7 +140,7 @@ impl Archive {
                 entry.name().map_err(|source| malformed(format!("the name of entry {index} is damaged: {source}")))?.into_owned();
             let size = usize::try_from(entry.size()).ok();
             let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
-            let span = start.zip(size).filter(|(start, size)| start.checked_add(*size).is_some_and(|end| end <= map.len()));
+            let span = start.zip(size).filter(|(start, size)| start.checked_add(*size).is_some_and(|end| end <= content.len()));
             let Some((start, size)) = span else {
                 return Err(malformed(format!("entry `{}` reaches beyond the end of the file", shown(Path::new(&name)))));
             };
@@ -144,8 +171,9 @@ impl Archive {
             }
         }
 
-        let mut archive =
-            Archive { path: path.to_owned(), map: Arc::new(map), entries, program: String::new(), torch_version: String::new() };
+        let digest = blake3::hash(&content);
+        let (path, content) = (path.to_owned(), Arc::new(content));
+        let mut archive = Archive { path, content, digest, entries, program: String::new(), torch_version: String::new() };
         archive.check_format()?;
         Ok(archive)
     }
@@ -203,14 +231,12 @@ impl Archive {
 
     /// Digest of everything in the file.
     pub fn digest(&self) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.map);
-        hasher.finalize()
+        self.digest
     }
 
     fn bytes(&self, entry: &str) -> Result<&[u8], ProgramError> {
         let (start, size) = self.entries.get(entry).ok_or_else(|| self.malformed(&format!("entry `{entry}` is missing")))?;
-        Ok(&self.map[*start..start + size])
+        Ok(&self.content[*start..start + size])
     }
 
     fn text(&self, entry: &str) -> Result<&str, ProgramError> {
@@ -313,7 +339,7 @@ impl Archive {
         Ok(StoredTensor { kind, sizes, strides, storage_offset, offset, length })
     }
 
-    /// The tensor, without a copy where it has elements. It must not outlive the archive's mapping: see [`Archive::mapping`].
+    /// The tensor, without a copy where it has elements. It must not outlive the archive's memory: see [`Archive::content`].
     ///
     /// # Errors
     /// libtorch refuses the shape.
@@ -322,15 +348,16 @@ impl Archive {
             return Tensor::f_zeros(&stored.sizes, (stored.kind, Device::Cpu));
         }
         let elements = (stored.length / stored.kind.elt_size_in_bytes()) as i64;
-        // SAFETY: the span was checked against the mapping when the archive was opened, and `mapping` keeps it alive.
-        let storage =
-            unsafe { Tensor::f_from_blob(self.map.as_ptr().add(stored.offset), &[elements], &[1], stored.kind, Device::Cpu)? };
+        // SAFETY: the span was checked against the memory when the archive was opened, and `content` keeps it alive.
+        let storage = unsafe {
+            Tensor::f_from_blob(self.content.as_ptr().add(stored.offset), &[elements], &[1], stored.kind, Device::Cpu)?
+        };
         storage.f_as_strided(&stored.sizes, &stored.strides, stored.storage_offset)
     }
 
     /// Keeps the memory of tensors made by [`Archive::tensor`] alive.
-    pub fn mapping(&self) -> Arc<MmapMut> {
-        self.map.clone()
+    pub fn content(&self) -> Arc<MmapMut> {
+        self.content.clone()
     }
 }
 
@@ -358,4 +385,106 @@ pub fn kind_of_code(code: i64) -> Option<Kind> {
         13 => Kind::BFloat16,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    /// A folder with a small archive of two tensors.
+    fn archive() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plain.pt2");
+        let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/archive/plain.pt2");
+        fs::copy(seed, &path).unwrap();
+        (folder, path)
+    }
+
+    /// It is part of the fingerprint on every label of every dataset: another digest would have all heatmaps made again.
+    #[test]
+    fn the_digest_of_a_file_stays_what_it_is() {
+        let (_folder, path) = archive();
+        let archive = Archive::open(&path).unwrap();
+        assert_eq!(archive.digest().to_hex().as_str(), "334b3bfeccb169d9a9fd0a622a2a9aaa4fa3dda1a67ab067e06f6832815c96f4");
+    }
+
+    #[test]
+    fn what_was_read_stays_whatever_becomes_of_the_file() {
+        let (_folder, path) = archive();
+        let archive = Archive::open(&path).unwrap();
+        let values = |archive: &Archive| {
+            let stored = archive.weights();
+            let mut values: Vec<(String, Vec<f64>)> = stored
+                .found
+                .iter()
+                .map(|(name, stored)| {
+                    let tensor = archive.tensor(stored).unwrap().to_kind(Kind::Double).flatten(0, -1);
+                    (name.clone(), Vec::try_from(tensor).unwrap())
+                })
+                .collect();
+            values.sort_by(|a, b| a.0.cmp(&b.0));
+            values
+        };
+        let (before, digest) = (values(&archive), archive.digest());
+        assert!(!before.is_empty());
+        let content = fs::read(&path).unwrap();
+        // Written over in place, cut off (a mapping of it would end the process), removed.
+        fs::write(&path, vec![0x5a; content.len()]).unwrap();
+        assert_eq!((values(&archive), archive.digest()), (before.clone(), digest));
+        fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        assert_eq!(values(&archive), before);
+        fs::remove_file(&path).unwrap();
+        assert_eq!((values(&archive), archive.program().is_ok()), (before, true));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_being_written_is_no_model() {
+        let (_folder, path) = archive();
+        let content = fs::read(&path).unwrap();
+        let [has_begun, is_done] = [(); 2].map(|()| AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // As `cp` does over an existing file, again and again; the bytes are the same, the file is not.
+                let file = fs::File::options().write(true).open(&path).unwrap();
+                while !is_done.load(Ordering::Relaxed) {
+                    std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).unwrap();
+                    has_begun.store(true, Ordering::Relaxed);
+                }
+            });
+            while !has_begun.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            // Leaves the writer some time.
+            let errors = (0..1000).find_map(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                Archive::open(&path).err()
+            });
+            is_done.store(true, Ordering::Relaxed);
+            let error = errors.expect("no reading of a file that is being written goes well").to_string();
+            assert!(error.contains("plain.pt2") && error.contains("changed while it was read\nhint: "), "{error}");
+        });
+        Archive::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_archive_takes_no_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.pt2");
+        let error = |content: &[u8], size: u64| {
+            fs::write(&path, content).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+            Archive::open(&path).unwrap_err().to_string()
+        };
+        assert!(error(b"RIFF", 1 << 43).contains("not a zip archive"));
+        assert!(error(b"PK", 2).contains("not a zip archive"));
+        // Nothing but a hole behind its first bytes.
+        let error = error(LOCAL_HEADER, 1 << 43);
+        assert!(error.contains("MiB of memory that are free"), "{error}");
+    }
 }

@@ -66,6 +66,16 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// The most bytes that this process could get, with all that the system keeps of files in memory given up for it. (Of a container
+/// [`free_bytes`] counts that as used.) `None` where the system does not say.
+pub(super) fn obtainable_bytes() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let available = Some(system.available_memory()).filter(|bytes| *bytes > 0)?;
+    let in_container = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
+    Some(available.min(in_container))
+}
+
 fn free_host_bytes() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();

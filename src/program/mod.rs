@@ -55,6 +55,12 @@ pub enum ProgramError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Somebody wrote it meanwhile: what was read may belong to no version of it.
+    #[error("model `{}` changed while it was read\nhint: run the same command again when it is complete", shown(path))]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The bytes are not a complete archive.
     #[error("`{}` is no usable model: {what}\nhint: `camflow export` writes models", shown(path))]
     Malformed {

@@ -107,7 +107,7 @@ pub struct Plan {
     /// Batch norms folded into convolutions.
     pub num_folded: usize,
     // Declared last, so that it is dropped after the tensors that point into it.
-    _mapping: Arc<memmap2::MmapMut>,
+    _weights: Arc<memmap2::MmapMut>,
 }
 
 // SAFETY: tensors may move between threads; a plan is owned by one thread at a time.
@@ -214,7 +214,7 @@ impl Plan {
             device_name: device_name(options.device),
             channels_last,
             num_folded: folded.1,
-            _mapping: program.archive.mapping(),
+            _weights: program.archive.content(),
         })
     }
 }

@@ -21,9 +21,9 @@ use super::{
 /// A tensor or graph that was accepted is not sound: a bug.
 pub fn read_archive(bytes: &[u8]) -> Result<(), String> {
     let text = |error: super::ProgramError| error.to_string();
-    let mut map = MmapMut::map_anon(bytes.len()).map_err(|error| error.to_string())?;
-    map.copy_from_slice(bytes);
-    let archive = Archive::from_map(Path::new("archive.pt2"), map).map_err(text)?;
+    let mut content = MmapMut::map_anon(bytes.len()).map_err(|error| error.to_string())?;
+    content.copy_from_slice(bytes);
+    let archive = Archive::from_content(Path::new("archive.pt2"), content).map_err(text)?;
     let (weights, constants) = (archive.weights(), archive.constants());
     for stored in weights.found.values().chain(constants.found.values()) {
         let Ok(tensor) = archive.tensor(stored) else { continue };

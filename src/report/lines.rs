@@ -62,6 +62,10 @@ pub fn event_json(event: &Event) -> Option<(Level, &'static str, Value)> {
             let path = sample.media_path.to_string_lossy();
             (Level::Info, "sample_stale", json!({"sample": sample.id, "media_path": path, "reasons": reasons}))
         }
+        Event::SampleMoved { sample } => {
+            let path = sample.media_path.to_string_lossy();
+            (Level::Warn, "sample_moved", json!({"sample": sample.id, "media_path": path}))
+        }
         Event::SampleSkipped(skip) if skip.reason == SkipReason::UpToDate => return None,
         Event::SampleSkipped(skip) => {
             (Level::Info, "sample_skipped", json!({"sample": skip.sample.id, "reason": skip.reason.to_string()}))

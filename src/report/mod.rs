@@ -20,7 +20,8 @@ use crate::{
     names::Choice,
     pipeline::{Event, RunError, Summary, Survey},
 };
-use lines::{Level, event_json, line};
+pub use lines::Level;
+use lines::{event_json, line};
 pub use metrics::metrics;
 use progress::Progress;
 pub use record::{Ending, RunRecord};
@@ -169,6 +170,8 @@ impl Reporter {
                 state.progress.iter_mut().for_each(Progress::committed);
             }
             Event::SampleStale { sample, changes } => state.say(&format!("{}: {sample}", listed(&changes))),
+            // The summary counts them.
+            Event::SampleMoved { .. } => {}
             Event::SampleSkipped(_) => state.progress.iter_mut().for_each(Progress::skipped),
             Event::Draining if !self.quiet => {
                 state.say("stopping: finishing what is in flight; press Ctrl-C again to stop at once");
@@ -218,6 +221,11 @@ impl Reporter {
     /// A run that a dataset knows, for machines.
     pub fn listed_run(&self, fields: Value) {
         self.json(Level::Info, "run", fields);
+    }
+
+    /// Something that was found, for machines.
+    pub fn found(&self, level: Level, event: &str, fields: Value) {
+        self.json(level, event, fields);
     }
 
     /// Says something that can wait until there is more to say.

@@ -23,6 +23,9 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     if summary.num_withdrawn > 0 {
         lines.push(format!("  heatmaps taken away, of what is not there any more: {}", summary.num_withdrawn));
     }
+    if summary.num_moved > 0 {
+        lines.push(format!("  changed while they were read, so that the next run looks at them again: {}", summary.num_moved));
+    }
     if summary.num_abandoned > 0 {
         lines.push(format!("  left for the next run: {}", summary.num_abandoned));
     }
@@ -42,6 +45,7 @@ pub fn counts(summary: &Summary) -> Value {
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
         "num_withdrawn": summary.num_withdrawn,
+        "num_moved": summary.num_moved,
         "num_skipped": summary.num_skipped(),
         "skipped": skipped(&summary.skipped),
         "num_failed": summary.num_failed,

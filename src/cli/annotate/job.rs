@@ -142,9 +142,10 @@ pub fn selection(
     dataset: &Dataset,
     label: Option<LabelField>,
     fields: &[HeatmapField],
+    listed: Option<Vec<String>>,
 ) -> anyhow::Result<Selection> {
     anyhow::ensure!(args.shuffle || args.seed == 0, "`--seed` does nothing by itself\nhint: add `--shuffle`");
-    let ids = chosen_ids(dataset, args.view.as_deref(), args.ids.as_deref(), args.cam.python.clone())?;
+    let ids = chosen_ids(dataset, args.view.as_deref(), listed, args.cam.python.clone())?;
     Ok(Selection {
         label,
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
@@ -205,7 +206,11 @@ pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter)
     let restored = sink.schema().declare()?;
     if !restored.is_empty() {
         let fields = backticked(restored.iter().map(String::as_str));
-        reporter.warning(&format!("declared again, after someone removed them meanwhile: {fields}"));
+        match has_committed {
+            true => reporter.warning(&format!("declared again, after someone removed them meanwhile: {fields}")),
+            // An earlier camflow knew fewer attributes.
+            false => reporter.notice(&format!("declared what the dataset's schema lacked of: {fields}")),
+        }
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::{
         Exit, Failure,
         cam::Model,
         collect::remove_replaced,
+        dataset::listed_ids,
         signals::cancel_on_signals,
         target::{check_output, class_names, described, resolve_targets},
     },
@@ -48,6 +49,8 @@ pub struct Session<'a> {
     explainers: Vec<TorchExplainer>,
     /// What was found when the session began, until it is used.
     found: Option<DatasetSide>,
+    /// The ids in the file of `--ids`, read once: all shards are parts of the same list.
+    listed: Option<Vec<String>>,
 }
 
 /// What the job comes to on the dataset as it is now.
@@ -83,7 +86,8 @@ impl<'a> Session<'a> {
         let options = ExplainOptions { faithfulness: args.faithfulness, ..args.cam.explain_options(&program, layers) };
         let columns = options.columns();
         let (explainers, found) = (Vec::new(), Some(found));
-        Ok(Session { args, reporter, cancellation, database, program, devices, options, columns, explainers, found })
+        let listed = args.ids.as_deref().map(listed_ids).transpose()?;
+        Ok(Session { args, reporter, cancellation, database, program, devices, options, columns, explainers, found, listed })
     }
 
     /// Looks what there is to do: somebody may have changed fields, classes or mask targets since the last run.
@@ -115,7 +119,7 @@ impl<'a> Session<'a> {
 
     /// The samples of a shard of the selection, no more than `limit` of the first ones if that is given.
     pub fn source(&self, work: &Work, shard: Shard, limit: Option<u64>) -> Result<SampleSource, Failure> {
-        let selection = selection(self.args, &work.dataset, work.label.clone(), &work.heatmap_fields);
+        let selection = selection(self.args, &work.dataset, work.label.clone(), &work.heatmap_fields, self.listed.clone());
         let mut selection = selection.map_err(|error| match self.cancellation.is_cancelled() {
             // Ctrl-C ends the Python that resolves a view, too.
             true => Failure { exit: Exit::Interrupted, error },

@@ -1,6 +1,6 @@
 //! From a job file to the jobs that it means. All mistakes of the file are found here and reported at once.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 use clap::FromArgMatches;
@@ -9,6 +9,7 @@ use super::{Args, keys::Keys};
 use crate::{
     cli::annotate::{self, Invocation},
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
+    media::read_text,
     names::Choice,
 };
 
@@ -18,7 +19,7 @@ use crate::{
 /// The file cannot be read, or something in it or in `--set` and `--only` is wrong.
 pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| {
+    let text = read_text(path).with_context(|| {
         format!("cannot read the job file `{shown}`\nhint: `camflow run --print-default > {shown}` writes one to start from")
     })?;
     let path = std::path::absolute(path).with_context(|| format!("`{shown}` is no path"))?;
@@ -145,7 +146,7 @@ fn has_secrets(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{fs, path::PathBuf};
 
     use clap::{Args as _, Command};
     use serde_json::json;

@@ -1,11 +1,14 @@
 //! Check: what of a sample is new or changed, by fingerprints. Most samples end here when a job is repeated, so of files nothing
 //! but the metadata is read.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use super::decode::{Decoder, Targets, failure};
 use crate::{
-    media::MediaError,
+    media::{Damage, MediaError, RecordedChecksum, Stamp},
     pipeline::{
         Change, Fingerprint, Ingredient, SampleFailure, SelectedSample, Skip, SkipReason, StaleSample, StoredMask, StoredObject,
         StoredShape, StoredTarget,
@@ -16,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Checked {
     /// There may be something to do.
-    Stale(StaleSample),
+    Stale(Box<StaleSample>),
     /// Nothing to do.
     Skipped(Skip),
     /// A fault of this sample.
@@ -27,13 +30,15 @@ impl Decoder {
     /// Finds out what of the sample's heatmaps is missing, or made from other things than are there now.
     pub fn check(&self, selected: SelectedSample) -> Checked {
         match self.try_check(&selected) {
-            Ok(Ok((fingerprint, wanted, changes))) => Checked::Stale(StaleSample { selected, fingerprint, wanted, changes }),
+            Ok(Ok(Stale { fingerprint, wanted, changes, stamps })) => {
+                Checked::Stale(Box::new(StaleSample { selected, fingerprint, wanted, changes, stamps }))
+            }
             Ok(Err(reason)) => Checked::Skipped(Skip { sample: selected.sample, reason }),
             Err(error) => Checked::Failed(failure(selected.sample, &error)),
         }
     }
 
-    /// The sample's fingerprint, the classes whose heatmaps are not up to date, and why they are not.
+    /// What of the sample is not up to date, or why there is nothing to do.
     fn try_check(&self, selected: &SelectedSample) -> Result<Result<Stale, SkipReason>, MediaError> {
         let SelectedSample { sample, target, existing } = selected;
         if let StoredTarget::Malformed(reason) = target {
@@ -43,22 +48,27 @@ impl Decoder {
         if *target == StoredTarget::Missing && !has_heatmaps {
             return Ok(Err(SkipReason::NoLabel));
         }
+        let mut stamps = BTreeMap::new();
         let image = &sample.media_path;
-        let fingerprint = self.fingerprint.and_file(Ingredient::Image, "image", image).map_err(unreadable(image))?;
-        let fingerprint = self.with_label(fingerprint, target)?;
+        let fingerprint =
+            with_file(self.fingerprint, Ingredient::Image, "image", image, &mut stamps).map_err(unreadable(image))?;
+        let fingerprint = self.with_label(fingerprint, target, &mut stamps)?;
         let (mut wanted, mut changes) = (Vec::new(), BTreeSet::new());
         for class in 0..self.targets.num_classes() {
-            let of_class = self.changes(class, fingerprint, selected);
+            let of_class = self.changes(class, fingerprint, selected)?;
             if !of_class.is_empty() {
                 wanted.push(class);
                 changes.extend(of_class);
             }
         }
-        Ok(if wanted.is_empty() { Err(SkipReason::UpToDate) } else { Ok((fingerprint, wanted, changes)) })
+        Ok(match wanted.is_empty() {
+            true => Err(SkipReason::UpToDate),
+            false => Ok(Stale { fingerprint, wanted, changes, stamps }),
+        })
     }
 
     /// Why the heatmaps of a class are not those that are wanted; empty if they are.
-    fn changes(&self, class: usize, fingerprint: Fingerprint, selected: &SelectedSample) -> BTreeSet<Change> {
+    fn changes(&self, class: usize, fingerprint: Fingerprint, selected: &SelectedSample) -> Result<BTreeSet<Change>, MediaError> {
         let mut changes = BTreeSet::new();
         if self.overwrite {
             changes.insert(Change::Asked);
@@ -73,15 +83,19 @@ impl Decoder {
                 None => drop(changes.insert(Change::Foreign)),
                 Some(text) => changes.extend(self.fields.fingerprint(fingerprint, class, column).changes_since(text)),
             }
-            // Someone may have tidied the folder up.
-            if [&stored.map_path, &stored.npy_path].into_iter().flatten().any(|path| !path.exists()) {
-                changes.insert(Change::FileMissing);
+            // Whatever became of the files of what is made again in any case.
+            if !self.overwrite {
+                // A map in the document has no file to look at.
+                changes.extend(stored.is_noted_damaged().then_some(Change::FileDamaged));
+                for (path, recorded) in stored.recorded_files() {
+                    changes.extend(look_at(path, recorded)?);
+                }
             }
             if self.is_unnamed(class, &selected.target) {
                 changes.insert(Change::Changed(Ingredient::Label));
             }
         }
-        changes
+        Ok(changes)
     }
 
     /// Whether the label names other classes only. That is no part of fingerprints; see [`Decoder::with_label`].
@@ -95,15 +109,20 @@ impl Decoder {
 
     /// Adds what a heatmap takes from the label. Of objects that is all of them, so that a run for one class more does not
     /// make those of the others again. Names of whole images say only whether a class is there, except where they choose it.
-    fn with_label(&self, mut fingerprint: Fingerprint, target: &StoredTarget) -> Result<Fingerprint, MediaError> {
+    fn with_label(
+        &self,
+        mut fingerprint: Fingerprint,
+        target: &StoredTarget,
+        stamps: &mut BTreeMap<PathBuf, Stamp>,
+    ) -> Result<Fingerprint, MediaError> {
         match (target, &self.targets) {
             (StoredTarget::Mask(StoredMask::Inline(bytes)), _) => Ok(fingerprint.and(Ingredient::Label, "mask", bytes)),
             (StoredTarget::Mask(StoredMask::File(path)), _) => {
-                fingerprint.and_file(Ingredient::Label, "mask file", path).map_err(unreadable(path))
+                with_file(fingerprint, Ingredient::Label, "mask file", path, stamps).map_err(unreadable(path))
             }
             (StoredTarget::Objects(objects), _) => {
                 for object in objects {
-                    fingerprint = with_object(fingerprint, object);
+                    fingerprint = with_object(fingerprint, object, stamps);
                 }
                 Ok(fingerprint)
             }
@@ -116,7 +135,37 @@ impl Decoder {
 }
 
 /// See [`StaleSample`].
-type Stale = (Fingerprint, Vec<usize>, BTreeSet<Change>);
+struct Stale {
+    fingerprint: Fingerprint,
+    wanted: Vec<usize>,
+    changes: BTreeSet<Change>,
+    stamps: BTreeMap<PathBuf, Stamp>,
+}
+
+/// Why a heatmap's file is to be made again: someone may have tidied the folder up, a disk may have lost the end of it.
+fn look_at(path: &Path, recorded: Option<&RecordedChecksum>) -> Result<Option<Change>, MediaError> {
+    match Damage::at_a_glance(path, recorded) {
+        Ok(damage) => Ok(damage.map(|damage| match damage {
+            Damage::Missing => Change::FileMissing,
+            _ => Change::FileDamaged,
+        })),
+        // A folder that is closed or a disk that fails says nothing about the file.
+        Err(cause) => Err(MediaError::Unseen { path: path.to_owned(), cause }),
+    }
+}
+
+/// Adds a file as it is now, and keeps what it is.
+fn with_file(
+    fingerprint: Fingerprint,
+    ingredient: Ingredient,
+    what: &str,
+    path: &Path,
+    stamps: &mut BTreeMap<PathBuf, Stamp>,
+) -> std::io::Result<Fingerprint> {
+    let stamp = Stamp::of(path)?;
+    stamps.insert(path.to_owned(), stamp);
+    Ok(fingerprint.and_file(ingredient, what, path, &stamp))
+}
 
 fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> MediaError + use<> {
     let path = path.to_owned();
@@ -124,7 +173,7 @@ fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> MediaError + use<> 
 }
 
 /// Adds an object with everything that says where it is.
-fn with_object(fingerprint: Fingerprint, object: &StoredObject) -> Fingerprint {
+fn with_object(fingerprint: Fingerprint, object: &StoredObject, stamps: &mut BTreeMap<PathBuf, Stamp>) -> Fingerprint {
     let bytes = |numbers: &mut dyn Iterator<Item = f64>| numbers.flat_map(f64::to_le_bytes).collect::<Vec<u8>>();
     let fingerprint = match &object.label {
         Some(label) => fingerprint.and(Ingredient::Label, "object", label.as_bytes()),
@@ -137,9 +186,10 @@ fn with_object(fingerprint: Fingerprint, object: &StoredObject) -> Fingerprint {
                 None => fingerprint,
                 Some(StoredMask::Inline(mask)) => fingerprint.and(Ingredient::Label, "mask", mask),
                 // A missing file is a fault only where its class is wanted.
-                Some(StoredMask::File(path)) => fingerprint.and_file(Ingredient::Label, "mask file", path).unwrap_or_else(|_| {
-                    fingerprint.and(Ingredient::Label, "missing mask file", path.as_os_str().as_encoded_bytes())
-                }),
+                Some(StoredMask::File(path)) => with_file(fingerprint, Ingredient::Label, "mask file", path, stamps)
+                    .unwrap_or_else(|_| {
+                        fingerprint.and(Ingredient::Label, "missing mask file", path.as_os_str().as_encoded_bytes())
+                    }),
             }
         }
         StoredShape::Lines { lines, closed, filled } => {

@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use super::inputs::InputFiles;
 use crate::{
     media::{
-        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MediaError, Outside, Preprocess, read_image,
+        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, MediaError, Outside, Preprocess, parse_image,
         with_large_pictures_in_turn,
     },
     pipeline::{
-        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, SampleFailure, SampleRef, SampleUpdate, SelectedSample,
-        Skip, SkipReason, Stage, StaleSample, StoredHeatmap, StoredMask, StoredShape, StoredTarget, TargetClass, TargetPixels,
+        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, Ingredient, SampleFailure, SampleRef, SampleUpdate,
+        SelectedSample, Skip, SkipReason, Stage, StaleSample, StoredHeatmap, StoredShape, StoredTarget, TargetClass,
+        TargetPixels,
     },
 };
 
@@ -67,6 +69,8 @@ pub struct Decoder {
 pub enum Decoded {
     /// Ready for the device.
     Ready(Box<DecodedSample>),
+    /// The same, but somebody wrote one of its files since it was checked: its fingerprint is that of no sample.
+    Moved(Box<DecodedSample>),
     /// There is nothing to explain any more, and heatmaps of before are to go.
     Withdrawn(SampleUpdate),
     /// Nothing to do.
@@ -98,10 +102,22 @@ impl Decoder {
     /// Decodes one sample; never panics on what files and labels contain.
     pub fn decode(&self, stale: StaleSample) -> Decoded {
         let StaleSample { selected: SelectedSample { sample, existing, .. }, wanted, .. } = &stale;
-        match with_large_pictures_in_turn(|| self.try_decode(&stale)) {
-            Ok(Ok(decoded)) => Decoded::Ready(Box::new(decoded)),
+        let files = InputFiles::of(&stale, &self.limits);
+        let decoded = with_large_pictures_in_turn(|| self.try_decode(&stale, &files));
+        let moved = files.moved();
+        match decoded {
+            Ok(Ok(decoded)) if moved.is_empty() => Decoded::Ready(Box::new(decoded)),
+            Ok(Ok(mut decoded)) => {
+                decoded.fingerprint = moved.into_iter().fold(decoded.fingerprint, Fingerprint::unsettled);
+                Decoded::Moved(Box::new(decoded))
+            }
             Ok(Err(reason)) => self.without_targets(sample.clone(), reason, wanted, existing),
-            Err(error) => Decoded::Failed(failure(sample.clone(), &error)),
+            Err(error) if moved.is_empty() => Decoded::Failed(failure(sample.clone(), &error)),
+            Err(error) => {
+                let failure = failure(sample.clone(), &error);
+                let error = format!("{} (somebody changed it while it was read; the next run tries again)", failure.error);
+                Decoded::Failed(SampleFailure { error, ..failure })
+            }
         }
     }
 
@@ -109,7 +125,8 @@ impl Decoder {
     /// outside the part of it that the model sees, or not be predicted.
     pub fn count_targets(&self, stale: &StaleSample) -> Result<Result<usize, SkipReason>, SampleFailure> {
         let StaleSample { selected: SelectedSample { sample, target, .. }, wanted, .. } = stale;
-        let found = self.find(target, wanted).map_err(|error| failure(sample.clone(), &error))?;
+        let files = InputFiles::of(stale, &self.limits);
+        let found = self.find(target, wanted, &files).map_err(|error| failure(sample.clone(), &error))?;
         Ok(found.and_then(|found| if found.is_empty() { Err(self.absence(wanted)) } else { Ok(found.len()) }))
     }
 
@@ -143,9 +160,9 @@ impl Decoder {
         })
     }
 
-    fn try_decode(&self, stale: &StaleSample) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
+    fn try_decode(&self, stale: &StaleSample, files: &InputFiles<'_>) -> Result<Result<DecodedSample, SkipReason>, MediaError> {
         let StaleSample { selected: SelectedSample { sample, target, existing }, fingerprint, wanted, .. } = stale;
-        let found = match self.find(target, wanted)? {
+        let found = match self.find(target, wanted, files)? {
             Ok(found) => found,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -153,7 +170,8 @@ impl Decoder {
             return Ok(Err(self.absence(wanted)));
         }
 
-        let image = read_image(&sample.media_path, &self.limits, self.exif)?;
+        let path = &sample.media_path;
+        let image = parse_image(path, &files.read(Ingredient::Image, path)?, &self.limits, self.exif)?;
         let input = self.preprocess.apply(&image)?;
         let region = input.region;
         let mut targets = Vec::with_capacity(found.len());
@@ -167,7 +185,7 @@ impl Decoder {
                 },
                 Place::Mask(mask) => TargetPixels::Mask(mask.on_input(&region, input.height, input.width)),
                 Place::Shapes(shapes) => {
-                    TargetPixels::Mask(self.draw(&shapes, &region)?.on_input(&region, input.height, input.width))
+                    TargetPixels::Mask(draw(&shapes, &region, files)?.on_input(&region, input.height, input.width))
                 }
             };
             // A class may lie wholly outside the crop, or its box be smaller than a pixel.
@@ -192,7 +210,12 @@ impl Decoder {
     }
 
     /// The wanted classes that the sample has, with where they are.
-    fn find<'a>(&self, target: &'a StoredTarget, wanted: &[usize]) -> Result<Result<Vec<Found<'a>>, SkipReason>, MediaError> {
+    fn find<'a>(
+        &self,
+        target: &'a StoredTarget,
+        wanted: &[usize],
+        files: &InputFiles<'_>,
+    ) -> Result<Result<Vec<Found<'a>>, SkipReason>, MediaError> {
         if *target == StoredTarget::Missing {
             return Ok(Err(SkipReason::NoLabel));
         }
@@ -210,7 +233,7 @@ impl Decoder {
             Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes,
         };
         let mask = match target {
-            StoredTarget::Mask(mask) => Some(self.read_mask(mask)?),
+            StoredTarget::Mask(mask) => Some(files.mask(mask)?),
             _ => None,
         };
         let mut found = Vec::new();
@@ -241,30 +264,23 @@ impl Decoder {
         }
         Ok(Ok(found))
     }
+}
 
-    fn read_mask(&self, mask: &StoredMask) -> Result<LabelMask, MediaError> {
-        match mask {
-            StoredMask::Inline(bytes) => LabelMask::inflate(bytes, &self.limits),
-            StoredMask::File(path) => LabelMask::read(path, &self.limits),
-        }
-    }
-
-    /// The pixels of the image that the shapes cover together.
-    fn draw(&self, shapes: &[&StoredShape], region: &FrameRegion) -> Result<BinaryMask, MediaError> {
-        let mut drawn = BinaryMask::empty(region.image_height, region.image_width);
-        for shape in shapes {
-            match shape {
-                StoredShape::Box { bounds, mask: None } => drawn.add_box(*bounds, None)?,
-                StoredShape::Box { bounds, mask: Some(mask) } => {
-                    drawn.add_box(*bounds, Some(&self.read_mask(mask)?.nonzero()))?;
-                }
-                StoredShape::Lines { lines, filled: true, .. } => drawn.add_polygon(lines)?,
-                StoredShape::Lines { lines, closed, filled: false } => drawn.add_lines(lines, *closed)?,
-                StoredShape::Malformed(reason) => return Err(MediaError::shape(reason.clone())),
+/// The pixels of the image that the shapes cover together.
+fn draw(shapes: &[&StoredShape], region: &FrameRegion, files: &InputFiles<'_>) -> Result<BinaryMask, MediaError> {
+    let mut drawn = BinaryMask::empty(region.image_height, region.image_width);
+    for shape in shapes {
+        match shape {
+            StoredShape::Box { bounds, mask: None } => drawn.add_box(*bounds, None)?,
+            StoredShape::Box { bounds, mask: Some(mask) } => {
+                drawn.add_box(*bounds, Some(&files.mask(mask)?.nonzero()))?;
             }
+            StoredShape::Lines { lines, filled: true, .. } => drawn.add_polygon(lines)?,
+            StoredShape::Lines { lines, closed, filled: false } => drawn.add_lines(lines, *closed)?,
+            StoredShape::Malformed(reason) => return Err(MediaError::shape(reason.clone())),
         }
-        Ok(drawn)
     }
+    Ok(drawn)
 }
 
 pub(super) fn failure(sample: SampleRef, error: &MediaError) -> SampleFailure {
@@ -276,7 +292,7 @@ mod tests {
     use super::*;
     use crate::{
         media::{PreprocessStep, RgbImage, encode_rgb},
-        pipeline::{StoredObject, stages::check::Checked},
+        pipeline::{StoredMask, StoredObject, stages::check::Checked},
     };
 
     /// A picture of 20 rows and 40 columns, of which the model sees the middle 20 x 20.
@@ -308,7 +324,7 @@ mod tests {
             };
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
             match decoder.check(SelectedSample { sample, target, existing }) {
-                Checked::Stale(sample) => decoder.decode(sample),
+                Checked::Stale(sample) => decoder.decode(*sample),
                 Checked::Skipped(skip) => Decoded::Skipped(skip),
                 Checked::Failed(failure) => Decoded::Failed(failure),
             }
@@ -316,7 +332,7 @@ mod tests {
 
         fn decode(&self, targets: &Targets, target: StoredTarget) -> Result<Vec<ClassTarget>, String> {
             match self.decode_with(targets.clone(), target, Vec::new()) {
-                Decoded::Ready(sample) => Ok(sample.targets),
+                Decoded::Ready(sample) | Decoded::Moved(sample) => Ok(sample.targets),
                 Decoded::Withdrawn(update) => panic!("there was nothing: {update:?}"),
                 Decoded::Skipped(skip) => Err(skip.reason.to_string()),
                 Decoded::Failed(failure) => Err(failure.error),

@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     measure::{Measure, Measured, Measures, rank_correlation},
-    media::{BinaryMask, Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_atomically, write_f16, write_f32},
+    media::{
+        BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_f16, write_f32,
+        write_with_checksum,
+    },
     names::Choice,
     pipeline::{
         ClassHeatmaps, ExplainedSample, Heatmap, HeatmapFields, RunError, Skip, SkipReason, StoredHeatmap, StoredMap,
@@ -103,10 +106,19 @@ impl Encoder {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(fingerprint, class.class, column).to_string();
                 let stem = stem(&self.folder, field, &sample.id, &fingerprint);
-                let npy_path = self.write_npy(&stem, heatmap)?;
-                let map = self.write_map(&stem, heatmap)?;
-                let (field, class, score) = (field.to_owned(), name.clone(), class.score);
-                heatmaps.push(WrittenHeatmap { field, class, map, npy_path, score, measures, fingerprint });
+                let (npy_path, npy_checksum) = self.write_npy(&stem, heatmap)?.unzip();
+                let (map, map_checksum) = self.write_map(&stem, heatmap)?;
+                heatmaps.push(WrittenHeatmap {
+                    field: field.to_owned(),
+                    class: name.clone(),
+                    map,
+                    npy_path,
+                    map_checksum,
+                    npy_checksum,
+                    score: class.score,
+                    measures,
+                    fingerprint,
+                });
             }
         }
         let is_absent = |class: usize| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
@@ -141,28 +153,28 @@ impl Encoder {
         class.heatmaps.iter().enumerate().map(of).collect()
     }
 
-    fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<PathBuf>, RunError> {
-        let shape = [heatmap.height, heatmap.width];
+    fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<(PathBuf, Checksum)>, RunError> {
+        let (shape, values) = ([heatmap.height, heatmap.width], &heatmap.values[..]);
         let path = with_suffix(stem, ".npy");
-        match self.npy {
+        let checksum = match self.npy {
             NpyFormat::None => return Ok(None),
-            NpyFormat::F32 => write_atomically(&path, Durability::Machine, |writer| write_f32(writer, &shape, &heatmap.values)),
-            NpyFormat::F16 => write_atomically(&path, Durability::Machine, |writer| write_f16(writer, &shape, &heatmap.values)),
-        }
-        .map_err(|error| unwritable(&path, error))?;
-        Ok(Some(path))
+            NpyFormat::F32 => write_with_checksum(&path, Durability::Machine, |mut file| write_f32(&mut file, &shape, values)),
+            NpyFormat::F16 => write_with_checksum(&path, Durability::Machine, |mut file| write_f16(&mut file, &shape, values)),
+        };
+        let checksum = checksum.map_err(|error| unwritable(&path, error))?;
+        Ok(Some((path, checksum)))
     }
 
-    fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<StoredMap, RunError> {
+    fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<(StoredMap, Option<Checksum>), RunError> {
         let Heatmap { height, width, values, levels } = heatmap;
         if self.store == Store::Inline {
-            return Ok(StoredMap::Inline(deflate_f32(&[*height, *width], values)));
+            return Ok((StoredMap::Inline(deflate_f32(&[*height, *width], values)), None));
         }
         let path = with_suffix(stem, ".png");
         let png = encode_gray(*height, *width, levels).map_err(|error| unwritable(&path, error))?;
-        write_atomically(&path, Durability::Machine, |writer| std::io::Write::write_all(writer, &png))
+        let checksum = write_with_checksum(&path, Durability::Machine, |file| file.write_all(&png))
             .map_err(|error| unwritable(&path, error))?;
-        Ok(StoredMap::File(path))
+        Ok((StoredMap::File(path), Some(checksum)))
     }
 }
 

@@ -5,3 +5,4 @@ pub(super) mod check;
 pub(super) mod commit;
 pub mod decode;
 pub mod encode;
+pub(super) mod inputs;
