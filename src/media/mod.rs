@@ -23,7 +23,7 @@ mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use error::MediaError;
-pub use file::{open_regular, shown};
+pub use file::{is_unseen, open_regular, shown, shown_name};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside, resize_nearest};
 pub use image::{ImageLimits, RgbImage, parse_image, read_image};
 pub use jpeg::encode_jpeg;

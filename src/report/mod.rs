@@ -17,6 +17,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    media::is_unseen,
     names::Choice,
     pipeline::{Event, RunError, Summary, Survey},
 };
@@ -268,7 +269,7 @@ fn stderr_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
 }
 
-/// What a model or a database calls something may hold escape sequences, which a terminal would obey.
+/// What a model or a database calls something may hold escape sequences, which a terminal would obey, or turn the text around.
 pub fn without_controls(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && !matches!(c, '\n' | '\t'), "\u{fffd}")
+    text.replace(|c: char| is_unseen(c) && !matches!(c, '\n' | '\t'), "\u{fffd}")
 }
