@@ -18,6 +18,14 @@ use crate::{fiftyone::find_python, job::ModelRef, media::create_folders, program
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
 const EXPORTER: &str = include_str!("../../scripts/export_model.py");
 
+/// Runs the exporter without what lies in the current folder, where anybody may have put a `torch.py`. It looks there by itself for
+/// a model that is named as `module:function`.
+const LOADER: &str = "\
+import sys
+sys.path[:] = [p for p in sys.path if p]
+sys.argv[0] = '-'
+exec(compile(sys.stdin.read(), '<stdin>', 'exec'))";
+
 /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -59,7 +67,8 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
     }
     let mut child = Command::new(&python.executable)
         // The script comes by standard input; its own name would be lost in messages otherwise.
-        .args(["-", model, "--out"])
+        .args(["-c", LOADER])
+        .args([model, "--out"])
         .arg(path)
         .args(more)
         .env("FIFTYONE_DO_NOT_TRACK", "true")

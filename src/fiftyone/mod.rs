@@ -38,7 +38,7 @@ pub use removal::FieldContent;
 pub use runs::{Part, RunNote, StoredRun};
 pub use schema::{HeatmapField, Schema};
 pub use selection::Selection;
-pub use service::{FiftyonePython, find_python};
+pub use service::{FiftyonePython, Stranger, find_python, stranger_of};
 pub use shard::Shard;
 pub use sink::UpdateSink;
 pub use source::SampleSource;

@@ -68,6 +68,8 @@ pub enum Guard {
     Recurrence,
     /// An empty tensor has no element.
     SingleElement,
+    /// The kernels find a pixel's place by the scale that they are told, not by the sizes.
+    Upsample,
     /// The kernel reads one magnitude per row.
     WeightNorm,
 }
@@ -85,6 +87,7 @@ impl Guard {
             "gru" | "lstm" | "rnn_relu" | "rnn_tanh" => Guard::Recurrence,
             "_local_scalar_dense" => Guard::SingleElement,
             "_weight_norm" => Guard::WeightNorm,
+            name if name.trim_start_matches('_').starts_with("upsample_") => Guard::Upsample,
             _ => Guard::None,
         }
     }
@@ -106,6 +109,7 @@ impl Guard {
                 Some(1) => Ok(()),
                 other => Err(format!("it takes a tensor of one element, not of {}", other.unwrap_or_default())),
             },
+            Guard::Upsample => upsample(call),
             Guard::WeightNorm => weight_norm(call),
         }
     }
@@ -142,7 +146,9 @@ fn attention(call: Call<'_>) -> Result<(), String> {
         [.., rows, columns] => [rows, columns],
         _ => [-1, -1],
     });
-    let fits = keys >= 0 && values == keys && width == key_width;
+    // Kernels divide by the number of heads.
+    let is_filled = [&query, &key, &value].iter().all(|size| size.iter().all(|side| *side > 0));
+    let fits = is_filled && keys >= 0 && values == keys && width == key_width;
     if fits { Ok(()) } else { Err(format!("queries {query:?}, keys {key:?} and values {value:?} do not fit together")) }
 }
 
@@ -210,7 +216,9 @@ fn grid(call: Call<'_>) -> Result<(), String> {
 }
 
 fn recurrence(call: Call<'_>) -> Result<(), String> {
-    let Some(input) = call.tensor("input").map(Tensor::size) else { return Ok(()) };
+    let Some(input) = call.tensor("input").map(Tensor::size) else {
+        return Err("packed sequences are not supported".to_owned());
+    };
     let [is_bidirectional, has_biases, batch_first] =
         ["bidirectional", "has_biases", "batch_first"].map(|name| call.int(name, 0) != 0);
     let (layers, directions) = (call.int("num_layers", 0), if is_bidirectional { 2 } else { 1 });
@@ -241,13 +249,43 @@ fn recurrence(call: Call<'_>) -> Result<(), String> {
     if all_fit { Ok(()) } else { Err(format!("its weights {weights:?} do not fit its input {input:?}")) }
 }
 
+fn upsample(call: Call<'_>) -> Result<(), String> {
+    if let Some(Input::Floats(factors)) = call.input("scale_factors")
+        && let Some(factor) = factors.iter().find(|factor| !factor.is_finite() || **factor <= 0.0)
+    {
+        return Err(format!("nothing is enlarged by {factor}"));
+    }
+    let (Some(input), Some(Input::Ints(output))) = (call.tensor("self").map(Tensor::size), call.input("output_size")) else {
+        return Ok(());
+    };
+    let names: &[&str] = match output.len() {
+        1 => &["scales"],
+        2 => &["scales_h", "scales_w"],
+        _ => &["scales_d", "scales_h", "scales_w"],
+    };
+    let sides = input.iter().skip(2).zip(output).zip(names);
+    for ((before, after), name) in sides {
+        let Some(Input::Float(scale)) = call.input(name) else { continue };
+        // Rounded down, or to the nearest.
+        let fits = scale > 0.0 && (*before as f64 * scale - *after as f64).abs() <= 1.0 + 1e-3 * *after as f64;
+        if !fits {
+            return Err(format!("its `{name}` is {scale}, but it makes {after} of {before}"));
+        }
+    }
+    Ok(())
+}
+
 fn weight_norm(call: Call<'_>) -> Result<(), String> {
     let [Some(direction), Some(magnitude)] = ["v", "g"].map(|name| call.tensor(name)) else { return Ok(()) };
     let (size, lengths, dim) = (direction.size(), magnitude.size(), call.int("dim", 0));
     let kept = usize::try_from(if dim < 0 { dim + size.len() as i64 } else { dim }).ok().filter(|kept| *kept < size.len());
     let wanted: Vec<i64> = size.iter().enumerate().map(|(at, side)| if kept == Some(at) { *side } else { 1 }).collect();
     let is_outer = kept.is_some_and(|kept| kept == 0 || kept + 1 == size.len());
-    let fits = is_outer && lengths == wanted && direction.kind() == magnitude.kind() && direction.is_floating_point();
+    let fits = is_outer
+        && direction.numel() > 0
+        && lengths == wanted
+        && direction.kind() == magnitude.kind()
+        && direction.is_floating_point();
     if fits { Ok(()) } else { Err(format!("magnitudes {lengths:?} along {dim} do not fit directions {size:?}")) }
 }
 
@@ -296,6 +334,14 @@ mod tests {
         let (direction, magnitude) = (ones(&[4, 1_000_000]), ones(&[1]));
         let inputs = [Input::Tensor(&direction), Input::Tensor(&magnitude), Input::Int(1)];
         assert!(refused("aten::_weight_norm", "", &inputs).contains("magnitudes [1]"));
+
+        let column = ones(&[6, 1, 8, 1]);
+        let mut inputs = vec![Input::Tensor(&column), Input::Ints(&[4, 3]), Input::Bool(false), Input::None, Input::Float(1e-30)];
+        assert!(refused("aten::upsample_bilinear2d", "", &inputs).contains("but it makes 3 of 1"));
+        inputs[4] = Input::Float(3.0);
+        assert!(Operator::find("aten::upsample_bilinear2d", "").expect("upsample").call(&inputs).is_ok());
+        let inputs = [Input::Tensor(&column), Input::None, Input::Bool(false), Input::Floats(&[f64::NAN, 1.0])];
+        assert!(refused("aten::upsample_bilinear2d", "vec", &inputs).contains("NaN"));
 
         let volume = ones(&[1, 1, 4, 4, 4]);
         let text = refused("aten::reflection_pad3d", "", &[Input::Tensor(&volume), Input::Ints(&[])]);
