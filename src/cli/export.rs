@@ -1,7 +1,7 @@
 //! `camflow export`: runs the exporter in a Python that has FiftyOne and torch.
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -13,7 +13,13 @@ use super::{
     model::{cache_folder, check_name},
     print,
 };
-use crate::{fiftyone::find_python, job::ModelRef, media::create_folders, program::Program};
+use crate::{
+    fiftyone::find_python,
+    job::ModelRef,
+    media::create_folders,
+    program::Program,
+    report::{has_secrets, without_controls},
+};
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
 const EXPORTER: &str = include_str!("../../scripts/export_model.py");
@@ -59,6 +65,10 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+fn eprint_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", without_controls(text));
+}
+
 /// Exports `model` to `path`.
 pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
     let python = find_python(python)?;
@@ -74,12 +84,18 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         .env("FIFTYONE_DO_NOT_TRACK", "true")
         .stdin(Stdio::piped())
         .stdout(Stdio::from(std::io::stderr()))
+        // It may quote what it is given.
+        .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
         .with_context(|| format!("cannot run `{}`", python.executable.display()))?;
     let mut input = child.stdin.take().context("the exporter has no standard input")?;
     // A Python that stops early says why itself.
     let _ = input.write_all(EXPORTER.as_bytes());
     drop(input);
+    if let Some(said) = child.stderr.take() {
+        let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
+        lines.for_each(|line| eprint_line(&String::from_utf8_lossy(&line)));
+    }
     let status = child.wait().context("the exporter cannot be waited for")?;
     if !status.success() {
         bail!("exporting `{model}` failed ({status}); what Python said stands above");

@@ -27,7 +27,7 @@ mod source;
 mod stored_sample;
 mod upkeep;
 
-pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, redacted};
+pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, forbid_core_dumps, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;

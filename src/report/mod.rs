@@ -6,6 +6,7 @@ mod lines;
 mod metrics;
 mod progress;
 mod record;
+mod secrets;
 mod summary;
 mod survey;
 
@@ -25,6 +26,7 @@ use lines::{Level, event_json, line};
 pub use metrics::metrics;
 use progress::Progress;
 pub use record::{Ending, RunRecord};
+pub use secrets::{has_secrets, keep_secret, redact, redact_json};
 use survey::listed;
 
 /// How a run reports.
@@ -242,7 +244,7 @@ impl Reporter {
     fn json(&self, level: Level, event: &str, fields: Value) {
         if level != Level::Info || !self.quiet {
             // A reader that went away must not end the run.
-            let _ = writeln!(io::stdout().lock(), "{}", line(level, event, self.job.as_deref(), fields));
+            let _ = writeln!(io::stdout().lock(), "{}", line(level, event, self.job.as_deref(), redact_json(fields)));
         }
     }
 }
@@ -269,7 +271,7 @@ fn stderr_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
 }
 
-/// What a model or a database calls something may hold escape sequences, which a terminal would obey, or turn the text around.
+/// A text as it may be printed: without secrets, and without what a terminal would obey. What a model or a database calls something may hold escape sequences, and turn the text around.
 pub fn without_controls(text: &str) -> String {
-    text.replace(|c: char| is_unseen(c) && !matches!(c, '\n' | '\t'), "\u{fffd}")
+    redact(text).replace(|c: char| is_unseen(c) && !matches!(c, '\n' | '\t'), "\u{fffd}")
 }

@@ -7,11 +7,15 @@ use clap::FromArgMatches;
 
 use super::{Args, keys::Keys};
 use crate::{
-    cli::annotate::{self, Invocation},
+    cli::{
+        annotate::{self, Invocation},
+        secrets,
+    },
     fiftyone::stranger_of,
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
     media::shown,
     names::Choice,
+    report::keep_secret,
 };
 
 /// The jobs of the file that are to be run, ready to be.
@@ -24,7 +28,11 @@ pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
         format!("cannot read the job file `{named}`\nhint: `camflow run --print-default > {named}` writes one to start from")
     })?;
     let path = std::path::absolute(path).with_context(|| format!("`{named}` is no path"))?;
-    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| std::env::var(name).ok());
+    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
+        let value = std::env::var(name).ok()?;
+        secrets::hide_variable(name, &value);
+        Some(value)
+    });
     if mistakes.is_empty() {
         check_python(&path, &jobs, args)?;
         return Ok(jobs);
@@ -55,6 +63,11 @@ fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> anyhow::Result
 
 fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Invocation>, Vec<Mistake>) {
     let (file, mut mistakes) = JobFile::parse(text, variable);
+    // A short secret is hard to find again in a longer text, so that text is one, too.
+    let settings = file.defaults.iter().chain(file.jobs.iter().flat_map(|job| &job.settings));
+    settings.flat_map(|setting| setting.value.texts()).filter(|text| text.is_secret).for_each(|text| {
+        keep_secret(&text.filled, &text.written);
+    });
     let keys = Keys::new(folder);
     let names: Vec<&str> = file.jobs.iter().map(|job| job.name.as_str()).filter(|name| !name.is_empty()).collect();
     let only: Vec<&str> = args.only.iter().map(String::as_str).collect();
@@ -151,11 +164,7 @@ fn invocation(
 }
 
 fn has_secrets(value: &Value) -> bool {
-    match value {
-        Value::Text(text) => text.is_secret,
-        Value::List(texts) => texts.iter().any(|text| text.is_secret),
-        Value::Switch(_) | Value::Wrong => false,
-    }
+    value.texts().iter().any(|text| text.is_secret)
 }
 
 #[cfg(test)]
