@@ -19,7 +19,7 @@ use camflow::{
         BinaryMask, Checksum, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep,
         deflate_f32, encode_gray, inflate_array, read_image, write_f32,
     },
-    pipeline::{SampleRef, SampleUpdate, Sink, StoredMap, WrittenHeatmap},
+    pipeline::{SampleRef, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap},
 };
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
@@ -207,12 +207,20 @@ fn commit(criterion: &mut Criterion) {
             measures: Measures::default().with(Measure::EnergyInside, 0.5).with(Measure::Entropy, 0.9),
             fingerprint: format!("{round:032x}"),
         };
+        // What the round before it wrote.
+        let read = |name: &String, n: usize| StoredHeatmap {
+            field: name.clone(),
+            fingerprint: Some(format!("{:032x}", round - 1)),
+            map_path: Some(format!("/maps/{name}/{n}.{}.png", round - 1).into()),
+            npy_path: Some(format!("/maps/{name}/{n}.{}.npy", round - 1).into()),
+            ..StoredHeatmap::default()
+        };
         let update = |(n, id): (usize, &ObjectId)| SampleUpdate {
             sample: SampleRef { seq: n as u64, id: id.to_hex(), media_path: format!("/data/{n}.jpg").into() },
             heatmaps: names.iter().map(|name| heatmap(name, n)).collect(),
             withdrawn: Vec::new(),
             superseded: Vec::new(),
-            existing: Vec::new(),
+            existing: names.iter().filter(|_| round > 1).map(|name| read(name, n)).collect(),
         };
         ids.iter().enumerate().map(update).collect()
     };

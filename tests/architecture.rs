@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("explain", &["measure", "media", "names", "pipeline", "program"]),
     ("fiftyone", &["measure", "media", "names", "pipeline", "storage"]),
     ("job", &["media", "names", "pipeline", "program"]),
-    ("report", &["names", "pipeline"]),
+    ("report", &["media", "names", "pipeline"]),
     ("study", &["measure", "media", "names"]),
     ("fuzz", &["media", "program"]),
     ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "storage", "study"]),

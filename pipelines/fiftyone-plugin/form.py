@@ -7,7 +7,7 @@ from pathlib import Path
 import fiftyone as fo
 from fiftyone.operators import types
 
-from . import models
+from . import folders, models
 
 # As `camflow annotate --help` lists them; a test compares.
 METHODS = (
@@ -41,14 +41,15 @@ def build(ctx) -> types.Property:
 def arguments(ctx) -> list[str]:
     """The arguments of `camflow` that say what was filled in, apart from the samples."""
     params = ctx.params
-    made = ["annotate", "--format", "json", "--dataset", ctx.dataset.name, "--model", model_path(params)]
-    made += ["--target", params["target"], "--method", ",".join(params.get("methods") or METHODS[:1])]
+    # With `=`, no value is taken for a flag.
+    made = ["annotate", "--format=json", f"--dataset={ctx.dataset.name}", f"--model={folders.model(model_path(params))}"]
+    made += [f"--target={params['target']}", f"--method={','.join(params.get('methods') or METHODS[:1])}"]
     for flag, name in (("--class", "classes"), ("--layers", "layers")):
         if values := params.get(name):
-            made += [flag, ",".join(values)]
+            made.append(f"{flag}={','.join(values)}")
     for flag, name in (("--field", "field"), ("--out", "out"), ("--device", "device")):
         if value := (params.get(name) or "").strip():
-            made += [flag, value]
+            made.append(f"{flag}={folders.out(value) if name == 'out' else value}")
     made += [f"--{name.replace('_', '-')}" for name in SWITCHES if params.get(name)]
     return made
 
@@ -76,7 +77,7 @@ def _choices(view: types.Choices, pairs) -> types.Choices:
 
 def _model(ctx, inputs) -> models.Model | None:
     found = models.exported()
-    pairs = [(str(path), path.stem) for path in found]
+    pairs = [(str(path), folders.shown(path.stem)) for path in found]
     choices = _choices(types.DropdownView(), [*pairs, (OTHER, "another file ...")])
     default = choices.values()[0]
     inputs.enum("model", choices.values(), default=default, required=True, label="Model", view=choices)
@@ -85,7 +86,7 @@ def _model(ctx, inputs) -> models.Model | None:
         asked = "model_path"
         if not found:
             text = (
-                f"No exported model in {models.cache_folder()}. In a terminal: `camflow export {models.DEFAULT}` "
+                f"No exported model in {folders.cache_folder()}. In a terminal: `camflow export {models.DEFAULT}` "
                 "makes one; `camflow export --help` says of which models."
             )
             inputs.view("no_models", types.Notice(label=text))
@@ -94,8 +95,8 @@ def _model(ctx, inputs) -> models.Model | None:
         if not chosen:
             return None
     try:
-        return models.Model.read(Path(chosen).expanduser())
-    except models.NoModelError as error:
+        return models.Model.read(folders.model(chosen))
+    except (models.NoModelError, folders.NotAllowedError) as error:
         inputs.view("model_error", types.Error(label=str(error)))
         # A form that is not valid cannot be sent.
         inputs.get_property(asked).invalid = True
@@ -181,5 +182,11 @@ def _more(ctx, inputs) -> None:
         description="A template with {class}, {method} and {layer}; empty: as camflow names them",
     )
     inputs.str("out", label="Folder for the files", description="Empty: camflow's folder for this dataset")
+    if out := (ctx.params.get("out") or "").strip():
+        try:
+            folders.out(out)
+        except folders.NotAllowedError as error:
+            inputs.view("out_error", types.Error(label=str(error)))
+            inputs.get_property("out").invalid = True
     for name, label in SWITCHES.items():
         inputs.bool(name, default=False, label=label)

@@ -86,7 +86,7 @@ fn python_finding(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Fi
 
 fn exporter(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding {
     /// What the exporter imports.
-    const PROBE: &str = "import importlib.metadata as m\nfor p in ('torch', 'torchvision'): print(p, m.version(p))\n\
+    const PROBE: &str = "import sys\nsys.path[:] = [p for p in sys.path if p]\nimport importlib.metadata as m\nfor p in ('torch', 'torchvision'): print(p, m.version(p))\n\
         for p in ('timm',):\n  try: print(p, m.version(p))\n  except m.PackageNotFoundError: print('no', p)";
     let what = "exporter";
     let Ok(python) = python else {

@@ -1,7 +1,7 @@
 //! `camflow export`: runs the exporter in a Python that has FiftyOne and torch.
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -13,10 +13,24 @@ use super::{
     model::{cache_folder, check_name},
     print,
 };
-use crate::{fiftyone::find_python, job::ModelRef, media::create_folders, program::Program};
+use crate::{
+    fiftyone::find_python,
+    job::ModelRef,
+    media::create_folders,
+    program::Program,
+    report::{has_secrets, without_controls},
+};
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
 const EXPORTER: &str = include_str!("../../scripts/export_model.py");
+
+/// Runs the exporter without what lies in the current folder, where anybody may have put a `torch.py`. It looks there by itself for
+/// a model that is named as `module:function`.
+const LOADER: &str = "\
+import sys
+sys.path[:] = [p for p in sys.path if p]
+sys.argv[0] = '-'
+exec(compile(sys.stdin.read(), '<stdin>', 'exec'))";
 
 /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
 #[derive(Debug, clap::Args)]
@@ -51,6 +65,10 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+fn eprint_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", without_controls(text));
+}
+
 /// Exports `model` to `path`.
 pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
     let python = find_python(python)?;
@@ -59,18 +77,25 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
     }
     let mut child = Command::new(&python.executable)
         // The script comes by standard input; its own name would be lost in messages otherwise.
-        .args(["-", model, "--out"])
+        .args(["-c", LOADER])
+        .args([model, "--out"])
         .arg(path)
         .args(more)
         .env("FIFTYONE_DO_NOT_TRACK", "true")
         .stdin(Stdio::piped())
         .stdout(Stdio::from(std::io::stderr()))
+        // It may quote what it is given.
+        .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
         .with_context(|| format!("cannot run `{}`", python.executable.display()))?;
     let mut input = child.stdin.take().context("the exporter has no standard input")?;
     // A Python that stops early says why itself.
     let _ = input.write_all(EXPORTER.as_bytes());
     drop(input);
+    if let Some(said) = child.stderr.take() {
+        let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
+        lines.for_each(|line| eprint_line(&String::from_utf8_lossy(&line)));
+    }
     let status = child.wait().context("the exporter cannot be waited for")?;
     if !status.success() {
         bail!("exporting `{model}` failed ({status}); what Python said stands above");

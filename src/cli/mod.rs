@@ -33,7 +33,7 @@ use crate::{
     fiftyone,
     names::Choice,
     program::keep_freed_memory,
-    report::{Format, Reporter, without_controls},
+    report::{Format, Reporter, redact, without_controls},
     storage::StorageError,
 };
 pub use exit::Exit;
@@ -105,7 +105,7 @@ pub fn main() -> Exit {
         Ok(parsed) => parsed,
         Err(error) => {
             let text = error.render().to_string();
-            match secrets::redact(&text) {
+            match redact(&text) {
                 // In colours.
                 redacted if redacted == text => drop(error.print()),
                 redacted => drop(write!(std::io::stderr().lock(), "{}", without_controls(&redacted))),
@@ -185,7 +185,8 @@ const MAX_CAUSE: usize = 300;
 fn error_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        let cause = cause.to_string();
+        // Before it is cut: a part of a secret is one.
+        let cause = redact(&cause.to_string());
         // A cause that the message above it quotes already says nothing new.
         if depth == 0 {
             text.push_str(&cause);
@@ -197,7 +198,7 @@ fn error_text(error: &anyhow::Error) -> String {
             text.push_str(&format!("\ncaused by: {short}{rest}"));
         }
     }
-    secrets::redact(&text)
+    text
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.

@@ -1,30 +1,27 @@
 //! Keeps passwords that were typed as arguments to ourselves: other users of the machine see a process's arguments, and messages
 //! about wrong arguments quote them.
 
-use std::sync::OnceLock;
+use crate::{
+    fiftyone::{forbid_core_dumps, redacted},
+    report::keep_secret,
+};
 
-use crate::fiftyone::redacted;
-
-/// Everything of the process's own arguments that may hold a password, with what may be shown in its place.
-static SECRETS: OnceLock<Vec<(String, String)>> = OnceLock::new();
-
-/// Looks through the arguments, and takes what it finds out of the process's title where the system allows that (Linux).
+/// Looks through the arguments for passwords: no message shows them from here on, and they go out of the process's title where the
+/// system allows that (Linux).
 pub fn hide() {
     let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
-    let secrets = SECRETS.get_or_init(|| arguments.filter_map(|argument| secret(&argument)).collect());
-    #[cfg(target_os = "linux")]
-    secrets.iter().for_each(|(uri, _)| title::overwrite(uri));
-    #[cfg(not(target_os = "linux"))]
-    let _ = secrets;
+    for (uri, shown) in arguments.filter_map(|argument| secret(&argument)) {
+        forbid_core_dumps();
+        keep_secret(&uri, &shown);
+        #[cfg(target_os = "linux")]
+        title::overwrite(&uri);
+    }
 }
 
-/// The text without them.
-pub fn redact(text: &str) -> String {
-    replace(text, SECRETS.get().map_or(&[], Vec::as_slice))
-}
-
-fn replace(text: &str, secrets: &[(String, String)]) -> String {
-    secrets.iter().fold(text.to_owned(), |text, (uri, shown)| text.replace(uri, shown))
+/// What a job file takes from the environment variable `name`.
+pub fn hide_variable(name: &str, value: &str) {
+    forbid_core_dumps();
+    keep_secret(value, &format!("${{{name}}}"));
 }
 
 /// A connection string with credentials, alone or behind `--database-uri=`, and what of it may be shown.
@@ -79,12 +76,5 @@ mod tests {
         for harmless in ["mongodb://127.0.0.1:27017", "--database-uri", "quickstart", "user@host"] {
             assert_eq!(shown(harmless), None, "{harmless}");
         }
-    }
-
-    #[test]
-    fn messages_lose_them() {
-        let secrets = [secret("--database-uri=mongodb://ada:se'cret@host").unwrap()];
-        let text = "error: unexpected value 'mongodb://ada:se'cret@host' for '--database-uri'";
-        assert_eq!(replace(text, &secrets), "error: unexpected value 'mongodb://***@host' for '--database-uri'");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     fiftyone::Shard,
     media::{open_regular, shown},
     pipeline::{RunError, Source},
-    report::{Format, Reporter},
+    report::{Format, Reporter, redact_json},
 };
 
 /// Keep the model of a job loaded, and do the shards of it that standard input names
@@ -261,7 +261,7 @@ fn not_ready(answers: &mut impl Write, failure: Failure) -> Result<Exit, Failure
 }
 
 fn answer(answers: &mut impl Write, line: &Value) -> Result<(), Failure> {
-    writeln!(answers, "{line}")
+    writeln!(answers, "{}", redact_json(line.clone()))
         .and_then(|()| answers.flush())
         .context("nobody reads the worker's answers any more\nhint: what the last shard stored stays stored")
         .map_err(Failure::aborted)

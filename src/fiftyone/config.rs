@@ -60,7 +60,11 @@ pub struct ConnectionUri {
 impl ConnectionUri {
     /// Takes a connection string; `from` says where it was found, for messages.
     pub fn new(uri: impl Into<String>, from: &'static str) -> Self {
-        ConnectionUri { uri: uri.into(), from }
+        let uri = uri.into();
+        if redacted(&uri) != uri {
+            forbid_core_dumps();
+        }
+        ConnectionUri { uri, from }
     }
 
     /// The whole string, credentials included: for the driver only.
@@ -84,6 +88,22 @@ impl fmt::Debug for ConnectionUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self} from {}", self.from)
     }
+}
+
+/// From here on the process leaves no image of its memory behind, and only root may look into it: it holds a password.
+pub fn forbid_core_dumps() {
+    #[cfg(unix)]
+    {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a limit of this process and its children.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+    }
+    // A handler of core dumps that is a program, such as systemd's, need not heed the limit.
+    #[cfg(target_os = "linux")]
+    // SAFETY: a flag of this process.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 0)
+    };
 }
 
 /// Scheme and hosts of a connection string. Everything up to the last `@` goes, because a password may hold `@`, `/` and `?` that should have

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::shard::Shard;
-use crate::{names::existing, pipeline::RunError, storage::StorageError};
+use super::{service::Stranger, shard::Shard};
+use crate::{media::shown, names::existing, pipeline::RunError, storage::StorageError};
 
 /// A fault of the database, the dataset or what is asked of them.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +127,17 @@ pub enum Error {
     NoPython {
         /// The interpreters that were tried.
         tried: String,
+    },
+    /// A Python was found that somebody else may have put there.
+    #[error(
+        "the Python `{}` is not used: `{}` belongs to {}, not to you\nhint: start camflow in another folder, or name a Python that you trust with `--python` or CAMFLOW_PYTHON",
+        shown(python), shown(&stranger.path), stranger.owner
+    )]
+    PythonOfAnother {
+        /// The interpreter.
+        python: PathBuf,
+        /// What is not the user's.
+        stranger: Stranger,
     },
     /// The Python that was named is no use.
     #[error("`{}` cannot be used as the Python with FiftyOne: {reason}\nhint: name another, or `{} -m pip install fiftyone`", path.display(), path.display())]

@@ -30,7 +30,7 @@ mod source;
 mod stored_sample;
 mod upkeep;
 
-pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, redacted};
+pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, forbid_core_dumps, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::{Dataset, Field};
 pub use error::Error;
@@ -43,7 +43,7 @@ pub use removal::FieldContent;
 pub use runs::{Part, RunNote, StoredRun};
 pub use schema::{HeatmapField, Schema};
 pub use selection::Selection;
-pub use service::{FiftyonePython, find_python};
+pub use service::{FiftyonePython, Stranger, find_python, stranger_of};
 pub use shard::Shard;
 pub use sink::UpdateSink;
 pub use source::SampleSource;

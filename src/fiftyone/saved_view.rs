@@ -19,10 +19,13 @@ use super::{
 };
 use crate::names::existing;
 
-/// Writes the ids of a view's samples to a file, after a line that says what kind of samples they are. FiftyOne's own words go to
+/// Writes the ids of a view's samples to a file, after a line that says what kind of samples they are. Nothing is imported from the
+/// current folder, which may be anybody's. FiftyOne's own words go to
 /// standard output, among them notices of the database.
 const SCRIPT: &str = r#"
-import os, sys
+import sys
+sys.path[:] = [p for p in sys.path if p]
+import os
 os.dup2(2, 1)
 import fiftyone as fo
 dataset, view, path = sys.argv[1:]

@@ -301,6 +301,17 @@ fn fill(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(String
     Ok((filled, is_secret))
 }
 
+impl Value {
+    /// The texts that it is made of.
+    pub fn texts(&self) -> &[Text] {
+        match self {
+            Value::Text(text) => std::slice::from_ref(text),
+            Value::List(texts) => texts,
+            Value::Switch(_) | Value::Wrong => &[],
+        }
+    }
+}
+
 impl fmt::Display for Value {
     /// As it is written, without what environment variables hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

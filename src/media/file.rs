@@ -49,15 +49,21 @@ struct Shown<'a>(&'a Path);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.to_string_lossy().chars() {
-            if is_harmless(c) { f.write_char(c)? } else { write!(f, "{}", c.escape_default())? }
+            if is_unseen(c) { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
         }
         Ok(())
     }
 }
 
-/// Neither a control character nor one that changes the direction or the lines of the text after it.
-fn is_harmless(c: char) -> bool {
-    !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// A name as messages show it, like [`shown`].
+pub fn shown_name(name: &str) -> impl fmt::Display + '_ {
+    Shown(Path::new(name))
+}
+
+/// A control character, or one that changes the direction or the lines of the text after it.
+pub fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     graph::{Arg, BatchDim, Binding, Graph, IntArg, Node, Operation, Output, ValueId},
+    operators,
     schema::{self, Argument, InputSpec, OptionalTensor, OutputSpec, Symbolic},
     symbolic::SymbolicOp,
 };
@@ -22,6 +23,9 @@ pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Vec<String>> {
     builder.batch_dims(&module.graph, &scope);
     builder.signature_outputs(module, &scope);
     builder.module_signatures(&module.module_call_graph, &scope);
+    if builder.refused_operators {
+        builder.problems.push(operators::HINT.to_owned());
+    }
     if !builder.problems.is_empty() {
         return Err(builder.problems);
     }
@@ -39,6 +43,7 @@ struct Builder {
     /// What the exporter calls the batch size, where it is free.
     batch_symbol: Option<String>,
     problems: Vec<String>,
+    refused_operators: bool,
 }
 
 /// Far more than any network has: some passes take time by the square of it.
@@ -170,7 +175,8 @@ impl Builder {
                 continue;
             }
             let Some(operation) = operation(&node.target) else {
-                self.problem(format!("node `{name}`: operator `{}` is not supported", node.target));
+                self.problem(format!("node `{name}`: operator `{}` is not one that camflow runs", node.target));
+                self.refused_operators = true;
                 self.undefined(node, &name, scope);
                 continue;
             };
@@ -357,8 +363,7 @@ fn operation(target: &str) -> Option<Operation> {
     }
     let mut parts = target.strip_prefix("torch.ops.")?.split('.');
     let (namespace, name, overload) = (parts.next()?, parts.next()?, parts.next()?);
-    // PyTorch's own operators compute. Others may do anything, and this one of its own reads and writes files.
-    if namespace != "aten" || name == "from_file" {
+    if namespace != "aten" || !operators::is_admitted(name) {
         return None;
     }
     let overload = if overload == "default" { "" } else { overload };

@@ -1,7 +1,7 @@
 // A C interface to libtorch's dispatcher: find an operator by name and overload, call it boxed.
 //
-// Every ATen operator becomes available this way, with autograd, and without a table kept by hand: arguments are matched to
-// the operator's own schema, which also supplies the defaults. Nothing may throw across this boundary.
+// Every ATen operator becomes available this way, with autograd, and without a table of signatures: arguments are matched to
+// the operator's own schema, which also supplies the defaults. Which of them a model may have is said in operators.rs. Nothing may throw across this boundary.
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -107,6 +107,24 @@ c10::Scalar as_scalar(const c10::Argument& argument, const cf_value& value) {
   }
 }
 
+// Kernels read as many numbers as the schema says (`SymInt[6] padding`), and not all of them look how many there are.
+void fit_length(const c10::Argument& argument, c10::List<int64_t>& list) {
+  const size_t length = list.size();
+  const int32_t wanted = argument.N().value_or(0);
+  // `int[1] dim` means a number or a list of any length.
+  const std::string& name = argument.name();
+  const bool is_open = wanted == 0 || (wanted == 1 && (name == "dim" || name == "dims" || name == "shifts" || name == "s"));
+  if (is_open || length == static_cast<size_t>(wanted)) return;
+  if (length == 1) {
+    const int64_t number = list.get(0);
+    while (list.size() < static_cast<size_t>(wanted)) list.push_back(number);
+    return;
+  }
+  // A stride that is left out is the kernel size.
+  const bool may_be_empty = argument.default_value().has_value() && argument.default_value()->isIntList() && argument.default_value()->toIntVector().empty();
+  TORCH_CHECK(length == 0 && may_be_empty, "argument `", name, "` takes ", wanted, " numbers, not ", length);
+}
+
 c10::IValue list_value(const c10::Argument& argument, const c10::ListType& type, const cf_value& value) {
   const c10::TypePtr& element = type.getElementType();
   const bool empty = (value.tag == CF_INTS || value.tag == CF_TENSORS || value.tag == CF_FLOATS || value.tag == CF_BOOLS) && value.len == 0;
@@ -117,6 +135,7 @@ c10::IValue list_value(const c10::Argument& argument, const c10::ListType& type,
       if (value.tag == CF_INTS) {
         const auto* data = static_cast<const int64_t*>(value.data);
         for (size_t k = 0; k < value.len; ++k) list.push_back(data[k]);
+        fit_length(argument, list);
       } else if (!empty) {
         // One number where the schema wants N (a kernel size, say) means N times that number, as in Python.
         const int64_t number = as_int(argument, value);
@@ -325,6 +344,9 @@ bool cf_operator_argument_is_device(const cf_operator* op, size_t k) {
   if (type->kind() == c10::TypeKind::OptionalType) type = type->castRaw<c10::OptionalType>()->getElementType();
   return type->kind() == c10::TypeKind::DeviceObjType;
 }
+
+// Whether the operator writes its result into this argument.
+bool cf_operator_argument_is_out(const cf_operator* op, size_t k) { return op->handle.schema().arguments()[k].is_out(); }
 
 // Calls with one value per schema argument. `results` must have room for cf_operator_num_returns values; the tensors in them
 // belong to the caller, and so does the array of a CF_TENSORS (cf_free).

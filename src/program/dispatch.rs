@@ -8,6 +8,8 @@ use std::{
 };
 
 use tch::Tensor;
+
+use super::guard::{Call, Guard};
 use torch_sys::C_tensor;
 
 /// Mirrors `cf_value`.
@@ -50,6 +52,7 @@ unsafe extern "C" {
     fn cf_operator_argument_name(op: *const RawOperator, k: usize) -> *const c_char;
     fn cf_operator_argument_has_default(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_argument_is_device(op: *const RawOperator, k: usize) -> bool;
+    fn cf_operator_argument_is_out(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_call(op: *const RawOperator, values: *const RawValue, results: *mut RawValue, error: *mut *mut c_char) -> i32;
     fn cf_allow_tf32(allow: i32);
     fn cf_autocast_bf16(device: *const c_char, enable: i32);
@@ -145,6 +148,8 @@ pub struct ArgumentSpec {
     pub has_default: bool,
     /// Whether it says where the result is to live.
     pub is_device: bool,
+    /// Whether the result is written into it.
+    pub is_out: bool,
 }
 
 /// A resolved operator.
@@ -154,6 +159,7 @@ pub struct Operator {
     /// In the order of the schema.
     pub arguments: Vec<ArgumentSpec>,
     num_returns: usize,
+    guard: Guard,
 }
 
 // SAFETY: the handle is read-only after it was found, and the dispatcher may be called from any thread.
@@ -166,6 +172,7 @@ impl Operator {
     ///
     /// `None` when this libtorch has no such operator.
     pub fn find(name: &str, overload: &str) -> Option<Operator> {
+        let operator = name.to_owned();
         let (name, overload) = (CString::new(name).ok()?, CString::new(overload).ok()?);
         let mut error = ptr::null_mut();
         // SAFETY: both strings live through the call.
@@ -179,12 +186,13 @@ impl Operator {
                     name: CStr::from_ptr(cf_operator_argument_name(raw.as_ptr(), k)).to_string_lossy().into_owned(),
                     has_default: cf_operator_argument_has_default(raw.as_ptr(), k),
                     is_device: cf_operator_argument_is_device(raw.as_ptr(), k),
+                    is_out: cf_operator_argument_is_out(raw.as_ptr(), k),
                 })
                 .collect()
         };
         // SAFETY: as above.
         let num_returns = unsafe { cf_operator_num_returns(raw.as_ptr()) };
-        Some(Operator { raw, arguments, num_returns })
+        Some(Operator { raw, arguments, num_returns, guard: Guard::of(&operator) })
     }
 
     /// Calls the operator with one input per schema argument.
@@ -196,6 +204,8 @@ impl Operator {
     /// If the number of inputs is not the number of arguments.
     pub fn call(&self, inputs: &[Input<'_>]) -> Result<Vec<Output>, DispatchError> {
         assert_eq!(inputs.len(), self.arguments.len(), "one input per schema argument");
+        let refused = |message: String| DispatchError { message, out_of_memory: false };
+        self.guard.check(Call { arguments: &self.arguments, inputs }).map_err(refused)?;
         let values: Vec<RawValue> = inputs.iter().map(|input| input.to_raw()).collect();
         let mut results = vec![RawValue { tag: NONE, i: 0, f: 0.0, data: ptr::null(), len: 0 }; self.num_returns];
         let mut error = ptr::null_mut();
@@ -204,7 +214,9 @@ impl Operator {
         if status != 0 {
             return Err(failure(status, error));
         }
-        Ok(results.into_iter().map(take_output).collect())
+        let outputs: Vec<Output> = results.into_iter().map(take_output).collect();
+        self.guard.finish(&outputs)?;
+        Ok(outputs)
     }
 }
 

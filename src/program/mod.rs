@@ -10,10 +10,14 @@ mod build;
 mod cuda;
 mod dispatch;
 mod exec;
+#[cfg(test)]
+mod fuzz_operators;
 mod graph;
+mod guard;
 mod layers;
 mod memory;
 mod metadata;
+mod operators;
 mod passes;
 mod plan;
 mod resume;
@@ -104,11 +108,13 @@ pub enum ProgramError {
 const MAX_LISTED: usize = 20;
 
 fn listed(problems: &[String]) -> String {
-    let mut text = problems[..problems.len().min(MAX_LISTED)].join("\n");
+    let (hints, problems): (Vec<&String>, Vec<&String>) = problems.iter().partition(|problem| problem.starts_with("hint: "));
+    let mut lines: Vec<String> = problems.iter().take(MAX_LISTED).map(ToString::to_string).collect();
     if problems.len() > MAX_LISTED {
-        text.push_str(&format!("\n... and {} more", problems.len() - MAX_LISTED));
+        lines.push(format!("... and {} more", problems.len() - MAX_LISTED));
     }
-    text
+    lines.extend(hints.into_iter().cloned());
+    lines.join("\n")
 }
 
 /// A model, read and checked.
@@ -218,9 +224,6 @@ impl Program {
     }
 }
 
-/// Numbers in the input that a model was exported with: 1 GiB of them.
-const MAX_EXAMPLE_ELEMENTS: i64 = 1 << 28;
-
 fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
     let malformed = |what: String| ProgramError::Malformed { path: archive.path().to_owned(), what };
     let text = archive.extra("camflow.json")?.ok_or_else(|| {
@@ -228,19 +231,5 @@ fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
             "it has no `camflow.json`: it is a plain torch.export archive, which does not say how images are prepared".into(),
         )
     })?;
-    let metadata: ModelMetadata =
-        serde_json::from_str(text).map_err(|error| malformed(format!("its `camflow.json`: {error}")))?;
-    if metadata.camflow != metadata::FORMAT {
-        return Err(malformed(format!(
-            "its `camflow.json` has format {}, this camflow knows {}",
-            metadata.camflow,
-            metadata::FORMAT
-        )));
-    }
-    let example = &metadata.input.example;
-    let elements = example.iter().try_fold(1_i64, |product, side| product.checked_mul(*side).filter(|_| *side > 0));
-    if elements.is_none_or(|elements| elements > MAX_EXAMPLE_ELEMENTS) {
-        return Err(malformed(format!("the example input {example:?} in its `camflow.json` is no batch of images")));
-    }
-    Ok(metadata)
+    ModelMetadata::parse(text).map_err(|error| malformed(format!("its `camflow.json`: {error}")))
 }

@@ -42,7 +42,7 @@ const VIEWS: &[&str] = &[
     "feature_dropout",
     "alpha_dropout",
     "feature_alpha_dropout",
-    "as_strided",
+    "_unsafe_view",
     "swapdims",
     "moveaxis",
     "numpy_T",

@@ -260,7 +260,7 @@ fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>) -> Result<St
 }
 
 fn resolve(name: &str, overload: &str, mode: InPlace) -> Option<(Operator, bool)> {
-    if name == "aten::view" {
+    if matches!(name, "aten::view" | "aten::_unsafe_view") {
         // Strides at run time need not be those at export.
         return Operator::find("aten::reshape", "").map(|operator| (operator, false));
     }
@@ -276,8 +276,13 @@ fn resolve(name: &str, overload: &str, mode: InPlace) -> Option<(Operator, bool)
 }
 
 fn arrange(node: &Node, operator: &Operator) -> Result<Vec<Option<Arg>>, String> {
+    if operator.arguments.iter().any(|argument| argument.is_out) {
+        return Err("it writes into a tensor that it is given; write the model without `out=`".to_owned());
+    }
     let mut args: Vec<Option<Arg>> = vec![None; operator.arguments.len()];
-    let renamed = |name: &str| if node.operator() == "view" && name == "size" { "shape".to_owned() } else { name.to_owned() };
+    let renamed = |name: &str| {
+        if matches!(node.operator(), "view" | "_unsafe_view") && name == "size" { "shape".to_owned() } else { name.to_owned() }
+    };
     for (name, arg) in &node.args {
         let name = renamed(name);
         // `dropout_` calls `self` what its functional twin `dropout` calls `input`.

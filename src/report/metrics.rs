@@ -7,7 +7,10 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::record::{Ending, RunRecord};
+use super::{
+    record::{Ending, RunRecord},
+    secrets::redact_whole,
+};
 
 /// The content of the metrics file after a run, given what it held before it.
 pub fn metrics(record: &RunRecord, ending: Ending, before: &str) -> String {
@@ -101,6 +104,7 @@ impl Exposition<'_> {
 
 /// A label's value as the format wants it.
 fn escaped(value: &str) -> String {
+    let value = redact_whole(value);
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

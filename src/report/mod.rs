@@ -6,6 +6,7 @@ mod lines;
 mod metrics;
 mod progress;
 mod record;
+mod secrets;
 mod summary;
 mod survey;
 
@@ -17,6 +18,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    media::is_unseen,
     names::Choice,
     pipeline::{Event, RunError, Summary, Survey},
 };
@@ -25,6 +27,7 @@ use lines::{event_json, line};
 pub use metrics::metrics;
 use progress::Progress;
 pub use record::{Ending, RunRecord};
+pub use secrets::{has_secrets, keep_secret, redact, redact_json};
 use survey::listed;
 
 /// How a run reports.
@@ -249,7 +252,7 @@ impl Reporter {
     fn json(&self, level: Level, event: &str, fields: Value) {
         if level != Level::Info || !self.quiet {
             // A reader that went away must not end the run.
-            let _ = writeln!(io::stdout().lock(), "{}", line(level, event, self.job.as_deref(), fields));
+            let _ = writeln!(io::stdout().lock(), "{}", line(level, event, self.job.as_deref(), redact_json(fields)));
         }
     }
 }
@@ -276,7 +279,7 @@ fn stderr_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
 }
 
-/// What a model or a database calls something may hold escape sequences, which a terminal would obey.
+/// A text as it may be printed: without secrets, and without what a terminal would obey. What a model or a database calls something may hold escape sequences, and turn the text around.
 pub fn without_controls(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && !matches!(c, '\n' | '\t'), "\u{fffd}")
+    redact(text).replace(|c: char| is_unseen(c) && !matches!(c, '\n' | '\t'), "\u{fffd}")
 }

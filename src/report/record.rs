@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{lines::failure_json, summary};
+use super::{lines::failure_json, secrets::redact_json, summary};
 use crate::pipeline::Summary;
 
 /// How a job ended.
@@ -49,7 +49,7 @@ impl RunRecord {
 
     /// What a worker says of a shard when it is done with it.
     pub fn answer(&self, shard: &str, ending: Ending) -> Value {
-        json!({
+        redact_json(json!({
             "event": "shard_finished",
             "shard": shard,
             "exit": ending.name,
@@ -59,7 +59,7 @@ impl RunRecord {
             "elapsed_s": self.elapsed(),
             "stages": self.summary.as_ref().map(summary::stages),
             "failures": self.failures(),
-        })
+        }))
     }
 
     /// The first failed samples.
@@ -85,6 +85,6 @@ impl RunRecord {
             "stages": summary.map(summary::stages),
             "failures": self.failures(),
         });
-        format!("{report:#}\n")
+        format!("{:#}\n", redact_json(report))
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     names::Choice,
     pipeline::{HeatmapFields, SkipReason, Summary},
     program::Program,
-    report::RunRecord,
+    report::{RunRecord, redact_json},
 };
 
 /// What was computed, beside what the arguments say.
@@ -70,7 +70,7 @@ pub fn note_run(
         fields: fields.names().map(ToOwned::to_owned).collect(),
         folder,
         part: part.map(|shard| Part { shard, is_done: matches!(exit, Exit::Done | Exit::SomeFailed), is_idle: !is_changed }),
-        details: match details {
+        details: match redact_json(details) {
             Value::Object(details) => details,
             _ => Map::new(),
         },

@@ -7,10 +7,15 @@ use clap::FromArgMatches;
 
 use super::{Args, keys::Keys};
 use crate::{
-    cli::annotate::{self, Invocation},
+    cli::{
+        annotate::{self, Invocation},
+        secrets,
+    },
+    fiftyone::stranger_of,
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
-    media::read_text,
+    media::{read_text, shown},
     names::Choice,
+    report::keep_secret,
 };
 
 /// The jobs of the file that are to be run, ready to be.
@@ -18,13 +23,18 @@ use crate::{
 /// # Errors
 /// The file cannot be read, or something in it or in `--set` and `--only` is wrong.
 pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
-    let shown = path.display();
+    let named = shown(path).to_string();
     let text = read_text(path).with_context(|| {
-        format!("cannot read the job file `{shown}`\nhint: `camflow run --print-default > {shown}` writes one to start from")
+        format!("cannot read the job file `{named}`\nhint: `camflow run --print-default > {named}` writes one to start from")
     })?;
-    let path = std::path::absolute(path).with_context(|| format!("`{shown}` is no path"))?;
-    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| std::env::var(name).ok());
+    let path = std::path::absolute(path).with_context(|| format!("`{named}` is no path"))?;
+    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
+        let value = std::env::var(name).ok()?;
+        secrets::hide_variable(name, &value);
+        Some(value)
+    });
     if mistakes.is_empty() {
+        check_python(&path, &jobs, args)?;
         return Ok(jobs);
     }
     mistakes.sort_by_key(|mistake| match mistake.origin {
@@ -35,12 +45,29 @@ pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
         1 => "a mistake".to_owned(),
         count => format!("{count} mistakes"),
     };
-    let lines: String = mistakes.iter().map(|mistake| format!("\n  {}", mistake.located(&shown.to_string()))).collect();
-    anyhow::bail!("there is {count} in the job file `{shown}`{lines}\nhint: `camflow run --print-default` explains all keys")
+    let lines: String = mistakes.iter().map(|mistake| format!("\n  {}", mistake.located(&named))).collect();
+    anyhow::bail!("there is {count} in the job file `{named}`{lines}\nhint: `camflow run --print-default` explains all keys")
+}
+
+/// A program that a file of somebody else names is run for nobody.
+fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> anyhow::Result<()> {
+    let is_typed = args.set.iter().any(|set| set.key == "python") || std::env::var_os("CAMFLOW_PYTHON").is_some();
+    let named = jobs.iter().find_map(|job| job.args.cam.python.as_deref().filter(|_| !is_typed));
+    let Some((python, owner)) = named.zip(stranger_of(path)) else { return Ok(()) };
+    anyhow::bail!(
+        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run\nhint: if you trust it, say so with `--set python={}`",
+        shown(path),
+        shown(python)
+    )
 }
 
 fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Invocation>, Vec<Mistake>) {
     let (file, mut mistakes) = JobFile::parse(text, variable);
+    // A short secret is hard to find again in a longer text, so that text is one, too.
+    let settings = file.defaults.iter().chain(file.jobs.iter().flat_map(|job| &job.settings));
+    settings.flat_map(|setting| setting.value.texts()).filter(|text| text.is_secret).for_each(|text| {
+        keep_secret(&text.filled, &text.written);
+    });
     let keys = Keys::new(folder);
     let names: Vec<&str> = file.jobs.iter().map(|job| job.name.as_str()).filter(|name| !name.is_empty()).collect();
     let only: Vec<&str> = args.only.iter().map(String::as_str).collect();
@@ -137,11 +164,7 @@ fn invocation(
 }
 
 fn has_secrets(value: &Value) -> bool {
-    match value {
-        Value::Text(text) => text.is_secret,
-        Value::List(texts) => texts.iter().any(|text| text.is_secret),
-        Value::Switch(_) | Value::Wrong => false,
-    }
+    value.texts().iter().any(|text| text.is_secret)
 }
 
 #[cfg(test)]

