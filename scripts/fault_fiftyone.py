@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+
+
+def use(environment: dict[str, str]) -> None:
+    """First of all: which database it is."""
+    os.environ.update(environment)
 
 
 def fiftyone():
@@ -43,6 +49,18 @@ def delete_field(name: str, field: str) -> bool:
         return False
     dataset.delete_sample_field(field)
     return True
+
+
+def copy_field(name: str, field: str, new: str) -> None:
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    dataset.clone_sample_field(field, new)
+
+
+def rename_field(name: str, field: str, new: str) -> None:
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    dataset.rename_sample_field(field, new)
 
 
 def rename_dataset(name: str, new: str) -> None:

@@ -14,7 +14,7 @@ import fault_checks
 import fault_fiftyone
 from fault_world import CLASSES, EDITED, FIELDS, ORIGINAL, Dataset, Hung, Run, World
 
-DONE, NOT_STARTED, ABORTED, LOCKED, INTERRUPTED = 0, 2, 3, 4, 130
+DONE, SOME_FAILED, NOT_STARTED, ABORTED, LOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 @dataclass
@@ -79,8 +79,8 @@ class Suite:
         self.not_tried: dict[str, str] = {}
 
     @contextmanager
-    def fault(self, name: str):
-        """One fault: whatever goes wrong in the block is its own."""
+    def fault(self, name: str, quiet: bool = False):
+        """One fault: whatever goes wrong in the block is its own. A quiet one is told of only where it was not survived."""
         one = Fault(name)
         start = time.monotonic()
         try:
@@ -88,7 +88,9 @@ class Suite:
         except Hung as error:
             one.failures.append(str(error))
         self.faults.append(one)
-        self.tell(f"{'survived' if one.survived else 'FAILED  '}  {name}{f', {one.count} times' * (one.count != 1)}  ({time.monotonic() - start:.1f} s)")
+        if quiet and one.survived:
+            return
+        self.tell(f"{'survived' if one.survived else 'FAILED  '}  {one.name}{f', {one.count} times' * (one.count != 1)}  ({time.monotonic() - start:.1f} s)")
         for problem in (*one.failures, *one.violations[:5]):
             self.tell(f"    {problem}")
 

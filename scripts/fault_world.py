@@ -50,15 +50,12 @@ class Hung(Exception):
 
 
 class Run:
-    """One process of camflow."""
+    """One process of camflow, perhaps started by another program (`before`)."""
 
-    def __init__(self, world: World, dataset: Dataset, flags: tuple, classes: tuple[str, ...], uri: str):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, arguments: list, before: tuple):
+        self.dataset, world = dataset, dataset.world
         self.log = world.folder / "logs" / f"{next(world.numbers)}"
-        command = [world.camflow, "annotate", "--dataset", dataset.name, "--model", world.model, "--layers", "1"]
-        command += ["--class", ",".join(classes), "--target", "labels:ground_truth", "--out", dataset.out, "--device", "cpu"]
-        # Small batches and more workers than cores: many samples are in flight in every stage.
-        command += ["--batch-size", 4, "--workers", 4, "--database-uri", uri, "--format", "json", *flags]
+        command = [*before, world.camflow, *arguments]
         self.started = time.monotonic()
         with self.log.open("w") as out, self.log.with_suffix(".err").open("w") as err:
             self.process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=world.environment)
@@ -122,6 +119,9 @@ class Run:
         """Empty if it did not come to one."""
         return next((event for event in self.events() if event["event"] == "run_finished"), {})
 
+    def output(self) -> str:
+        return self.log.read_text()
+
     def errors(self) -> str:
         return self.log.with_suffix(".err").read_text()
 
@@ -134,8 +134,23 @@ class Dataset:
         # Which labels each sample has that there is: what is right for it follows from them.
         self.labels = labels
 
-    def run(self, *flags, classes: tuple[str, ...] = CLASSES, uri: str | None = None) -> Run:
-        return Run(self.world, self, flags, classes, uri or self.world.mongod.uri)
+    def run(self, *flags, classes: tuple[str, ...] = CLASSES, uri: str | None = None, before: tuple = ()) -> Run:
+        """`camflow annotate`."""
+        arguments = ["annotate", "--model", self.world.model, "--layers", 1, "--class", ",".join(classes)]
+        arguments += ["--target", "labels:ground_truth", "--device", "cpu", "--format", "json"]
+        # Small batches and more workers than cores: many samples are in flight in every stage.
+        arguments += ["--batch-size", 4, "--workers", 4, *self.named(uri), *flags]
+        return Run(self, arguments, before)
+
+    def clean(self, *flags, uri: str | None = None, before: tuple = ()) -> Run:
+        return Run(self, ["clean", *self.named(uri), *flags], before)
+
+    def remove(self, *flags, uri: str | None = None, before: tuple = ()) -> Run:
+        return Run(self, ["remove", "--fields", ",".join(FIELDS), *self.named(uri), *flags], before)
+
+    def named(self, uri: str | None) -> list:
+        """Which dataset it is, and which folder, for camflow."""
+        return ["--dataset", self.name, "--out", self.out, "--database-uri", uri or self.world.mongod.uri]
 
     def document(self) -> dict:
         return self.world.database.datasets.find_one({"name": self.name})
@@ -162,10 +177,14 @@ class Dataset:
 
 
 class World:
-    """The databases, the datasets that are cloned and what undisturbed runs make of them."""
+    """The database, the datasets that are cloned and what undisturbed runs make of them.
 
-    def __init__(self, folder: Path, camflow: Path, num_samples: int):
+    One that is `beside` another world has a database of its own on the same server.
+    """
+
+    def __init__(self, folder: Path, camflow: Path, num_samples: int, name: str = "fiftyone", beside: World | None = None):
         self.folder, self.camflow, self.num_samples = folder, camflow, num_samples
+        self.name, self.beside = name, beside
         # Several threads count here.
         self.numbers = count(1)
         # (sample, field) -> fingerprint -> name of a file -> digests that are right for it, and under MEASURED the measures.
@@ -175,18 +194,21 @@ class World:
 
     def __enter__(self):
         with ExitStack() as stack:
-            (self.folder / "logs").mkdir()
-            self.mongod = stack.enter_context(PrivateMongod(self.folder / "mongo"))
+            (self.folder / "logs").mkdir(parents=True)
+            self.mongod = self.beside.mongod if self.beside else stack.enter_context(PrivateMongod(self.folder / "mongo"))
             self.environment = {**os.environ, "FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_URI": self.mongod.uri}
+            self.environment["FIFTYONE_DATABASE_NAME"] = self.name
             # The network is too small for two threads.
             self.environment["OMP_NUM_THREADS"] = "1"
-            os.environ.update(self.environment, FIFTYONE_SHOW_PROGRESS_BARS="false", FIFTYONE_DATABASE_VALIDATION="false")
+            apart = {**self.environment, "FIFTYONE_SHOW_PROGRESS_BARS": "false", "FIFTYONE_DATABASE_VALIDATION": "false"}
             # Spawned, not forked: this process stays as small as it is, and what FiftyOne does is another process's doing.
-            self.helper = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
-            self.database = pymongo.MongoClient(self.mongod.uri)["fiftyone"]
-            self.model = self.folder / "tiny.pt2"
+            spawn = get_context("spawn")
+            self.helper = stack.enter_context(ProcessPoolExecutor(1, spawn, fault_fiftyone.use, (apart,)))
+            self.database = pymongo.MongoClient(self.mongod.uri)[self.name]
+            self.model = self.beside.model if self.beside else self.folder / "tiny.pt2"
             export = [sys.executable, SCRIPTS / "export_model.py", f"{SCRIPTS / 'growth.py'}:tiny", "--out", self.model]
-            exporting = subprocess.Popen([str(part) for part in export], stdout=subprocess.DEVNULL)
+            export = ["true"] if self.beside else [str(part) for part in export]
+            exporting = subprocess.Popen(export, stdout=subprocess.DEVNULL, env=apart)
             images = self.folder / "images"
             images.mkdir()
             self.apart(growth.make_dataset, self.mongod.uri, ORIGINAL, self.num_samples, str(images))
@@ -234,7 +256,9 @@ class World:
                     right.setdefault(MEASURED, set()).add(measures(label))
         return run.wall_s
 
-    def clone(self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, out: Path | None = None) -> Dataset:
+    def clone(
+        self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, skip: int = 0, out: Path | None = None
+    ) -> Dataset:
         """A copy of a dataset by plain copies of its documents; where it is annotated, with its heatmaps and links to their
         files (copies where `out` says a place)."""
         name = f"clone-{next(self.numbers)}"
@@ -243,7 +267,7 @@ class World:
         document = source.document()
         samples, number = document["sample_collection_name"], ObjectId()
         document |= {"_id": number, "name": name, "slug": name, "sample_collection_name": f"samples.{number}"}
-        stages = [{"$sort": {"_id": 1}}, {"$limit": most or self.num_samples}, {"$set": {"_dataset_id": number}}]
+        stages = [{"$sort": {"_id": 1}}, {"$skip": skip}, {"$limit": most or self.num_samples}, {"$set": {"_dataset_id": number}}]
         if annotated:
             shutil.copytree(source.out, dataset.out, copy_function=os.link if out is None else shutil.copyfile, dirs_exist_ok=True)
             moved = {"find": str(source.out), "replacement": str(dataset.out)}
@@ -251,6 +275,7 @@ class World:
             stages.append({"$set": {path: {"$replaceOne": {"input": f"${path}", **moved}} for path in paths}})
         else:
             stages.append({"$unset": list(FIELDS)})
+            document["runs"] = {}
             document["sample_fields"] = [field for field in document["sample_fields"] if field["name"] not in FIELDS]
         self.database[samples].aggregate([*stages, {"$out": document["sample_collection_name"]}])
         self.database.datasets.insert_one(document)

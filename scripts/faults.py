@@ -29,6 +29,7 @@ import fault_checks
 from fault_disks import disks
 from fault_outages import cuts, restarts
 from fault_scenarios import Suite, kills, people, signals, two_runs
+from fault_sweep import sweep
 from fault_world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,16 +65,18 @@ GROUPS = {
     "cuts": cuts,
     "signals": signals,
     "restarts": restarts,
+    "sweep": sweep,
 }
 
 
 def all_faults(suite: Suite) -> None:
     """Every kind of fault; what waits for a lost database goes on beside what does not touch it."""
-    with ThreadPoolExecutor(1) as beside:
-        waiting = beside.submit(cuts, suite.part("cuts"))
+    with ThreadPoolExecutor() as beside:
+        waiting = [beside.submit(GROUPS[name], suite.part(name)) for name in ("cuts", "sweep")]
         for name in ("kills", "people", "two_runs", "disks"):
             GROUPS[name](suite)
-        waiting.result()
+        for one in waiting:
+            one.result()
     # Now the server is nobody else's.
     for name in ("signals", "restarts"):
         GROUPS[name](suite)
