@@ -50,7 +50,7 @@ class Fault:
     def check(self, dataset: Dataset, complete: bool = False) -> None:
         self.violations += fault_checks.violations(dataset, complete)
 
-    def recover(self, dataset: Dataset) -> None:
+    def recover(self, dataset: Dataset, *flags) -> None:
         """The next run does exactly what is left to do, and then everything is there and right."""
         def current(sample: dict) -> bool:
             of = world.current[dataset.labels[str(sample["_id"])]]
@@ -58,7 +58,7 @@ class Fault:
 
         world, samples = dataset.world, dataset.samples()
         num_done = sum(map(current, samples))
-        run = dataset.run()
+        run = dataset.run(*flags)
         self.ends(run, DONE)
         summary = run.summary()
         self.violations += fault_checks.adds_up(summary, len(samples))
@@ -110,7 +110,7 @@ class Suite:
         dataset = self.world.clone(ORIGINAL, annotated=replacing, out=out)
         if replacing:
             samples = self.world.database[dataset.document()["sample_collection_name"]]
-            edited = self.world.database[self.world.database.datasets.find_one({"name": EDITED})["sample_collection_name"]]
+            edited = self.world.aside[self.world.aside.datasets.find_one({"name": EDITED})["sample_collection_name"]]
             for sample in edited.find({}, ["ground_truth"]):
                 samples.update_one({"_id": sample["_id"]}, {"$set": {"ground_truth": sample["ground_truth"]}})
             dataset.labels = dict.fromkeys(dataset.labels, EDITED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 from collections import Counter
@@ -14,7 +13,7 @@ import fault_checks
 import fault_fiftyone
 from fault_scenarios import ABORTED, DONE, NOT_STARTED, SOME_FAILED, Fault, Suite
 from fault_tracer import Call, CannotTrace, Strike, Tracer, lasting_strikes, strikes
-from fault_world import EDITED, FIELDS, ORIGINAL, Dataset, Run, World, digest
+from fault_world import FIELDS, NOW, ORIGINAL, SINGLE, Run, World, digest
 
 # How many calls the short form takes for each command and kind of fault, at even distances.
 NUM_SHORT = {"--fail": 2, "--kill-before": 2, "--kill-after": 2}
@@ -24,8 +23,7 @@ NUM_SAMPLES, NUM_NEIGHBOURS = 4, 2
 # A field of copies: their files are those of other labels.
 KEPT = "kept"
 # One thread for each stage, and nothing that depends on which samples meet in a batch.
-STEADY = ("--workers", 1, "--batch-size", 1, "--grace", 0)
-OUR_NAME = re.compile(r"[0-9a-f]{24}\.[0-9a-f]{8}\.(npy|png)|\.camflow-.*\.tmp")
+STEADY = ("--workers", 1, *SINGLE, "--grace", 0)
 
 
 class State:
@@ -57,9 +55,6 @@ class Lab:
         self.out = world.folder / "maps" / "swept"
         self.dataset = world.clone(ORIGINAL, most=NUM_SAMPLES, out=self.out)
         self.neighbour = world.clone(ORIGINAL, most=NUM_NEIGHBOURS, skip=NUM_SAMPLES, out=self.out)
-        # Their heatmaps have files of the same names, which would count as referred to.
-        for name in (ORIGINAL, EDITED):
-            Dataset(world, name, world.folder / "undisturbed" / name, {}).delete()
         self.foreign = self.make_foreign()
         # Labels that lead nowhere already, and may or may not be gone when `clean` was cut off.
         self.broken: set[tuple[str, str]] = set()
@@ -100,7 +95,7 @@ class Lab:
 
     def untidy(self) -> State:
         """Files that nothing refers to, of replaced heatmaps, of a deleted sample and of a killed run, and a label without files."""
-        self.undisturbed(self.dataset.run("--workers", 1, "--batch-size", 1))
+        self.undisturbed(self.dataset.run("--workers", 1, *SINGLE))
         gone = max(self.dataset.labels)
         self.world.apart(fault_fiftyone.delete_samples, self.dataset.name, [gone])
         del self.dataset.labels[gone]
@@ -115,9 +110,7 @@ class Lab:
 
     def orphans(self) -> list[Path]:
         """Files of camflow's that no label refers to."""
-        referred = {path for _, _, label in self.labels() for path in (label["npy_path"], label["map_path"])}
-        found = [path for path in self.out.rglob("*") if OUR_NAME.fullmatch(path.name) and path not in self.foreign]
-        return [path for path in found if str(path) not in referred and path.parent != self.out]
+        return [path for path in fault_checks.orphans(self.world, self.out) if path not in self.foreign]
 
     def labels(self):
         """Dataset, key and label, wherever there is one."""
@@ -134,10 +127,8 @@ class Lab:
 
         found = [one for one in fault_checks.violations(self.dataset, complete) if not is_known(one)]
         found += fault_checks.violations(self.neighbour, complete=self.has_neighbour)
-        for name, key, label in self.labels():
-            missing = [path for path in (label["npy_path"], label["map_path"]) if not Path(path).is_file()]
-            if missing and not (name == self.dataset.name and key in self.broken):
-                found.append(f"{name}: {key} refers to {missing}")
+        missing = fault_checks.dangling(self.world, self.out)
+        found += [one for one in missing if not any(f"{sample} names" in one and f"/{field}/" in one for (sample, field) in self.broken)]
         for path, before in self.foreign.items():
             if not path.is_file() or digest(path) != before:
                 found.append(f"{path} is not as somebody left it")
@@ -181,7 +172,7 @@ def commands(lab: Lab) -> list[Swept]:
         return dataset.run(*STEADY, before=before)
 
     def clean(before: tuple = ()) -> Run:
-        return dataset.clean("--apply", "--force", "--grace", 0, before=before)
+        return dataset.clean(*NOW, before=before)
 
     def remove(before: tuple = ()) -> Run:
         return dataset.remove("--apply", "--grace", 0, before=before)
@@ -219,7 +210,7 @@ def strike(lab: Lab, swept: Swept, tracer: Tracer, at: Strike, one: Fault) -> Ca
     is_gone = swept.empties and again.wait() == NOT_STARTED and "has no heatmap field" in again.errors()
     one.expect(is_gone or again.wait() == DONE, f"the next run ended with {again.code}: {again.errors()[-600:]}")
     one.violations += lab.wrong(swept.completes) if is_gone else swept.settled(lab)
-    clean = dataset.clean("--apply", "--force", "--grace", 0)
+    clean = dataset.clean(*NOW)
     one.expect(clean.wait() == DONE, f"`clean` ended with {clean.code} then: {clean.errors()[-600:]}")
     one.violations += [*lab.wrong(swept.completes), *(f"{path} is left after `clean`" for path in lab.orphans())]
     return struck[0]
@@ -231,7 +222,7 @@ def self_test(lab: Lab) -> int:
     path = next(Path(label["npy_path"]) for name, key, label in labels if name == lab.dataset.name and key[1] == KEPT)
     note = lab.out / "notes.txt"
     breaks = {
-        f"'{KEPT}') refers to": path.unlink,
+        f"names `{path}`, which does not": path.unlink,
         f"{note} is not as": lambda: note.write_bytes(b"else"),
         f"{lab.neighbour.name}: (": lambda: shutil.rmtree(lab.out / FIELDS[1]),
         "to which nothing refers": lambda: shutil.copyfile(path, path.with_name(f"{'0' * 24}.00000000.npy")),
@@ -274,7 +265,7 @@ def sweep(suite: Suite) -> None:
         suite.not_tried["sweep of file-system calls"] = str(error)
         return
     num_samples = NUM_SAMPLES + NUM_NEIGHBOURS
-    with World(suite.world.folder / "sweep", suite.world.camflow, num_samples, "sweep", beside=suite.world) as world:
+    with World(suite.world.folder / "sweep", suite.world.camflow, num_samples, name="sweep", beside=suite.world) as world:
         lab = Lab(world)
         suite.tell(f"the sweep's checks notice all of {self_test(lab)} ways in which a folder was broken on purpose")
         plan: list[tuple[Swept, Strike]] = []

@@ -1,9 +1,12 @@
-// Runs a program and counts its file-system calls below given folders; one of them fails, does less than was asked, or is its last.
+// Runs a program and counts its file-system calls below given folders; one of them fails, does less than was asked, or is the
+// program's last.
 //
-//     fault_syscalls --log FILE --under PATH [--under PATH ...] [WHAT N [ERRNO]] -- PROGRAM [ARGUMENT ...]
+//     fault_syscalls --log FILE --under PATH [--under PATH ...] [--only NAME ...] [WHAT N [ERRNO]] -- PROGRAM [ARGUMENT ...]
 //
+// --only counts calls of these names alone.
 // WHAT is --fail (the N-th fails), --fail-from (it and all after it that can fail so), --short (a write takes fewer bytes),
-// --kill-before or --kill-after (SIGKILL). Without it calls are only counted. ERRNO is a number.
+// --kill-before or --kill-after (SIGKILL), --stop (SIGSTOP; a SIGCONT to this program is passed on). Without it calls are only
+// counted. ERRNO is a number.
 //
 // The log has a line for each call: its number, its name, what it does (`space`: it may need some, `change`: it changes
 // something, `write`: it writes bytes, `look`: none of these), `*` if it was meddled with, and the first path below the folders.
@@ -12,6 +15,7 @@
 // The kernel tells of the calls (seccomp), so that it does not matter which library makes them. All threads and children share
 // one count.
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <csignal>
@@ -226,7 +230,7 @@ std::string plain(const std::string& path) {
 }
 
 struct Settings {
-    std::vector<std::string> under;
+    std::vector<std::string> under, only;
     std::string what;
     long at = 0;
     int error = 0;
@@ -347,10 +351,15 @@ private:
             if (call.number != registers.number()) continue;
             if (call.number == SYS_fcntl && !is_lock(registers.argument(1))) break;
             std::string path = path_below(settings_, call, registers);
-            if (!path.empty()) until_its_end = meddle(call, registers, path);
+            if (!path.empty() && is_asked_for(call)) until_its_end = meddle(call, registers, path);
             break;
         }
         ptrace(until_its_end ? PTRACE_SYSCALL : PTRACE_CONT, thread, nullptr, nullptr);
+    }
+
+    bool is_asked_for(const Call& call) const {
+        const std::vector<std::string>& only = settings_.only;
+        return only.empty() || std::find(only.begin(), only.end(), call.name) != only.end();
     }
 
     static bool is_lock(uint64_t command) {
@@ -363,7 +372,8 @@ private:
         Effect effect = effect_of(call, registers);
         bool is_it = ++count_ == settings_.at;
         bool meddled = false, until_its_end = false;
-        if (settings_.what == "--fail" ? is_it : settings_.what == "--fail-from" && count_ >= settings_.at && can_fail_so(effect, settings_.error)) {
+        bool lasts = settings_.what == "--fail-from" && count_ >= settings_.at && can_fail_so(effect, settings_.error);
+        if (lasts || (is_it && settings_.what == "--fail")) {
             registers.skip(-settings_.error);
             registers.store();
             meddled = true;
@@ -372,10 +382,14 @@ private:
         } else if (is_it && settings_.what == "--kill-before") {
             kill(program_, SIGKILL);
             meddled = true;
+        } else if (is_it && settings_.what == "--stop") {
+            kill(program_, SIGSTOP);
+            meddled = true;
         } else if (is_it && settings_.what == "--kill-after") {
             meddled = until_its_end = true;
         }
-        std::fprintf(settings_.log, "%ld\t%s\t%s\t%s\t%s\n", count_, call.name, kEffects[effect], meddled ? "*" : "", path.c_str());
+        const char* mark = meddled ? "*" : "";
+        std::fprintf(settings_.log, "%ld\t%s\t%s\t%s\t%s\n", count_, call.name, kEffects[effect], mark, path.c_str());
         std::fflush(settings_.log);
         return until_its_end;
     }
@@ -403,6 +417,10 @@ void install_filter() {
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) give_up("PR_SET_SECCOMP");
 }
 
+pid_t continued = 0;
+
+void pass_on(int signal) { kill(continued, signal); }
+
 std::string real_path(const char* path) {
     char resolved[PATH_MAX];
     // What is yet to be made has no other name.
@@ -424,11 +442,13 @@ Settings parse(int count, char** arguments, char*** program) {
             if (settings.log == nullptr) give_up(arguments[at]);
         } else if (flag == "--under" && left > 0) {
             settings.under.push_back(real_path(arguments[++at]));
+        } else if (flag == "--only" && left > 0) {
+            settings.only.push_back(arguments[++at]);
         } else if ((flag == "--fail" || flag == "--fail-from") && left > 1) {
             settings.what = flag;
             settings.at = std::atol(arguments[++at]);
             settings.error = std::atoi(arguments[++at]);
-        } else if ((flag == "--short" || flag == "--kill-before" || flag == "--kill-after") && left > 0) {
+        } else if ((flag == "--short" || flag == "--kill-before" || flag == "--kill-after" || flag == "--stop") && left > 0) {
             settings.what = flag;
             settings.at = std::atol(arguments[++at]);
         } else {
@@ -457,9 +477,11 @@ int main(int count, char** arguments) {
         execvp(command[0], command);
         give_up(command[0]);
     }
-    constexpr long kOptions = PTRACE_O_EXITKILL | PTRACE_O_TRACESECCOMP | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-                              PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD;
+    constexpr long kFollow = PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC;
+    constexpr long kOptions = PTRACE_O_EXITKILL | PTRACE_O_TRACESECCOMP | PTRACE_O_TRACESYSGOOD | kFollow;
     if (ptrace(PTRACE_SEIZE, program, nullptr, kOptions) != 0) give_up("PTRACE_SEIZE");
+    continued = program;
+    signal(SIGCONT, pass_on);
     if (write(traced[1], "", 1) != 1) give_up("pipe");
     int status = Tracer(settings, program).run();
     if (!WIFSIGNALED(status)) return WEXITSTATUS(status);

@@ -94,10 +94,14 @@ class Tracer:
         if trial.returncode != 0:
             raise CannotTrace(trial.stderr.strip() or f"it ended with {trial.returncode}")
 
-    def before(self, under: list[Path], strike: Strike | None = None) -> tuple:
-        """What starts a program whose calls below these folders are counted."""
+    def before(self, under: list[Path], strike: Strike | None = None, only: tuple[str, ...] = ()) -> tuple:
+        """What starts a program whose calls below these folders are counted, all or those of these names."""
         folders = [part for folder in under for part in ("--under", folder)]
-        return (self.program, "--log", self.log, *folders, *(strike.arguments() if strike else ()), "--")
+        names = [part for name in only for part in ("--only", name)]
+        return (self.program, "--log", self.log, *folders, *names, *(strike.arguments() if strike else ()), "--")
+
+    def has_struck(self) -> bool:
+        return self.log.exists() and "\t*\t" in self.log.read_text()
 
     def calls(self) -> list[Call]:
         """Of the program that was started last."""

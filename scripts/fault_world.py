@@ -30,8 +30,14 @@ MEASURES = (
     *("rank_correlation", "confidence", "confidence_drop", "confidence_increase", "deletion_auc", "insertion_auc", "road"),
 )
 MEASURED = "measures"
-# As a user's Python left it, and with the labels that a user's Python edited.
-ORIGINAL, EDITED = "original", "edited"
+# As a user's Python left it; with the labels that a user's Python edited; as it was, but annotated in other ways.
+ORIGINAL, EDITED, SMOOTH, EXACT = "original", "edited", "smooth", "exact"
+# How each is annotated.
+FLAGS = {ORIGINAL: (), EDITED: (), SMOOTH: ("--eigen-smooth",), EXACT: ("--exact",)}
+# Each image alone: libtorch sums a batch of one in another order.
+SINGLE = ("--batch-size", 1)
+# For `clean`: everything that is not referred to, however young and however much.
+NOW = ("--apply", "--force", "--grace", 0)
 # Far beyond what any run may take: whatever reaches it hangs.
 PATIENCE = 300
 
@@ -148,6 +154,9 @@ class Dataset:
     def remove(self, *flags, uri: str | None = None, before: tuple = ()) -> Run:
         return Run(self, ["remove", "--fields", ",".join(FIELDS), *self.named(uri), *flags], before)
 
+    def check(self, *flags) -> Run:
+        return Run(self, ["check", "--format", "json", *self.named(None)[:2], *self.named(None)[4:], *flags], ())
+
     def named(self, uri: str | None) -> list:
         """Which dataset it is, and which folder, for camflow."""
         return ["--dataset", self.name, "--out", self.out, "--database-uri", uri or self.world.mongod.uri]
@@ -179,12 +188,15 @@ class Dataset:
 class World:
     """The database, the datasets that are cloned and what undisturbed runs make of them.
 
-    One that is `beside` another world has a database of its own on the same server.
+    One that is `beside` another world has a database of its own on the same server, or on a server of its own where that gets
+    an environment of its own.
     """
 
-    def __init__(self, folder: Path, camflow: Path, num_samples: int, name: str = "fiftyone", beside: World | None = None):
+    def __init__(self, folder: Path, camflow: Path, num_samples: int, variants=(), *, name="fiftyone", beside=None, server=None):
         self.folder, self.camflow, self.num_samples = folder, camflow, num_samples
-        self.name, self.beside = name, beside
+        # Which ways to annotate are learnt, beside the usual one.
+        self.variants = variants
+        self.name, self.beside, self.server = name, beside, server
         # Several threads count here.
         self.numbers = count(1)
         # (sample, field) -> fingerprint -> name of a file -> digests that are right for it, and under MEASURED the measures.
@@ -195,7 +207,8 @@ class World:
     def __enter__(self):
         with ExitStack() as stack:
             (self.folder / "logs").mkdir(parents=True)
-            self.mongod = self.beside.mongod if self.beside else stack.enter_context(PrivateMongod(self.folder / "mongo"))
+            own = PrivateMongod(self.folder / "mongo", environment=self.server)
+            self.mongod = self.beside.mongod if self.beside and not self.server else stack.enter_context(own)
             self.environment = {**os.environ, "FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_URI": self.mongod.uri}
             self.environment["FIFTYONE_DATABASE_NAME"] = self.name
             # The network is too small for two threads.
@@ -212,11 +225,15 @@ class World:
             images = self.folder / "images"
             images.mkdir()
             self.apart(growth.make_dataset, self.mongod.uri, ORIGINAL, self.num_samples, str(images))
-            self.apart(fault_fiftyone.copy_dataset, ORIGINAL, EDITED)
+            for name in (EDITED, *self.variants):
+                self.apart(fault_fiftyone.copy_dataset, ORIGINAL, name)
             self.apart(fault_fiftyone.flip_masks, EDITED)
             if exporting.wait() != 0:
                 raise SystemExit("error: the model cannot be exported")
             self.undisturbed_s = max(self.learn(labels) for labels in (ORIGINAL, EDITED))
+            for name in self.variants:
+                self.learn(name)
+            self.set_aside()
             self.stack = stack.pop_all()
         return self
 
@@ -238,8 +255,8 @@ class World:
 
         dataset = Dataset(self, labels, self.folder / "undisturbed" / labels, {})
         current, before = self.current.setdefault(labels, {}), {}
-        for flags in (("--batch-size", 1), ("--overwrite",)):
-            run = dataset.run(*flags)
+        for flags in (SINGLE, ("--overwrite",)):
+            run = dataset.run(*flags, *FLAGS[labels])
             if run.wait() != 0 or run.summary()["num_committed"] != self.num_samples:
                 raise SystemExit(f"error: the undisturbed run ended with {run.code}\n{run.errors()}")
             for sample in dataset.samples():
@@ -256,28 +273,42 @@ class World:
                     right.setdefault(MEASURED, set()).add(measures(label))
         return run.wall_s
 
+    def set_aside(self) -> None:
+        """Moves what is cloned to a database of its own: files of the same names would count as referred to."""
+        self.aside = self.database.client[f"{self.name}-aside"]
+        for document in list(self.database.datasets.find()):
+            samples = document["sample_collection_name"]
+            self.database[samples].aggregate([{"$out": {"db": self.aside.name, "coll": samples}}])
+            self.aside.datasets.insert_one(document)
+            self.database.drop_collection(samples)
+        for name in self.database.list_collection_names():
+            if name in ("datasets", "runs") or name.startswith("camflow."):
+                self.database[name].delete_many({})
+
     def clone(
         self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, skip: int = 0, out: Path | None = None
     ) -> Dataset:
         """A copy of a dataset by plain copies of its documents; where it is annotated, with its heatmaps and links to their
         files (copies where `out` says a place)."""
         name = f"clone-{next(self.numbers)}"
-        source = Dataset(self, labels, self.folder / "undisturbed" / labels, {})
+        source = self.folder / "undisturbed" / labels
         dataset = Dataset(self, name, out or self.folder / "maps" / name, {})
-        document = source.document()
+        document = self.aside.datasets.find_one({"name": labels})
         samples, number = document["sample_collection_name"], ObjectId()
-        document |= {"_id": number, "name": name, "slug": name, "sample_collection_name": f"samples.{number}"}
+        document |= {"_id": number, "name": name, "slug": name, "sample_collection_name": f"samples.{number}", "runs": {}}
         stages = [{"$sort": {"_id": 1}}, {"$skip": skip}, {"$limit": most or self.num_samples}, {"$set": {"_dataset_id": number}}]
         if annotated:
-            shutil.copytree(source.out, dataset.out, copy_function=os.link if out is None else shutil.copyfile, dirs_exist_ok=True)
-            moved = {"find": str(source.out), "replacement": str(dataset.out)}
+            # What a folder knows of its datasets is not copied.
+            ignore = shutil.ignore_patterns(".camflow")
+            copy = os.link if out is None else shutil.copyfile
+            shutil.copytree(source, dataset.out, copy_function=copy, dirs_exist_ok=True, ignore=ignore)
+            moved = {"find": str(source), "replacement": str(dataset.out)}
             paths = (f"{field}.{path}" for field in FIELDS for path in ("map_path", "npy_path"))
             stages.append({"$set": {path: {"$replaceOne": {"input": f"${path}", **moved}} for path in paths}})
         else:
             stages.append({"$unset": list(FIELDS)})
-            document["runs"] = {}
             document["sample_fields"] = [field for field in document["sample_fields"] if field["name"] not in FIELDS]
-        self.database[samples].aggregate([*stages, {"$out": document["sample_collection_name"]}])
+        self.aside[samples].aggregate([*stages, {"$out": {"db": self.name, "coll": document["sample_collection_name"]}}])
         self.database.datasets.insert_one(document)
         dataset.labels = {str(sample["_id"]): labels for sample in dataset.samples()}
         return dataset
