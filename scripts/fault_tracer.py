@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("fault_syscalls.cpp")
+HEADER = SOURCE.with_name("fault_calls.hpp")
 # Calls on an open file: its rights were looked at when it was opened.
 ON_DESCRIPTORS = {"read", "pread64", "readv", "write", "pwrite64", "writev", "pwritev", "fsync", "fdatasync", "sync_file_range"}
 ON_DESCRIPTORS |= {"ftruncate", "fallocate", "copy_file_range", "sendfile", "fstat", "getdents64", "fstatfs", "flock", "fcntl"}
@@ -80,7 +81,7 @@ class Tracer:
     def __init__(self, log: Path):
         self.log = log
         cache = Path(os.environ.get("CAMFLOW_TEST_CACHE", SOURCE.parents[1] / "target" / "test-cache"))
-        digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
+        digest = hashlib.sha256(SOURCE.read_bytes() + HEADER.read_bytes()).hexdigest()[:12]
         self.program = cache / f"fault_syscalls-{digest}"
         if not self.program.exists():
             cache.mkdir(parents=True, exist_ok=True)

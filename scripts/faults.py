@@ -1,6 +1,6 @@
 """Does to camflow what happens in a year of nights, and counts what it survives.
 
-    bash scripts/faults.sh [--long] [--seed N]      each fault a few times, with --long SIGKILL 50 times and more
+    bash scripts/faults.sh [--long] [--seed N]      each fault a few times, with --long SIGKILL 50 times, every file-system call and more
     bash scripts/faults.sh --soak MINUTES           random faults over and over, and the memory of the first and last run
 
 Real processes throughout: camflow as it is built, a private mongod, datasets made and edited by FiftyOne in another process.
