@@ -96,7 +96,8 @@ def dangling(world, below: Path) -> list[str]:
     for document in world.database.datasets.find():
         for sample in world.database[document["sample_collection_name"]].find():
             paths = (path for path in named(sample) if path.startswith(f"{below}/") and path.endswith((".npy", ".png")))
-            found += [f"{document['name']}: {sample['_id']} names `{path}`, which does not exist" for path in paths if not Path(path).exists()]
+            missing = (path for path in paths if not Path(path).exists())
+            found += [f"{document['name']}: {sample['_id']} names `{path}`, which does not exist" for path in missing]
     return found
 
 

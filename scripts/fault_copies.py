@@ -11,16 +11,14 @@ import fault_fiftyone
 from fault_scenarios import DONE, Fault, Suite
 from fault_world import FIELDS, FLAGS, NOW, ORIGINAL, SINGLE, SMOOTH, Dataset, World
 
-
-def copies(name: str) -> dict[str, Callable]:
-    """What people do in the process that has FiftyOne; each with the name of the dataset and one for what is new."""
-    return {
-        "a label field is copied": lambda world, new: world.apart(fault_fiftyone.copy_field, name, FIELDS[0], "before"),
-        "a label field is renamed": lambda world, new: world.apart(fault_fiftyone.rename_field, name, FIELDS[0], "old_model"),
-        "the dataset is copied": lambda world, new: world.apart(fault_fiftyone.copy_dataset, name, new),
-        "the dataset is copied and its fields are renamed": lambda world, new: world.apart(fault_fiftyone.copy_renamed, name, new, FIELDS),
-        "labels are put into lists in fields of somebody's own": lambda world, new: world.apart(fault_fiftyone.nest, name, FIELDS, "kept"),
-    }
+# What people do in the process that has FiftyOne, with the name of the dataset and one for what is new.
+COPIES: dict[str, Callable[[str, str], tuple]] = {
+    "a label field is copied": lambda name, new: (fault_fiftyone.copy_field, name, FIELDS[0], "before"),
+    "a label field is renamed": lambda name, new: (fault_fiftyone.rename_field, name, FIELDS[0], "old_model"),
+    "the dataset is copied": lambda name, new: (fault_fiftyone.copy_dataset, name, new),
+    "the dataset is copied and its fields are renamed": lambda name, new: (fault_fiftyone.copy_renamed, name, new, FIELDS),
+    "labels are put into lists in fields of somebody's own": lambda name, new: (fault_fiftyone.nest, name, FIELDS, "kept"),
+}
 
 
 def whole(one: Fault, world: World, dataset: Dataset) -> None:
@@ -34,12 +32,12 @@ def unmade(world: World, dataset: Dataset, new: str) -> None:
 
 def between_runs(suite: Suite) -> None:
     world = suite.world
-    for number, what in enumerate(copies("")):
+    for number, what in enumerate(COPIES):
         with suite.fault(f"{what}, then the labels are replaced") as one:
             dataset = suite.dataset()
             new = f"{dataset.name}-copy"
             one.ends(dataset.run(), DONE)
-            copies(dataset.name)[what](world, new)
+            world.apart(*COPIES[what](dataset.name, new))
             # What is not there any more is made again, in files of the same names, and then replaced.
             for labels in (ORIGINAL, SMOOTH):
                 one.ends(dataset.run(*SINGLE, "--grace", 0, *FLAGS[labels]), DONE)
@@ -57,13 +55,13 @@ def between_runs(suite: Suite) -> None:
 def during_a_run(suite: Suite) -> None:
     world = suite.world
     # A run that is renamed away from under its feet declares its field again.
-    for what in list(copies("")) if suite.long else ("a label field is copied", "the dataset is copied"):
+    for what in list(COPIES) if suite.long else ("a label field is copied", "the dataset is copied"):
         with suite.fault(f"{what} during a run that replaces") as one:
             dataset = suite.dataset(replacing=True)
             new = f"{dataset.name}-copy"
             run = suite.midway(one, dataset, "--grace", 0)
             run.send(signal.SIGSTOP)
-            copies(dataset.name)[what](world, new)
+            world.apart(*COPIES[what](dataset.name, new))
             run.send(signal.SIGCONT)
             # A label that is not what it was when it was read is left to the next run.
             one.expect(run.wait() in (0, 1), f"ended with {run.code}: {run.errors()[-600:]}")

@@ -34,11 +34,12 @@ def neighbours(suite: Suite) -> None:
     """What one dataset's clean and remove do while a run of another one has files that no label names yet."""
     port = suite.world.mongod.port
     for name, world in (("dataset", suite.world), ("database", suite.world.beside)):
-        with suite.fault(f"clean and remove beside a run of another {name} in the same folder") as one, Gate(port, *UPDATE) as gate:
+        what = f"clean and remove beside a run of another {name} in the same folder"
+        with suite.fault(what) as one, Gate(port, *UPDATE) as gate:
             mine, other = shared(suite, world)
             one.ends(mine.run(), DONE)
             run = other.run(uri=f"mongodb://127.0.0.1:{gate.port}")
-            one.expect(run.until(gate.reached.is_set, "its first update"), f"the run ended before the fault: {run.code}")
+            one.comes_to(run, gate.reached.is_set, "its first update")
             # Who cannot ask the other database may say that instead.
             codes = (LOCKED,) if world is suite.world else (LOCKED, NOT_STARTED)
             one.ends(mine.clean(*NOW), *codes)
@@ -58,7 +59,7 @@ def neighbours(suite: Suite) -> None:
         mine, other = shared(suite, suite.world)
         one.ends(mine.run(), DONE)
         run = other.run(uri=f"mongodb://127.0.0.1:{gate.port}")
-        one.expect(run.until(gate.reached.is_set, "its first update"), f"the run ended before the fault: {run.code}")
+        one.comes_to(run, gate.reached.is_set, "its first update")
         run.kill()
         gate.drop()
         before = contents(other)
@@ -127,8 +128,8 @@ def unreadable(suite: Suite) -> None:
         for strike in strikes:
             before = contents(dataset)
             run = dataset.clean(*NOW, before=tracer.before([dataset.out], strike))
-            one.expect(run.wait() in (NOT_STARTED, ABORTED), f"{strike} from call {strike.number}: ended with {run.code}: {run.errors()[-300:]}")
-            one.expect("\nhint: " in run.errors(), f"{strike} from call {strike.number}: gave no hint: {run.errors()[-300:]}")
+            said = f"{strike} from call {strike.number}: ended with {run.wait()}: {run.errors()[-300:]}"
+            one.expect(run.code in (NOT_STARTED, ABORTED) and "\nhint: " in run.errors(), said)
             if contents(dataset) != before:
                 one.violations.append(f"{dataset.name}: something was changed by {strike} from call {strike.number}")
         one.ends(dataset.clean(*NOW), DONE)
@@ -145,7 +146,8 @@ def landslides(suite: Suite) -> None:
         lost = [dataset.samples()[n][field] for n in (0, 1) for field in FIELDS]
         for path in (Path(label[of]) for label in lost for of in ("npy_path", "map_path")):
             path.unlink()
-        refused(one, dataset, (lambda: dataset.clean("--apply"),), NOT_STARTED, saying=f"{len(lost)} of {NUM_SAMPLES * len(FIELDS)}")
+        numbers = f"{len(lost)} of {NUM_SAMPLES * len(FIELDS)}"
+        refused(one, dataset, (lambda: dataset.clean("--apply"),), NOT_STARTED, saying=numbers)
         one.ends(dataset.clean("--apply", "--force"), DONE)
         one.check(dataset)
         one.recover(dataset)
@@ -175,8 +177,9 @@ def foreign(suite: Suite) -> None:
         outside.mkdir(exist_ok=True)
         (dataset.out / "link").symlink_to(outside)
         ours = Path(dataset.samples()[0][FIELDS[0]]["map_path"]).name
-        by_hand, behind, above, bare = dataset.out / "mine/by hand.png", outside / ours, outside / "thesis.png", dataset.out / "bare.png"
-        named = {by_hand: by_hand, behind: dataset.out / "link" / ours, above: f"{dataset.out}/../../precious/thesis.png", bare: bare}
+        by_hand, bare = dataset.out / "mine/by hand.png", dataset.out / "bare.png"
+        named = {by_hand: by_hand, bare: bare, outside / ours: dataset.out / "link" / ours}
+        named[outside / "thesis.png"] = f"{dataset.out}/../../precious/thesis.png"
         samples = suite.world.database[dataset.document()["sample_collection_name"]]
         for number, (path, name) in enumerate(named.items()):
             path.parent.mkdir(exist_ok=True)
@@ -210,7 +213,7 @@ def in_turn(suite: Suite) -> None:
         places = [dataset.out / field for field in FIELDS]
         for command, flags in ((dataset.clean, NOW), (dataset.remove, ("--apply", "--grace", 0))):
             removing = command(*flags, before=tracer.before(places, Strike("--stop", 2), ("unlink", "unlinkat")))
-            one.expect(removing.until(tracer.has_struck, "a file"), f"ended before the fault: {removing.code} {removing.errors()[-300:]}")
+            one.comes_to(removing, tracer.has_struck, "its second file")
             one.ends(dataset.run(), LOCKED)
             removing.send(signal.SIGCONT)
             one.ends(removing, DONE)

@@ -59,7 +59,8 @@ def other_host(folder: Path) -> tuple:
 def built_clock(folder: Path) -> Path:
     library = folder / "fault_clock.so"
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    done = subprocess.run([*compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE], check=False, capture_output=True, text=True)
+    command = [*compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise CannotPretend(f"`{SOURCE.name}` does not compile here: {done.stderr.strip()[:300]}")
     return library
@@ -79,7 +80,7 @@ def awaited(one: Fault, start: Callable[[], Run], deadline: float, held: bool = 
 
 def asleep(one: Fault, run: Run, reached: Callable[[], bool]) -> float:
     """Sends a run to sleep once it has come to something; when its lease will surely be free."""
-    one.expect(run.until(reached, "where it was to fall asleep"), f"the run ended before the fault: {run.code} {run.errors()[-600:]}")
+    one.comes_to(run, reached, "where it was to fall asleep")
     run.send(signal.SIGSTOP)
     return time.monotonic() + FREE_S
 
@@ -87,7 +88,8 @@ def asleep(one: Fault, run: Run, reached: Callable[[], bool]) -> float:
 def annotate_asleep(suite: Suite, host: tuple, dataset: Dataset, clean: bool = False) -> None:
     """Its update is on its way when it falls asleep."""
     what = "removes the orphans of its folder" if clean else "annotates otherwise"
-    with suite.fault(f"annotate sleeps past its lease, another host {what}") as one, Gate(suite.world.mongod.port, *UPDATE) as gate:
+    port = suite.world.mongod.port
+    with suite.fault(f"annotate sleeps past its lease, another host {what}") as one, Gate(port, *UPDATE) as gate:
         sleeper = dataset.run(*SINGLE, uri=f"mongodb://127.0.0.1:{gate.port}")
         deadline = asleep(one, sleeper, gate.reached.is_set)
         if clean:
@@ -179,7 +181,7 @@ def servers_clock(suite: Suite, host: tuple, clock: Path) -> None:
     with suite.fault("the server's clock goes forward under a holder") as one, Gate(port, *UPDATE) as gate:
         dataset = suite.dataset()
         owner = dataset.run(*SINGLE, uri=f"mongodb://127.0.0.1:{gate.port}")
-        one.expect(owner.until(gate.reached.is_set, "its first update"), f"the run ended before the fault: {owner.code}")
+        one.comes_to(owner, gate.reached.is_set, "its first update")
         clock.write_text("7200")
         other = dataset.run(*SINGLE, *FLAGS[SMOOTH], before=host)
         other.wait()
@@ -220,7 +222,8 @@ def hosts(suite: Suite) -> None:
         cases += [lambda *where: annotate_asleep(*where, clean=True), remove_asleep]
     # No dataset has a sample of another: files of the same names would count as referred to.
     num_samples = NUM_SAMPLES * (len(cases) + 2)
-    with World(folder / "world", suite.world.camflow, num_samples, (SMOOTH,), name="hosts", beside=suite.world, server=server) as world:
+    more = {"name": "hosts", "beside": suite.world, "server": server}
+    with World(folder / "world", suite.world.camflow, num_samples, (SMOOTH,), **more) as world:
         suite.world = world
         datasets = [world.clone(most=NUM_SAMPLES, skip=NUM_SAMPLES * n) for n in range(len(cases))]
         with ThreadPoolExecutor(len(cases)) as beside:

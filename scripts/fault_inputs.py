@@ -75,8 +75,7 @@ def models(suite: Suite) -> None:
             model = shutil.copyfile(suite.world.model, suite.world.folder / "moving.pt2")
             dataset = exact(suite)
             run = dataset.run("--model", model, *SINGLE, *FLAGS[EXACT], before=tracer.before([model], Strike("--stop", 1), READS))
-            going = run.until(tracer.has_struck, "reading its model")
-            one.expect(going, f"the run ended before the fault: {run.code} {run.errors()[-600:]}")
+            one.comes_to(run, tracer.has_struck, "reading its model")
             MODEL_CHANGES[what](model)
             run.send(signal.SIGCONT)
             one.ends(run, NOT_STARTED)
@@ -114,7 +113,8 @@ def fits(one: Fault, dataset: Dataset) -> None:
     after = made(dataset)
     one.ends(dataset.run(*SINGLE, "--overwrite"), DONE)
     anew = made(dataset)
-    one.violations += [f"{dataset.name}: {key} is not that of its image, and counts as up to date" for key in anew if after.get(key) != anew[key]]
+    wrong = (key for key in anew if after.get(key) != anew[key])
+    one.violations += [f"{dataset.name}: {key} is not that of its image, and counts as up to date" for key in wrong]
     one.expect(len(anew) == len(dataset.labels) * len(FIELDS), f"only {len(anew)} heatmaps were made")
 
 
@@ -144,11 +144,11 @@ def images(suite: Suite) -> None:
     for what in list(ways) if suite.long else list(ways)[-1:]:
         with suite.fault(f"an image is {what} while it is read") as one:
             dataset = with_own_images(suite)
-            other, *_, path = sorted((Path(sample["filepath"]) for sample in dataset.samples()), key=lambda path: path.stat().st_size)
+            paths = (Path(sample["filepath"]) for sample in dataset.samples())
+            other, *_, path = sorted(paths, key=lambda path: path.stat().st_size)
             whole = path.read_bytes()
             run = dataset.run(*SINGLE, before=tracer.before([path], Strike("--stop", 1), READS))
-            going = run.until(tracer.has_struck, "reading that image")
-            one.expect(going, f"the run ended before the fault: {run.code} {run.errors()[-600:]}")
+            one.comes_to(run, tracer.has_struck, "reading that image")
             ways[what](path, other)
             run.send(signal.SIGCONT)
             one.expect(run.wait() in (DONE, SOME_FAILED), f"ended with {run.code}: {run.errors()[-600:]}")
@@ -202,7 +202,8 @@ def rot(suite: Suite) -> None:
                 one.expect(named == paths, f"`check` named {named} instead of {paths}")
                 run = dataset.run()
                 one.ends(run, DONE)
-                one.expect(run.summary().get("num_committed") == count, f"{run.summary()} where {count} samples had damaged files")
+                num_made = run.summary().get("num_committed")
+                one.expect(num_made == count, f"{num_made} samples were annotated where {count} had damaged files")
                 one.check(dataset, complete=True)
                 one.ends(dataset.check("--read-data"), DONE)
             dataset.delete()
@@ -212,7 +213,7 @@ def rot(suite: Suite) -> None:
         damaged(dataset, lambda path: os.truncate(path, 0), 5)
         run = dataset.run()
         one.ends(run, DONE)
-        one.expect(run.summary().get("num_committed") == 5, f"{run.summary()} where 5 samples had empty files")
+        one.expect(run.summary().get("num_committed") == 5, "not exactly the samples with empty files were annotated")
         one.check(dataset, complete=True)
         dataset.delete()
 

@@ -47,6 +47,10 @@ class Fault:
         if code in (DONE, ABORTED, INTERRUPTED) and run.summary():
             self.violations += fault_checks.adds_up(run.summary())
 
+    def comes_to(self, run: Run, reached, what: str) -> None:
+        """The run comes to something before it ends."""
+        self.expect(run.until(reached, what), f"ended before {what}: {run.code}, {run.errors().strip()[-600:]}")
+
     def check(self, dataset: Dataset, complete: bool = False) -> None:
         self.violations += fault_checks.violations(dataset, complete)
 
@@ -90,7 +94,8 @@ class Suite:
         self.faults.append(one)
         if quiet and one.survived:
             return
-        self.tell(f"{'survived' if one.survived else 'FAILED  '}  {one.name}{f', {one.count} times' * (one.count != 1)}  ({time.monotonic() - start:.1f} s)")
+        times = f", {one.count} times" * (one.count != 1)
+        self.tell(f"{'survived' if one.survived else 'FAILED  '}  {one.name}{times}  ({time.monotonic() - start:.1f} s)")
         for problem in (*one.failures, *one.violations[:5]):
             self.tell(f"    {problem}")
 

@@ -73,7 +73,8 @@ class Lab:
         """Files that are nobody's business: by other names, in other places, behind a link."""
         name, bucket = f"{'0' * 22}ab.00000000.png", "ab"
         outside = self.world.folder / "outside"
-        places = [self.out / "notes.txt", self.out / FIELDS[0] / bucket / "corrected by hand.png", self.out / FIELDS[0] / "cd" / name]
+        field = self.out / FIELDS[0]
+        places = [self.out / "notes.txt", field / bucket / "corrected by hand.png", field / "cd" / name]
         places += [outside / bucket / name, self.out / name]
         for place in places:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ class Lab:
         return self.state("stale")
 
     def untidy(self) -> State:
-        """Files that nothing refers to, of replaced heatmaps, of a deleted sample and of a killed run, and a label without files."""
+        """Files that nothing refers to (of replaced heatmaps, a deleted sample, a killed run), and a label without files."""
         self.undisturbed(self.dataset.run("--workers", 1, *SINGLE))
         gone = max(self.dataset.labels)
         self.world.apart(fault_fiftyone.delete_samples, self.dataset.name, [gone])
@@ -127,8 +128,10 @@ class Lab:
 
         found = [one for one in fault_checks.violations(self.dataset, complete) if not is_known(one)]
         found += fault_checks.violations(self.neighbour, complete=self.has_neighbour)
-        missing = fault_checks.dangling(self.world, self.out)
-        found += [one for one in missing if not any(f"{sample} names" in one and f"/{field}/" in one for (sample, field) in self.broken)]
+        def is_broken(problem: str) -> bool:
+            return any(f"{sample} names" in problem and f"/{field}/" in problem for sample, field in self.broken)
+
+        found += [one for one in fault_checks.dangling(self.world, self.out) if not is_broken(one)]
         for path, before in self.foreign.items():
             if not path.is_file() or digest(path) != before:
                 found.append(f"{path} is not as somebody left it")
@@ -158,7 +161,8 @@ class Swept:
         if self.tidies:
             found += [f"{path} is left, to which nothing refers" for path in lab.orphans()]
         if self.empties:
-            found += [f"{name}: {key} is still there" for name, key, _ in lab.labels() if name == lab.dataset.name and key[1] in FIELDS]
+            left = (key for name, key, _ in lab.labels() if name == lab.dataset.name and key[1] in FIELDS)
+            found += [f"{lab.dataset.name}: {key} is still there" for key in left]
         return found
 
 

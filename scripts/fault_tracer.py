@@ -75,6 +75,10 @@ def lasting_strikes(call: Call) -> list[Strike]:
     return [Strike("--fail-from", call.number, error) for error in errors(call)]
 
 
+def ran(command: list) -> subprocess.CompletedProcess:
+    return subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
+
+
 class Tracer:
     """The built program, and one log."""
 
@@ -87,11 +91,11 @@ class Tracer:
             cache.mkdir(parents=True, exist_ok=True)
             building = cache / f"fault_syscalls-{digest}.{os.getpid()}"
             compiler = shlex.split(os.environ.get("CXX", "c++"))
-            done = subprocess.run([*compiler, "-std=c++17", "-O1", "-o", building, SOURCE], check=False, capture_output=True, text=True)
+            done = ran([*compiler, "-std=c++17", "-O1", "-o", building, SOURCE])
             if done.returncode != 0:
                 raise CannotTrace(f"`{SOURCE.name}` does not compile here: {done.stderr.strip()[:300]}")
             building.rename(self.program)
-        trial = subprocess.run([str(part) for part in (*self.before([log.parent]), "true")], check=False, capture_output=True, text=True)
+        trial = ran([*self.before([log.parent]), "true"])
         if trial.returncode != 0:
             raise CannotTrace(trial.stderr.strip() or f"it ended with {trial.returncode}")
 
