@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fault_world import EDITED, FIELDS, MEASURED, MEASURES, ORIGINAL, PATIENCE, 
 # What every label of camflow's has.
 KEYS = {"_id", "_cls", "tags", "range", "map_path", "npy_path", "fingerprint", "target_class", "layer", "method", "model", "score"}
 KEYS |= {*MEASURES}
+OUR_NAME = re.compile(r"[0-9a-f]{24}\.[0-9a-f]{8}\.(npy|png)|\.camflow-.*\.tmp")
 
 
 def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELDS) -> list[str]:
@@ -79,6 +81,34 @@ def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool):
             yield f"refers to `{path}`, which does not exist"
         elif digest(path) not in right[path.name]:
             yield f"refers to `{path}`, whose content is not that of an undisturbed run"
+
+
+def dangling(world, below: Path) -> list[str]:
+    """Files that anything in any sample of any dataset names, at any depth, and that are not there."""
+    def named(value):
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            for part in value.values() if isinstance(value, dict) else value:
+                yield from named(part)
+
+    found = []
+    for document in world.database.datasets.find():
+        for sample in world.database[document["sample_collection_name"]].find():
+            paths = (path for path in named(sample) if path.startswith(f"{below}/") and path.endswith((".npy", ".png")))
+            missing = (path for path in paths if not Path(path).exists())
+            found += [f"{document['name']}: {sample['_id']} names `{path}`, which does not exist" for path in missing]
+    return found
+
+
+def orphans(world, out: Path) -> list[Path]:
+    """Files below a folder with names that camflow gives, which no label refers to."""
+    referred = set()
+    for document in world.database.datasets.find():
+        for sample in world.database[document["sample_collection_name"]].find():
+            labels = (value for value in sample.values() if isinstance(value, dict))
+            referred |= {label.get(of) for label in labels for of in ("npy_path", "map_path")}
+    return [path for path in out.rglob("*") if OUR_NAME.fullmatch(path.name) and str(path) not in referred]
 
 
 def adds_up(summary: dict, num_samples: int | None = None) -> list[str]:

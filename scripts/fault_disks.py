@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from fault_scenarios import ABORTED, NOT_STARTED, Fault, Suite
+from fault_scenarios import ABORTED, DONE, NOT_STARTED, Fault, Suite
 from fault_world import FIELDS
 
 # An .npy and a .png of 32 x 32, in pages.
@@ -86,6 +87,28 @@ def read_only(suite: Suite) -> None:
         dataset.delete()
 
 
+def unmounted(suite: Suite) -> None:
+    """The disk goes away and comes back; meanwhile there is an empty folder in its place."""
+    with suite.fault("output folder is unmounted in the middle of a run") as one:
+        store, folder = (suite.world.folder / "disks" / name for name in ("store", "mounted"))
+        for place in (store, folder):
+            place.mkdir(parents=True)
+        one.expect(not (problem := mount("--bind", store, folder)), problem)
+        dataset = suite.dataset(out=folder)
+        run = suite.midway(one, dataset)
+        run.send(signal.SIGSTOP)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        run.send(signal.SIGCONT)
+        # Who has the folder open may well finish in it.
+        one.ends(run, DONE, ABORTED)
+        one.expect(not (problem := mount("--bind", store, folder)), problem)
+        one.check(dataset, complete=run.code == DONE)
+        one.recover(dataset)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        one.expect(not list(folder.iterdir()), "something was written in the place of the disk that was away")
+        dataset.delete()
+
+
 def file_as_output_folder(suite: Suite) -> None:
     with suite.fault("a file in place of the output folder") as one:
         dataset = suite.dataset()
@@ -133,7 +156,8 @@ def disks(suite: Suite) -> None:
         with disk(suite.world.folder / "disks" / "trial", "size=1m"):
             pass
     except CannotMount as error:
-        suite.not_tried.update(dict.fromkeys(("disk full", "disk without inodes", "output folder becomes read-only"), str(error)))
+        suite.not_tried.update(dict.fromkeys(("disk full", "disk without inodes", "output folder becomes read-only, is unmounted"), str(error)))
         return
     full(suite)
     read_only(suite)
+    unmounted(suite)

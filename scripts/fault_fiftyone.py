@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+
+
+def use(environment: dict[str, str]) -> None:
+    """First of all: which database it is."""
+    os.environ.update(environment)
 
 
 def fiftyone():
@@ -43,6 +49,39 @@ def delete_field(name: str, field: str) -> bool:
         return False
     dataset.delete_sample_field(field)
     return True
+
+
+def copy_field(name: str, field: str, new: str) -> None:
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    dataset.clone_sample_field(field, new)
+
+
+def rename_field(name: str, field: str, new: str) -> None:
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    dataset.rename_sample_field(field, new)
+
+
+def nest(name: str, fields: tuple[str, ...], new: str) -> None:
+    """Keeps the paths of labels in dictionaries in lists, in a field of another kind."""
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    for sample in dataset:
+        paths = [{"of": field, "paths": [sample[field].map_path, sample[field].npy_path]} for field in fields if sample[field]]
+        sample[new] = {"deep": paths}
+        sample.save()
+
+
+def copy_renamed(name: str, new: str, fields: tuple[str, ...]) -> None:
+    copy_dataset(name, new)
+    dataset = fiftyone().load_dataset(new)
+    dataset.rename_sample_fields({field: f"v1_{field}" for field in fields})
+
+
+def delete_if_exists(name: str) -> None:
+    if fiftyone().dataset_exists(name):
+        fiftyone().delete_dataset(name)
 
 
 def rename_dataset(name: str, new: str) -> None:

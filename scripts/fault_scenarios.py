@@ -14,7 +14,7 @@ import fault_checks
 import fault_fiftyone
 from fault_world import CLASSES, EDITED, FIELDS, ORIGINAL, Dataset, Hung, Run, World
 
-DONE, NOT_STARTED, ABORTED, LOCKED, INTERRUPTED = 0, 2, 3, 4, 130
+DONE, SOME_FAILED, NOT_STARTED, ABORTED, LOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 @dataclass
@@ -47,10 +47,14 @@ class Fault:
         if code in (DONE, ABORTED, INTERRUPTED) and run.summary():
             self.violations += fault_checks.adds_up(run.summary())
 
+    def comes_to(self, run: Run, reached, what: str) -> None:
+        """The run comes to something before it ends."""
+        self.expect(run.until(reached, what), f"ended before {what}: {run.code}, {run.errors().strip()[-600:]}")
+
     def check(self, dataset: Dataset, complete: bool = False) -> None:
         self.violations += fault_checks.violations(dataset, complete)
 
-    def recover(self, dataset: Dataset) -> None:
+    def recover(self, dataset: Dataset, *flags) -> None:
         """The next run does exactly what is left to do, and then everything is there and right."""
         def current(sample: dict) -> bool:
             of = world.current[dataset.labels[str(sample["_id"])]]
@@ -58,7 +62,7 @@ class Fault:
 
         world, samples = dataset.world, dataset.samples()
         num_done = sum(map(current, samples))
-        run = dataset.run()
+        run = dataset.run(*flags)
         self.ends(run, DONE)
         summary = run.summary()
         self.violations += fault_checks.adds_up(summary, len(samples))
@@ -79,8 +83,8 @@ class Suite:
         self.not_tried: dict[str, str] = {}
 
     @contextmanager
-    def fault(self, name: str):
-        """One fault: whatever goes wrong in the block is its own."""
+    def fault(self, name: str, quiet: bool = False):
+        """One fault: whatever goes wrong in the block is its own. A quiet one is told of only where it was not survived."""
         one = Fault(name)
         start = time.monotonic()
         try:
@@ -88,7 +92,10 @@ class Suite:
         except Hung as error:
             one.failures.append(str(error))
         self.faults.append(one)
-        self.tell(f"{'survived' if one.survived else 'FAILED  '}  {name}{f', {one.count} times' * (one.count != 1)}  ({time.monotonic() - start:.1f} s)")
+        if quiet and one.survived:
+            return
+        times = f", {one.count} times" * (one.count != 1)
+        self.tell(f"{'survived' if one.survived else 'FAILED  '}  {one.name}{times}  ({time.monotonic() - start:.1f} s)")
         for problem in (*one.failures, *one.violations[:5]):
             self.tell(f"    {problem}")
 
@@ -108,7 +115,7 @@ class Suite:
         dataset = self.world.clone(ORIGINAL, annotated=replacing, out=out)
         if replacing:
             samples = self.world.database[dataset.document()["sample_collection_name"]]
-            edited = self.world.database[self.world.database.datasets.find_one({"name": EDITED})["sample_collection_name"]]
+            edited = self.world.aside[self.world.aside.datasets.find_one({"name": EDITED})["sample_collection_name"]]
             for sample in edited.find({}, ["ground_truth"]):
                 samples.update_one({"_id": sample["_id"]}, {"$set": {"ground_truth": sample["ground_truth"]}})
             dataset.labels = dict.fromkeys(dataset.labels, EDITED)

@@ -30,8 +30,14 @@ MEASURES = (
     *("rank_correlation", "confidence", "confidence_drop", "confidence_increase", "deletion_auc", "insertion_auc", "road"),
 )
 MEASURED = "measures"
-# As a user's Python left it, and with the labels that a user's Python edited.
-ORIGINAL, EDITED = "original", "edited"
+# As a user's Python left it; with the labels that a user's Python edited; as it was, but annotated in other ways.
+ORIGINAL, EDITED, SMOOTH, EXACT = "original", "edited", "smooth", "exact"
+# How each is annotated.
+FLAGS = {ORIGINAL: (), EDITED: (), SMOOTH: ("--eigen-smooth",), EXACT: ("--exact",)}
+# Each image alone: libtorch sums a batch of one in another order.
+SINGLE = ("--batch-size", 1)
+# For `clean`: everything that is not referred to, however young and however much.
+NOW = ("--apply", "--force", "--grace", 0)
 # Far beyond what any run may take: whatever reaches it hangs.
 PATIENCE = 300
 
@@ -50,15 +56,12 @@ class Hung(Exception):
 
 
 class Run:
-    """One process of camflow."""
+    """One process of camflow, perhaps started by another program (`before`)."""
 
-    def __init__(self, world: World, dataset: Dataset, flags: tuple, classes: tuple[str, ...], uri: str):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, arguments: list, before: tuple):
+        self.dataset, world = dataset, dataset.world
         self.log = world.folder / "logs" / f"{next(world.numbers)}"
-        command = [world.camflow, "annotate", "--dataset", dataset.name, "--model", world.model, "--layers", "1"]
-        command += ["--class", ",".join(classes), "--target", "labels:ground_truth", "--out", dataset.out, "--device", "cpu"]
-        # Small batches and more workers than cores: many samples are in flight in every stage.
-        command += ["--batch-size", 4, "--workers", 4, "--database-uri", uri, "--format", "json", *flags]
+        command = [*before, world.camflow, *arguments]
         self.started = time.monotonic()
         with self.log.open("w") as out, self.log.with_suffix(".err").open("w") as err:
             self.process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=world.environment)
@@ -122,6 +125,9 @@ class Run:
         """Empty if it did not come to one."""
         return next((event for event in self.events() if event["event"] == "run_finished"), {})
 
+    def output(self) -> str:
+        return self.log.read_text()
+
     def errors(self) -> str:
         return self.log.with_suffix(".err").read_text()
 
@@ -134,8 +140,26 @@ class Dataset:
         # Which labels each sample has that there is: what is right for it follows from them.
         self.labels = labels
 
-    def run(self, *flags, classes: tuple[str, ...] = CLASSES, uri: str | None = None) -> Run:
-        return Run(self.world, self, flags, classes, uri or self.world.mongod.uri)
+    def run(self, *flags, classes: tuple[str, ...] = CLASSES, uri: str | None = None, before: tuple = ()) -> Run:
+        """`camflow annotate`."""
+        arguments = ["annotate", "--model", self.world.model, "--layers", 1, "--class", ",".join(classes)]
+        arguments += ["--target", "labels:ground_truth", "--device", "cpu", "--format", "json"]
+        # Small batches and more workers than cores: many samples are in flight in every stage.
+        arguments += ["--batch-size", 4, "--workers", 4, *self.named(uri), *flags]
+        return Run(self, arguments, before)
+
+    def clean(self, *flags, uri: str | None = None, before: tuple = ()) -> Run:
+        return Run(self, ["clean", *self.named(uri), *flags], before)
+
+    def remove(self, *flags, uri: str | None = None, before: tuple = ()) -> Run:
+        return Run(self, ["remove", "--fields", ",".join(FIELDS), *self.named(uri), *flags], before)
+
+    def check(self, *flags) -> Run:
+        return Run(self, ["check", "--format", "json", *self.named(None)[:2], *self.named(None)[4:], *flags], ())
+
+    def named(self, uri: str | None) -> list:
+        """Which dataset it is, and which folder, for camflow."""
+        return ["--dataset", self.name, "--out", self.out, "--database-uri", uri or self.world.mongod.uri]
 
     def document(self) -> dict:
         return self.world.database.datasets.find_one({"name": self.name})
@@ -162,10 +186,17 @@ class Dataset:
 
 
 class World:
-    """The databases, the datasets that are cloned and what undisturbed runs make of them."""
+    """The database, the datasets that are cloned and what undisturbed runs make of them.
 
-    def __init__(self, folder: Path, camflow: Path, num_samples: int):
+    One that is `beside` another world has a database of its own on the same server, or on a server of its own where that gets
+    an environment of its own.
+    """
+
+    def __init__(self, folder: Path, camflow: Path, num_samples: int, variants=(), *, name="fiftyone", beside=None, server=None):
         self.folder, self.camflow, self.num_samples = folder, camflow, num_samples
+        # Which ways to annotate are learnt, beside the usual one.
+        self.variants = variants
+        self.name, self.beside, self.server = name, beside, server
         # Several threads count here.
         self.numbers = count(1)
         # (sample, field) -> fingerprint -> name of a file -> digests that are right for it, and under MEASURED the measures.
@@ -175,26 +206,34 @@ class World:
 
     def __enter__(self):
         with ExitStack() as stack:
-            (self.folder / "logs").mkdir()
-            self.mongod = stack.enter_context(PrivateMongod(self.folder / "mongo"))
+            (self.folder / "logs").mkdir(parents=True)
+            own = PrivateMongod(self.folder / "mongo", environment=self.server)
+            self.mongod = self.beside.mongod if self.beside and not self.server else stack.enter_context(own)
             self.environment = {**os.environ, "FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_URI": self.mongod.uri}
+            self.environment["FIFTYONE_DATABASE_NAME"] = self.name
             # The network is too small for two threads.
             self.environment["OMP_NUM_THREADS"] = "1"
-            os.environ.update(self.environment, FIFTYONE_SHOW_PROGRESS_BARS="false", FIFTYONE_DATABASE_VALIDATION="false")
+            apart = {**self.environment, "FIFTYONE_SHOW_PROGRESS_BARS": "false", "FIFTYONE_DATABASE_VALIDATION": "false"}
             # Spawned, not forked: this process stays as small as it is, and what FiftyOne does is another process's doing.
-            self.helper = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
-            self.database = pymongo.MongoClient(self.mongod.uri)["fiftyone"]
-            self.model = self.folder / "tiny.pt2"
+            spawn = get_context("spawn")
+            self.helper = stack.enter_context(ProcessPoolExecutor(1, spawn, fault_fiftyone.use, (apart,)))
+            self.database = pymongo.MongoClient(self.mongod.uri)[self.name]
+            self.model = self.beside.model if self.beside else self.folder / "tiny.pt2"
             export = [sys.executable, SCRIPTS / "export_model.py", f"{SCRIPTS / 'growth.py'}:tiny", "--out", self.model]
-            exporting = subprocess.Popen([str(part) for part in export], stdout=subprocess.DEVNULL)
+            export = ["true"] if self.beside else [str(part) for part in export]
+            exporting = subprocess.Popen(export, stdout=subprocess.DEVNULL, env=apart)
             images = self.folder / "images"
             images.mkdir()
             self.apart(growth.make_dataset, self.mongod.uri, ORIGINAL, self.num_samples, str(images))
-            self.apart(fault_fiftyone.copy_dataset, ORIGINAL, EDITED)
+            for name in (EDITED, *self.variants):
+                self.apart(fault_fiftyone.copy_dataset, ORIGINAL, name)
             self.apart(fault_fiftyone.flip_masks, EDITED)
             if exporting.wait() != 0:
                 raise SystemExit("error: the model cannot be exported")
             self.undisturbed_s = max(self.learn(labels) for labels in (ORIGINAL, EDITED))
+            for name in self.variants:
+                self.learn(name)
+            self.set_aside()
             self.stack = stack.pop_all()
         return self
 
@@ -216,8 +255,8 @@ class World:
 
         dataset = Dataset(self, labels, self.folder / "undisturbed" / labels, {})
         current, before = self.current.setdefault(labels, {}), {}
-        for flags in (("--batch-size", 1), ("--overwrite",)):
-            run = dataset.run(*flags)
+        for flags in (SINGLE, ("--overwrite",)):
+            run = dataset.run(*flags, *FLAGS[labels])
             if run.wait() != 0 or run.summary()["num_committed"] != self.num_samples:
                 raise SystemExit(f"error: the undisturbed run ended with {run.code}\n{run.errors()}")
             for sample in dataset.samples():
@@ -234,25 +273,42 @@ class World:
                     right.setdefault(MEASURED, set()).add(measures(label))
         return run.wall_s
 
-    def clone(self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, out: Path | None = None) -> Dataset:
+    def set_aside(self) -> None:
+        """Moves what is cloned to a database of its own: files of the same names would count as referred to."""
+        self.aside = self.database.client[f"{self.name}-aside"]
+        for document in list(self.database.datasets.find()):
+            samples = document["sample_collection_name"]
+            self.database[samples].aggregate([{"$out": {"db": self.aside.name, "coll": samples}}])
+            self.aside.datasets.insert_one(document)
+            self.database.drop_collection(samples)
+        for name in self.database.list_collection_names():
+            if name in ("datasets", "runs") or name.startswith("camflow."):
+                self.database[name].delete_many({})
+
+    def clone(
+        self, labels: str = ORIGINAL, annotated: bool = False, most: int | None = None, skip: int = 0, out: Path | None = None
+    ) -> Dataset:
         """A copy of a dataset by plain copies of its documents; where it is annotated, with its heatmaps and links to their
         files (copies where `out` says a place)."""
         name = f"clone-{next(self.numbers)}"
-        source = Dataset(self, labels, self.folder / "undisturbed" / labels, {})
+        source = self.folder / "undisturbed" / labels
         dataset = Dataset(self, name, out or self.folder / "maps" / name, {})
-        document = source.document()
+        document = self.aside.datasets.find_one({"name": labels})
         samples, number = document["sample_collection_name"], ObjectId()
-        document |= {"_id": number, "name": name, "slug": name, "sample_collection_name": f"samples.{number}"}
-        stages = [{"$sort": {"_id": 1}}, {"$limit": most or self.num_samples}, {"$set": {"_dataset_id": number}}]
+        document |= {"_id": number, "name": name, "slug": name, "sample_collection_name": f"samples.{number}", "runs": {}}
+        stages = [{"$sort": {"_id": 1}}, {"$skip": skip}, {"$limit": most or self.num_samples}, {"$set": {"_dataset_id": number}}]
         if annotated:
-            shutil.copytree(source.out, dataset.out, copy_function=os.link if out is None else shutil.copyfile, dirs_exist_ok=True)
-            moved = {"find": str(source.out), "replacement": str(dataset.out)}
+            # What a folder knows of its datasets is not copied.
+            ignore = shutil.ignore_patterns(".camflow")
+            copy = os.link if out is None else shutil.copyfile
+            shutil.copytree(source, dataset.out, copy_function=copy, dirs_exist_ok=True, ignore=ignore)
+            moved = {"find": str(source), "replacement": str(dataset.out)}
             paths = (f"{field}.{path}" for field in FIELDS for path in ("map_path", "npy_path"))
             stages.append({"$set": {path: {"$replaceOne": {"input": f"${path}", **moved}} for path in paths}})
         else:
             stages.append({"$unset": list(FIELDS)})
             document["sample_fields"] = [field for field in document["sample_fields"] if field["name"] not in FIELDS]
-        self.database[samples].aggregate([*stages, {"$out": document["sample_collection_name"]}])
+        self.aside[samples].aggregate([*stages, {"$out": {"db": self.name, "coll": document["sample_collection_name"]}}])
         self.database.datasets.insert_one(document)
         dataset.labels = {str(sample["_id"]): labels for sample in dataset.samples()}
         return dataset

@@ -1,6 +1,6 @@
 """Does to camflow what happens in a year of nights, and counts what it survives.
 
-    bash scripts/faults.sh [--long] [--seed N]      each fault a few times, with --long SIGKILL 50 times and more
+    bash scripts/faults.sh [--long] [--seed N]      each fault a few times, with --long SIGKILL 50 times, every file-system call and more
     bash scripts/faults.sh --soak MINUTES           random faults over and over, and the memory of the first and last run
 
 Real processes throughout: camflow as it is built, a private mongod, datasets made and edited by FiftyOne in another process.
@@ -26,10 +26,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fault_checks
+from fault_copies import copied
 from fault_disks import disks
+from fault_folders import folders
+from fault_hosts import hosts
+from fault_inputs import inputs
 from fault_outages import cuts, restarts
 from fault_scenarios import Suite, kills, people, signals, two_runs
-from fault_world import World
+from fault_sweep import sweep
+from fault_world import EXACT, SMOOTH, World
 
 ROOT = Path(__file__).resolve().parents[1]
 # The allocator's threads share memory out by chance; peaks of equal runs differ by a few percent.
@@ -56,27 +61,53 @@ def enter_namespace() -> None:
             os.execvp("unshare", [*command, sys.executable, *sys.argv])
 
 
+def small(group, num_samples: int, *variants: str):
+    """A group that works on few samples, in a database of its own."""
+    def run(suite: Suite) -> None:
+        name = group.__name__
+        folder = suite.world.folder / name
+        with World(folder, suite.world.camflow, num_samples, variants, name=name, beside=suite.world) as world:
+            part = suite.part(name)
+            part.world = world
+            group(part)
+
+    return run
+
+
 GROUPS = {
     "kills": lambda suite: kills(suite, 50 if suite.long else 10),
     "people": people,
     "two_runs": two_runs,
     "disks": disks,
     "cuts": cuts,
+    "sweep": sweep,
+    "hosts": hosts,
+    "folders": small(folders, 12),
+    "copies": small(copied, 24, SMOOTH),
+    "inputs": small(inputs, 64, EXACT),
     "signals": signals,
     "restarts": restarts,
 }
+# What waits most of the time, and what has a server of its own.
+ASIDE = {"cuts": ("cuts",), "hosts": ("hosts",), "small": ("folders", "copies", "inputs"), "sweep": ("sweep",)}
 
 
 def all_faults(suite: Suite) -> None:
-    """Every kind of fault; what waits for a lost database goes on beside what does not touch it."""
-    with ThreadPoolExecutor(1) as beside:
-        waiting = beside.submit(cuts, suite.part("cuts"))
+    """Every kind of fault; what waits for a lost database or the end of a lease goes on beside what does not."""
+    with ThreadPoolExecutor() as beside:
+        def each(names: tuple[str, ...]) -> None:
+            for name in names:
+                GROUPS[name](suite.part(name))
+
+        waiting = {name: beside.submit(each, names) for name, names in ASIDE.items()}
         for name in ("kills", "people", "two_runs", "disks"):
             GROUPS[name](suite)
-        waiting.result()
-    # Now the server is nobody else's.
-    for name in ("signals", "restarts"):
-        GROUPS[name](suite)
+        for name in ("cuts", "small", "sweep"):
+            waiting[name].result()
+        # Now the server is nobody else's.
+        for name in ("signals", "restarts"):
+            GROUPS[name](suite)
+        waiting["hosts"].result()
 
 
 def peak(suite: Suite) -> float:
@@ -92,14 +123,17 @@ def peak(suite: Suite) -> float:
     return statistics.median(peaks)
 
 
+# What meets the most samples in flight comes most often; what takes minutes has no place in a soak.
+WEIGHTS = {"kills": 6, "people": 3, "two_runs": 1, "disks": 2, "cuts": 1, "signals": 1, "restarts": 2}
+
+
 def soak(suite: Suite, minutes: float) -> bool:
     """Random faults until the time is over; whether memory stayed what it was."""
     first, deadline = peak(suite), time.monotonic() + 60 * minutes
     rounds, num_rounds = random.Random(suite.seed), 0
     while time.monotonic() < deadline:
         num_rounds += 1
-        # What meets the most samples in flight comes most often.
-        name = rounds.choices(list(GROUPS), weights=[6, 3, 1, 2, 1, 1, 2])[0]
+        name = rounds.choices(list(WEIGHTS), WEIGHTS.values())[0]
         kills(suite, 5) if name == "kills" else GROUPS[name](suite)
     last = peak(suite)
     say(f"soak: {minutes:g} minutes, {num_rounds} rounds")

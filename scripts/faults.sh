@@ -3,8 +3,8 @@
 #
 #   bash scripts/faults.sh [--long] [--soak MINUTES] [FLAGS OF faults.py]
 #
-# Its last line is `faults N, survived N, violations N`. The short form takes a minute and a half on two idle cores, the long
-# one about ten. CAMFLOW names another program to try than the development build.
+# Its last line is `faults N, survived N, violations N`. The short form takes about three minutes on two idle cores, the long one
+# about an hour, most of it for the sweep of file-system calls. CAMFLOW names another program to try than the development build.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh

@@ -17,9 +17,11 @@ class PrivateMongod:
     Nothing large is imported for it: a child's peak memory begins with that of its parent.
     """
 
-    def __init__(self, folder: Path, cache_gb: float = 0.5):
+    def __init__(self, folder: Path, cache_gb: float = 0.5, environment: dict[str, str] | None = None):
         self.folder = Path(folder)
         self.cache_gb = cache_gb
+        # `None`: that of this process.
+        self.environment = environment
         self.process: subprocess.Popen | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -45,7 +47,7 @@ class PrivateMongod:
         command += ["--wiredTigerCacheSizeGB", self.cache_gb]
         log = self.folder / "mongod.out"
         with log.open("a") as out:
-            self.process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out)
+            self.process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out, env=self.environment)
         for _ in range(600):
             try:
                 socket.create_connection(("127.0.0.1", self.port), 0.1).close()

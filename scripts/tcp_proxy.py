@@ -9,6 +9,8 @@ import threading
 
 # close() then sends a reset instead of an orderly end.
 RESET = struct.pack("ii", 1, 0)
+# In an update of samples that get heatmaps.
+UPDATE = (b"update\x00", b"samples.", b"npy_path")
 
 
 class TcpProxy:
@@ -98,3 +100,36 @@ class TcpProxy:
                 else:
                     one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+
+class Gate(TcpProxy):
+    """Passes everything on until a client sends something that contains all of `parts`; that waits until it is decided."""
+
+    def __init__(self, target_port: int, *parts: bytes):
+        super().__init__(target_port)
+        self.parts = parts
+        self.reached, self.decided = threading.Event(), threading.Event()
+        self.passes = True
+
+    def open(self) -> None:
+        self.decided.set()
+
+    def drop(self) -> None:
+        """What waits is lost, with its connection."""
+        self.passes = False
+        self.decided.set()
+
+    def pump(self, pair: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 20):
+                if source is pair[0] and not self.reached.is_set() and all(part in data for part in self.parts):
+                    self.reached.set()
+                    self.decided.wait()
+                    if not self.passes:
+                        break
+                sink.sendall(data)
+        self.end(pair, reset=False)
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
+        super().__exit__()
