@@ -175,11 +175,13 @@ fn landslide(dataset: &Dataset, labels: &LabelSurvey, leftovers: &Leftovers) -> 
     let num_broken = labels.broken.len() as u64;
     if num_broken * LANDSLIDE > labels.num_labels {
         let (name, all) = (dataset.name(), labels.num_labels);
-        return Some(format!("of the {all} heatmap labels of dataset `{name}` {num_broken} have no files, more than a tenth"));
+        return Some(format!("{num_broken} of {all} heatmap labels of dataset `{name}` have no files, more than a tenth"));
     }
     let Leftovers { num_files, num_unexplained, .. } = leftovers;
     (num_unexplained * LANDSLIDE > *num_files).then(|| {
-        format!("nothing refers to {num_unexplained} of the {num_files} files in the folder, more than a tenth, and no run replaced them")
+        format!(
+            "nothing refers to {num_unexplained} of {num_files} files in the folder, more than a tenth, and no run replaced them"
+        )
     })
 }
 
@@ -212,6 +214,7 @@ impl Leftovers {
             }
         }
         lease.check().map_err(Failure::aborted)?;
+        folder.remove_unfinished().map_err(Failure::aborted)?;
         folder.set_orphans(&self.orphans).map_err(Failure::aborted)
     }
 }

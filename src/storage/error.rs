@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::{Owner, Sharing};
-use crate::media::shown;
+use crate::media::{MediaError, shown};
 
 /// A fault of the output folder, or of what is asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,15 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// A file that camflow keeps for itself in the folder cannot be written.
+    pub(super) fn unwritable(error: MediaError, path: impl Into<PathBuf>) -> StorageError {
+        let source = match error {
+            MediaError::Unwritable { cause, .. } => cause,
+            other => io::Error::other(other.to_string()),
+        };
+        StorageError::Io { doing: "write to", path: path.into(), source }
+    }
+
     pub(super) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.into();
         move |source| StorageError::Io { doing, path, source }

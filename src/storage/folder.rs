@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use cap_std::{
@@ -14,12 +14,15 @@ use cap_std::{
     fs::{Dir, DirEntry},
 };
 
-use super::{FileName, StorageError};
-use crate::media::{Durability, MediaError, create_folders, shown, write_atomically};
+use super::{FileName, StorageError, journal::ORPHANS, lease::LEASES, names::is_unfinished};
+use crate::media::{Durability, create_folders, shown, write_atomically};
 
 /// What the folder says of itself is in here.
 pub(super) const OWN: &str = ".camflow";
 const IDENTITY: &str = "identity";
+
+/// Nobody writes one of the folder's own files for so long.
+const UNFINISHED: Duration = Duration::from_secs(60 * 60);
 
 /// An output folder that was opened: what is done to it is done to this one, whatever is mounted or moved to its place.
 #[derive(Debug)]
@@ -126,9 +129,12 @@ impl OutputFolder {
     ///
     /// # Errors
     /// The folder cannot be written to.
-    pub fn note_dataset(&self, id: &str) -> Result<(), MediaError> {
+    pub fn note_dataset(&self, id: &str) -> Result<(), StorageError> {
         let note = self.path.join(OWN).join(id);
-        if note.is_file() { Ok(()) } else { write_atomically(&note, Durability::Machine, |_| Ok(())) }
+        if note.is_file() {
+            return Ok(());
+        }
+        write_atomically(&note, Durability::Machine, |_| Ok(())).map_err(|error| StorageError::unwritable(error, note))
     }
 
     /// The ids of the datasets whose heatmaps are in the folder.
@@ -198,6 +204,26 @@ impl OutputFolder {
                 Ok(false) | Err(_) => Err(StorageError::Io { doing: "read", path: path.to_owned(), source: error }),
             },
         }
+    }
+
+    /// Removes what was never finished of the folder's own files: by processes that were killed while they wrote them, long ago.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written to.
+    pub fn remove_unfinished(&self) -> Result<(), StorageError> {
+        for folder in [OWN.to_owned(), format!("{OWN}/{LEASES}"), format!("{OWN}/{ORPHANS}")] {
+            let folder = Path::new(&folder);
+            for entry in entries(&self.dir, folder).map_err(StorageError::io("read", self.path.join(folder)))? {
+                let name = entry.file_name();
+                let modified = entry.metadata().and_then(|metadata| metadata.modified()).map(cap_std::time::SystemTime::into_std);
+                let is_old = modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > UNFINISHED));
+                if is_old && name.to_str().is_some_and(is_unfinished) {
+                    let path = folder.join(name);
+                    self.dir.remove_file(&path).map_err(StorageError::io("write to", self.path.join(path)))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A file by its name, if it is there.
@@ -326,8 +352,14 @@ mod tests {
         folder.note_dataset(ID).unwrap();
         folder.note_dataset(ID).unwrap();
         // What a run left that was killed while it noted one.
-        fs::write(folder.path().join(OWN).join(".camflow-Xy1.tmp"), "").unwrap();
+        let cut = folder.path().join(OWN).join(".camflow-Xy1.tmp");
+        fs::write(&cut, "").unwrap();
         assert_eq!(folder.noted_datasets().unwrap(), [ID]);
+        folder.remove_unfinished().unwrap();
+        assert!(cut.exists(), "somebody may be about to finish it");
+        fs::File::options().write(true).open(&cut).unwrap().set_modified(SystemTime::now() - 2 * UNFINISHED).unwrap();
+        folder.remove_unfinished().unwrap();
+        assert!(!cut.exists() && folder.noted_datasets().unwrap() == [ID]);
         assert!(names(&folder, None).is_empty());
     }
 

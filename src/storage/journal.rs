@@ -16,7 +16,7 @@ use jiff::{Span, SpanRelativeTo, Unit};
 use super::{FileName, OutputFolder, StorageError, folder::OWN};
 use crate::media::{Durability, create_folders, write_atomically};
 
-const ORPHANS: &str = "orphans";
+pub(super) const ORPHANS: &str = "orphans";
 
 /// Why nothing refers to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,11 +158,7 @@ impl OutputFolder {
             write_atomically(&path, Durability::Machine, |writer| {
                 orphans.iter().try_for_each(|(name, orphan)| writer.write_all(line(name, *orphan).as_bytes()))
             })
-            .map_err(|error| StorageError::Io {
-                doing: "write to",
-                path,
-                source: io::Error::other(error.to_string()),
-            })?;
+            .map_err(|error| StorageError::unwritable(error, path))?;
         }
         for log in old {
             fs::remove_file(&log).map_err(StorageError::io("write to", &log))?;

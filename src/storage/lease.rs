@@ -30,7 +30,7 @@ pub const WATCH: Duration = if cfg!(test) { Duration::from_secs(3) } else { Dura
 /// Leases are in each other's way for moments only, while several are taken at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const LEASES: &str = "leases";
+pub(super) const LEASES: &str = "leases";
 
 /// Who else may hold the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ impl FolderLease {
         let state = State { renewals: 0, is_held: false };
         let text = format!("{}{}\n", state.line(), serde_json::to_string(note).unwrap_or_default());
         write_atomically(&path, Durability::Process, |writer| writer.write_all(text.as_bytes()))
-            .map_err(|error| StorageError::Io { doing: "write to", path: leases, source: cause(error) })?;
+            .map_err(|error| StorageError::unwritable(error, leases))?;
         let claim = Arc::new(Claim { folder: folder.path().to_owned(), path, state: Mutex::new(state) });
         let (stop, stopped) = channel::<()>();
         let renewed = Arc::clone(&claim);
@@ -278,13 +278,6 @@ fn take_away(other: &Other) -> Result<(), StorageError> {
     match fs::remove_file(&other.path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io("write to", &other.path)(error)),
         _ => Ok(()),
-    }
-}
-
-fn cause(error: crate::media::MediaError) -> io::Error {
-    match error {
-        crate::media::MediaError::Unwritable { cause, .. } => cause,
-        other => io::Error::other(other.to_string()),
     }
 }
 

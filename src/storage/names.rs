@@ -47,7 +47,7 @@ impl FileName {
         let name = FileName { field: field.to_owned(), bucket: bucket.to_owned(), file: file.to_owned() };
         let in_its_bucket = match name.sample() {
             Some(sample) => self::bucket(sample) == bucket,
-            None => name.is_unfinished() && is_plain(bucket),
+            None => is_unfinished(file) && is_plain(bucket),
         };
         (is_plain(field) && is_plain(file) && in_its_bucket).then_some(name)
     }
@@ -79,11 +79,6 @@ impl FileName {
     pub fn relative(&self) -> PathBuf {
         [&self.field, &self.bucket, &self.file].iter().collect()
     }
-
-    fn is_unfinished(&self) -> bool {
-        let (begin, end) = UNFINISHED;
-        self.file.starts_with(begin) && self.file.ends_with(end)
-    }
 }
 
 impl fmt::Display for FileName {
@@ -103,6 +98,12 @@ pub fn keys_in(bytes: &[u8]) -> impl Iterator<Item = &str> {
         let name = str::from_utf8(&bytes[end.checked_sub(STEM + 4)?..end]).ok()?;
         sample_of(name).map(|_| name)
     })
+}
+
+/// Whether it is the name of a file that was never finished.
+pub(super) fn is_unfinished(file: &str) -> bool {
+    let (begin, end) = UNFINISHED;
+    file.starts_with(begin) && file.ends_with(end)
 }
 
 /// The sample's id, if it is the name of a heatmap file.

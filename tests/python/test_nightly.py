@@ -146,7 +146,7 @@ def test_what_is_left_over_is_listed_and_removed(job, clone):
     fo.delete_dataset(twin.name)
     # One of five is more than a tenth.
     Path(job.samples()[0][FIELD].map_path).unlink()
-    assert "of the 5 heatmap labels of dataset" in job.clean("--apply", "--grace", "0", code=2).stderr
+    assert "1 of 5 heatmap labels of dataset" in job.clean("--apply", "--grace", "0", code=2).stderr
     listed = job.clean("--apply", "--grace", "0", "--force").stdout
     assert "removed `person_grad_layer_4` of sample" in listed
     assert sum(sample[FIELD] is None for sample in job.samples()) == 1

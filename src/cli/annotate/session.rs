@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
         let folder = OutputFolder::create(path).map_err(Failure::aborted)?;
         let what = format!("camflow annotate of dataset `{}`", dataset.name());
         let lease = FolderLease::acquire(&folder, Sharing::Shared, &what).map_err(Failure::from_storage)?;
-        folder.note_dataset(&dataset.id()).with_context(|| format!("cannot write to the folder {folder}"))?;
+        folder.note_dataset(&dataset.id()).map_err(Failure::aborted)?;
         dataset.note_folder(folder.identity(), path).map_err(Failure::aborted)?;
         Ok(lease)
     }
