@@ -298,7 +298,8 @@ impl<'a> Session<'a> {
         note().map_err(Failure::aborted)?;
         // Gives the folder back.
         drop(sink);
-        if let Some(folder) = &folder {
+        // Of the shards of a job, one.
+        if let Some(folder) = folder.as_ref().filter(|_| shard.index() == shard.count()) {
             self.tidy(&dataset, folder);
         }
         if summary.num_committed > 0 {
