@@ -528,7 +528,7 @@ fn a_sample_that_somebody_writes_meanwhile_is_counted_and_looked_at_again() {
     assert_eq!(world.survey().stale, BTreeMap::from([(image_changed, 1)]));
     let (next, _) = world.run(&mut FirstPixel::default());
     assert_eq!((next.num_committed, next.num_moved, world.survey().num_stale()), (1, 0, 0));
-    assert_eq!(world.files(), world.referenced());
+    world.check_leftovers();
 }
 
 #[test]
