@@ -16,7 +16,7 @@ use super::{
 use crate::{
     fiftyone::find_python,
     job::ModelRef,
-    media::create_folders,
+    media::{create_folders, named_file, shown},
     program::Program,
     report::{has_secrets, without_controls},
 };
@@ -72,6 +72,8 @@ fn eprint_line(text: &str) {
 /// Exports `model` to `path`.
 pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
     let python = find_python(python)?;
+    let path = &named_file(path)
+        .map_err(|error| anyhow::anyhow!("cannot write the model to `{}`: {error}\nhint: name a file", shown(path)))?;
     if let Some(folder) = path.parent() {
         create_folders(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
-    media::{Durability, read_text, write_atomically},
+    media::{Durability, check_named, read_text, shown, write_named},
     names::backticked,
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
@@ -66,6 +66,11 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
+    for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
+        let Some(path) = path else { continue };
+        check_named(path)
+            .map_err(|error| anyhow::anyhow!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path)))?;
+    }
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, args)?;
     let ids = args.dataset.chosen_ids(&dataset, args.view.as_deref(), args.ids.as_deref())?;
@@ -173,7 +178,7 @@ fn observe(
 /// The same into a file, which is there when it is complete.
 fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, cancellation: &Cancellation) -> anyhow::Result<()> {
     let mut fault = None;
-    let written = write_atomically(path, Durability::Process, |file| {
+    let written = write_named(path, Durability::Process, |file| {
         writeln!(file, "{CSV_HEADER}")?;
         observe(source, study, cancellation, Some(file)).map_err(|error| {
             fault = Some(error);
@@ -189,5 +194,5 @@ fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, can
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    Ok(write_atomically(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
+    Ok(write_named(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
 }
