@@ -16,7 +16,7 @@ use super::{
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
     media::{Durability, check_named, read_text, shown, write_named},
-    names::backticked,
+    names::{self, backticked},
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
 };
@@ -105,21 +105,21 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         write(path, &format!("{report:#}\n")).map_err(Failure::aborted)?;
     }
     for finding in &findings {
-        print(&finding.text);
+        print(&names::shown(&finding.text).to_string());
         if !finding.samples.is_empty() {
             print(&format!("  {}", finding.samples.join(" ")));
         }
     }
-    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, args.out.display()));
+    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, shown(&args.out)));
     Ok(Exit::Done)
 }
 
 fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
-    let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", path.display()))?;
+    let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", shown(path)))?;
     Baseline::parse(&text).map_err(|reason| {
         anyhow::anyhow!(
             "`{}` is no earlier report: {reason}\nhint: `--baseline` takes what `camflow report --json` wrote",
-            path.display()
+            shown(path)
         )
     })
 }
@@ -150,7 +150,7 @@ fn selected(args: &Args) -> Option<String> {
     let tags = (!args.tags.is_empty()).then(|| format!("tagged {}", args.tags.join(" or ")));
     let matching = args.matching.as_ref().map(|query| format!("matching {query}"));
     let view = args.view.as_ref().map(|view| format!("of the view {view}"));
-    let ids = args.ids.as_ref().map(|path| format!("listed in {}", path.display()));
+    let ids = args.ids.as_ref().map(|path| format!("listed in {}", shown(path)));
     let parts: Vec<String> = tags.into_iter().chain(matching).chain(view).chain(ids).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }

@@ -29,7 +29,7 @@ pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, rea
 pub use checksum::{Checksum, Damage, FileForm, RecordedChecksum, UnknownChecksum, write_with_checksum};
 pub use content::{FileContent, read_text};
 pub use error::MediaError;
-pub use file::{is_unseen, open_regular, shown, shown_name};
+pub use file::{open_regular, shown};
 pub use geometry::{BinaryMask, FrameRegion, MaskValue, Outside, resize_nearest};
 pub use image::{ImageLimits, RgbImage, parse_image, read_image};
 pub use jpeg::encode_jpeg;

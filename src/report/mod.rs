@@ -18,8 +18,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    media::is_unseen,
-    names::Choice,
+    names::{Choice, is_unseen, shown},
     pipeline::{Event, RunError, Summary, Survey},
 };
 pub use lines::Level;
@@ -165,7 +164,7 @@ impl Reporter {
                 state.progress = (!self.quiet).then(|| Progress::new(num_samples, io::stderr().is_terminal()));
             }
             Event::SampleFailed(failure) => {
-                state.say(&format!("failed: {}: {} ({} stage)", failure.sample, failure.error, failure.stage));
+                state.say(&format!("failed: {}: {} ({} stage)", failure.sample, shown(&failure.error), failure.stage));
                 state.progress.iter_mut().for_each(Progress::failed);
             }
             Event::SampleCommitted { .. } => {
