@@ -1,5 +1,7 @@
 //! Names that users type: one word per choice, and "did you mean" for those that do not exist.
 
+use std::fmt::{self, Display, Write};
+
 /// A setting with a few values, each with the one name that flags, job files and fingerprints use.
 pub trait Choice: Copy + 'static {
     /// Every value, in the order of the help text.
@@ -56,14 +58,45 @@ pub fn existing(things: &str, name: &str, known: &[impl AsRef<str>]) -> String {
     }
 }
 
+/// A name as messages show it, on one line: it may hold line breaks, which would forge lines of a log, escape sequences, which a
+/// terminal would obey, and characters that turn text around.
+pub fn shown<T: AsRef<str>>(name: T) -> impl Display {
+    struct Shown<T>(T);
+
+    impl<T: AsRef<str>> Display for Shown<T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            for c in self.0.as_ref().chars() {
+                if is_unseen(c) { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+            }
+            Ok(())
+        }
+    }
+
+    Shown(name)
+}
+
+/// A control character, or one that changes the direction or the lines of the text after it.
+pub fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
 /// Names in backticks with commas between, for messages: `` `a`, `b` ``.
 pub fn backticked(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
+    names.into_iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_forge_no_lines() {
+        assert_eq!(
+            backticked(["a\nerror: done", "\u{1b}[31m", "\u{202e}b", "é"]),
+            r"`a\nerror: done`, `\u{1b}[31m`, `\u{202e}b`, `é`"
+        );
+    }
 
     #[test]
     fn the_nearest_come_first() {

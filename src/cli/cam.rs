@@ -8,6 +8,7 @@ use super::{choice, device::DeviceArgs, model};
 use crate::{
     explain::{ExplainOptions, HeatmapSize, Method},
     job::DEFAULT_MODEL,
+    media::shown,
     names::Choice,
     program::{Layer, PlanOptions, Program, Task, split_layers},
     report::Reporter,
@@ -72,12 +73,12 @@ impl CamArgs {
         anyhow::ensure!(
             !layers.is_empty(),
             "no layer is named\nhint: name one with `--layers`; `camflow inspect {}` lists them",
-            program.path().display()
+            shown(program.path())
         );
         anyhow::ensure!(
             program.metadata.task != Task::Segmentation || !self.methods.contains(&Method::Finercam),
             "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores\nhint: use another `--method`",
-            program.path().display()
+            shown(program.path())
         );
         Ok(Model { program, layers, devices })
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use super::annotate::DatabaseArgs;
 use crate::{
     fiftyone::{Connected, Dataset, StoredRun},
-    media::read_text,
+    media::{read_text, shown},
     names::existing,
 };
 
@@ -44,7 +44,7 @@ impl DatasetArgs {
 /// The ids in a file, one a line.
 pub fn listed_ids(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = read_text(path).with_context(|| {
-        format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", path.display())
+        format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", shown(path))
     })?;
     Ok(text.split_whitespace().map(ToOwned::to_owned).collect())
 }

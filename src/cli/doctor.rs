@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Exit, Failure, annotate::DatabaseArgs, model::cache_folder, print};
 use crate::{
     fiftyone::{FiftyonePython, find_python},
+    media::shown,
     program::{CudaStatus, Program, cuda_status},
 };
 
@@ -74,7 +75,7 @@ fn cuda() -> Finding {
 fn python_finding(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding {
     match python {
         Ok(python) => {
-            Finding { what: "FiftyOne", found: Ok(format!("{} in {}", python.version, python.executable.display())), mend: None }
+            Finding { what: "FiftyOne", found: Ok(format!("{} in {}", python.version, shown(&python.executable))), mend: None }
         }
         Err(error) => Finding {
             what: "FiftyOne",
@@ -99,8 +100,8 @@ fn exporter(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding 
         }
         _ => Finding {
             what,
-            found: Err(format!("{} lacks torch or torchvision", python.executable.display())),
-            mend: Some(format!("`{} -m pip install torch==2.11.0 torchvision timm`", python.executable.display())),
+            found: Err(format!("{} lacks torch or torchvision", shown(&python.executable))),
+            mend: Some(format!("`{} -m pip install torch==2.11.0 torchvision timm`", shown(&python.executable))),
         },
     }
 }
@@ -114,13 +115,13 @@ fn mongod(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding {
     match std::process::Command::new(&path).arg("--version").output() {
         Ok(output) if output.status.success() => {
             let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-            Finding { what, found: Ok(format!("{version} at {}", path.display())), mend: None }
+            Finding { what, found: Ok(format!("{version} at {}", shown(&path))), mend: None }
         }
         Ok(output) => {
             let reason = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
-            Finding { what, found: Err(format!("{} does not run: {reason}", path.display())), mend: mend() }
+            Finding { what, found: Err(format!("{} does not run: {reason}", shown(&path))), mend: mend() }
         }
-        Err(error) => Finding { what, found: Err(format!("{} does not run: {error}", path.display())), mend: mend() },
+        Err(error) => Finding { what, found: Err(format!("{} does not run: {error}", shown(&path))), mend: mend() },
     }
 }
 
@@ -158,7 +159,7 @@ fn models() -> Finding {
     files.retain(|path| path.extension().is_some_and(|extension| extension == "pt2"));
     files.sort();
     if files.is_empty() {
-        let text = format!("none exported yet in {}; the first run of a model exports it", folder.display());
+        let text = format!("none exported yet in {}; the first run of a model exports it", shown(&folder));
         return Finding { what, found: Ok(text), mend: None };
     }
     let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -167,7 +168,7 @@ fn models() -> Finding {
     let broken: Vec<&str> = checked.iter().filter_map(|result| result.as_ref().err().map(String::as_str)).collect();
     if broken.is_empty() {
         let names: Vec<String> = checked.into_iter().flatten().collect();
-        Finding { what, found: Ok(format!("{} in {}", names.join(", "), folder.display())), mend: None }
+        Finding { what, found: Ok(format!("{} in {}", names.join(", "), shown(&folder))), mend: None }
     } else {
         Finding { what, found: Err(broken.join("\n")), mend: Some("delete the file and run `camflow export NAME` again".into()) }
     }

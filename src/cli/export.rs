@@ -16,7 +16,7 @@ use super::{
 use crate::{
     fiftyone::find_python,
     job::ModelRef,
-    media::create_folders,
+    media::{create_folders, named_file, shown},
     program::Program,
     report::{has_secrets, without_controls},
 };
@@ -61,7 +61,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     }
     // Seen by the reader that will run it, not only by its writer.
     let program = Program::open(&path)?;
-    print(&format!("{} ({} nodes, torch {})", path.display(), program.num_nodes(), program.torch_version()));
+    print(&format!("{} ({} nodes, torch {})", shown(&path), program.num_nodes(), program.torch_version()));
     Ok(Exit::Done)
 }
 
@@ -72,8 +72,10 @@ fn eprint_line(text: &str) {
 /// Exports `model` to `path`.
 pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
     let python = find_python(python)?;
+    let path = &named_file(path)
+        .map_err(|error| anyhow::anyhow!("cannot write the model to `{}`: {error}\nhint: name a file", shown(path)))?;
     if let Some(folder) = path.parent() {
-        create_folders(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+        create_folders(folder).with_context(|| format!("cannot make the folder `{}`", shown(folder)))?;
     }
     let mut child = Command::new(&python.executable)
         // The script comes by standard input; its own name would be lost in messages otherwise.
@@ -87,7 +89,7 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         // It may quote what it is given.
         .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
-        .with_context(|| format!("cannot run `{}`", python.executable.display()))?;
+        .with_context(|| format!("cannot run `{}`", shown(&python.executable)))?;
     let mut input = child.stdin.take().context("the exporter has no standard input")?;
     // A Python that stops early says why itself.
     let _ = input.write_all(EXPORTER.as_bytes());

@@ -4,6 +4,7 @@ use std::{fmt::Write, path::PathBuf};
 
 use super::{Exit, Failure, model, print};
 use crate::{
+    media::shown,
     program::Program,
     report::{Format, Reporter},
 };
@@ -42,7 +43,7 @@ fn describe(program: &Program, all: bool) -> String {
         program.torch_version(),
         program.num_nodes()
     ));
-    line(format!("file          {}", program.path().display()));
+    line(format!("file          {}", shown(program.path())));
     line(format!("input         {:?}, dynamic: {:?}", metadata.input.example, metadata.input.dynamic));
     for (number, step) in metadata.preprocess.steps.iter().enumerate() {
         line(format!("{:13} {step:?}", if number == 0 { "preprocessing" } else { "" }));
@@ -61,7 +62,7 @@ fn describe(program: &Program, all: bool) -> String {
         }
     }
     if !all {
-        line(format!("`camflow inspect {} --all` lists all {} modules", program.path().display(), program.modules().len()));
+        line(format!("`camflow inspect {} --all` lists all {} modules", shown(program.path()), program.modules().len()));
     } else {
         let known = |path: &str| metadata.layers.iter().any(|layer| layer.path == path);
         for (path, calls) in program.modules().into_iter().filter(|(path, _)| !known(path)) {

@@ -19,6 +19,7 @@ mod run;
 mod runs;
 mod secrets;
 mod signals;
+mod surroundings;
 mod target;
 mod worker;
 
@@ -33,7 +34,7 @@ use crate::{
     fiftyone,
     names::Choice,
     program::keep_freed_memory,
-    report::{Format, Reporter, redact, without_controls},
+    report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
     storage::StorageError,
 };
 pub use exit::Exit;
@@ -96,6 +97,12 @@ impl Command {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
+    if let Err(error) = surroundings::check_current_folder() {
+        Reporter::new(Format::Human).error(&error_text(&error), Exit::Usage.code());
+        return Exit::Usage;
+    }
+    surroundings::ignore_size_signal();
+    surroundings::raise_open_files();
     keep_freed_memory();
     // Kept, as those that the process shows lose their passwords.
     let arguments: Vec<_> = std::env::args_os().collect();
@@ -135,10 +142,18 @@ pub fn main() -> Exit {
         Command::Inspect(args) => inspect::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
-    result.unwrap_or_else(|failure| {
+    let exit = result.unwrap_or_else(|failure| {
         Reporter::new(format).error(&error_text(&failure.error), failure.exit.code());
         failure.exit
-    })
+    });
+    match lost_output() {
+        Some(reason) => {
+            let text = format!("standard output could not be written: {reason}\nhint: send it to a place with room");
+            Reporter::new(Format::Human).error(&text, Exit::Aborted.code());
+            exit.max(Exit::Aborted)
+        }
+        None => exit,
+    }
 }
 
 /// Why a subcommand gave up, and with which exit code.
@@ -203,7 +218,7 @@ fn error_text(error: &anyhow::Error) -> String {
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.
 fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", without_controls(text));
+    stdout_line(&without_controls(text));
 }
 
 /// A flag that takes one of a few names.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::export;
-use crate::{job::ModelRef, program::Program, report::Reporter};
+use crate::{job::ModelRef, media::shown, program::Program, report::Reporter};
 
 /// camflow's folder for things that can be made again: `CAMFLOW_CACHE`, else the user's cache folder.
 pub fn cache_folder() -> anyhow::Result<PathBuf> {
@@ -32,10 +32,10 @@ pub fn open(model: &str, python: Option<PathBuf>, reporter: &Reporter) -> anyhow
         let ModelRef::Name(name) = &reference else {
             bail!(
                 "there is no model file `{}`\nhint: `camflow export NAME` makes one, `camflow export --help` says of which models",
-                path.display()
+                shown(&path)
             );
         };
-        reporter.step(&format!("exporting model `{name}` to `{}` (first use)", path.display()));
+        reporter.step(&format!("exporting model `{name}` to `{}` (first use)", shown(&path)));
         export::run(name, &path, &[], python).with_context(|| {
             format!("model `{name}` is not exported yet, and exporting it failed\nhint: run `camflow export {name}` where Python has FiftyOne, torch and torchvision")
         })?;

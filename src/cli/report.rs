@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
-    media::{Durability, read_text, write_atomically},
-    names::backticked,
+    media::{Durability, check_named, read_text, shown, write_named},
+    names::{self, backticked},
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
 };
@@ -66,6 +66,11 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
+    for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
+        let Some(path) = path else { continue };
+        check_named(path)
+            .map_err(|error| anyhow::anyhow!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path)))?;
+    }
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, args)?;
     let ids = args.dataset.chosen_ids(&dataset, args.view.as_deref(), args.ids.as_deref())?;
@@ -100,21 +105,21 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         write(path, &format!("{report:#}\n")).map_err(Failure::aborted)?;
     }
     for finding in &findings {
-        print(&finding.text);
+        print(&names::shown(&finding.text).to_string());
         if !finding.samples.is_empty() {
             print(&format!("  {}", finding.samples.join(" ")));
         }
     }
-    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, args.out.display()));
+    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, shown(&args.out)));
     Ok(Exit::Done)
 }
 
 fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
-    let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", path.display()))?;
+    let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", shown(path)))?;
     Baseline::parse(&text).map_err(|reason| {
         anyhow::anyhow!(
             "`{}` is no earlier report: {reason}\nhint: `--baseline` takes what `camflow report --json` wrote",
-            path.display()
+            shown(path)
         )
     })
 }
@@ -145,7 +150,7 @@ fn selected(args: &Args) -> Option<String> {
     let tags = (!args.tags.is_empty()).then(|| format!("tagged {}", args.tags.join(" or ")));
     let matching = args.matching.as_ref().map(|query| format!("matching {query}"));
     let view = args.view.as_ref().map(|view| format!("of the view {view}"));
-    let ids = args.ids.as_ref().map(|path| format!("listed in {}", path.display()));
+    let ids = args.ids.as_ref().map(|path| format!("listed in {}", shown(path)));
     let parts: Vec<String> = tags.into_iter().chain(matching).chain(view).chain(ids).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
@@ -173,7 +178,7 @@ fn observe(
 /// The same into a file, which is there when it is complete.
 fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, cancellation: &Cancellation) -> anyhow::Result<()> {
     let mut fault = None;
-    let written = write_atomically(path, Durability::Process, |file| {
+    let written = write_named(path, Durability::Process, |file| {
         writeln!(file, "{CSV_HEADER}")?;
         observe(source, study, cancellation, Some(file)).map_err(|error| {
             fault = Some(error);
@@ -189,5 +194,5 @@ fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, can
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    Ok(write_atomically(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
+    Ok(write_named(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Exit, Failure, choice, dataset::DatasetArgs, print};
 use crate::{
     fiftyone::StoredRun,
-    names::{Choice, backticked},
+    names::{Choice, backticked, shown},
     report::{Format, Reporter},
 };
 
@@ -30,7 +30,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             runs.iter().for_each(|run| reporter.listed_run(json(run)));
         }
         Format::Human if runs.is_empty() => print(&format!("dataset `{}` has no runs of camflow's", dataset.name())),
-        Format::Human => runs.iter().flat_map(lines).for_each(|line| print(&line)),
+        Format::Human => runs.iter().flat_map(lines).for_each(|line| print(&shown(line).to_string())),
     }
     Ok(Exit::Done)
 }

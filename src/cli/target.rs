@@ -5,7 +5,7 @@ use anyhow::Context;
 use crate::{
     fiftyone::{Dataset, LabelField, LabelKind},
     job::{TargetSpec, known_names, resolve_classes},
-    media::MaskValue,
+    media::{MaskValue, shown},
     names::backticked,
     pipeline::Targets,
     program::{Plan, Program, Task},
@@ -56,7 +56,7 @@ pub fn resolve_targets(
         anyhow::ensure!(
             !model_classes.is_empty(),
             "model `{}` names no classes, so the samples' labels cannot be found among them\nhint: export it with class names, or use `--target top`",
-            program.path().display()
+            shown(program.path())
         );
         // Of two channels with one name the first counts, as for `--class`.
         return Ok(Targets::OwnClass(model_classes.iter().rev().map(|(index, name)| (name.clone(), *index)).collect()));
@@ -98,7 +98,7 @@ const WRAP: &str = "hint: wrap it at export: a Python function that returns a mo
 
 /// Refuses by what the exporter says of the model's output.
 pub fn check_task(program: &Program, target: &TargetSpec) -> anyhow::Result<()> {
-    let model = program.path().display();
+    let model = shown(program.path());
     match (program.metadata.task, target) {
         (Task::Detection, _) => anyhow::bail!("model `{model}` gives boxes, not scores of classes\n{WRAP}"),
         (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),
@@ -109,7 +109,7 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> anyhow::Result<()> 
 fn no_pixels(program: &Program) -> anyhow::Result<()> {
     anyhow::bail!(
         "model `{}` gives one score per class, not per pixel, so there is none for `--target pixel=X,Y`\nhint: use `--target predicted`, which explains the class's score",
-        program.path().display()
+        shown(program.path())
     )
 }
 
@@ -118,7 +118,7 @@ pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> anyh
     if program.metadata.task != Task::Other {
         return Ok(());
     }
-    let model = program.path().display();
+    let model = shown(program.path());
     let zeros = tch::Tensor::f_zeros(&program.metadata.input.example[..], (tch::Kind::Float, plan.device()));
     let output = zeros.map_err(anyhow::Error::from).and_then(|zeros| Ok(plan.run(&zeros)?.output));
     let shape = output.with_context(|| format!("model `{model}` cannot be run on an empty image"))?.size();

@@ -11,7 +11,10 @@ use crate::{media::shown, names::existing, pipeline::RunError, storage::StorageE
 #[non_exhaustive]
 pub enum Error {
     /// FiftyOne's configuration file is there but not usable.
-    #[error("cannot read FiftyOne's configuration `{}`: {reason}\nhint: correct the file, or point FIFTYONE_CONFIG_PATH to another", path.display())]
+    #[error(
+        "cannot read FiftyOne's configuration `{}`: {reason}\nhint: correct the file, or point FIFTYONE_CONFIG_PATH to another",
+        shown(path)
+    )]
     Config {
         /// The file.
         path: PathBuf,
@@ -86,7 +89,7 @@ pub enum Error {
         kind: String,
     },
     /// The running service serves another folder.
-    #[error("FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`\nhint: FiftyOne uses the running service whatever folder is configured; close the Python and App processes that use it, or run camflow with `--database-dir {}`", running.display(), configured.display(), running.display())]
+    #[error("FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`\nhint: FiftyOne uses the running service whatever folder is configured; close the Python and App processes that use it, or run camflow with `--database-dir {}`", shown(&running), shown(&configured), shown(&running))]
     ServiceElsewhere {
         /// The service's process.
         pid: i32,
@@ -106,7 +109,7 @@ pub enum Error {
         reason: String,
     },
     /// The service cannot be started.
-    #[error("cannot start FiftyOne's database service for `{}`: {reason}\nhint: {hint}", dir.display())]
+    #[error("cannot start FiftyOne's database service for `{}`: {reason}\nhint: {hint}", shown(dir))]
     ServiceStart {
         /// The database's folder.
         dir: PathBuf,
@@ -140,7 +143,11 @@ pub enum Error {
         stranger: Stranger,
     },
     /// The Python that was named is no use.
-    #[error("`{}` cannot be used as the Python with FiftyOne: {reason}\nhint: name another, or `{} -m pip install fiftyone`", path.display(), path.display())]
+    #[error(
+        "`{}` cannot be used as the Python with FiftyOne: {reason}\nhint: name another, or `{} -m pip install fiftyone`",
+        shown(path),
+        shown(path)
+    )]
     PythonWithoutFiftyone {
         /// The interpreter.
         path: PathBuf,

@@ -1,11 +1,13 @@
 //! Opening files whose paths come from elsewhere, and naming them in messages.
 
 use std::{
-    fmt::{self, Write},
+    fmt::Display,
     fs::{self, File, Metadata, OpenOptions},
     io,
     path::Path,
 };
+
+use crate::names;
 
 /// Opens a regular file for reading, with its length. The inner error says what the path is instead, with its article.
 ///
@@ -40,30 +42,8 @@ pub(super) fn other_kind(metadata: &Metadata) -> Option<&'static str> {
 
 /// A path as messages show it, on one line: a name may hold line breaks, which would forge lines of a log, and escape
 /// sequences, which a terminal would obey. What is not UTF-8 becomes `�`.
-pub fn shown(path: &Path) -> impl fmt::Display + '_ {
-    Shown(path)
-}
-
-struct Shown<'a>(&'a Path);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.to_string_lossy().chars() {
-            if is_unseen(c) { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
-        }
-        Ok(())
-    }
-}
-
-/// A name as messages show it, like [`shown`].
-pub fn shown_name(name: &str) -> impl fmt::Display + '_ {
-    Shown(Path::new(name))
-}
-
-/// A control character, or one that changes the direction or the lines of the text after it.
-pub fn is_unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+pub fn shown(path: &Path) -> impl Display + '_ {
+    names::shown(path.to_string_lossy())
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub fn write_atomically(
     durability: Durability,
     fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<(), MediaError> {
-    write(path, durability, fill).map_err(|cause| MediaError::Unwritable { path: path.to_owned(), cause })
+    write(path, durability, None, fill).map_err(|cause| MediaError::Unwritable { path: path.to_owned(), cause })
 }
 
 /// Brings the names of written files to the disk, and those of the folders that were made for them: after a power cut they
@@ -90,7 +90,21 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn write(path: &Path, durability: Durability, fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<()> {
+/// The same for a file that may be there, and keeps its permissions then.
+pub(super) fn write_replacing(
+    path: &Path,
+    durability: Durability,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<()> {
+    write(path, durability, fs::metadata(path).ok().map(|metadata| metadata.permissions()), fill)
+}
+
+fn write(
+    path: &Path,
+    durability: Durability,
+    permissions: Option<fs::Permissions>,
+    fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
         _ => PathBuf::from("."),
@@ -112,6 +126,9 @@ fn write(path: &Path, durability: Durability, fill: impl FnOnce(&mut BufWriter<&
         }
         other => other?,
     };
+    if let Some(permissions) = permissions {
+        temporary.as_file().set_permissions(permissions)?;
+    }
     let mut writer = BufWriter::with_capacity(64 << 10, temporary.as_file());
     fill(&mut writer)?;
     writer.flush()?;

@@ -40,8 +40,9 @@ pub enum RunError {
     },
     /// Files cannot be written any more.
     #[error(
-        "cannot write to `{}`: {source}\nhint: free space or choose another folder with `--out`; run the same command again to go on",
-        crate::media::shown(path)
+        "cannot write to `{}`: {source}\nhint: {}; run the same command again to go on",
+        crate::media::shown(path),
+        remedy(source)
     )]
     Output {
         /// The folder or file.
@@ -149,4 +150,15 @@ pub trait Sink: Send {
     /// # Errors
     /// The sink is lost; the run ends.
     fn commit(&mut self, updates: &[SampleUpdate]) -> Result<Vec<CommitOutcome>, RunError>;
+}
+/// What helps when files cannot be written.
+fn remedy(cause: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match cause.kind() {
+        ErrorKind::FileTooLarge => "the process may write no larger files: raise the limit (`ulimit -f`)",
+        ErrorKind::PermissionDenied => "see to the folder's permissions, or choose another folder with `--out`",
+        ErrorKind::InvalidFilename => "choose shorter names with `--field`, or another folder with `--out`",
+        _ if cause.raw_os_error() == Some(libc::EMFILE) => "raise the limit on open files (`ulimit -n`)",
+        _ => "free space or choose another folder with `--out`",
+    }
 }

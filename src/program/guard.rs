@@ -266,8 +266,9 @@ fn upsample(call: Call<'_>) -> Result<(), String> {
     let sides = input.iter().skip(2).zip(output).zip(names);
     for ((before, after), name) in sides {
         let Some(Input::Float(scale)) = call.input(name) else { continue };
-        // Rounded down, or to the nearest.
-        let fits = scale > 0.0 && (*before as f64 * scale - *after as f64).abs() <= 1.0 + 1e-3 * *after as f64;
+        // The size is rounded down.
+        let (exact, after_f64) = (*before as f64 * scale, *after as f64);
+        let fits = scale > 0.0 && exact > after_f64 * 0.999 && exact < (after_f64 + 1.0) * 1.001;
         if !fits {
             return Err(format!("its `{name}` is {scale}, but it makes {after} of {before}"));
         }
@@ -338,6 +339,9 @@ mod tests {
         let column = ones(&[6, 1, 8, 1]);
         let mut inputs = vec![Input::Tensor(&column), Input::Ints(&[4, 3]), Input::Bool(false), Input::None, Input::Float(1e-30)];
         assert!(refused("aten::upsample_bilinear2d", "", &inputs).contains("but it makes 3 of 1"));
+        let (ones_of_one, tiny) = (ones(&[1, 1, 1, 1]), [Input::Ints(&[1, 1]), Input::Float(1e-30), Input::Float(1.0)]);
+        let inputs_of_one = [Input::Tensor(&ones_of_one), tiny[0], tiny[1], tiny[2]];
+        assert!(refused("aten::_upsample_nearest_exact2d", "", &inputs_of_one).contains("but it makes 1 of 1"));
         inputs[4] = Input::Float(3.0);
         assert!(Operator::find("aten::upsample_bilinear2d", "").expect("upsample").call(&inputs).is_ok());
         let inputs = [Input::Tensor(&column), Input::None, Input::Bool(false), Input::Floats(&[f64::NAN, 1.0])];

@@ -11,7 +11,7 @@ use serde::{
     de::{Error as _, MapAccess, Visitor},
 };
 
-use crate::media::{Preprocess, is_unseen};
+use crate::{media::Preprocess, names::is_unseen};
 
 /// The format number that this reader knows.
 pub const FORMAT: u32 = 1;

@@ -18,8 +18,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    media::is_unseen,
-    names::Choice,
+    names::{Choice, is_unseen, shown},
     pipeline::{Event, RunError, Summary, Survey},
 };
 pub use lines::Level;
@@ -165,7 +164,7 @@ impl Reporter {
                 state.progress = (!self.quiet).then(|| Progress::new(num_samples, io::stderr().is_terminal()));
             }
             Event::SampleFailed(failure) => {
-                state.say(&format!("failed: {}: {} ({} stage)", failure.sample, failure.error, failure.stage));
+                state.say(&format!("failed: {}: {} ({} stage)", failure.sample, shown(&failure.error), failure.stage));
                 state.progress.iter_mut().for_each(Progress::failed);
             }
             Event::SampleCommitted { .. } => {
@@ -251,8 +250,7 @@ impl Reporter {
 
     fn json(&self, level: Level, event: &str, fields: Value) {
         if level != Level::Info || !self.quiet {
-            // A reader that went away must not end the run.
-            let _ = writeln!(io::stdout().lock(), "{}", line(level, event, self.job.as_deref(), redact_json(fields)));
+            stdout_line(&line(level, event, self.job.as_deref(), redact_json(fields)));
         }
     }
 }
@@ -273,6 +271,24 @@ impl State {
             None => stderr_line(text),
         }
     }
+}
+
+/// Why standard output was last refused, other than by a reader that went away.
+static LOST: Mutex<Option<String>> = Mutex::new(None);
+
+/// Prints a line. A reader that went away (`| head`) must not end the run; a full disk does not either, but is remembered.
+pub fn stdout_line(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        *LOST.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+}
+
+/// Why a part of standard output was lost.
+pub fn lost_output() -> Option<String> {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn stderr_line(text: &str) {

@@ -36,9 +36,13 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
     rows
 }
 
+/// A text as a cell. One that a spreadsheet would take for a formula gets a `'` before it, as OWASP advises: names and paths are
+/// other people's.
 fn quoted(text: impl AsRef<str>) -> String {
     let text = text.as_ref();
-    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    let is_formula = text.trim_start_matches(' ').starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
+    let text = &if is_formula && text.parse::<f64>().is_err() { format!("'{text}") } else { text.to_owned() };
+    if text.contains(['"', ',', '\n', '\r', ';', '\t']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 /// The whole study.
@@ -157,6 +161,27 @@ mod tests {
         let rows = csv_rows(&sample(7, &["a,b", "c\"d"], &[0.5]));
         assert!(rows.contains("\"a,b;c\"\"d\""), "{rows}");
         assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,\n"), "{rows}");
+    }
+
+    #[test]
+    fn a_cell_is_no_formula() {
+        for (text, cell) in [
+            ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+            ("+x", "'+x"),
+            ("-x", "'-x"),
+            ("@SUM(1)", "'@SUM(1)"),
+            ("  =1", "'  =1"),
+            ("\t=1", "\"'\t=1\""),
+            ("\r=1", "\"'\r=1\""),
+            ("=1,2", "\"'=1,2\""),
+            ("a;=1", "\"a;=1\""),
+            ("-1.5", "-1.5"),
+            ("+3", "+3"),
+            ("a=b", "a=b"),
+            ("", ""),
+        ] {
+            assert_eq!(quoted(text), cell);
+        }
     }
 
     #[test]

@@ -34,10 +34,10 @@ def job(binary, tiny_model, tmp_path, monkeypatch):
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=tmp_path)
             assert code is None or done.returncode == code, done.stderr
             told |= {f"{form} stdout": done.stdout, f"{form} stderr": done.stderr}
-            for name in ("report.json", "m.prom"):
-                if (tmp_path / name).is_file():
-                    told[f"{form} {name}"] = (tmp_path / name).read_text()
-                    (tmp_path / name).unlink()
+            for file in ("report.json", "m.prom"):
+                if (tmp_path / file).is_file():
+                    told[f"{form} {file}"] = (tmp_path / file).read_text()
+                    (tmp_path / file).unlink()
         return told
 
     return run

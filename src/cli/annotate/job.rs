@@ -37,7 +37,7 @@ pub struct DatasetSide {
 pub fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
     let model = args.cam.open(reporter)?;
     let program = &model.program;
-    program.metadata.preprocess.check().with_context(|| format!("model `{}`", program.path().display()))?;
+    program.metadata.preprocess.check().with_context(|| format!("model `{}`", shown(program.path())))?;
     check_input_size(program)?;
     check_task(program, &args.target)?;
     Ok(model)
@@ -47,15 +47,15 @@ pub fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
 fn check_input_size(program: &Program) -> anyhow::Result<()> {
     let metadata = &program.metadata;
     let [_, channels, height, width] = metadata.input.example[..] else {
-        anyhow::bail!("model `{}` takes {:?}, not an image [N, 3, H, W]", program.path().display(), metadata.input.example);
+        anyhow::bail!("model `{}` takes {:?}, not an image [N, 3, H, W]", shown(program.path()), metadata.input.example);
     };
-    anyhow::ensure!(channels == 3, "model `{}` takes {channels} channels, not RGB", program.path().display());
+    anyhow::ensure!(channels == 3, "model `{}` takes {channels} channels, not RGB", shown(program.path()));
     let (given_height, given_width) = metadata.preprocess.output_size(480, 640);
     let fits = (given_height as i64, given_width as i64) == (height, width);
     if metadata.input.dynamic != Dynamic::Bhw && !fits {
         anyhow::bail!(
             "model `{}` takes images of {height}x{width} only, but its preprocessing makes {given_height}x{given_width} of 480x640\nhint: export it with `--size {given_height}x{given_width}`",
-            program.path().display()
+            shown(program.path())
         );
     }
     Ok(())
@@ -162,7 +162,7 @@ pub fn selection(
 /// Absolute, because the database holds these paths and the App runs elsewhere.
 pub fn output_folder(out: Option<&Path>, dataset: &str) -> anyhow::Result<PathBuf> {
     if let Some(out) = out {
-        return std::path::absolute(out).with_context(|| format!("`--out {}` is no path", out.display()));
+        return std::path::absolute(out).with_context(|| format!("`--out {}` is no path", shown(out)));
     }
     let base = directories::BaseDirs::new().context("no home folder is known\nhint: choose a folder with `--out`")?;
     let name: String = dataset.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
@@ -191,8 +191,34 @@ pub fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Resu
 
 pub fn check_writable(folder: &Path) -> anyhow::Result<()> {
     let hint = "hint: choose another folder with `--out`";
-    crate::media::create_folders(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", folder.display()))?;
-    tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", folder.display()))?;
+    crate::media::create_folders(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", shown(folder)))?;
+    tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", shown(folder)))?;
+    Ok(())
+}
+
+/// The database can name the folder, and the folder can hold the fields: both before anything is computed.
+pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+    if folder.to_str().is_none() {
+        anyhow::bail!(
+            "the folder `{}` is not UTF-8, and a database can name no other files\nhint: choose another folder with `--out`",
+            shown(folder)
+        );
+    }
+    // What is too long, a file system says of names in folders that it has.
+    let present = folder.ancestors().find(|above| above.is_dir()).unwrap_or(folder);
+    for field in fields {
+        // As long as any file of it will be.
+        let file = folder.join(field).join("00").join("000000000000000000000000.00000000.npy");
+        for path in [present.join(field), file] {
+            match std::fs::symlink_metadata(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => anyhow::bail!(
+                    "field `{field}` cannot have a folder below `{}`: {error}\nhint: choose another name with `--field`, or another folder with `--out`",
+                    shown(folder)
+                ),
+                _ => {}
+            }
+        }
+    }
     Ok(())
 }
 

@@ -1,9 +1,8 @@
 //! `--report-file` and `--metrics-file`: what is left of a run for those who were not there.
 
 use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
+    io::{Read, Write},
+    path::PathBuf,
 };
 
 use anyhow::Context;
@@ -12,7 +11,7 @@ use super::Args;
 use crate::{
     cli::Exit,
     fiftyone::Shard,
-    media::{Durability, create_folders, write_atomically},
+    media::{Durability, check_named, open_regular, shown, write_named},
     report::{RunRecord, metrics},
 };
 
@@ -29,10 +28,8 @@ impl RecordFiles {
         let files = RecordFiles { report: wanted(args.report_file(shard)), metrics: wanted(args.metrics_file(shard)) };
         for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
             let Some(path) = path else { continue };
-            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-            let writable = create_folders(folder).and_then(|()| tempfile::tempfile_in(folder));
-            if let Err(error) = writable {
-                anyhow::bail!("cannot write to the folder `{}`: {error}\nhint: choose another `{flag}`", folder.display());
+            if let Err(error) = check_named(path) {
+                anyhow::bail!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path));
             }
         }
         Ok(files)
@@ -42,14 +39,16 @@ impl RecordFiles {
     pub fn write(&self, record: &RunRecord, exit: Exit) -> anyhow::Result<()> {
         if let Some(path) = &self.report {
             let text = record.json(exit.ending());
-            write_atomically(path, Durability::Machine, |file| file.write_all(text.as_bytes()))
-                .context("the run has no report")?;
+            write_named(path, Durability::Machine, |file| file.write_all(text.as_bytes())).context("the run has no report")?;
         }
         if let Some(path) = &self.metrics {
-            let before = fs::read_to_string(path).unwrap_or_default();
+            // A pipe holds no counts, and would be waited for.
+            let mut before = String::new();
+            if let Ok(Ok((mut file, _))) = open_regular(path) {
+                let _ = file.read_to_string(&mut before);
+            }
             let text = metrics(record, exit.ending(), &before);
-            write_atomically(path, Durability::Machine, |file| file.write_all(text.as_bytes()))
-                .context("the run has no metrics")?;
+            write_named(path, Durability::Machine, |file| file.write_all(text.as_bytes())).context("the run has no metrics")?;
         }
         Ok(())
     }

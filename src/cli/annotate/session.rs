@@ -8,7 +8,7 @@ use super::{
     Args,
     args::BatchSize,
     job::{
-        DatasetSide, check_dataset, check_folder, check_model, check_schema, check_writable, connect, describe_fields,
+        DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect, describe_fields,
         field_names, fields, job_fingerprint, output_folder, preceding, selection,
     },
     note::{Computed, note_run},
@@ -107,6 +107,7 @@ impl<'a> Session<'a> {
         let folder = output_folder(args.out.as_deref(), dataset.name())?;
         let folder = (args.store == Store::Path || args.npy != NpyFormat::None).then_some(folder);
         if let Some(folder) = folder.as_deref() {
+            check_paths(folder, names.iter().flatten().map(String::as_str))?;
             check_folder(args, &dataset, folder)?;
             if !args.is_dry() {
                 check_writable(folder)?;

@@ -10,6 +10,7 @@ use anyhow::Context;
 
 use super::{Exit, Failure, annotate, choice, print, signals::cancel_on_signals};
 use crate::{
+    media::shown,
     names::{Choice, backticked},
     report::{Format, Reporter},
 };
@@ -102,11 +103,11 @@ pub fn only_job(args: &Args) -> anyhow::Result<annotate::Invocation> {
     anyhow::ensure!(
         names.len() < 2,
         "the job file `{}` has {} jobs: {}\nhint: name one of them with `--only`",
-        file.display(),
+        shown(file),
         names.len(),
         backticked(&names)
     );
-    jobs.pop().with_context(|| format!("the job file `{}` has no job", file.display()))
+    jobs.pop().with_context(|| format!("the job file `{}` has no job", shown(file)))
 }
 
 #[cfg(test)]

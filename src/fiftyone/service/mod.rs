@@ -23,6 +23,7 @@ pub use python::{FiftyonePython, find_python};
 
 use self::{processes::Wrapper, registration::Reply};
 use super::error::Error;
+use crate::media::shown;
 
 /// How long a service that exists may take to answer. It imports FiftyOne first, which takes seconds on a slow disk; a
 /// second one must not be started meanwhile, since it would fail on mongod's lock and so would the first one's clients.
@@ -120,7 +121,7 @@ fn start(dir: &Path, python: &FiftyonePython) -> Result<Service, Error> {
     let failed = |reason: String, hint: &str| Error::ServiceStart { dir: dir.into(), reason, hint: hint.into() };
     let Some(mongod) = &python.mongod else {
         return Err(failed(
-            format!("the FiftyOne of `{}` brings no mongod for this system", python.executable.display()),
+            format!("the FiftyOne of `{}` brings no mongod for this system", shown(&python.executable)),
             "install MongoDB 6.0 or newer, run it, and pass its address with `--database-uri` (FIFTYONE_DATABASE_URI for FiftyOne)",
         ));
     };
@@ -153,7 +154,7 @@ fn start(dir: &Path, python: &FiftyonePython) -> Result<Service, Error> {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().map_err(|error| {
-        failed(format!("`{}`: {error}", python.executable.display()), "name another Python with CAMFLOW_PYTHON")
+        failed(format!("`{}`: {error}", shown(&python.executable)), "name another Python with CAMFLOW_PYTHON")
     })?;
 
     let pid = i32::try_from(child.id()).unwrap_or_default();
@@ -171,13 +172,13 @@ fn start(dir: &Path, python: &FiftyonePython) -> Result<Service, Error> {
             let said = last_lines(output);
             return Err(failed(
                 format!("the service ended with {status}{said}"),
-                &format!("mongod's own words are in `{}`", log.display()),
+                &format!("mongod's own words are in `{}`", shown(&log)),
             ));
         }
         if Instant::now() >= deadline {
             return Err(failed(
                 format!("mongod has no open port after {} s", START.as_secs()),
-                &format!("mongod's own words are in `{}`", log.display()),
+                &format!("mongod's own words are in `{}`", shown(&log)),
             ));
         }
         std::thread::sleep(POLL);

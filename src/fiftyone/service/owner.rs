@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(check_for(root.path(), &python, &[me]).is_ok(), uid == me);
         assert_eq!(check_for(root.path(), &python, &[me, 0]), Ok(()));
         // Nothing there: nothing to trust.
-        assert_eq!(check_for(Path::new("/nowhere"), Path::new("/nowhere/.venv/bin/python"), &[]), Ok(()));
+        assert_eq!(check_for(Path::new("/no/where"), Path::new("/no/where/.venv/bin/python"), &[]), Ok(()));
         assert!(users().contains(&0));
     }
 }
