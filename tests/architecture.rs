@@ -7,7 +7,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("media", &["names"]),
     ("measure", &["media", "names"]),
-    ("storage", &["media"]),
+    ("storage", &["media", "names"]),
     ("pipeline", &["measure", "media", "names", "storage"]),
     ("program", &["media", "names"]),
     ("explain", &["measure", "media", "names", "pipeline", "program"]),

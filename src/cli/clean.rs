@@ -19,7 +19,7 @@ use super::{
 use crate::{
     fiftyone::{Dataset, LabelSurvey, SampleIds},
     media::shown,
-    names::backticked,
+    names::{self, backticked},
     storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StoredFile},
 };
 
@@ -117,7 +117,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         leftovers.due.iter().for_each(&mut tell);
     }
     for label in &labels.broken {
-        let (field, sample) = (shown(Path::new(&label.field)).to_string(), label.sample());
+        let (field, sample) = (names::shown(&label.field), label.sample());
         print(&format!("{verb} `{field}` of sample `{sample}`: no file {}", shown(&label.missing)));
     }
     print(&tally.summary(verb, &labels));
@@ -152,7 +152,7 @@ fn open_folder(path: &Path, dataset: &Dataset) -> anyhow::Result<OutputFolder> {
         bail!(
             "`{}` does not say that it holds heatmaps of dataset `{}`\nhint: if another disk belongs there, mount it; check `--out`; `camflow annotate` with the same `--out` notes it there",
             shown(path),
-            dataset.name()
+            names::shown(dataset.name())
         );
     }
     let unknown = unknown_datasets(&folder, dataset)?;
@@ -174,7 +174,7 @@ const LANDSLIDE_HINT: &str =
 fn landslide(dataset: &Dataset, labels: &LabelSurvey, leftovers: &Leftovers) -> Option<String> {
     let num_broken = labels.broken.len() as u64;
     if num_broken * LANDSLIDE > labels.num_labels {
-        let (name, all) = (dataset.name(), labels.num_labels);
+        let (name, all) = (names::shown(dataset.name()), labels.num_labels);
         return Some(format!("{num_broken} of {all} heatmap labels of dataset `{name}` have no files, more than a tenth"));
     }
     let Leftovers { num_files, num_unexplained, .. } = leftovers;

@@ -22,6 +22,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 pub struct Removed {
     pub count: u64,
     pub bytes: u64,
+    /// Files whose grace period is over, in a folder that notes datasets of which nothing is known.
+    pub kept: u64,
     /// What the system did not let go.
     pub stuck: Vec<(FileName, io::Error)>,
 }
@@ -63,22 +65,20 @@ pub fn remove_orphans(
     Ok(removed)
 }
 
-/// Removes what runs have replaced, once its grace period is over, and if nobody holds the folder; `None` if there is nothing to do,
-/// or somebody does, so that a later run will do it.
-pub fn remove_replaced(
-    path: &Path,
-    dataset: &Dataset,
-    grace: Grace,
-    cancellation: &Cancellation,
-) -> Result<Option<Removed>, Error> {
+/// Removes what runs have replaced, once its grace period is over, and if nobody holds the folder: otherwise a later run will.
+pub fn remove_replaced(path: &Path, dataset: &Dataset, grace: Grace, cancellation: &Cancellation) -> Result<Removed, Error> {
     let folder = OutputFolder::open(path)?;
     let is_due = |orphan: &Orphan| orphan.cause == Cause::Replaced && grace.is_over(*orphan, None);
-    if !folder.orphans()?.values().any(is_due) || !unknown_datasets(&folder, dataset)?.is_empty() {
-        return Ok(None);
+    let num_due = folder.orphans()?.values().filter(|orphan| is_due(orphan)).count() as u64;
+    if num_due == 0 {
+        return Ok(Removed::default());
+    }
+    if !unknown_datasets(&folder, dataset)?.is_empty() {
+        return Ok(Removed { kept: num_due, ..Removed::default() });
     }
     let what = format!("camflow annotate of dataset `{}`", dataset.name());
     let lease = match FolderLease::acquire(&folder, Sharing::Exclusive, &what) {
-        Err(StorageError::Held { .. }) => return Ok(None),
+        Err(StorageError::Held { .. }) => return Ok(Removed::default()),
         lease => lease?,
     };
     // Others may have done it meanwhile.
@@ -89,7 +89,7 @@ pub fn remove_replaced(
     }
     let removed = remove_orphans(&folder, &lease, dataset, &due, cancellation, &mut |_| {})?;
     retain_orphans(&folder, &mut orphans)?;
-    Ok(Some(removed))
+    Ok(removed)
 }
 
 /// Keeps of what is noted what is still there, and has a say in when it goes.

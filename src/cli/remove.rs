@@ -16,6 +16,7 @@ use super::{
 use crate::{
     fiftyone::{Dataset, FieldContent, StoredRun},
     media::shown,
+    names,
     pipeline::Cancellation,
     storage::{FolderLease, Grace, Journal, OutputFolder, Sharing, StorageError, StoredFile},
 };
@@ -94,7 +95,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         }
     }
     for run in &plan.runs {
-        print(&format!("{verb} run `{}`", run.key));
+        print(&format!("{verb} run `{}`", names::shown(&run.key)));
     }
     if !args.apply {
         print("nothing was changed; run the same command with `--apply` to remove them");
@@ -111,7 +112,13 @@ fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
         let mut fields: Vec<String> = Vec::new();
         for field in named.iter().flat_map(|run| &run.fields) {
             match others.iter().find(|run| run.fields.contains(field)) {
-                Some(other) => notes.push(format!("field `{field}` stays: run `{}` writes it too", other.key)),
+                Some(other) => {
+                    notes.push(format!(
+                        "field `{}` stays: run `{}` writes it too",
+                        names::shown(field),
+                        names::shown(&other.key)
+                    ));
+                }
                 None if !fields.contains(field) => fields.push(field.clone()),
                 None => {}
             }
@@ -129,7 +136,7 @@ fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
     // What a command that was cut off has taken out of the schema already may still have files.
     let known = dataset.heatmap_fields();
     let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| known.contains(field));
-    notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{field}` any more")));
+    notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{}` any more", names::shown(field))));
     Ok(Plan { fields, present, runs, folders, notes })
 }
 
@@ -140,6 +147,7 @@ fn stopped() -> Exit {
 
 fn described(content: &FieldContent, verb: &str) -> String {
     let FieldContent { field, num_ours, num_others } = content;
+    let field = names::shown(field);
     match num_others {
         0 => format!("{verb} field `{field}`: {num_ours} heatmaps"),
         _ => format!(

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     measure::Measure,
-    names::Choice,
+    names::{Choice, shown},
     pipeline::{CommitOutcome, RunError, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap},
     storage::FolderLease,
 };
@@ -297,7 +297,8 @@ impl Label {
 
 fn changed_meanwhile(field: &str) -> String {
     format!(
-        "somebody changed its `{field}` while it was computed; the label stays as it is\nhint: run the same command again, which looks at the sample as it is now"
+        "somebody changed its `{}` while it was computed; the label stays as it is\nhint: run the same command again, which looks at the sample as it is now",
+        shown(field)
     )
 }
 

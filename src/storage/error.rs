@@ -3,7 +3,10 @@
 use std::{io, path::PathBuf};
 
 use super::{Owner, Sharing};
-use crate::media::{MediaError, shown};
+use crate::{
+    media::{MediaError, shown},
+    names,
+};
 
 /// A fault of the output folder, or of what is asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +48,8 @@ pub enum StorageError {
     },
     /// Somebody else holds the folder.
     #[error(
-        "the output folder `{}` is in use: {what}, {owner}{}\nhint: wait until it is done; if it was cut off, its lease runs out within two minutes",
-        shown(path), exclusive(*sharing)
+        "the output folder `{}` is in use: {}, {owner}{}\nhint: wait until it is done; if it was cut off, its lease runs out within two minutes",
+        shown(path), names::shown(what), exclusive(*sharing)
     )]
     Held {
         /// The folder.

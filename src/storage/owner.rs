@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::names::shown;
+
 /// A process that holds a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -43,7 +45,7 @@ impl Owner {
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} on `{}`", self.process, self.host)
+        write!(f, "process {} on `{}`", self.process, shown(&self.host))
     }
 }
 

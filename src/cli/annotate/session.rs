@@ -8,8 +8,8 @@ use super::{
     Args,
     args::BatchSize,
     job::{
-        DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect, describe_fields,
-        field_names, fields, job_fingerprint, output_folder, preceding, selection,
+        DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect,
+        describe_fields, field_names, fields, job_fingerprint, output_folder, preceding, selection,
     },
     note::{Computed, note_run},
 };
@@ -24,7 +24,7 @@ use crate::{
     },
     explain::{Column, ExplainOptions, TorchExplainer},
     fiftyone::{Database, Dataset, HeatmapField, LabelField, SampleSource, Shard},
-    media::{ExifPolicy, ImageLimits},
+    media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
         BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, NpyFormat, Parts, RunError, RunOptions, SkipReason,
@@ -177,8 +177,14 @@ impl<'a> Session<'a> {
     /// Removes what runs have replaced, once its grace period is over. The next run will, if it cannot be done now.
     fn tidy(&self, dataset: &Dataset, folder: &Path) {
         match remove_replaced(folder, dataset, self.args.grace, &self.cancellation) {
-            Ok(None) => {}
-            Ok(Some(removed)) => {
+            Ok(removed) => {
+                if removed.kept > 0 {
+                    self.reporter.notice(&format!(
+                        "{} files that runs had replaced stay: `{}` also notes datasets that this database does not have; `camflow clean` names them",
+                        removed.kept,
+                        shown(folder)
+                    ));
+                }
                 if removed.count > 0 {
                     let (count, mib) = (removed.count, removed.bytes as f64 / f64::from(1 << 20));
                     self.reporter.notice(&format!("removed {count} files, {mib:.1} MiB, that runs had replaced"));
