@@ -55,7 +55,7 @@ pub enum StorageError {
         /// The folder.
         path: PathBuf,
         /// Who it is.
-        owner: Owner,
+        owner: Box<Owner>,
         /// What it does.
         what: String,
         /// How it holds it.

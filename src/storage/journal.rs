@@ -247,7 +247,7 @@ mod tests {
         for _ in 0..2 {
             let mut journal = Journal::new(place.path());
             journal.note(others.iter().map(PathBuf::as_path));
-            assert_eq!(journal.file.is_none(), true, "there was nothing to note");
+            assert!(journal.file.is_none(), "there was nothing to note");
             journal.note([ours.as_path()].into_iter());
         }
         let mut orphans = folder.orphans().unwrap();

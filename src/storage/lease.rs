@@ -110,7 +110,7 @@ impl FolderLease {
                     sleep(Duration::from_millis(20 + u64::from(std::process::id() % 100)));
                 }
                 Some(other) => {
-                    let (path, owner) = (folder.path().to_owned(), other.note.owner());
+                    let (path, owner) = (folder.path().to_owned(), Box::new(other.note.owner()));
                     return Err(StorageError::Held { path, owner, what: other.note.what, sharing: other.note.sharing });
                 }
             }
