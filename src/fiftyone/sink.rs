@@ -129,8 +129,11 @@ impl UpdateSink {
             }
             let matched = reply.get("n").and_then(number).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
             let all_matched = matched + refused.len() >= sent.len();
-            // The reply counts but does not say which.
-            let stored = if all_matched { None } else { Some(with_retries(|| self.stored(&sent))?) };
+            let stored = match all_matched {
+                true => None,
+                // Whoever lost the lease meanwhile has lost it for all samples. Else the reply counts, but does not say which.
+                false => self.fence().and_then(|_| with_retries(|| self.stored(&sent))).map(Some)?,
+            };
             let mut late = Vec::new();
             for (position, index) in pending.iter().enumerate() {
                 if let Some(reason) = refused.remove(&position) {
