@@ -8,8 +8,8 @@ use super::{
     Args,
     args::BatchSize,
     job::{
-        DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect, describe_fields,
-        field_names, fields, job_fingerprint, output_folder, preceding, selection,
+        DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect,
+        describe_fields, field_names, fields, job_fingerprint, output_folder, preceding, selection,
     },
     note::{Computed, note_run},
 };
