@@ -89,7 +89,12 @@ pub enum Error {
         kind: String,
     },
     /// The running service serves another folder.
-    #[error("FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`\nhint: FiftyOne uses the running service whatever folder is configured; close the Python and App processes that use it, or run camflow with `--database-dir {}`", shown(&running), shown(&configured), shown(&running))]
+    #[error(
+        "FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`\nhint: FiftyOne uses the running service whatever folder is configured; close the Python and App processes that use it, or run camflow with `--database-dir {}`",
+        shown(running),
+        shown(configured),
+        shown(running)
+    )]
     ServiceElsewhere {
         /// The service's process.
         pid: i32,

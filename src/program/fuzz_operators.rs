@@ -453,7 +453,8 @@ fn no_admitted_operator_ends_the_process() {
         }
         from = (index, round + 1);
     }
-    eprintln!("{} operators, {calls} calls, {taken} of them taken, {slow} given up", declared.len());
+    let (count, mut out) = (declared.len(), std::io::stderr());
+    let _ = writeln!(out, "{count} operators, {calls} calls, {taken} of them taken, {slow} given up");
     assert!(deaths.is_empty(), "{} calls ended the process:\n{}", deaths.len(), deaths.join("\n"));
     assert!(taken * 4 > calls as u64, "only {taken} of {calls} calls were nearly right");
 }

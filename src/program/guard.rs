@@ -180,7 +180,7 @@ fn division(call: Call<'_>) -> Result<(), String> {
         return Ok(());
     };
     let holds = |tensor: &Tensor, number: i64| -> Result<bool, String> {
-        let found = tensor.f_eq(number).and_then(|equal| equal.f_any()).and_then(|any| bool::try_from(any));
+        let found = tensor.f_eq(number).and_then(|equal| equal.f_any()).and_then(bool::try_from);
         found.map_err(|error| super::from_tch(&error).message)
     };
     let by_minus_one = match call.input("other") {
@@ -207,7 +207,7 @@ fn grid(call: Call<'_>) -> Result<(), String> {
         .f_to_kind(Kind::Float)
         .and_then(|grid| grid.f_abs()?.f_le(FARTHEST))
         .and_then(|near| near.f_all())
-        .and_then(|all| bool::try_from(all));
+        .and_then(bool::try_from);
     match near {
         Ok(true) => Ok(()),
         Ok(false) => Err("its grid holds places that are no numbers, or far outside of the picture".to_owned()),
@@ -244,7 +244,7 @@ fn recurrence(call: Call<'_>) -> Result<(), String> {
     };
     let width = |cell: usize| if cell / (directions as usize) == 0 { input[2] } else { hidden * directions };
     let all_fit = weights.len().checked_div(per_cell) == Some(cells)
-        && weights.len() % per_cell == 0
+        && weights.len().is_multiple_of(per_cell)
         && weights.chunks(per_cell).enumerate().all(|(index, cell)| fits(cell, width(index)));
     if all_fit { Ok(()) } else { Err(format!("its weights {weights:?} do not fit its input {input:?}")) }
 }
