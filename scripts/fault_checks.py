@@ -19,9 +19,10 @@ KEYS |= {*MEASURES}
 OUR_NAME = re.compile(r"[0-9a-f]{24}\.[0-9a-f]{8}\.(npy|png)|\.camflow-.*\.tmp")
 
 
-def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELDS) -> list[str]:
+def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELDS, unsure: bool = False) -> list[str]:
     """Everything that is wrong. A dataset is `complete` after a run that came to its end; before, heatmaps may be missing or
-    be those of earlier labels, but never be wrong."""
+    be those of earlier labels, but never be wrong. Where images cannot be looked at, a run may be `unsure` whether they are
+    still what it read, and leave the next run to make their heatmaps again."""
     document, samples = dataset.document(), dataset.samples()
     found = [f"{dataset.name}: {problem}" for problem in undeclared(document, samples)]
     ids = {str(sample["_id"]) for sample in samples}
@@ -37,7 +38,7 @@ def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELD
                     found.append(f"{dataset.name}: {key} has no heatmap")
                 continue
             seen[label.get("_id")] += 1
-            found += [f"{dataset.name}: {key} {problem}" for problem in wrong(dataset, key, label, complete)]
+            found += [f"{dataset.name}: {key} {problem}" for problem in wrong(dataset, key, label, complete, unsure)]
     found += [f"{dataset.name}: {count} labels have the id {one}" for one, count in seen.items() if count > 1]
     reading = dataset.world.helper.submit(fault_fiftyone.read_all, dataset.name, list(fields))
     if error := reading.exception(PATIENCE):
@@ -59,17 +60,32 @@ def undeclared(document: dict, samples: list[dict]):
             yield from (f"attribute `{one}` of field `{field['name']}` is not declared" for one in sorted(lacking))
 
 
-def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool):
+def of_unknown_image(known: dict[str, dict], label: dict) -> dict | None:
+    """What is right for a label whose fingerprint says all that it should, but of no image that there is."""
+    model, settings, _, target = label["fingerprint"].split("-")
+    for fingerprint, right in known.items():
+        if [model, settings, target] == fingerprint.split("-")[:2] + fingerprint.split("-")[3:]:
+            # Names hold fingerprints; what is in the files is the same.
+            contents = {suffix: set().union(*(right[name] for name in right if name.endswith(suffix))) for suffix in (".npy", ".png")}
+            paths = (Path(label[of]) for of in ("npy_path", "map_path"))
+            return {MEASURED: right[MEASURED], **{path.name: contents[path.suffix] for path in paths}}
+    return None
+
+
+def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool, unsure: bool):
     """What is wrong with one label."""
     if KEYS - label.keys() or label["_cls"] != "Heatmap":
         yield f"lacks {sorted(KEYS - label.keys())}, or is no Heatmap"
         return
     world, fingerprint = dataset.world, label["fingerprint"]
     right = world.right[key].get(fingerprint)
+    if right is None and unsure:
+        right = of_unknown_image(world.right[key], label)
+        fingerprint = None
     if right is None:
         yield f"has the fingerprint {fingerprint}, which no undisturbed run gave it"
         return
-    if complete and key[0] in dataset.labels and fingerprint != world.current[dataset.labels[key[0]]][key]:
+    if complete and fingerprint and key[0] in dataset.labels and fingerprint != world.current[dataset.labels[key[0]]][key]:
         yield "is that of an earlier label"
     if measures(label) not in right[MEASURED]:
         yield f"measures {measures(label)}, which no undisturbed run did"
@@ -108,7 +124,9 @@ def orphans(world, out: Path) -> list[Path]:
         for sample in world.database[document["sample_collection_name"]].find():
             labels = (value for value in sample.values() if isinstance(value, dict))
             referred |= {label.get(of) for label in labels for of in ("npy_path", "map_path")}
-    return [path for path in out.rglob("*") if OUR_NAME.fullmatch(path.name) and str(path) not in referred]
+    found = (path for path in out.rglob("*") if OUR_NAME.fullmatch(path.name) and str(path) not in referred)
+    # What camflow keeps for itself is not heatmaps'.
+    return [path for path in found if ".camflow" not in path.parts]
 
 
 def adds_up(summary: dict, num_samples: int | None = None) -> list[str]:

@@ -105,7 +105,6 @@ def unmounted(suite: Suite) -> None:
         one.check(dataset, complete=run.code == DONE)
         one.recover(dataset)
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-        one.expect(not list(folder.iterdir()), "something was written in the place of the disk that was away")
         dataset.delete()
 
 

@@ -192,14 +192,16 @@ def servers_clock(suite: Suite, host: tuple, clock: Path) -> None:
         dataset.labels = dict.fromkeys(dataset.labels, ORIGINAL if other.code == LOCKED else SMOOTH)
         one.check(dataset, complete=True)
         dataset.delete()
-    with suite.fault("the server's clock goes back after a holder has died on another host") as one:
+    with suite.fault("the server's clock goes back under a holder, which then dies on another host") as one, Gate(port, *UPDATE) as gate:
         dataset = suite.dataset()
-        owner = dataset.run(*SINGLE, before=host)
-        one.expect(owner.until_files(2), f"the run ended before the fault: {owner.code}")
-        owner.kill()
+        owner = dataset.run(*SINGLE, uri=f"mongodb://127.0.0.1:{gate.port}", before=host)
+        one.comes_to(owner, gate.reached.is_set, "its first update")
+        # Its lease would last for two hours more, and it goes on renewing it.
         clock.write_text("0")
-        # Its lease would last for two hours more.
-        one.ends(awaited(one, lambda: dataset.run(*SINGLE), time.monotonic() + FREE_S), DONE)
+        one.ends(dataset.run(*SINGLE, *FLAGS[SMOOTH]), LOCKED)
+        owner.kill()
+        gate.drop()
+        one.ends(awaited(one, lambda: dataset.run(*SINGLE), time.monotonic() + FREE_S, held=False), DONE)
         one.check(dataset, complete=True)
         dataset.delete()
 

@@ -121,12 +121,12 @@ class Lab:
                     if isinstance(value, dict) and "fingerprint" in value:
                         yield document["name"], (str(sample["_id"]), field), value
 
-    def wrong(self, complete: bool) -> list[str]:
+    def wrong(self, complete: bool, unsure: bool = False) -> list[str]:
         """What is wrong anywhere: in the dataset, in other fields and in other datasets, with files of nobody's."""
         def is_known(problem: str) -> bool:
             return any(f"{key} refers to" in problem or f"{key} has no heatmap" in problem for key in self.broken)
 
-        found = [one for one in fault_checks.violations(self.dataset, complete) if not is_known(one)]
+        found = [one for one in fault_checks.violations(self.dataset, complete, unsure=unsure) if not is_known(one)]
         found += fault_checks.violations(self.neighbour, complete=self.has_neighbour)
         def is_broken(problem: str) -> bool:
             return any(f"{sample} names" in problem and f"/{field}/" in problem for sample, field in self.broken)
@@ -155,9 +155,9 @@ class Swept:
     def tidies(self) -> bool:
         return not self.completes
 
-    def settled(self, lab: Lab) -> list[str]:
+    def settled(self, lab: Lab, unsure: bool = False) -> list[str]:
         """What is wrong after it said that it has done everything."""
-        found = lab.wrong(self.completes)
+        found = lab.wrong(self.completes, unsure)
         if self.tidies:
             found += [f"{path} is left, to which nothing refers" for path in lab.orphans()]
         if self.empties:
@@ -208,7 +208,7 @@ def strike(lab: Lab, swept: Swept, tracer: Tracer, at: Strike, one: Fault) -> Ca
         one.expect(run.code not in (NOT_STARTED, ABORTED) or "\nhint: " in run.errors(), f"gave no hint: {run.errors()[-600:]}")
         one.expect(run.code != SOME_FAILED or run.errors() + run.output(), "did not say what failed")
     # What it says that it has done is done.
-    one.violations += swept.settled(lab) if run.code == DONE else lab.wrong(complete=False)
+    one.violations += swept.settled(lab, unsure=True) if run.code == DONE else lab.wrong(complete=False, unsure=True)
     again = swept.run()
     # There is nothing to remove twice.
     is_gone = swept.empties and again.wait() == NOT_STARTED and "has no heatmap field" in again.errors()

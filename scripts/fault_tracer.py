@@ -101,6 +101,8 @@ class Tracer:
 
     def before(self, under: list[Path], strike: Strike | None = None, only: tuple[str, ...] = ()) -> tuple:
         """What starts a program whose calls below these folders are counted, all or those of these names."""
+        # Not what the program before did.
+        self.log.unlink(missing_ok=True)
         folders = [part for folder in under for part in ("--under", folder)]
         names = [part for name in only for part in ("--only", name)]
         return (self.program, "--log", self.log, *folders, *names, *(strike.arguments() if strike else ()), "--")
