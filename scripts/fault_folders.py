@@ -146,7 +146,7 @@ def landslides(suite: Suite) -> None:
         lost = [dataset.samples()[n][field] for n in (0, 1) for field in FIELDS]
         for path in (Path(label[of]) for label in lost for of in ("npy_path", "map_path")):
             path.unlink()
-        numbers = f"of the {NUM_SAMPLES * len(FIELDS)} heatmap labels of dataset `{dataset.name}` {len(lost)} have no files"
+        numbers = f"{len(lost)} of {NUM_SAMPLES * len(FIELDS)} heatmap labels"
         refused(one, dataset, (lambda: dataset.clean("--apply"),), NOT_STARTED, saying=numbers)
         one.ends(dataset.clean("--apply", "--force"), DONE)
         one.check(dataset)
