@@ -106,6 +106,9 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             print(&format!("cannot remove {}: {error}", shown(&folder.path().join(name.relative()))));
         }
         num_stuck = removed.stuck.len();
+        for name in &removed.referenced {
+            leftovers.orphans.remove(name);
+        }
         leftovers.note(&folder, lease)?;
         if !cancellation.is_cancelled() {
             dataset.remove_labels(&labels.broken, lock).map_err(Failure::aborted)?;

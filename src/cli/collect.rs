@@ -24,6 +24,8 @@ pub struct Removed {
     pub bytes: u64,
     /// Files whose grace period is over, in a folder that notes datasets of which nothing is known.
     pub kept: u64,
+    /// Files that are no orphans any more.
+    pub referenced: Vec<FileName>,
     /// What the system did not let go.
     pub stuck: Vec<(FileName, io::Error)>,
 }
@@ -46,7 +48,9 @@ pub fn remove_orphans(
         let (read, period) = (Instant::now(), PERIOD.max(begun.elapsed()));
         for file in files.by_ref().take(FILES) {
             lease.check()?;
-            if !references.contains(&file.name) {
+            if references.contains(&file.name) {
+                removed.referenced.push(file.name.clone());
+            } else {
                 match folder.remove(&file.name) {
                     Ok(true) => {
                         removed.count += 1;
@@ -88,6 +92,10 @@ pub fn remove_replaced(path: &Path, dataset: &Dataset, grace: Grace, cancellatio
         due.extend(folder.find(name)?.filter(|file| grace.is_over(*orphan, file.modified)));
     }
     let removed = remove_orphans(&folder, &lease, dataset, &due, cancellation, &mut |_| {})?;
+    // What something refers to again is nobody's orphan: it would be looked at in vain every night.
+    for name in &removed.referenced {
+        orphans.remove(name);
+    }
     retain_orphans(&folder, &mut orphans)?;
     Ok(removed)
 }
