@@ -103,7 +103,10 @@ class TcpProxy:
 
 
 class Gate(TcpProxy):
-    """Passes everything on until a client sends something that contains all of `parts`; that waits until it is decided."""
+    """Passes everything on but what contains all of `parts`, from whichever connection; that waits until it is decided.
+
+    A client that loses patience sends it again over another one.
+    """
 
     def __init__(self, target_port: int, *parts: bytes):
         super().__init__(target_port)
@@ -122,7 +125,7 @@ class Gate(TcpProxy):
     def pump(self, pair: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 20):
-                if source is pair[0] and not self.reached.is_set() and all(part in data for part in self.parts):
+                if source is pair[0] and all(part in data for part in self.parts):
                     self.reached.set()
                     self.decided.wait()
                     if not self.passes:
