@@ -52,7 +52,10 @@ use graph::{Binding, Graph};
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// The file cannot be read.
-    #[error("cannot read model `{}`: {source}", shown(path))]
+    #[error(
+        "cannot read model `{}`: {source}\nhint: see that this user may read the file and its folder, and that the disk is mounted and sound",
+        shown(path)
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
