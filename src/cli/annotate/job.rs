@@ -1,6 +1,7 @@
 //! From flags to what they mean for this model and this dataset, each part checked.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -210,8 +211,11 @@ pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> 
         // As long as any file of it will be.
         let file = folder.join(field).join("00").join("000000000000000000000000.00000000.npy");
         for path in [present.join(field), file] {
+            // Whatever else is wrong is the folder's, and said of it when it is made.
+            let is_of_name =
+                |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidFilename | ErrorKind::InvalidInput);
             match std::fs::symlink_metadata(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => anyhow::bail!(
+                Err(error) if is_of_name(&error) => anyhow::bail!(
                     "field `{field}` cannot have a folder below `{}`: {error}\nhint: choose another name with `--field`, or another folder with `--out`",
                     shown(folder)
                 ),
