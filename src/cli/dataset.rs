@@ -37,7 +37,8 @@ impl DatasetArgs {
 
     /// The samples of a saved view and of a file with ids; see [`chosen_ids`].
     pub fn chosen_ids(&self, dataset: &Dataset, view: Option<&str>, ids: Option<&Path>) -> anyhow::Result<Option<Vec<String>>> {
-        chosen_ids(dataset, view, ids.map(listed_ids).transpose()?, self.python.clone())
+        let view = view.map(|view| dataset.saved_view(view, None, self.python.clone())).transpose()?;
+        Ok(chosen_ids(view.map(|view| view.ids), ids.map(listed_ids).transpose()?))
     }
 }
 
@@ -50,21 +51,15 @@ pub fn listed_ids(path: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// The ids of the samples of a saved view that are listed too, in the view's order; `None` where neither is given.
-pub fn chosen_ids(
-    dataset: &Dataset,
-    view: Option<&str>,
-    listed: Option<Vec<String>>,
-    python: Option<PathBuf>,
-) -> anyhow::Result<Option<Vec<String>>> {
-    let viewed = view.map(|view| dataset.saved_view(view, python)).transpose()?;
-    Ok(match (viewed, listed) {
+pub fn chosen_ids(viewed: Option<Vec<String>>, listed: Option<Vec<String>>) -> Option<Vec<String>> {
+    match (viewed, listed) {
         (Some(mut viewed), Some(listed)) => {
             let listed: HashSet<String> = listed.into_iter().collect();
             viewed.retain(|id| listed.contains(id));
             Some(viewed)
         }
         (viewed, listed) => viewed.or(listed),
-    })
+    }
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.

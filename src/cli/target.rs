@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use crate::{
-    fiftyone::{Dataset, LabelField, LabelKind},
+    fiftyone::{Dataset, LabelField, LabelKind, SavedView},
     job::{TargetSpec, known_names, resolve_classes},
     media::{MaskValue, shown},
     names::backticked,
@@ -38,16 +38,25 @@ pub fn check_class_flag(target: &TargetSpec, classes: &[String], label: Option<&
     }
 }
 
-/// What is explained in each sample, by the dataset's and the model's classes. `mask_targets` as for [`resolve_classes`].
+/// The labels that say what is explained.
+#[derive(Clone, Copy)]
+pub struct Labels<'a> {
+    pub dataset: &'a Dataset,
+    pub field: Option<&'a LabelField>,
+    pub view: Option<&'a SavedView>,
+    /// As for [`resolve_classes`].
+    pub mask_targets: Option<&'a [(String, MaskValue)]>,
+}
+
+/// What is explained in each sample, by the dataset's and the model's classes.
 pub fn resolve_targets(
     target: &TargetSpec,
     classes: &[String],
     program: &Program,
-    dataset: &Dataset,
-    label: Option<&LabelField>,
-    mask_targets: Option<&[(String, MaskValue)]>,
+    labels: Labels,
     reporter: &Reporter,
 ) -> anyhow::Result<Targets> {
+    let Labels { dataset, field: label, view, mask_targets } = labels;
     let model_classes = &program.metadata.classes;
     if *target == TargetSpec::Top {
         return Ok(Targets::Top);
@@ -64,7 +73,7 @@ pub fn resolve_targets(
     let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
     let requested = match by_name {
         Some(field) if classes.iter().any(|class| class == "all") => {
-            let labels = dataset.label_names(field)?;
+            let labels = dataset.label_names(field, view)?;
             let (known, rest) = known_names(labels, model_classes, &field.name).map_err(anyhow::Error::msg)?;
             if !rest.is_empty() {
                 let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };

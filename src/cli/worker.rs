@@ -123,8 +123,8 @@ fn invocation(args: Args, matches: &ArgMatches) -> Result<Invocation, Failure> {
 
 /// Makes sure of all that can be known before the first shard: also that this machine sees the folders that the job names.
 fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Failure> {
-    let work = session.prepare()?;
-    let media = check_media(&mut session.source(&work, Shard::WHOLE, Some(TRIED))?, work.dataset.name())?;
+    let mut work = session.prepare()?;
+    let media = check_media(&mut session.source(&mut work, Shard::WHOLE, Some(TRIED))?, work.dataset.name())?;
     session.load()?;
     let program = &session.program;
     Ok(json!({

@@ -1,12 +1,14 @@
 //! The label fields that can say where a class is: which kinds there are, which one is meant, what classes occur in it.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use bson::{Bson, Document, doc};
 
 use super::{
     dataset::{Dataset, Field},
     error::Error,
+    saved_view::SavedView,
+    selection::{IDS, among, parse_ids},
 };
 use crate::names::similar;
 
@@ -97,11 +99,11 @@ impl Dataset {
     }
 
     /// The names of the classes that occur in a field of detections, polylines or classifications, in any sample of the
-    /// dataset, in alphabetical order.
+    /// dataset, or in what a view makes of its samples' labels, in alphabetical order.
     ///
     /// # Errors
     /// The database fails, or takes longer than two minutes.
-    pub fn label_names(&self, field: &LabelField) -> Result<Vec<String>, Error> {
+    pub fn label_names(&self, field: &LabelField, view: Option<&SavedView>) -> Result<Vec<String>, Error> {
         /// MaxTimeMSExpired.
         const TOO_LONG: i32 = 50;
         let key = match field.kind.list() {
@@ -110,7 +112,34 @@ impl Dataset {
         };
         let doing = format!("looking for the classes in field `{}` of dataset `{}`", field.name, self.name);
         let samples = self.database.collection::<Document>(&self.samples);
-        let found = self.database.run(&doing, async { samples.distinct(key, doc! {}).max_time(LOOKING).await });
+        let viewed = view.and_then(|view| Some((parse_ids(self, &view.ids), &view.changes.as_ref()?.stages)));
+        let found = match viewed {
+            None => self.database.run(&doing, async { samples.distinct(key, doc! {}).max_time(LOOKING).await }),
+            Some((ids, stages)) => {
+                let ids = ids?;
+                let mut found = BTreeSet::new();
+                let path = format!("${key}");
+                self.database
+                    .run(&doing, async {
+                        for ids in ids.chunks(IDS) {
+                            let mut all = vec![doc! {"$match": among(&Document::new(), ids)}];
+                            all.extend(stages.iter().cloned());
+                            // A list of labels gives a list of names.
+                            all.extend([
+                                doc! {"$project": {"name": &path}},
+                                doc! {"$unwind": "$name"},
+                                doc! {"$group": {"_id": "$name"}},
+                            ]);
+                            let mut names = samples.aggregate(all).max_time(LOOKING).await?;
+                            while names.advance().await? {
+                                found.extend(names.current().get_str("_id").ok().map(ToOwned::to_owned));
+                            }
+                        }
+                        Ok(())
+                    })
+                    .map(|()| found.into_iter().map(Bson::String).collect())
+            }
+        };
         let found = found.map_err(|error| match error {
             Error::Driver { source, .. } if command_code(&source) == Some(TOO_LONG) => Error::LabelField {
                 problem: format!("looking for the classes in field `{}` took longer than {} s", field.name, LOOKING.as_secs()),

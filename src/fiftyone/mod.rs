@@ -41,6 +41,7 @@ pub use measured::MeasuredSource;
 pub use references::References;
 pub use removal::FieldContent;
 pub use runs::{Part, RunNote, StoredRun};
+pub use saved_view::{SavedView, ViewChanges};
 pub use schema::{HeatmapField, Schema};
 pub use selection::Selection;
 pub use service::{FiftyonePython, Stranger, find_python, stranger_of};

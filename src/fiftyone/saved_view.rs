@@ -1,7 +1,7 @@
-//! Saved views. Their stages are FiftyOne's Python classes, dozens of them, so FiftyOne itself says which samples are in a view.
+//! Saved views. Their stages are FiftyOne's Python classes, dozens of them, so FiftyOne itself says which samples are in a view, and what
+//! it shows of them.
 
 use std::{
-    fs,
     io::{Read, Seek, SeekFrom},
     path::PathBuf,
     process::{Command, Stdio},
@@ -9,47 +9,64 @@ use std::{
 };
 
 use bson::{Bson, Document, doc};
+use serde::Deserialize;
 
 use super::{
     config::redacted,
     dataset::Dataset,
     error::Error,
+    label_field::LabelField,
     retry::with_retries,
     service::{find_python, wait_within},
 };
-use crate::names::existing;
+use crate::names::{backticked, existing};
 
-/// Writes the ids of a view's samples to a file, after a line that says what kind of samples they are. Nothing is imported from the
-/// current folder, which may be anybody's. FiftyOne's own words go to
-/// standard output, among them notices of the database.
-const SCRIPT: &str = r#"
-import sys
-sys.path[:] = [p for p in sys.path if p]
-import os
-os.dup2(2, 1)
-import fiftyone as fo
-dataset, view, path = sys.argv[1:]
-view = fo.load_dataset(dataset).load_saved_view(view)
-with open(path, "w") as file:
-    if view._is_generated:
-        file.write("generated\n")
-    else:
-        if view.media_type == "group":
-            view = view.select_group_slices(media_type="image")
-        file.write("\n".join(["samples", *view.values("id")]))
-"#;
+/// Writes what [`Answer`] holds, as BSON, which keeps every type of the stages, and the ids of the samples.
+const SCRIPT: &str = include_str!("saved_view.py");
 
 /// FiftyOne's import takes seconds, and a view of a million samples a minute; a view may sort by something costly.
 const RESOLVING: Duration = Duration::from_secs(600);
 
+/// A saved view as FiftyOne resolves it.
+#[derive(Clone, Debug)]
+pub struct SavedView {
+    /// The ids of its samples, in its order.
+    pub ids: Vec<String>,
+    /// `None` where it shows them as they are stored.
+    pub changes: Option<ViewChanges>,
+    /// What the user should know, lowercase, without a period.
+    pub notices: Vec<String>,
+}
+
+/// What a view makes of each sample: of its labels, of its path.
+#[derive(Clone, Debug)]
+pub struct ViewChanges {
+    /// Aggregation stages of FiftyOne's that take one stored sample to what the view shows of it. Those that choose or order samples
+    /// are left out.
+    pub(super) stages: Vec<Document>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    /// The kind of view, if FiftyOne makes samples for it.
+    generated: Option<String>,
+    /// A stage that cannot be honoured, and why.
+    refused: Option<String>,
+    why: String,
+    todo: String,
+    notes: Vec<String>,
+    stages: Vec<Document>,
+    changing: Vec<String>,
+}
+
 impl Dataset {
-    /// The ids of the samples in a saved view, in its order. Stages that filter what is in labels select samples only: stored
-    /// labels are read whole.
+    /// A saved view: its samples, and what it shows in `label` where that is not what is stored.
     ///
     /// # Errors
-    /// There is no such view; its samples are patches, frames or clips, which FiftyOne makes for it; no Python with FiftyOne is
-    /// found, or it fails.
-    pub fn saved_view(&self, name: &str, python: Option<PathBuf>) -> Result<Vec<String>, Error> {
+    /// There is no such view; its samples are patches, frames or clips, which FiftyOne makes for it; what it shows cannot be told of
+    /// each sample by itself; no Python with FiftyOne is found, or it fails.
+    pub fn saved_view(&self, name: &str, label: Option<&LabelField>, python: Option<PathBuf>) -> Result<SavedView, Error> {
         let refuse = |reason: String, hint: String| Error::Selection { dataset: self.name.clone(), reason, hint };
         let known = self.saved_views()?;
         if !known.iter().any(|known| known == name) {
@@ -59,16 +76,44 @@ impl Dataset {
             };
             return Err(refuse(format!("there is no saved view `{name}`"), there_are));
         }
-        let failed = |reason: String| {
-            let load = format!("look at it with `fiftyone.load_dataset({:?}).load_saved_view({name:?})`", self.name);
-            refuse(format!("FiftyOne cannot load the saved view `{name}` ({reason})"), load)
+        let field = label.map_or("", |label| label.name.as_str());
+        let (answer, ids) = self.resolve(name, field, python)?;
+        if let Some(kind) = answer.generated {
+            return Err(refuse(
+                format!("the saved view `{name}` holds patches, frames or clips, which FiftyOne makes for it ({kind})"),
+                "save a view of the samples themselves; of their labels, `filter_labels` chooses some, and camflow takes those that the view shows".to_owned(),
+            ));
+        }
+        if let Some(stage) = answer.refused {
+            let reason = format!("the stage `{stage}` of the saved view `{name}` {}", answer.why);
+            let ids = "for the view's samples with their labels as they are stored, write their ids to a file for `--ids`";
+            return Err(refuse(reason, format!("{}; {ids}", answer.todo)));
+        }
+        let mut notices: Vec<String> = answer.notes.iter().map(|note| format!("the saved view `{name}` {note}")).collect();
+        if !answer.changing.is_empty() {
+            let what = if label.is_some() { format!("labels in field `{field}`") } else { "samples".to_owned() };
+            notices.push(format!(
+                "{what} are taken as the saved view `{name}` shows them, which changes them by {}",
+                backticked(answer.changing.iter().map(String::as_str))
+            ));
+        }
+        let changes = (!answer.changing.is_empty()).then_some(ViewChanges { stages: answer.stages });
+        Ok(SavedView { ids, changes, notices })
+    }
+
+    /// Asks FiftyOne.
+    fn resolve(&self, name: &str, field: &str, python: Option<PathBuf>) -> Result<(Answer, Vec<String>), Error> {
+        let failed = |reason: String| Error::Selection {
+            dataset: self.name.clone(),
+            reason: format!("FiftyOne cannot load the saved view `{name}` ({reason})"),
+            hint: format!("look at it with `fiftyone.load_dataset({:?}).load_saved_view({name:?})`", self.name),
         };
         let python = find_python(python)?;
         let io = |error: std::io::Error| failed(error.to_string());
-        let answer = tempfile::NamedTempFile::new().map_err(io)?;
+        let mut answer = tempfile::NamedTempFile::new().map_err(io)?;
         let mut said = tempfile::tempfile().map_err(io)?;
         let mut child = Command::new(&python.executable)
-            .args(["-c", SCRIPT, &self.name, name])
+            .args(["-c", SCRIPT, &self.name, name, field])
             .arg(answer.path())
             // The address may hold a password, which other users would see among the arguments.
             .env("FIFTYONE_DATABASE_URI", self.database.reveal_uri())
@@ -90,16 +135,11 @@ impl Dataset {
             };
             return Err(failed(reason));
         }
-        let answer = fs::read_to_string(answer.path()).map_err(io)?;
-        let mut lines = answer.lines();
-        match lines.next() {
-            Some("samples") => Ok(lines.map(ToOwned::to_owned).collect()),
-            Some("generated") => Err(refuse(
-                format!("the saved view `{name}` holds patches, frames or clips, which FiftyOne makes for it"),
-                "save a view of the samples themselves; camflow explains whole images".to_owned(),
-            )),
-            _ => Err(failed("it gave no answer".to_owned())),
-        }
+        let malformed = |error: bson::error::Error| failed(format!("its answer cannot be read: {error}"));
+        let said = Document::from_reader(&mut answer).map_err(malformed)?;
+        let mut ids = String::new();
+        answer.read_to_string(&mut ids).map_err(io)?;
+        Ok((bson::deserialize_from_document(said).map_err(malformed)?, ids.lines().map(ToOwned::to_owned).collect()))
     }
 
     /// The names of the saved views.

@@ -9,6 +9,7 @@ use super::{
     error::Error,
     label_field::LabelField,
     retry::with_retries,
+    saved_view::ViewChanges,
     shard::{Shard, hash},
 };
 use crate::names::{backticked, existing};
@@ -31,6 +32,8 @@ pub struct Selection {
     pub tags: Vec<String>,
     /// Samples of these ids (a view's, say), in this order; `None` for all.
     pub ids: Option<Vec<String>>,
+    /// What the view that the ids are from makes of the samples' labels; `None` to take them as they are stored.
+    pub changes: Option<ViewChanges>,
     /// A MongoDB query as JSON, as FiftyOne's `match` takes it.
     pub matching: Option<String>,
     /// Slices of a grouped dataset; empty for all that hold images.

@@ -91,7 +91,7 @@ impl SampleSource {
             });
         }
         Ok(SampleSource {
-            reader: SampleReader::new(selection.label, selection.heatmap_fields),
+            reader: SampleReader::new(selection.label, selection.heatmap_fields, selection.changes),
             filter,
             walk: ids.map_or(Walk::ById(None), |ids| Walk::Listed { ids, next: 0 }),
             offset,
@@ -289,16 +289,12 @@ impl Request {
     async fn next(&self) -> mongodb::error::Result<Page> {
         let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
         // A reply is 16 MiB at most; the driver asks for more as needed, and the rest of a page that ends early is dropped.
-        let found = self.samples.find(self.query.clone()).projection(self.reader.projection()).sort(doc! {"_id": 1});
-        // In one reply: the server's own first batch holds 101.
-        let found = found.skip(self.offset).limit(limit).batch_size(u32::try_from(limit).unwrap_or(u32::MAX));
-        Ok(self.read(&mut found.await?).await?.0)
+        Ok(self.read(&mut self.find(self.query.clone(), Some((self.offset, limit))).await?).await?.0)
     }
 
     async fn list(&self, mut ids: Vec<ObjectId>) -> mongodb::error::Result<Page> {
         loop {
-            let found = self.samples.find(among(&self.query, &ids)).projection(self.reader.projection());
-            let (mut page, rest) = self.read(&mut found.batch_size(u32::try_from(ids.len()).unwrap_or(u32::MAX)).await?).await?;
+            let (mut page, rest) = self.read(&mut self.find(among(&self.query, &ids), None).await?).await?;
             if rest {
                 // The server has an order of its own, so that what was read is no beginning of the list; fewer will fit.
                 ids.truncate(page.samples.len().min(ids.len() - 1));
@@ -308,6 +304,26 @@ impl Request {
             page.samples.sort_by_key(|sample| places.get(&sample.sample.id));
             page.num_listed = ids.len();
             return Ok(page);
+        }
+    }
+
+    /// The samples of a query as the reader wants them, of a part in the order of ids, in one reply: the server's own first batch
+    /// holds 101.
+    async fn find(&self, query: Document, part: Option<(u64, i64)>) -> mongodb::error::Result<Cursor<RawDocumentBuf>> {
+        let most = part.map_or(LARGEST_PAGE as u32, |(_, limit)| u32::try_from(limit).unwrap_or(u32::MAX));
+        let by_id = doc! {"_id": 1};
+        if let Some(viewed) = self.reader.viewed(self.samples.name()) {
+            let mut stages = vec![doc! {"$match": query}];
+            if let Some((offset, limit)) = part {
+                stages.extend([doc! {"$sort": by_id}, doc! {"$skip": offset as i64}, doc! {"$limit": limit}]);
+            }
+            stages.extend(viewed);
+            return self.samples.aggregate(stages).batch_size(most).with_type::<RawDocumentBuf>().await;
+        }
+        let found = self.samples.find(query).projection(self.reader.projection()).batch_size(most);
+        match part {
+            Some((offset, limit)) => found.sort(by_id).skip(offset).limit(limit).await,
+            None => found.await,
         }
     }
 

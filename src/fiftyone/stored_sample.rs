@@ -3,9 +3,12 @@
 
 use std::path::PathBuf;
 
-use bson::{Document, RawArray, RawBsonRef, RawDocument, raw::RawBinaryRef};
+use bson::{Bson, Document, RawArray, RawBsonRef, RawDocument, doc, raw::RawBinaryRef};
 
-use super::label_field::{LabelField, LabelKind};
+use super::{
+    label_field::{LabelField, LabelKind},
+    saved_view::ViewChanges,
+};
 use crate::{
     media::RecordedChecksum,
     pipeline::{SampleRef, SelectedSample, StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget},
@@ -17,17 +20,39 @@ pub(super) struct SampleReader {
     /// `None` when no label is needed.
     label: Option<LabelField>,
     heatmaps: Vec<String>,
+    /// `None` where label and path are taken as they are stored. Heatmaps always are: a view may show none, or others.
+    changes: Option<ViewChanges>,
 }
 
+/// Where a page of a view has what the view shows of a sample: a list of one.
+const VIEWED: &str = "_viewed";
+
 impl SampleReader {
-    pub(super) fn new(label: Option<LabelField>, heatmaps: Vec<String>) -> Self {
-        SampleReader { label, heatmaps }
+    pub(super) fn new(label: Option<LabelField>, heatmaps: Vec<String>, changes: Option<ViewChanges>) -> Self {
+        SampleReader { label, heatmaps, changes }
     }
 
     /// Only what is read: other labels of a sample can be megabytes.
     pub(super) fn projection(&self) -> Document {
-        let mut projection = Document::new();
-        projection.insert("filepath", 1);
+        let mut projection = self.sources();
+        projection.extend(self.stored());
+        projection
+    }
+
+    /// The stages from stored samples to what is read of them, where a view makes something else of them. Its own stages run beside
+    /// the stored sample, of which they may leave nothing.
+    pub(super) fn viewed(&self, samples: &str) -> Option<[Document; 2]> {
+        let mut view = self.changes.as_ref()?.stages.clone();
+        view.push(doc! {"$project": self.sources()});
+        let beside = doc! {"from": samples, "localField": "_id", "foreignField": "_id", "pipeline": view, "as": VIEWED};
+        let mut stored = doc! {"filepath": 1};
+        stored.extend(self.stored());
+        Some([doc! {"$project": stored}, doc! {"$lookup": beside}])
+    }
+
+    /// What a heatmap is made of.
+    fn sources(&self) -> Document {
+        let mut projection = doc! {"filepath": 1};
         if let Some(LabelField { key, kind, .. }) = &self.label {
             let inner: &[&str] = match kind {
                 LabelKind::Segmentation => &["mask", "mask_path"],
@@ -39,20 +64,27 @@ impl SampleReader {
             projection.insert(format!("{key}._cls"), 1);
             projection.extend(inner.iter().map(|inner| (format!("{prefix}.{inner}"), 1.into())));
         }
-        for field in &self.heatmaps {
-            projection.extend(HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), 1.into())));
-        }
         projection
+    }
+
+    fn stored(&self) -> Document {
+        let keys = self.heatmaps.iter().flat_map(|field| HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), Bson::Int32(1))));
+        keys.collect()
     }
 
     pub(super) fn read(&self, seq: u64, sample: &RawDocument) -> SelectedSample {
         let id = sample.get_object_id("_id").map(|id| id.to_hex()).unwrap_or_default();
+        let shown = match self.changes {
+            None => Some(sample),
+            // Empty where the sample has left the view meanwhile.
+            Some(_) => sample.get_array(VIEWED).ok().and_then(|viewed| viewed.get_document(0).ok()),
+        };
         // Without a path, decoding fails for this sample with a message that names it.
-        let media_path = path(sample, "filepath").unwrap_or_default();
+        let media_path = path(shown.unwrap_or(sample), "filepath").unwrap_or_default();
         let target = match &self.label {
             None => StoredTarget::Unlabelled,
-            Some(field) => match sample.get_document(&field.key) {
-                Ok(label) if label.get_str("_cls").ok() == Some(field.kind.name()) => target(label, field),
+            Some(field) => match shown.map(|shown| shown.get_document(&field.key)) {
+                Some(Ok(label)) if label.get_str("_cls").ok() == Some(field.kind.name()) => target(label, field),
                 _ => StoredTarget::Missing,
             },
         };
@@ -185,7 +217,7 @@ fn path(document: &RawDocument, key: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use bson::{Binary, Bson, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype};
+    use bson::{Binary, RawDocumentBuf, oid::ObjectId, spec::BinarySubtype};
 
     use super::*;
     use crate::media::Checksum;
@@ -197,7 +229,7 @@ mod tests {
     fn read(kind: LabelKind, label: Bson, heatmap: Bson) -> SelectedSample {
         let sample = doc! {"_id": ObjectId::from_bytes([7; 12]), "filepath": "/data/a.jpg", "gt": label, "cam": heatmap};
         let raw = RawDocumentBuf::try_from(&sample).unwrap();
-        SampleReader::new(Some(field(kind)), vec!["cam".into()]).read(3, &raw)
+        SampleReader::new(Some(field(kind)), vec!["cam".into()], None).read(3, &raw)
     }
 
     fn target(kind: LabelKind, label: impl Into<Bson>) -> StoredTarget {

@@ -17,7 +17,7 @@ use crate::{
         target::{check_class_flag, check_task},
     },
     explain::{Column, Method},
-    fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, Selection, UpdateSink},
+    fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, backticked},
@@ -140,15 +140,17 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
 
 pub fn selection(
     args: &Args,
-    dataset: &Dataset,
     label: Option<LabelField>,
     fields: &[HeatmapField],
+    view: Option<SavedView>,
     listed: Option<Vec<String>>,
 ) -> anyhow::Result<Selection> {
     anyhow::ensure!(args.shuffle || args.seed == 0, "`--seed` does nothing by itself\nhint: add `--shuffle`");
-    let ids = chosen_ids(dataset, args.view.as_deref(), listed, args.cam.python.clone())?;
+    let (viewed, changes) = view.map(|view| (view.ids, view.changes)).unzip();
+    let ids = chosen_ids(viewed, listed);
     Ok(Selection {
         label,
+        changes: changes.flatten(),
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
         tags: args.tags.clone(),
         ids,

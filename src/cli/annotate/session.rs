@@ -20,10 +20,10 @@ use crate::{
         collect::remove_replaced,
         dataset::listed_ids,
         signals::cancel_on_signals,
-        target::{check_output, class_names, described, resolve_targets},
+        target::{Labels, check_output, class_names, described, resolve_targets},
     },
     explain::{Column, ExplainOptions, TorchExplainer},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, SampleSource, Shard},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, SampleSource, SavedView, Shard},
     media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
@@ -57,6 +57,8 @@ pub struct Session<'a> {
 pub struct Work {
     pub dataset: Dataset,
     label: Option<LabelField>,
+    /// Until its samples are asked for: a view may have very many.
+    view: Option<SavedView>,
     targets: Targets,
     class_names: Vec<String>,
     names: Vec<Vec<String>>,
@@ -99,9 +101,17 @@ impl<'a> Session<'a> {
         };
         let DatasetSide { dataset, label, mask_targets, notices } = side;
         notices.iter().for_each(|notice| self.reporter.notice(notice));
+        let view = args.view.as_ref().map(|view| dataset.saved_view(view, label.as_ref(), args.cam.python.clone()));
+        let view = view.transpose().map_err(|error| match self.cancellation.is_cancelled() {
+            // Ctrl-C ends the Python that resolves a view, too.
+            true => Failure { exit: Exit::Interrupted, error: error.into() },
+            false => error.into(),
+        })?;
+        view.iter().flat_map(|view| &view.notices).for_each(|notice| self.reporter.notice(notice));
         let (program, classes) = (&self.program, &args.cam.classes);
         let mask_targets = mask_targets.as_deref();
-        let targets = resolve_targets(&args.target, classes, program, &dataset, label.as_ref(), mask_targets, self.reporter)?;
+        let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
+        let targets = resolve_targets(&args.target, classes, program, labels, self.reporter)?;
         let class_names = class_names(&targets, label.as_ref());
         let names = field_names(args, &class_names, &self.options.methods, &self.columns)?;
         let folder = output_folder(args.out.as_deref(), dataset.name())?;
@@ -115,17 +125,13 @@ impl<'a> Session<'a> {
         }
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(&names, &self.columns, program);
-        Ok(Work { dataset, label, targets, class_names, names, fields, heatmap_fields, folder })
+        Ok(Work { dataset, label, view, targets, class_names, names, fields, heatmap_fields, folder })
     }
 
     /// The samples of a shard of the selection, no more than `limit` of the first ones if that is given.
-    pub fn source(&self, work: &Work, shard: Shard, limit: Option<u64>) -> Result<SampleSource, Failure> {
-        let selection = selection(self.args, &work.dataset, work.label.clone(), &work.heatmap_fields, self.listed.clone());
-        let mut selection = selection.map_err(|error| match self.cancellation.is_cancelled() {
-            // Ctrl-C ends the Python that resolves a view, too.
-            true => Failure { exit: Exit::Interrupted, error },
-            false => error.into(),
-        })?;
+    pub fn source(&self, work: &mut Work, shard: Shard, limit: Option<u64>) -> Result<SampleSource, Failure> {
+        let (label, view) = (work.label.clone(), work.view.take());
+        let mut selection = selection(self.args, label, &work.heatmap_fields, view, self.listed.clone())?;
         selection.shard = Some(shard);
         if let Some(limit) = limit {
             selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));
@@ -202,8 +208,8 @@ impl<'a> Session<'a> {
     /// Does the work on a shard of the selection.
     pub fn run(&mut self, shard: Shard, record: &mut RunRecord) -> Result<Exit, Failure> {
         let (args, reporter) = (self.args, self.reporter);
-        let work = self.prepare()?;
-        let mut source = self.source(&work, shard, None)?;
+        let mut work = self.prepare()?;
+        let mut source = self.source(&mut work, shard, None)?;
         source.notices().iter().for_each(|notice| reporter.notice(notice));
         let mut sink = work.dataset.sink(work.heatmap_fields.clone())?;
         self.load()?;
