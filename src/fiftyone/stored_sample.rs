@@ -256,6 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn of_a_view_labels_count_as_shown_and_heatmaps_as_stored() {
+        let changes = Some(ViewChanges { stages: vec![doc! {"$set": {"gt": "..."}}] });
+        let reader = SampleReader::new(Some(field(LabelKind::Classification)), vec!["cam".into()], changes);
+        let [stored, beside] = reader.viewed("samples.5f").unwrap();
+        assert!(!stored.to_string().contains("gt") && stored.to_string().contains("cam.fingerprint"), "{stored}");
+        let stages = beside.get_document("$lookup").unwrap().get_array("pipeline").unwrap();
+        assert!(stages[0].to_string().contains("$set") && stages[1].to_string().contains("gt.label"), "{stages:?}");
+        let read = |viewed: Bson| {
+            let cam = doc! {"_cls": "Heatmap", "fingerprint": "f"};
+            let sample = doc! {"_id": ObjectId::from_bytes([7; 12]), "filepath": "/a.jpg", "cam": cam, VIEWED: viewed};
+            reader.read(0, &RawDocumentBuf::try_from(&sample).unwrap())
+        };
+        let shown = read(vec![doc! {"filepath": "/b.jpg", "gt": {"_cls": "Classification", "label": "cat"}}].into());
+        assert_eq!((shown.target, shown.sample.media_path), (StoredTarget::Names(vec!["cat".into()]), "/b.jpg".into()));
+        assert_eq!(shown.existing[0].fingerprint.as_deref(), Some("f"));
+        // It has left the view.
+        let left = read(Bson::Array(Vec::new()));
+        assert_eq!((left.target, left.sample.media_path), (StoredTarget::Missing, "/a.jpg".into()));
+    }
+
+    #[test]
     fn null_and_fragments_are_no_labels() {
         let kinds = [LabelKind::Segmentation, LabelKind::Detections, LabelKind::Polyline, LabelKind::Classification];
         let cases: [Bson; 5] = [Bson::Null, doc! {}.into(), doc! {"note": "x"}.into(), doc! {"_cls": "Heatmap"}.into(), 3.into()];
@@ -361,13 +382,13 @@ mod tests {
 
     #[test]
     fn only_what_is_read_is_asked_for() {
-        let reader = SampleReader::new(None, vec!["cam".into()]);
+        let reader = SampleReader::new(None, vec!["cam".into()], None);
         let expected = doc! {
             "filepath": 1, "cam._cls": 1, "cam.fingerprint": 1, "cam.map_path": 1, "cam.npy_path": 1, "cam.map_checksum": 1,
             "cam.npy_checksum": 1,
         };
         assert_eq!(reader.projection(), expected);
-        let reader = SampleReader::new(Some(field(LabelKind::Classifications)), Vec::new());
+        let reader = SampleReader::new(Some(field(LabelKind::Classifications)), Vec::new(), None);
         assert_eq!(reader.projection(), doc! {"filepath": 1, "gt._cls": 1, "gt.classifications.label": 1});
     }
 }

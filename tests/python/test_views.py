@@ -195,9 +195,6 @@ def test_views_that_cannot_be_honoured_say_why(dataset, annotate):
     name = _save(dataset, "parts", REFUSED["Concat"](dataset))
     refused = error(annotate(dataset, "--view", name, code=2))
     assert "the stage `Concat` of the saved view `parts` puts" in refused and "hint: save each part" in refused, refused
-    name = _save(dataset, "patches", dataset.filter_labels("boxes", F("confidence") > 0.5).to_patches("boxes"))
-    refused = error(annotate(dataset, "--view", name, code=2))
-    assert "holds patches" in refused and "hint: " in refused and "`filter_labels`" in refused
 
 
 def test_a_view_of_dynamic_groups_has_all_their_samples(dataset, annotate):

@@ -42,8 +42,8 @@ pub enum AskedPixels {
     },
 }
 
-/// A batch of one image, and the image.
-pub fn image_batch(path: &Path, asked: &[Asked], preprocess: &Preprocess) -> anyhow::Result<(InputBatch, RgbImage)> {
+/// A batch of one image, which is called `name`, and the image.
+pub fn image_batch(path: &Path, name: &str, asked: &[Asked], preprocess: &Preprocess) -> anyhow::Result<(InputBatch, RgbImage)> {
     let limits = ImageLimits::default();
     let image = read_image(path, &limits, ExifPolicy::Ignore)?;
     let input = preprocess.apply(&image)?;
@@ -60,13 +60,12 @@ pub fn image_batch(path: &Path, asked: &[Asked], preprocess: &Preprocess) -> any
         };
         targets.push(ClassTarget { class, channel: asked.channel, pixels });
     }
-    let id = path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
-    let sample = sample(0, id, path, (height, width), region, targets);
+    let sample = sample(0, name.to_owned(), path, (height, width), region, targets);
     Ok((InputBatch { samples: vec![sample], pixels: input.pixels, height, width }, image))
 }
 
 /// A batch of the images `[N, 3, H, W]` in an array file.
-pub fn tensor_batch(path: &Path, asked: &[Asked]) -> anyhow::Result<InputBatch> {
+pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked]) -> anyhow::Result<InputBatch> {
     let limits = ImageLimits::default();
     let array = read_array_file(path, limits.max_bytes)?;
     let [num_samples, 3, height, width] = array.shape[..] else {
@@ -74,7 +73,6 @@ pub fn tensor_batch(path: &Path, asked: &[Asked]) -> anyhow::Result<InputBatch> 
     };
     let pixels = array.values.to_f32();
     let region = FrameRegion::whole(height, width);
-    let stem = path.file_stem().map_or_else(|| "tensor".into(), |stem| stem.to_string_lossy().into_owned());
     let mut samples = Vec::new();
     for number in 0..num_samples {
         let mut targets = Vec::new();
@@ -86,7 +84,7 @@ pub fn tensor_batch(path: &Path, asked: &[Asked]) -> anyhow::Result<InputBatch> 
             };
             targets.push(ClassTarget { class, channel: asked.channel, pixels });
         }
-        samples.push(sample(number as u64, format!("{stem}.{number}"), path, (height, width), region, targets));
+        samples.push(sample(number as u64, format!("{name}.{number}"), path, (height, width), region, targets));
     }
     Ok(InputBatch { samples, pixels, height, width })
 }

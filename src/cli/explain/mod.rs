@@ -1,5 +1,6 @@
 //! `camflow explain`: heatmaps of a few images, or of a tensor that is prepared already; no database.
 
+mod file_names;
 mod inputs;
 mod outputs;
 
@@ -20,6 +21,7 @@ use crate::{
     program::Program,
     report::{Format, Reporter},
 };
+use file_names::{FileNames, is_tensor};
 use inputs::{Asked, AskedPixels};
 use outputs::Outputs;
 
@@ -59,13 +61,21 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     check_task(&program, &target)?;
     let (names, asked) = asked(args, &target, &program)?;
     let options = args.cam.explain_options(&program, layers);
-    let outputs = Outputs::new(args.out.clone(), args.format, names, &program, &options);
+    let channels = asked.iter().map(|asked| match asked.channel {
+        Channel::Index(index) => Some(index),
+        _ => None,
+    });
+    let classes: Vec<_> = names.into_iter().zip(channels).collect();
+    let file_names = FileNames::new(&args.inputs, &classes)?;
+    let outputs = Outputs::new(args.out.clone(), args.format, file_names.classes.clone(), &program, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     check_output(&program, explainer.plan(), &target)?;
 
+    file_names.claim(&args.out, &args.inputs)?;
+    file_names.notices.iter().for_each(|notice| reporter.notice(notice));
     let mut exit = Exit::Done;
-    for input in &args.inputs {
-        match explain(input, &asked, &program, &mut explainer, &outputs, &reporter) {
+    for (input, name) in args.inputs.iter().zip(&file_names.inputs) {
+        match explain((input, name), &asked, &program, &mut explainer, &outputs, &reporter) {
             Ok(true) => {}
             Ok(false) => exit = Exit::SomeFailed,
             // A bad image costs only itself.
@@ -106,20 +116,19 @@ fn asked(args: &Args, target: &TargetSpec, program: &Program) -> anyhow::Result<
     Ok((classes.iter().map(|class| class.name.clone()).collect(), asked.collect()))
 }
 
-/// Explains one file; `false` when a sample of it failed.
+/// Explains one file, of which the files are called `name`; `false` when a sample of it failed.
 fn explain(
-    input: &Path,
+    (input, name): (&Path, &str),
     asked: &[Asked],
     program: &Program,
     explainer: &mut TorchExplainer,
     outputs: &Outputs,
     reporter: &Reporter,
 ) -> anyhow::Result<bool> {
-    let is_tensor = input.extension().is_some_and(|extension| extension == "npy");
-    let (batch, image) = match is_tensor {
-        true => (inputs::tensor_batch(input, asked)?, None),
+    let (batch, image) = match is_tensor(input) {
+        true => (inputs::tensor_batch(input, name, asked)?, None),
         false => {
-            let (batch, image) = inputs::image_batch(input, asked, &program.metadata.preprocess)?;
+            let (batch, image) = inputs::image_batch(input, name, asked, &program.metadata.preprocess)?;
             (batch, Some(image))
         }
     };

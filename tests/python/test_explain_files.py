@@ -1,0 +1,76 @@
+"""What the files of `camflow explain` are called: every result has its own."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def look_alikes(tiny_model, tmp_path) -> Path:
+    """A model of which two classes have names that are the same in a file's name."""
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(tiny_model) as archive, zipfile.ZipFile(path, "w") as copy:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            if entry.filename.endswith("camflow.json"):
+                metadata = json.loads(content)
+                metadata["classes"] |= {"1": "hot dog", "2": "hot_dog"}
+                content = json.dumps(metadata)
+            aligned = zipfile.ZipInfo(entry.filename)
+            padding = -(copy.fp.tell() + 34 + len(entry.filename)) % 64
+            aligned.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding)
+            copy.writestr(aligned, content)
+    return path
+
+
+def picture(path: Path, seed: int) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (30, 40, 3), np.uint8)).save(path)
+    return path
+
+
+def test_no_result_replaces_another(camflow, look_alikes, tmp_path):
+    images = [
+        picture(tmp_path / name, seed) for seed, name in enumerate(("a/x.png", "b/x.png", "a/x.bmp", "a/y z.png"))
+    ]
+
+    def explain(*inputs, code=0):
+        flags = ("--class", "hot dog,hot_dog", "--target", "pixel=1,1", "--layers", "1", "--format", "json")
+        return camflow(
+            "explain", *inputs, "--model", look_alikes, *flags, "--device", "cpu", "--out", tmp_path / "maps", code=code
+        )
+
+    done = explain(*images)
+    heatmaps = [event for event in done.events if event["event"] == "heatmap"]
+    files = [file for event in heatmaps for file in event["files"]]
+    assert len({file.lower() for file in files}) == len(files) == 4 * 2 * 3
+    names = [(event["sample"], Path(event["files"][0]).name) for event in heatmaps]
+    assert names[:2] == [(name := "a_x.png", f"{name}.hot_dog_{n}.gradcam.layer_1.npy") for n in (1, 2)]
+    assert [sample for sample, _ in names[2::2]] == ["b_x.png", "a_x.bmp", "y_z"]
+    told = [event["message"] for event in done.events if event["event"] == "notice"]
+    assert any("`a_x.bmp`" in text for text in told) and any("`hot_dog_2`" in text for text in told)
+    # Each is what it is by itself.
+    for image, event in zip(images, heatmaps[::2], strict=True):
+        alone = camflow(
+            *("explain", image, "--model", look_alikes, "--class", "1", "--target", "pixel=1,1", "--layers", "1"),
+            *("--format", "json", "--device", "cpu", "--out", tmp_path / "alone" / event["sample"]),
+        )
+        file = next(event for event in alone.events if event["event"] == "heatmap")["files"][0]
+        assert Path(file).name == f"{image.stem.replace(' ', '_')}.hot_dog.gradcam.layer_1.npy"
+        np.testing.assert_array_equal(np.load(file), np.load(event["files"][0]))
+
+    # The same again is fine, and so is another; another image under a name that is taken is not.
+    explain(*images)
+    explain(tmp_path / "a" / ".." / "a" / "y z.png")
+    before = Path(files[-3]).read_bytes()
+    refused = explain(picture(tmp_path / "b" / "Y_Z.png", 9), code=2)
+    message = next(event["message"] for event in refused.events if event["event"] == "error")
+    assert "a/y z.png" in message and "hint: choose another folder" in message, message
+    assert Path(files[-3]).read_bytes() == before
