@@ -53,7 +53,7 @@ fn trace(model: &Path, input: &Path, out: &Path, layers: &[String]) -> Result<()
     let index = Tensor::f_arange(i64::try_from(output.numel())?, (Kind::Double, Device::Cpu))?;
     let weights = (index * 0.1).f_cos()?.f_to_kind(output.kind())?.f_view_as(output)?;
     let score = output.f_mul(&weights)?.f_sum(None::<Kind>)?;
-    let gradients = Tensor::f_run_backward(&[score], &execution.taps, false, false)?;
+    let gradients = camflow::program::gradients(&score, &execution.taps, false, false)?;
     for ((layer, activation), gradient) in layers.iter().zip(&execution.taps).zip(&gradients) {
         if !gradient.defined() {
             return Err(format!("layer `{}` has no influence on the model's output", layer.path).into());

@@ -489,6 +489,42 @@ def observe(module, example):
     return shapes, sorted(unfit), output
 
 
+def feeding(module, example, pick):
+    """Paths of the modules whose output the output that `pick` takes has a gradient with respect to; None if it cannot be told.
+
+    camflow takes gradients from any layer on, also behind `detach`, and through frozen weights; so does this.
+    """
+    import torch
+
+    taken, handles = {}, []
+
+    def hook(path):
+        def take(mod, args, output):
+            if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+                return None
+            with torch.enable_grad():
+                taken[path] = output if output.requires_grad else output.detach().requires_grad_()
+                return taken[path].clone()  # what overwrites it later does so to the copy
+        return take
+
+    try:
+        for path, mod in module.named_modules():
+            if path:
+                handles.append(mod.register_forward_hook(hook(path)))
+        with torch.enable_grad():
+            scores = pick(module(example.clone()))
+            if not scores.requires_grad:
+                return set()
+            found = torch.autograd.grad(scores.sum(), list(taken.values()), allow_unused=True)
+        return {path for path, gradient in zip(taken, found) if gradient is not None}
+    except Exception as error:  # noqa: BLE001  a model may raise anything, and camflow itself looks at the graph once more
+        say(f"warning: which layers feed the output could not be told: {first_line(error)}")
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def find_layers(module, shapes, example):
     """([layer], tokens): every module whose output is one tensor that can be drawn over the image, with its layout.
 
@@ -663,10 +699,11 @@ def overlay_layouts(layers, layouts, shapes):
     return list(layers.values())
 
 
-def describe(loaded, shapes, example, output, primary=None, layouts=None):
+def describe(loaded, shapes, image, output, primary=None, layouts=None):
     """camflow.json but for what export and verification add."""
     import torch
 
+    example = list(image.shape)
     given = loaded.metadata
     keys, leaves = output_keys(output)
     wanted = primary if primary is not None else given.get("primary_output")
@@ -695,7 +732,11 @@ def describe(loaded, shapes, example, output, primary=None, layouts=None):
             raise ExportError(f"the layout of layers {[la['path'] for la in layers if 'layout' not in la]} is not plain from their shape",
                               "say it in `camflow_metadata`: {'path': ..., 'layout': 'nchw', 'nhwc' or 'tokens'}", code=2)
     layers = overlay_layouts(layers, layouts or {}, shapes)
-    aliases, default = number_layers(layers)
+    fed = feeding(loaded.module, image, lambda output: output_keys(output)[1][index])
+    counted = [layer for layer in layers if fed is None or layer["path"] in fed]
+    if layers and not counted:
+        say("warning: the output has no gradient with respect to any layer: gradcam and its kin cannot explain it, eigencam and scorecam can")
+    aliases, default = number_layers(counted or layers)
     if "aliases" in given:
         aliases = {str(k): v for k, v in given["aliases"].items()}
         default = list(aliases)[-1:]
@@ -899,7 +940,7 @@ def export(loaded, out, size=None, static_size=False, primary_output=None, warm=
             loaded.module, size or fixed or (224, 224), None if static_size else size or EXAMPLE_SIZE, "--static-size" if static_size else None)
         refuse_foreign(program)
         strip_traces(program)
-        meta = describe(loaded, shapes, list(example.shape), output, primary_output, layouts)
+        meta = describe(loaded, shapes, example, output, primary_output, layouts)
         meta["input"]["dynamic"] = kind
         if kind == "bhw":
             said = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())}

@@ -10,7 +10,7 @@ use crate::{
     job::DEFAULT_MODEL,
     media::shown,
     names::Choice,
-    program::{Layer, PlanOptions, Program, Task, split_layers},
+    program::{Influence, Layer, PlanOptions, Program, Task, split_layers},
     report::Reporter,
 };
 
@@ -65,9 +65,14 @@ impl CamArgs {
     pub fn open(&self, reporter: &Reporter) -> anyhow::Result<Model> {
         let devices = self.device.resolve()?;
         let program = model::open(&self.model, self.python.clone(), reporter)?;
+        let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
         let wanted = match &self.layers {
             Some(spec) => split_layers(spec),
-            None => program.metadata.default_layers.clone(),
+            None => {
+                let (layers, notice) = program.default_layers(needed);
+                notice.iter().for_each(|notice| reporter.notice(notice));
+                layers
+            }
         };
         let layers = program.resolve_layers(&wanted)?;
         anyhow::ensure!(
@@ -80,6 +85,7 @@ impl CamArgs {
             "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores\nhint: use another `--method`",
             shown(program.path())
         );
+        program.check_influence(&layers, needed, self.methods.contains(&Method::Fullgrad))?;
         Ok(Model { program, layers, devices })
     }
 

@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf};
 use super::{Exit, Failure, model, print};
 use crate::{
     media::shown,
-    program::Program,
+    program::{Influence, Program},
     report::{Format, Reporter},
 };
 
@@ -53,12 +53,23 @@ fn describe(program: &Program, all: bool) -> String {
     let classes: Vec<String> = metadata.classes.iter().map(|(index, name)| format!("{index} {name}")).collect();
     line(format!("classes       {}", if classes.is_empty() { "(not named)".into() } else { classes.join(", ") }));
     line(format!("{:<6} {:<40} {:<18} {:<7} shape at the example input", "layer", "path", "module", "layout"));
+    let influences = program.influences();
+    let influence = |path: &str| program.tap(path).map_or(Influence::None, |tap| influences.of(tap));
     for layer in &metadata.layers {
+        let influence = influence(&layer.path);
+        if influence == Influence::None && !all {
+            continue;
+        }
+        let remark = match influence {
+            Influence::Gradient => "",
+            Influence::WithoutGradient => "  (the output gives it no gradient)",
+            Influence::None => "  (no influence on the output)",
+        };
         let alias = metadata.aliases.iter().find(|(_, path)| **path == layer.path).map_or("", |(alias, _)| alias);
         // Deep networks have hundreds of modules; the numbered ones and the outermost are what is usually wanted.
         if all || !alias.is_empty() || layer.path.matches('.').count() <= 1 {
             let layout = format!("{:?}", layer.layout).to_lowercase();
-            line(format!("{alias:<6} {:<40} {:<18} {layout:<7} {:?}", layer.path, layer.module_type, layer.shape));
+            line(format!("{alias:<6} {:<40} {:<18} {layout:<7} {:?}{remark}", layer.path, layer.module_type, layer.shape));
         }
     }
     if !all {

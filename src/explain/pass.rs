@@ -16,7 +16,7 @@ use super::{
 use crate::{
     media::BinaryMask,
     pipeline::{ClassTarget, TargetPixels},
-    program::Execution,
+    program::{self, Execution, Influence},
 };
 
 /// More pixels than this make a kernel matrix of over 2 GiB.
@@ -51,6 +51,7 @@ impl TorchExplainer {
         targets: &[Vec<ClassTarget>],
     ) -> Result<Vec<Vec<Option<Saliencies>>>, ExplainError> {
         let needs = |derivative| self.options.methods.iter().any(|method| method.derivative() == derivative);
+        let needs_layers = self.options.methods.iter().any(|method| method.needed_influence() == Influence::Gradient);
         let needs_gradient = needs(Derivative::Gradient) || needs(Derivative::Hessian);
         let execution = {
             let _no_grad = (!needs_gradient && !needs(Derivative::Comparison)).then(tch::no_grad_guard);
@@ -79,7 +80,7 @@ impl TorchExplainer {
                 let root = Tensor::f_stack(&values, 0)?.f_sum(None::<Kind>)?;
                 let create_graph = needs(Derivative::Hessian);
                 let keep_graph = create_graph || needs(Derivative::Comparison) || !is_last;
-                gradients = Tensor::f_run_backward(&[&root], &execution.taps, keep_graph, create_graph)?;
+                gradients = program::gradients(&root, &execution.taps, keep_graph, create_graph)?;
             }
             let products = if needs(Derivative::Hessian) { self.hessian_products(&execution, &gradients)? } else { Vec::new() };
             let comparisons =
@@ -95,6 +96,8 @@ impl TorchExplainer {
                     match tensors.get(index) {
                         None => Ok(None),
                         Some(tensor) if tensor.defined() => Ok(Some(as_nchw(tensor)?)),
+                        // FullGrad takes gradients of other places.
+                        Some(_) if !needs_layers => Ok(None),
                         Some(_) => Err(ExplainError::Unsuitable(format!(
                             "layer `{}` has no influence on the model's output",
                             layer.path
@@ -190,7 +193,7 @@ impl TorchExplainer {
                 continue;
             }
             let root = gradient.f_mul(&activation.f_detach()?)?.f_sum(None::<Kind>)?;
-            let product = Tensor::f_run_backward(&[&root], &[activation], true, false)?.remove(0);
+            let product = program::gradients(&root, &[activation.shallow_clone()], true, false)?.remove(0);
             products.push(if product.defined() { product } else { zero });
         }
         Ok(products)
@@ -209,7 +212,7 @@ impl TorchExplainer {
         }
         let root = Tensor::f_stack(&values, 0)?.f_sum(None::<Kind>)?;
         let layers = &execution.taps[..self.options.layers.len()];
-        Ok(Tensor::f_run_backward(&[&root], layers, keep_graph, false)?)
+        Ok(program::gradients(&root, layers, keep_graph, false)?)
     }
 
     /// Per column the saliency `[N, H', W']` of each of its layers.
@@ -227,6 +230,9 @@ impl TorchExplainer {
             if !column.method.has_layers() {
                 let first = self.options.layers.len();
                 let gradients = &gradients[first..];
+                if !gradients[0].defined() {
+                    return Err(ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into()));
+                }
                 let undefined = |gradient: &Tensor| !gradient.defined();
                 let biases = self.biases.iter().zip(&gradients[1..]).filter(|(_, gradient)| !undefined(gradient));
                 let biases: Vec<(Tensor, Tensor)> =

@@ -20,7 +20,7 @@ pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Vec<String>> {
     let mut scope = Scope::default();
     builder.signature_inputs(module, &mut scope);
     builder.nodes(&module.graph.nodes, &mut scope, false);
-    builder.batch_dims(&module.graph, &scope);
+    builder.tensors(&module.graph, &scope);
     builder.signature_outputs(module, &scope);
     builder.module_signatures(&module.module_call_graph, &scope);
     if builder.refused_operators {
@@ -109,6 +109,14 @@ impl Builder {
                 _ => None,
             };
             self.graph.outputs.push(id);
+            let channels = match arg {
+                Argument::AsTensor(named) => module.graph.tensor_values.get(&named.name).and_then(|meta| meta.sizes.get(1)),
+                _ => None,
+            };
+            self.graph.output_channels.push(match channels {
+                Some(schema::Size::AsInt(channels)) => Some(*channels),
+                _ => None,
+            });
         }
         if self.graph.outputs.iter().all(Option::is_none) {
             self.problem("the model returns no tensor".into());
@@ -131,6 +139,13 @@ impl Builder {
             self.graph.modules.entry(path.to_owned()).or_default().push(outputs);
         }
         self.graph.modules.retain(|_, calls| calls.iter().any(|outputs| !outputs.is_empty()));
+    }
+
+    /// What the exporter saw of the tensors themselves.
+    fn tensors(&mut self, graph: &schema::Graph, scope: &Scope) {
+        let whole = graph.tensor_values.iter().filter(|(_, meta)| is_whole(meta.dtype));
+        self.graph.whole_numbers.extend(whole.filter_map(|(name, _)| scope.get(name)));
+        self.batch_dims(graph, scope);
     }
 
     fn batch_dims(&mut self, graph: &schema::Graph, scope: &Scope) {
@@ -241,7 +256,7 @@ impl Builder {
             }
         }
         self.nodes(&subgraph.graph.nodes, &mut inner, inner_no_grad);
-        self.batch_dims(&subgraph.graph, &inner);
+        self.tensors(&subgraph.graph, &inner);
         let outer = node.outputs.iter().flat_map(|output| match output {
             Argument::AsTensors(list) => list.iter().map(|named| named.name.as_str()).collect(),
             other => value_name(other).into_iter().collect::<Vec<_>>(),
@@ -378,6 +393,12 @@ fn scalar_type_of_code(code: i64) -> Option<i64> {
         13 => 15,
         _ => return None,
     })
+}
+
+/// Whether the dtype of torch.export's code is one of whole numbers or truth values.
+fn is_whole(code: i64) -> bool {
+    const UINT16: i64 = 28;
+    matches!(code, 1..=5 | 12 | UINT16)
 }
 
 fn autocast_is_off(arguments: &[schema::NamedArgument]) -> bool {

@@ -1,7 +1,7 @@
 //! The model's computation, checked: every name is resolved and every value is defined before it is used. Built by `build.rs`,
 //! changed by `passes.rs`, run by `exec.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::symbolic::SymbolicOp;
 
@@ -194,6 +194,10 @@ pub struct Graph {
     pub inputs: Vec<ValueId>,
     /// The model's outputs in order; `None` for one that is no tensor.
     pub outputs: Vec<Option<ValueId>>,
+    /// How many channels each of them has, where the exporter saw it.
+    pub output_channels: Vec<Option<i64>>,
+    /// Tensors of whole numbers or of truth values: they have no gradients.
+    pub whole_numbers: HashSet<ValueId>,
     /// Weights and constants.
     pub bindings: Vec<(ValueId, Binding)>,
     /// Module path -> for each call the tensors that it returns.

@@ -57,7 +57,12 @@ impl Program {
         if problems.is_empty() { Ok(layers) } else { Err(self.invalid(problems)) }
     }
 
-    fn resolve_layer(&self, spec: &str) -> Result<Layer, String> {
+    /// Where a module's activation is captured, if it can be.
+    pub fn tap(&self, path: &str) -> Option<ValueId> {
+        self.resolve_layer(path).ok().map(|layer| layer.tap)
+    }
+
+    pub(super) fn resolve_layer(&self, spec: &str) -> Result<Layer, String> {
         let (name, call) = match spec.split_once('@') {
             Some((name, call)) => {
                 (name, Some(call.parse::<usize>().map_err(|_| format!("`{spec}`: `{call}` is no call number"))?))

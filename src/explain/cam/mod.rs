@@ -24,7 +24,7 @@ mod xgradcam;
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::names::Choice;
+use crate::{names::Choice, program::Influence};
 pub use ablationcam::weights as ablation_weights;
 pub use finercam::score as comparison_score;
 pub use fullgrad::saliency as full_gradient;
@@ -147,6 +147,17 @@ impl Method {
     /// Whether the method looks at target layers; FullGrad looks at all of the network.
     pub fn has_layers(self) -> bool {
         self != Method::Fullgrad
+    }
+
+    /// What a layer has to do to the output for the method to say anything of it.
+    pub fn needed_influence(self) -> Influence {
+        match self {
+            Method::Fullgrad => Influence::None,
+            // It asks what becomes of the score without a channel.
+            Method::Ablationcam => Influence::WithoutGradient,
+            _ if self.derivative() != Derivative::None => Influence::Gradient,
+            _ => Influence::None,
+        }
     }
 
     /// Whether the method weighs channels by the scores of many variants of the sample.

@@ -1,0 +1,177 @@
+"""Models whose gradient goes nowhere, or whose output has one channel; each a function for `scripts/export_model.py`."""
+
+import torch
+from torch import nn
+
+PLAIN = [{"op": "normalize", "mean": [0, 0, 0], "std": [1, 1, 1]}]
+
+
+def described(model, classes, task="classification"):
+    model.camflow_metadata = {"task": task, "classes": classes, "preprocess": PLAIN}
+    return model
+
+
+class Net(nn.Module):
+    """`backbone`, then `neck`, then `head` on the mean; subclasses say what comes between."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(inplace=True))
+        self.neck = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.scores(self.between(self.backbone(x)))
+
+    def between(self, y):
+        return y
+
+    def scores(self, y):
+        return self.head(torch.relu(self.neck(y)).mean((2, 3)))
+
+
+class Detached(Net):
+    def between(self, y):
+        return y.detach()
+
+
+class Rounded(Net):
+    """Whole numbers between the backbone and the rest."""
+
+    def between(self, y):
+        return (y * 8).long().float()
+
+
+class ByShape(Net):
+    """Only the shape of the backbone's output counts."""
+
+    def between(self, y):
+        return torch.ones_like(y) * y.shape[-1]
+
+
+class Constant(Net):
+    def scores(self, y):
+        return torch.zeros(y.shape[0], 3) + y.shape[-1]
+
+
+class Classes(Net):
+    """The output is no score but the class."""
+
+    def scores(self, y):
+        return super().scores(y).argmax(1, keepdim=True)
+
+
+class Behind(Net):
+    """A layer behind the output, of the output's own kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.aux = nn.Conv2d(8, 3, 1)
+        self.after = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        y = self.backbone(x)
+        aux = nn.functional.interpolate(self.aux(y), scale_factor=2.0)
+        out = self.scores(y)
+        return {"out": out, "aux": aux, "after": self.after(aux)}
+
+
+class DeadChannel(Net):
+    """The scores of two classes do not depend on the image, in two ways."""
+
+    def scores(self, y):
+        scores = super().scores(y)
+        return torch.cat([scores[:, :1], torch.zeros(y.shape[0], 1), scores[:, 1:2] * 0], 1)
+
+
+class OneChannel(nn.Module):
+    """A U-Net's kind of output: positive logits are the object."""
+
+    def __init__(self, bias=0.0, probabilities=False):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(8, 1, 1)
+        self.conv2.bias.data += bias
+        self.probabilities = probabilities
+
+    def forward(self, x):
+        y = self.conv2(torch.relu(self.conv1(x)))
+        y = nn.functional.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.sigmoid(y) if self.probabilities else y
+
+
+class Two(nn.Module):
+    """Two outputs, of which the auxiliary one comes last."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.classifier = nn.Conv2d(8, 3, 1)
+        self.aux_classifier = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        y = torch.relu(self.body(x))
+        grow = lambda z: nn.functional.interpolate(z, size=x.shape[-2:])  # noqa: E731
+        return {"out": grow(self.classifier(y)), "aux": grow(self.aux_classifier(y))}
+
+
+NAMES = ["ant", "bee", "cat"]
+
+
+def detached():
+    return described(Detached(), NAMES)
+
+
+def rounded():
+    return described(Rounded(), NAMES)
+
+
+def by_shape():
+    return described(ByShape(), NAMES)
+
+
+def constant():
+    return described(Constant(), NAMES)
+
+
+def classes():
+    return described(Classes(), [])
+
+
+def behind():
+    return described(Behind(), NAMES)
+
+
+def dead_channel():
+    return described(DeadChannel(), NAMES)
+
+
+def two():
+    return described(Two(), NAMES, "segmentation")
+
+
+def one_channel():
+    return described(OneChannel(), ["object"], "segmentation")
+
+
+def never():
+    return described(OneChannel(bias=-20.0), ["object"], "segmentation")
+
+
+def probabilities():
+    return described(OneChannel(probabilities=True), ["object"], "segmentation")
+
+
+def tumour():
+    model = Net(classes=1)
+    model.head.bias.data += 1.0
+    return described(model, ["tumour"])
+
+
+def healthy():
+    model = Net(classes=1)
+    model.head.bias.data -= 1.0
+    return described(model, ["tumour"])
