@@ -13,7 +13,7 @@
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
 use camflow::{
-    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
+    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
     media::{FrameRegion, LabelMask, MaskValue, read_array_file},
     names::Choice,
     pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
@@ -56,7 +56,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
-        background: None,
+        reading: Reading { background: None, is_probability: false },
         faithfulness: false,
         probe_batch: 1,
     };

@@ -6,7 +6,7 @@ use clap::ValueHint;
 
 use super::{choice, device::DeviceArgs, model};
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method},
+    explain::{ExplainOptions, HeatmapSize, Method, Reading},
     job::DEFAULT_MODEL,
     media::shown,
     names::Choice,
@@ -104,7 +104,7 @@ impl CamArgs {
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             size: self.size,
-            background: program.metadata.background(),
+            reading: Reading { background: program.metadata.background(), is_probability: program.ends_in_sigmoid() },
             faithfulness: false,
             probe_batch: self.cam_batch_size,
         }

@@ -85,12 +85,28 @@ pub fn resolve_targets(
         _ => classes.to_vec(),
     };
     let from_masks = label.is_some() && by_name.is_none();
-    let classes = resolve_classes(&requested, model_classes, mask_targets, from_masks)
+    let classes = resolve_classes(&requested, model_classes, mask_targets, from_masks, program.num_channels() == Some(1))
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
     Ok(match *target {
         TargetSpec::Pixel { x, y } => Targets::Pixel { classes, x, y },
         _ => Targets::Classes(classes),
     })
+}
+
+/// What is taken of a model whose output has one channel, and can be meant otherwise.
+pub fn one_channel_notice(program: &Program, from_masks_without_targets: bool) -> Option<String> {
+    let name = program.metadata.classes.values().next().map_or("the class", String::as_str);
+    let number = if program.ends_in_sigmoid() {
+        "its output, a sigmoid, is above 0.5"
+    } else {
+        "its logit is above 0, a sigmoid above 0.5"
+    };
+    let masks = match from_masks_without_targets {
+        true => "; in masks it is the one value beside 0, as no mask targets name another",
+        false => "",
+    };
+    (program.num_channels() == Some(1))
+        .then(|| format!("the model's output has one channel: it predicts `{name}` where {number}{masks}"))
 }
 
 /// What stands for `{class}` in the names of fields.

@@ -20,7 +20,7 @@ use tch::Tensor;
 
 pub use cam::{LayerView, Method};
 pub use heatmap::{HeatmapSize, heatmaps};
-pub use options::{Column, ExplainOptions};
+pub use options::{Column, ExplainOptions, Reading};
 
 use crate::{
     media::{BinaryMask, FrameRegion},

@@ -19,12 +19,21 @@ pub struct ExplainOptions {
     pub aug_smooth: bool,
     /// Size of the heatmaps.
     pub size: HeatmapSize,
-    /// The output's channel for what is none of the classes, if it has one.
-    pub background: Option<i64>,
+    /// What the output's numbers mean.
+    pub reading: Reading,
     /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
     pub faithfulness: bool,
     /// How many variants of a sample gradient-free methods and that examination run at a time.
     pub probe_batch: usize,
+}
+
+/// What the output's numbers mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The output's channel for what is none of the classes, if it has one.
+    pub background: Option<i64>,
+    /// Whether its numbers are probabilities, not logits. It counts for an output of one channel, which has no softmax.
+    pub is_probability: bool,
 }
 
 /// One map per class and sample.

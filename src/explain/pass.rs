@@ -117,7 +117,9 @@ impl TorchExplainer {
                 let of_sample = |map: &Tensor| map.f_narrow(0, *sample as i64, 1);
                 let columns = columns.iter().map(|layers| layers.iter().map(of_sample).collect::<Result<_, _>>());
                 let columns = columns.collect::<Result<_, _>>()?;
-                let is_predicted = targets[*sample].get(pass).is_some_and(|target| target.pixels == TargetPixels::Predicted);
+                let is_predicted = targets[*sample]
+                    .get(pass)
+                    .is_some_and(|target| matches!(target.pixels, TargetPixels::Predicted | TargetPixels::Labelled));
                 let predicted = if is_predicted { score.pixels()? } else { None };
                 found[*sample].insert(pass, Saliencies { score: value, target: score.shallow_clone(), predicted, columns });
             }
@@ -142,10 +144,15 @@ impl TorchExplainer {
                 "finercam compares the logits of a classifier [N, K]; this model gives a map of them, use another method".into(),
             ));
         }
+        if logits.size()[1] == 1 && self.options.methods.contains(&Method::Finercam) {
+            return Err(ExplainError::Unsuitable(
+                "finercam compares a class with others; this model's output has one channel, use another method".into(),
+            ));
+        }
         let mut scores = Vec::with_capacity(targets.len());
         for (sample, targets) in (0i64..).zip(targets) {
             let own = logits.f_detach()?.f_narrow(0, sample, 1)?;
-            let resolve = |target| Score::resolve(&own, target, self.options.background);
+            let resolve = |target| Score::resolve(&own, target, self.options.reading);
             scores.push(targets.iter().map(resolve).collect::<Result<Vec<_>, _>>()?);
         }
         Ok(scores)

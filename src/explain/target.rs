@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use tch::{Kind, TchError, Tensor};
 
+use super::Reading;
 use crate::{
     media::BinaryMask,
     pipeline::{Channel, ClassTarget, TargetPixels},
@@ -20,26 +21,35 @@ pub struct Score {
     pub channel: i64,
     /// f32 `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
     mask: Option<Tensor>,
+    is_probability: bool,
 }
 
 impl Score {
     /// Resolves a sample's target with its logits `[1, K]` or `[1, K, h, w]`; `None` where the class is not there: nothing is
-    /// predicted as it, or its mask is empty at the output's resolution. `background` is never the top class of a segmentation.
+    /// predicted as it, or its mask is empty at the output's resolution. The background is never the top class of a segmentation.
+    /// An output of one channel predicts its class where the logit is above 0, as a sigmoid above one half does.
     ///
     /// # Errors
     /// libtorch fails; a channel is out of range (checked by the job).
-    pub fn resolve(logits: &Tensor, target: &ClassTarget, background: Option<i64>) -> Result<Option<Score>, TchError> {
+    pub fn resolve(logits: &Tensor, target: &ClassTarget, reading: Reading) -> Result<Option<Score>, TchError> {
         let logits = logits.f_squeeze_dim(0)?;
+        let is_probability = reading.is_probability;
+        let is_only = logits.size()[0] == 1;
+        let above = |logits: &Tensor| logits.f_gt(if is_probability { 0.5 } else { 0.0 });
         if logits.dim() == 1 {
+            if is_only && target.pixels == TargetPixels::Predicted && above(&logits)?.f_int64_value(&[0])? == 0 {
+                return Ok(None);
+            }
             let channel = match target.channel {
                 Channel::Index(index) => index,
                 Channel::Top => logits.f_argmax(0i64, false)?.f_int64_value(&[])?,
             };
-            return Ok(Some(Score { channel, mask: None }));
+            return Ok(Some(Score { channel, mask: None, is_probability }));
         }
         let channel = match target.channel {
             Channel::Index(index) => index,
-            Channel::Top => match most_predicted(&logits, background)? {
+            Channel::Top if is_only => 0,
+            Channel::Top => match most_predicted(&logits, reading.background)? {
                 Some(channel) => channel,
                 None => return Ok(None),
             },
@@ -50,8 +60,11 @@ impl Score {
                 Some(mask) => mask.f_to_device(logits.device())?,
                 None => return Ok(None),
             },
-            TargetPixels::Predicted => {
-                let mask = logits.f_argmax(0i64, false)?.f_eq(channel)?;
+            TargetPixels::Predicted | TargetPixels::Labelled => {
+                let mask = match is_only {
+                    true => above(&logits.f_select(0, 0)?)?,
+                    false => logits.f_argmax(0i64, false)?.f_eq(channel)?,
+                };
                 if mask.f_any()?.f_int64_value(&[])? == 0 {
                     return Ok(None);
                 }
@@ -64,7 +77,7 @@ impl Score {
                 mask
             }
         };
-        Ok(Some(Score { channel, mask: Some(mask.f_to_kind(logits.kind())?) }))
+        Ok(Some(Score { channel, mask: Some(mask.f_to_kind(logits.kind())?), is_probability }))
     }
 
     /// The pixels that count, at the output's resolution; `None` for class logits.
@@ -80,16 +93,21 @@ impl Score {
 
     /// The same once more.
     pub fn shallow_clone(&self) -> Score {
-        Score { channel: self.channel, mask: self.mask.as_ref().map(Tensor::shallow_clone) }
+        Score { channel: self.channel, mask: self.mask.as_ref().map(Tensor::shallow_clone), is_probability: self.is_probability }
     }
 
     /// The softmax probability `[B]` of the channel in each of the logits `[B, K]`, or the mean over the pixels that count of
-    /// those in `[B, K, h, w]`.
+    /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1.
     ///
     /// # Errors
     /// libtorch fails.
     pub fn confidence(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let probabilities = logits.f_softmax(1, Kind::Float)?.f_select(1, self.channel)?;
+        let probabilities = match (logits.size()[1], self.is_probability) {
+            (1, true) => logits.f_to_kind(Kind::Float)?,
+            (1, false) => logits.f_to_kind(Kind::Float)?.f_sigmoid()?,
+            _ => logits.f_softmax(1, Kind::Float)?,
+        };
+        let probabilities = probabilities.f_select(1, self.channel)?;
         let Some(mask) = &self.mask else { return Ok(probabilities) };
         let mask = mask.f_to_kind(Kind::Float)?;
         probabilities
@@ -138,7 +156,7 @@ mod tests {
 
     fn score(logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
         let target = ClassTarget { class: 0, channel, pixels };
-        let score = Score::resolve(logits, &target, Some(0)).expect("resolved")?;
+        let score = Score::resolve(logits, &target, Reading { background: Some(0), is_probability: false }).expect("resolved")?;
         Some((score.channel, score.of(logits).expect("score").double_value(&[0])))
     }
 
@@ -160,6 +178,33 @@ mod tests {
         assert_eq!(score(&segmentation(), Channel::Index(0), TargetPixels::Predicted), Some((0, 50.0)));
         let never = Tensor::from_slice(&[1f32, 2.0]).view([1, 2, 1, 1]);
         assert_eq!(score(&never, Channel::Index(0), TargetPixels::Predicted), None);
+    }
+
+    #[test]
+    fn one_channel_is_there_where_a_sigmoid_says_so() {
+        let object =
+            |pixels: TargetPixels| score(&Tensor::from_slice(&[-5f32, 2.0, 3.0, -1.0]).view([1, 1, 2, 2]), Channel::Top, pixels);
+        assert_eq!(object(TargetPixels::Predicted), Some((0, 5.0)));
+        let never = Tensor::full([1, 1, 2, 2], -5.0, tch::kind::FLOAT_CPU);
+        assert_eq!(score(&never, Channel::Index(0), TargetPixels::Predicted), None);
+        let healthy = Tensor::from_slice(&[-1f32]).view([1, 1]);
+        assert_eq!(score(&healthy, Channel::Top, TargetPixels::Predicted), None);
+        assert_eq!(score(&healthy, Channel::Index(0), TargetPixels::Labelled), Some((0, -1.0)), "the label says so");
+        assert_eq!(score(&-healthy, Channel::Index(0), TargetPixels::Predicted), Some((0, 1.0)));
+    }
+
+    #[test]
+    fn the_confidence_of_one_channel_is_a_sigmoid() {
+        let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels: TargetPixels::Labelled };
+        let confidence = |values: [f32; 2], is_probability| {
+            let logits = Tensor::from_slice(&values).view([2, 1]);
+            let reading = Reading { background: None, is_probability };
+            let score = Score::resolve(&logits.narrow(0, 0, 1), &target, reading).expect("resolved").expect("there");
+            Vec::<f64>::try_from(score.confidence(&logits).expect("confidence").to_kind(Kind::Double)).expect("numbers")
+        };
+        let found = confidence([0.0, 3f32.ln()], false);
+        assert!((found[0] - 0.5).abs() < 1e-6 && (found[1] - 0.75).abs() < 1e-6, "{found:?}");
+        assert_eq!(confidence([0.25, 0.5], true), [0.25, 0.5]);
     }
 
     #[test]

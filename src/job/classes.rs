@@ -12,7 +12,8 @@ use crate::{
 /// the background.
 ///
 /// `model_classes` is channel -> name. `mask_targets` is name -> value as the dataset stores it; `None` when the dataset names no
-/// mask values, so that the model's own numbering holds, and with predictions as targets, where there are no masks.
+/// mask values, so that the model's own numbering holds, and with predictions as targets, where there are no masks. A model whose only channel is the class
+/// (`is_only_channel`) numbers nothing: there the one value beside 0 is the object.
 ///
 /// # Errors
 /// Every class that the model or the masks do not know, with the names that they know, and every one that is several values in
@@ -22,9 +23,11 @@ pub fn resolve_classes(
     model_classes: &BTreeMap<i64, String>,
     mask_targets: Option<&[(String, MaskValue)]>,
     from_labels: bool,
+    is_only_channel: bool,
 ) -> Result<Vec<TargetClass>, Vec<String>> {
     let mask_values = |index: i64, name: &str| -> Vec<MaskValue> {
         match mask_targets {
+            None if is_only_channel => vec![MaskValue::Object],
             None => vec![MaskValue::Index(index)],
             Some(targets) => targets.iter().filter(|(target, _)| target == name).map(|(_, value)| *value).collect(),
         }
@@ -138,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_models_numbering_holds_where_the_dataset_names_nothing() {
-        let classes = resolve_classes(&requested(&["person", "15", "7"]), &voc(), None, true).expect("classes");
+        let classes = resolve_classes(&requested(&["person", "15", "7"]), &voc(), None, true, false).expect("classes");
         assert_eq!(
             classes.iter().map(|c| (c.index, c.mask_value)).collect::<Vec<_>>(),
             [(15, Some(MaskValue::Index(15))), (7, Some(MaskValue::Index(7)))]
@@ -146,24 +149,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_mask_marks_is_the_object_of_a_model_with_one_channel() {
+        let model = BTreeMap::from([(0, "polyp".to_owned())]);
+        let value =
+            |targets| resolve_classes(&requested(&["polyp"]), &model, targets, true, true).expect("classes")[0].mask_value;
+        assert_eq!(value(None), Some(MaskValue::Object));
+        assert_eq!(value(Some(&[("polyp".to_owned(), MaskValue::Index(7))])), Some(MaskValue::Index(7)));
+    }
+
+    #[test]
     fn mask_targets_decide_the_mask_value_and_the_model_the_channel() {
         let targets = [("person".to_owned(), MaskValue::Index(255))];
-        let classes = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true).expect("classes");
+        let classes = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true, false).expect("classes");
         assert_eq!((classes[0].index, classes[0].mask_value), (15, Some(MaskValue::Index(255))));
-        let problems = resolve_classes(&requested(&["car"]), &voc(), Some(&targets), true).expect_err("no car in the masks");
+        let problems =
+            resolve_classes(&requested(&["car"]), &voc(), Some(&targets), true, false).expect_err("no car in the masks");
         assert!(problems[0].contains("the dataset's masks") && problems[0].contains("`person`"), "{problems:?}");
     }
 
     #[test]
     fn a_name_of_two_mask_values_is_ambiguous() {
         let targets = [("person".to_owned(), MaskValue::Index(1)), ("person".to_owned(), MaskValue::Index(7))];
-        let problems = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true).expect_err("two values");
+        let problems = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true, false).expect_err("two values");
         assert!(problems[0].contains("several values"), "{problems:?}");
     }
 
     #[test]
     fn every_unknown_class_is_reported_with_those_there_are() {
-        let problems = resolve_classes(&requested(&["persn", "21"]), &voc(), None, false).expect_err("unknown");
+        let problems = resolve_classes(&requested(&["persn", "21"]), &voc(), None, false, false).expect_err("unknown");
         assert_eq!(problems.len(), 2);
         assert!(problems[0].contains("`background`, `car`, `person`"), "{problems:?}");
     }
@@ -179,7 +192,7 @@ mod tests {
 
     #[test]
     fn all_leaves_the_background_out() {
-        let classes = resolve_classes(&requested(&["all"]), &voc(), None, false).expect("classes");
+        let classes = resolve_classes(&requested(&["all"]), &voc(), None, false, false).expect("classes");
         assert_eq!(classes.iter().map(|c| c.index).collect::<Vec<_>>(), [7, 15]);
     }
 }

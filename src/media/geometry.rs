@@ -1,5 +1,7 @@
 //! The small types that say which pixels are meant, and how a mask gets onto the grid of a model.
 
+use std::fmt;
+
 /// How a class is marked in a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MaskValue {
@@ -7,6 +9,18 @@ pub enum MaskValue {
     Index(i64),
     /// The colour of an RGB mask.
     Rgb([u8; 3]),
+    /// Whatever is not 0, or not black: of a mask that marks one kind of object and nothing else.
+    Object,
+}
+
+impl fmt::Display for MaskValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MaskValue::Index(index) => write!(f, "{index}"),
+            MaskValue::Rgb([r, g, b]) => write!(f, "#{r:02x}{g:02x}{b:02x}"),
+            MaskValue::Object => f.write_str("the object's"),
+        }
+    }
 }
 
 /// The pixels of one class.

@@ -142,6 +142,7 @@ impl LabelMask {
     /// A class number is asked of an RGB mask, or a colour of a gray one.
     pub fn select(&self, value: &MaskValue) -> Result<BinaryMask, MediaError> {
         let pixels = match (&self.pixels, *value) {
+            (_, MaskValue::Object) => return self.object(),
             (MaskPixels::Index8(pixels), MaskValue::Index(index)) => match u8::try_from(index) {
                 Ok(index) => pixels.iter().map(|&pixel| u8::from(pixel == index)).collect(),
                 Err(_) => vec![0; pixels.len()],
@@ -166,6 +167,22 @@ impl LabelMask {
             }
         };
         Ok(BinaryMask { height: self.height, width: self.width, pixels })
+    }
+
+    /// The pixels of the one value beside 0 or black: with several nobody says which is the object, and which is to be ignored.
+    fn object(&self) -> Result<BinaryMask, MediaError> {
+        let background = |value: &MaskValue| matches!(value, MaskValue::Index(0) | MaskValue::Rgb([0, 0, 0]));
+        let values: Vec<String> =
+            self.values().into_iter().filter(|(value, _)| !background(value)).map(|(value, _)| value.to_string()).collect();
+        if values.len() > 1 {
+            let some = if values.len() > 5 { ", ..." } else { "" };
+            return Err(MediaError::mask(format!(
+                "it holds the values {}{some} beside 0, and the model's output has one channel; \
+                 the dataset's mask targets must name the value of the object",
+                values.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ")
+            )));
+        }
+        Ok(self.nonzero())
     }
 
     /// The pixels that hold anything but 0 (in an RGB mask: but black), as FiftyOne reads an instance's mask.
@@ -305,6 +322,16 @@ mod tests {
         assert!(gray(ArrayValues::F32(vec![0.5, 1.0])).is_err());
         assert!(gray(ArrayValues::F64(vec![f64::NAN, 1.0])).is_err());
         assert!(gray(ArrayValues::U64(vec![u64::MAX, 1])).is_err());
+    }
+
+    #[test]
+    fn the_object_is_the_one_value_beside_zero() {
+        let gray = |values| LabelMask::from_array(Array { shape: vec![1, 3], values: ArrayValues::U8(values) }).unwrap();
+        assert_eq!(gray(vec![0, 255, 0]).select(&MaskValue::Object).unwrap().pixels, [0, 1, 0]);
+        assert_eq!(gray(vec![0, 1, 1]).select(&MaskValue::Object).unwrap().pixels, [0, 1, 1]);
+        assert_eq!(gray(vec![0, 0, 0]).select(&MaskValue::Object).unwrap().count(), 0);
+        let error = gray(vec![0, 1, 255]).select(&MaskValue::Object).unwrap_err().to_string();
+        assert!(error.contains("the values 1, 255 beside 0"), "{error}");
     }
 
     #[test]

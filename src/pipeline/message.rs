@@ -180,6 +180,8 @@ pub enum TargetPixels {
     Mask(BinaryMask),
     /// Those where the model itself puts the class first.
     Predicted,
+    /// Likewise, of a class that the sample's label says is there: the score of a classifier counts, whatever the model decides.
+    Labelled,
     /// The one at this place in the model's input, in fractions of its height and width, in `[0, 1)`.
     Point {
         /// From the top.

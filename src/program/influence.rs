@@ -73,11 +73,12 @@ impl Program {
         if chosen.is_empty() {
             return (named.clone(), None);
         }
+        let dropped = named.iter().filter(|spec| !suffices(spec)).filter_map(|spec| Some(influences.of(self.tap(spec)?))).max();
         let notice = format!(
             "the model's own choice of layers is {}, but {}; {} is explained instead, `--layers` names others",
             backticked(named.iter()),
-            match needed {
-                Influence::Gradient => "no gradient comes back to it from the output",
+            match dropped {
+                Some(Influence::WithoutGradient) => "no gradient comes back to it from the output",
                 _ => "it has no influence on the output",
             },
             backticked(chosen.iter()),

@@ -196,6 +196,18 @@ impl Program {
         self.graph.outputs[self.metadata.primary_output].expect("checked when the model was opened")
     }
 
+    /// How many channels the output has that is explained; `None` where the exporter did not see it.
+    pub fn num_channels(&self) -> Option<i64> {
+        self.graph.output_channels.get(self.metadata.primary_output).copied().flatten()
+    }
+
+    /// Whether the output ends in a sigmoid.
+    pub fn ends_in_sigmoid(&self) -> bool {
+        let output = self.primary_output();
+        let last = self.graph.nodes.iter().find(|node| node.defines().any(|value| value == output));
+        last.is_some_and(|node| matches!(node.operator(), "sigmoid" | "sigmoid_" | "hardsigmoid" | "hardsigmoid_"))
+    }
+
     /// Nodes, weights and modules, for `camflow inspect`.
     pub fn num_nodes(&self) -> usize {
         self.graph.nodes.len()

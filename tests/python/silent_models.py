@@ -7,7 +7,7 @@ PLAIN = [{"op": "normalize", "mean": [0, 0, 0], "std": [1, 1, 1]}]
 
 
 def described(model, classes, task="classification"):
-    model.camflow_metadata = {"task": task, "classes": classes, "preprocess": PLAIN}
+    model.camflow_metadata = {"task": task, "classes": {str(i): name for i, name in enumerate(classes)}, "preprocess": PLAIN}
     return model
 
 
@@ -151,6 +151,12 @@ def dead_channel():
 
 def two():
     return described(Two(), NAMES, "segmentation")
+
+
+def misled():
+    model = two()
+    model.camflow_metadata.update(aliases={"1": "classifier", "2": "aux_classifier"}, default_layers=["2"])
+    return model
 
 
 def one_channel():

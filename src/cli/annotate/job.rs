@@ -124,7 +124,7 @@ pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Prog
 pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -> Fingerprint {
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
-    let settings = [
+    let mut settings = vec![
         ("smooth", format!("eigen={} aug={}", args.cam.eigen_smooth, args.cam.aug_smooth)),
         ("target", target),
         ("size", args.cam.size.name().to_owned()),
@@ -135,7 +135,12 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
         // Labels of earlier versions have none.
         ("measures", if args.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
-    Fingerprint::of_job(&program.digest(), &settings.map(|(key, value)| format!("{key}={value}")).join("\0"))
+    // Earlier versions read one channel as if it were one of several.
+    if program.num_channels() == Some(1) {
+        settings.push(("channels", "one".to_owned()));
+    }
+    let settings: Vec<String> = settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Fingerprint::of_job(&program.digest(), &settings.join("\0"))
 }
 
 pub fn selection(

@@ -20,10 +20,10 @@ use crate::{
         collect::remove_replaced,
         dataset::listed_ids,
         signals::cancel_on_signals,
-        target::{Labels, check_output, class_names, described, resolve_targets},
+        target::{Labels, check_output, class_names, described, one_channel_notice, resolve_targets},
     },
     explain::{Column, ExplainOptions, TorchExplainer},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, SampleSource, SavedView, Shard},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard},
     media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
@@ -112,6 +112,9 @@ impl<'a> Session<'a> {
         let mask_targets = mask_targets.as_deref();
         let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
         let targets = resolve_targets(&args.target, classes, program, labels, self.reporter)?;
+        let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
+        let is_unnamed = from_masks && mask_targets.is_none();
+        one_channel_notice(program, is_unnamed).iter().for_each(|notice| self.reporter.notice(notice));
         let class_names = class_names(&targets, label.as_ref());
         let names = field_names(args, &class_names, &self.options.methods, &self.columns)?;
         let folder = output_folder(args.out.as_deref(), dataset.name())?;

@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 
 use crate::{
     media::{
-        BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside, Preprocess, RgbImage, read_array_file,
-        read_image,
+        Array, ArrayValues, BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside, Preprocess,
+        RgbImage, read_array_file, read_image,
     },
     pipeline::{Channel, ClassTarget, DecodedSample, Fingerprint, InputBatch, SampleRef, TargetPixels},
 };
@@ -31,7 +31,7 @@ pub enum AskedPixels {
         /// An image or a `.npy` file.
         file: PathBuf,
         /// The class's value.
-        value: i64,
+        value: MaskValue,
     },
     /// One pixel of the image.
     Pixel {
@@ -54,7 +54,7 @@ pub fn image_batch(path: &Path, name: &str, asked: &[Asked], preprocess: &Prepro
             AskedPixels::Predicted => TargetPixels::Predicted,
             AskedPixels::Pixel { x, y } => pixel(*x, *y, &region, (height, width))?,
             AskedPixels::Mask { file, value } => {
-                let mask = read_mask(file, &limits)?.select(&MaskValue::Index(*value))?;
+                let mask = read_mask(file, &limits)?.select(value)?;
                 TargetPixels::Mask(mask.on_input(&region, height, width))
             }
         };
@@ -107,7 +107,7 @@ fn read_mask(path: &Path, limits: &ImageLimits) -> anyhow::Result<LabelMask> {
 }
 
 /// One of several masks `[N, H, W]`, or the one `[H, W]` for all.
-fn mask_of(path: &Path, value: i64, number: usize, count: usize, limits: &ImageLimits) -> anyhow::Result<BinaryMask> {
+fn mask_of(path: &Path, value: MaskValue, number: usize, count: usize, limits: &ImageLimits) -> anyhow::Result<BinaryMask> {
     let masks = read_array_file(path, limits.max_bytes)?;
     let (height, width, offset) = match masks.shape[..] {
         [h, w] => (h, w, 0),
@@ -116,8 +116,8 @@ fn mask_of(path: &Path, value: i64, number: usize, count: usize, limits: &ImageL
     };
     let values = masks.values.to_f32();
     let values = values.get(offset..offset + height * width).context("the mask is too short")?;
-    let pixels = values.iter().map(|pixel| u8::from(*pixel == value as f32)).collect();
-    Ok(BinaryMask { height, width, pixels })
+    let array = Array { shape: vec![height, width], values: ArrayValues::F32(values.to_vec()) };
+    Ok(LabelMask::from_array(array)?.select(&value)?)
 }
 
 fn sample(

@@ -10,12 +10,12 @@ use super::{
     Exit, Failure,
     cam::{CamArgs, Model},
     choice,
-    target::{check_class_flag, check_output, check_task},
+    target::{check_class_flag, check_output, check_task, one_channel_notice},
 };
 use crate::{
     explain::TorchExplainer,
     job::{TargetSpec, resolve_classes},
-    media::shown,
+    media::{MaskValue, shown},
     names::Choice,
     pipeline::{Channel, Explainer, SkipReason},
     program::Program,
@@ -60,6 +60,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     };
     check_task(&program, &target)?;
     let (names, asked) = asked(args, &target, &program)?;
+    one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
     let options = args.cam.explain_options(&program, layers);
     let channels = asked.iter().map(|asked| match asked.channel {
         Channel::Index(index) => Some(index),
@@ -105,10 +106,13 @@ fn asked(args: &Args, target: &TargetSpec, program: &Program) -> anyhow::Result<
         anyhow::ensure!(args.mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
         return Ok((vec!["top".to_owned()], vec![Asked { channel: Channel::Top, pixels: AskedPixels::Predicted }]));
     }
-    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some())
+    let is_only = program.num_channels() == Some(1);
+    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some(), is_only)
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
     let pixels = |channel: i64| match (target, &args.mask) {
-        (_, Some(mask)) => AskedPixels::Mask { file: mask.clone(), value: channel },
+        (_, Some(mask)) => {
+            AskedPixels::Mask { file: mask.clone(), value: if is_only { MaskValue::Object } else { MaskValue::Index(channel) } }
+        }
         (TargetSpec::Pixel { x, y }, None) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
         _ => AskedPixels::Predicted,
     };

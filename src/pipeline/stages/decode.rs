@@ -96,6 +96,8 @@ enum Place<'a> {
     Pixel { x: u32, y: u32 },
     /// Where the model says.
     Predicted,
+    /// Where the model says, because the label says only that it is there.
+    Labelled,
 }
 
 impl Decoder {
@@ -178,6 +180,7 @@ impl Decoder {
         for Found { class, channel, place } in found {
             let pixels = match place {
                 Place::Predicted => TargetPixels::Predicted,
+                Place::Labelled => TargetPixels::Labelled,
                 Place::Pixel { x, y } => match region.place(y as usize, x as usize, input.height, input.width) {
                     Ok((y, x)) => TargetPixels::Point { y, x },
                     Err(Outside::Image) => return Ok(Err(SkipReason::PixelOutsideImage)),
@@ -226,7 +229,7 @@ impl Decoder {
                 let found = names.iter().find_map(|name| channels.get(name)).map(|channel| Found {
                     class: 0,
                     channel: Channel::Index(*channel),
-                    place: Place::Predicted,
+                    place: Place::Labelled,
                 });
                 return Ok(found.map(|found| vec![found]).ok_or(SkipReason::UnknownClass));
             }
@@ -242,7 +245,7 @@ impl Decoder {
             let place = match (&self.targets, target) {
                 (Targets::Pixel { x, y, .. }, _) => Place::Pixel { x: *x, y: *y },
                 (_, StoredTarget::Unlabelled) => Place::Predicted,
-                (_, StoredTarget::Names(names)) if names.contains(name) => Place::Predicted,
+                (_, StoredTarget::Names(names)) if names.contains(name) => Place::Labelled,
                 (_, StoredTarget::Objects(objects)) => {
                     let named = objects.iter().filter(|object| object.label.as_ref() == Some(name));
                     Place::Shapes(named.map(|object| &object.shape).collect())
@@ -256,7 +259,7 @@ impl Decoder {
             let is_nowhere = match &place {
                 Place::Mask(mask) => mask.count() == 0,
                 Place::Shapes(shapes) => shapes.is_empty(),
-                Place::Pixel { .. } | Place::Predicted => false,
+                Place::Pixel { .. } | Place::Predicted | Place::Labelled => false,
             };
             if !is_nowhere {
                 found.push(Found { class, channel: Channel::Index(*index), place });
@@ -441,11 +444,11 @@ mod tests {
     fn names_say_that_a_class_is_there() {
         let world = World::new(false);
         let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).into()).collect());
-        let dog = ClassTarget { class: 1, channel: Channel::Index(5), pixels: TargetPixels::Predicted };
+        let dog = ClassTarget { class: 1, channel: Channel::Index(5), pixels: TargetPixels::Labelled };
         assert_eq!(world.decode(&classes(), names(&["horse", "dog"])).unwrap(), [dog]);
         assert_eq!(world.decode(&classes(), names(&["horse"])).unwrap_err(), "class absent");
         let own = Targets::OwnClass([("dog".to_owned(), 5)].into());
-        let dog = ClassTarget { class: 0, channel: Channel::Index(5), pixels: TargetPixels::Predicted };
+        let dog = ClassTarget { class: 0, channel: Channel::Index(5), pixels: TargetPixels::Labelled };
         assert_eq!(world.decode(&own, names(&["dog"])).unwrap(), [dog]);
         assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "class unknown to the model");
         let top = ClassTarget { class: 0, channel: Channel::Top, pixels: TargetPixels::Predicted };
