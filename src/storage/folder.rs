@@ -15,7 +15,7 @@ use cap_std::{
 };
 
 use super::{FileName, StorageError, journal::ORPHANS, lease::LEASES, names::is_unfinished};
-use crate::media::{Durability, create_folders, shown, write_atomically};
+use crate::media::{Durability, create_folders, write_atomically};
 
 /// What the folder says of itself is in here.
 pub(super) const OWN: &str = ".camflow";
@@ -294,12 +294,6 @@ impl OutputFolder {
 
     pub(super) fn dir(&self) -> &Dir {
         &self.dir
-    }
-}
-
-impl std::fmt::Display for OutputFolder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}`", shown(&self.path))
     }
 }
 
