@@ -28,7 +28,8 @@ const ADMITTED: [&str; 13] = [
      logical_not logical_or logical_xor logit lt masked_fill maximum minimum mul multiply nan_to_num ne neg negative not_equal
      polar positive pow rad2deg real reciprocal remainder resolve_conj resolve_neg round rsqrt rsub sgn sign signbit sin sinc
      sinh special_entr special_erf special_erfc special_exp2 special_expit special_expm1 special_log1p special_xlog1py
-     special_xlogy sqrt square sub subtract tan tanh true_divide trunc where xlogy",
+     special_xlogy sqrt square sub subtract tan tanh true_divide trunc where xlogy
+     __and__ __iand__ __ilshift__ __ior__ __irshift__ __ixor__ __lshift__ __or__ __rshift__ __xor__",
     // Activations.
     "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu log_sigmoid log_sigmoid_forward log_softmax mish prelu
      relu relu6 rrelu selu sigmoid silu softmax softplus softshrink special_log_softmax special_softmax threshold",
