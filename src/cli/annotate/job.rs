@@ -219,8 +219,12 @@ pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> 
         let file = folder.join(field).join("00").join("000000000000000000000000.00000000.npy");
         for path in [present.join(field), file] {
             // Whatever else is wrong is the folder's, and said of it when it is made.
-            let is_of_name =
-                |error: &std::io::Error| matches!(error.kind(), ErrorKind::InvalidFilename | ErrorKind::InvalidInput);
+            let is_of_name = |error: &std::io::Error| match error.kind() {
+                ErrorKind::InvalidFilename | ErrorKind::InvalidInput => true,
+                // A file stands where the field's folder belongs.
+                ErrorKind::NotADirectory => present == folder,
+                _ => false,
+            };
             match std::fs::symlink_metadata(&path) {
                 Err(error) if is_of_name(&error) => anyhow::bail!(
                     "field `{field}` cannot have a folder below `{}`: {error}\nhint: choose another name with `--field`, or another folder with `--out`",
