@@ -155,7 +155,7 @@ class World:
     def run(self, *flags) -> dict:
         """A run of camflow: its report, its threads' times, what the server took."""
         report, server = self.work / "report.json", self.server_cpu()
-        command = [self.args.camflow, "annotate", *flags, "--report-file", report, "--quiet"]
+        command = [self.args.camflow, "annotate", *flags, "--new-folder", "--report-file", report, "--quiet"]
         process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
         threads = ThreadTimes(process.pid)
         _, errors = process.communicate()
@@ -273,7 +273,7 @@ class Worker:
     """A `camflow worker`, which takes shards from a queue."""
 
     def __init__(self, world: World, job: str, out: Path):
-        command = [world.args.camflow, "worker", "annotate", *world.flags(out), *JOBS[job], "--limit", world.args.images, "--overwrite"]
+        command = [world.args.camflow, "worker", "annotate", *world.flags(out), "--new-folder", *JOBS[job], "--limit", world.args.images, "--overwrite"]
         pipe, self.log = subprocess.PIPE, world.work / f"worker-{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen([str(part) for part in command], stdin=pipe, stdout=pipe, stderr=log, text=True)
