@@ -28,7 +28,7 @@ use camflow::{
     measure::Measures,
     media::{Checksum, Durability, sync_names, write_atomically},
     names::Choice,
-    pipeline::{CommitOutcome, SampleRef, SampleUpdate, Sink, Source, StoredMap, WrittenHeatmap},
+    pipeline::{CommitOutcome, SampleRef, SampleUpdate, Sink, Source, StoredHeatmap, StoredMap, WrittenHeatmap},
 };
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -99,7 +99,8 @@ fn together<T>(
 /// What a process of a cluster commits with.
 struct Committer {
     sink: UpdateSink,
-    samples: Vec<SampleRef>,
+    /// With what their labels hold.
+    samples: Vec<(SampleRef, Vec<StoredHeatmap>)>,
     fields: Vec<String>,
     round: usize,
     next: usize,
@@ -112,19 +113,20 @@ impl Committer {
             name: "fiftyone".to_owned(),
         };
         let dataset = Dataset::open(&Database::connect(&config, &ConnectOptions::default())?.database, dataset)?;
-        let mut source = dataset.source(Selection { shard: Some(shard), ..Selection::default() })?;
+        let fields: Vec<String> = (1..=fields).map(|layer| format!("write_rate_layer_{layer}")).collect();
+        let heatmap_fields = fields.clone();
+        let mut source = dataset.source(Selection { shard: Some(shard), heatmap_fields, ..Selection::default() })?;
         let mut samples = Vec::new();
         loop {
             let page = source.next_samples()?;
             if page.is_empty() {
                 break;
             }
-            samples.extend(page.into_iter().map(|selected| selected.sample));
+            samples.extend(page.into_iter().map(|selected| (selected.sample, selected.existing)));
         }
         if samples.is_empty() {
             return Err(format!("shard {shard} has no samples; take a larger dataset").into());
         }
-        let fields: Vec<String> = (1..=fields).map(|layer| format!("write_rate_layer_{layer}")).collect();
         let field = |name: &String| HeatmapField {
             name: name.clone(),
             layer: "backbone.layer4".to_owned(),
@@ -142,16 +144,22 @@ impl Committer {
         if self.next >= self.samples.len() {
             (self.next, self.round) = (0, self.round + 1);
         }
-        let bulk: Vec<SampleUpdate> = self.samples[self.next..].iter().take(BULK).map(|sample| self.update(sample)).collect();
-        self.next += bulk.len();
+        let bulk: Vec<SampleUpdate> =
+            self.samples[self.next..].iter().take(BULK).map(|(sample, read)| self.update(sample, read)).collect();
         let outcomes = self.sink.commit(&bulk)?;
         match outcomes.iter().find(|outcome| **outcome != CommitOutcome::Committed) {
-            None => Ok(bulk.len()),
+            None => {
+                for (update, (_, read)) in bulk.iter().zip(&mut self.samples[self.next..]) {
+                    *read = update.heatmaps.iter().map(stored).collect();
+                }
+                self.next += bulk.len();
+                Ok(bulk.len())
+            }
             Some(outcome) => Err(format!("an update was not made: {outcome:?}").into()),
         }
     }
 
-    fn update(&self, sample: &SampleRef) -> SampleUpdate {
+    fn update(&self, sample: &SampleRef, read: &[StoredHeatmap]) -> SampleUpdate {
         let mut measures = Measures::default();
         for measure in camflow::measure::Measure::ALL.iter().filter(|measure| !measure.is_yes_or_no()) {
             measures = measures.with(*measure, 0.5);
@@ -170,8 +178,18 @@ impl Committer {
             fingerprint: format!("{:032x}", self.round),
         };
         let heatmaps = self.fields.iter().map(heatmap).collect();
-        SampleUpdate { sample: sample.clone(), heatmaps, withdrawn: Vec::new(), superseded: Vec::new(), existing: Vec::new() }
+        SampleUpdate { sample: sample.clone(), heatmaps, withdrawn: Vec::new(), superseded: Vec::new(), existing: read.to_vec() }
     }
+}
+
+/// What the next update finds.
+fn stored(written: &WrittenHeatmap) -> StoredHeatmap {
+    let map_path = match &written.map {
+        StoredMap::File(path) => Some(path.clone()),
+        StoredMap::Inline(_) => None,
+    };
+    let (field, fingerprint) = (written.field.clone(), Some(written.fingerprint.clone()));
+    StoredHeatmap { field, fingerprint, map_path, npy_path: written.npy_path.clone(), ..StoredHeatmap::default() }
 }
 
 /// One file, and after as many as a bulk has samples their names; how many files.
