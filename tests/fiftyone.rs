@@ -15,7 +15,7 @@ use camflow::{
         CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
         WrittenHeatmap,
     },
-    storage::FileName,
+    storage::{FileName, OutputFolder},
 };
 
 mod mongod;
@@ -1059,11 +1059,39 @@ fn a_damaged_file_is_noted_only_in_the_label_that_was_read() {
         ChecksumNote { label, file: FileForm::Npy, checksum }
     };
     let notes: Vec<_> = labels.iter().map(damaged).collect();
-    assert_eq!(dataset.note_checksums(&notes).expect("notes"), 2);
-    assert_eq!(dataset.note_checksums(&notes).expect("notes"), 0, "the second time there is nothing to write");
+    let lock = dataset.lock(Some(&["cam".to_owned()])).expect("the lock");
+    assert_eq!(dataset.note_checksums(&notes, &lock).expect("notes"), 2);
+    assert_eq!(dataset.note_checksums(&notes, &lock).expect("notes"), 0, "the second time there is nothing to write");
     let noted: Vec<_> = read().iter().map(|label| label.stored.npy_checksum).collect();
     let expected = [(old, true), (new, false), (None, true)];
     assert_eq!(noted, expected.map(|(checksum, is_damaged)| Some(RecordedChecksum { checksum, is_damaged })));
+}
+
+#[test]
+fn a_label_that_somebody_changed_is_not_removed_with_those_that_lead_nowhere() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let out = tempfile::tempdir().expect("a folder");
+    let path = out.path().join(format!("cam/aa/{}.01234567.npy", "a".repeat(24)));
+    let written = |n| update(n, vec![WrittenHeatmap { npy_path: Some(path.clone()), ..heatmap("cam", "f") }]);
+    sink.commit(&[written(0), written(1), written(2)]).expect("a commit");
+    let folder = OutputFolder::create(out.path()).expect("the folder");
+    let broken = dataset.survey_labels(&folder).expect("a survey").broken;
+    assert_eq!(broken.len(), 3);
+    // Sample 1 is annotated again, and sample 2 deleted, before the labels go.
+    mongod.update_sample(dataset_id, id(1), doc! {"$set": {"cam.fingerprint": "g"}});
+    mongod.with(async |database| {
+        database.collection::<Document>(&format!("samples.{}", dataset_id.to_hex())).delete_one(doc! {"_id": id(2)}).await
+    });
+    let lock = dataset.lock(None).expect("the lock");
+    let kept = dataset.remove_labels(&broken, &lock).expect("a removal");
+    assert_eq!(kept, [&broken[1]]);
+    let left = dataset.survey_labels(&folder).expect("a survey").broken;
+    assert_eq!(left.iter().map(|label| label.sample()).collect::<Vec<_>>(), [broken[1].sample()]);
+    assert!(dataset.remove_labels(&left, &lock).expect("a removal").is_empty());
+    assert_eq!(dataset.survey_labels(&folder).expect("a survey").num_labels, 0);
 }
 
 fn label_checksum(label: &HeatmapLabel) -> Option<Checksum> {

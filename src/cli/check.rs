@@ -152,7 +152,7 @@ impl Check<'_> {
         let mut fields: Vec<String> = suspects.iter().map(|label| label.stored.field.clone()).collect();
         fields.sort();
         fields.dedup();
-        let _lock = match self.dataset.lock(Some(&fields)) {
+        let lock = match self.dataset.lock(Some(&fields)) {
             Ok(lock) => lock,
             Err(error @ Error::Locked { .. }) => {
                 if self.counts.unsettled == 0 {
@@ -168,7 +168,7 @@ impl Check<'_> {
         let found: Vec<(&HeatmapLabel, Vec<Finding>)> = now.par_iter().map(|label| (label, look(label, read_data))).collect();
         let findings = || found.iter().flat_map(|(label, findings)| findings.iter().map(move |finding| (*label, finding)));
         let notes: Vec<ChecksumNote<'_>> = findings().filter_map(|(label, finding)| note(label, finding)).collect();
-        self.counts.noted += self.dataset.note_checksums(&notes)?;
+        self.counts.noted += self.dataset.note_checksums(&notes, &lock)?;
         findings().for_each(|(label, finding)| self.count(label, finding));
         Ok(())
     }

@@ -11,7 +11,7 @@ use anyhow::bail;
 use super::{
     Exit, Failure,
     annotate::output_folder,
-    collect::{remove_orphans, unknown_datasets},
+    collect::{remove_orphans, retain_orphans, unknown_datasets},
     dataset::DatasetArgs,
     print,
     signals::cancel_on_signals,
@@ -99,6 +99,8 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         print(&format!("{verb} {}", shown(&folder.path().join(file.name.relative()))));
     };
     let mut num_stuck = 0;
+    // The labels and fields that go, or have gone.
+    let (mut broken, mut unused) = (labels.broken.iter().collect::<Vec<_>>(), labels.unused.clone());
     if let Some((lock, lease)) = &leases {
         let removed =
             remove_orphans(&folder, lease, &dataset, &leftovers.due, &cancellation, &mut tell).map_err(Failure::aborted)?;
@@ -109,21 +111,33 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         for name in &removed.referenced {
             leftovers.orphans.remove(name);
         }
-        leftovers.note(&folder, lease)?;
-        if !cancellation.is_cancelled() {
-            dataset.remove_labels(&labels.broken, lock).map_err(Failure::aborted)?;
+        folder.remove_unfinished().map_err(Failure::aborted)?;
+        retain_orphans(&folder, lease, &mut leftovers.orphans).map_err(Failure::aborted)?;
+        if cancellation.is_cancelled() {
+            (broken, unused) = (Vec::new(), Vec::new());
+        } else {
+            let changed = dataset.remove_labels(&labels.broken, lock).map_err(Failure::aborted)?;
+            broken.retain(|label| !changed.contains(label));
             // A cleared field leaves a key with nothing in each sample.
-            dataset.unset_heatmaps(&labels.unused, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
-            dataset.drop_fields(&labels.unused, lock).map_err(Failure::aborted)?;
+            dataset.unset_heatmaps(&unused, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
+            let kept = dataset.drop_fields(&unused, lock).map_err(Failure::aborted)?;
+            unused.retain(|field| !kept.contains(field));
         }
     } else {
         leftovers.due.iter().for_each(&mut tell);
     }
-    for label in &labels.broken {
+    for label in &broken {
         let (field, sample) = (names::shown(&label.field), label.sample());
         print(&format!("{verb} `{field}` of sample `{sample}`: no file {}", shown(&label.missing)));
     }
-    print(&tally.summary(verb, &labels));
+    print(&tally.summary(verb, broken.len(), &unused));
+    if !cancellation.is_cancelled() && (broken.len(), unused.len()) != (labels.broken.len(), labels.unused.len()) {
+        print(&format!(
+            "{} labels and {} fields were changed by others meanwhile, and stay",
+            labels.broken.len() - broken.len(),
+            labels.unused.len() - unused.len()
+        ));
+    }
     let num_young = leftovers.orphans.len() - if args.apply { 0 } else { leftovers.due.len() };
     if num_young > 0 {
         print(&format!(
@@ -208,18 +222,6 @@ impl Leftovers {
         })?;
         Ok(found)
     }
-
-    /// Notes in the folder what is left, so that the next call knows since when.
-    fn note(&mut self, folder: &OutputFolder, lease: &FolderLease) -> Result<(), Failure> {
-        for file in &self.due {
-            if folder.find(&file.name).map_err(Failure::aborted)?.is_none() {
-                self.orphans.remove(&file.name);
-            }
-        }
-        lease.check().map_err(Failure::aborted)?;
-        folder.remove_unfinished().map_err(Failure::aborted)?;
-        folder.set_orphans(&self.orphans).map_err(Failure::aborted)
-    }
 }
 
 impl Tally {
@@ -236,16 +238,15 @@ impl Tally {
         self.num_superseded + self.num_deleted + self.num_unfinished == 0
     }
 
-    fn summary(&self, verb: &str, labels: &LabelSurvey) -> String {
+    fn summary(&self, verb: &str, num_broken: usize, unused: &[String]) -> String {
         let Tally { num_superseded, num_deleted, num_unfinished, bytes } = self;
         let total = num_superseded + num_deleted + num_unfinished;
         let mut text = format!(
-            "{verb} {total} files, {:.1} MiB: {num_superseded} that nothing refers to, {num_deleted} of deleted samples, {num_unfinished} never finished; {} labels without files",
+            "{verb} {total} files, {:.1} MiB: {num_superseded} that nothing refers to, {num_deleted} of deleted samples, {num_unfinished} never finished; {num_broken} labels without files",
             *bytes as f64 / f64::from(1 << 20),
-            labels.broken.len()
         );
-        if !labels.unused.is_empty() {
-            text.push_str(&format!("; empty fields {}", backticked(labels.unused.iter().map(String::as_str))));
+        if !unused.is_empty() {
+            text.push_str(&format!("; empty fields {}", backticked(unused.iter().map(String::as_str))));
         }
         text
     }

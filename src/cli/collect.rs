@@ -96,12 +96,16 @@ pub fn remove_replaced(path: &Path, dataset: &Dataset, grace: Grace, cancellatio
     for name in &removed.referenced {
         orphans.remove(name);
     }
-    retain_orphans(&folder, &mut orphans)?;
+    retain_orphans(&folder, &lease, &mut orphans)?;
     Ok(removed)
 }
 
-/// Keeps of what is noted what is still there, and has a say in when it goes.
-fn retain_orphans(folder: &OutputFolder, orphans: &mut BTreeMap<FileName, Orphan>) -> Result<(), Error> {
+/// Keeps of what is noted what is still there, so that the next call knows since when.
+pub fn retain_orphans(
+    folder: &OutputFolder,
+    lease: &FolderLease,
+    orphans: &mut BTreeMap<FileName, Orphan>,
+) -> Result<(), StorageError> {
     let mut gone = Vec::new();
     for name in orphans.keys() {
         if folder.find(name)?.is_none() {
@@ -111,7 +115,8 @@ fn retain_orphans(folder: &OutputFolder, orphans: &mut BTreeMap<FileName, Orphan
     for name in &gone {
         orphans.remove(name);
     }
-    Ok(folder.set_orphans(orphans)?)
+    lease.check()?;
+    folder.set_orphans(orphans)
 }
 
 /// Datasets whose heatmaps are in the folder, and that this database does not have: of another database, perhaps, which cannot be

@@ -1,11 +1,12 @@
 //! What `camflow check` asks of the database: the heatmap labels with their files, and notes on those whose content is damaged.
 
 use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
-use futures_util::TryStreamExt;
 
 use super::{
     dataset::Dataset,
     error::Error,
+    label_change::LabelChange,
+    lock::Lock,
     retry::with_retries,
     stored_sample::{HEATMAP_KEYS, heatmap},
 };
@@ -15,10 +16,7 @@ use crate::{
 };
 
 /// Samples per query, without and with their inline maps.
-const PAGE: [i64; 2] = [1000, 32];
-
-/// Notes per command.
-const BATCH: usize = 1000;
+const PAGE: [usize; 2] = [1000, 32];
 
 /// A heatmap label of camflow's.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,25 +77,15 @@ impl Dataset {
     /// Writes notes into labels that are still what they were when they were read; returns how many it wrote.
     ///
     /// # Errors
-    /// The database fails.
-    pub fn note_checksums(&self, notes: &[ChecksumNote<'_>]) -> Result<u64, Error> {
-        let doing = format!("noting damaged files in the labels of dataset `{}`", self.name);
-        let mut written = 0;
-        for part in notes.chunks(BATCH) {
-            let updates: Vec<Bson> = part.iter().map(|note| Bson::Document(update(note))).collect();
-            let command = doc! {"update": &self.samples, "ordered": false, "updates": updates};
-            let reply = with_retries(|| {
-                let command = command.clone();
-                self.database.run(&doing, async { self.database.mongodb().run_command(command).await })
-            })?;
-            written += reply.get_i32("nModified").map_or(0, |count| u64::from(count.unsigned_abs()));
-        }
-        Ok(written)
+    /// The lock was lost, or the database fails.
+    pub fn note_checksums(&self, notes: &[ChecksumNote<'_>], lock: &Lock) -> Result<u64, Error> {
+        let changes: Vec<LabelChange> = notes.iter().map(change).collect();
+        self.change_labels(&changes, lock, &format!("noting damaged files in the labels of dataset `{}`", self.name))
     }
 }
 
 /// Only the one attribute of a label that still says the same of the file, and of the heatmap.
-fn update(note: &ChecksumNote<'_>) -> Document {
+fn change(note: &ChecksumNote<'_>) -> LabelChange {
     let HeatmapLabel { sample, stored, checksums, .. } = note.label;
     let (path_key, path, checksum_key, checksum) = match note.file {
         FileForm::Png => ("map_path", &stored.map_path, "map_checksum", &checksums[0]),
@@ -110,8 +98,8 @@ fn update(note: &ChecksumNote<'_>) -> Document {
         "_id": sample, key("fingerprint"): &stored.fingerprint, key(path_key): path, key(checksum_key): checksum,
     };
     let text = note.checksum.map(|checksum| checksum.to_string());
-    let change = vec![doc! {"$set": {key(checksum_key): {"$literal": text}, "last_modified_at": "$$NOW"}}];
-    doc! {"q": query, "u": change, "multi": false}
+    let update = vec![doc! {"$set": {key(checksum_key): {"$literal": text}, "last_modified_at": "$$NOW"}}];
+    LabelChange { query, update }
 }
 
 impl HeatmapLabelSource {
@@ -121,8 +109,7 @@ impl HeatmapLabelSource {
     /// The database fails, or the dataset is gone.
     pub fn next_page(&mut self) -> Result<Vec<HeatmapLabel>, Error> {
         loop {
-            let after = self.last.map_or_else(Document::new, |last| doc! {"_id": {"$gt": last}});
-            let page = self.read(&after)?;
+            let page = self.read(&Document::new(), self.last)?;
             match page.last() {
                 None => with_retries(|| self.dataset.check_exists())?,
                 Some(last) => self.last = last.get_object_id("_id").ok(),
@@ -141,9 +128,9 @@ impl HeatmapLabelSource {
     /// The database fails.
     pub fn again(&self, labels: &[&HeatmapLabel]) -> Result<Vec<HeatmapLabel>, Error> {
         let mut now = Vec::new();
-        for part in labels.chunks(PAGE[usize::from(self.with_maps)] as usize) {
+        for part in labels.chunks(self.page_size()) {
             let ids: Vec<ObjectId> = part.iter().map(|label| label.sample).collect();
-            let samples = self.read(&doc! {"_id": {"$in": ids}})?;
+            let samples = self.read(&doc! {"_id": {"$in": ids}}, None)?;
             let is_meant = |label: &HeatmapLabel| {
                 part.iter().any(|meant| meant.sample == label.sample && meant.stored.field == label.stored.field)
             };
@@ -152,7 +139,11 @@ impl HeatmapLabelSource {
         Ok(now)
     }
 
-    fn read(&self, chosen: &Document) -> Result<Vec<RawDocumentBuf>, Error> {
+    fn page_size(&self) -> usize {
+        PAGE[usize::from(self.with_maps)]
+    }
+
+    fn read(&self, chosen: &Document, after: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
         let has = |field: &String| Bson::Document(doc! {format!("{field}.fingerprint"): {"$type": "string"}});
         let query = doc! {"$and": [chosen.clone(), {"$or": self.fields.iter().map(has).collect::<Vec<_>>()}]};
         let mut projection = doc! {"_id": 1};
@@ -162,15 +153,7 @@ impl HeatmapLabelSource {
             projection.insert(format!("{field}.map"), map);
         }
         let doing = format!("reading the heatmaps of dataset `{}`", self.dataset.name);
-        with_retries(|| {
-            let (query, projection) = (query.clone(), projection.clone());
-            self.dataset.database.run(&doing, async {
-                let samples = self.dataset.database.collection::<RawDocumentBuf>(&self.dataset.samples);
-                let found = samples.find(query).projection(projection).sort(doc! {"_id": 1});
-                let size = PAGE[usize::from(self.with_maps)];
-                found.limit(size).batch_size(size as u32).await?.try_collect().await
-            })
-        })
+        self.dataset.sample_page(&query, after, &projection, self.page_size(), &doing)
     }
 
     fn labels(&self, sample: &RawDocument) -> Vec<HeatmapLabel> {
@@ -212,17 +195,17 @@ mod tests {
         };
         let checksums = [Bson::Null, Checksum::of(b"npy").to_string().into()];
         let label = HeatmapLabel { sample: ObjectId::from_bytes([7; 12]), stored, inline: InlineMap::Absent, checksums };
-        let update = update(&ChecksumNote { label: &label, file: FileForm::Npy, checksum: recorded(true) });
+        let made = change(&ChecksumNote { label: &label, file: FileForm::Npy, checksum: recorded(true) });
         let text = Checksum::of(b"npy").to_string();
         let expected = doc! {
             "_id": label.sample, "cam.fingerprint": "f", "cam.npy_path": "/out/a.npy", "cam.npy_checksum": &text,
         };
-        assert_eq!(update.get("q"), Some(&Bson::Document(expected)));
+        assert_eq!(made.query, expected);
         let set = doc! {"cam.npy_checksum": {"$literal": format!("damaged:{text}")}, "last_modified_at": "$$NOW"};
-        assert_eq!(update.get("u"), Some(&Bson::Array(vec![Bson::Document(doc! {"$set": set})])));
+        assert_eq!(made.update, [doc! {"$set": set}]);
         // A label of an earlier version, whose map is damaged.
-        let update = super::update(&ChecksumNote { label: &label, file: FileForm::Png, checksum: None });
+        let made = change(&ChecksumNote { label: &label, file: FileForm::Png, checksum: None });
         let expected = doc! {"_id": label.sample, "cam.fingerprint": "f", "cam.map_path": null, "cam.map_checksum": null};
-        assert_eq!(update.get("q"), Some(&Bson::Document(expected)));
+        assert_eq!(made.query, expected);
     }
 }

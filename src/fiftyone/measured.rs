@@ -1,7 +1,6 @@
 //! Reading measures back from the labels, for reports.
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
-use futures_util::TryStreamExt;
 
 use super::{
     dataset::Dataset,
@@ -15,7 +14,7 @@ use crate::{
 };
 
 /// Samples per query. A label with its measures takes about a kilobyte.
-const PAGE: i64 = 1000;
+const PAGE: usize = 1000;
 
 /// Reads samples with measured heatmaps in the order of their ids.
 #[derive(Debug)]
@@ -53,7 +52,7 @@ impl MeasuredSource {
     /// The database fails, or the dataset is gone.
     pub fn next_page(&mut self) -> Result<Vec<MeasuredSample>, Error> {
         let page = loop {
-            let chosen = self.ids.as_mut().map(|ids| ids.split_off(ids.len().saturating_sub(PAGE as usize)));
+            let chosen = self.ids.as_mut().map(|ids| ids.split_off(ids.len().saturating_sub(PAGE)));
             let page = self.read_page(chosen.as_deref())?;
             // None of the chosen ones may have heatmaps, and there may be more of them.
             if !page.is_empty() || self.ids.as_ref().is_none_or(Vec::is_empty) {
@@ -69,21 +68,14 @@ impl MeasuredSource {
 
     fn read_page(&self, chosen: Option<&[ObjectId]>) -> Result<Vec<RawDocumentBuf>, Error> {
         let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
-        with_retries(|| {
-            let query = chosen.map_or_else(|| self.query(), |ids| among(&self.query(), ids));
-            self.dataset.database.run(&doing, async {
-                let samples = self.dataset.database.collection::<RawDocumentBuf>(&self.dataset.samples);
-                let found = samples.find(query).projection(self.projection()).sort(doc! {"_id": 1}).limit(PAGE);
-                found.batch_size(PAGE as u32).await?.try_collect().await
-            })
-        })
+        let query = chosen.map_or_else(|| self.query(), |ids| among(&self.query(), ids));
+        self.dataset.sample_page(&query, self.last, &self.projection(), PAGE, &doing)
     }
 
     fn query(&self) -> Document {
         let has = |field: &String| Bson::Document(doc! {format!("{field}.fingerprint"): {"$type": "string"}});
         let any = doc! {"$or": self.fields.iter().map(has).collect::<Vec<_>>()};
-        let after = self.last.map_or_else(Document::new, |last| doc! {"_id": {"$gt": last}});
-        doc! {"$and": [after, self.filter.clone(), any]}
+        doc! {"$and": [self.filter.clone(), any]}
     }
 
     fn projection(&self) -> Document {

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Samples per command.
-const BATCH: i64 = 1000;
+const BATCH: usize = 1000;
 
 /// How often a change is made again that came after the end of the lease.
 const ATTEMPTS: usize = 5;
@@ -87,15 +87,7 @@ impl Dataset {
         let doing = format!("taking heatmaps away from the samples of dataset `{}`", self.name);
         let mut last: Option<ObjectId> = None;
         while !is_cancelled() {
-            let mut query = doc! {"$or": &holds};
-            query.extend(last.map(|last| ("_id".to_owned(), Bson::from(doc! {"$gt": last}))));
-            let page: Vec<Document> = with_retries(|| {
-                let query = query.clone();
-                self.database.run(&doing, async {
-                    let found = samples.find(query).projection(doc! {"_id": 1}).sort(doc! {"_id": 1}).limit(BATCH);
-                    found.await?.try_collect().await
-                })
-            })?;
+            let page = self.sample_page(&doc! {"$or": &holds}, last, &doc! {"_id": 1}, BATCH, &doing)?;
             let ids: Vec<ObjectId> = page.iter().filter_map(|sample| sample.get_object_id("_id").ok()).collect();
             let Some(end) = ids.last() else { break };
             last = Some(*end);
@@ -146,7 +138,7 @@ impl Dataset {
     }
 
     /// Changes something under the fence of the lock, again and again until that falls into its time.
-    fn fenced(&self, lock: &Lock, mut change: impl FnMut(Fence) -> Result<bool, Error>) -> Result<(), Error> {
+    pub(super) fn fenced(&self, lock: &Lock, mut change: impl FnMut(Fence) -> Result<bool, Error>) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             let fence = lock.check()?;
             if with_retries(|| change(fence.clone()))? {

@@ -1,16 +1,16 @@
 //! What `camflow clean` asks of a dataset: which labels lead nowhere, and which fields hold nothing.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
 
-use super::{dataset::Dataset, error::Error, lock::Lock, removal::durable_concern, retry::with_retries, schema::HEATMAP};
+use super::{dataset::Dataset, error::Error, label_change::LabelChange, lock::Lock, retry::with_retries, schema::HEATMAP};
 use crate::storage::{OutputFolder, Presence};
 
-/// Labels per query and per command.
+/// Samples per query.
 const BATCH: usize = 1000;
 
 /// The heatmap labels of a dataset, and their files in one output folder.
@@ -55,6 +55,15 @@ impl BrokenLabel {
     pub fn sample(&self) -> String {
         self.sample.to_hex()
     }
+
+    fn removal(&self) -> LabelChange {
+        let BrokenLabel { sample, fingerprint, key, field, missing } = self;
+        let query = doc! {
+            "_id": sample, format!("{field}.fingerprint"): fingerprint,
+            format!("{field}.{key}"): missing.to_string_lossy().as_ref(),
+        };
+        LabelChange { query, update: vec![doc! {"$unset": field}, doc! {"$set": {"last_modified_at": "$$NOW"}}] }
+    }
 }
 
 impl Dataset {
@@ -67,7 +76,11 @@ impl Dataset {
         let mut survey = LabelSurvey::default();
         let mut used = vec![false; heatmaps.len()];
         let mut last: Option<ObjectId> = None;
-        while let Some(page) = self.heatmap_page(&heatmaps, last)? {
+        loop {
+            let page = self.heatmap_page(&heatmaps, last)?;
+            if page.is_empty() {
+                break;
+            }
             for sample in &page {
                 let Ok(id) = sample.get_object_id("_id") else { continue };
                 last = Some(id);
@@ -95,14 +108,14 @@ impl Dataset {
     pub fn sample_ids(&self) -> Result<SampleIds, Error> {
         let mut ids = SampleIds::default();
         let mut last = None;
-        while let Some(page) = self.heatmap_page(&[], last)? {
+        loop {
+            let page = self.heatmap_page(&[], last)?;
             ids.0.extend(page.iter().filter_map(|sample| sample.get_object_id("_id").ok()));
             last = page.last().and_then(|sample| sample.get_object_id("_id").ok());
             if last.is_none() {
-                break;
+                return Ok(ids);
             }
         }
-        Ok(ids)
     }
 
     /// The ids of all datasets in the database.
@@ -118,33 +131,26 @@ impl Dataset {
         Ok(ids.iter().filter_map(Bson::as_object_id).map(|id| id.to_hex()).collect())
     }
 
-    /// Takes labels away that lead nowhere, unless somebody has changed them; returns how many.
+    /// Takes labels away that lead nowhere; returns those that somebody has changed meanwhile, and that stay.
     ///
     /// # Errors
     /// The lock was lost, or the database fails.
-    pub fn remove_labels(&self, labels: &[BrokenLabel], lock: &Lock) -> Result<u64, Error> {
+    pub fn remove_labels<'a>(&self, labels: &'a [BrokenLabel], lock: &Lock) -> Result<Vec<&'a BrokenLabel>, Error> {
         let doing = format!("removing labels without files from dataset `{}`", self.name);
-        let mut removed = 0;
+        let changes: Vec<LabelChange> = labels.iter().map(BrokenLabel::removal).collect();
+        self.change_labels(&changes, lock, &doing)?;
+        let mut kept = Vec::new();
         for part in labels.chunks(BATCH) {
-            let fence = lock.check()?;
-            let update = |label: &BrokenLabel| {
-                let BrokenLabel { sample, fingerprint, key, field, missing } = label;
-                let query = doc! {
-                    "_id": sample, format!("{field}.fingerprint"): fingerprint,
-                    format!("{field}.{key}"): missing.to_string_lossy().as_ref(), "$expr": fence.condition(),
-                };
-                let change = vec![doc! {"$unset": field}, doc! {"$set": {"last_modified_at": "$$NOW"}}];
-                Bson::Document(doc! {"q": query, "u": change, "multi": false})
-            };
-            let updates: Vec<Bson> = part.iter().map(update).collect();
-            let command = doc! {"update": &self.samples, "ordered": false, "updates": updates, "writeConcern": durable_concern()};
-            let reply = with_retries(|| {
-                let command = command.clone();
-                self.database.run(&doing, async { self.database.mongodb().run_command(command).await })
-            })?;
-            removed += reply.get_i32("nModified").map_or(0, |count| u64::from(count.unsigned_abs()));
+            let ids: Vec<ObjectId> = part.iter().map(|label| label.sample).collect();
+            let projection = part.iter().map(|label| (format!("{}.fingerprint", label.field), 1.into())).collect();
+            let samples = self.sample_page(&doc! {"_id": {"$in": ids}}, None, &projection, BATCH, &doing)?;
+            let by_id: HashMap<ObjectId, &RawDocumentBuf> =
+                samples.iter().filter_map(|sample| Some((sample.get_object_id("_id").ok()?, sample))).collect();
+            let is_there =
+                |label: &&BrokenLabel| by_id.get(&label.sample).is_some_and(|sample| sample.get_document(&label.field).is_ok());
+            kept.extend(part.iter().filter(is_there));
         }
-        Ok(removed)
+        Ok(kept)
     }
 
     /// The heatmap fields as they are declared now: key, and whether they are camflow's.
@@ -166,22 +172,13 @@ impl Dataset {
         Ok(heatmaps.collect())
     }
 
-    /// The next samples with what their heatmaps refer to; `None` at the end.
-    fn heatmap_page(&self, heatmaps: &[(String, bool)], last: Option<ObjectId>) -> Result<Option<Vec<RawDocumentBuf>>, Error> {
+    /// The next samples with what their heatmaps refer to; none at the end.
+    fn heatmap_page(&self, heatmaps: &[(String, bool)], last: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
         let mut projection = doc! {"_id": 1};
         for (field, _) in heatmaps {
             projection.extend(["map_path", "npy_path", "fingerprint"].map(|key| (format!("{field}.{key}"), 1.into())));
         }
-        let query = last.map_or_else(Document::new, |last| doc! {"_id": {"$gt": last}});
-        let page: Vec<RawDocumentBuf> = with_retries(|| {
-            let (query, projection) = (query.clone(), projection.clone());
-            self.database.run(&format!("reading the heatmaps of dataset `{}`", self.name), async {
-                let samples = self.database.collection::<RawDocumentBuf>(&self.samples);
-                let cursor = samples.find(query).projection(projection).sort(doc! {"_id": 1}).limit(BATCH as i64).await?;
-                futures_util::TryStreamExt::try_collect(cursor).await
-            })
-        })?;
-        Ok(Some(page).filter(|page| !page.is_empty()))
+        self.sample_page(&doc! {}, last, &projection, BATCH, &format!("reading the heatmaps of dataset `{}`", self.name))
     }
 }
 
