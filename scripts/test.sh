@@ -1,13 +1,23 @@
 #!/usr/bin/env bash
 # Everything that has to hold before a change goes in:
 #
-#   bash scripts/test.sh [ARGUMENTS OF pytest]
+#   bash scripts/test.sh [full] [ARGUMENTS OF pytest]
+#   bash scripts/test.sh fast      format, lints, documentation and unit tests, which need no database
+#   bash scripts/test.sh long      after all tests the long forms of what they try: hours
 #
 # What it builds lies outside the checkout, so that a second clone is quick.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
+
+layer=full
+case "${1:-}" in
+    fast | full | long)
+        layer="$1"
+        shift
+        ;;
+esac
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$camflow_cache/target}"
 # A path that is the same for every clone: another one would compile what links to libtorch again.
@@ -34,7 +44,6 @@ ensure_browser() {
     command -v chromium >/dev/null || fail "no Chromium, and the test of the App needs one" \
         "sudo apt-get install chromium (or Google Chrome)"
 }
-ensure_browser
 
 # The cheap checks first.
 step "format"
@@ -42,7 +51,22 @@ cargo fmt --check
 step "lint"
 "$camflow_python" -m ruff check pipelines scripts tests
 cargo clippy --all-targets --locked -- -D warnings
+step "documentation"
+bash scripts/docs.sh build
+if [ "$layer" = fast ]; then
+    step "unit tests"
+    cargo test --locked --lib
+    exit
+fi
+ensure_browser
 step "tests in Rust"
 cargo test --locked
 step "tests in Python"
 "$camflow_python" -m pytest tests/python "$@"
+if [ "$layer" = long ]; then
+    for long in "parity.sh" "fuzz.sh" "faults.sh --long" "faults.sh --soak 60" "cluster.sh" "bias.sh" "check_wheel.sh"; do
+        step "scripts/$long"
+        # shellcheck disable=SC2086
+        bash scripts/$long
+    done
+fi

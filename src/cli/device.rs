@@ -17,7 +17,7 @@ pub struct DeviceArgs {
     /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`; several with commas share the work
     #[arg(long = "device", default_value = "auto", value_name = "DEVICE", value_delimiter = ',')]
     devices: Vec<String>,
-    /// `fp32`; `bf16` is about twice as fast and deviates (README, Speed); `tf32` is something between, on GPUs only
+    /// `fp32`; `bf16` is about twice as fast and deviates (see Speed in the documentation); `tf32` is something between, on GPUs only
     #[arg(long, default_value = Precision::Fp32.name(), value_parser = choice::<Precision>())]
     pub precision: Precision,
     /// Exactly the operators of eager PyTorch (slower); without it sums may differ in the last bit
