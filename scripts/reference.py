@@ -18,7 +18,7 @@ PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
 def text_of(camflow: str, *arguments: str) -> str:
     # As wide as a terminal of the same width everywhere.
-    env = os.environ | {"COLUMNS": "100"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CAMFLOW_")} | {"COLUMNS": "100"}
     done = subprocess.run([camflow, *arguments], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env)
     return done.stdout.rstrip() + "\n"
 

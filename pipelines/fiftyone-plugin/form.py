@@ -162,7 +162,7 @@ SWITCHES = {
     "fuse_layers": "One map of all layers",
     "eigen_smooth": "Smooth by the first principal component",
     "aug_smooth": "Smooth by six variants of the image (six times the work)",
-    "overwrite": "Compute again what is up to date",
+    "overwrite": "Recompute up-to-date heatmaps",
 }
 
 

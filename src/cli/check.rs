@@ -24,7 +24,7 @@ use crate::{
     report::{Format, Level, Reporter},
 };
 
-/// Look whether the files of heatmaps are what was written
+/// Verify the files of heatmaps against their sizes and checksums
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
@@ -36,7 +36,7 @@ pub struct Args {
     /// Read the files and compare their contents too; without it sizes are compared, and the form of files without a checksum
     #[arg(long)]
     read_data: bool,
-    /// How to report: words, or one JSON object for each damaged file
+    /// Output format: text, or one JSON object for each damaged file
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
 }

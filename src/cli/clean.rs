@@ -26,7 +26,7 @@ use crate::{
 /// Of the labels or the files, more than one in so many at once are hardly what somebody has tidied up.
 const LANDSLIDE: u64 = 10;
 
-/// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
+/// Delete orphaned heatmap files, labels without files, and empty fields
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {

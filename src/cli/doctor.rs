@@ -11,7 +11,7 @@ use crate::{
     program::{CudaStatus, Program, cuda_status},
 };
 
-/// What works on this machine, and what to do about the rest
+/// Check the installation and suggest fixes
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -9,7 +9,7 @@ use crate::{
     report::{Format, Reporter},
 };
 
-/// What an exported model offers: layers, classes, preprocessing
+/// Show a model's layers, classes and preprocessing
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A `.pt2` file, or the name of an exported model

@@ -51,27 +51,27 @@ struct Cli {
 enum Command {
     /// Add heatmaps to the samples of a FiftyOne dataset
     Annotate(Box<annotate::Args>),
-    /// Run the jobs of a job file, one after the other
+    /// Run the jobs of a job file in order
     Run(run::Args),
-    /// Keep the model of a job loaded, and do the shards of it that standard input names
+    /// Keep a job's model loaded and process the shards named on standard input
     Worker(worker::Args),
-    /// Where the model looks: distributions, worst and best samples, and what stands out
+    /// Report where the model looks: distributions, extreme samples, what stands out
     Report(report::Args),
-    /// Look whether the files of heatmaps are what was written
+    /// Verify the files of heatmaps against their sizes and checksums
     Check(check::Args),
-    /// Remove heatmap files that nothing refers to, labels that lead nowhere, and fields that hold nothing
+    /// Delete orphaned heatmap files, labels without files, and empty fields
     Clean(clean::Args),
     /// List the runs of a dataset: jobs with their fields, models and counts
     Runs(runs::Args),
-    /// Take the heatmap fields of a run away again: labels, files, declarations and the record
+    /// Delete a run: labels, files, fields and run record
     Remove(remove::Args),
-    /// Heatmaps of a few images, without a database
+    /// Compute heatmaps of single images, without a database
     Explain(explain::Args),
     /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
     Export(export::Args),
-    /// What an exported model offers: layers, classes, preprocessing
+    /// Show a model's layers, classes and preprocessing
     Inspect(inspect::Args),
-    /// What works on this machine, and what to do about the rest
+    /// Check the installation and suggest fixes
     Doctor(doctor::Args),
 }
 

@@ -21,7 +21,7 @@ use crate::{
     storage::{FolderLease, Grace, Journal, OutputFolder, Sharing, StorageError, StoredFile},
 };
 
-/// Take the heatmap fields of a run away again: labels, files, declarations and the record
+/// Delete a run: labels, files, fields and run record
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {

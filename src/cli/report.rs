@@ -21,7 +21,7 @@ use crate::{
     study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
 };
 
-/// Where the model looks: distributions, worst and best samples, and what stands out
+/// Report where the model looks: distributions, extreme samples, what stands out
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {

@@ -24,7 +24,7 @@ use crate::{
     report::{Format, Reporter, redact_json},
 };
 
-/// Keep the model of a job loaded, and do the shards of it that standard input names
+/// Keep a job's model loaded and process the shards named on standard input
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

@@ -34,7 +34,7 @@ pub struct Args {
     /// ROAD; 61 more forward passes for each heatmap
     #[arg(long)]
     pub faithfulness: bool,
-    /// How fields are named; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
+    /// Template for the names of fields; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
     #[arg(long, value_name = "TEMPLATE")]
     pub field: Option<FieldTemplate>,
     /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
@@ -92,7 +92,7 @@ pub struct Args {
     /// Leave the App's settings of the dataset alone: no colours for new fields, none of them ticked
     #[arg(long)]
     pub no_app_config: bool,
-    /// Compute again what is up to date
+    /// Recompute up-to-date heatmaps
     #[arg(long)]
     pub overwrite: bool,
     /// Change nothing, but say how many samples would be annotated and why
@@ -114,10 +114,10 @@ pub struct Args {
     /// is the job's name, `{shard}` the shard (`3-of-10`)
     #[arg(long, value_name = "FILE", value_parser = prom_file)]
     pub metrics_file: Option<PathBuf>,
-    /// How to report: words, or one JSON object a line
+    /// Output format: text, or JSON Lines
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
-    /// Tell only of what went wrong
+    /// Print warnings and errors only
     #[arg(long, short)]
     pub quiet: bool,
     #[command(flatten)]

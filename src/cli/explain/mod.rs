@@ -25,7 +25,7 @@ use file_names::{FileNames, is_tensor};
 use inputs::{Asked, AskedPixels};
 use outputs::Outputs;
 
-/// Heatmaps of a few images, without a database
+/// Compute heatmaps of single images, without a database
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
@@ -44,7 +44,7 @@ pub struct Args {
     /// Folder for the files
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// How to report what was written
+    /// Output format
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
 }

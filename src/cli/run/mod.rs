@@ -15,7 +15,7 @@ use crate::{
     report::{Format, Reporter},
 };
 
-/// Run the jobs of a job file, one after the other
+/// Run the jobs of a job file in order
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job file (TOML); `--print-default` prints one with all keys
@@ -36,10 +36,10 @@ pub struct Args {
     /// Print a job file that explains all keys
     #[arg(long, exclusive = true)]
     print_default: bool,
-    /// How to report: words, or one JSON object a line
+    /// Output format: text, or JSON Lines
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
-    /// Tell only of what went wrong
+    /// Print warnings and errors only
     #[arg(long, short)]
     quiet: bool,
 }
