@@ -16,6 +16,7 @@ mod label_field;
 mod lock;
 mod mask_targets;
 mod measured;
+mod operation;
 mod references;
 mod removal;
 mod retry;
