@@ -89,10 +89,19 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         let kept = dataset.drop_fields(&plan.present, lock).map_err(Failure::aborted)?;
         let gone: Vec<String> = plan.fields.iter().filter(|field| !kept.contains(field)).cloned().collect();
         dataset.forget_in_app(&gone).map_err(Failure::aborted)?;
-        // What could not be removed is still to be found by the record.
-        if num_stuck == 0 {
-            dataset.forget_runs(&plan.runs, &plan.fields).map_err(Failure::aborted)?;
+        let is_emptied = |field: &String| contents.iter().any(|content| content.field == *field && content.num_others == 0);
+        for field in kept.iter().filter(|field| is_emptied(field)) {
+            print(&format!("field `{}` stays: somebody put something into it meanwhile", names::shown(field)));
         }
+    }
+    // What could not be removed is still to be found by the record.
+    match (&lock, num_stuck) {
+        (Some(_), 0) => dataset.forget_runs(&plan.runs, &plan.fields).map_err(Failure::aborted)?,
+        (Some(_), _) if !plan.runs.is_empty() => {
+            print("the records of the runs stay, as files do; run the same command again when these can be removed");
+            return Ok(Exit::SomeFailed);
+        }
+        _ => {}
     }
     for run in &plan.runs {
         print(&format!("{verb} run `{}`", names::shown(&run.key)));
