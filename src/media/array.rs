@@ -117,6 +117,17 @@ pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> 
     header.array(&inflated, ORIGIN)
 }
 
+/// Whether the array in a document is of type bool; only its beginning is looked at.
+pub(super) fn inflates_to_bool(bytes: &[u8]) -> bool {
+    let mut start = [0; 256];
+    let mut filled = 0;
+    let mut stream = ZlibDecoder::new(bytes);
+    while let Ok(count @ 1..) = stream.read(&mut start[filled..]) {
+        filled += count;
+    }
+    Header::parse(&start[..filled], "").is_ok_and(|header| header.kind.type_char() == TypeChar::Bool)
+}
+
 /// Reads an array from the content of a `.npy` file (version 1.0, 2.0 or 3.0, either byte order, C or Fortran order; bool,
 /// integers, floats; one to four axes). `origin` says in errors where the bytes come from.
 ///

@@ -56,6 +56,23 @@ impl Default for ImageLimits {
     }
 }
 
+impl ImageLimits {
+    /// How many bytes a mask in a document may have.
+    pub(super) fn array_bytes(&self) -> u64 {
+        // Eight bytes a pixel are the most that any type takes.
+        self.max_bytes.min(self.max_pixels.saturating_mul(8))
+    }
+
+    /// Whether a mask in a document has no more pixels than are allowed.
+    pub(super) fn check_mask(&self, height: usize, width: usize) -> Result<(), MediaError> {
+        let most = self.max_pixels;
+        match height as u64 * width as u64 > most {
+            true => Err(MediaError::mask(format!("its {height} x {width} pixels are more than the {most} that are allowed"))),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Reads an image as RGB.
 ///
 /// # Errors

@@ -78,14 +78,8 @@ impl LabelMask {
     /// # Errors
     /// As those two, or the mask is larger than the limits.
     pub fn inflate(bytes: &[u8], limits: &ImageLimits) -> Result<Self, MediaError> {
-        // Eight bytes a pixel are the most that any type takes.
-        let array = inflate_array(bytes, limits.max_bytes.min(limits.max_pixels.saturating_mul(8)))?;
-        let mask = Self::from_array(array)?;
-        let pixels = mask.height as u64 * mask.width as u64;
-        if pixels > limits.max_pixels {
-            let (height, width, most) = (mask.height, mask.width, limits.max_pixels);
-            return Err(MediaError::mask(format!("its {height} x {width} pixels are more than the {most} that are allowed")));
-        }
+        let mask = Self::from_array(inflate_array(bytes, limits.array_bytes())?)?;
+        limits.check_mask(mask.height, mask.width)?;
         Ok(mask)
     }
 
@@ -185,7 +179,25 @@ impl LabelMask {
         Ok(self.nonzero())
     }
 
-    /// The pixels that hold anything but 0 (in an RGB mask: but black), as FiftyOne reads an instance's mask.
+    /// The low byte of each number; 255 where a colour is not black.
+    ///
+    /// # Errors
+    /// A number that is not 0, but whose low byte is.
+    pub(super) fn into_bytes(self) -> Result<Vec<u8>, MaskValue> {
+        match self.pixels {
+            MaskPixels::Index8(pixels) => Ok(pixels),
+            MaskPixels::Index(pixels) => {
+                let byte = |number: i64| match number as u8 {
+                    0 if number != 0 => Err(MaskValue::Index(number)),
+                    byte => Ok(byte),
+                };
+                pixels.into_iter().map(byte).collect()
+            }
+            MaskPixels::Rgb(pixels) => Ok(pixels.chunks_exact(3).map(|pixel| if pixel == [0; 3] { 0 } else { 255 }).collect()),
+        }
+    }
+
+    /// The pixels that hold anything but 0 (in an RGB mask: but black).
     pub fn nonzero(&self) -> BinaryMask {
         let pixels = match &self.pixels {
             MaskPixels::Index8(pixels) => pixels.iter().map(|&pixel| u8::from(pixel != 0)).collect(),

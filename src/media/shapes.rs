@@ -1,19 +1,19 @@
 //! Boxes and polylines to pixels, as FiftyOne's `to_segmentation` draws them: coordinates are fractions of the image's sides,
 //! boxes are cut down to whole pixels, points rounded to them, and polygons and lines follow OpenCV's `fillPoly` and `polylines`.
 
-use super::{error::MediaError, geometry::BinaryMask};
+use super::{error::MediaError, geometry::BinaryMask, instance::InstanceMask};
 
 /// Coordinates beyond this many image sides are a mistake (pixels instead of fractions, as a rule), not a place.
 const FAR: f64 = 100.0;
 
 impl BinaryMask {
     /// Adds a box: `bounds` are left, top, width and height. What lies outside the image is cut off; a box of less than a
-    /// pixel may add nothing. `mask` is stretched over the box, bilinearly and with the rounding that FiftyOne has from OpenCV;
-    /// without it all of the box is added.
+    /// pixel may add nothing. `mask` is stretched over the box, bilinearly and with the rounding that FiftyOne has from OpenCV, and
+    /// what is not 0 then is added; without it all of the box is.
     ///
     /// # Errors
     /// A coordinate is no number or far outside the image, or a side is negative.
-    pub fn add_box(&mut self, bounds: [f64; 4], mask: Option<&BinaryMask>) -> Result<(), MediaError> {
+    pub fn add_box(&mut self, bounds: [f64; 4], mask: Option<&InstanceMask>) -> Result<(), MediaError> {
         bounds.into_iter().try_for_each(check)?;
         let [left, top, width, height] = bounds;
         if width < 0.0 || height < 0.0 {
@@ -39,8 +39,7 @@ impl BinaryMask {
             let (above, below) = (&mask.pixels[rows.first * mask.width..], &mask.pixels[rows.second * mask.width..]);
             for (pixel, columns) in row.iter_mut().zip(&columns) {
                 let along = |row: &[u8]| {
-                    let share = |index: usize, weight: u32| if row[index] == 0 { 0 } else { weight };
-                    share(columns.first, columns.weights[0]) + share(columns.second, columns.weights[1])
+                    u32::from(row[columns.first]) * columns.weights[0] + u32::from(row[columns.second]) * columns.weights[1]
                 };
                 // In quarters, each row's rounded down: OpenCV's arithmetic for bytes.
                 let quarters = |sum: u32, weight: u32| ((sum >> 4) * weight) >> 16;
@@ -324,7 +323,7 @@ mod tests {
 
     #[test]
     fn instance_masks_are_stretched_over_their_boxes_as_in_fiftyone() {
-        let mask = BinaryMask { height: 3, width: 4, pixels: vec![0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 1] };
+        let mask = InstanceMask { height: 3, width: 4, pixels: vec![0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 1] };
         let inside = [
             "........................",
             "........................",
@@ -379,6 +378,36 @@ mod tests {
     }
 
     #[test]
+    fn masks_of_bytes_reach_as_far_as_in_fiftyone() {
+        let draw = |pixels: Vec<u8>| {
+            let mask = InstanceMask { height: 3, width: 4, pixels };
+            drawn(14, 24, |all| all.add_box([0.1, 0.2, 0.6, 0.55], Some(&mask)))[2..10].to_vec()
+        };
+        let black_and_white = [
+            "....##########..........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..#####....#####........",
+        ];
+        assert_eq!(draw(vec![0, 255, 255, 0, 255, 255, 255, 255, 255, 0, 0, 255]), black_and_white);
+        let soft = [
+            "......########..........",
+            "..############..........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..##############........",
+            "..#####.....####........",
+        ];
+        assert_eq!(draw(vec![0, 1, 255, 0, 40, 1, 255, 3, 40, 0, 0, 3]), soft);
+    }
+
+    #[test]
     fn boxes_are_cut_down_to_whole_pixels_and_add_up() {
         let boxes = |mask: &mut BinaryMask| {
             mask.add_box([0.0, 0.0, 0.3, 0.5], None)?;
@@ -424,7 +453,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             ((state >> 33) as f64 / f64::from(1 << 30) - 1.0) * 3.0
         };
-        let inner = BinaryMask { height: 2, width: 3, pixels: vec![1, 0, 1, 0, 1, 0] };
+        let inner = InstanceMask { height: 2, width: 3, pixels: vec![1, 0, 1, 0, 1, 0] };
         for n in 0..2000 {
             let mut mask = BinaryMask::empty(1 + n % 7, 1 + n % 5);
             let line: Vec<[f64; 2]> = (0..4).map(|_| [next(), next()]).collect();

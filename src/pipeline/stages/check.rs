@@ -8,7 +8,7 @@ use std::{
 
 use super::decode::{Decoder, Targets, failure};
 use crate::{
-    media::{Damage, MediaError, RecordedChecksum, Stamp},
+    media::{Damage, ImageLimits, InstanceMask, MediaError, RecordedChecksum, Stamp, with_large_pictures_in_turn},
     pipeline::{
         Change, Fingerprint, Ingredient, SampleFailure, SelectedSample, Skip, SkipReason, StaleSample, StoredMask, StoredObject,
         StoredShape, StoredTarget,
@@ -122,7 +122,7 @@ impl Decoder {
             }
             (StoredTarget::Objects(objects), _) => {
                 for object in objects {
-                    fingerprint = with_object(fingerprint, object, stamps);
+                    fingerprint = with_object(fingerprint, object, &self.limits, stamps);
                 }
                 Ok(fingerprint)
             }
@@ -173,7 +173,15 @@ fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> MediaError + use<> 
 }
 
 /// Adds an object with everything that says where it is.
-fn with_object(fingerprint: Fingerprint, object: &StoredObject, stamps: &mut BTreeMap<PathBuf, Stamp>) -> Fingerprint {
+fn with_object(
+    fingerprint: Fingerprint,
+    object: &StoredObject,
+    limits: &ImageLimits,
+    stamps: &mut BTreeMap<PathBuf, Stamp>,
+) -> Fingerprint {
+    // Such masks were once drawn as if they were 0 and 1, and what was made from them then is to be made again. Those of 0 and 1
+    // were not, and their fingerprints stay. What a file holds is not known here; FiftyOne writes 0 and 255.
+    let as_bytes = |fingerprint: Fingerprint| fingerprint.and(Ingredient::Label, "mask of bytes", &[]);
     let bytes = |numbers: &mut dyn Iterator<Item = f64>| numbers.flat_map(f64::to_le_bytes).collect::<Vec<u8>>();
     let fingerprint = match &object.label {
         Some(label) => fingerprint.and(Ingredient::Label, "object", label.as_bytes()),
@@ -184,12 +192,19 @@ fn with_object(fingerprint: Fingerprint, object: &StoredObject, stamps: &mut BTr
             let fingerprint = fingerprint.and(Ingredient::Label, "box", &bytes(&mut bounds.iter().copied()));
             match mask {
                 None => fingerprint,
-                Some(StoredMask::Inline(mask)) => fingerprint.and(Ingredient::Label, "mask", mask),
+                Some(StoredMask::Inline(mask)) => {
+                    let fingerprint = fingerprint.and(Ingredient::Label, "mask", mask);
+                    match with_large_pictures_in_turn(|| InstanceMask::is_beyond_one(mask, limits)) {
+                        true => as_bytes(fingerprint),
+                        false => fingerprint,
+                    }
+                }
                 // A missing file is a fault only where its class is wanted.
-                Some(StoredMask::File(path)) => with_file(fingerprint, Ingredient::Label, "mask file", path, stamps)
-                    .unwrap_or_else(|_| {
+                Some(StoredMask::File(path)) => {
+                    with_file(fingerprint, Ingredient::Label, "mask file", path, stamps).map(as_bytes).unwrap_or_else(|_| {
                         fingerprint.and(Ingredient::Label, "missing mask file", path.as_os_str().as_encoded_bytes())
-                    }),
+                    })
+                }
             }
         }
         StoredShape::Lines { lines, closed, filled } => {

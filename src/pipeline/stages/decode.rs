@@ -276,7 +276,7 @@ fn draw(shapes: &[&StoredShape], region: &FrameRegion, files: &InputFiles<'_>) -
         match shape {
             StoredShape::Box { bounds, mask: None } => drawn.add_box(*bounds, None)?,
             StoredShape::Box { bounds, mask: Some(mask) } => {
-                drawn.add_box(*bounds, Some(&files.mask(mask)?.nonzero()))?;
+                drawn.add_box(*bounds, Some(&files.instance_mask(mask)?))?;
             }
             StoredShape::Lines { lines, filled: true, .. } => drawn.add_polygon(lines)?,
             StoredShape::Lines { lines, closed, filled: false } => drawn.add_lines(lines, *closed)?,
@@ -406,6 +406,45 @@ mod tests {
         assert_eq!(world.decode(&classes(), StoredTarget::Malformed("no list".into())).unwrap_err(), "label: no list");
         assert_eq!(world.decode(&classes(), StoredTarget::Missing).unwrap_err(), "no label");
         assert_eq!(world.decode(&classes(), StoredTarget::Objects(Vec::new())).unwrap_err(), "class absent");
+    }
+
+    #[test]
+    fn masks_that_were_once_drawn_otherwise_are_stale_and_others_are_not() {
+        let deflated = |npy: Vec<u8>| {
+            let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+            std::io::Write::write_all(&mut stream, &npy).unwrap();
+            stream.finish().unwrap()
+        };
+        let npy = |kind: &str, values: &[u8]| {
+            let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (2, 2), }}");
+            let mut npy = b"\x93NUMPY\x01\0".to_vec();
+            npy.extend((header.len() as u16 + 1).to_le_bytes());
+            npy.extend(header.bytes().chain([b'\n']).chain(values.iter().copied()));
+            StoredMask::Inline(deflated(npy))
+        };
+        let world = World::new(false);
+        let masked = |mask: &StoredMask| {
+            let shape = StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(mask.clone()) };
+            StoredTarget::Objects(vec![StoredObject { label: Some("cat".into()), shape }])
+        };
+        let label = |fingerprint: &str| fingerprint.rsplit('-').next().unwrap().to_owned();
+        // The digest that labels of every dataset hold.
+        let as_ever = |what: &str, content: &[u8]| {
+            let bounds: Vec<u8> = [0.0, 0.0, 1.0, 1.0].into_iter().flat_map(f64::to_le_bytes).collect();
+            let object =
+                Fingerprint::of_job("", "").and(Ingredient::Label, "object", b"cat").and(Ingredient::Label, "box", &bounds);
+            label(&object.and(Ingredient::Label, what, content).to_string())
+        };
+        for (kind, values, is_same) in [
+            ("|b1", [0, 1, 1, 1], true),
+            ("|u1", [0, 1, 1, 1], true),
+            ("|u1", [0, 255, 1, 1], false),
+            ("|u1", [0, 2, 1, 1], false),
+        ] {
+            let mask = npy(kind, &values);
+            let StoredMask::Inline(bytes) = &mask else { unreachable!() };
+            assert_eq!(label(&world.fingerprint(masked(&mask))) == as_ever("mask", bytes), is_same, "{kind} {values:?}");
+        }
     }
 
     #[test]

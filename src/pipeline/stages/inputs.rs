@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    media::{FileContent, ImageLimits, LabelMask, MediaError, Stamp},
+    media::{FileContent, ImageLimits, InstanceMask, LabelMask, MediaError, Stamp},
     pipeline::{Ingredient, StaleSample, StoredMask},
 };
 
@@ -36,6 +36,13 @@ impl<'a> InputFiles<'a> {
         match mask {
             StoredMask::Inline(bytes) => LabelMask::inflate(bytes, self.limits),
             StoredMask::File(path) => LabelMask::parse(path, &self.read(Ingredient::Label, path)?, self.limits),
+        }
+    }
+
+    pub(super) fn instance_mask(&self, mask: &StoredMask) -> Result<InstanceMask, MediaError> {
+        match mask {
+            StoredMask::Inline(bytes) => InstanceMask::inflate(bytes, self.limits),
+            StoredMask::File(path) => InstanceMask::parse(path, &self.read(Ingredient::Label, path)?, self.limits),
         }
     }
 
