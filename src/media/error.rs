@@ -47,7 +47,7 @@ pub enum MediaError {
         path: PathBuf,
     },
     /// The content is of no format that is read here, whatever the name says.
-    #[error("`{}` {what}; camflow reads JPEG, PNG, GIF, BMP, TIFF and WebP", shown(path))]
+    #[error("`{}` {what}; camflow reads JPEG, PNG, TIFF, WebP, GIF, BMP, PPM, TGA, ICO, PCX, SGI and QOI", shown(path))]
     UnsupportedFormat {
         /// The file.
         path: PathBuf,

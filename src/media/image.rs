@@ -7,12 +7,17 @@
 use std::{io::Cursor, path::Path};
 
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use image_extras::{pcx::PCXDecoder, sgi::SgiDecoder};
 
 use super::{
+    bitmap::{self, IconContent},
     content::read_file,
     error::MediaError,
-    jpeg,
+    format::Format,
+    gif, jpeg,
     orientation::{ExifPolicy, Orientation},
+    picture::{Picture, Samples},
+    png_repair, portable, tiff,
     turns::wait_for_turn,
 };
 
@@ -28,6 +33,8 @@ pub struct RgbImage {
     /// How the App turns these pixels before it shows them: [`Orientation::Upright`] for nearly every image, and for all that
     /// were read with [`ExifPolicy::Apply`].
     pub orientation: Orientation,
+    /// Whether levels of the file lie outside of 0 to 255, and were cut to it.
+    pub is_clipped: bool,
 }
 
 impl RgbImage {
@@ -37,7 +44,7 @@ impl RgbImage {
     /// `pixels` is not `height * width * 3` long.
     pub fn new(height: usize, width: usize, pixels: Vec<u8>) -> Self {
         assert_eq!(pixels.len(), height * width * 3, "pixels of another shape");
-        RgbImage { height, width, pixels, orientation: Orientation::Upright }
+        RgbImage { height, width, pixels, orientation: Orientation::Upright, is_clipped: false }
     }
 }
 
@@ -87,76 +94,137 @@ pub fn read_image(path: &Path, limits: &ImageLimits, exif: ExifPolicy) -> Result
 /// # Errors
 /// The content is of an unknown format, larger than the limits, damaged or truncated.
 pub fn parse_image(path: &Path, bytes: &[u8], limits: &ImageLimits, exif: ExifPolicy) -> Result<RgbImage, MediaError> {
-    let (format, picture) = decode(path, bytes, limits)?;
-    let (height, width, pixels) = to_rgb(path, picture)?;
-    let orientation = match format {
-        // Neither format carries EXIF.
-        ImageFormat::Gif | ImageFormat::Bmp => Orientation::Upright,
-        _ => Orientation::of_file(bytes),
-    };
-    // Pillow turns TIFF upright while loading, so there the models see what the tag says, too.
-    if exif == ExifPolicy::Apply || format == ImageFormat::Tiff {
-        if orientation == Orientation::Upright {
-            return Ok(RgbImage::new(height, width, pixels));
+    let Decoded { picture, orientation, is_turned_at_once, .. } = decode(path, bytes, limits)?;
+    let (height, width, is_clipped) = (picture.height, picture.width, picture.is_clipped());
+    let pixels = picture.into_rgb();
+    let image = match orientation {
+        Orientation::Upright => RgbImage::new(height, width, pixels),
+        _ if exif == ExifPolicy::Apply || is_turned_at_once => {
+            let (pixels, height, width) = orientation.turn(&pixels, height, width, 3);
+            RgbImage::new(height, width, pixels)
         }
-        let (pixels, height, width) = orientation.turn(&pixels, height, width, 3);
-        return Ok(RgbImage::new(height, width, pixels));
-    }
-    Ok(RgbImage { height, width, pixels, orientation })
+        _ => RgbImage { orientation, ..RgbImage::new(height, width, pixels) },
+    };
+    Ok(RgbImage { is_clipped, ..image })
 }
 
-/// Samples as they are in the file, before anything is made of them.
-pub(super) struct Picture {
-    pub(super) image: DynamicImage,
-    /// Whether the file is gray without an alpha channel, although its decoder made one: a PNG may declare one level
-    /// transparent, which Pillow and OpenCV both ignore.
-    pub(super) alpha_is_a_level: bool,
+/// The first image of a file.
+pub(super) struct Decoded {
+    pub(super) format: Format,
+    pub(super) picture: Picture,
+    pub(super) orientation: Orientation,
+    /// Whether Pillow turns it upright while it loads.
+    pub(super) is_turned_at_once: bool,
 }
 
-/// Decodes the first frame.
-pub(super) fn decode(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<(ImageFormat, Picture), MediaError> {
+/// Decodes the first image of a file.
+pub(super) fn decode(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, MediaError> {
     let undecodable = |reason: String| MediaError::Undecodable { path: path.to_owned(), reason };
     let check = |height: usize, width: usize| check_size(path, height, width, limits);
-    if jpeg::is_jpeg(bytes) {
-        let jpeg = jpeg::decode(bytes, check).map_err(undecodable)??;
-        let (width, height) = (jpeg.width as u32, jpeg.height as u32);
-        let image = if jpeg.is_gray {
-            let gray = image::GrayImage::from_raw(width, height, jpeg.samples);
-            gray.map(DynamicImage::from)
-        } else {
-            let rgb = image::RgbImage::from_raw(width, height, jpeg.samples);
-            rgb.map(DynamicImage::from)
-        };
-        let image = image.ok_or_else(|| undecodable("fewer pixels than its size says".into()))?;
-        return Ok((ImageFormat::Jpeg, Picture { image, alpha_is_a_level: false }));
-    }
-
-    let format = match image::guess_format(bytes) {
-        Ok(format) if format.reading_enabled() => format,
-        Ok(format) => {
-            let what = format!("holds a {format:?} image: convert it to PNG or JPEG");
-            return Err(MediaError::UnsupportedFormat { path: path.to_owned(), what });
+    let format = Format::of(bytes).map_err(|what| MediaError::UnsupportedFormat { path: path.to_owned(), what })?;
+    let (picture, orientation) = match format {
+        Format::Jpeg => {
+            let jpeg = jpeg::decode(bytes, check).map_err(undecodable)??;
+            let samples = if jpeg.is_gray { Samples::Gray(jpeg.samples) } else { Samples::Rgb(jpeg.samples) };
+            let picture = Picture { is_a_mask: !jpeg.is_cmyk, ..Picture::new(jpeg.height, jpeg.width, samples) };
+            (picture, Orientation::of_file(bytes))
         }
-        Err(_) => {
-            let what = "does not begin like an image file".to_owned();
-            return Err(MediaError::UnsupportedFormat { path: path.to_owned(), what });
+        Format::Tiff => {
+            let tiff = tiff::decode(bytes, check).map_err(undecodable)??;
+            (tiff.picture, tiff.orientation)
         }
+        Format::Png => {
+            let picture = match by_library(path, bytes, ImageFormat::Png, limits) {
+                Err(error @ MediaError::Undecodable { .. }) => {
+                    let repaired = png_repair::repaired(bytes, limits).ok_or(error)?;
+                    by_library(path, &repaired, ImageFormat::Png, limits)?
+                }
+                other => other?,
+            };
+            (picture, Orientation::of_file(bytes))
+        }
+        Format::WebP => (by_library(path, bytes, ImageFormat::WebP, limits)?, Orientation::of_file(bytes)),
+        Format::Gif => {
+            let mut picture = by_library(path, bytes, ImageFormat::Gif, limits)?;
+            gif::fill_around_first_frame(bytes, &mut picture);
+            // OpenCV makes transparent pixels white.
+            let is_a_mask = !picture.is_transparent();
+            (Picture { is_a_mask, ..picture }, Orientation::Upright)
+        }
+        Format::Bmp => (bmp(path, bytes, limits)?, Orientation::Upright),
+        Format::Ico => (icon(path, bytes, limits)?, Orientation::Upright),
+        Format::Tga => {
+            let mut picture = by_library(path, bytes, ImageFormat::Tga, limits)?;
+            bitmap::scale_targa_as_pillow(bytes, &mut picture);
+            (Picture { is_a_mask: false, ..picture }, Orientation::Upright)
+        }
+        Format::Qoi => {
+            let picture = by_library(path, bytes, ImageFormat::Qoi, limits)?;
+            (Picture { is_a_mask: false, ..picture }, Orientation::Upright)
+        }
+        Format::Pcx => (by_decoder(path, PCXDecoder::new(Cursor::new(bytes)), limits)?, Orientation::Upright),
+        Format::Sgi => {
+            let picture = by_decoder(path, SgiDecoder::new(Cursor::new(bytes)), limits)?;
+            (picture.without_low_bytes(), Orientation::Upright)
+        }
+        Format::Portable => (portable::decode(bytes, check).map_err(undecodable)??, Orientation::Upright),
     };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut memory = image::Limits::no_limits();
-    memory.max_alloc = Some(limits.max_bytes);
-    reader.limits(memory);
-    let decoder = reader.into_decoder().map_err(|error| undecodable(error.to_string()))?;
-    let (width, height) = decoder.dimensions();
-    check(height as usize, width as usize)?;
-    // Wider pixels are refused below; before they take memory is better.
-    if decoder.color_type().bytes_per_pixel() > 8 {
-        return Err(wide_pixels(path, decoder.color_type()));
+    Ok(Decoded { format, picture, orientation, is_turned_at_once: format == Format::Tiff })
+}
+
+/// A bitmap as Pillow reads it.
+fn bmp(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<Picture, MediaError> {
+    if bitmap::skips_pixels(bytes) {
+        let reason = "its run lengths skip pixels, whose colour nobody says: convert it to PNG".to_owned();
+        return Err(MediaError::Undecodable { path: path.to_owned(), reason });
     }
+    let mut picture = by_library(path, bytes, ImageFormat::Bmp, limits)?;
+    bitmap::scale_as_pillow(bytes, &mut picture);
+    Ok(Picture { is_a_mask: bitmap::is_of_whole_bytes(bytes), ..picture })
+}
+
+/// The icon of a file that Pillow takes: the largest, without its transparency.
+fn icon(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<Picture, MediaError> {
+    let undecodable = || MediaError::Undecodable { path: path.to_owned(), reason: "its list of icons is damaged".to_owned() };
+    let content = bitmap::largest_icon(bytes).ok_or_else(undecodable)?;
+    let picture = match &content {
+        IconContent::Png(png) => by_library(path, png, ImageFormat::Png, limits)?,
+        IconContent::Bitmap(file) => bmp(path, file, limits)?,
+    };
+    Ok(Picture { is_a_mask: false, ..picture })
+}
+
+/// Decodes a format for which the `image` crate has a decoder.
+fn by_library(path: &Path, bytes: &[u8], format: ImageFormat, limits: &ImageLimits) -> Result<Picture, MediaError> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(memory(limits));
+    let picture = by_decoder(path, reader.into_decoder(), limits)?;
     // The colour type in a PNG's first chunk; 0 is gray.
     let alpha_is_a_level = format == ImageFormat::Png && bytes.get(25) == Some(&0);
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| undecodable(error.to_string()))?;
-    Ok((format, Picture { image, alpha_is_a_level }))
+    Ok(Picture { alpha_is_a_level, is_a_mask: true, ..picture })
+}
+
+fn memory(limits: &ImageLimits) -> image::Limits {
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(limits.max_bytes);
+    memory
+}
+
+/// Decodes by a decoder of the `image` crate's kind.
+fn by_decoder<D: ImageDecoder>(path: &Path, decoder: image::ImageResult<D>, limits: &ImageLimits) -> Result<Picture, MediaError> {
+    let undecodable = |reason: String| MediaError::Undecodable { path: path.to_owned(), reason };
+    let failed = |error: image::ImageError| undecodable(error.to_string());
+    let mut decoder = decoder.map_err(failed)?;
+    decoder.set_limits(memory(limits)).map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    check_size(path, height as usize, width as usize, limits)?;
+    let wide = |color: ColorType| undecodable(format!("{color:?} pixels are not read: convert it to 8 bits per channel"));
+    // Wider pixels are refused below; before they take memory is better.
+    if decoder.color_type().bytes_per_pixel() > 8 {
+        return Err(wide(decoder.color_type()));
+    }
+    let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    Ok(Picture { is_a_mask: false, ..Picture::try_from(image).map_err(wide)? })
 }
 
 fn check_size(path: &Path, height: usize, width: usize, limits: &ImageLimits) -> Result<(), MediaError> {
@@ -176,35 +244,6 @@ fn check_size(path: &Path, height: usize, width: usize, limits: &ImageLimits) ->
     }
     wait_for_turn(pixels, 0);
     Ok(())
-}
-
-fn wide_pixels(path: &Path, color: ColorType) -> MediaError {
-    let reason = format!("{color:?} pixels are not read: convert it to 8 bits per channel");
-    MediaError::Undecodable { path: path.to_owned(), reason }
-}
-
-/// Pillow's `convert("RGB")`: height, width, pixels.
-fn to_rgb(path: &Path, picture: Picture) -> Result<(usize, usize, Vec<u8>), MediaError> {
-    let (height, width) = (picture.image.height() as usize, picture.image.width() as usize);
-    let high = |sample: u16| (sample >> 8) as u8;
-    let pixels: Vec<u8> = match picture.image {
-        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
-        DynamicImage::ImageLuma8(gray) => gray.as_raw().iter().flat_map(|&v| [v; 3]).collect(),
-        DynamicImage::ImageLumaA8(gray) => gray.as_raw().chunks_exact(2).flat_map(|v| [v[0]; 3]).collect(),
-        DynamicImage::ImageRgba8(rgba) => rgba.as_raw().chunks_exact(4).flat_map(|v| [v[0], v[1], v[2]]).collect(),
-        DynamicImage::ImageLuma16(gray) => gray.as_raw().iter().flat_map(|&v| [v.min(255) as u8; 3]).collect(),
-        // A gray image whose transparency is one level, not a channel: Pillow's mode `I;16`, which clips.
-        DynamicImage::ImageLumaA16(gray) if picture.alpha_is_a_level => {
-            gray.as_raw().chunks_exact(2).flat_map(|v| [v[0].min(255) as u8; 3]).collect()
-        }
-        DynamicImage::ImageLumaA16(gray) => gray.as_raw().chunks_exact(2).flat_map(|v| [high(v[0]); 3]).collect(),
-        DynamicImage::ImageRgb16(rgb) => rgb.as_raw().iter().map(|&v| high(v)).collect(),
-        DynamicImage::ImageRgba16(rgba) => {
-            rgba.as_raw().chunks_exact(4).flat_map(|v| [high(v[0]), high(v[1]), high(v[2])]).collect()
-        }
-        other => return Err(wide_pixels(path, other.color())),
-    };
-    Ok((height, width, pixels))
 }
 
 #[cfg(test)]
@@ -275,9 +314,39 @@ mod tests {
         assert!(error().contains("empty"), "{}", error());
         fs::write(&path, "not an image").unwrap();
         assert!(error().contains("does not begin like an image"), "{}", error());
-        fs::write(&path, b"P6 1 1 255 abc").unwrap();
-        assert!(error().contains("Pnm"), "{}", error());
         assert!(read(folder.path()).unwrap_err().to_string().contains("a folder"));
+    }
+
+    #[test]
+    fn what_is_another_thing_is_called_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.jpg");
+        let cases: [(&[u8], &str); 12] = [
+            (b"<!DOCTYPE html>\n<html><body>404", "web page"),
+            (b"\n <HTML>", "web page"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+            (b"\0\0\0\x20ftypavif\0\0\0\0avif", "AVIF"),
+            (b"\0\0\0\x18ftypisom\0\0\x02\0", "video"),
+            (b"\xff\x0a\0\0", "JPEG XL"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+            (b"<?xml version=\"1.0\"?>\n<svg/>", "SVG"),
+            (b"%PDF-1.7", "PDF"),
+            (b"{\"error\": 403}", "text"),
+            (&[0; 700], "zeros"),
+        ];
+        for (content, word) in cases {
+            fs::write(&path, content).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("photo.jpg") && error.contains(word) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn gray_of_more_than_8_bits_is_clipped_and_said() {
+        assert!(read(&testdata("color_gray16.png")).unwrap().is_clipped);
+        assert!(!read(&testdata("color_rgb16.png")).unwrap().is_clipped);
+        assert!(!read(&testdata("color_rgb.png")).unwrap().is_clipped);
     }
 
     #[cfg(target_os = "linux")]
@@ -301,7 +370,20 @@ mod tests {
     fn truncated_files_of_every_format_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cut");
-        for name in ["color_420.jpg", "color_rgb.png", "color_palette.bmp", "color_rgb.tif", "color_lossy.webp"] {
+        for name in [
+            "color_420.jpg",
+            "color_rgb.png",
+            "color_palette.bmp",
+            "color_rgb.tif",
+            "color_lossy.webp",
+            "color_tiles.tif",
+            "color_large.tif",
+            "color_zstd.tif",
+            "color_levels.ppm",
+            "color_rle.tga",
+            "color_alpha.qoi",
+            "color_rgb.sgi",
+        ] {
             let whole = fs::read(testdata(name)).unwrap();
             for kept in [1, 3, 12, whole.len() / 2, whole.len() * 3 / 4] {
                 fs::write(&path, &whole[..kept]).unwrap();
@@ -313,9 +395,16 @@ mod tests {
     #[test]
     fn limits_hold_for_every_format() {
         let limits = ImageLimits { max_pixels: 1000, ..ImageLimits::default() };
-        for name in ["color_420.jpg", "color_rgb.png", "color_palette.gif", "color_lossy.webp"] {
+        for name in ["color_420.jpg", "color_rgb.png", "color_palette.gif", "color_lossy.webp", "color_arithmetic.jpg"] {
             let error = read_image(&testdata(name), &limits, ExifPolicy::Ignore).unwrap_err();
             assert!(error.to_string().contains("37 x 53 pixels"), "{error}");
+        }
+        let limits = ImageLimits { max_pixels: 500, ..ImageLimits::default() };
+        for name in
+            ["color_tiles.tif", "color_levels.ppm", "color_rle.tga", "color_alpha.qoi", "color_rgb.sgi", "color_palette.pcx"]
+        {
+            let error = read_image(&testdata(name), &limits, ExifPolicy::Ignore).unwrap_err();
+            assert!(error.to_string().contains("21 x 34 pixels"), "{error}");
         }
         let limits = ImageLimits { max_bytes: 100, ..ImageLimits::default() };
         let error = read_image(&testdata("color_420.jpg"), &limits, ExifPolicy::Ignore).unwrap_err();

@@ -50,6 +50,14 @@ impl InstanceMask {
         })
     }
 
+    /// Reads a mask file.
+    ///
+    /// # Errors
+    /// As for [`LabelMask::read`] and [`InstanceMask::from_array`].
+    pub fn read(path: &Path, limits: &ImageLimits) -> Result<Self, MediaError> {
+        Self::of(LabelMask::read(path, limits)?)
+    }
+
     /// Reads a mask from the content of its file; the path is for errors.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub(super) struct Jpeg {
     /// `[height, width]` or `[height, width, 3]`.
     pub(super) samples: Vec<u8>,
     pub(super) is_gray: bool,
+    /// Whether the file has four channels of ink.
+    pub(super) is_cmyk: bool,
 }
 
 /// A progressive file needs about ten scans. Each goes over all pixels, whatever it brings, so that a small file with thousands of
@@ -33,6 +35,32 @@ pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
 ///
 /// The outer error is a broken file, the inner one what `check` returned.
 pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result<(), E>) -> Result<Result<Jpeg, E>, String> {
+    let decoded = match decode_as(bytes, check, |stored| match stored {
+        ColorSpace::JCS_GRAYSCALE => ColorSpace::JCS_GRAYSCALE,
+        ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => ColorSpace::JCS_CMYK,
+        _ => ColorSpace::JCS_RGB,
+    })? {
+        Ok(decoded) => decoded,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let Decoded { height, width, channels, samples } = decoded;
+    let samples = if channels == 4 { samples.chunks_exact(4).flat_map(inverted_cmyk_to_rgb).collect() } else { samples };
+    Ok(Ok(Jpeg { height, width, samples, is_gray: channels == 1, is_cmyk: channels == 4 }))
+}
+
+struct Decoded {
+    height: usize,
+    width: usize,
+    channels: usize,
+    samples: Vec<u8>,
+}
+
+/// Decodes to the colours that `wanted` makes of those in the file.
+fn decode_as<E>(
+    bytes: &[u8],
+    check: impl FnOnce(usize, usize) -> Result<(), E>,
+    wanted: impl FnOnce(ColorSpace) -> ColorSpace,
+) -> Result<Result<Decoded, E>, String> {
     let scans = count_scans(bytes);
     if scans > MAX_SCANS {
         return Err(format!("its {scans} scans are more than the {MAX_SCANS} that are read: write it again with any program"));
@@ -41,7 +69,7 @@ pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result
     let ran_out = source.ran_out;
     // libjpeg reports a fatal error by a function that must not return. mozjpeg unwinds from it with `resume_unwind`, which
     // does not call the panic hook: nothing is printed. All state of the decoder lives inside the closure.
-    let outcome = catch_unwind(AssertUnwindSafe(|| decode_or_unwind(&source, check)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| decode_or_unwind(&source, check, wanted)));
     let reason = match outcome {
         Ok(Ok(checked)) => return Ok(checked),
         Ok(Err(error)) => error.to_string(),
@@ -55,6 +83,20 @@ pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result
     } else {
         format!("not a valid JPEG: {reason}")
     })
+}
+
+/// The samples of a complete JPEG file as TIFF has them: without a change of colours, except from luminance and chroma if
+/// `is_ycbcr`. Returned with their number of channels; `check` and errors are as for [`decode`].
+pub(super) fn decode_stored<E>(
+    bytes: &[u8],
+    is_ycbcr: bool,
+    check: impl FnOnce(usize, usize) -> Result<(), E>,
+) -> Result<Result<(Vec<u8>, usize), E>, String> {
+    decode_as(bytes, check, |stored| match stored {
+        ColorSpace::JCS_YCbCr if is_ycbcr => ColorSpace::JCS_RGB,
+        stored => stored,
+    })
+    .map(|checked| checked.map(|decoded| (decoded.samples, decoded.channels)))
 }
 
 /// A picture as a JPEG file of a quality from 1 to 100, for people to look at.
@@ -97,7 +139,11 @@ fn count_scans(bytes: &[u8]) -> usize {
     scans
 }
 
-fn decode_or_unwind<E>(source: &CompleteFile, check: impl FnOnce(usize, usize) -> Result<(), E>) -> io::Result<Result<Jpeg, E>> {
+fn decode_or_unwind<E>(
+    source: &CompleteFile,
+    check: impl FnOnce(usize, usize) -> Result<(), E>,
+    wanted: impl FnOnce(ColorSpace) -> ColorSpace,
+) -> io::Result<Result<Decoded, E>> {
     let mut header = Decompress::new_reader(CompleteFile { rest: source.rest, ran_out: source.ran_out })?;
     let (width, height) = header.size();
     if let Err(refusal) = check(height, width) {
@@ -107,21 +153,13 @@ fn decode_or_unwind<E>(source: &CompleteFile, check: impl FnOnce(usize, usize) -
     header.dct_method(DctMethod::IntegerSlow);
     header.do_fancy_upsampling(true);
 
-    let space = match header.color_space() {
-        ColorSpace::JCS_GRAYSCALE => ColorSpace::JCS_GRAYSCALE,
-        ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => ColorSpace::JCS_CMYK,
-        _ => ColorSpace::JCS_RGB,
-    };
+    let space = wanted(header.color_space());
     let mut started = header.to_colorspace(space)?;
     let samples: Vec<u8> = started.read_scanlines()?;
     // Reads on to the end marker, as Pillow does: a file without one is truncated.
     started.finish()?;
-
-    let samples = match space {
-        ColorSpace::JCS_CMYK => samples.chunks_exact(4).flat_map(inverted_cmyk_to_rgb).collect(),
-        _ => samples,
-    };
-    Ok(Ok(Jpeg { height, width, samples, is_gray: space == ColorSpace::JCS_GRAYSCALE }))
+    let channels = samples.len() / (height * width).max(1);
+    Ok(Ok(Decoded { height, width, channels, samples }))
 }
 
 /// Pillow's `CMYK;I` followed by its conversion to RGB: `255 - k - c * (255 - k) / 255`, with its rounding.

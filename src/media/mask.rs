@@ -6,14 +6,14 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use image::{DynamicImage, ImageFormat};
-
 use super::{
     array::{Array, ArrayValues, inflate_array},
     content::read_file,
     error::MediaError,
+    format::Format,
     geometry::{BinaryMask, MaskValue},
-    image::{ImageLimits, Picture, decode},
+    image::{Decoded, ImageLimits, decode},
+    picture::{Picture, Samples},
 };
 
 /// A segmentation mask.
@@ -101,30 +101,33 @@ impl LabelMask {
             let what = "holds a numpy array, which FiftyOne cannot read as a `mask_path`: store it as PNG".to_owned();
             return Err(MediaError::UnsupportedFormat { path: path.to_owned(), what });
         }
-        let (format, Picture { image, alpha_is_a_level }) = decode(path, bytes, limits)?;
-        let (height, width) = (image.height() as usize, image.width() as usize);
-        let undecodable = |reason: &str| MediaError::Undecodable { path: path.to_owned(), reason: reason.to_owned() };
+        let Decoded { format, picture, .. } = decode(path, bytes, limits)?;
+        let Picture { height, width, samples, alpha_is_a_level, is_a_mask } = picture;
+        let undecodable = |reason: String| MediaError::Undecodable { path: path.to_owned(), reason };
+        if !is_a_mask {
+            let reason = "FiftyOne takes no mask, or another one, from a file of this kind: convert it to PNG";
+            return Err(undecodable(reason.to_owned()));
+        }
         let wide = |samples: Vec<u16>| MaskPixels::Index(samples.into_iter().map(i64::from).collect());
-        let pixels = match image {
-            DynamicImage::ImageLuma8(gray) => MaskPixels::Index8(gray.into_raw()),
-            DynamicImage::ImageLuma16(gray) => wide(gray.into_raw()),
+        let pixels = match samples {
+            Samples::Gray(samples) => MaskPixels::Index8(samples),
+            Samples::Gray16(samples) => wide(samples),
+            Samples::Integers(samples) => MaskPixels::Index(samples.into_iter().map(i64::from).collect()),
+            Samples::Floats(samples) => {
+                MaskPixels::Index(whole_numbers(ArrayValues::F32(samples)).map_err(|error| undecodable(error.to_string()))?)
+            }
             // One level declared transparent is not an alpha channel.
-            DynamicImage::ImageLumaA8(gray) if alpha_is_a_level => {
-                MaskPixels::Index8(gray.as_raw().iter().copied().step_by(2).collect())
+            Samples::GrayAlpha(samples) if alpha_is_a_level => MaskPixels::Index8(samples.into_iter().step_by(2).collect()),
+            Samples::GrayAlpha16(samples) if alpha_is_a_level => wide(samples.into_iter().step_by(2).collect()),
+            Samples::GrayAlpha(samples) => MaskPixels::Rgb(samples.chunks_exact(2).flat_map(|v| [v[0]; 3]).collect()),
+            Samples::Rgb(samples) if format == Format::Bmp && bmp_is_gray(bytes, &samples) => {
+                MaskPixels::Index8(samples.into_iter().step_by(3).collect())
             }
-            DynamicImage::ImageLumaA16(gray) if alpha_is_a_level => wide(gray.as_raw().iter().copied().step_by(2).collect()),
-            DynamicImage::ImageLumaA8(gray) => MaskPixels::Rgb(gray.as_raw().chunks_exact(2).flat_map(|v| [v[0]; 3]).collect()),
-            DynamicImage::ImageRgb8(rgb) => {
-                let rgb = rgb.into_raw();
-                if format == ImageFormat::Bmp && bmp_is_gray(bytes, &rgb) {
-                    MaskPixels::Index8(rgb.into_iter().step_by(3).collect())
-                } else {
-                    MaskPixels::Rgb(rgb)
-                }
-            }
-            DynamicImage::ImageRgba8(rgba) => MaskPixels::Rgb(without_alpha(rgba.into_raw(), 4)),
-            _ => {
-                return Err(undecodable("a mask has 8 or 16 bits of gray, or 8 bits per colour: convert it to PNG"));
+            Samples::Rgb(samples) => MaskPixels::Rgb(samples),
+            Samples::Rgba(samples) => MaskPixels::Rgb(without_alpha(samples, 4)),
+            Samples::GrayAlpha16(_) | Samples::Rgb16(_) | Samples::Rgba16(_) => {
+                let reason = "a mask has 8 or 16 bits of gray, or 8 bits per colour: convert it to PNG";
+                return Err(undecodable(reason.to_owned()));
             }
         };
         Ok(LabelMask { height, width, pixels })
@@ -265,7 +268,9 @@ fn whole_numbers(values: ArrayValues) -> Result<Vec<i64>, MediaError> {
 
 /// OpenCV makes a BMP gray when its palette is; the palette is not at hand here, so what counts is that all pixels are gray.
 fn bmp_is_gray(file: &[u8], rgb: &[u8]) -> bool {
-    let bits_per_pixel = file.get(28..30).map_or(24, |b| u16::from_le_bytes([b[0], b[1]]));
+    // A header of the old kind, of 12 bytes, has them elsewhere.
+    let header = file.get(14..18).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let bits_per_pixel = file.get(28..30).filter(|_| header >= 40).map_or(24, |b| u16::from_le_bytes([b[0], b[1]]));
     bits_per_pixel <= 8 && rgb.chunks_exact(3).all(|v| v[0] == v[1] && v[1] == v[2])
 }
 

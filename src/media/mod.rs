@@ -4,11 +4,14 @@
 //! out: [`encode_gray`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
 
 mod array;
+mod bitmap;
 mod checksum;
 mod content;
 mod error;
 mod file;
+mod format;
 mod geometry;
+mod gif;
 mod image;
 mod instance;
 mod jpeg;
@@ -16,13 +19,17 @@ mod mask;
 mod named;
 mod orientation;
 mod overlay;
+mod picture;
 mod png;
+mod png_repair;
+mod portable;
 mod preprocess;
 mod resample;
 mod shapes;
 mod sheet;
 mod stamp;
 mod step;
+mod tiff;
 mod turns;
 mod write;
 

@@ -35,7 +35,7 @@ pub fn overlay(image: &RgbImage, height: usize, width: usize, heatmap: &[f32], o
             pixels.push(mixed.round() as u8);
         }
     }
-    Ok(RgbImage { height, width, pixels, orientation: image.orientation })
+    Ok(RgbImage { orientation: image.orientation, ..RgbImage::new(height, width, pixels) })
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ pub fn resize_rgb(
         };
         if columns_first { narrow(&shorten(&image.pixels, image.width)) } else { shorten(&narrow(&image.pixels), width) }
     };
-    Ok(RgbImage { height, width, pixels, orientation: image.orientation })
+    Ok(RgbImage { orientation: image.orientation, ..RgbImage::new(height, width, pixels) })
 }
 
 /// Since version 13 Pillow begins with the pass along the columns where the height loses more than twice as many pixels as the

@@ -221,6 +221,6 @@ impl Crop {
                 pixels[to..to + length].copy_from_slice(&image.pixels[from..from + length]);
             }
         }
-        Ok(RgbImage { height: self.height, width: self.width, pixels, orientation: image.orientation })
+        Ok(RgbImage { orientation: image.orientation, ..RgbImage::new(self.height, self.width, pixels) })
     }
 }

@@ -73,6 +73,8 @@ pub struct Summary {
     pub num_withdrawn: u64,
     /// Samples whose image or masks somebody wrote while they were read: the next run looks at them again.
     pub num_moved: u64,
+    /// Samples whose image has levels outside of 0 to 255, which were cut to it as Pillow does: gray of more than 8 bits.
+    pub num_clipped: u64,
     /// Samples passed over, by reason.
     pub skipped: BTreeMap<SkipReason, u64>,
     /// Samples lost to a fault.

@@ -46,6 +46,11 @@ impl<'a> Ledger<'a> {
         (self.tell)(Event::SampleMoved { sample: sample.clone() });
     }
 
+    /// The levels of a sample's image were cut to 255, or not.
+    pub(super) fn clipped(&self, is_clipped: bool) {
+        lock(&self.summary).num_clipped += u64::from(is_clipped);
+    }
+
     pub(super) fn failed(&self, failure: SampleFailure) {
         /// Failures kept in full for the summary; all of them are told as they happen.
         const NUM_KEPT: usize = 100;

@@ -223,6 +223,8 @@ pub struct DecodedSample {
     pub wanted: Vec<usize>,
     /// The heatmaps that this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
+    /// Whether levels of its image were cut to 255.
+    pub is_clipped: bool,
 }
 
 /// N samples of one input shape.

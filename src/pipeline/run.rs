@@ -223,8 +223,12 @@ fn decode(
                 return;
             }
             match clock.busy(|| decoder.decode(stale)) {
-                Decoded::Ready(sample) => drop(out.send(sample)),
+                Decoded::Ready(sample) => {
+                    ledger.clipped(sample.is_clipped);
+                    drop(out.send(sample));
+                }
                 Decoded::Moved(sample) => {
+                    ledger.clipped(sample.is_clipped);
                     ledger.moved(&sample.sample);
                     drop(out.send(sample));
                 }

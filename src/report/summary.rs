@@ -26,6 +26,13 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     if summary.num_moved > 0 {
         lines.push(format!("  changed while they were read, so that the next run looks at them again: {}", summary.num_moved));
     }
+    if summary.num_clipped > 0 {
+        lines.push(format!(
+            "  gray images of more than 8 bits, whose levels above 255 turned white as in Pillow: {} (convert them to 8 bits to see \
+             their detail)",
+            summary.num_clipped
+        ));
+    }
     if summary.num_abandoned > 0 {
         lines.push(format!("  left for the next run: {}", summary.num_abandoned));
     }
@@ -46,6 +53,7 @@ pub fn counts(summary: &Summary) -> Value {
         "num_heatmaps": summary.num_heatmaps,
         "num_withdrawn": summary.num_withdrawn,
         "num_moved": summary.num_moved,
+        "num_clipped": summary.num_clipped,
         "num_skipped": summary.num_skipped(),
         "skipped": skipped(&summary.skipped),
         "num_failed": summary.num_failed,

@@ -131,5 +131,5 @@ fn sample(
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
     let fingerprint = Fingerprint::of_job("", "explain");
     let (pixels, wanted, existing) = (Vec::new(), Vec::new(), Vec::new());
-    DecodedSample { sample, pixels, height, width, region, targets, fingerprint, wanted, existing }
+    DecodedSample { sample, pixels, height, width, region, targets, fingerprint, wanted, existing, is_clipped: false }
 }

@@ -6,6 +6,7 @@ with a fixed seed, so that a second run changes nothing.
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,7 +15,11 @@ import fiftyone as fo
 import numpy as np
 from PIL import Image
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[2] / "scripts"))
+
+import image_cases
+
 RANDOM = np.random.default_rng(20240607)
 
 
@@ -114,6 +119,54 @@ def masks():
             save_npy(f"{path.name.replace('.', '_')}.npy", mask)
 
 
+# Of scripts/image_cases.py: the names there, and those of the files here.
+KINDS = {
+    "tiff-big-RGB.tif": "large.tif",
+    "tiff-hand-le-rgb-extra1.tif": "associated_alpha.tif",
+    "tiff-hand-be-rgb16-extra1.tif": "associated_alpha16.tif",
+    "tiff-hand-le-gray-extra2.tif": "gray_alpha.tif",
+    "tiff-hand-le-f32.tif": "float.tif",
+    "tiff-hand-be-i16.tif": "int16.tif",
+    "tiff-hand-le-big-deflated-i32.tif": "int32.tif",
+    "tiff-hand-le-deflated-tiles-planar.tif": "tiles.tif",
+    "tiff-hand-be-ycbcr.tif": "ycbcr.tif",
+    "tiff-hand-le-4bit-palette.tif": "palette4.tif",
+    "tiff-hand-le-1bit-fill2.tif": "bits_reversed.tif",
+    "tiff-hand-le-cmyk.tif": "cmyk.tif",
+    "tiff-zstd-RGB.tif": "zstd.tif",
+    "tiff-packbits-RGB.tif": "packbits.tif",
+    "tiff-group4-1.tif": "fax.tif",
+    "tiff-jpeg-YCbCr.tif": "jpeg.tif",
+    "tiff-predictor-tiff_lzw-RGBA.tif": "predictor.tif",
+    "png-color2-8bit-crc-idat.png": "wrong_checksum.png",
+    "png-palette-whole-rows.png": "missing_rows.png",
+    "bmp-555.bmp": "555.bmp",
+    "bmp-565.bmp": "565.bmp",
+    "gif-small-frame.gif": "small_frame.gif",
+    "tga-P-compression.tga": "rle.tga",
+    "tga-16bit.tga": "16bit.tga",
+    "ico-RGB-2-bmp.ico": "bitmap.ico",
+    "ico-L-1-png.ico": "png.ico",
+    "pnm-p5-1000.pgm": "levels16.pgm",
+    "pnm-p6-100.ppm": "levels.ppm",
+    "pnm-p3-255.ppm": "text.ppm",
+    "pnm-p1-dense.pbm": "text.pbm",
+    "pnm-p4.pbm": "bits.pbm",
+    "pnm-pf.pfm": "float.pfm",
+    "pcx-P.pcx": "palette.pcx",
+    "sgi-RGB-1.sgi": "rgb.sgi",
+    "sgi-L-2.sgi": "gray16.sgi",
+    "qoi-RGBA.qoi": "alpha.qoi",
+}
+
+
+def kinds():
+    """Besides `color_arithmetic.jpg`, which no library of Python writes."""
+    made = dict(image_cases.cases())
+    for case, name in KINDS.items():
+        (HERE / f"color_{name}").write_bytes(made[case])
+
+
 def gray2(levels):
     """A PNG with two bits per pixel, which Pillow does not write."""
 
@@ -149,6 +202,7 @@ def arrays():
 
 
 if __name__ == "__main__":
+    kinds()
     pictures()
     masks()
     arrays()

@@ -80,6 +80,7 @@ mod tests {
             fingerprint: Fingerprint::of_job("model", "settings"),
             wanted: Vec::new(),
             existing: Vec::new(),
+            is_clipped: false,
         }
     }
 

@@ -209,6 +209,7 @@ impl Decoder {
             fingerprint: *fingerprint,
             wanted: wanted.clone(),
             existing: existing.clone(),
+            is_clipped: image.is_clipped,
         }))
     }
 
