@@ -19,9 +19,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
-
 from image_cases import cases, damaged
+from PIL import Image
 
 # Patterns of kind and file name, what differs (`refused`: camflow alone refuses; `read`: it alone reads; `pixels`: both read,
 # to other pixels), and why. The first that fits counts.

@@ -130,7 +130,7 @@ pub(super) fn decode(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<
             (picture, Orientation::of_file(bytes))
         }
         Format::Tiff => {
-            let tiff = tiff::decode(bytes, check).map_err(undecodable)??;
+            let tiff = tiff::decode(bytes, limits.max_bytes, check).map_err(undecodable)??;
             (tiff.picture, tiff.orientation)
         }
         Format::Png => {

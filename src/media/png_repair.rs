@@ -31,7 +31,8 @@ pub(super) fn repaired(bytes: &[u8], limits: &ImageLimits) -> Option<Vec<u8>> {
         return None;
     }
     let whole = header.row_bytes().map(|row| row as u64).sum::<u64>();
-    if whole > limits.max_bytes || data.is_empty() {
+    // They are in memory three times, besides the file.
+    if whole > limits.max_bytes / 4 || data.is_empty() {
         return None;
     }
     let mut rows = Vec::new();

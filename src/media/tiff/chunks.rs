@@ -36,7 +36,7 @@ impl Extent {
         (self.columns * self.samples * self.bits).div_ceil(8)
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes_per_row() * self.rows
     }
 }
@@ -178,7 +178,8 @@ impl<'a> Packing<'a> {
                 }
             }
         };
-        let input = stored.iter().copied();
+        // No line takes more codes; without an end a small strip could hold all of a large file.
+        let input = stored.iter().copied().take((extent.columns * 4 + 64) * extent.rows);
         match self.compression {
             3 => drop(fax::decoder::decode_g3(input, line)),
             _ => drop(fax::decoder::decode_g4(input, width, u16::try_from(extent.rows).ok(), line)),

@@ -21,6 +21,9 @@ impl<'a> Source<'a> {
     }
 }
 
+/// No image within the limits has more strips.
+const MAX_NUMBERS: u64 = 1 << 24;
+
 /// The tags of an image, as far as they are whole numbers or bytes.
 pub(super) struct Directory<'a> {
     source: Source<'a>,
@@ -47,6 +50,9 @@ impl<'a> Directory<'a> {
         let source = Source { bytes, is_big_endian: bytes.starts_with(b"MM") };
         let is_large = source.number(2, 2)? == 43;
         let (start, width) = if is_large { (source.number(8, 8)?, 8) } else { (source.number(4, 4)?, 4) };
+        if start > bytes.len() as u64 {
+            return None;
+        }
         let num_entries = source.number(start, if is_large { 8 } else { 2 })?;
         let first = start.checked_add(if is_large { 8 } else { 2 })?;
         let step = 4 + 2 * width;
@@ -84,7 +90,9 @@ impl<'a> Directory<'a> {
 
     /// The numbers of a tag; none if it is not there, or says that it has more than the file.
     pub(super) fn numbers(&self, tag: u16) -> Vec<u64> {
-        let Some(&Entry { size, count, start, .. }) = self.entry(tag) else { return Vec::new() };
+        let Some(&Entry { size, count, start, .. }) = self.entry(tag).filter(|entry| entry.count <= MAX_NUMBERS) else {
+            return Vec::new();
+        };
         let whole = count.checked_mul(size).and_then(|length| self.source.get(start, length));
         whole.map_or(Vec::new(), |_| (0..count).filter_map(|index| self.source.number(start + index * size, size)).collect())
     }

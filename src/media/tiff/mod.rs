@@ -47,7 +47,11 @@ struct Layout {
 /// Decodes the first image of a TIFF. `check` sees height and width before any pixel memory is taken.
 ///
 /// The outer error is a file that cannot be read, the inner one what `check` returned.
-pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result<(), E>) -> Result<Result<Tiff, E>, String> {
+pub(super) fn decode<E>(
+    bytes: &[u8],
+    max_bytes: u64,
+    check: impl FnOnce(usize, usize) -> Result<(), E>,
+) -> Result<Result<Tiff, E>, String> {
     let tags = Directory::first(bytes).ok_or("its directory of tags is damaged or cut off")?;
     let side = |tag| tags.number(tag).and_then(|side| u32::try_from(side).ok()).map(|side| side as usize);
     let (width, height) = side(256).zip(side(257)).ok_or("it has no width or height")?;
@@ -55,6 +59,11 @@ pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result
         return Ok(Err(refusal));
     }
     let layout = Layout::of(&tags, height, width)?;
+    // As stored, as numbers and as colours they are in memory at once.
+    let (stored, most) = (layout.whole().bytes() as u64, max_bytes / 3);
+    if stored > most {
+        return Err(format!("its samples take {stored} bytes, the limit is {most}; make it smaller or take fewer bits"));
+    }
     let samples = layout.read(&tags)?;
     let is_plain = layout.extra.is_empty() && matches!(layout.meaning, Meaning::Gray { .. } | Meaning::Rgb | Meaning::Palette);
     let orientation =
@@ -201,12 +210,18 @@ impl Layout {
         };
         let planes = if self.is_planar { self.samples } else { 1 };
         let in_chunk = if self.is_planar { 1 } else { self.samples };
-        let whole = Extent { rows: self.height, columns: self.width, samples: self.samples, bits: self.bits };
         // Tiles reach over the edge, by less than a tile.
-        if rows > self.height.next_multiple_of(16).max(1 << 12) || columns > self.width.next_multiple_of(16).max(1 << 12) {
+        let is_far = |side: usize, whole: usize| side > whole.max(1 << 12).next_multiple_of(16);
+        let chunk = Extent { rows, columns, samples: in_chunk, bits: self.bits };
+        if is_far(rows, self.height) || is_far(columns, self.width) || chunk.bytes() > self.whole().bytes() + (1 << 24) {
             return Err("its tiles are much larger than the image".to_owned());
         }
-        let mut bytes = vec![0; whole.bytes_per_row() * self.height];
+        // Each takes time for its length.
+        let total = lengths.iter().fold(0u64, |total, length| total.saturating_add(*length));
+        if !packing.is_raw() && total > 4 * tags.source().bytes.len() as u64 {
+            return Err("its strips or tiles are together much longer than the file".to_owned());
+        }
+        let mut bytes = vec![0; self.whole().bytes()];
         let across = self.width.div_ceil(columns);
         let per_plane = across * self.height.div_ceil(rows);
         // Pillow puts what is too much over what was there before.
@@ -222,6 +237,10 @@ impl Layout {
             self.place(&mut bytes, &chunk, extent, (y, x), plane);
         }
         Ok(bytes)
+    }
+
+    fn whole(&self) -> Extent {
+        Extent { rows: self.height, columns: self.width, samples: self.samples, bits: self.bits }
     }
 
     /// Puts a chunk in its place.

@@ -8,7 +8,9 @@ use std::{
 
 use super::decode::{Decoder, Targets, failure};
 use crate::{
-    media::{Damage, ImageLimits, InstanceMask, MediaError, RecordedChecksum, Stamp, with_large_pictures_in_turn},
+    media::{
+        Damage, ImageLimits, InstanceMask, MediaError, RecordedChecksum, Stamp, was_read_otherwise, with_large_pictures_in_turn,
+    },
     pipeline::{
         Change, Fingerprint, Ingredient, SampleFailure, SelectedSample, Skip, SkipReason, StaleSample, StoredMask, StoredObject,
         StoredShape, StoredTarget,
@@ -52,6 +54,10 @@ impl Decoder {
         let image = &sample.media_path;
         let fingerprint =
             with_file(self.fingerprint, Ingredient::Image, "image", image, &mut stamps).map_err(unreadable(image))?;
+        let fingerprint = match was_read_otherwise(image) {
+            true => fingerprint.and(Ingredient::Image, "pixels as Pillow's", &[]),
+            false => fingerprint,
+        };
         let fingerprint = self.with_label(fingerprint, target, &mut stamps)?;
         let (mut wanted, mut changes) = (Vec::new(), BTreeSet::new());
         for class in 0..self.targets.num_classes() {
