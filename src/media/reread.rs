@@ -17,7 +17,10 @@ pub fn was_read_otherwise(path: &Path) -> bool {
         Some("bmp") => bitmap,
         _ => return false,
     };
-    matches!(open_regular(path), Ok(Ok((file, _))) if look(file).unwrap_or(false))
+    match open_regular(path) {
+        Ok(Ok((file, _))) => look(file).unwrap_or(false),
+        _ => false,
+    }
 }
 
 fn bitmap(mut file: File) -> io::Result<bool> {
