@@ -81,6 +81,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         fingerprint: Fingerprint::of_job("", "device_rate"),
         wanted: vec![0],
         existing: Vec::new(),
+        is_clipped: false,
     };
     let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], pixels: pixels.repeat(size), height, width };
 

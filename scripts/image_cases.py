@@ -133,7 +133,10 @@ def png() -> Iterator[tuple[str, bytes | None]]:
             yield f"{name}-no-rows.png", png_file(header, before, b"")
     for color, bits, level in ((0, 8, 1), (0, 16, 2), (2, 8, 6), (0, 4, 2)):
         header, _, rows = png_parts(color, bits)
-        yield f"png-color{color}-{bits}bit-trns.png", png_file(header, chunk(b"tRNS", bytes([0, 7] * (level // 2 or 1))), rows)
+        yield (
+            f"png-color{color}-{bits}bit-trns.png",
+            png_file(header, chunk(b"tRNS", bytes([0, 7] * (level // 2 or 1))), rows),
+        )
     header, before, rows = png_parts(3, 4)
     yield "png-palette-trns.png", png_file(header, before + chunk(b"tRNS", b"\x00\x7f\xff"), rows)
     yield "png-palette-whole-rows.png", png_file(header, before, rows[: len(rows) // HEIGHT * 9])
@@ -168,7 +171,10 @@ def png_damage() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-no-iend.png", signature + start + before + pixels
         halves = chunk(b"IDAT", stream[:40]) + chunk(b"IDAT", b"") + chunk(b"IDAT", stream[40:])
         yield f"{name}-pieces.png", signature + start + before + halves + end
-        yield f"{name}-text-between.png", signature + start + before + chunk(b"IDAT", stream[:40]) + text + chunk(b"IDAT", stream[40:]) + end
+        yield (
+            f"{name}-text-between.png",
+            signature + start + before + chunk(b"IDAT", stream[:40]) + text + chunk(b"IDAT", stream[40:]) + end,
+        )
         yield f"{name}-adler.png", signature + start + before + chunk(b"IDAT", wrong(stream)) + end
         yield f"{name}-no-adler.png", signature + start + before + chunk(b"IDAT", stream[:-4]) + end
         yield f"{name}-cut-idat.png", signature + start + before + chunk(b"IDAT", stream[: len(stream) // 2]) + end
@@ -195,7 +201,15 @@ def bmp() -> Iterator[tuple[str, bytes | None]]:
     picture = photo().astype(np.uint32)
     red, green, blue = picture[:, :, 0], picture[:, :, 1], picture[:, :, 2]
 
-    def file(bits: int, rows: bytes, compression: int = 0, masks: bytes = b"", palette: bytes = b"", height: int = HEIGHT, header: int = 40) -> bytes:
+    def file(
+        bits: int,
+        rows: bytes,
+        compression: int = 0,
+        masks: bytes = b"",
+        palette: bytes = b"",
+        height: int = HEIGHT,
+        header: int = 40,
+    ) -> bytes:
         colors = len(palette) // 4
         info = struct.pack("<IiiHHIIiiII", header, WIDTH, height, 1, bits, compression, len(rows), 0, 0, colors, colors)
         info += masks.ljust(header - 40, b"\0") if header > 40 else masks
@@ -213,7 +227,12 @@ def bmp() -> Iterator[tuple[str, bytes | None]]:
     yield "bmp-555-fields.bmp", file(16, rows(five, "<u2"), 3, struct.pack("<III", 0x7C00, 0x3E0, 0x1F))
     yield "bmp-565.bmp", file(16, rows(six, "<u2"), 3, struct.pack("<III", 0xF800, 0x7E0, 0x1F))
     yield "bmp-555-top-down.bmp", file(16, rows(five[::-1], "<u2"), height=-HEIGHT)
-    yield "bmp-444.bmp", file(16, rows((red >> 4 << 8) | (green >> 4 << 4) | blue >> 4, "<u2"), 3, struct.pack("<III", 0xF00, 0xF0, 0xF))
+    yield (
+        "bmp-444.bmp",
+        file(
+            16, rows((red >> 4 << 8) | (green >> 4 << 4) | blue >> 4, "<u2"), 3, struct.pack("<III", 0xF00, 0xF0, 0xF)
+        ),
+    )
     yield "bmp-32.bmp", file(32, rows(wide, "<u4"))
     masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     yield "bmp-32-fields.bmp", file(32, rows(wide, "<u4"), 3, masks[:12])
@@ -224,7 +243,10 @@ def bmp() -> Iterator[tuple[str, bytes | None]]:
     yield "bmp-565-v5.bmp", file(16, rows(six, "<u2"), 3, struct.pack("<IIII", 0xF800, 0x7E0, 0x1F, 0), header=124)
     palette = b"".join(bytes([9 * n, 255 - 7 * n, 5 * n, 0]) for n in range(16))
     index = red % 16
-    yield "bmp-4.bmp", file(4, b"".join(line + b"\0" * (-len(line) % 4) for line in packed(index[::-1], 4)), palette=palette)
+    yield (
+        "bmp-4.bmp",
+        file(4, b"".join(line + b"\0" * (-len(line) % 4) for line in packed(index[::-1], 4)), palette=palette),
+    )
     run8 = b"".join(b"".join(bytes([1, int(v)]) for v in line) + b"\0\0" for line in index[::-1]) + b"\0\1"
     yield "bmp-rle8.bmp", file(8, run8, 1, palette=palette)
     run4 = b"".join(b"".join(bytes([1, int(v) << 4]) for v in line) + b"\0\0" for line in index[::-1]) + b"\0\1"
@@ -254,7 +276,9 @@ def gif() -> Iterator[tuple[str, bytes | None]]:
 
 
 def webp() -> Iterator[tuple[str, bytes | None]]:
-    for mode, options in itertools.product(("L", "RGB", "RGBA"), ({"lossless": True}, {"quality": 40}, {"quality": 90, "method": 6})):
+    for mode, options in itertools.product(
+        ("L", "RGB", "RGBA"), ({"lossless": True}, {"quality": 40}, {"quality": 90, "method": 6})
+    ):
         yield f"webp-{mode}-{'-'.join(map(str, options.values()))}.webp", saved(mode, "WEBP", **options)
     out = io.BytesIO()
     in_mode("RGB").save(out, "WEBP", save_all=True, append_images=[in_mode("RGB").rotate(90)], lossless=True)
@@ -262,14 +286,30 @@ def webp() -> Iterator[tuple[str, bytes | None]]:
 
 
 def tiff() -> Iterator[tuple[str, bytes | None]]:
-    squeezes = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma", "webp", "jpeg", "group3", "group4", "tiff_ccitt")
+    squeezes = (
+        "raw",
+        "tiff_lzw",
+        "tiff_adobe_deflate",
+        "tiff_deflate",
+        "packbits",
+        "zstd",
+        "lzma",
+        "webp",
+        "jpeg",
+        "group3",
+        "group4",
+        "tiff_ccitt",
+    )
     modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F")
     for squeeze, mode in itertools.product(squeezes, modes):
         yield f"tiff-{squeeze}-{mode.replace(';', '')}.tif", saved(mode, "TIFF", compression=squeeze)
     for mode in modes:
         yield f"tiff-big-{mode.replace(';', '')}.tif", saved(mode, "TIFF", big_tiff=True)
     for squeeze, mode in itertools.product(("tiff_lzw", "tiff_adobe_deflate", "zstd"), ("L", "RGB", "RGBA", "I;16")):
-        yield f"tiff-predictor-{squeeze}-{mode.replace(';', '')}.tif", saved(mode, "TIFF", compression=squeeze, tiffinfo={317: 2})
+        yield (
+            f"tiff-predictor-{squeeze}-{mode.replace(';', '')}.tif",
+            saved(mode, "TIFF", compression=squeeze, tiffinfo={317: 2}),
+        )
     for orientation in range(1, 9):
         yield f"tiff-turned{orientation}.tif", saved("RGB", "TIFF", tiffinfo={274: orientation})
     out = io.BytesIO()
@@ -278,8 +318,22 @@ def tiff() -> Iterator[tuple[str, bytes | None]]:
     yield from tiff_by_hand()
 
 
-def tiff_file(order: str, planes: list[np.ndarray], photometric: int, *, sample_format: int = 1, extra: tuple[int, ...] = (), planar: int = 1,
-              deflated: bool = False, rows_per_strip: int = 8, tile: int = 0, big: bool = False, fill: int = 1, bits: int | None = None, more: dict | None = None) -> bytes:
+def tiff_file(
+    order: str,
+    planes: list[np.ndarray],
+    photometric: int,
+    *,
+    sample_format: int = 1,
+    extra: tuple[int, ...] = (),
+    planar: int = 1,
+    deflated: bool = False,
+    rows_per_strip: int = 8,
+    tile: int = 0,
+    big: bool = False,
+    fill: int = 1,
+    bits: int | None = None,
+    more: dict | None = None,
+) -> bytes:
     """A TIFF of planes `[height, width]` of one type."""
     height, width = planes[0].shape
     depth = bits or planes[0].dtype.itemsize * 8
@@ -311,8 +365,14 @@ def tiff_file(order: str, planes: list[np.ndarray], photometric: int, *, sample_
     body = b"".join(block + b"\0" * (len(block) % 2) for block in blocks)
     long = 16 if big else 4
     tags: dict[int, tuple[int, tuple]] = {
-        256: (3, (width,)), 257: (3, (height,)), 258: (3, (depth,) * count), 259: (3, (8 if deflated else 1,)), 262: (3, (photometric,)),
-        277: (3, (count,)), 284: (3, (planar,)), 339: (3, (sample_format,) * count),
+        256: (3, (width,)),
+        257: (3, (height,)),
+        258: (3, (depth,) * count),
+        259: (3, (8 if deflated else 1,)),
+        262: (3, (photometric,)),
+        277: (3, (count,)),
+        284: (3, (planar,)),
+        339: (3, (sample_format,) * count),
     }
     if fill != 1:
         tags[266] = (3, (fill,))
@@ -360,7 +420,10 @@ def tiff_by_hand() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-i16.tif", tiff_file(order, [bands[0].astype(np.int16) * 3 - 200], 1, sample_format=2, **options)
         yield f"{name}-u32.tif", tiff_file(order, [bands[0].astype(np.uint32) * 3], 1, **options)
         yield f"{name}-i32.tif", tiff_file(order, [bands[0].astype(np.int32) * 3 - 200], 1, sample_format=2, **options)
-        yield f"{name}-f32.tif", tiff_file(order, [bands[0].astype(np.float32) * 1.7 - 30], 1, sample_format=3, **options)
+        yield (
+            f"{name}-f32.tif",
+            tiff_file(order, [bands[0].astype(np.float32) * 1.7 - 30], 1, sample_format=3, **options),
+        )
         yield f"{name}-f64.tif", tiff_file(order, [bands[0].astype(np.float64)], 1, sample_format=3, **options)
         yield f"{name}-rgb.tif", tiff_file(order, bands, 2, **options)
         yield f"{name}-rgb16.tif", tiff_file(order, wide, 2, **options)
@@ -380,14 +443,23 @@ def tiff_by_hand() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-ycbcr.tif", tiff_file(order, bands, 6, more={530: (3, (1, 1))}, **options)
         yield f"{name}-lab.tif", tiff_file(order, bands, 8, **options)
         yield f"{name}-five-bands.tif", tiff_file(order, [*bands, alpha, alpha], 2, extra=(2, 0), **options)
-        palette = tuple(int(v) for v in np.concatenate([bands[0].ravel()[:256], bands[1].ravel()[:256], bands[2].ravel()[:256]]).astype(np.uint32) * 257)
+        palette = tuple(
+            int(v)
+            for v in np.concatenate([bands[0].ravel()[:256], bands[1].ravel()[:256], bands[2].ravel()[:256]]).astype(
+                np.uint32
+            )
+            * 257
+        )
         yield f"{name}-palette.tif", tiff_file(order, [bands[0]], 3, more={320: (3, palette)}, **options)
         for bits in (1, 2, 4):
             small = [bands[0] >> (8 - bits)]
             for photometric in (0, 1):
                 yield f"{name}-{bits}bit-{photometric}.tif", tiff_file(order, small, photometric, bits=bits, **options)
             used = tuple(v for band in range(3) for v in palette[256 * band : 256 * band + (1 << bits)])
-            yield f"{name}-{bits}bit-palette.tif", tiff_file(order, small, 3, bits=bits, more={320: (3, used)}, **options)
+            yield (
+                f"{name}-{bits}bit-palette.tif",
+                tiff_file(order, small, 3, bits=bits, more={320: (3, used)}, **options),
+            )
         yield f"{name}-1bit-fill2.tif", tiff_file(order, [bands[0] >> 7], 1, bits=1, fill=2, **options)
         yield f"{name}-u8-fill2.tif", tiff_file(order, bands[:1], 1, fill=2, **options)
         yield f"{name}-rgb-fill2.tif", tiff_file(order, bands, 2, fill=2, **options)
@@ -419,26 +491,38 @@ def portable() -> Iterator[tuple[str, bytes]]:
     yield "pnm-pf.pfm", b"Pf\n" + size + b"\n-1.0\n" + level.tobytes()
     yield "pnm-pf-big.pfm", b"Pf\n" + size + b"\n1.0\n" + level.astype(">f4").tobytes()
     yield "pnm-pf-color.pfm", b"PF\n" + size + b"\n-1.0\n" + picture[::-1].astype("<f4").tobytes()
-    yield "pnm-p7.pam", b"P7\nWIDTH %d\nHEIGHT %d\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n" % (WIDTH, HEIGHT) + picture.tobytes()
+    yield (
+        "pnm-p7.pam",
+        b"P7\nWIDTH %d\nHEIGHT %d\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n" % (WIDTH, HEIGHT) + picture.tobytes(),
+    )
 
 
 def raster() -> Iterator[tuple[str, bytes | None]]:
     """The formats of games, scanners and workstations."""
-    for mode, options in itertools.product(("1", "L", "LA", "P", "RGB", "RGBA"), ({}, {"compression": "tga_rle"}, {"orientation": 1})):
+    for mode, options in itertools.product(
+        ("1", "L", "LA", "P", "RGB", "RGBA"), ({}, {"compression": "tga_rle"}, {"orientation": 1})
+    ):
         yield f"tga-{mode}-{'-'.join(options)}.tga", saved(mode, "TGA", **options)
     five = photo().astype(np.uint16) >> 3
     header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, WIDTH, HEIGHT, 16, 0x20)
-    yield "tga-16bit.tga", header + ((five[:, :, 0] << 10) | (five[:, :, 1] << 5) | five[:, :, 2]).astype("<u2").tobytes()
+    yield (
+        "tga-16bit.tga",
+        header + ((five[:, :, 0] << 10) | (five[:, :, 1] << 5) | five[:, :, 2]).astype("<u2").tobytes(),
+    )
     mirrored = bytearray(saved("RGB", "TGA"))
     mirrored[17] |= 0x10
     yield "tga-mirrored.tga", bytes(mirrored)
-    for mode, sizes, kind in itertools.product(("L", "P", "RGB", "RGBA"), (((16, 16),), ((16, 16), (20, 20))), ("png", "bmp")):
+    for mode, sizes, kind in itertools.product(
+        ("L", "P", "RGB", "RGBA"), (((16, 16),), ((16, 16), (20, 20))), ("png", "bmp")
+    ):
         yield f"ico-{mode}-{len(sizes)}-{kind}.ico", saved(mode, "ICO", sizes=sizes, bitmap_format=kind)
     for mode in ("1", "L", "P", "RGB"):
         yield f"pcx-{mode}.pcx", saved(mode, "PCX")
     for mode, bpc in itertools.product(("L", "RGB", "RGBA"), (1, 2)):
         yield f"sgi-{mode}-{bpc}.sgi", saved(mode, "SGI", bpc=bpc)
-    for mode, squeeze in itertools.product(("L", "LA", "RGB", "RGBA"), (None, "DXT1", "DXT3", "DXT5", "BC2", "BC3", "BC5")):
+    for mode, squeeze in itertools.product(
+        ("L", "LA", "RGB", "RGBA"), (None, "DXT1", "DXT3", "DXT5", "BC2", "BC3", "BC5")
+    ):
         yield f"dds-{mode}-{squeeze}.dds", saved(mode, "DDS", **({"pixel_format": squeeze} if squeeze else {}))
     for mode in ("RGB", "RGBA"):
         yield f"qoi-{mode}.qoi", saved(mode, "QOI")
@@ -446,13 +530,20 @@ def raster() -> Iterator[tuple[str, bytes | None]]:
 
 def jpeg2000() -> Iterator[tuple[str, bytes | None]]:
     for mode, kind in itertools.product(("L", "LA", "RGB", "RGBA", "I;16", "YCbCr", "CMYK", "P"), ("jp2", "j2k")):
-        for options in ({}, {"irreversible": True, "quality_layers": [20]}, {"tile_size": (16, 16)}, {"num_resolutions": 2, "mct": 0}):
+        for options in (
+            {},
+            {"irreversible": True, "quality_layers": [20]},
+            {"tile_size": (16, 16)},
+            {"num_resolutions": 2, "mct": 0},
+        ):
             name = "-".join(["jp2", mode.replace(";", ""), *options])
             yield f"{name}.{kind}", saved(mode, "JPEG2000", no_jp2=kind == "j2k", **options)
 
 
 def avif() -> Iterator[tuple[str, bytes | None]]:
-    for mode, subsampling, quality in itertools.product(("L", "LA", "RGB", "RGBA"), ("4:2:0", "4:2:2", "4:4:4", "4:0:0"), (30, 90)):
+    for mode, subsampling, quality in itertools.product(
+        ("L", "LA", "RGB", "RGBA"), ("4:2:0", "4:2:2", "4:4:4", "4:0:0"), (30, 90)
+    ):
         for reach in ("full", "limited"):
             name = f"avif-{mode}-{subsampling.replace(':', '')}-{quality}-{reach}.avif"
             yield name, saved(mode, "AVIF", subsampling=subsampling, quality=quality, range=reach, speed=8)
@@ -460,11 +551,22 @@ def avif() -> Iterator[tuple[str, bytes | None]]:
 
 def others() -> Iterator[tuple[str, bytes | None]]:
     """Formats that Pillow reads and hardly anybody has, and files that are no images."""
-    for mode, kind in (("1", "XBM"), ("1", "MSP"), ("RGB", "IM"), ("F", "SPIDER"), ("RGBA", "BLP"), ("P", "BLP"), ("RGBA", "ICNS")):
+    for mode, kind in (
+        ("1", "XBM"),
+        ("1", "MSP"),
+        ("RGB", "IM"),
+        ("F", "SPIDER"),
+        ("RGBA", "BLP"),
+        ("P", "BLP"),
+        ("RGBA", "ICNS"),
+    ):
         yield f"other-{kind}-{mode}.{kind.lower()}", saved(mode, kind)
     yield "other-empty.png", b""
     yield "other-page.jpg", b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n"
-    yield "other-pointer.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+    yield (
+        "other-pointer.jpg",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n",
+    )
     yield "other-zeros.jpg", bytes(4096)
     yield "other-video.mp4", struct.pack(">I", 24) + b"ftypisom\0\0\2\0isomiso2" + bytes(500)
     yield "other-heic.heic", struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(500)

@@ -25,7 +25,11 @@ from PIL import Image
 # Patterns of kind and file name, what differs (`refused`: camflow alone refuses; `read`: it alone reads; `pixels`: both read,
 # to other pixels), and why. The first that fits counts.
 DIFFERENCES: list[tuple[str, str, str]] = [
-    (r"image tiff-hand-be-deflated-[if](16|32)(-.*)?\.tif", "pixels", "Pillow swaps the bytes of compressed big-endian numbers"),
+    (
+        r"image tiff-hand-be-deflated-[if](16|32)(-.*)?\.tif",
+        "pixels",
+        "Pillow swaps the bytes of compressed big-endian numbers",
+    ),
     (r".* tiff-(?!lzma|jpeg).*YCbCr.*|.* tiff-.*-ycbcr.*", "refused", "libtiff's own arithmetic for compressed YCbCr"),
     (r".* tiff-.*(LAB|-lab).*", "refused", "CIE L*a*b*: Pillow asks Little CMS"),
     (r".* tiff-lzma-.*", "refused", "LZMA in TIFF"),
@@ -39,10 +43,26 @@ DIFFERENCES: list[tuple[str, str, str]] = [
     (r"image tiff-hand-(le|be).*-gray-extra1.*", "read", "Pillow has no conversion of gray with associated alpha"),
     (r"image tiff-hand-be-.*", "read", "Pillow reads no big-endian BigTIFF, nor inverted gray of 16 bits"),
     (r"image bmp-(444|32-swapped).*", "read", "Pillow reads some layouts of colours only"),
-    (r"image .*-(cut.*|longer|flip\d)\.[a-z0-9]+", "refused", "damage that costs Pillow no pixel, or that it passes over"),
-    (r"image .*-(cut.*|longer|flip\d)\.[a-z0-9]+", "read", "damage behind the pixels, or in what does not concern them"),
-    (r".* (tiff-)?jpeg-.*-flip\d\.(jpg|tif)", "pixels", "a wrong bit, from which on each version of libjpeg goes its own way"),
-    (r".* tiff-group4-.*-flip\d\.tif", "pixels", "a wrong bit in fax codes, from which on each decoder goes its own way"),
+    (
+        r"image .*-(cut.*|longer|flip\d)\.[a-z0-9]+",
+        "refused",
+        "damage that costs Pillow no pixel, or that it passes over",
+    ),
+    (
+        r"image .*-(cut.*|longer|flip\d)\.[a-z0-9]+",
+        "read",
+        "damage behind the pixels, or in what does not concern them",
+    ),
+    (
+        r".* (tiff-)?jpeg-.*-flip\d\.(jpg|tif)",
+        "pixels",
+        "a wrong bit, from which on each version of libjpeg goes its own way",
+    ),
+    (
+        r".* tiff-group4-.*-flip\d\.tif",
+        "pixels",
+        "a wrong bit in fax codes, from which on each decoder goes its own way",
+    ),
     (r"mask bmp-.*-flip\d\.bmp", "pixels", "a wrong bit in a palette, which OpenCV then takes for colours"),
     (r"mask .*", "refused", "FiftyOne would take colours or fractions for class numbers"),
     (r"mask .*", "read", "OpenCV reads fewer kinds of PNG, TIFF and BMP than Pillow"),

@@ -87,3 +87,16 @@ pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
     fields["error"] = json!(fault.map(ToString::to_string));
     fields
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipped_images_are_told_once_and_only_where_there_are_any() {
+        let told = |num_clipped| lines(&Summary { num_clipped, ..Summary::default() }).join("\n");
+        assert!(!told(0).contains("white"));
+        assert!(told(3).contains("turned white as in Pillow: 3 ("), "{}", told(3));
+        assert_eq!(counts(&Summary { num_clipped: 3, ..Summary::default() })["num_clipped"], 3);
+    }
+}

@@ -34,8 +34,8 @@ def test_files_of_all_kinds_are_read_as_pillow_and_opencv_read_them(pixels):
     assert int(counts["equal"]) > 1000 and int(counts["refused by both"]) > 500, last
 
 
-def test_instance_masks_are_drawn_as_fiftyone_draws_them(pixels, tmp_path):
-    """The bytes that camflow takes from a mask's file are those that `to_segmentation` interpolates."""
+def test_instance_masks_have_the_bytes_that_fiftyone_draws(pixels, tmp_path):
+    """How they are drawn is compared in test_targets.py."""
     import cv2
     from fiftyone.core.labels import Detection
 
@@ -57,8 +57,8 @@ def test_instance_masks_are_drawn_as_fiftyone_draws_them(pixels, tmp_path):
         assert not isinstance(mine, str), mine
 
 
-def test_the_notes_and_names_of_what_is_odd(pixels, tmp_path):
-    """A file that is no image is called what it is."""
+def test_what_is_no_image_is_called_by_its_name(pixels, tmp_path):
+    """As images and as masks."""
     files = {
         "page.jpg": (b"<!doctype html><title>403</title>", "web page"),
         "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "git lfs pull"),

@@ -120,8 +120,14 @@ def test_instance_masks_of_the_ground_truth_give_the_heatmaps_of_the_segmentatio
     assert same(heatmaps(dataset), wanted)
 
 
-def test_boxes_and_small_masks_are_where_fiftyone_puts_them(dataset, annotate):
+def test_boxes_and_small_masks_are_where_fiftyone_puts_them(dataset, annotate, tmp_path):
     rng = np.random.default_rng(1)
+
+    def on_disk(sample, number, box):
+        path = tmp_path / f"{sample.id}-{number}.png"
+        Image.fromarray((rng.random((9, 7)) > 0.4).astype(np.uint8) * 255).save(path)
+        return fo.Detection(label="person", bounding_box=box, mask_path=str(path))
+
     for sample in dataset:
         boxes = [[0.1, 0.15, 0.33, 0.4], [0.37, 0.5, 0.4, 0.47], [0.9, 0.9, 0.3, 0.05]]
         sample["plain"] = fo.Detections(detections=[fo.Detection(label="person", bounding_box=box) for box in boxes])
@@ -129,6 +135,14 @@ def test_boxes_and_small_masks_are_where_fiftyone_puts_them(dataset, annotate):
             fo.Detection(label="person", bounding_box=box, mask=rng.random((9, 7)) > 0.4) for box in boxes
         ]
         sample["masked"] = fo.Detections(detections=masked)
+        files = [on_disk(sample, number, box) for number, box in enumerate(boxes)]
+        sample["files"] = fo.Detections(detections=files)
+        soft = [(rng.random((9, 7)) > 0.4) * rng.integers(1, 256, (9, 7)) for _ in boxes]
+        bytes_of_them = [
+            fo.Detection(label="person", bounding_box=box, mask=mask.astype(kind))
+            for box, mask, kind in zip(boxes, soft, (np.uint8, np.int64, np.float32), strict=True)
+        ]
+        sample["soft"] = fo.Detections(detections=bytes_of_them)
         sample.save()
 
     def full(label, frame):
@@ -139,8 +153,9 @@ def test_boxes_and_small_masks_are_where_fiftyone_puts_them(dataset, annotate):
         return fo.Detections(detections=copies).to_segmentation(frame_size=frame).mask
 
     segmentations(dataset, "plain", full)
-    segmentations(dataset, "masked", lambda label, frame: label.to_segmentation(frame_size=frame).mask)
-    for field in ("plain", "masked"):
+    for field in ("masked", "files", "soft"):
+        segmentations(dataset, field, lambda label, frame: label.to_segmentation(frame_size=frame).mask)
+    for field in ("plain", "masked", "files", "soft"):
         annotate(dataset, f"labels:{field}")
         ours = heatmaps(dataset)
         annotate(dataset, f"labels:{field}_seg")

@@ -136,6 +136,12 @@ fn explain(
             (batch, Some(image))
         }
     };
+    if image.as_ref().is_some_and(|image| image.is_clipped) {
+        reporter.notice(&format!(
+            "`{}`: its gray levels are not all in 0 to 255, and were cut to that as Pillow does; convert it to 8 bits to see more",
+            shown(input)
+        ));
+    }
     let result = explainer.explain(batch)?;
     for failure in &result.failed {
         reporter.notice(&format!("failed: `{}`: {}", shown(&failure.sample.media_path), failure.error));

@@ -410,6 +410,19 @@ mod tests {
     }
 
     #[test]
+    fn an_image_whose_levels_are_cut_says_so() {
+        let world = World::new(false);
+        let is_clipped = || match world.decode_with(classes(), StoredTarget::Unlabelled, Vec::new()) {
+            Decoded::Ready(sample) => sample.is_clipped,
+            other => panic!("{other:?}"),
+        };
+        assert!(!is_clipped());
+        let wide = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/media/testdata/color_gray16.png");
+        std::fs::copy(wide, world.folder.path().join("a.png")).unwrap();
+        assert!(is_clipped());
+    }
+
+    #[test]
     fn masks_that_were_once_drawn_otherwise_are_stale_and_others_are_not() {
         let deflated = |npy: Vec<u8>| {
             let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
