@@ -33,7 +33,7 @@ struct Frame {
 
 fn first_frame(bytes: &[u8]) -> Option<Frame> {
     let palette = |flags: u8, start: usize| {
-        let length = if flags & 0x80 == 0 { 0 } else { 3 << (flags & 7) + 1 };
+        let length = if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
         Some((bytes.get(start..start + length)?, start + length))
     };
     let (global, mut at) = palette(*bytes.get(10)?, 13)?;

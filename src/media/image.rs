@@ -345,6 +345,7 @@ mod tests {
     #[test]
     fn gray_of_more_than_8_bits_is_clipped_and_said() {
         assert!(read(&testdata("color_gray16.png")).unwrap().is_clipped);
+        assert!(read(&testdata("color_float.tif")).unwrap().is_clipped);
         assert!(!read(&testdata("color_rgb16.png")).unwrap().is_clipped);
         assert!(!read(&testdata("color_rgb.png")).unwrap().is_clipped);
     }

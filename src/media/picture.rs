@@ -92,13 +92,17 @@ impl Picture {
         matches!(&self.samples, Samples::Rgba(samples) if samples.chunks_exact(4).any(|pixel| pixel[3] < 255))
     }
 
-    /// Whether [`Picture::into_rgb`] clips levels: gray of more than 8 bits, which turns white where it is bright.
+    /// Whether [`Picture::into_rgb`] clips levels: gray of more than 8 bits, which turns white where it is bright, and black
+    /// where it is of fractions.
     pub(super) fn is_clipped(&self) -> bool {
         match &self.samples {
             Samples::Gray16(samples) => samples.iter().any(|v| *v > 255),
             Samples::GrayAlpha16(samples) => self.alpha_is_a_level && samples.iter().step_by(2).any(|v| *v > 255),
             Samples::Integers(samples) => samples.iter().any(|v| !(0..=255).contains(v)),
-            Samples::Floats(samples) => samples.iter().any(|v| !(0.0..256.0).contains(v)),
+            Samples::Floats(samples) => {
+                samples.iter().any(|v| !(0.0..256.0).contains(v))
+                    || (samples.iter().all(|v| *v <= 1.0) && samples.iter().any(|v| *v > 0.0))
+            }
             _ => false,
         }
     }

@@ -28,8 +28,8 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     }
     if summary.num_clipped > 0 {
         lines.push(format!(
-            "  gray images of more than 8 bits, whose levels above 255 turned white as in Pillow: {} (convert them to 8 bits to see \
-             their detail)",
+            "  gray images of more than 8 bits, cut to 0 to 255 as Pillow does (bright ones are white, fractions black): {}; convert \
+             them to 8 bits",
             summary.num_clipped
         ));
     }
@@ -96,7 +96,7 @@ mod tests {
     fn clipped_images_are_told_once_and_only_where_there_are_any() {
         let told = |num_clipped| lines(&Summary { num_clipped, ..Summary::default() }).join("\n");
         assert!(!told(0).contains("white"));
-        assert!(told(3).contains("turned white as in Pillow: 3 ("), "{}", told(3));
+        assert!(told(3).contains("(bright ones are white, fractions black): 3; convert"), "{}", told(3));
         assert_eq!(counts(&Summary { num_clipped: 3, ..Summary::default() })["num_clipped"], 3);
     }
 }

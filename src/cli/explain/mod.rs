@@ -138,7 +138,7 @@ fn explain(
     };
     if image.as_ref().is_some_and(|image| image.is_clipped) {
         reporter.notice(&format!(
-            "`{}`: its gray levels are not all in 0 to 255, and were cut to that as Pillow does; convert it to 8 bits to see more",
+            "`{}`: its gray levels were cut to 0 to 255, as Pillow does (bright ones are white, fractions black): convert it to 8 bits",
             shown(input)
         ));
     }
