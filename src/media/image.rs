@@ -19,6 +19,7 @@ use super::{
     picture::{Picture, Samples},
     png_repair, portable, tiff,
     turns::wait_for_turn,
+    webp,
 };
 
 /// An image in memory.
@@ -143,7 +144,11 @@ pub(super) fn decode(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<
             };
             (picture, Orientation::of_file(bytes))
         }
-        Format::WebP => (by_library(path, bytes, ImageFormat::WebP, limits)?, Orientation::of_file(bytes)),
+        Format::WebP => {
+            // The decoder takes memory for the frame, before it compares it with the picture.
+            webp::frame_sizes(bytes).try_for_each(|(height, width)| check(height, width))?;
+            (by_library(path, bytes, ImageFormat::WebP, limits)?, Orientation::of_file(bytes))
+        }
         Format::Gif => {
             let mut picture = by_library(path, bytes, ImageFormat::Gif, limits)?;
             gif::fill_around_first_frame(bytes, &mut picture);
@@ -410,6 +415,16 @@ mod tests {
         let limits = ImageLimits { max_bytes: 100, ..ImageLimits::default() };
         let error = read_image(&testdata("color_420.jpg"), &limits, ExifPolicy::Ignore).unwrap_err();
         assert!(error.to_string().contains("the limit is 100 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_frame_that_is_larger_than_its_picture_takes_no_memory() {
+        // The first byte of the width in the frame of a WebP; its highest bits follow.
+        let mut file = fs::read(testdata("color_turned.webp")).unwrap();
+        let frame = file.windows(3).position(|bytes| bytes == [0x9d, 0x01, 0x2a]).unwrap();
+        file[frame + 3..frame + 7].copy_from_slice(&[0xff, 0x3f, 0xff, 0x3f]);
+        let error = parse_image(Path::new("a.webp"), &file, &ImageLimits::default(), ExifPolicy::Ignore).unwrap_err();
+        assert!(error.to_string().contains("16383 x 16383 pixels"), "{error}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod stamp;
 mod step;
 mod tiff;
 mod turns;
+mod webp;
 mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};

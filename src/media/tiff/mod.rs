@@ -191,7 +191,7 @@ impl Layout {
         if self.meaning == Meaning::YCbCr && !packing.is_raw() && !packing.is_jpeg() {
             return Err("its YCbCr colours are compressed, which is not read: convert it to RGB".to_owned());
         }
-        if self.is_planar && (self.bits % 8 != 0 || (self.bits == 16 && packing.is_raw())) {
+        if self.is_planar && (!self.bits.is_multiple_of(8) || (self.bits == 16 && packing.is_raw())) {
             return Err("its planes are not read: write the samples of each pixel together".to_owned());
         }
         let is_tiled = !tags.numbers(324).is_empty();
