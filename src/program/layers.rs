@@ -1,5 +1,7 @@
 //! From what a user calls a layer to the graph value where it is captured.
 
+use std::collections::BTreeSet;
+
 use super::{
     Program, ProgramError,
     graph::ValueId,
@@ -72,11 +74,13 @@ impl Program {
         let aliases = &self.metadata.aliases;
         let path = aliases.get(name).map_or(name, String::as_str);
         let Some(calls) = self.graph.modules.get(path) else {
-            let known = self.graph.modules.keys().chain(aliases.keys());
-            let near = backticked(nearest(name, known, 3));
             let file = shown(self.archive.path());
+            let there_are = match name.parse::<u32>() {
+                Ok(_) if !aliases.is_empty() => format!("its numbered layers are {}", backticked(numbered(aliases.keys()))),
+                _ => format!("the nearest are {}", backticked(nearest_modules(name, self.graph.modules.keys()))),
+            };
             return Err(format!(
-                "it has no module `{name}` to use as a layer\nhint: the nearest are {near}; `camflow inspect {file}` lists them all"
+                "it has no module `{name}` to use as a layer\nhint: {there_are}; `camflow inspect {file}` lists them all"
             ));
         };
         let outputs = match call {
@@ -97,9 +101,40 @@ impl Program {
     }
 }
 
+/// The names of numbered layers, in the order of their numbers.
+fn numbered<'a>(aliases: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let mut numbered: Vec<&str> = aliases.map(String::as_str).collect();
+    numbered.sort_by_key(|alias| (alias.parse::<u32>().unwrap_or(u32::MAX), *alias));
+    numbered
+}
+
+/// At most three modules whose path, or the end of it that is as deep as the name, is most like the name; of equal ones the outermost
+/// first.
+fn nearest_modules<'a>(name: &str, paths: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let depth = name.split('.').count();
+    let mut paths: Vec<&str> = paths.map(String::as_str).collect();
+    paths.sort_by_key(|path| path.matches('.').count());
+    let end = |path: &'a str| path.rmatch_indices('.').nth(depth - 1).map_or(path, |(dot, _)| &path[dot + 1..]);
+    let near = nearest(name, paths.iter().copied().map(end).collect::<BTreeSet<_>>(), 3);
+    let of_end = near.into_iter().flat_map(|near| paths.iter().copied().filter(move |path| end(path) == near));
+    of_end.take(3).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::split_layers;
+    use super::{nearest_modules, numbered, split_layers};
+
+    #[test]
+    fn the_nearest_module_may_lie_deep() {
+        let paths = ["backbone", "backbone.layer3", "backbone.layer4", "backbone.layer4.0", "classifier.0", "aux.layer4", "head"];
+        let paths = paths.map(String::from);
+        let near = |name: &str| nearest_modules(name, paths.iter());
+        assert_eq!(near("layer4"), ["backbone.layer4", "aux.layer4", "backbone.layer3"]);
+        assert_eq!(near("backbone.layer5")[..2], ["backbone.layer3", "backbone.layer4"]);
+        assert_eq!(near("layer4.0")[0], "backbone.layer4.0");
+        assert_eq!(near("hed")[0], "head");
+        assert_eq!(numbered(["10", "2", "1"].map(String::from).iter()), ["1", "2", "10"]);
+    }
 
     #[test]
     fn ranges_lists_and_paths() {
