@@ -174,17 +174,41 @@ impl Schema {
     }
 }
 
-/// Why FiftyOne could not use a field of this name.
+/// Why FiftyOne could not use a field of this name: it refuses these, or can no longer read the samples of a dataset that has one.
 fn unusable(name: &str, grouped: bool) -> Option<String> {
-    /// The keys of a stored sample that are FiftyOne's own, and names it keeps for itself.
-    const RESERVED: [&str; 9] =
-        ["id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "pk", "frames", "groups"];
-    let mut characters = name.chars();
-    let plain = characters.next().is_some_and(|first| first.is_ascii_alphabetic())
-        && characters.all(|other| other.is_ascii_alphanumeric() || other == '_');
-    match (plain, RESERVED.contains(&name)) {
-        (false, _) => Some("the name has to begin with a letter and go on with letters, digits and underscores".to_owned()),
-        (true, true) if grouped || !matches!(name, "frames" | "groups") => Some("FiftyOne keeps this name for itself".to_owned()),
+    /// Fields of every sample, and attributes of the class of samples.
+    const RESERVED: [&str; 24] = [
+        "STRICT",
+        "add_implied_field",
+        "clean",
+        "created_at",
+        "ensure_indexes",
+        "fancy_repr",
+        "field_names",
+        "filepath",
+        "frames",
+        "from_dict",
+        "get_field",
+        "get_field_schema",
+        "groups",
+        "id",
+        "last_modified_at",
+        "media_reference",
+        "merge_field_schema",
+        "metadata",
+        "pk",
+        "reload",
+        "set_field",
+        "tags",
+        "to_dict",
+        "to_mongo",
+    ];
+    let is_reserved = RESERVED.contains(&name) && (grouped || !matches!(name, "frames" | "groups"));
+    match name {
+        "" => Some("a field needs a name".to_owned()),
+        _ if name.starts_with('_') => Some("FiftyOne takes no names that begin with `_`".to_owned()),
+        _ if name.contains(['.', '$', '\0', '/']) => Some("the name holds one of `.`, `$` and `/`".to_owned()),
+        _ if is_reserved => Some("FiftyOne keeps this name for itself".to_owned()),
         _ => None,
     }
 }
@@ -350,10 +374,10 @@ mod tests {
 
     #[test]
     fn names_have_to_suit_fiftyone() {
-        for name in ["person_grad_layer_1", "A", "frames"] {
+        for name in ["person_grad_layer_1", "A", "frames", "1a", "15_grad_layer_4", "é", "собака_grad"] {
             assert_eq!(unusable(name, false), None, "{name}");
         }
-        for name in ["", "_x", "$x", "a.b", "1a", "a-b", "a b", "é", "id", "filepath", "pk"] {
+        for name in ["", "_x", "$x", "a.b", "a$b", "a/b", "id", "filepath", "pk", "to_dict", "clean"] {
             assert!(unusable(name, false).is_some(), "{name}");
         }
         assert!(unusable("groups", true).is_some());
