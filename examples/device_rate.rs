@@ -78,7 +78,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         width,
         region: FrameRegion::whole(height, width),
         targets: vec![ClassTarget { class: 0, channel: Channel::Index(channel), pixels: TargetPixels::Mask(selected) }],
-        fingerprint: Fingerprint::of_job("", "device_rate"),
+        fingerprint: Fingerprint::of_job("", "device_rate").into(),
         wanted: vec![0],
         existing: Vec::new(),
         is_clipped: false,

@@ -144,6 +144,8 @@ class Dataset:
         """`camflow annotate`."""
         arguments = ["annotate", "--model", self.world.model, "--layers", 1, "--class", ",".join(classes)]
         arguments += ["--target", "labels:ground_truth", "--device", "cpu", "--format", "json"]
+        # Among the faults are labels that are no longer camflow's.
+        arguments += ["--replace"]
         # Small batches and more workers than cores: many samples are in flight in every stage.
         arguments += ["--batch-size", 4, "--workers", 4, *self.named(uri), *flags]
         return Run(self, arguments, before)

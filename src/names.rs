@@ -1,6 +1,12 @@
 //! Names that users type: one word per choice, and "did you mean" for those that do not exist.
 
+mod list;
+mod spelling;
+
 use std::fmt::{self, Display, Write};
+
+pub use list::{list_of_one, split_list, split_lists};
+pub use spelling::{ClassNames, Meaning};
 
 /// A setting with a few values, each with the one name that flags, job files and fingerprints use.
 pub trait Choice: Copy + 'static {

@@ -6,8 +6,8 @@ use std::{collections::HashSet, time::Duration};
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow::{
     fiftyone::{
-        ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, HeatmapField,
-        HeatmapLabel, Part, RunNote, SampleSource, Selection, Shard,
+        ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error,
+        ExpectedHeatmaps, HeatmapField, HeatmapLabel, Part, RunNote, SampleSource, Selection, Shard,
     },
     measure::{Measure, Measures},
     media::{Checksum, FileForm, RecordedChecksum},
@@ -348,6 +348,54 @@ fn a_tag_that_nobody_has_is_told() {
     assert!(dataset.source(tags(&["odd", "even"])).expect("a source").notices().is_empty());
     let source = dataset.source(tags(&["odd", "evn"])).expect("a source");
     assert_eq!(source.notices(), ["no sample of dataset `street` has the tag `evn`: the tags are `even`, `odd`"]);
+    let error = |selection: Selection| dataset.source(selection).map(drop).expect_err("nothing is meant").to_string();
+    let refused = error(tags(&["evn", "od"]));
+    assert!(
+        refused.contains("no sample has the tag `evn`, `od`") && refused.contains("hint: the tags are `even`, `odd`"),
+        "{refused}"
+    );
+    let lost: Vec<String> = (90..99).map(|n| id(n).to_hex()).collect();
+    for part in [None, Some(shard("1/2")), Some(shard("2/2"))] {
+        let refused = error(Selection { ids: Some(lost.clone()), shard: part, ..Selection::default() });
+        assert!(refused.contains("none of the 9 ids is in it"), "{refused}");
+    }
+    mongod.insert_dataset("new", doc! {}, Vec::new());
+    let new = Dataset::open(&mongod.connect(), "new").expect("the dataset");
+    assert!(new.source(tags(&["odd"])).is_ok(), "nobody had the time to give it tags");
+}
+
+#[test]
+fn heatmaps_are_known_by_the_beginning_of_their_fingerprints() {
+    let mongod = Mongod::start(&[]);
+    let dataset = mongod.insert_dataset("street", doc! {}, (0..6).map(sample).collect());
+    let open = || Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let [own, other] = ["a", "b"].map(|letter| format!("{}-{}", letter.repeat(16), "c".repeat(16)));
+    let mut sink = open().sink(vec![field("cam"), field("old")]).expect("a sink");
+    let of = |n: usize, beginning: &str| {
+        update(n, vec![heatmap("cam", &format!("{beginning}-1-2")), heatmap("old", &format!("{own}-1-2"))])
+    };
+    let outcomes = sink.commit(&[of(0, &own), of(1, &own), of(2, &other), of(3, &other)]).expect("outcomes");
+    assert_eq!(outcomes, vec![CommitOutcome::Committed; 4]);
+    let expected = |field: &str| ExpectedHeatmaps { field: field.into(), fingerprint: own.clone() };
+    assert_eq!(open().other_heatmaps(&[expected("old"), expected("none")]).expect("an answer"), []);
+    let found = open().other_heatmaps(&[expected("old"), expected("cam")]).expect("an answer");
+    let [origin] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((origin.field.as_str(), origin.fingerprint.as_ref(), origin.count), ("cam", Some(&other), 2));
+    // Somebody's own, and one without anything in it.
+    let foreign = doc! {"$set": {"cam": {"_cls": "Heatmap", "_id": ObjectId::new()}, "old": null}};
+    mongod.update_sample(dataset, id(4), foreign);
+    let counts: Vec<_> = open()
+        .other_heatmaps(&[expected("cam")])
+        .expect("an answer")
+        .iter()
+        .map(|o| (o.fingerprint.is_some(), o.count))
+        .collect();
+    assert_eq!(counts, [(true, 2), (false, 1)]);
+    assert_eq!(
+        open().same_heatmaps(&[expected("new")]).expect("an answer"),
+        [("cam".into(), "new".into()), ("old".into(), "new".into())]
+    );
+    assert_eq!(open().same_heatmaps(&[expected("old")]).expect("an answer"), []);
 }
 
 #[test]

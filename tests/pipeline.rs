@@ -14,9 +14,9 @@ use camflow::{
     media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb},
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
-        Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, MaxFailures, NpyFormat, Parts, RunError,
-        RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap,
-        StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
+        Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, LabelNames, MaxFailures, NpyFormat, Parts,
+        RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap,
+        StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
     },
     storage::{FileName, Journal, OutputFolder},
 };
@@ -249,6 +249,7 @@ impl World {
         Decoder {
             preprocess: Preprocess { steps: Vec::new() },
             targets: Targets::Classes(vec![person]),
+            labels: LabelNames::default(),
             fields: fields(),
             limits: ImageLimits::default(),
             exif: ExifPolicy::Ignore,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import fiftyone as fo
@@ -44,9 +45,9 @@ def arguments(ctx) -> list[str]:
     # With `=`, no value is taken for a flag.
     made = ["annotate", "--format=json", f"--dataset={ctx.dataset.name}", f"--model={folders.model(model_path(params))}"]
     made += [f"--target={params['target']}", f"--method={','.join(params.get('methods') or METHODS[:1])}"]
-    for flag, name in (("--class", "classes"), ("--layers", "layers")):
-        if values := params.get(name):
-            made.append(f"{flag}={','.join(values)}")
+    # One flag for each, in which no comma separates.
+    made += ["--class=" + name.replace("\\", "\\\\").replace(",", "\\,") for name in params.get("classes") or ()]
+    made += [f"--layers={layer}" for layer in params.get("layers") or ()]
     for flag, name in (("--field", "field"), ("--out", "out"), ("--device", "device")):
         if value := (params.get(name) or "").strip():
             made.append(f"{flag}={folders.out(value) if name == 'out' else value}")
@@ -126,8 +127,11 @@ def _target(ctx, inputs) -> str:
 
 def _classes(inputs, model: models.Model) -> None:
     # Pixels of the background are explained when asked for; what people look for comes first.
-    named = sorted(model.classes, key=lambda name: name == "background")
-    choices = _choices(types.AutocompleteView(allow_user_input=True), [(name, name) for name in (*named, "all")])
+    named = sorted(model.numbered_classes.items(), key=lambda item: item[1] == "background")
+    # Of several classes with one name, the number says which is meant.
+    count = Counter(model.classes)
+    pairs = [(name, name) if count[name] == 1 else (number, f"{name} ({number})") for number, name in named]
+    choices = _choices(types.AutocompleteView(allow_user_input=True), [*pairs, ("all", "all")])
     inputs.list(
         "classes",
         types.String(),
@@ -162,6 +166,7 @@ SWITCHES = {
     "fuse_layers": "One map of all layers",
     "eigen_smooth": "Smooth by the first principal component",
     "aug_smooth": "Smooth by six variants of the image (six times the work)",
+    "replace": "Replace heatmaps of another model, class or target in the same fields",
     "overwrite": "Recompute up-to-date heatmaps",
 }
 
@@ -179,7 +184,7 @@ def _more(ctx, inputs) -> None:
     inputs.str(
         "field",
         label="Names of the fields",
-        description="A template with {class}, {method} and {layer}; empty: as camflow names them",
+        description="A template with {class}, {method}, {layer} and {model}; empty: as camflow names them",
     )
     inputs.str("out", label="Folder for the files", description="Empty: camflow's folder for this dataset")
     if out := (ctx.params.get("out") or "").strip():

@@ -34,11 +34,17 @@ class Model:
     path: Path
     name: str
     task: str
-    classes: list[str]
+    # Number -> name, in the order of the numbers.
+    numbered_classes: dict[str, str]
     # Number -> module path.
     numbered_layers: dict[str, str]
     layers: list[str]
     default_layers: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return list(self.numbered_classes.values())
 
     @classmethod
     def read(cls, path: Path) -> Model:
@@ -65,7 +71,7 @@ class Model:
             path=path,
             name=_text(content.get("name"), "name"),
             task=_text(content.get("task", "other"), "task"),
-            classes=[classes[number] for number in sorted(classes, key=int)],
+            numbered_classes={number: classes[number] for number in sorted(classes, key=int)},
             numbered_layers=_names(content, "aliases"),
             layers=[_text(layer.get("path"), "layer") for layer in layers],
             default_layers=[_text(layer, "layer") for layer in _list(content, "default_layers")],

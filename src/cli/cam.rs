@@ -17,17 +17,18 @@ use crate::{
 /// Flags about the model and what to compute with it.
 #[derive(Debug, clap::Args)]
 pub struct CamArgs {
-    /// Class to explain, by name or output channel; several with commas, or `all`
-    #[arg(long = "class", value_name = "CLASS", value_delimiter = ',')]
+    /// Class to explain, by name or output channel, or `all`; several by repeating the flag, or with commas. A text with commas that
+    /// is the name of one class is taken whole; `\,` is a comma that separates nothing
+    #[arg(long = "class", value_name = "CLASS")]
     pub classes: Vec<String>,
-    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`), several with commas; `camflow inspect` lists them; default:
-    /// the model's own choice
-    #[arg(long)]
-    layers: Option<String>,
+    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`); several by repeating the flag, or with commas;
+    /// `camflow inspect` lists them; default: the model's own choice
+    #[arg(long, value_name = "LAYERS")]
+    layers: Vec<String>,
     /// A zoo name (exported on first use) or a `.pt2` file
     #[arg(long, default_value = DEFAULT_MODEL, value_hint = ValueHint::FilePath)]
     model: String,
-    /// CAM method; several with commas share what they can
+    /// CAM method; several, by repeating the flag or with commas, share what they can
     #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
     pub methods: Vec<Method>,
     /// One map of all layers: the mean of theirs, scaled to [0, 1] again
@@ -66,9 +67,9 @@ impl CamArgs {
         let devices = self.device.resolve()?;
         let program = model::open(&self.model, self.python.clone(), reporter)?;
         let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
-        let wanted = match &self.layers {
-            Some(spec) => split_layers(spec),
-            None => {
+        let wanted = match &self.layers[..] {
+            [_, ..] => split_layers(&self.layers.join(",")),
+            [] => {
                 let (layers, notice) = program.default_layers(needed);
                 notice.iter().for_each(|notice| reporter.notice(notice));
                 layers

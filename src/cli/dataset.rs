@@ -11,7 +11,7 @@ use super::annotate::DatabaseArgs;
 use crate::{
     fiftyone::{Connected, Dataset, StoredRun},
     media::{read_text, shown},
-    names::existing,
+    names::{existing, split_lists},
 };
 
 /// Which dataset, and where.
@@ -60,6 +60,18 @@ pub fn chosen_ids(viewed: Option<Vec<String>>, listed: Option<Vec<String>>) -> O
         }
         (viewed, listed) => viewed.or(listed),
     }
+}
+
+/// The tags in texts with one tag each or several with commas. A tag that holds commas is taken whole.
+pub fn chosen_tags(dataset: &Dataset, texts: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut lost = None;
+    let tags = split_lists(texts, |tag| {
+        dataset.has_tag(tag).unwrap_or_else(|error| {
+            lost = Some(error);
+            false
+        })
+    });
+    lost.map_or(Ok(tags), |error| Err(error.into()))
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.

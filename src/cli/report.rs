@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::{
     Exit, Failure,
-    dataset::{DatasetArgs, check_heatmap_fields, check_runs},
+    dataset::{DatasetArgs, check_heatmap_fields, check_runs, chosen_tags},
     print,
     signals::cancel_on_signals,
 };
@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 6)]
     worst: usize,
     /// Only samples with one of these tags
-    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    #[arg(long, value_name = "TAG")]
     tags: Vec<String>,
     /// Only samples that match this MongoDB query (JSON)
     #[arg(long = "match", value_name = "QUERY")]
@@ -74,7 +74,8 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, args)?;
     let ids = args.dataset.chosen_ids(&dataset, args.view.as_deref(), args.ids.as_deref())?;
-    let selection = Selection { tags: args.tags.clone(), matching: args.matching.clone(), ids, ..Selection::default() };
+    let selection =
+        Selection { tags: chosen_tags(&dataset, &args.tags)?, matching: args.matching.clone(), ids, ..Selection::default() };
     let mut source = dataset.measured(fields.clone(), &selection)?;
     let mut study = Study::new(args.worst);
     let observed = match &args.csv {

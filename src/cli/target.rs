@@ -4,9 +4,9 @@ use anyhow::Context;
 
 use crate::{
     fiftyone::{Dataset, LabelField, LabelKind, SavedView},
-    job::{TargetSpec, known_names, resolve_classes},
+    job::{ClassMapping, MaskNames, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
     media::{MaskValue, shown},
-    names::backticked,
+    names::{ClassNames, backticked},
     pipeline::Targets,
     program::{Plan, Program, Task},
     report::Reporter,
@@ -44,8 +44,21 @@ pub struct Labels<'a> {
     pub dataset: &'a Dataset,
     pub field: Option<&'a LabelField>,
     pub view: Option<&'a SavedView>,
-    /// As for [`resolve_classes`].
+    /// As in [`MaskNames`].
     pub mask_targets: Option<&'a [(String, MaskValue)]>,
+}
+
+/// The names of the model's classes, with those that the user says mean one of them.
+pub fn class_names_of(program: &Program, mappings: &[ClassMapping], reporter: &Reporter) -> anyhow::Result<ClassNames> {
+    let plain = ClassNames::new(program.metadata.classes.clone());
+    let mut names = plain.clone();
+    for ClassMapping { label, class } in mappings {
+        let (channel, notice) =
+            channel_of(class, &plain).map_err(|problem| anyhow::anyhow!("`--map {label}={class}`: {problem}"))?;
+        notice.iter().for_each(|notice| reporter.notice(notice));
+        names.map(label.clone(), channel);
+    }
+    Ok(names)
 }
 
 /// What is explained in each sample, by the dataset's and the model's classes.
@@ -53,28 +66,27 @@ pub fn resolve_targets(
     target: &TargetSpec,
     classes: &[String],
     program: &Program,
+    names: &ClassNames,
     labels: Labels,
     reporter: &Reporter,
 ) -> anyhow::Result<Targets> {
     let Labels { dataset, field: label, view, mask_targets } = labels;
-    let model_classes = &program.metadata.classes;
     if *target == TargetSpec::Top {
         return Ok(Targets::Top);
     }
     if classes.is_empty() {
         anyhow::ensure!(
-            !model_classes.is_empty(),
+            !names.classes().is_empty(),
             "model `{}` names no classes, so the samples' labels cannot be found among them\nhint: export it with class names, or use `--target top`",
             shown(program.path())
         );
-        // Of two channels with one name the first counts, as for `--class`.
-        return Ok(Targets::OwnClass(model_classes.iter().rev().map(|(index, name)| (name.clone(), *index)).collect()));
+        return Ok(Targets::OwnClass);
     }
     let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
-    let requested = match by_name {
+    let classes = match by_name {
         Some(field) if classes.iter().any(|class| class == "all") => {
             let labels = dataset.label_names(field, view)?;
-            let (known, rest) = known_names(labels, model_classes, &field.name).map_err(anyhow::Error::msg)?;
+            let (known, rest) = known_labels(&labels, names, &field.name).map_err(anyhow::Error::msg)?;
             if !rest.is_empty() {
                 let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
                 let some = backticked(rest.iter().take(5));
@@ -82,11 +94,15 @@ pub fn resolve_targets(
             }
             known
         }
-        _ => classes.to_vec(),
+        _ => {
+            let is_only_channel = program.num_channels() == Some(1);
+            let masks = (label.is_some() && by_name.is_none()).then_some(MaskNames { targets: mask_targets, is_only_channel });
+            let resolved =
+                resolve_classes(classes, names, masks).map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
+            resolved.notices.iter().for_each(|notice| reporter.notice(notice));
+            resolved.classes
+        }
     };
-    let from_masks = label.is_some() && by_name.is_none();
-    let classes = resolve_classes(&requested, model_classes, mask_targets, from_masks, program.num_channels() == Some(1))
-        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
     Ok(match *target {
         TargetSpec::Pixel { x, y } => Targets::Pixel { classes, x, y },
         _ => Targets::Classes(classes),
@@ -110,11 +126,11 @@ pub fn one_channel_notice(program: &Program, from_masks_without_targets: bool) -
 }
 
 /// What stands for `{class}` in the names of fields.
-pub fn class_names(targets: &Targets, label: Option<&LabelField>) -> Vec<String> {
+pub fn class_names(targets: &Targets, label: Option<&LabelField>, program: &Program) -> Vec<String> {
     match targets {
-        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(|class| class.name.clone()).collect(),
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => distinct_names(classes, &program.metadata.classes),
         Targets::Top => vec!["top".to_owned()],
-        Targets::OwnClass(_) => label.map(|label| label.name.clone()).into_iter().collect(),
+        Targets::OwnClass => label.map(|label| label.name.clone()).into_iter().collect(),
     }
 }
 

@@ -7,6 +7,7 @@ use bson::{Bson, Document, doc};
 use super::{
     dataset::{Dataset, Field},
     error::Error,
+    retry::with_retries,
     saved_view::SavedView,
     selection::{IDS, among, parse_ids},
 };
@@ -85,6 +86,16 @@ pub struct LabelField {
     pub(super) key: String,
 }
 
+impl LabelField {
+    /// Where the names of its labels are in the stored samples.
+    fn name_key(&self) -> String {
+        match self.kind.list() {
+            Some(list) => format!("{}.{list}.label", self.key),
+            None => format!("{}.label", self.key),
+        }
+    }
+}
+
 /// The longest to look for the classes of a field: this reads every label of the dataset.
 const LOOKING: Duration = Duration::from_secs(120);
 
@@ -98,6 +109,19 @@ impl Dataset {
         choose(self.fields(), named).map_err(|(problem, hint)| Error::LabelField { problem, dataset: self.name.clone(), hint })
     }
 
+    /// Whether a label of a field of detections, polylines or classifications has one of these names, in any sample. One that is
+    /// frequent is found at once; one that nobody has takes a look at every sample.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn has_label(&self, field: &LabelField, names: &[&str]) -> Result<bool, Error> {
+        let doing = format!("looking for a class in field `{}` of dataset `{}`", field.name, self.name);
+        let samples = self.database.collection::<Document>(&self.samples);
+        let query = doc! {field.name_key(): {"$in": names}};
+        let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
+        Ok(with_retries(|| self.database.run(&doing, async { find().await }))?.is_some())
+    }
+
     /// The names of the classes that occur in a field of detections, polylines or classifications, in any sample of the
     /// dataset, or in what a view makes of its samples' labels, in alphabetical order.
     ///
@@ -106,10 +130,7 @@ impl Dataset {
     pub fn label_names(&self, field: &LabelField, view: Option<&SavedView>) -> Result<Vec<String>, Error> {
         /// MaxTimeMSExpired.
         const TOO_LONG: i32 = 50;
-        let key = match field.kind.list() {
-            Some(list) => format!("{}.{list}.label", field.key),
-            None => format!("{}.label", field.key),
-        };
+        let key = field.name_key();
         let doing = format!("looking for the classes in field `{}` of dataset `{}`", field.name, self.name);
         let samples = self.database.collection::<Document>(&self.samples);
         let viewed = view.and_then(|view| Some((parse_ids(self, &view.ids), &view.changes.as_ref()?.stages)));
@@ -144,7 +165,7 @@ impl Dataset {
             Error::Driver { source, .. } if command_code(&source) == Some(TOO_LONG) => Error::LabelField {
                 problem: format!("looking for the classes in field `{}` took longer than {} s", field.name, LOOKING.as_secs()),
                 dataset: self.name.clone(),
-                hint: "name the classes with `--class` instead of `all`".to_owned(),
+                hint: "name the classes with `--class` instead of `all`, and with `--map LABEL=CLASS` labels that are spelt otherwise".to_owned(),
             },
             error => error,
         })?;

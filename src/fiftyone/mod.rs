@@ -17,6 +17,7 @@ mod lock;
 mod mask_targets;
 mod measured;
 mod operation;
+mod origins;
 mod references;
 mod removal;
 mod retry;
@@ -41,6 +42,7 @@ pub use heatmap_labels::{ChecksumNote, HeatmapLabel, HeatmapLabelSource, InlineM
 pub use label_field::{LabelField, LabelKind};
 pub use lock::Lock;
 pub use measured::MeasuredSource;
+pub use origins::{ExpectedHeatmaps, HeatmapOrigin};
 pub use references::References;
 pub use removal::FieldContent;
 pub use runs::{Part, RunNote, StoredRun};

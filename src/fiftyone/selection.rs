@@ -255,23 +255,58 @@ fn matching_ids(dataset: &Dataset, query: Document, limit: i64) -> Result<Vec<Ob
     .map_err(|error| refused_query(dataset, error))
 }
 
-/// What to say of tags that no sample has: a slip, or nothing new tonight.
+impl Dataset {
+    /// Whether any sample has a tag.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn has_tag(&self, tag: &str) -> Result<bool, Error> {
+        self.has_sample(&format!("looking for the tags of dataset `{}`", self.name), &doc! {"tags": tag})
+    }
+
+    /// Whether its groups have a slice.
+    pub fn has_slice(&self, slice: &str) -> bool {
+        self.group().is_some_and(|group| group.image_slices.iter().chain(&group.other_slices).any(|known| known == slice))
+    }
+
+    fn has_sample(&self, doing: &str, query: &Document) -> Result<bool, Error> {
+        let samples = self.database.collection::<Document>(&self.samples);
+        let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
+        Ok(with_retries(|| self.database.run(doing, async { find().await }))?.is_some())
+    }
+}
+
+/// What to say of tags that no sample has.
+///
+/// # Errors
+/// The dataset has samples, and none of them has any of the tags.
 pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<String>, Error> {
     let samples = dataset.database.collection::<Document>(&dataset.samples);
     let doing = format!("looking for the tags of dataset `{}`", dataset.name);
-    let mut notices = Vec::new();
+    let mut unknown = Vec::new();
     for tag in tags {
-        let find = || samples.find_one(doc! {"tags": tag}).projection(doc! {"_id": 1});
-        if with_retries(|| dataset.database.run(&doing, async { find().await }))?.is_some() {
+        if dataset.has_tag(tag)? {
             continue;
         }
         let known = with_retries(|| dataset.database.run(&doing, async { samples.distinct("tags", doc! {}).await }))?;
         let known: BTreeSet<&str> = known.iter().filter_map(bson::Bson::as_str).collect();
         let known: Vec<&str> = known.into_iter().collect();
         let there_are = if known.is_empty() { "it has no tags".to_owned() } else { existing("tags", tag, &known) };
-        notices.push(format!("no sample of dataset `{}` has the tag `{tag}`: {there_are}", dataset.name));
+        unknown.push((tag, there_are));
     }
-    Ok(notices)
+    if !tags.is_empty() && unknown.len() == tags.len() && dataset.has_sample(&doing, &Document::new())? {
+        let hint = format!(
+            "{}; a tag that nobody may have used yet is asked for with `--match '{{\"tags\": \"{}\"}}'`",
+            unknown[0].1, tags[0]
+        );
+        return Err(Error::Selection {
+            dataset: dataset.name.clone(),
+            reason: format!("no sample has the tag {}", backticked(tags)),
+            hint,
+        });
+    }
+    let notice = |(tag, there_are)| format!("no sample of dataset `{}` has the tag `{tag}`: {there_are}", dataset.name);
+    Ok(unknown.into_iter().map(notice).collect())
 }
 
 /// The server's refusal of the user's query is the user's to mend; everything else is the database's.

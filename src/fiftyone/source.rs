@@ -242,13 +242,23 @@ fn count(dataset: &Dataset, filter: &Document, ids: Option<&[ObjectId]>) -> Resu
 
 /// Ids that are not there are a slip of the user's; ids that the rest of the selection excludes are not. Each shard looks for its
 /// own.
-fn unknown_ids(dataset: &Dataset, ids: &[ObjectId], shard: Option<Shard>) -> Result<Option<String>, Error> {
-    let ids: Vec<ObjectId> = ids.iter().filter(|id| shard.is_none_or(|shard| shard.contains(**id))).copied().collect();
+///
+/// # Errors
+/// None of all ids is in the dataset.
+fn unknown_ids(dataset: &Dataset, all: &[ObjectId], shard: Option<Shard>) -> Result<Option<String>, Error> {
+    let ids: Vec<ObjectId> = all.iter().filter(|id| shard.is_none_or(|shard| shard.contains(**id))).copied().collect();
     let known = match &ids[..] {
         [] => Some(0),
         ids => count(dataset, &Document::new(), Some(ids))?,
     };
     let unknown = known.map_or(0, |known| (ids.len() as u64).saturating_sub(known));
+    if unknown > 0 && known == Some(0) && count(dataset, &Document::new(), Some(all))? == Some(0) {
+        return Err(Error::Selection {
+            dataset: dataset.name.clone(),
+            reason: format!("none of the {} ids is in it; the first is `{}`", all.len(), all[0]),
+            hint: "an id is `sample.id` of a sample of this very dataset: a clone has other ones".to_owned(),
+        });
+    }
     let text = || format!("{unknown} of the {} ids are not in dataset `{}`", ids.len(), dataset.name);
     Ok((unknown > 0).then(text))
 }

@@ -1,121 +1,196 @@
 //! `--class`: from a name to the model's output channel and to the value in the dataset's masks.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::{
     media::MaskValue,
-    names::{backticked, existing},
+    names::{ClassNames, Meaning, backticked, existing, split_lists},
     pipeline::TargetClass,
 };
 
-/// Resolves the requested classes. `all` means every class that the model and, with labels as targets, the masks know, except
-/// the background.
-///
-/// `model_classes` is channel -> name. `mask_targets` is name -> value as the dataset stores it; `None` when the dataset names no
-/// mask values, so that the model's own numbering holds, and with predictions as targets, where there are no masks. A model whose only channel is the class
-/// (`is_only_channel`) numbers nothing: there the one value beside 0 is the object.
-///
-/// # Errors
-/// Every class that the model or the masks do not know, with the names that they know, and every one that is several values in
-/// the masks.
-pub fn resolve_classes(
-    requested: &[String],
-    model_classes: &BTreeMap<i64, String>,
-    mask_targets: Option<&[(String, MaskValue)]>,
-    from_labels: bool,
-    is_only_channel: bool,
-) -> Result<Vec<TargetClass>, Vec<String>> {
-    let mask_values = |index: i64, name: &str| -> Vec<MaskValue> {
-        match mask_targets {
-            None if is_only_channel => vec![MaskValue::Object],
-            None => vec![MaskValue::Index(index)],
-            Some(targets) => targets.iter().filter(|(target, _)| target == name).map(|(_, value)| *value).collect(),
-        }
-    };
-    if requested.iter().any(|class| class == "all") {
-        let known = model_classes.iter().filter(|(_, name)| name.as_str() != "background");
-        let classes: Vec<TargetClass> = known
-            .filter_map(|(index, name)| {
-                let mask_value = match (from_labels, &mask_values(*index, name)[..]) {
-                    (false, _) => None,
-                    (true, [value]) => Some(*value),
-                    (true, _) => return None,
-                };
-                Some(TargetClass { name: name.clone(), index: *index, mask_value })
-            })
-            .collect();
-        return if classes.is_empty() {
-            Err(vec!["`--class all` finds no class that both the model and the masks know\nhint: name a class".to_owned()])
-        } else {
-            Ok(classes)
-        };
-    }
-    let (mut classes, mut problems): (Vec<TargetClass>, Vec<String>) = (Vec::new(), Vec::new());
-    for class in requested {
-        let by_name = model_classes.iter().find(|(_, name)| *name == class).map(|(index, name)| (*index, name.clone()));
-        let by_index = || {
-            let index = class.parse::<i64>().ok()?;
-            match model_classes.get(&index) {
-                Some(name) => Some((index, name.clone())),
-                None if model_classes.is_empty() => Some((index, class.clone())),
-                None => None,
-            }
-        };
-        let Some((index, name)) = by_name.or_else(by_index) else {
-            problems.push(unknown(class, "the model", model_classes.values().map(String::as_str)));
-            continue;
-        };
-        let mask_value = match (from_labels, &mask_values(index, &name)[..]) {
-            (false, _) => None,
-            (true, [value]) => Some(*value),
-            (true, []) => {
-                let names = mask_targets.unwrap_or_default().iter().map(|(name, _)| name.as_str());
-                problems.push(unknown(&name, "the dataset's masks", names));
-                continue;
-            }
-            (true, _) => {
-                problems.push(format!(
-                    "class `{name}` stands for several values in the dataset's masks\nhint: give each value its own name in FiftyOne's `mask_targets`"
-                ));
-                continue;
-            }
-        };
-        if !classes.iter().any(|other| other.index == index) {
-            classes.push(TargetClass { name, index, mask_value });
-        }
-    }
-    if problems.is_empty() { Ok(classes) } else { Err(problems) }
+/// What the values in the masks of a dataset mean, where they are the targets.
+#[derive(Clone, Copy, Debug)]
+pub struct MaskNames<'a> {
+    /// Name and value as the dataset stores them; `None` when it names no values, so that the model's own numbering holds.
+    pub targets: Option<&'a [(String, MaskValue)]>,
+    /// Whether the class is the model's only channel. It numbers nothing: the one value beside 0 is the object.
+    pub is_only_channel: bool,
 }
 
-/// Of the names that occur in a label field, those that the model knows as classes; `background` is none of them. What remains
-/// comes second.
+/// The classes that were asked for, and what was taken for what.
+#[derive(Debug, Default)]
+pub struct ResolvedClasses {
+    /// In the order of the request, each once.
+    pub classes: Vec<TargetClass>,
+    /// What the user should know, lowercase, without a period.
+    pub notices: Vec<String>,
+}
+
+/// Resolves the requested classes: texts with one name each or several with commas. `all` means every class that the model and,
+/// where they are the targets, the masks know, except the background.
 ///
 /// # Errors
-/// The model knows none of them, or names no classes at all.
-pub fn known_names(
-    labelled: Vec<String>,
-    model_classes: &BTreeMap<i64, String>,
-    field: &str,
-) -> Result<(Vec<String>, Vec<String>), String> {
-    if model_classes.is_empty() {
+/// Every class that the model or the masks do not know, with the names that they know, and every name that means several.
+pub fn resolve_classes(
+    requested: &[String],
+    names: &ClassNames,
+    masks: Option<MaskNames<'_>>,
+) -> Result<ResolvedClasses, Vec<String>> {
+    let requested = split(requested, names);
+    if requested.iter().any(|class| class == "all") {
+        return all_classes(names, masks);
+    }
+    let (mut resolved, mut problems) = (ResolvedClasses::default(), Vec::new());
+    for class in &requested {
+        let found = channel_of(class, names).and_then(|(index, notice)| {
+            let value = masks.map(|masks| masks.value(index, names)).transpose()?;
+            Ok((index, notice, value))
+        });
+        match found {
+            Ok((index, ..)) if resolved.classes.iter().any(|other| other.index == index) => {}
+            Ok((index, notice, value)) => {
+                let (mask_value, bridged) = value.unzip();
+                resolved.classes.push(TargetClass { name: names.name(index), index, mask_value });
+                resolved.notices.extend(notice.into_iter().chain(bridged.flatten()));
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(resolved) } else { Err(problems) }
+}
+
+/// A text with commas is one name if it is written so, else several names if all of them are known, else whatever it is like.
+fn split(requested: &[String], names: &ClassNames) -> Vec<String> {
+    let is_exact = |name: &str| matches!(names.meaning(name), Meaning::Exact(_) | Meaning::Mapped(_));
+    split_lists(requested, |text| {
+        is_exact(text)
+            || names.is_folded(text) && !crate::names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
+    })
+}
+
+fn all_classes(names: &ClassNames, masks: Option<MaskNames<'_>>) -> Result<ResolvedClasses, Vec<String>> {
+    let mut resolved = ResolvedClasses::default();
+    for (&index, name) in names.classes().iter().filter(|(_, name)| name.as_str() != "background") {
+        let mask_value = match masks.map(|masks| masks.value(index, names)) {
+            None => None,
+            Some(Ok((value, notice))) => {
+                resolved.notices.extend(notice);
+                Some(value)
+            }
+            Some(Err(_)) => continue,
+        };
+        resolved.classes.push(TargetClass { name: name.clone(), index, mask_value });
+    }
+    match resolved.classes.is_empty() {
+        true => Err(vec!["`--class all` finds no class that both the model and the masks know\nhint: name a class".to_owned()]),
+        false => Ok(resolved),
+    }
+}
+
+impl MaskNames<'_> {
+    /// The value of a class in the masks, and what to say if its name is spelt otherwise there.
+    fn value(&self, index: i64, names: &ClassNames) -> Result<(MaskValue, Option<String>), String> {
+        let Some(targets) = self.targets else {
+            return Ok((if self.is_only_channel { MaskValue::Object } else { MaskValue::Index(index) }, None));
+        };
+        let name = names.name(index);
+        let all = || targets.iter().filter(|(target, _)| names.means(target, (&name, index)));
+        let exact: Vec<_> = all().filter(|(target, _)| *target == name).collect();
+        let found = if exact.is_empty() { all().collect() } else { exact };
+        match found[..] {
+            [(target, value)] => Ok((*value, (*target != name).then(|| taken("mask value", target, &name)))),
+            [] => {
+                let doubt = targets.iter().find_map(|(target, _)| names.doubt(target, &names.meaning(target), index));
+                let known = targets.iter().map(|(name, _)| name.as_str());
+                Err(doubt.map_or_else(|| unknown(&name, "the dataset's masks", known), |doubt| format!("mask value: {doubt}")))
+            }
+            _ => {
+                let distinct: BTreeSet<&str> = found.iter().map(|(target, _)| target.as_str()).collect();
+                Err(format!(
+                    "class `{name}` stands for several values in the dataset's masks: {}\nhint: give each value its own name in FiftyOne's `mask_targets`",
+                    backticked(distinct)
+                ))
+            }
+        }
+    }
+}
+
+/// The model's channel for a class that somebody wrote, and what to say if it is spelt otherwise there.
+///
+/// # Errors
+/// There is none, or there are several.
+pub fn channel_of(class: &str, names: &ClassNames) -> Result<(i64, Option<String>), String> {
+    let by_number = || {
+        let number = class.parse::<i64>().ok()?;
+        (names.classes().is_empty() || names.classes().contains_key(&number)).then_some(number)
+    };
+    let several = |channels: &[i64]| {
+        let listed: Vec<String> =
+            channels.iter().map(|channel| format!("channel {channel} `{}`", names.name(*channel))).collect();
+        Err(format!(
+            "`{class}` may be any of {} classes of the model: {}\nhint: give the channel's number",
+            listed.len(),
+            listed.join(", ")
+        ))
+    };
+    match names.meaning(class) {
+        Meaning::Mapped(channel) | Meaning::Exact(&[channel]) => Ok((channel, None)),
+        Meaning::Exact(channels) => several(channels),
+        other => match (by_number(), other) {
+            (Some(number), _) => Ok((number, None)),
+            (None, Meaning::Alike(channels)) => match channels[..] {
+                [channel] => Ok((channel, Some(taken("class", class, &names.name(channel))))),
+                _ => several(&channels),
+            },
+            (None, Meaning::Ambiguous(channels)) => several(&channels),
+            (None, _) => Err(unknown(class, "the model", names.classes().values().map(String::as_str))),
+        },
+    }
+}
+
+/// Says that a name is not written as the model writes it.
+fn taken(what: &str, name: &str, class: &str) -> String {
+    format!("{what} `{name}` is taken as the model's class `{class}`")
+}
+
+/// The classes of the model that the labels of a field are of, in the order of their channels, with the labels that are of none. Of
+/// several channels with one name it is all; `background` is none.
+///
+/// # Errors
+/// There is none, or the model names no classes at all.
+pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Result<(Vec<TargetClass>, Vec<String>), String> {
+    if names.classes().is_empty() {
         return Err(
             "the model names no classes, so the labels cannot be found among them\nhint: export it with class names".to_owned()
         );
     }
-    let is_class = |name: &String| name != "background" && model_classes.values().any(|class| class == name);
-    let (known, rest): (Vec<String>, Vec<String>) = labelled.into_iter().partition(is_class);
-    if known.is_empty() {
+    let (mut channels, mut rest) = (BTreeSet::new(), Vec::new());
+    for label in labels {
+        let of = match names.meaning(label) {
+            Meaning::Mapped(channel) => vec![channel],
+            Meaning::Exact(channels) => channels.to_vec(),
+            Meaning::Alike(channels) => channels,
+            Meaning::Ambiguous(_) | Meaning::Unknown => Vec::new(),
+        };
+        let of: Vec<i64> = of.into_iter().filter(|channel| names.name(*channel) != "background").collect();
+        if of.is_empty() {
+            rest.push(label.clone());
+        }
+        channels.extend(of);
+    }
+    if channels.is_empty() {
         let some = |names: &mut dyn Iterator<Item = &String>| backticked(names.take(5));
         let labels = match rest.is_empty() {
             true => "there are no labels in it".to_owned(),
             false => format!("its labels include {}", some(&mut rest.iter())),
         };
         return Err(format!(
-            "`--class all` finds no label in field `{field}` that is a class of the model\nhint: {labels}; the model's classes include {}",
-            some(&mut model_classes.values()),
+            "`--class all` finds no label in field `{field}` that is a class of the model\nhint: {labels}; the model's classes include {}; `--map LABEL=CLASS` says which is which",
+            some(&mut names.classes().values()),
         ));
     }
-    Ok((known, rest))
+    let class = |index| TargetClass { name: names.name(index), index, mask_value: None };
+    Ok((channels.into_iter().map(class).collect(), rest))
 }
 
 fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -> String {
@@ -131,17 +206,30 @@ fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -
 mod tests {
     use super::*;
 
-    fn voc() -> BTreeMap<i64, String> {
-        [(0, "background"), (7, "car"), (15, "person")].map(|(index, name)| (index, name.to_owned())).into()
+    fn names(classes: &[(i64, &str)]) -> ClassNames {
+        ClassNames::new(classes.iter().map(|(index, name)| (*index, (*name).to_owned())).collect())
+    }
+
+    fn voc() -> ClassNames {
+        names(&[(0, "background"), (7, "car"), (15, "person")])
     }
 
     fn requested(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
+    fn masks<'a>(targets: Option<&'a [(String, MaskValue)]>) -> Option<MaskNames<'a>> {
+        Some(MaskNames { targets, is_only_channel: false })
+    }
+
+    fn channels(asked: &[&str], names: &ClassNames) -> Result<(Vec<i64>, Vec<String>), Vec<String>> {
+        let ResolvedClasses { classes, notices } = resolve_classes(&requested(asked), names, None)?;
+        Ok((classes.iter().map(|class| class.index).collect(), notices))
+    }
+
     #[test]
     fn the_models_numbering_holds_where_the_dataset_names_nothing() {
-        let classes = resolve_classes(&requested(&["person", "15", "7"]), &voc(), None, true, false).expect("classes");
+        let classes = resolve_classes(&requested(&["person", "15", "7"]), &voc(), masks(None)).expect("classes").classes;
         assert_eq!(
             classes.iter().map(|c| (c.index, c.mask_value)).collect::<Vec<_>>(),
             [(15, Some(MaskValue::Index(15))), (7, Some(MaskValue::Index(7)))]
@@ -150,9 +238,11 @@ mod tests {
 
     #[test]
     fn what_a_mask_marks_is_the_object_of_a_model_with_one_channel() {
-        let model = BTreeMap::from([(0, "polyp".to_owned())]);
-        let value =
-            |targets| resolve_classes(&requested(&["polyp"]), &model, targets, true, true).expect("classes")[0].mask_value;
+        let model = names(&[(0, "polyp")]);
+        let value = |targets| {
+            let masks = Some(MaskNames { targets, is_only_channel: true });
+            resolve_classes(&requested(&["polyp"]), &model, masks).expect("classes").classes[0].mask_value
+        };
         assert_eq!(value(None), Some(MaskValue::Object));
         assert_eq!(value(Some(&[("polyp".to_owned(), MaskValue::Index(7))])), Some(MaskValue::Index(7)));
     }
@@ -160,39 +250,85 @@ mod tests {
     #[test]
     fn mask_targets_decide_the_mask_value_and_the_model_the_channel() {
         let targets = [("person".to_owned(), MaskValue::Index(255))];
-        let classes = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true, false).expect("classes");
+        let classes = resolve_classes(&requested(&["person"]), &voc(), masks(Some(&targets))).expect("classes").classes;
         assert_eq!((classes[0].index, classes[0].mask_value), (15, Some(MaskValue::Index(255))));
-        let problems =
-            resolve_classes(&requested(&["car"]), &voc(), Some(&targets), true, false).expect_err("no car in the masks");
+        let problems = resolve_classes(&requested(&["car"]), &voc(), masks(Some(&targets))).expect_err("no car in the masks");
         assert!(problems[0].contains("the dataset's masks") && problems[0].contains("`person`"), "{problems:?}");
     }
 
     #[test]
-    fn a_name_of_two_mask_values_is_ambiguous() {
-        let targets = [("person".to_owned(), MaskValue::Index(1)), ("person".to_owned(), MaskValue::Index(7))];
-        let problems = resolve_classes(&requested(&["person"]), &voc(), Some(&targets), true, false).expect_err("two values");
-        assert!(problems[0].contains("several values"), "{problems:?}");
+    fn mask_targets_may_be_spelt_otherwise() {
+        let value = |targets: &[(&str, i64)]| {
+            let targets: Vec<_> = targets.iter().map(|(name, value)| ((*name).to_owned(), MaskValue::Index(*value))).collect();
+            let found = resolve_classes(&requested(&["person"]), &voc(), masks(Some(&targets)));
+            found.map(|found| (found.classes[0].mask_value, found.notices)).map_err(|problems| problems.concat())
+        };
+        let (found, notices) = value(&[("Person", 3)]).expect("a value");
+        assert_eq!(found, Some(MaskValue::Index(3)));
+        assert_eq!(notices, ["mask value `Person` is taken as the model's class `person`"]);
+        assert_eq!(value(&[("Person", 3), ("person", 4)]).expect("a value"), (Some(MaskValue::Index(4)), Vec::new()));
+        let error = value(&[("Person", 3), ("PERSON", 4)]).expect_err("two");
+        assert!(error.contains("several values") && error.contains("`PERSON`, `Person`"), "{error}");
+        assert!(value(&[("person", 1), ("person", 7)]).expect_err("two").contains("several values"));
     }
 
     #[test]
     fn every_unknown_class_is_reported_with_those_there_are() {
-        let problems = resolve_classes(&requested(&["persn", "21"]), &voc(), None, false, false).expect_err("unknown");
+        let problems = channels(&["persn", "21"], &voc()).expect_err("unknown");
         assert_eq!(problems.len(), 2);
         assert!(problems[0].contains("`background`, `car`, `person`"), "{problems:?}");
     }
 
     #[test]
+    fn a_name_with_commas_is_taken_whole_and_lists_are_split() {
+        let model = names(&[(0, "tabby, tabby cat"), (1, "dog"), (2, "cat"), (3, "cat, dog")]);
+        let found = |asked: &[&str]| channels(asked, &model).expect("classes").0;
+        assert_eq!(found(&["tabby, tabby cat"]), [0]);
+        assert_eq!(found(&["Tabby,Tabby Cat", "dog"]), [0, 1]);
+        assert_eq!(found(&["dog, tabby"]), [1, 0]);
+        assert_eq!(found(&["cat, dog"]), [3]);
+        assert_eq!(found(&["cat,dog"]), [2, 1], "as each of them is a class by its own name");
+        assert_eq!(found(&[r"tabby\, tabby cat,dog"]), [0, 1]);
+        let problems = channels(&["cow, hen"], &model).expect_err("two");
+        assert!(problems[0].contains("`cow`") && problems[1].contains("`hen`"), "{problems:?}");
+    }
+
+    #[test]
+    fn names_of_several_channels_are_errors_with_their_numbers() {
+        let model = names(&[(134, "crane"), (517, "crane"), (3, "Car"), (4, "car")]);
+        let error = channels(&["crane"], &model).expect_err("two").concat();
+        assert!(error.contains("channel 134 `crane`, channel 517 `crane`") && error.contains("\nhint: "), "{error}");
+        assert_eq!(channels(&["517"], &model).expect("a channel").0, [517]);
+        assert!(channels(&["CAR"], &model).expect_err("two").concat().contains("channel 3 `Car`, channel 4 `car`"));
+        assert_eq!(channels(&["car"], &model).expect("a class"), (vec![4], Vec::new()));
+        let all = resolve_classes(&requested(&["all"]), &model, None).expect("all").classes;
+        assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn other_spellings_are_told_and_maps_are_not() {
+        let mut model = names(&[(1, "motorbike"), (2, "car")]);
+        let (found, notices) = channels(&["motorcycle"], &model).expect("a class");
+        assert_eq!(
+            (found, &notices[..]),
+            (vec![1], &["class `motorcycle` is taken as the model's class `motorbike`".to_owned()][..])
+        );
+        model.map("lorry".into(), 2);
+        assert_eq!(channels(&["lorry"], &model).expect("a class"), (vec![2], Vec::new()));
+    }
+
+    #[test]
     fn labels_are_the_models_classes_or_not() {
-        let (known, rest) = known_names(requested(&["Car", "background", "car", "cart"]), &voc(), "gt").expect("a class");
-        assert_eq!((known, rest), (requested(&["car"]), requested(&["Car", "background", "cart"])));
-        let error = known_names(requested(&["cart"]), &voc(), "gt").expect_err("none");
+        let labels = requested(&["Car", "background", "cart"]);
+        let (known, rest) = known_labels(&labels, &voc(), "gt").expect("a class");
+        assert_eq!((known[0].index, known.len(), rest), (7, 1, requested(&["background", "cart"])));
+        let error = known_labels(&requested(&["cart"]), &voc(), "gt").expect_err("none");
         assert!(error.contains("`gt`") && error.contains("`cart`") && error.contains("`person`"), "{error}");
-        assert!(known_names(requested(&["cart"]), &BTreeMap::new(), "gt").is_err());
+        assert!(known_labels(&requested(&["cart"]), &ClassNames::default(), "gt").is_err());
     }
 
     #[test]
     fn all_leaves_the_background_out() {
-        let classes = resolve_classes(&requested(&["all"]), &voc(), None, false, false).expect("classes");
-        assert_eq!(classes.iter().map(|c| c.index).collect::<Vec<_>>(), [7, 15]);
+        assert_eq!(channels(&["all"], &voc()).expect("classes").0, [7, 15]);
     }
 }

@@ -1,8 +1,18 @@
 //! `--field`: how the sample fields are named.
 
-use crate::names::backticked;
+use std::collections::BTreeMap;
 
-/// A template with `{class}`, `{layer}` and `{method}`.
+use unicode_normalization::char::is_combining_mark;
+
+use crate::{
+    names::{backticked, nearest},
+    pipeline::TargetClass,
+};
+
+/// What stands in braces for something else.
+const PLACEHOLDERS: [&str; 4] = ["class", "layer", "method", "model"];
+
+/// A template with `{class}`, `{layer}`, `{method}` and `{model}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldTemplate(String);
 
@@ -25,55 +35,93 @@ impl std::str::FromStr for FieldTemplate {
                 return Err(format!("`{text}` has an opening brace without a closing one"));
             };
             let placeholder = &rest[open + 1..open + close];
-            if !["class", "layer", "method"].contains(&placeholder) {
-                return Err(format!("`{{{placeholder}}}` is not known; use {{class}}, {{layer}} and {{method}}"));
+            if !PLACEHOLDERS.contains(&placeholder) {
+                let near = nearest(placeholder, PLACEHOLDERS.iter().copied(), 1).concat();
+                return Err(format!(
+                    "`{{{placeholder}}}` is not known, did you mean `{{{near}}}`? There are {{class}}, {{layer}}, {{method}} and {{model}}"
+                ));
             }
             rest = &rest[open + close + 1..];
         }
-        if text.is_empty() { Err("a field needs a name".into()) } else { Ok(FieldTemplate(text.to_owned())) }
+        match text.chars().next() {
+            None => Err("a field needs a name".into()),
+            Some('_') => Err("FiftyOne keeps names that begin with `_` for itself".into()),
+            Some(_) => Ok(FieldTemplate(text.to_owned())),
+        }
     }
 }
 
 impl FieldTemplate {
-    /// The field names by class and column, which is a method's name and a layer's label. Characters that would make a field
-    /// unusable as `sample.field` become `_`; `gradcam++` becomes `gradcampp`.
+    /// The field names by class and column, which is a method's name and a layer's label. What is neither letter nor digit becomes
+    /// `_`, so that a field can be used as `sample.field`; `gradcam++` becomes `gradcampp`.
     ///
     /// # Errors
-    /// Two heatmaps would get the same field, or a name would be refused by FiftyOne.
-    pub fn names(&self, classes: &[String], columns: &[(&str, &str)]) -> Result<Vec<Vec<String>>, String> {
+    /// Two heatmaps would get the same field, or nothing is left of a name.
+    pub fn names(&self, classes: &[String], columns: &[(&str, &str)], model: &str) -> Result<Vec<Vec<String>>, String> {
         let name = |class: &String, (method, layer): &(&str, &str)| {
             let filled = self
                 .0
-                .replace("{class}", &identifier(class))
                 .replace("{layer}", &identifier(layer))
-                .replace("{method}", &identifier(&method.replace('+', "p")));
-            identifier(&filled)
+                .replace("{method}", &identifier(&method.replace('+', "p")))
+                .replace("{model}", &identifier(model))
+                .replace("{class}", &identifier(class));
+            // FiftyOne keeps names with a leading underscore for itself.
+            identifier(&filled).trim_start_matches('_').to_owned()
         };
         let names: Vec<Vec<String>> =
             classes.iter().map(|class| columns.iter().map(|column| name(class, column)).collect()).collect();
-        let mut seen = std::collections::BTreeMap::<&str, usize>::new();
-        for field in names.iter().flatten() {
-            *seen.entry(field).or_default() += 1;
+        let mut seen = BTreeMap::<&str, Vec<(&String, &(&str, &str))>>::new();
+        for (class, row) in classes.iter().zip(&names) {
+            for (column, field) in columns.iter().zip(row) {
+                seen.entry(field).or_default().push((class, column));
+            }
         }
-        let twice: Vec<&str> = seen.iter().filter(|(_, count)| **count > 1).map(|(name, _)| *name).collect();
-        if !twice.is_empty() {
-            let fields = backticked(twice);
+        if let Some((field, [(class, column), (other_class, other_column), ..])) =
+            seen.iter().map(|(field, heatmaps)| (field, &heatmaps[..])).find(|(_, heatmaps)| heatmaps.len() > 1)
+        {
+            let differ = [
+                ("{class}", class != other_class, class.as_str(), other_class.as_str()),
+                ("{method}", column.0 != other_column.0, column.0, other_column.0),
+                ("{layer}", column.1 != other_column.1, column.1, other_column.1),
+            ];
+            let (placeholder, _, one, other) = differ.into_iter().find(|(_, differs, ..)| *differs).unwrap_or(differ[0]);
+            let hint = match self.0.contains(placeholder) {
+                false => format!("put {placeholder} into `--field`; it is `{}`", self.0),
+                true => "these names differ in nothing but signs; ask for one after the other, each with a `--field` of its own"
+                    .into(),
+            };
             return Err(format!(
-                "several heatmaps would go to the same field {fields}\nhint: put {{class}}, {{method}} and {{layer}} into `--field`; it is `{}`",
-                self.0
+                "several heatmaps would go to the same field `{field}`: those of {}\nhint: {hint}",
+                backticked([one, other])
             ));
         }
-        // FiftyOne keeps names with a leading underscore for itself.
-        if let Some(private) = names.iter().flatten().find(|name| !name.starts_with(|c: char| c.is_ascii_alphabetic())) {
-            return Err(format!("FiftyOne takes no field named `{private}`\nhint: begin `--field` with a letter"));
+        if names.iter().flatten().any(String::is_empty) {
+            return Err(format!(
+                "no letter or digit is left of a field's name\nhint: `--field` is `{}`; put some into it",
+                self.0
+            ));
         }
         Ok(names)
     }
 }
 
-/// Letters, digits and `_`; everything else becomes `_`.
+/// What stands for each class in the names of fields: its name, and its channel where another class of the model would have the same
+/// field. It does not matter which of them are asked for, so that a class has the same field in every run.
+pub fn distinct_names(asked: &[TargetClass], model_classes: &BTreeMap<i64, String>) -> Vec<String> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for name in model_classes.values() {
+        *counts.entry(identifier(name)).or_default() += 1;
+    }
+    let name = |class: &TargetClass| match counts.get(&identifier(&class.name)) {
+        Some(2..) => format!("{}_{}", class.name, class.index),
+        _ => class.name.clone(),
+    };
+    asked.iter().map(name).collect()
+}
+
+/// Letters and digits of any script, with their marks; everything else becomes `_`.
 fn identifier(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+    text.chars().map(|c| if c.is_alphanumeric() || is_combining_mark(c) { c } else { '_' }).collect()
 }
 
 #[cfg(test)]
@@ -83,22 +131,53 @@ mod tests {
     #[test]
     fn the_default_is_that_of_the_tutorial() {
         let template = FieldTemplate::default_for(&["gradcam"]);
-        let names = template.names(&["person".into()], &[("gradcam", "1"), ("gradcam", "layer4.2.conv3")]);
+        let names = template.names(&["person".into()], &[("gradcam", "1"), ("gradcam", "layer4.2.conv3")], "m");
         assert_eq!(names.expect("names"), [["person_grad_layer_1", "person_grad_layer_layer4_2_conv3"]]);
-        let names = template.names(&["dining table".into()], &[("gradcam", "4")]);
+        let names = template.names(&["dining table".into()], &[("gradcam", "4")], "m");
         assert_eq!(names.expect("names"), [["dining_table_grad_layer_4"]]);
         let template = FieldTemplate::default_for(&["gradcam++", "fullgrad"]);
-        let names = template.names(&["cat".into()], &[("gradcam++", "4"), ("fullgrad", "all")]);
+        let names = template.names(&["cat".into()], &[("gradcam++", "4"), ("fullgrad", "all")], "m");
         assert_eq!(names.expect("names"), [["cat_gradcampp_layer_4", "cat_fullgrad_layer_all"]]);
     }
 
     #[test]
-    fn collisions_and_private_names_are_refused() {
-        let template: FieldTemplate = "{class}".parse().expect("template");
-        let error = template.names(&["person".into()], &[("gradcam", "1"), ("gradcam", "2")]).expect_err("one field for two");
-        assert!(error.contains("`person`"), "{error}");
-        let template: FieldTemplate = "_{layer}".parse().expect("template");
-        assert!(template.names(&["person".into()], &[("gradcam", "1")]).is_err());
-        assert!("{klass}".parse::<FieldTemplate>().is_err());
+    fn letters_of_any_script_are_kept() {
+        let template: FieldTemplate = "{class}_grad".parse().expect("template");
+        let classes = ["собака", "Größe", "N/A", "$cash", "__background__", "हिन्दी", "15"].map(String::from);
+        let names = template.names(&classes, &[("gradcam", "4")], "m").expect("names").concat();
+        assert_eq!(names, ["собака_grad", "Größe_grad", "N_A_grad", "cash_grad", "background___grad", "हिन्दी_grad", "15_grad"]);
+        let template: FieldTemplate = "{model}_{class}".parse().expect("template");
+        assert_eq!(template.names(&["cat".into()], &[("gradcam", "4")], "resnet 50").expect("names"), [["resnet_50_cat"]]);
+    }
+
+    #[test]
+    fn classes_of_one_name_are_told_apart_by_their_channels() {
+        let model: BTreeMap<i64, String> =
+            [(1, "crane"), (2, "crane"), (3, "hot dog"), (4, "hot_dog"), (5, "cat")].map(|(n, name)| (n, name.to_owned())).into();
+        let asked = |numbers: &[i64]| {
+            let class = |number: &i64| TargetClass { name: model[number].clone(), index: *number, mask_value: None };
+            distinct_names(&numbers.iter().map(class).collect::<Vec<_>>(), &model)
+        };
+        assert_eq!(asked(&[1, 2, 5]), ["crane_1", "crane_2", "cat"]);
+        assert_eq!(asked(&[4]), ["hot_dog_4"]);
+    }
+
+    #[test]
+    fn collisions_say_what_would_tell_them_apart() {
+        let two = [("gradcam", "1"), ("gradcam", "2")];
+        let refused = |template: &str, classes: &[&str], columns: &[(&str, &str)]| {
+            let template: FieldTemplate = template.parse().expect("template");
+            let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
+            template.names(&classes, columns, "m").expect_err("one field for two")
+        };
+        let error = refused("{class}", &["person"], &two);
+        assert!(error.contains("`person`") && error.contains("put {layer} into"), "{error}");
+        let error = refused("{class}_{layer}", &["a-b", "a b"], &two[..1]);
+        assert!(error.contains("`a-b`, `a b`") && error.contains("one after the other"), "{error}");
+        assert!(refused("{class}", &["-", "+"], &two[..1]).contains("hint: "));
+        assert!(refused("-", &["x"], &two[..1]).contains("no letter or digit"));
+        let error = "{klass}".parse::<FieldTemplate>().expect_err("unknown");
+        assert!(error.contains("did you mean `{class}`?"), "{error}");
+        assert!("_{class}".parse::<FieldTemplate>().is_err());
     }
 }

@@ -65,6 +65,8 @@ pub enum Value {
     Text(Text),
     /// An array of strings and numbers.
     List(Vec<Text>),
+    /// A table: names with strings and numbers.
+    Table(Vec<(String, Text)>),
     /// Something else; the mistake is reported.
     Wrong,
 }
@@ -252,7 +254,7 @@ impl Reader<'_> {
             DeValue::Array(items) => {
                 let texts = items.iter().map(|item: &Spanned<DeValue<'_>>| match self.value(item.get_ref())? {
                     Value::Text(text) => Ok(text),
-                    Value::Switch(_) | Value::List(_) | Value::Wrong => Err("takes strings and numbers in its array".to_owned()),
+                    _ => Err("takes strings and numbers in its array".to_owned()),
                 });
                 texts.collect::<Result<_, _>>().map(Value::List)
             }
@@ -266,7 +268,15 @@ impl Reader<'_> {
             DeValue::Integer(number) => Ok(Value::Text(Text::plain(number.as_str()))),
             DeValue::Float(number) => Ok(Value::Text(Text::plain(number.as_str()))),
             DeValue::Datetime(_) => Err("is a date: write it in quotes".to_owned()),
-            DeValue::Table(_) => Err("is a table; a job has only keys and values".to_owned()),
+            DeValue::Table(table) => {
+                let mut entries: Vec<_> = table.iter().collect();
+                entries.sort_by_key(|(key, _)| key.span().start);
+                let entries = entries.into_iter().map(|(key, value)| match self.value(value.get_ref())? {
+                    Value::Text(text) => Ok((key.get_ref().to_string(), text)),
+                    _ => Err("takes strings and numbers in its table".to_owned()),
+                });
+                entries.collect::<Result<_, _>>().map(Value::Table)
+            }
         }
     }
 }
@@ -303,12 +313,14 @@ fn fill(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(String
 
 impl Value {
     /// The texts that it is made of.
-    pub fn texts(&self) -> &[Text] {
-        match self {
-            Value::Text(text) => std::slice::from_ref(text),
-            Value::List(texts) => texts,
-            Value::Switch(_) | Value::Wrong => &[],
-        }
+    pub fn texts(&self) -> impl Iterator<Item = &Text> {
+        let (texts, entries) = match self {
+            Value::Text(text) => (std::slice::from_ref(text), &[][..]),
+            Value::List(texts) => (&texts[..], &[][..]),
+            Value::Table(entries) => (&[][..], &entries[..]),
+            Value::Switch(_) | Value::Wrong => (&[][..], &[][..]),
+        };
+        texts.iter().chain(entries.iter().map(|(_, text)| text))
     }
 }
 
@@ -319,6 +331,10 @@ impl fmt::Display for Value {
             Value::Switch(switch) => write!(f, "{switch}"),
             Value::Text(text) => f.write_str(&text.written),
             Value::Wrong => Ok(()),
+            Value::Table(entries) => {
+                let entries: Vec<String> = entries.iter().map(|(name, text)| format!("{name}={}", text.written)).collect();
+                f.write_str(&entries.join(","))
+            }
             Value::List(texts) => f.write_str(&texts.iter().map(|text| text.written.as_str()).collect::<Vec<_>>().join(",")),
         }
     }
@@ -357,7 +373,7 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_found_at_once() {
-        let text = "version = 2\njobs = 1\n[[job]]\ndataset = 'd'\nlimit = 2020-01-01\n[[job]]\nname = 'b c'\n[[job]]\nname = 'x'\ntags = [[1]]\n[[job]]\nname = 'x'\nlimit = 0x10\nsub.key = 1\n";
+        let text = "version = 2\njobs = 1\n[[job]]\ndataset = 'd'\nlimit = 2020-01-01\n[[job]]\nname = 'b c'\n[[job]]\nname = 'x'\ntags = [[1]]\n[[job]]\nname = 'x'\nlimit = 0x10\nsub.key = [1]\n";
         assert_eq!(
             mistakes(text),
             [
@@ -369,7 +385,7 @@ mod tests {
                 "f.toml:10: job `x`: `tags` takes strings and numbers in its array",
                 "f.toml:11: there is another job `x`",
                 "f.toml:13: job `x`: `limit` takes decimal numbers",
-                "f.toml:14: job `x`: `sub` is a table; a job has only keys and values",
+                "f.toml:14: job `x`: `sub` takes strings and numbers in its table",
             ]
         );
         assert_eq!(

@@ -1,6 +1,6 @@
 //! The fields that a job writes: one per class and column, and the fingerprint that goes with each.
 
-use super::{Fingerprint, Ingredient, StoredHeatmap};
+use super::{Fingerprint, Ingredient, SampleFingerprint, StoredHeatmap};
 
 /// Field names by class and column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +42,14 @@ impl HeatmapFields {
     }
 
     /// The fingerprint of one heatmap, from its sample's.
-    pub fn fingerprint(&self, sample: Fingerprint, class: usize, column: usize) -> Fingerprint {
-        let sample = sample.and(Ingredient::Settings, "class", self.classes[class].as_bytes());
-        sample.and(Ingredient::Settings, "column", self.columns[column].as_bytes())
+    pub fn fingerprint(&self, sample: &SampleFingerprint, class: usize, column: usize) -> Fingerprint {
+        Self::fingerprint_of(sample.of(class), &self.classes[class], &self.columns[column])
+    }
+
+    /// The same for a class and a column that identify themselves otherwise.
+    pub fn fingerprint_of(sample: Fingerprint, class: &str, column: &str) -> Fingerprint {
+        let sample = sample.and(Ingredient::Settings, "class", class.as_bytes());
+        sample.and(Ingredient::Settings, "column", column.as_bytes())
     }
 
     /// Of a sample's heatmaps those of camflow's that explain one of the classes `absent`, which it has no more.

@@ -1,7 +1,7 @@
 //! What a heatmap was made from: how a run finds out what is new or changed, and can say why.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::{BuildHasher, RandomState},
     path::Path,
@@ -112,6 +112,14 @@ impl Fingerprint {
         self.and(ingredient, "changed while it was read", &nonce.concat())
     }
 
+    /// The parts for model and settings of a fingerprint in text form, which all samples share; `None` where an earlier camflow, or
+    /// nobody, wrote it.
+    pub fn job_parts(stored: &str) -> Option<(&str, &str)> {
+        let mut parts = stored.split('-');
+        let (model, settings) = (parts.next()?, parts.next()?);
+        [model, settings].iter().all(|part| part.len() == DIGITS).then_some((model, settings))
+    }
+
     /// Why a heatmap with the fingerprint `stored` (a text) is not what this one stands for; empty if it is.
     pub fn changes_since(&self, stored: &str) -> BTreeSet<Change> {
         let wanted = self.to_string();
@@ -136,6 +144,39 @@ impl fmt::Display for Fingerprint {
             write!(f, "{}{}", if index == 0 { "" } else { "-" }, &hex[..DIGITS])?;
         }
         Ok(())
+    }
+}
+
+/// What the heatmaps of a sample were made from, without class and layer. Nearly always that is the same for all classes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleFingerprint {
+    shared: Fingerprint,
+    /// Of classes that take more from the label than all labels.
+    of_classes: BTreeMap<usize, Fingerprint>,
+}
+
+impl From<Fingerprint> for SampleFingerprint {
+    fn from(shared: Fingerprint) -> Self {
+        SampleFingerprint { shared, of_classes: BTreeMap::new() }
+    }
+}
+
+impl SampleFingerprint {
+    /// Of the heatmaps of one class.
+    pub fn of(&self, class: usize) -> Fingerprint {
+        self.of_classes.get(&class).copied().unwrap_or(self.shared)
+    }
+
+    /// Adds one thing that the heatmaps of one class depend on.
+    pub fn add(&mut self, class: usize, ingredient: Ingredient, what: &str, content: &[u8]) {
+        self.of_classes.insert(class, self.of(class).and(ingredient, what, content));
+    }
+
+    /// See [`Fingerprint::unsettled`].
+    #[must_use]
+    pub fn unsettled(self, ingredient: Ingredient) -> Self {
+        let of_classes = self.of_classes.into_iter().map(|(class, of_class)| (class, of_class.unsettled(ingredient))).collect();
+        SampleFingerprint { shared: self.shared.unsettled(ingredient), of_classes }
     }
 }
 

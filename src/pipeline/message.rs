@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Change, Fingerprint};
+use super::{Change, SampleFingerprint};
 use crate::{
     measure::Measures,
     media::{BinaryMask, Checksum, FrameRegion, MaskValue, RecordedChecksum, Stamp, shown},
@@ -56,6 +56,18 @@ pub enum StoredTarget {
     Missing,
     /// The label is not as FiftyOne writes it; the text says what is wrong.
     Malformed(String),
+}
+
+impl StoredTarget {
+    /// What the label calls the classes that it has; masks call them by numbers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let (objects, names) = match self {
+            StoredTarget::Objects(objects) => (&objects[..], &[][..]),
+            StoredTarget::Names(names) => (&[][..], &names[..]),
+            _ => (&[][..], &[][..]),
+        };
+        objects.iter().filter_map(|object| object.label.as_deref()).chain(names.iter().map(String::as_str))
+    }
 }
 
 /// One object of a sample's label.
@@ -154,7 +166,7 @@ pub struct StaleSample {
     /// The sample as it is stored.
     pub selected: SelectedSample,
     /// Of everything the heatmaps depend on, without class and layer.
-    pub fingerprint: Fingerprint,
+    pub fingerprint: SampleFingerprint,
     /// The classes that are not up to date: indices into the job's list of classes.
     pub wanted: Vec<usize>,
     /// Why they are not.
@@ -218,7 +230,7 @@ pub struct DecodedSample {
     /// The classes found in the sample's label; never empty.
     pub targets: Vec<ClassTarget>,
     /// Of everything the heatmaps depend on, without class and layer.
-    pub fingerprint: Fingerprint,
+    pub fingerprint: SampleFingerprint,
     /// See [`StaleSample::wanted`].
     pub wanted: Vec<usize>,
     /// The heatmaps that this job's fields hold at present.
@@ -276,7 +288,7 @@ pub struct ExplainedSample {
     /// Which sample.
     pub sample: SampleRef,
     /// See [`DecodedSample::fingerprint`].
-    pub fingerprint: Fingerprint,
+    pub fingerprint: SampleFingerprint,
     /// See [`StaleSample::wanted`].
     pub wanted: Vec<usize>,
     /// The heatmaps that this job's fields hold at present.

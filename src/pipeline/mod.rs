@@ -6,6 +6,7 @@
 mod event;
 mod fields;
 mod fingerprint;
+mod label_names;
 mod ledger;
 mod max_failures;
 mod message;
@@ -16,7 +17,8 @@ mod timing;
 
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
-pub use fingerprint::{Change, Fingerprint, Ingredient};
+pub use fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint};
+pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
 pub use message::*;
 pub use run::{Cancellation, Parts, RunOptions, run};

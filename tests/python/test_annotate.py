@@ -268,17 +268,17 @@ def test_masks_on_disk_predictions_and_inline_maps(dataset, annotate):
     assert summary(annotate(dataset, "--limit", 3, target="labels:ground_truth_path"))["num_committed"] == 3
     dataset.reload()
     by_file = np.load(dataset.first()[FIELDS[3]].npy_path)
-    annotate(dataset, "--limit", 3, target="labels:ground_truth")
+    annotate(dataset, "--limit", 3, "--replace", target="labels:ground_truth")
     dataset.reload()
     assert np.array_equal(by_file, np.load(dataset.first()[FIELDS[3]].npy_path)), "the same mask, the same map"
 
-    annotate(dataset, "--limit", 3, "--store", "inline", "--npy", "none", target="predicted")
+    annotate(dataset, "--limit", 3, "--store", "inline", "--npy", "none", "--replace", target="predicted")
     dataset.reload()
     label = dataset.first()[FIELDS[3]]
     assert label.map_path is None and label.npy_path is None
     assert label.get_map().dtype == np.float32 and label.get_map().shape == by_file.shape
     # The model's own prediction is what `resnet50_seg` holds, so its maps are those of that label.
-    annotate(dataset, "--limit", 3, "--store", "inline", "--npy", "none")
+    annotate(dataset, "--limit", 3, "--store", "inline", "--npy", "none", "--replace")
     inline = dataset.reload() or dataset.first()[FIELDS[3]].get_map()
     assert np.abs(inline - label.get_map()).mean() < 1e-2
 

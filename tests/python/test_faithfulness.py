@@ -135,7 +135,7 @@ def test_it_is_asked_for(people, annotate, camflow, export, tmp_path):
     first = people.values([f"heat_4.{name}" for name in ASKED])
     assert all(value is not None for values in first for value in values)
     assert all(f"heat_4.{name}" in people.get_field_schema(flat=True) for name in ASKED)
-    annotate("segmenter", "--layers", "4", "--size", "layer", "--cam-batch-size", "7")
+    annotate("segmenter", "--layers", "4", "--size", "layer", "--cam-batch-size", "7", "--replace")
     for before, after in zip(first, people.values([f"heat_4.{name}" for name in ASKED]), strict=True):
         assert after == pytest.approx(before, abs=1e-5)
     archive = export(f"{MODELS}:segmenter", inputs=(MODELS,))

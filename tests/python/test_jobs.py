@@ -109,7 +109,7 @@ def test_a_job_that_fails_does_not_stop_the_next(camflow, job_file, dataset, tmp
     bad = dataset.match_tags("bad").first()
     assert (failure["sample"], failure["media_path"], failure["stage"]) == (bad.id, bad.filepath, "decode")
     assert bad.filepath in failure["error"]
-    assert reports["all"]["stages"]["device"]["num_threads"] == 1 and reports["all"]["config"]["layers"] == "1"
+    assert reports["all"]["stages"]["device"]["num_threads"] == 1 and reports["all"]["config"]["layers"] == ["1"]
     assert datetime.fromisoformat(reports["all"]["started"]) <= datetime.fromisoformat(reports["all"]["finished"])
 
     only = camflow("run", file, "--only", "good", "--set", "overwrite=true", "--set", "good.limit=2", "--format", "json")

@@ -81,7 +81,7 @@ def test_each_change_is_found_and_named(job):
     foreign[FIELD] = fo.Heatmap(map=np.zeros((4, 4), dtype=np.float32))
     foreign.save()
 
-    events = job.run("--explain-plan")
+    events = job.run("--explain-plan", "--replace")
     assert reasons(events) == {
         "0.png": ["label changed"],
         "1.png": ["image changed"],
@@ -93,7 +93,7 @@ def test_each_change_is_found_and_named(job):
     assert (last(events)["num_heatmaps"], last(events)["num_withdrawn"]) == (4, 2)
     old = {sample.id: sample[FIELD].fingerprint for sample in (edited, replaced)}
 
-    done = last(job.run())
+    done = last(job.run("--replace"))
     assert (done["num_committed"], done["num_heatmaps"], done["num_withdrawn"]) == (6, 4, 2)
     after = job.samples()
     assert [sample[FIELD] is None for sample in after] == [False, False, False, True, True, False]
@@ -105,7 +105,7 @@ def test_each_change_is_found_and_named(job):
     # Of two samples the files were replaced, of two they were taken away; of the lost one they have the same names.
     assert len(job.files() - named) == 8 and job.files() > named
     assert last(job.run())["skipped"] == {"no label": 1, "class absent": 1, "up to date": 4}
-    assert last(job.run("--size", "layer", "--dry-run"))["stale"] == {"settings changed": 4}
+    assert last(job.run("--size", "layer", "--dry-run", "--replace"))["stale"] == {"settings changed": 4}
     # They go once their grace period is over, in a run that has nothing else to do.
     job.run("--grace", "1h")
     assert len(job.files() - named) == 8

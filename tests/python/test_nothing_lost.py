@@ -71,7 +71,7 @@ def test_frames_that_name_a_file_keep_it(tiny_dataset, run, tmp_path):
         paths = sorted(map(str, before))
         video.frames[1] = fo.Frame(seen=fo.Heatmap(map_path=paths[0]), notes={"deep": [{"at": paths[1]}]})
         videos.add_sample(video)
-        run("annotate", dataset, "--eigen-smooth", "--grace", 0)
+        run("annotate", dataset, "--replace", "--eigen-smooth", "--grace", 0)
         run("clean", dataset, *NOW)
         assert {path for path in before if path.exists()} == set(map(Path, paths[:2]))
         run("remove", dataset, "--fields", FIELD, "--apply", "--grace", 0)
@@ -89,11 +89,11 @@ def test_what_is_wanted_back_within_its_grace_period_stays(tiny_dataset, run):
     dataset = tiny_dataset(3)
     run("annotate", dataset)
     before = files(dataset)
-    run("annotate", dataset, "--eigen-smooth")
+    run("annotate", dataset, "--replace", "--eigen-smooth")
     replaced = files(dataset)
     assert replaced.isdisjoint(before) and all(path.exists() for path in before | replaced)
     # They were noted as replaced, and are referred to again.
-    run("annotate", dataset)
+    run("annotate", dataset, "--replace")
     assert files(dataset) == before
     run("clean", dataset, *NOW)
     assert all(path.exists() for path in before) and not any(path.exists() for path in replaced)
@@ -138,7 +138,7 @@ def test_a_label_that_somebody_changed_meanwhile_is_left_as_it_is(tiny_dataset, 
     port = int(database.rpartition(":")[2])
     with Gate(port, *UPDATE) as gate:
         uri = f"mongodb://127.0.0.1:{gate.port}"
-        arguments = [binary, *command("annotate", dataset, "--eigen-smooth", "--grace", 0, uri=uri)]
+        arguments = [binary, *command("annotate", dataset, "--replace", "--eigen-smooth", "--grace", 0, uri=uri)]
         process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert gate.reached.wait(60)
         # The update is on its way; another program's labels come first.
@@ -155,5 +155,5 @@ def test_a_label_that_somebody_changed_meanwhile_is_left_as_it_is(tiny_dataset, 
     assert dataset[sample.id][FIELD].map.shape == (2, 2)
     assert sample.id in said + errors
     # The next run looks at it again.
-    assert summary(run("annotate", dataset, "--eigen-smooth"))["num_committed"] == 1
+    assert summary(run("annotate", dataset, "--replace", "--eigen-smooth"))["num_committed"] == 1
     assert all(path.exists() for path in files(dataset)) and len(files(dataset)) == 6

@@ -116,8 +116,10 @@ def test_a_random_part_is_the_same_each_time(tiny_dataset, plan, annotate):
 def test_each_mistake_says_what_to_do(tiny_dataset, annotate, tmp_path):
     dataset = tiny_dataset(3, tags=lambda n: ["validation"])
     dry = ("--dry-run",)
-    said = notices(annotate(dataset, "--tags", "valdation", *dry))
-    assert "no sample of dataset" in said and "the tags are `validation`" in said and "matches no sample" in said
+    said = notices(annotate(dataset, "--tags", "validation,valdation", *dry))
+    assert "no sample of dataset" in said and "the tags are `validation`" in said
+    said = notices(annotate(dataset, "--tags", "validation", "--match", '{"n": 9}', *dry))
+    assert "matches no sample" in said
     (tmp_path / "ids").write_text("6b03690476852489c1dd7256\nabc")
     for flags, words in (
         (("--ids", tmp_path / "ids"), "`abc` is not a sample id"),

@@ -39,7 +39,8 @@ def annotate(camflow, standin_model, tmp_path):
     def run(dataset, target, *flags, classes="person", model=standin_model, field=None, code=0):
         arguments = ["annotate", "--dataset", dataset.name, "--model", model, "--target", target, "--out", tmp_path / "maps"]
         # The classifiers of these tests have two layers, the stand-in network four.
-        arguments += ["--device", "cpu", "--format", "json", "--layers", "4" if model == standin_model else "1", *flags]
+        # They compare targets in one field.
+        arguments += ["--replace", "--device", "cpu", "--format", "json", "--layers", "4" if model == standin_model else "1", *flags]
         arguments += ["--class", classes] if classes else []
         arguments += ["--field", field] if field else []
         done = camflow(*arguments, code=code)
@@ -400,7 +401,7 @@ def test_wrong_jobs_are_refused_with_what_is_possible(dataset, annotate, classif
 
     boxes = tmp_path / "boxes.pt2"
     camflow("export", f"{classifier_file}:boxes", "--out", boxes)
-    text = told("labels:boxes", model=boxes, classes="cat")
+    text = told("predicted", model=boxes, classes="cat")
     assert "[2, 6, 4]" in text and "camflow export file.py:function" in text
     detector = tmp_path / "detector.pt2"
     camflow("export", f"{classifier_file}:detector", "--out", detector)

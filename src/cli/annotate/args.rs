@@ -9,7 +9,7 @@ use std::{
 use crate::{
     cli::{cam::CamArgs, choice},
     fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Shard},
-    job::{FieldTemplate, TargetSpec, check_name},
+    job::{ClassMapping, FieldTemplate, TargetSpec, check_name},
     names::Choice,
     pipeline::{MaxFailures, NpyFormat, Store},
     report::Format,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Add heatmaps to the samples of a FiftyOne dataset
-// A flag given twice takes its last value, so that scripts can put defaults before `"$@"`.
+// A flag given twice takes its last value, so that scripts can put defaults before `"$@"`; one that takes several takes all.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
@@ -34,7 +34,11 @@ pub struct Args {
     /// ROAD; 61 more forward passes for each heatmap
     #[arg(long)]
     pub faithfulness: bool,
-    /// Template for the names of fields; default: `{class}_grad_layer_{layer}`, for other methods than gradcam `{class}_{method}_layer_{layer}`
+    /// Which class of the model a label of the dataset is, where the two are not written the same; may be repeated
+    #[arg(long = "map", value_name = "LABEL=CLASS")]
+    pub mappings: Vec<ClassMapping>,
+    /// Template for the names of fields, with `{class}`, `{layer}`, `{method}` and `{model}`; default: `{class}_grad_layer_{layer}`,
+    /// for other methods than gradcam `{class}_{method}_layer_{layer}`
     #[arg(long, value_name = "TEMPLATE")]
     pub field: Option<FieldTemplate>,
     /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
@@ -59,8 +63,8 @@ pub struct Args {
     /// Threads that read images, and as many that write heatmaps; default: one per core
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// Only samples with one of these tags
-    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    /// Only samples with one of these tags: repeat the flag, or separate them with commas; a tag that holds commas is taken whole
+    #[arg(long, value_name = "TAG")]
     pub tags: Vec<String>,
     /// Only samples that match this MongoDB query (JSON)
     #[arg(long = "match", value_name = "QUERY")]
@@ -68,14 +72,14 @@ pub struct Args {
     /// Only the samples whose ids stand in this file, one a line, in its order
     #[arg(long, value_name = "FILE")]
     pub ids: Option<PathBuf>,
-    /// Only these slices of a grouped dataset; default: all that hold images
-    #[arg(long, value_delimiter = ',', value_name = "SLICE")]
+    /// Only these slices of a grouped dataset, as for tags; default: all that hold images
+    #[arg(long, value_name = "SLICE")]
     pub slices: Vec<String>,
     /// Only the samples of this saved view, in its order
     #[arg(long, value_name = "VIEW")]
     pub view: Option<String>,
     /// No more than this many samples
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<u64>,
     /// Take samples in a random order, so that `--limit` takes a random part; the same order each time
     #[arg(long)]
@@ -92,7 +96,11 @@ pub struct Args {
     /// Leave the App's settings of the dataset alone: no colours for new fields, none of them ticked
     #[arg(long)]
     pub no_app_config: bool,
-    /// Recompute up-to-date heatmaps
+    /// Put the heatmaps of this run in the place of those that another model made or that show something else: another class,
+    /// target, layer or method. What is up to date stays
+    #[arg(long)]
+    pub replace: bool,
+    /// Recompute up-to-date heatmaps, and replace all others, too
     #[arg(long)]
     pub overwrite: bool,
     /// Change nothing, but say how many samples would be annotated and why
@@ -185,6 +193,14 @@ impl Args {
             }
             None => path.to_owned(),
         }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("no sample would be taken; leave it out to take all".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("it is a number from 1".to_owned()),
     }
 }
 

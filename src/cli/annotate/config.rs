@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 use serde_json::{Map, Value, json};
 
 use super::Args;
+use crate::names::split_list;
 
 /// Stands for what is not to be read in a report.
 const HIDDEN: &str = "(hidden)";
@@ -16,6 +17,11 @@ pub fn settings(matches: &ArgMatches, written: &BTreeMap<String, String>) -> Map
     let command = Args::augment_args(Command::new("annotate"));
     let named = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
     named.map(|(name, arg)| (name.to_owned(), setting(arg, name, matches, written))).collect()
+}
+
+/// Whether a flag says something of a name: `NAME=VALUE`, a table in job files.
+pub fn is_table(arg: &Arg) -> bool {
+    arg.get_value_names().and_then(|names| names.first()).is_some_and(|name| name.contains('='))
 }
 
 fn setting(arg: &Arg, name: &str, matches: &ArgMatches, written: &BTreeMap<String, String>) -> Value {
@@ -32,7 +38,11 @@ fn setting(arg: &Arg, name: &str, matches: &ArgMatches, written: &BTreeMap<Strin
         return json!(written);
     }
     let mut values: Vec<String> = raw.map(|value| value.to_string_lossy().into_owned()).collect();
-    if arg.get_value_delimiter().is_some() { json!(values) } else { json!(values.pop()) }
+    match arg.get_action() {
+        ArgAction::Append if is_table(arg) => json!(values),
+        ArgAction::Append => json!(values.iter().flat_map(|value| split_list(value)).collect::<Vec<_>>()),
+        _ => json!(values.pop()),
+    }
 }
 
 #[cfg(test)]
@@ -47,6 +57,9 @@ mod tests {
             "d",
             "--class",
             "a,b",
+            "--class",
+            r"c\, d",
+            "--map=a=b",
             "--exact",
             "--limit=3",
             "--database-uri",
@@ -57,12 +70,14 @@ mod tests {
         let config = settings(&matches, &[("out".to_owned(), "${S}".to_owned())].into());
         for (key, value) in [
             ("dataset", json!("d")),
-            ("class", json!(["a", "b"])),
+            ("class", json!(["a", "b", "c, d"])),
+            ("map", json!(["a=b"])),
             ("method", json!(["gradcam"])),
             ("exact", json!(true)),
             ("overwrite", json!(false)),
             ("limit", json!("3")),
             ("ids", Value::Null),
+            ("tags", Value::Null),
             ("database-uri", json!("(hidden)")),
             ("out", json!("${S}")),
         ] {

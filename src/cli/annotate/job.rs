@@ -13,14 +13,14 @@ use super::Args;
 use crate::{
     cli::{
         cam::Model,
-        dataset::chosen_ids,
+        dataset::{chosen_ids, chosen_tags},
         target::{check_class_flag, check_task},
     },
     explain::{Column, Method},
     fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
     media::{MaskValue, shown},
-    names::{Choice, backticked},
+    names::{Choice, backticked, split_lists},
     pipeline::{Fingerprint, HeatmapFields, TargetClass, Targets},
     program::{Dynamic, Program},
     report::Reporter,
@@ -86,22 +86,39 @@ pub fn check_dataset(args: &Args, database: &Database) -> anyhow::Result<Dataset
     Ok(DatasetSide { dataset, label, mask_targets, notices })
 }
 
-pub fn field_names(args: &Args, classes: &[String], methods: &[Method], columns: &[Column]) -> anyhow::Result<Vec<Vec<String>>> {
+pub fn field_names(
+    args: &Args,
+    classes: &[String],
+    methods: &[Method],
+    columns: &[Column],
+    model: &str,
+) -> anyhow::Result<Vec<Vec<String>>> {
     let methods: Vec<&str> = methods.iter().map(|method| method.name()).collect();
     let template = args.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
     let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
-    template.names(classes, &columns).map_err(anyhow::Error::msg)
+    template.names(classes, &columns, model).map_err(anyhow::Error::msg)
 }
 
+/// What stands for the class in fingerprints where each sample has its own.
+pub const UNNAMED_CLASSES: [&str; 2] = ["the model's top class", "the sample's own class"];
+
 pub fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> HeatmapFields {
-    let identity = |class: &TargetClass| format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value);
     let classes = match targets {
-        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(identity).collect(),
-        Targets::Top => vec!["the model's top class".to_owned()],
-        Targets::OwnClass(_) => vec!["the sample's own class".to_owned()],
+        Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(class_identity).collect(),
+        Targets::Top => vec![UNNAMED_CLASSES[0].to_owned()],
+        Targets::OwnClass => vec![UNNAMED_CLASSES[1].to_owned()],
     };
-    let columns = columns.iter().map(|column| format!("{}\0{}", column.method.name(), column.path)).collect();
-    HeatmapFields::new(names.to_vec(), classes, columns)
+    HeatmapFields::new(names.to_vec(), classes, columns.iter().map(column_identity).collect())
+}
+
+/// What a class is in fingerprints.
+pub fn class_identity(class: &TargetClass) -> String {
+    format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)
+}
+
+/// What a column is in fingerprints.
+pub fn column_identity(column: &Column) -> String {
+    format!("{}\0{}", column.method.name(), column.path)
 }
 
 /// Of each column the one of the layer before it, by the same method.
@@ -122,6 +139,17 @@ pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Prog
 
 /// Everything that the heatmaps of all samples depend on.
 pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -> Fingerprint {
+    fingerprint_of(program, &job_settings(args, program, label))
+}
+
+/// The fingerprint of a job with these settings.
+pub fn fingerprint_of(program: &Program, settings: &[(&str, String)]) -> Fingerprint {
+    let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    Fingerprint::of_job(&program.digest(), &settings.join("\0"))
+}
+
+/// What was asked for, as far as heatmaps depend on it.
+pub fn job_settings(args: &Args, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![
@@ -139,12 +167,12 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
     if program.num_channels() == Some(1) {
         settings.push(("channels", "one".to_owned()));
     }
-    let settings: Vec<String> = settings.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    Fingerprint::of_job(&program.digest(), &settings.join("\0"))
+    settings
 }
 
 pub fn selection(
     args: &Args,
+    dataset: &Dataset,
     label: Option<LabelField>,
     fields: &[HeatmapField],
     view: Option<SavedView>,
@@ -157,10 +185,10 @@ pub fn selection(
         label,
         changes: changes.flatten(),
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
-        tags: args.tags.clone(),
+        tags: chosen_tags(dataset, &args.tags)?,
         ids,
         matching: args.matching.clone(),
-        slices: args.slices.clone(),
+        slices: split_lists(&args.slices, |slice| dataset.has_slice(slice)),
         shuffle: args.shuffle.then_some(args.seed),
         limit: args.limit,
         ..Selection::default()

@@ -4,7 +4,9 @@
 mod args;
 mod config;
 mod job;
+mod labels;
 mod note;
+mod present;
 mod record;
 mod session;
 
@@ -19,7 +21,7 @@ use crate::{
     report::{Reporter, RunRecord},
 };
 pub use args::{Args, DatabaseArgs};
-pub use config::settings;
+pub use config::{is_table, settings};
 pub use job::output_folder;
 use record::RecordFiles;
 pub use session::Session;

@@ -11,7 +11,9 @@ use super::{
         DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect,
         describe_fields, field_names, fields, job_fingerprint, output_folder, preceding, selection,
     },
+    labels::check_labels,
     note::{Computed, note_run},
+    present::check_present,
 };
 use crate::{
     cli::{
@@ -20,15 +22,15 @@ use crate::{
         collect::remove_replaced,
         dataset::listed_ids,
         signals::cancel_on_signals,
-        target::{Labels, check_output, class_names, described, one_channel_notice, resolve_targets},
+        target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
     },
     explain::{Column, ExplainOptions, TorchExplainer},
     fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard},
     media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
-        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, NpyFormat, Parts, RunError, RunOptions, SkipReason,
-        Source, Store, Targets, run, survey,
+        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions,
+        SkipReason, Source, Store, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
     report::{Reporter, RunRecord},
@@ -51,17 +53,20 @@ pub struct Session<'a> {
     found: Option<DatasetSide>,
     /// The ids in the file of `--ids`, read once: all shards are parts of the same list.
     listed: Option<Vec<String>>,
+    /// Whether it was looked what labels and fields hold: that is of the whole dataset, and takes a look at every sample.
+    is_checked: bool,
 }
 
 /// What the job comes to on the dataset as it is now.
 pub struct Work {
     pub dataset: Dataset,
-    label: Option<LabelField>,
+    pub label: Option<LabelField>,
     /// Until its samples are asked for: a view may have very many.
-    view: Option<SavedView>,
-    targets: Targets,
+    pub view: Option<SavedView>,
+    pub targets: Targets,
+    labels: LabelNames,
     class_names: Vec<String>,
-    names: Vec<Vec<String>>,
+    pub names: Vec<Vec<String>>,
     pub fields: HeatmapFields,
     heatmap_fields: Vec<HeatmapField>,
     /// `None` where nothing is written to disk.
@@ -89,7 +94,21 @@ impl<'a> Session<'a> {
         let columns = options.columns();
         let (explainers, found) = (Vec::new(), Some(found));
         let listed = args.ids.as_deref().map(listed_ids).transpose()?;
-        Ok(Session { args, reporter, cancellation, database, program, devices, options, columns, explainers, found, listed })
+        let is_checked = false;
+        Ok(Session {
+            args,
+            reporter,
+            cancellation,
+            database,
+            program,
+            devices,
+            options,
+            columns,
+            explainers,
+            found,
+            listed,
+            is_checked,
+        })
     }
 
     /// Looks what there is to do: somebody may have changed fields, classes or mask targets since the last run.
@@ -111,12 +130,13 @@ impl<'a> Session<'a> {
         let (program, classes) = (&self.program, &args.cam.classes);
         let mask_targets = mask_targets.as_deref();
         let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
-        let targets = resolve_targets(&args.target, classes, program, labels, self.reporter)?;
+        let names_of_classes = class_names_of(program, &args.mappings, self.reporter)?;
+        let targets = resolve_targets(&args.target, classes, program, &names_of_classes, labels, self.reporter)?;
         let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
         let is_unnamed = from_masks && mask_targets.is_none();
         one_channel_notice(program, is_unnamed).iter().for_each(|notice| self.reporter.notice(notice));
-        let class_names = class_names(&targets, label.as_ref());
-        let names = field_names(args, &class_names, &self.options.methods, &self.columns)?;
+        let class_names = class_names(&targets, label.as_ref(), program);
+        let names = field_names(args, &class_names, &self.options.methods, &self.columns, &program.metadata.name)?;
         let folder = output_folder(args.out.as_deref(), dataset.name())?;
         let folder = (args.store == Store::Path || args.npy != NpyFormat::None).then_some(folder);
         if let Some(folder) = folder.as_deref() {
@@ -128,13 +148,23 @@ impl<'a> Session<'a> {
         }
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(&names, &self.columns, program);
-        Ok(Work { dataset, label, view, targets, class_names, names, fields, heatmap_fields, folder })
+        let labels = LabelNames::new(names_of_classes.clone());
+        let work = Work { dataset, label, view, targets, labels, class_names, names, fields, heatmap_fields, folder };
+        if !self.is_checked {
+            // Those were taken from the labels.
+            if !classes.iter().any(|class| class == "all") {
+                check_labels(&work, &names_of_classes, self.reporter)?;
+            }
+            check_present(args, program, &self.columns, &work, self.reporter)?;
+            self.is_checked = true;
+        }
+        Ok(work)
     }
 
     /// The samples of a shard of the selection, no more than `limit` of the first ones if that is given.
     pub fn source(&self, work: &mut Work, shard: Shard, limit: Option<u64>) -> Result<SampleSource, Failure> {
         let (label, view) = (work.label.clone(), work.view.take());
-        let mut selection = selection(self.args, label, &work.heatmap_fields, view, self.listed.clone())?;
+        let mut selection = selection(self.args, &work.dataset, label, &work.heatmap_fields, view, self.listed.clone())?;
         selection.shard = Some(shard);
         if let Some(limit) = limit {
             selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));
@@ -227,10 +257,12 @@ impl<'a> Session<'a> {
             self.device_names().join(", "),
             backticked(work.fields.names()),
         ));
-        let Work { dataset, label, targets, class_names, names, fields, folder, .. } = work;
+        let Work { dataset, label, targets, labels, class_names, names, fields, folder, .. } = work;
+        let tell_taken = || labels.take_notices().iter().for_each(|notice| reporter.notice(notice));
         let decoder = Decoder {
             preprocess: self.program.metadata.preprocess.clone(),
             targets,
+            labels: labels.clone(),
             fields: fields.clone(),
             limits: ImageLimits::default(),
             exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
@@ -246,6 +278,7 @@ impl<'a> Session<'a> {
                 _ => {}
             };
             let survey = survey(&mut source, &decoder, num_workers, &self.cancellation, &tell).map_err(Failure::aborted)?;
+            tell_taken();
             reporter.surveyed(&survey, self.columns.len());
             return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
         }
@@ -285,6 +318,7 @@ impl<'a> Session<'a> {
             orphans: orphans.as_mut(),
         };
         let (summary, fault) = run(parts, options, &self.cancellation, &tell);
+        tell_taken();
         reporter.finish(&summary, fault.as_ref());
         record.summary = Some(summary.clone());
         let exit = match (&fault, summary.interrupted, summary.num_failed) {

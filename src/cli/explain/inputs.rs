@@ -129,7 +129,7 @@ fn sample(
     targets: Vec<ClassTarget>,
 ) -> DecodedSample {
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
-    let fingerprint = Fingerprint::of_job("", "explain");
+    let fingerprint = Fingerprint::of_job("", "explain").into();
     let (pixels, wanted, existing) = (Vec::new(), Vec::new(), Vec::new());
     DecodedSample { sample, pixels, height, width, region, targets, fingerprint, wanted, existing, is_clipped: false }
 }

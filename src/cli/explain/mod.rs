@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     explain::TorchExplainer,
-    job::{TargetSpec, resolve_classes},
+    job::{MaskNames, TargetSpec, resolve_classes},
     media::{MaskValue, shown},
-    names::Choice,
+    names::{Choice, ClassNames},
     pipeline::{Channel, Explainer, SkipReason},
     program::Program,
     report::{Format, Reporter},
@@ -59,7 +59,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         return Err(anyhow::anyhow!("`camflow explain` runs on one device\nhint: name one with `--device`").into());
     };
     check_task(&program, &target)?;
-    let (names, asked) = asked(args, &target, &program)?;
+    let (names, asked) = asked(args, &target, &program, &reporter)?;
     one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
     let options = args.cam.explain_options(&program, layers);
     let channels = asked.iter().map(|asked| match asked.channel {
@@ -101,14 +101,18 @@ fn target(args: &Args) -> anyhow::Result<TargetSpec> {
 }
 
 /// The names and what to look for in every image.
-fn asked(args: &Args, target: &TargetSpec, program: &Program) -> anyhow::Result<(Vec<String>, Vec<Asked>)> {
+fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> anyhow::Result<(Vec<String>, Vec<Asked>)> {
     if *target == TargetSpec::Top {
         anyhow::ensure!(args.mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
         return Ok((vec!["top".to_owned()], vec![Asked { channel: Channel::Top, pixels: AskedPixels::Predicted }]));
     }
     let is_only = program.num_channels() == Some(1);
-    let classes = resolve_classes(&args.cam.classes, &program.metadata.classes, None, args.mask.is_some(), is_only)
+    let names = ClassNames::new(program.metadata.classes.clone());
+    let masks = args.mask.is_some().then_some(MaskNames { targets: None, is_only_channel: is_only });
+    let resolved = resolve_classes(&args.cam.classes, &names, masks)
         .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
+    resolved.notices.iter().for_each(|notice| reporter.notice(notice));
+    let classes = resolved.classes;
     let pixels = |channel: i64| match (target, &args.mask) {
         (_, Some(mask)) => {
             AskedPixels::Mask { file: mask.clone(), value: if is_only { MaskValue::Object } else { MaskValue::Index(channel) } }

@@ -12,8 +12,8 @@ use clap::{
 
 use crate::{
     cli::annotate,
-    job::{Origin, Setting, Text, Value, unknown},
-    names::backticked,
+    job::{ClassMapping, Origin, Setting, Text, Value, unknown},
+    names::{backticked, list_of_one},
 };
 
 /// Flags of `annotate` that are no keys, and why not.
@@ -53,11 +53,11 @@ impl Keys {
         self.all().filter(|(_, arg)| arg.is_required_set()).map(|(name, _)| name)
     }
 
-    /// The command-line argument that says the same; `None` where nothing needs to be said.
+    /// The command-line arguments that say the same.
     ///
     /// # Errors
     /// There is no such key, or it does not take this value.
-    pub fn argument(&self, setting: &Setting) -> Result<Option<OsString>, String> {
+    pub fn arguments(&self, setting: &Setting) -> Result<Vec<OsString>, String> {
         let key = &setting.key;
         if let Some((_, reason)) = NO_KEYS.iter().find(|(no_key, _)| no_key == key) {
             return Err((*reason).to_owned());
@@ -66,32 +66,49 @@ impl Keys {
             return Err(unknown("key", key, self.all().map(|(name, _)| name)));
         };
         let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
-        let is_list = arg.get_value_delimiter().is_some();
+        let is_list = matches!(arg.get_action(), ArgAction::Append);
+        let is_table = annotate::is_table(arg);
         let texts = match &setting.value {
-            Value::Wrong => return Ok(None),
-            Value::Switch(false) if is_switch => return Ok(None),
-            Value::Switch(true) if is_switch => return Ok(Some(format!("--{key}").into())),
+            Value::Wrong => return Ok(Vec::new()),
+            Value::Switch(false) if is_switch => return Ok(Vec::new()),
+            Value::Switch(true) if is_switch => return Ok(vec![format!("--{key}").into()]),
             // From the command line, where everything is text.
             Value::Text(text) if is_switch && matches!(setting.origin, Origin::Set(_)) => {
                 return match text.filled.as_str() {
-                    "true" => Ok(Some(format!("--{key}").into())),
-                    "false" => Ok(None),
+                    "true" => Ok(vec![format!("--{key}").into()]),
+                    "false" => Ok(Vec::new()),
                     _ => Err(format!("`{key}` is `true` or `false`")),
                 };
             }
             _ if is_switch => return Err(format!("`{key}` is `true` or `false`, without quotes")),
+            Value::Table(entries) if is_table => entries.iter().map(|(_, text)| text).collect::<Vec<_>>(),
+            Value::Table(_) => return Err(format!("`{key}` takes {}, not a table", takes(arg, is_list))),
+            _ if is_table && matches!(setting.origin, Origin::Line(_)) => {
+                return Err(format!("`{key}` is a table: write `{key} = {{ \"{}\" }}`", value_name(arg).replace('=', "\" = \"")));
+            }
             Value::Switch(_) => return Err(format!("`{key}` takes {}, not `true` or `false`", takes(arg, is_list))),
             Value::List(_) if !is_list => return Err(format!("`{key}` takes one value, not an array")),
-            // So a job takes back what the defaults say.
-            Value::List(texts) if texts.is_empty() => return Ok(None),
             Value::List(texts) => texts.iter().collect::<Vec<_>>(),
             Value::Text(text) => vec![text],
         };
-        let filled: Vec<String> = texts.iter().map(|text| self.located(arg, &text.filled, &setting.origin)).collect();
-        let argument = OsString::from(format!("--{key}={}", filled.join(",")));
+        let filled = texts.iter().map(|text| self.located(arg, &text.filled, &setting.origin));
+        let arguments: Vec<OsString> = match &setting.value {
+            // Where names are split at commas, those of an array are not.
+            Value::List(_) if takes_any_text(arg) => {
+                filled.map(|text| format!("--{key}={}", list_of_one(&text)).into()).collect()
+            }
+            Value::Table(entries) => {
+                let labels = entries.iter().map(|(label, _)| label);
+                labels
+                    .zip(filled)
+                    .map(|(label, text)| format!("--{key}={}", ClassMapping::argument(label, &text)).into())
+                    .collect()
+            }
+            _ => filled.map(|text| format!("--{key}={text}").into()).collect(),
+        };
         let alone = Command::new("key").no_binary_name(true).disable_help_flag(true).arg(arg.clone().required(false));
-        match alone.try_get_matches_from([&argument]) {
-            Ok(_) => Ok(Some(argument)),
+        match alone.try_get_matches_from(&arguments) {
+            Ok(_) => Ok(arguments),
             Err(error) => Err(refused(key, &setting.value, &texts, &error)),
         }
     }
@@ -117,9 +134,18 @@ impl Keys {
     }
 }
 
+fn value_name(arg: &Arg) -> &str {
+    arg.get_value_names().and_then(|names| names.first()).map_or("a value", |name| name.as_str())
+}
+
+/// Whether clap leaves it to others to take the value apart.
+fn takes_any_text(arg: &Arg) -> bool {
+    arg.get_value_delimiter().is_none()
+}
+
 fn takes(arg: &Arg, is_list: bool) -> String {
-    let what = arg.get_value_names().and_then(|names| names.first()).map_or("a value".to_owned(), |name| format!("{name}"));
-    if is_list { format!("{what} or an array of them") } else { what }
+    let what = value_name(arg);
+    if is_list { format!("{what} or an array of them") } else { what.to_owned() }
 }
 
 /// Why clap refuses a value, without showing what environment variables hold.
@@ -156,8 +182,9 @@ mod tests {
     }
 
     fn argument(key: &str, value: Value) -> Result<Option<String>, String> {
-        let argument = Keys::new(Path::new("/jobs")).argument(&setting(key, value))?;
-        Ok(argument.map(|argument| argument.into_string().expect("text")))
+        let arguments = Keys::new(Path::new("/jobs")).arguments(&setting(key, value))?;
+        let texts: Vec<String> = arguments.into_iter().map(|argument| argument.into_string().expect("text")).collect();
+        Ok(Some(texts.join(" ")).filter(|texts| !texts.is_empty()))
     }
 
     #[test]
@@ -168,7 +195,12 @@ mod tests {
         assert_eq!(argument("layers", text("4")), some("--layers=4"));
         assert_eq!(argument("exact", Value::Switch(true)), some("--exact"));
         assert_eq!(argument("exact", Value::Switch(false)), Ok(None));
-        assert_eq!(argument("class", Value::List(vec![Text::plain("a"), Text::plain("15")])), some("--class=a,15"));
+        assert_eq!(argument("class", Value::List(vec![Text::plain("a"), Text::plain("15")])), some("--class=a --class=15"));
+        let names = Value::List(vec![Text::plain("tabby, tabby cat"), Text::plain("dog")]);
+        assert_eq!(argument("class", names), some(r"--class=tabby\, tabby cat --class=dog"));
+        assert_eq!(argument("layers", Value::List(vec![Text::plain("1-2"), Text::plain("4")])), some("--layers=1-2 --layers=4"));
+        let table = Value::Table(vec![("a=b".into(), Text::plain("c")), ("d".into(), Text::plain("15"))]);
+        assert_eq!(argument("map", table), some(r"--map=a\=b=c --map=d=15"));
         assert_eq!(argument("class", text("a,b")), some("--class=a,b"));
         assert_eq!(argument("tags", Value::List(Vec::new())), Ok(None));
     }
@@ -187,7 +219,7 @@ mod tests {
         let home = directories::BaseDirs::new().expect("a home").home_dir().join("maps");
         assert_eq!(argument("out", text("~/maps")), some(&format!("--out={}", home.display())));
         let typed = Setting { key: "out".into(), value: text("maps"), origin: Origin::Set("out=maps".into()) };
-        assert_eq!(Keys::new(Path::new("/jobs")).argument(&typed), Ok(Some("--out=maps".into())));
+        assert_eq!(Keys::new(Path::new("/jobs")).arguments(&typed), Ok(vec!["--out=maps".into()]));
     }
 
     #[test]
@@ -200,7 +232,11 @@ mod tests {
         assert_eq!(refused("limit", Value::Switch(true)), "`limit` takes N, not `true` or `false`");
         assert_eq!(refused("tags", Value::Switch(true)), "`tags` takes TAG or an array of them, not `true` or `false`");
         assert_eq!(refused("limit", Value::List(Vec::new())), "`limit` takes one value, not an array");
-        assert_eq!(refused("limit", text("many")), "`limit` cannot be `many`: invalid digit found in string");
+        assert_eq!(refused("limit", text("many")), "`limit` cannot be `many`: it is a number from 1");
+        assert!(refused("limit", text("0")).contains("no sample would be taken"));
+        assert_eq!(refused("sub", Value::Table(Vec::new())), "there is no key `sub`");
+        assert_eq!(refused("tags", Value::Table(Vec::new())), "`tags` takes TAG or an array of them, not a table");
+        assert_eq!(refused("map", text("a=b")), "`map` is a table: write `map = { \"LABEL\" = \"CLASS\" }`");
         assert_eq!(refused("npy", text("f33")), "`npy` cannot be `f33`: it takes `f32`, `f16`, `none`; did you mean `f32`?");
         assert!(refused("method", text("gradcan")).ends_with("did you mean `gradcam`?"));
         let secret = |key: &str| {

@@ -81,7 +81,7 @@ fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Optio
     }
     let mut check = |setting: &Setting, job: Option<&str>| {
         let origin = setting.origin.clone();
-        let wrong = keys.argument(setting).err();
+        let wrong = keys.arguments(setting).err();
         mistakes.extend(wrong.map(|text| Mistake { origin, job: job.map(Into::into), text }));
     };
     file.defaults.iter().for_each(|setting| check(setting, None));
@@ -147,7 +147,7 @@ fn invocation(
     settings: &BTreeMap<&str, &Setting>,
     args: &Args,
 ) -> Option<Result<Invocation, String>> {
-    let arguments: Option<Vec<_>> = settings.values().map(|setting| keys.argument(setting).ok()).collect();
+    let arguments: Option<Vec<_>> = settings.values().map(|setting| keys.arguments(setting).ok()).collect();
     let complete = keys.required().all(|key| settings.get(key).is_some_and(|setting| setting.value != Value::Wrong));
     let mut arguments: Vec<_> = arguments.filter(|_| complete && !job.name.is_empty())?.into_iter().flatten().collect();
     arguments.extend([format!("--name={}", job.name).into(), format!("--format={}", args.format.name()).into()]);
@@ -164,7 +164,7 @@ fn invocation(
 }
 
 fn has_secrets(value: &Value) -> bool {
-    value.texts().iter().any(|text| text.is_secret)
+    value.texts().any(|text| text.is_secret)
 }
 
 #[cfg(test)]
@@ -233,7 +233,7 @@ overwrite = false
             planned(TWO, &wrong).1,
             [
                 "f.toml:1: there is no job `z` (`--only`)",
-                "--set limit=x: `limit` cannot be `x`: invalid digit found in string",
+                "--set limit=x: `limit` cannot be `x`: it is a number from 1",
                 "--set a.dataste=d: there is no key `dataste`; the nearest: `dataset`, `database-dir`, `database-uri`",
                 "--set c.limit=1: there is no job `c`",
             ]

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::{Arg, ArgAction, Command};
 
 use super::keys::Keys;
+use crate::cli::annotate;
 
 /// How wide explanations are.
 const WIDTH: usize = 100;
@@ -70,7 +71,10 @@ fn value(arg: &Arg) -> (String, bool) {
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return ("false".to_owned(), false);
     }
-    let is_list = arg.get_value_delimiter().is_some();
+    if annotate::is_table(arg) {
+        return ("{ \"a label\" = \"a class\" }".to_owned(), true);
+    }
+    let is_list = matches!(arg.get_action(), ArgAction::Append);
     let default = arg.get_default_values().first().and_then(|value| value.to_str());
     let (text, is_example) = match default {
         Some(default) => (default.to_owned(), false),

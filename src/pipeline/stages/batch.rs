@@ -77,7 +77,7 @@ mod tests {
             width,
             region: FrameRegion::whole(height, width),
             targets: Vec::new(),
-            fingerprint: Fingerprint::of_job("model", "settings"),
+            fingerprint: Fingerprint::of_job("model", "settings").into(),
             wanted: Vec::new(),
             existing: Vec::new(),
             is_clipped: false,

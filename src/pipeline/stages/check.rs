@@ -12,8 +12,8 @@ use crate::{
         Damage, ImageLimits, InstanceMask, MediaError, RecordedChecksum, Stamp, was_read_otherwise, with_large_pictures_in_turn,
     },
     pipeline::{
-        Change, Fingerprint, Ingredient, SampleFailure, SelectedSample, Skip, SkipReason, StaleSample, StoredMask, StoredObject,
-        StoredShape, StoredTarget,
+        Change, Fingerprint, Ingredient, SampleFailure, SampleFingerprint, SelectedSample, Skip, SkipReason, StaleSample,
+        StoredMask, StoredObject, StoredShape, StoredTarget,
     },
 };
 
@@ -59,9 +59,10 @@ impl Decoder {
             false => fingerprint,
         };
         let fingerprint = self.with_label(fingerprint, target, &mut stamps)?;
+        let fingerprint = self.with_names(fingerprint, target);
         let (mut wanted, mut changes) = (Vec::new(), BTreeSet::new());
         for class in 0..self.targets.num_classes() {
-            let of_class = self.changes(class, fingerprint, selected)?;
+            let of_class = self.changes(class, &fingerprint, selected)?;
             if !of_class.is_empty() {
                 wanted.push(class);
                 changes.extend(of_class);
@@ -74,7 +75,12 @@ impl Decoder {
     }
 
     /// Why the heatmaps of a class are not those that are wanted; empty if they are.
-    fn changes(&self, class: usize, fingerprint: Fingerprint, selected: &SelectedSample) -> Result<BTreeSet<Change>, MediaError> {
+    fn changes(
+        &self,
+        class: usize,
+        fingerprint: &SampleFingerprint,
+        selected: &SelectedSample,
+    ) -> Result<BTreeSet<Change>, MediaError> {
         let mut changes = BTreeSet::new();
         if self.overwrite {
             changes.insert(Change::Asked);
@@ -108,7 +114,7 @@ impl Decoder {
     fn is_unnamed(&self, class: usize, target: &StoredTarget) -> bool {
         match (&self.targets, target) {
             (_, StoredTarget::Missing) => true,
-            (Targets::Classes(classes), StoredTarget::Names(names)) => !names.contains(&classes[class].name),
+            (Targets::Classes(classes), StoredTarget::Names(names)) => !self.labels.have(names, &classes[class]),
             _ => false,
         }
     }
@@ -132,17 +138,44 @@ impl Decoder {
                 }
                 Ok(fingerprint)
             }
-            (StoredTarget::Names(names), Targets::OwnClass(_)) => {
+            (StoredTarget::Names(names), Targets::OwnClass) => {
                 Ok(fingerprint.and(Ingredient::Label, "names", names.join("\0").as_bytes()))
             }
             _ => Ok(fingerprint),
         }
     }
+
+    /// Adds which names count as a class although they are written otherwise, or do not although they are written so: to the class
+    /// alone, and nothing where labels and classes are written the same.
+    fn with_names(&self, fingerprint: Fingerprint, target: &StoredTarget) -> SampleFingerprint {
+        let mut fingerprint = SampleFingerprint::from(fingerprint);
+        match (target, &self.targets) {
+            (StoredTarget::Objects(_), Targets::Classes(classes)) => {
+                for name in target.names() {
+                    let meaning = self.labels.meaning(name);
+                    for (index, class) in classes.iter().enumerate() {
+                        if (name == class.name) != self.labels.is_of(name, &meaning, class) {
+                            fingerprint.add(index, Ingredient::Label, "read otherwise", name.as_bytes());
+                        }
+                    }
+                }
+            }
+            (StoredTarget::Names(names), Targets::OwnClass) => {
+                if let Ok(Some((name, channel))) = self.labels.own(names)
+                    && !self.labels.is_exact(name)
+                {
+                    fingerprint.add(0, Ingredient::Label, "taken as channel", &channel.to_le_bytes());
+                }
+            }
+            _ => {}
+        }
+        fingerprint
+    }
 }
 
 /// See [`StaleSample`].
 struct Stale {
-    fingerprint: Fingerprint,
+    fingerprint: SampleFingerprint,
     wanted: Vec<usize>,
     changes: BTreeSet<Change>,
     stamps: BTreeMap<PathBuf, Stamp>,

@@ -1,6 +1,6 @@
 //! Decode: image file to pixels, label to targets.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use super::inputs::InputFiles;
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
         with_large_pictures_in_turn,
     },
     pipeline::{
-        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, Ingredient, SampleFailure, SampleRef, SampleUpdate,
-        SelectedSample, Skip, SkipReason, Stage, StaleSample, StoredHeatmap, StoredShape, StoredTarget, TargetClass,
-        TargetPixels,
+        Channel, ClassTarget, DecodedSample, Fingerprint, HeatmapFields, Ingredient, LabelNames, SampleFailure,
+        SampleFingerprint, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, Stage, StaleSample, StoredHeatmap,
+        StoredShape, StoredTarget, TargetClass, TargetPixels,
     },
 };
 
@@ -31,8 +31,8 @@ pub enum Targets {
     },
     /// The class that the model itself puts first.
     Top,
-    /// The class that the sample is labelled with: the model's channels by name.
-    OwnClass(BTreeMap<String, i64>),
+    /// The class that the sample is labelled with.
+    OwnClass,
 }
 
 impl Targets {
@@ -40,7 +40,7 @@ impl Targets {
     pub fn num_classes(&self) -> usize {
         match self {
             Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.len(),
-            Targets::Top | Targets::OwnClass(_) => 1,
+            Targets::Top | Targets::OwnClass => 1,
         }
     }
 }
@@ -52,6 +52,8 @@ pub struct Decoder {
     pub preprocess: Preprocess,
     /// What the job explains.
     pub targets: Targets,
+    /// Which labels are of which class.
+    pub labels: LabelNames,
     /// The fields that the job writes.
     pub fields: HeatmapFields,
     /// How large a file may be.
@@ -110,7 +112,7 @@ impl Decoder {
         match decoded {
             Ok(Ok(decoded)) if moved.is_empty() => Decoded::Ready(Box::new(decoded)),
             Ok(Ok(mut decoded)) => {
-                decoded.fingerprint = moved.into_iter().fold(decoded.fingerprint, Fingerprint::unsettled);
+                decoded.fingerprint = moved.into_iter().fold(decoded.fingerprint, SampleFingerprint::unsettled);
                 Decoded::Moved(Box::new(decoded))
             }
             Ok(Err(reason)) => self.without_targets(sample.clone(), reason, wanted, existing),
@@ -206,7 +208,7 @@ impl Decoder {
             width: input.width,
             region,
             targets,
-            fingerprint: *fingerprint,
+            fingerprint: fingerprint.clone(),
             wanted: wanted.clone(),
             existing: existing.clone(),
             is_clipped: image.is_clipped,
@@ -225,13 +227,11 @@ impl Decoder {
         }
         let classes = match &self.targets {
             Targets::Top => return Ok(Ok(vec![Found { class: 0, channel: Channel::Top, place: Place::Predicted }])),
-            Targets::OwnClass(channels) => {
+            Targets::OwnClass => {
                 let StoredTarget::Names(names) = target else { return Ok(Err(SkipReason::NoLabel)) };
-                let found = names.iter().find_map(|name| channels.get(name)).map(|channel| Found {
-                    class: 0,
-                    channel: Channel::Index(*channel),
-                    place: Place::Labelled,
-                });
+                let found = self.labels.own(names).map_err(MediaError::shape)?;
+                let found =
+                    found.map(|(_, channel)| Found { class: 0, channel: Channel::Index(channel), place: Place::Labelled });
                 return Ok(found.map(|found| vec![found]).ok_or(SkipReason::UnknownClass));
             }
             Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes,
@@ -240,16 +240,21 @@ impl Decoder {
             StoredTarget::Mask(mask) => Some(files.mask(mask)?),
             _ => None,
         };
+        let named: Vec<_> = target.names().map(|name| (name, self.labels.meaning(name))).collect();
         let mut found = Vec::new();
         for &class in wanted {
-            let TargetClass { name, index, mask_value } = &classes[class];
+            let asked @ TargetClass { index, mask_value, .. } = &classes[class];
+            if let Some(doubt) = named.iter().find_map(|(name, meaning)| self.labels.doubt(name, meaning, asked)) {
+                return Err(MediaError::shape(doubt));
+            }
             let place = match (&self.targets, target) {
                 (Targets::Pixel { x, y, .. }, _) => Place::Pixel { x: *x, y: *y },
                 (_, StoredTarget::Unlabelled) => Place::Predicted,
-                (_, StoredTarget::Names(names)) if names.contains(name) => Place::Labelled,
+                (_, StoredTarget::Names(names)) if self.labels.have(names, asked) => Place::Labelled,
                 (_, StoredTarget::Objects(objects)) => {
-                    let named = objects.iter().filter(|object| object.label.as_ref() == Some(name));
-                    Place::Shapes(named.map(|object| &object.shape).collect())
+                    let labelled = objects.iter().filter(|object| object.label.is_some()).zip(&named);
+                    let of_class = labelled.filter(|(_, (name, meaning))| self.labels.is_of(name, meaning, asked));
+                    Place::Shapes(of_class.map(|(object, _)| &object.shape).collect())
                 }
                 (_, StoredTarget::Mask(_)) => match (&mask, mask_value) {
                     (Some(mask), Some(value)) => Place::Mask(mask.select(value)?),
@@ -296,6 +301,7 @@ mod tests {
     use super::*;
     use crate::{
         media::{PreprocessStep, RgbImage, encode_rgb},
+        names::ClassNames,
         pipeline::{StoredMask, StoredObject, stages::check::Checked},
     };
 
@@ -320,6 +326,7 @@ mod tests {
             let decoder = Decoder {
                 preprocess: Preprocess { steps },
                 targets,
+                labels: LabelNames::new(names_of_classes()),
                 fields: HeatmapFields::new(names, identities, vec!["layer".into()]),
                 limits: ImageLimits::default(),
                 exif: ExifPolicy::Ignore,
@@ -345,7 +352,7 @@ mod tests {
 
         fn fingerprint(&self, target: StoredTarget) -> String {
             match self.decode_with(classes(), target, Vec::new()) {
-                Decoded::Ready(sample) => sample.fingerprint.to_string(),
+                Decoded::Ready(sample) => sample.fingerprint.of(0).to_string(),
                 other => panic!("{other:?}"),
             }
         }
@@ -354,6 +361,10 @@ mod tests {
     fn classes() -> Targets {
         let class = |name: &str, index| TargetClass { name: name.into(), index, mask_value: None };
         Targets::Classes(vec![class("cat", 3), class("dog", 5)])
+    }
+
+    fn names_of_classes() -> ClassNames {
+        ClassNames::new([(3, "cat"), (5, "dog")].map(|(index, name)| (index, name.to_owned())).into())
     }
 
     fn boxed(label: &str, bounds: [f64; 4]) -> StoredObject {
@@ -372,7 +383,7 @@ mod tests {
     fn a_class_is_where_its_objects_are_together() {
         let objects = vec![
             boxed("cat", [0.0, 0.0, 0.5, 0.5]),
-            boxed("Cat", [0.5, 0.5, 0.5, 0.5]),
+            boxed("cow", [0.5, 0.5, 0.5, 0.5]),
             boxed("cat", [0.25, 0.0, 0.5, 0.5]),
             StoredObject { label: None, shape: StoredShape::Malformed("nobody asks for it".into()) },
         ];
@@ -500,7 +511,7 @@ mod tests {
         let dog = ClassTarget { class: 1, channel: Channel::Index(5), pixels: TargetPixels::Labelled };
         assert_eq!(world.decode(&classes(), names(&["horse", "dog"])).unwrap(), [dog]);
         assert_eq!(world.decode(&classes(), names(&["horse"])).unwrap_err(), "class absent");
-        let own = Targets::OwnClass([("dog".to_owned(), 5)].into());
+        let own = Targets::OwnClass;
         let dog = ClassTarget { class: 0, channel: Channel::Index(5), pixels: TargetPixels::Labelled };
         assert_eq!(world.decode(&own, names(&["dog"])).unwrap(), [dog]);
         assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "class unknown to the model");
@@ -511,15 +522,39 @@ mod tests {
     #[test]
     fn an_own_class_that_changed_is_made_again() {
         let world = World::new(false);
-        let own = Targets::OwnClass([("cat".to_owned(), 3), ("dog".to_owned(), 5)].into());
+        let own = Targets::OwnClass;
         let named = |name: &str| StoredTarget::Names(vec![name.into()]);
         let Decoded::Ready(cat) = world.decode_with(own.clone(), named("cat"), Vec::new()) else { panic!("a cat") };
         let fields = HeatmapFields::new(vec![vec!["field_0".into()]], vec!["class 0".into()], vec!["layer".into()]);
-        let fingerprint = Some(fields.fingerprint(cat.fingerprint, 0, 0).to_string());
+        let fingerprint = Some(fields.fingerprint(&cat.fingerprint, 0, 0).to_string());
         let stored = StoredHeatmap { field: "field_0".into(), fingerprint, ..StoredHeatmap::default() };
         let again = world.decode_with(own.clone(), named("cat"), vec![stored.clone()]);
         assert!(matches!(again, Decoded::Skipped(Skip { reason: SkipReason::UpToDate, .. })), "{again:?}");
         assert!(matches!(world.decode_with(own, named("dog"), vec![stored]), Decoded::Ready(_)));
+    }
+
+    #[test]
+    fn labels_that_are_written_otherwise_change_only_their_class() {
+        let world = World::new(false);
+        let fingerprints = |label: &str| {
+            let objects = vec![boxed("dog", [0.0, 0.0, 0.5, 1.0]), boxed(label, [0.5, 0.0, 0.5, 1.0])];
+            match world.decode_with(classes(), StoredTarget::Objects(objects), Vec::new()) {
+                Decoded::Ready(sample) => (sample.targets.len(), [0, 1].map(|class| sample.fingerprint.of(class))),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (num_exact, exact) = fingerprints("cat");
+        assert_eq!((num_exact, exact[0]), (2, exact[1]), "nothing is added where all is written the same");
+        let (num_other, other) = fingerprints("CAT");
+        assert_eq!(num_other, 2);
+        assert_ne!(other[0], other[1]);
+        // What an earlier camflow wrote of the dog stays up to date.
+        let mut plain = SampleFingerprint::from(other[1]);
+        plain.add(0, Ingredient::Label, "read otherwise", b"CAT");
+        assert_eq!(other[0], plain.of(0));
+        let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).into()).collect());
+        assert_eq!(world.decode(&classes(), names(&["Dog"])).unwrap().len(), 1);
+        assert_eq!(world.decode(&Targets::OwnClass, names(&["Dog"])).unwrap()[0].channel, Channel::Index(5));
     }
 
     #[test]

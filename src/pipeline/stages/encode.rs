@@ -104,7 +104,7 @@ impl Encoder {
             let measures = self.measures(class, seen.as_ref());
             for (column, (heatmap, measures)) in class.heatmaps.iter().zip(measures).enumerate() {
                 let field = self.fields.name(class.class, column);
-                let fingerprint = self.fields.fingerprint(fingerprint, class.class, column).to_string();
+                let fingerprint = self.fields.fingerprint(&fingerprint, class.class, column).to_string();
                 let stem = stem(&self.folder, field, &sample.id, &fingerprint);
                 let (npy_path, npy_checksum) = self.write_npy(&stem, heatmap)?.unzip();
                 let (map, map_checksum) = self.write_map(&stem, heatmap)?;

@@ -60,8 +60,8 @@ mod tests {
     use crate::{
         media::{ExifPolicy, MaskValue, Preprocess, RgbImage, encode_gray, encode_rgb},
         pipeline::{
-            Change, Decoder, Fingerprint, HeatmapFields, SampleRef, SelectedSample, StoredHeatmap, StoredObject, StoredShape,
-            StoredTarget, TargetClass, Targets,
+            Change, Decoder, Fingerprint, HeatmapFields, LabelNames, SampleRef, SelectedSample, StoredHeatmap, StoredObject,
+            StoredShape, StoredTarget, TargetClass, Targets,
             stages::{check::Checked, decode::Decoded},
         },
     };
@@ -80,6 +80,7 @@ mod tests {
                 decoder: Decoder {
                     preprocess: Preprocess { steps: Vec::new() },
                     targets: Targets::Classes(vec![class("cat", 1)]),
+                    labels: LabelNames::default(),
                     fields: HeatmapFields::new(vec![vec!["cam".into()]], vec!["cat".into()], vec!["layer".into()]),
                     limits: ImageLimits::default(),
                     exif: ExifPolicy::Ignore,
@@ -120,7 +121,7 @@ mod tests {
                 Decoded::Moved(decoded) => (true, decoded),
                 other => panic!("{other:?}"),
             };
-            let fingerprint = Some(self.decoder.fields.fingerprint(decoded.fingerprint, 0, 0).to_string());
+            let fingerprint = Some(self.decoder.fields.fingerprint(&decoded.fingerprint, 0, 0).to_string());
             let existing = vec![StoredHeatmap { field: "cam".into(), fingerprint, ..StoredHeatmap::default() }];
             let changes = match self.check(target, existing) {
                 Checked::Stale(stale) => stale.changes,

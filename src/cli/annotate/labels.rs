@@ -1,0 +1,89 @@
+//! Whether the labels of the dataset have the classes that a run is to explain: a name that is spelt otherwise there would end in a
+//! run with nothing to do.
+
+use super::session::Work;
+use crate::{
+    fiftyone::{LabelField, LabelKind},
+    names::{ClassNames, Meaning, backticked, nearest},
+    pipeline::{TargetClass, Targets},
+    report::Reporter,
+};
+
+/// Labels that an error names.
+const NAMED: usize = 10;
+
+/// Classes to look for one by one, before all labels are looked at: most are found at once.
+const FEW: usize = 10;
+
+/// Refuses a class that no label of the whole field is of. That none of the selected samples has it is fine, and so is one whose
+/// heatmaps are there: labels may lose a class.
+pub fn check_labels(work: &Work, names: &ClassNames, reporter: &Reporter) -> anyhow::Result<()> {
+    let Some(field) = work.label.as_ref().filter(|label| label.kind != LabelKind::Segmentation) else { return Ok(()) };
+    let missing: Vec<usize> = match &work.targets {
+        Targets::Classes(classes) => {
+            let mut missing = Vec::new();
+            for (index, class) in classes.iter().enumerate() {
+                if classes.len() > FEW || !is_written(work, field, names, class)? {
+                    missing.push(index);
+                }
+            }
+            missing
+        }
+        // Any class will do.
+        Targets::OwnClass => {
+            let written: Vec<&str> = names.classes().values().map(String::as_str).collect();
+            if has_written(work, field, &written)? { Vec::new() } else { vec![0] }
+        }
+        Targets::Pixel { .. } | Targets::Top => Vec::new(),
+    };
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (dataset, labels) = (work.dataset.name(), work.dataset.label_names(field, work.view.as_ref())?);
+    if labels.is_empty() {
+        reporter.warning(&format!("field `{}` of dataset `{dataset}` has no labels, so there is nothing to explain", field.name));
+        return Ok(());
+    }
+    let is_of = |label: &String, index: usize| match &work.targets {
+        Targets::Classes(classes) => names.means(label, (&classes[index].name, classes[index].index)),
+        _ => !matches!(names.meaning(label), Meaning::Unknown),
+    };
+    let mut problems = Vec::new();
+    for index in missing.into_iter().filter(|index| !labels.iter().any(|label| is_of(label, *index))) {
+        let (what, name) = match &work.targets {
+            Targets::Classes(classes) => (format!("of class `{}`", classes[index].name), classes[index].name.as_str()),
+            _ => {
+                let classes: Vec<&str> = names.classes().values().map(String::as_str).take(NAMED).collect();
+                (format!("of a class of the model, such as {}", backticked(&classes)), classes[0])
+            }
+        };
+        let fields = &work.names[index];
+        let known = work.dataset.heatmap_fields();
+        let text = format!("no label in field `{}` of dataset `{dataset}` is {what}", field.name);
+        if fields.iter().any(|field| known.contains(field)) {
+            reporter.warning(&format!("{text} any more"));
+            continue;
+        }
+        let near = backticked(nearest(name, &labels, NAMED));
+        let there_are = match labels.len() {
+            ..=NAMED => format!("its labels are {near}"),
+            count => format!("the nearest of its {count} labels are {near}"),
+        };
+        problems.push(format!("{text}\nhint: {there_are}; `--map LABEL=CLASS` says which class a label is"));
+    }
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("\nerror: "));
+    Ok(())
+}
+
+/// Whether labels are written as the class is, or as the user says.
+fn is_written(work: &Work, field: &LabelField, names: &ClassNames, class: &TargetClass) -> anyhow::Result<bool> {
+    let own = Some(class.name.as_str()).filter(|name| names.means(name, (&class.name, class.index)));
+    let written: Vec<&str> = own.into_iter().chain(names.mapped_to(class.index)).collect();
+    has_written(work, field, &written)
+}
+
+/// A view may show other names than those that are stored.
+fn has_written(work: &Work, field: &LabelField, written: &[&str]) -> anyhow::Result<bool> {
+    let is_stored = work.view.as_ref().is_none_or(|view| view.changes.is_none());
+    Ok(is_stored && work.dataset.has_label(field, written)?)
+}

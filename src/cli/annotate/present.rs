@@ -1,0 +1,181 @@
+//! What is in the fields of a run before it begins: the heatmaps of another model, or of something else, are never replaced without
+//! a word.
+
+use serde_json::Value;
+
+use super::{
+    Args,
+    job::{class_identity, column_identity, fingerprint_of, job_fingerprint, job_settings},
+    session::Work,
+};
+use crate::{
+    explain::Column,
+    fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun},
+    media::MaskValue,
+    names::{Choice, backticked},
+    pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
+    program::{Precision, Program},
+    report::Reporter,
+};
+
+/// Origins that a message names.
+const NAMED: usize = 3;
+
+/// Refuses to replace what is none of the run's own, unless that was asked for, and says which fields will hold what others hold.
+pub fn check_present(args: &Args, program: &Program, columns: &[Column], work: &Work, reporter: &Reporter) -> anyhow::Result<()> {
+    let Work { dataset, fields, .. } = work;
+    let job = job_fingerprint(args, program, work.label.as_ref()).into();
+    let cells = || (0..work.names.len()).flat_map(|class| (0..columns.len()).map(move |column| (class, column)));
+    let expected: Vec<ExpectedHeatmaps> = cells()
+        .map(|(class, column)| ExpectedHeatmaps {
+            field: fields.name(class, column).to_owned(),
+            fingerprint: beginning(fields.fingerprint(&job, class, column)),
+        })
+        .collect();
+    let others = dataset.other_heatmaps(&expected)?;
+    let runs = if others.is_empty() { Vec::new() } else { dataset.runs()? };
+    let of_job = OfJob { args, program, label: work.label.as_ref(), runs };
+    let mut told = Vec::new();
+    for origin in &others {
+        let Some((class, column)) = cells().find(|(class, column)| fields.name(*class, *column) == origin.field) else {
+            continue;
+        };
+        let class = match &work.targets {
+            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class),
+            Targets::Top | Targets::OwnClass => None,
+        };
+        if let Some(what) = of_job.difference(origin, class, &columns[column]) {
+            let heatmaps = if origin.count == 1 { "heatmap" } else { "heatmaps" };
+            told.push(format!("field `{}` holds {} {heatmaps} {what}", origin.field, origin.count));
+        }
+    }
+    let more = told.len().saturating_sub(NAMED);
+    told.truncate(NAMED);
+    let told = told.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() };
+    match (told.is_empty(), args.replace || args.overwrite) {
+        (true, _) => {}
+        (false, true) => reporter.notice(&format!("heatmaps of dataset `{}` are replaced: {told}", dataset.name())),
+        (false, false) => anyhow::bail!(
+            "the run would replace other heatmaps of dataset `{}`: {told}\nhint: give this run fields of its own with `--field`, in which `{{model}}` stands for the model's name, or replace them with `--replace` (`replace = true` in a job file)",
+            dataset.name()
+        ),
+    }
+    let (old, new): (Vec<String>, Vec<String>) = dataset.same_heatmaps(&expected)?.into_iter().unzip();
+    if !old.is_empty() {
+        reporter.notice(&format!(
+            "{} will hold the same heatmaps as {}, and whoever looks at measures counts both; `camflow remove --fields` takes the old ones away",
+            backticked(&new),
+            backticked(&old)
+        ));
+    }
+    Ok(())
+}
+
+/// The parts of a fingerprint for model and settings.
+fn beginning(fingerprint: Fingerprint) -> String {
+    let text = fingerprint.to_string();
+    Fingerprint::job_parts(&text).map(|(model, settings)| format!("{model}-{settings}")).unwrap_or_default()
+}
+
+/// What a run makes, to be compared with what is there.
+struct OfJob<'a> {
+    args: &'a Args,
+    program: &'a Program,
+    label: Option<&'a LabelField>,
+    runs: Vec<StoredRun>,
+}
+
+impl OfJob<'_> {
+    /// In what heatmaps differ from those that the run makes in their place; `None` where they show the same.
+    fn difference(&self, origin: &HeatmapOrigin, class: Option<&TargetClass>, column: &Column) -> Option<String> {
+        let Some(stored) = &origin.fingerprint else { return Some("of another program".to_owned()) };
+        // An earlier camflow had other fingerprints.
+        let (model, settings) = Fingerprint::job_parts(stored)?;
+        let base = job_fingerprint(self.args, self.program, self.label).to_string();
+        let (own_model, _) = Fingerprint::job_parts(&base)?;
+        let name = &self.program.metadata.name;
+        if model != own_model {
+            return Some(match origin.model == *name {
+                true => format!("from another file of model `{name}`"),
+                false => format!("of model `{}`, this run's is `{name}`", origin.model),
+            });
+        }
+        if self.shows_the_same(settings, class, column) {
+            return None;
+        }
+        Some(match class {
+            Some(class) if origin.class != class.name => format!("of class `{}`, this run's is `{}`", origin.class, class.name),
+            _ if origin.method != column.method.name() => {
+                format!("by {}, this run's are by {}", origin.method, column.method.name())
+            }
+            _ if origin.layer != column.path => format!("of layer `{}`, this run's is `{}`", origin.layer, column.path),
+            _ => self.recorded_difference(&origin.field).unwrap_or_else(|| "that were made with other settings".to_owned()),
+        })
+    }
+
+    /// Whether settings differ only in how heatmaps are stored, measured and rounded, in what earlier versions had of that, or in the
+    /// value that stands for the class in masks, which is the dataset's to change.
+    fn shows_the_same(&self, stored: &str, class: Option<&TargetClass>, column: &Column) -> bool {
+        let measures = ["1", "2", "2 and faithfulness"].map(|version| Some(version.to_owned()));
+        let precisions = Precision::ALL.iter().map(|precision| Some(precision.name().to_owned()));
+        let free: [(&str, Vec<Option<String>>); 5] = [
+            ("npy", NpyFormat::ALL.iter().map(|format| Some(format.name().to_owned())).collect()),
+            ("store", Store::ALL.iter().map(|store| Some(store.name().to_owned())).collect()),
+            ("precision", precisions.chain([Some("exact".to_owned())]).collect()),
+            ("measures", measures.into_iter().chain([None]).collect()),
+            ("channels", vec![None, Some("one".to_owned())]),
+        ];
+        let mut variants = vec![job_settings(self.args, self.program, self.label)];
+        for (key, values) in &free {
+            let with = |settings: &Vec<(&'static str, String)>, value: &Option<String>| {
+                let mut settings = settings.clone();
+                match (settings.iter().position(|(other, _)| other == key), value) {
+                    (Some(at), Some(value)) => settings[at].1.clone_from(value),
+                    (Some(at), None) => drop(settings.remove(at)),
+                    (None, Some(value)) => settings.push((key, value.clone())),
+                    (None, None) => {}
+                }
+                settings
+            };
+            variants = variants.iter().flat_map(|settings| values.iter().map(move |value| with(settings, value))).collect();
+        }
+        let bases: Vec<Fingerprint> = variants.iter().map(|settings| fingerprint_of(self.program, settings)).collect();
+        let is_stored = |class: &str| {
+            let with = |base: &Fingerprint| HeatmapFields::fingerprint_of(*base, class, &column_identity(column)).to_string();
+            bases.iter().any(|base| Fingerprint::job_parts(&with(base)).is_some_and(|(_, settings)| settings == stored))
+        };
+        match class {
+            Some(class) => {
+                let of_value = |mask_value| class_identity(&TargetClass { mask_value, ..class.clone() });
+                let values = (0..256).map(MaskValue::Index).chain([MaskValue::Object]).map(Some);
+                is_stored(&class_identity(class))
+                    || class.mask_value.is_some() && values.map(of_value).any(|class| is_stored(&class))
+            }
+            None => super::job::UNNAMED_CLASSES.iter().any(|class| is_stored(class)),
+        }
+    }
+
+    /// What the record of the run that last wrote the field says of its settings.
+    fn recorded_difference(&self, field: &str) -> Option<String> {
+        let wrote = self.runs.iter().filter(|run| run.fields.iter().any(|other| other == field));
+        let config = &wrote.max_by(|a, b| a.timestamp.cmp(&b.timestamp))?.config;
+        let text = |key: &str| config.get(key).and_then(Value::as_str);
+        let target =
+            text("label_field").map_or_else(|| text("target").map(str::to_owned), |field| Some(format!("labels:{field}")));
+        let own = self.label.map_or_else(|| self.args.target.to_string(), |label| format!("labels:{}", label.name));
+        if let Some(target) = target.filter(|target| *target != own) {
+            return Some(format!("of target `{target}`, this run's is `{own}`"));
+        }
+        let settings = config.get("settings")?;
+        let own = [
+            ("eigen-smooth", Value::from(self.args.cam.eigen_smooth)),
+            ("aug-smooth", Value::from(self.args.cam.aug_smooth)),
+            ("apply-exif", Value::from(self.args.apply_exif)),
+            ("size", Value::from(self.args.cam.size.name())),
+        ];
+        let differs = |(key, value): &&(&str, Value)| settings.get(key).is_some_and(|stored| stored != value);
+        let (key, value) = own.iter().find(differs)?;
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Some(format!("made with `{key} = {}`, this run has `{}`", plain(&settings[*key]), plain(value)))
+    }
+}
