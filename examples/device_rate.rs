@@ -58,6 +58,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         size: HeatmapSize::Input,
         reading: Reading { background: None, is_probability: false },
         faithfulness: false,
+        one_by_one: false,
         probe_batch: 1,
     };
     let precision = Precision::ALL.iter().find(|known| known.name() == precision).ok_or("PRECISION is fp32, tf32 or bf16")?;

@@ -37,8 +37,10 @@ import inspect
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
+import time
 import unittest.mock
 import warnings
 import zipfile
@@ -922,8 +924,23 @@ def verify(path, module, meta):
     return {"shapes": shapes, "max_abs_difference": worst["absolute"], "max_relative_difference": worst["relative"], "hooks_checked": hooks_checked}
 
 
-def export(loaded, out, size=None, static_size=False, primary_output=None, warm=0, seed=0, layouts=None):
-    """Write `loaded` to `out` (a `.pt2` path), verified; gives the content of camflow.json. Replaces `out` only at the end."""
+def measured(camflow, path):
+    """What the program `camflow` finds when it runs the archive: entries of camflow.json, or none where it fails."""
+    began = time.monotonic()
+    done = subprocess.run([camflow, "measure", path], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        say(f"warning: `{camflow} measure` ended with {done.returncode}: the archive will not say how far the default mode is from float64")
+        return {}
+    found = json.loads(done.stdout)
+    say(f"measured at {len(found['default_mode'])} inputs in {time.monotonic() - began:.0f} s")
+    return found
+
+
+def export(loaded, out, size=None, static_size=False, primary_output=None, warm=0, seed=0, layouts=None, measure_with=None):
+    """Write `loaded` to `out` (a `.pt2` path), verified; gives the content of camflow.json. Replaces `out` only at the end.
+
+    `measure_with` is the camflow program that measures how the archive behaves when it is run.
+    """
     import torch
 
     out = Path(out)
@@ -957,6 +974,8 @@ def export(loaded, out, size=None, static_size=False, primary_output=None, warm=
             final.parent.mkdir()
             torch.export.save(program, draft, extra_files={"camflow.json": json.dumps(meta)})
             meta["verified"] = verify(draft, loaded.module, meta)
+            if measure_with:
+                meta.update(measured(measure_with, draft))
             torch.export.save(program, final, extra_files={"camflow.json": json.dumps(meta)})
             if _checksums(draft) != _checksums(final):
                 raise ExportError("two writes of the same model differ: the archive cannot be trusted", "please report this with the model's name")
@@ -1009,6 +1028,8 @@ def parse(argv):
                         help="how a layer's output lies over the image, where the guess from its shape is wrong: "
                              "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated")
     parser.add_argument("--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)")
+    parser.add_argument("--measure-with", metavar="CAMFLOW",
+                        help="the program that measures how the archive behaves when it is run; `camflow export` gives itself")
     parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
     parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
     return parser.parse_args(argv)
@@ -1033,7 +1054,8 @@ def run(args, emit):
     loaded = load_model(args.model, args.weights, args.seed)
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
-    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed, dict(args.layout))
+    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed, dict(args.layout),
+                  args.measure_with)
     verified = meta["verified"]
     if args.format == "json":
         emit(json.dumps({"path": str(path), "name": meta["name"], "source": meta["source"], "task": meta["task"], "layers": len(meta["layers"]),

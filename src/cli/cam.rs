@@ -6,7 +6,7 @@ use clap::ValueHint;
 
 use super::{choice, device::DeviceArgs, model};
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading},
+    explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch},
     job::DEFAULT_MODEL,
     media::shown,
     names::Choice,
@@ -65,7 +65,7 @@ impl CamArgs {
     /// Opens the model and finds the layers in it.
     pub fn open(&self, reporter: &Reporter) -> anyhow::Result<Model> {
         let devices = self.device.resolve()?;
-        let program = model::open(&self.model, self.python.clone(), reporter)?;
+        let mut program = model::open(&self.model, self.python.clone(), reporter)?;
         let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
         let wanted = match &self.layers[..] {
             [_, ..] => split_layers(&self.layers.join(",")),
@@ -87,6 +87,9 @@ impl CamArgs {
             shown(program.path())
         );
         program.check_influence(&layers, needed, self.methods.contains(&Method::Fullgrad))?;
+        self.device.notice(&program.metadata).iter().for_each(|notice| reporter.notice(notice));
+        let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
+        look_at_batches(&mut program, reporter);
         Ok(Model { program, layers, devices })
     }
 
@@ -107,7 +110,27 @@ impl CamArgs {
             size: self.size,
             reading: Reading { background: program.metadata.background(), is_probability: program.ends_in_sigmoid() },
             faithfulness: false,
+            one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size,
         }
+    }
+}
+
+/// Finds out whether images may be run together, where the exporter has not, and tells if they may not.
+fn look_at_batches(program: &mut Program, reporter: &Reporter) {
+    let name = program.metadata.name.clone();
+    if program.metadata.independent_of_batch.is_none() {
+        // A model that cannot be run on a batch will refuse those of the run, too.
+        match depends_on_batch(program, false) {
+            Ok(depends) => program.metadata.independent_of_batch = Some(!depends),
+            Err(reason) => {
+                reporter.notice(&format!("whether model `{name}` mixes the images of a batch could not be found out: {reason}"));
+            }
+        }
+    }
+    if program.metadata.is_one_by_one() {
+        reporter.notice(&format!(
+            "model `{name}` mixes the images of a batch (a batch norm without running statistics does, for one), so images are run one by one whatever `--batch-size` and `--cam-batch-size` say"
+        ));
     }
 }

@@ -8,7 +8,7 @@ use tch::Device;
 use super::choice;
 use crate::{
     names::Choice,
-    program::{CudaStatus, PlanOptions, Precision, allow_tf32, cuda_status},
+    program::{CudaStatus, DefaultMode, ModelMetadata, PlanOptions, Precision, allow_tf32, cuda_status},
 };
 
 /// Flags about the device.
@@ -23,6 +23,9 @@ pub struct DeviceArgs {
     /// Exactly the operators of eager PyTorch (slower); without it sums may differ in the last bit
     #[arg(long)]
     pub exact: bool,
+    /// The faster operators also for a model whose heatmaps they move too far from float64; `camflow inspect` says how far
+    #[arg(long, conflicts_with = "exact")]
+    fast: bool,
 }
 
 impl DeviceArgs {
@@ -42,6 +45,31 @@ impl DeviceArgs {
         share_cores(&devices);
         allow_tf32(precision == Precision::Tf32);
         Ok(devices.into_iter().map(|device| PlanOptions { device, exact: self.exact, precision }).collect())
+    }
+
+    /// Whether this model is run with the operators of eager PyTorch: because that was asked for, or because its default mode
+    /// does not keep to its bound.
+    pub fn is_exact(&self, metadata: &ModelMetadata) -> bool {
+        self.exact || (self.precision == Precision::Fp32 && !self.fast && metadata.default_mode().is_exact())
+    }
+
+    /// How to run this model.
+    pub fn suited(&self, options: PlanOptions, metadata: &ModelMetadata) -> PlanOptions {
+        PlanOptions { exact: self.is_exact(metadata), ..options }
+    }
+
+    /// What users may want to know of how this model is run.
+    pub fn notice(&self, metadata: &ModelMetadata) -> Option<String> {
+        let (name, mode) = (&metadata.name, metadata.default_mode());
+        let is_default = !self.exact && !self.fast && self.precision == Precision::Fp32;
+        match mode {
+            _ if !is_default => None,
+            DefaultMode::Bounded { .. } => None,
+            DefaultMode::Missed(_) | DefaultMode::Unmeasurable => Some(format!("model `{name}` runs {mode}")),
+            DefaultMode::Unknown => Some(format!(
+                "how far model `{name}` is from float64 was not measured when it was exported; `camflow export` measures it now, and `--exact` runs PyTorch's own operators"
+            )),
+        }
     }
 }
 

@@ -163,13 +163,21 @@ fn models() -> Finding {
         return Finding { what, found: Ok(text), mend: None };
     }
     let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let checked: Vec<Result<String, String>> =
-        files.iter().map(|path| Program::open(path).map(|_| name(path)).map_err(|error| error.to_string())).collect();
+    let checked: Vec<Result<String, String>> = files
+        .iter()
+        .map(|path| Program::open(path).map(|program| remarked(&name(path), &program)).map_err(|error| error.to_string()))
+        .collect();
     let broken: Vec<&str> = checked.iter().filter_map(|result| result.as_ref().err().map(String::as_str)).collect();
     if broken.is_empty() {
         let names: Vec<String> = checked.into_iter().flatten().collect();
-        Finding { what, found: Ok(format!("{} in {}", names.join(", "), shown(&folder))), mend: None }
+        Finding { what, found: Ok(format!("{} in {}\n{}", names.len(), shown(&folder), names.join("\n"))), mend: None }
     } else {
         Finding { what, found: Err(broken.join("\n")), mend: Some("delete the file and run `camflow export NAME` again".into()) }
     }
+}
+
+/// A model's name, and how it is run.
+fn remarked(name: &str, program: &Program) -> String {
+    let one_by_one = if program.metadata.is_one_by_one() { "; images one by one, as it mixes those of a batch" } else { "" };
+    format!("{name}: {}{one_by_one}", program.metadata.default_mode())
 }

@@ -62,6 +62,10 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     // Seen by the reader that will run it, not only by its writer.
     let program = Program::open(&path)?;
     print(&format!("{} ({} nodes, torch {})", shown(&path), program.num_nodes(), program.torch_version()));
+    print(&format!("default mode: {}", program.metadata.default_mode()));
+    if program.metadata.is_one_by_one() {
+        print("images are run one by one, as the model mixes those of a batch");
+    }
     Ok(Exit::Done)
 }
 
@@ -82,6 +86,8 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         .args(["-c", LOADER])
         .args([model, "--out"])
         .arg(path)
+        .arg("--measure-with")
+        .arg(std::env::current_exe().context("camflow cannot find its own program")?)
         .args(more)
         .env("FIFTYONE_DO_NOT_TRACK", "true")
         .stdin(Stdio::piped())

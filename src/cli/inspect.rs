@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf};
 use super::{Exit, Failure, model, print};
 use crate::{
     media::shown,
-    program::{Influence, Program},
+    program::{Dynamic, Influence, ModelMetadata, Program},
     report::{Format, Reporter},
 };
 
@@ -48,6 +48,8 @@ fn describe(program: &Program, all: bool) -> String {
     for (number, step) in metadata.preprocess.steps.iter().enumerate() {
         line(format!("{:13} {step:?}", if number == 0 { "preprocessing" } else { "" }));
     }
+    line(format!("default mode  {}", metadata.default_mode()));
+    line(format!("batches       {}", batches(metadata)));
     let outputs: Vec<&str> = metadata.outputs.iter().map(|key| key.as_deref().unwrap_or("(single)")).collect();
     line(format!("outputs       {}; explained: {}", outputs.join(", "), outputs.get(metadata.primary_output).unwrap_or(&"?")));
     let classes: Vec<String> = metadata.classes.iter().map(|(index, name)| format!("{index} {name}")).collect();
@@ -81,4 +83,13 @@ fn describe(program: &Program, all: bool) -> String {
         }
     }
     text.trim_end().to_owned()
+}
+
+fn batches(metadata: &ModelMetadata) -> &'static str {
+    match (metadata.independent_of_batch, metadata.input.dynamic) {
+        (Some(false), _) => "images are run one by one, as the model mixes those of a batch",
+        (_, Dynamic::None) => "images are run one by one, as the model takes no other batch",
+        (Some(true), _) => "images are run together; what is in a batch makes no difference",
+        (None, _) => "whether the model mixes the images of a batch was not looked at when it was exported; each run does",
+    }
 }

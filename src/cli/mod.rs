@@ -12,6 +12,7 @@ mod exit;
 mod explain;
 mod export;
 mod inspect;
+mod measure;
 mod model;
 mod remove;
 mod report;
@@ -71,6 +72,9 @@ enum Command {
     Export(export::Args),
     /// Show a model's layers, classes and preprocessing
     Inspect(inspect::Args),
+    /// For the exporter: how an archive behaves when it is run
+    #[command(hide = true)]
+    Measure(measure::Args),
     /// Check the installation and suggest fixes
     Doctor(doctor::Args),
 }
@@ -90,6 +94,7 @@ impl Command {
             | Command::Remove(_)
             | Command::Export(_)
             | Command::Inspect(_)
+            | Command::Measure(_)
             | Command::Doctor(_) => Format::Human,
         }
     }
@@ -140,6 +145,7 @@ pub fn main() -> Exit {
         Command::Explain(args) => explain::main(&args),
         Command::Export(args) => export::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Measure(args) => measure::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
     let exit = result.unwrap_or_else(|failure| {

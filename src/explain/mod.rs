@@ -13,6 +13,7 @@ mod options;
 mod pass;
 mod smoothing;
 mod target;
+mod trial;
 
 use std::mem::take;
 
@@ -21,6 +22,7 @@ use tch::Tensor;
 pub use cam::{LayerView, Method};
 pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Reading};
+pub use trial::{depends_on_batch, deviations};
 
 use crate::{
     media::{BinaryMask, FrameRegion},
@@ -43,7 +45,7 @@ pub struct TorchExplainer {
     columns: Vec<Column>,
     /// f32 `[C]` of each operator that is tapped for FullGrad.
     biases: Vec<Tensor>,
-    /// 1 for a model that takes nothing but the batch of its export; lowered when memory ran out.
+    /// 1 for a model that takes nothing but the batch of its export, or minds the others in it; lowered when memory ran out.
     max_batch: usize,
     /// What batches take of memory: known after the first one.
     footprint: Option<Footprint>,
@@ -103,7 +105,7 @@ impl TorchExplainer {
         let resume_from = if options.methods.contains(&Method::Ablationcam) { layers } else { Vec::new() };
         let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
         let columns = options.columns();
-        let max_batch = if program.metadata.input.dynamic == Dynamic::None { 1 } else { usize::MAX };
+        let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         Ok(TorchExplainer {
             plan,
             columns,

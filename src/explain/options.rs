@@ -23,6 +23,8 @@ pub struct ExplainOptions {
     pub reading: Reading,
     /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
     pub faithfulness: bool,
+    /// Whether nothing else may be in a sample's batch, no other sample and no variant of it, as the model would mix them.
+    pub one_by_one: bool,
     /// How many variants of a sample gradient-free methods and that examination run at a time.
     pub probe_batch: usize,
 }

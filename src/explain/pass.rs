@@ -91,7 +91,7 @@ impl TorchExplainer {
             let mut views = Vec::with_capacity(self.options.layers.len());
             for (index, layer) in self.options.layers.iter().enumerate() {
                 // Methods compute in f32 what the model computed in less.
-                let as_nchw = |tensor: &Tensor| as_nchw(&tensor.f_detach()?.f_to_kind(Kind::Float)?, layer, size);
+                let as_nchw = |tensor: &Tensor| as_nchw(&tensor.f_detach()?.f_to_kind(self.plan.kind())?, layer, size);
                 let of = |tensors: &[Tensor]| -> Result<Option<Tensor>, ExplainError> {
                     match tensors.get(index) {
                         None => Ok(None),

@@ -132,7 +132,7 @@ impl Plan {
     /// Brings the input to the device, where it is not there yet, and binds it; as it was bound, it is returned.
     fn feed(&self, input: &Tensor, frame: &mut Frame) -> Result<Tensor, ExecError> {
         let outside = |error: tch::TchError| outside_error(&error);
-        let mut input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(Kind::Float)).map_err(outside)?;
+        let mut input = input.f_to_device(self.options.device).and_then(|x| x.f_to_kind(self.kind())).map_err(outside)?;
         if self.channels_last {
             let failed = |source| ExecError { node: "input".into(), operator: "contiguous".into(), source };
             input = dispatch::channels_last(&input).map_err(failed)?;
@@ -163,10 +163,10 @@ impl Plan {
         Ok(())
     }
 
-    /// The output in f32, when all steps are done.
+    /// The output in the plan's type, when all steps are done.
     pub(super) fn take_output(&self, frame: &mut Frame) -> Result<Tensor, ExecError> {
         match frame.values[self.output.index()].take() {
-            Some(Value::Tensor(tensor)) => tensor.f_to_kind(Kind::Float).map_err(|error| outside_error(&error)),
+            Some(Value::Tensor(tensor)) => tensor.f_to_kind(self.kind()).map_err(|error| outside_error(&error)),
             _ => Err(bug("the output", "was not computed")),
         }
     }

@@ -11,6 +11,7 @@ use serde::{
     de::{Error as _, MapAccess, Visitor},
 };
 
+use super::measured::{DefaultMode, Deviation};
 use crate::{media::Preprocess, names::is_unseen};
 
 /// The format number that this reader knows.
@@ -51,6 +52,13 @@ pub struct ModelMetadata {
     /// How tokens map to a grid, for layers that do not say it themselves.
     #[serde(default)]
     pub tokens: Option<TokenInfo>,
+    /// Whether what the model makes of an image is the same whatever else is in the batch; `None` where nobody has looked or could.
+    #[serde(default)]
+    pub independent_of_batch: Option<bool>,
+    /// How far the default mode was from float64, by input, up to the first one at which it missed its bound; empty where that
+    /// could not be measured, `None` where nobody has.
+    #[serde(default)]
+    pub default_mode: Option<Vec<Deviation>>,
 }
 
 /// A map in which no key is there twice; serde's own takes the last one without a word.
@@ -135,6 +143,16 @@ impl ModelMetadata {
             }
         }
         Ok(())
+    }
+
+    /// Whether each image has to be run by itself, as others in its batch would change what the model makes of it.
+    pub fn is_one_by_one(&self) -> bool {
+        self.independent_of_batch == Some(false)
+    }
+
+    /// What is known of the default mode.
+    pub fn default_mode(&self) -> DefaultMode {
+        DefaultMode::of(self.default_mode.as_deref())
     }
 
     /// Channel of the primary output for what is none of the classes, if it has one.

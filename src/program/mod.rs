@@ -16,6 +16,7 @@ mod graph;
 mod guard;
 mod influence;
 mod layers;
+mod measured;
 mod memory;
 mod metadata;
 mod operators;
@@ -25,6 +26,7 @@ mod resume;
 mod schema;
 mod symbolic;
 mod untrusted;
+mod wide;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,6 +42,7 @@ pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use influence::{Influence, Influences, gradients};
 pub use layers::{Layer, split_layers};
+pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
 pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};

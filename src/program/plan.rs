@@ -17,6 +17,7 @@ use super::{
     passes::{self, InPlace},
     resume::{self, Suffix},
     symbolic::SymbolicOp,
+    wide,
 };
 use crate::names::Choice;
 
@@ -41,6 +42,8 @@ pub enum Precision {
     Tf32,
     /// bfloat16 (8 bits of mantissa) in those operators for which `torch.autocast` uses it: convolutions, matrix products.
     Bf16,
+    /// 64-bit floats: what the others are measured against. Nobody can ask for it.
+    Fp64,
 }
 
 impl Choice for Precision {
@@ -51,6 +54,7 @@ impl Choice for Precision {
             Precision::Fp32 => "fp32",
             Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
+            Precision::Fp64 => "fp64",
         }
     }
 }
@@ -119,6 +123,11 @@ impl Plan {
         self.options.device
     }
 
+    /// The type of its input and output.
+    pub fn kind(&self) -> Kind {
+        if self.options.precision == Precision::Fp64 { Kind::Double } else { Kind::Float }
+    }
+
     /// Prunes, folds, moves weights to the device and resolves operators.
     ///
     /// # Errors
@@ -129,6 +138,10 @@ impl Plan {
         let _no_grad = tch::no_grad_guard();
         let torch = |error: tch::TchError| program.device_error(options.device, &error);
         let mut graph = program.graph.clone();
+        let is_wide = options.precision == Precision::Fp64;
+        if is_wide {
+            wide::widen(&mut graph);
+        }
         let mut folded = (Vec::new(), 0);
         if !options.exact {
             folded = passes::fold_batch_norms(&mut graph, taps, &|id| program.constant(id)).map_err(torch)?;
@@ -165,6 +178,9 @@ impl Plan {
         for id in num_uses.keys().copied() {
             let Some(tensor) = folded_constants.remove(&id).or_else(|| program.constant(id)) else { continue };
             let mut tensor = tensor.f_to_device(options.device).map_err(torch)?;
+            if is_wide {
+                tensor = wide::widened(tensor).map_err(torch)?;
+            }
             if is_short(&id) && tensor.kind() == Kind::Float {
                 tensor = tensor.f_to_kind(Kind::BFloat16).map_err(torch)?;
             }

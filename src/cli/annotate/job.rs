@@ -22,7 +22,7 @@ use crate::{
     media::{MaskValue, shown},
     names::{Choice, backticked, split_lists},
     pipeline::{Fingerprint, HeatmapFields, TargetClass, Targets},
-    program::{Dynamic, Program},
+    program::{Dynamic, ModelMetadata, Program},
     report::Reporter,
     storage::{OutputFolder, StorageError},
 };
@@ -144,12 +144,25 @@ pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField
 
 /// The fingerprint of a job with these settings.
 pub fn fingerprint_of(program: &Program, settings: &[(&str, String)]) -> Fingerprint {
+    Fingerprint::of_job(&program.digest(), &settings_text(settings))
+}
+
+fn settings_text(settings: &[(&str, String)]) -> String {
     let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    Fingerprint::of_job(&program.digest(), &settings.join("\0"))
+    settings.join("\0")
 }
 
 /// What was asked for, as far as heatmaps depend on it.
 pub fn job_settings(args: &Args, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
+    settings(args, &program.metadata, program.num_channels() == Some(1), label)
+}
+
+fn settings(
+    args: &Args,
+    metadata: &ModelMetadata,
+    has_one_channel: bool,
+    label: Option<&LabelField>,
+) -> Vec<(&'static str, String)> {
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![
@@ -158,14 +171,18 @@ pub fn job_settings(args: &Args, program: &Program, label: Option<&LabelField>) 
         ("size", args.cam.size.name().to_owned()),
         ("npy", args.npy.name().to_owned()),
         ("store", args.store.name().to_owned()),
-        ("precision", if args.cam.device.exact { "exact" } else { args.cam.device.precision.name() }.to_owned()),
+        ("precision", if args.cam.device.is_exact(metadata) { "exact" } else { args.cam.device.precision.name() }.to_owned()),
         ("exif", args.apply_exif.to_string()),
         // Labels of earlier versions have none.
         ("measures", if args.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
     // Earlier versions read one channel as if it were one of several.
-    if program.num_channels() == Some(1) {
+    if has_one_channel {
         settings.push(("channels", "one".to_owned()));
+    }
+    // Earlier versions gave such a model whole batches.
+    if metadata.is_one_by_one() {
+        settings.push(("batch", "one by one".to_owned()));
     }
     settings
 }
@@ -282,4 +299,39 @@ pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches};
+
+    use super::*;
+
+    fn settings_of(flags: &[&str], more: &str) -> String {
+        let command = Args::augment_args(Command::new("annotate").no_binary_name(true));
+        let matches = command.try_get_matches_from([&["--dataset", "d", "--target", "top"], flags].concat()).expect("arguments");
+        let args = Args::from_arg_matches(&matches).expect("arguments");
+        let metadata = format!(
+            r#"{{"camflow": 1, "name": "m", "input": {{"example": [2, 3, 8, 8], "dynamic": "batch"}}, "preprocess": []{more}}}"#
+        );
+        settings_text(&settings(&args, &ModelMetadata::parse(&metadata).expect("metadata"), false, None))
+    }
+
+    /// The labels of every dataset hold digests of these texts: another one would have all heatmaps made again.
+    #[test]
+    fn settings_stay_what_they_are_but_for_models_that_are_run_otherwise_than_before() {
+        const PLAIN: &str =
+            "smooth=eigen=false aug=false\0target=top\0size=input\0npy=f32\0store=path\0precision=fp32\0exif=false\0measures=2";
+        let exact = PLAIN.replace("fp32", "exact");
+        let bounded =
+            r#", "independent_of_batch": true, "default_mode": [{"size": [8, 8], "apart": 1e-6, "from_float64": null}]"#;
+        let missed = r#", "default_mode": [{"size": [8, 8], "apart": 1e-2, "from_float64": {"default": 1e-2, "exact": 1e-6}}]"#;
+        assert_eq!(settings_of(&[], ""), PLAIN);
+        assert_eq!(settings_of(&[], bounded), PLAIN);
+        assert_eq!(settings_of(&[], missed), exact, "run with PyTorch's operators");
+        assert_eq!(settings_of(&["--exact"], missed), exact);
+        assert_eq!(settings_of(&["--fast"], missed), PLAIN);
+        let mixing = r#", "independent_of_batch": false"#;
+        assert_eq!(settings_of(&[], mixing), format!("{PLAIN}\0batch=one by one"), "what was made in batches was wrong");
+    }
 }

@@ -43,7 +43,7 @@ pub fn weights(
     scores: &[&Score],
 ) -> Result<Tensor, ExecError> {
     let torch = |error: TchError| probe.failed("ablate", &error);
-    check_resume(probe, tap, activation)?;
+    check_resume(probe, options, tap, activation)?;
     let num_channels = activation.size()[channel_dim as usize];
     let minimum = activation.f_min().and_then(|minimum| minimum.f_double_value(&[])).map_err(torch)?;
     let values = ablation_values(minimum as f32);
@@ -78,10 +78,10 @@ fn ablation_values(minimum: f32) -> Vec<f32> {
     values
 }
 
-/// Running on from the untouched activation, twice at once, must give the output that the image gave.
-fn check_resume(probe: &Probe<'_>, tap: usize, activation: &Tensor) -> Result<(), ExecError> {
+/// Running on from the untouched activation, twice at once where that may be, must give the output that the image gave.
+fn check_resume(probe: &Probe<'_>, options: ProbeOptions, tap: usize, activation: &Tensor) -> Result<(), ExecError> {
     let mut size = activation.size();
-    size[0] = 2;
+    size[0] = options.batch.min(2);
     let twice = activation
         .f_expand(&size, false)
         .and_then(|twice| twice.f_contiguous())
