@@ -41,10 +41,15 @@ impl FieldTemplate {
     /// # Errors
     /// Two heatmaps would get the same field, or a name would be refused by FiftyOne.
     pub fn names(&self, classes: &[String], columns: &[(&str, &str)]) -> Result<Vec<Vec<String>>, String> {
+        // A class without a name is its channel's number, which cannot begin a field's name.
+        let begin = |class: &str| match self.0.starts_with("{class}") && class.starts_with(|c: char| c.is_ascii_digit()) {
+            true => format!("class_{class}"),
+            false => class.to_owned(),
+        };
         let name = |class: &String, (method, layer): &(&str, &str)| {
             let filled = self
                 .0
-                .replace("{class}", &identifier(class))
+                .replace("{class}", &identifier(&begin(class)))
                 .replace("{layer}", &identifier(layer))
                 .replace("{method}", &identifier(&method.replace('+', "p")));
             identifier(&filled)
@@ -87,6 +92,8 @@ mod tests {
         assert_eq!(names.expect("names"), [["person_grad_layer_1", "person_grad_layer_layer4_2_conv3"]]);
         let names = template.names(&["dining table".into()], &[("gradcam", "4")]);
         assert_eq!(names.expect("names"), [["dining_table_grad_layer_4"]]);
+        let names = template.names(&["15".into()], &[("gradcam", "4")]);
+        assert_eq!(names.expect("names"), [["class_15_grad_layer_4"]]);
         let template = FieldTemplate::default_for(&["gradcam++", "fullgrad"]);
         let names = template.names(&["cat".into()], &[("gradcam++", "4"), ("fullgrad", "all")]);
         assert_eq!(names.expect("names"), [["cat_gradcampp_layer_4", "cat_fullgrad_layer_all"]]);
