@@ -2,22 +2,12 @@
 
 import difflib
 
-from export_layers import feeding, find_layers, number_layers
+from export_layers import feeding, find_layers, number_layers, output_keys
 from export_messages import ExportError, say
-from export_preprocess import normalize_step, resize_step
+from export_preprocess import checked_steps, normalize_step, resize_step
+from export_reasons import say_gradient_cuts, without_inference_mode
 
 FORMAT = 1  # of camflow.json; the reader refuses what it does not know
-
-
-def output_keys(output):
-    """([key or None], [leaf]) of a model's output, flattened in the order of the archive's outputs."""
-    import torch
-    from torch.utils import _pytree
-
-    if isinstance(output, torch.Tensor):
-        return [None], [output]
-    pairs, _ = _pytree.tree_flatten_with_path(output)
-    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [leaf for _, leaf in pairs]
 
 
 def overlay_layouts(layers, layouts, shapes):
@@ -56,6 +46,8 @@ def describe(loaded, shapes, image, output, primary=None, layouts=None):
         raise ExportError("the model's output has infinities or NaN", "random weights? `--warm-batchnorm 4` gives its batch norms sane statistics")
     classes = given.get("classes") or {}
     if len(classes) != scores.shape[1] and classes:
+        if given.get("all_classes"):
+            raise ExportError(f"`--classes` gives {len(classes)} names for the {scores.shape[1]} channels of the output", "name each, in the order of the channels", code=2)
         say(f"warning: {len(classes)} class names for {scores.shape[1]} channels of the output")
     layers, tokens = find_layers(loaded.module, shapes, example)
     found, tokens = {layer["path"]: layer for layer in layers}, given.get("tokens", tokens)
@@ -66,21 +58,24 @@ def describe(loaded, shapes, image, output, primary=None, layouts=None):
             raise ExportError(f"the layout of layers {[la['path'] for la in layers if 'layout' not in la]} is not plain from their shape",
                               "say it in `camflow_metadata`: {'path': ..., 'layout': 'nchw', 'nhwc' or 'tokens'}", code=2)
     layers = overlay_layouts(layers, layouts or {}, shapes)
-    fed = feeding(loaded.module, image, lambda output: output_keys(output)[1][index])
+    with without_inference_mode():
+        fed = feeding(loaded.module, image, lambda output: output_keys(output)[1][index])
     counted = [layer for layer in layers if fed is None or layer["path"] in fed]
     if layers and not counted:
-        say("warning: the output has no gradient with respect to any layer: gradcam and its kin cannot explain it, eigencam and scorecam can")
+        say_gradient_cuts(loaded.module, image)
     aliases, default = number_layers(counted or layers)
     if "aliases" in given:
         aliases = {str(k): v for k, v in given["aliases"].items()}
         default = list(aliases)[-1:]
-    steps = given.get("preprocess")
+    channels, steps = example[1], given.get("preprocess")
     if not steps:
-        say("warning: the model says nothing about preprocessing: images will be scaled to [0, 1] and to the example's size")
-        steps = [resize_step("resize", example[2:])]
-    steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step()]
+        say("warning: nothing says how images are preprocessed: `camflow annotate` and `explain` will refuse them for this model\n"
+            "`--preprocess imagenet`, `--preprocess none` (samples in [0, 1]) or `--mean`, `--std` and `--resize` say it")
+    assumed = [] if steps else ["preprocess"]
+    steps = checked_steps(steps or [resize_step("resize", example[2:])], channels)
+    steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
     return {"camflow": FORMAT, "name": loaded.name, "source": loaded.source, "weights": given.get("weights"), "seed": given.get("seed"),
             "torch": torch.__version__.split("+")[0], "task": given.get("task") or {4: "segmentation", 2: "classification"}.get(scores.ndim, "other"),
-            "input": {"layout": "NCHW", "dtype": "float32", "channels": 3, "example": list(example)}, "preprocess": steps,
+            "input": {"layout": "NCHW", "dtype": "float32", "channels": channels, "example": list(example)}, "preprocess": steps, "assumed": assumed,
             "outputs": keys, "primary_output": index, "classes": classes, "aliases": aliases,
             "default_layers": [str(k) for k in given.get("default_layers", default)], "layers": layers, "tokens": tokens}

@@ -71,6 +71,17 @@ def feeding(module, example, pick):
             handle.remove()
 
 
+def output_keys(output):
+    """([key or None], [leaf]) of a model's output, flattened in the order of the archive's outputs."""
+    import torch
+    from torch.utils import _pytree
+
+    if isinstance(output, torch.Tensor):
+        return [None], [output]
+    pairs, _ = _pytree.tree_flatten_with_path(output)
+    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [leaf for _, leaf in pairs]
+
+
 def find_layers(module, shapes, example):
     """([layer], tokens): every module whose output is one tensor that can be drawn over the image, with its layout.
 
@@ -163,7 +174,7 @@ def follow_sizes(module, meta, given):
     size, seen = tuple(meta["input"]["example"][2:]), []
     for pair in other_sizes(*size):
         with contextlib.suppress(Exception):  # it says which sizes it takes by raising; verify() tells the user
-            seen = [(other, observe(module, torch.zeros(1, 3, *other))[0]) for other in pair]
+            seen = [(other, observe(module, torch.zeros(1, meta["input"]["example"][1], *other))[0]) for other in pair]
             break
     if meta["tokens"]:
         # those of the embedding itself: a convolution without padding covers whole patches only

@@ -74,7 +74,11 @@ def _without_weights(build, **kwargs):
     return build(**kwargs)
 
 
-def load_torchvision(name, weights):
+def _of_classes(count):
+    return {"num_classes": count} if count else {}
+
+
+def load_torchvision(name, weights, num_classes=None):
     import torchvision.models as tvm
 
     if name not in torchvision_names():
@@ -85,18 +89,18 @@ def load_torchvision(name, weights):
         raise ExportError(f"`{name}` is a {kind} model: camflow explains models from one image tensor to class scores",
                           "wrap the part that you want to explain in a function: `file.py:function`", code=2)
     published = tvm.get_model_weights(name).DEFAULT
-    module = tvm.get_model(name, weights=published) if weights == "default" else _without_weights(build)
+    module = tvm.get_model(name, weights=published) if weights == "default" else _without_weights(build, **_of_classes(num_classes))
     categories = published.meta.get("categories", [])
     metadata = {"preprocess": steps_from_transforms(published.transforms()), "task": "segmentation" if kind == "segmentation" else "classification",
                 "classes": {str(i): "background" if c == "__background__" else c for i, c in enumerate(categories)}}
     return LoadedModel(module, name, f"torchvision:{name}", metadata)
 
 
-def load_timm(name, weights):
+def load_timm(name, weights, num_classes=None):
     timm = timm_library()
     if not timm.is_model(name):
         raise unknown(name, timm.list_models(), "timm")
-    module = timm.create_model(name, pretrained=weights == "default")
+    module = timm.create_model(name, pretrained=weights == "default", **_of_classes(num_classes))
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module), is_training=False)
     subset, classes = timm.data.infer_imagenet_subset(module), {}
     if subset:
@@ -105,7 +109,7 @@ def load_timm(name, weights):
     return LoadedModel(module, name, f"timm:{name}", {"preprocess": steps_from_transforms(transform), "task": "classification", "classes": classes})
 
 
-def load_zoo(name, weights):
+def load_zoo(name, weights, num_classes=None):
     manifest = zoo_manifest()
     if not manifest:
         raise ExportError("FiftyOne is not installed in this Python", "install it with `pip install fiftyone`, or name a torchvision or timm model")
@@ -132,7 +136,8 @@ def load_zoo(name, weights):
         entrypoint = config["entrypoint_fcn"]
         if not entrypoint.startswith("torchvision."):
             raise ExportError(f"`{name}` cannot be built without its published weights", "leave `--weights` at `default`", code=2)
-        module = _without_weights(attribute(entrypoint), **{k: v for k, v in (config.get("entrypoint_args") or {}).items() if k != "weights"})
+        arguments = {k: v for k, v in (config.get("entrypoint_args") or {}).items() if k != "weights"}
+        module = _without_weights(attribute(entrypoint), **{**arguments, **_of_classes(num_classes)})
     return LoadedModel(module, name, f"fiftyone:{name}", metadata)
 
 

@@ -34,8 +34,9 @@ import sys
 from pathlib import Path
 
 from export_libraries import LoadedModel
-from export_loading import load_model
+from export_loading import load_model, read_classes
 from export_messages import ExportError, first_line, say
+from export_preprocess import steps_from_flags
 from export_write import export
 
 __all__ = ["ExportError", "LoadedModel", "export", "load_model"]
@@ -46,6 +47,17 @@ def _size(text):
     if not found or not 0 < int(found[1]) < 1 << 15 or not 0 < int(found[2]) < 1 << 15:
         raise argparse.ArgumentTypeError(f"`{text}` is not a size: write height x width, such as 520x693")
     return int(found[1]), int(found[2])
+
+
+def _resize(text):
+    return [int(text)] if text.isdecimal() and 0 < int(text) < 1 << 15 else list(_size(text))
+
+
+def _numbers(text):
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is not numbers with commas, such as 0.5,0.5,0.5") from None
 
 
 def _layout(text):
@@ -72,8 +84,16 @@ def parse(argv):
     parser.add_argument("--layout", type=_layout, action="append", default=[], metavar="PATH=LAYOUT",
                         help="how a layer's output lies over the image, where the guess from its shape is wrong: "
                              "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the weights, for a zoo, torchvision or timm name (default: as in the file)")
+    parser.add_argument("--classes", metavar="NAMES", help="their names in the order of the channels: a file (JSON, or one name a line), or a,b,c")
+    parser.add_argument("--preprocess", metavar="imagenet|none|FILE", help="how images are preprocessed: ImageNet's usual way, samples in [0, 1], "
+                                                                           "or a JSON file of steps or of Hugging Face (default: what the model says)")
+    parser.add_argument("--mean", type=_numbers, metavar="M,M,M", help="of samples in [0, 1]; one number for all channels will do")
+    parser.add_argument("--std", type=_numbers, metavar="S,S,S", help="likewise")
+    parser.add_argument("--resize", type=_resize, metavar="HxW|N", help="resize images to this, or their smaller side")
     parser.add_argument("--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)")
     parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
+    parser.add_argument("--verbose", action="store_true", help="show what torch says while it exports")
     parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
     return parser.parse_args(argv)
 
@@ -89,15 +109,20 @@ def run(args, emit):
         return Path(args.out) if args.out and args.out.endswith(".pt2") else Path(args.out or ".") / (re.sub(r"[^\w.@-]+", "_", name) + ".pt2")
 
     def refuse(path):
+        if path.exists() and os.path.isfile(args.model) and path.samefile(args.model):
+            raise ExportError(f"`{path}` is the program itself", "choose another file with `--out`", code=2)
         if path.exists() and not args.force:
             raise ExportError(f"`{path}` is already there", "replace it with `--force`, or choose another with `--out`", code=2)
 
-    guess = args.name or args.model.rpartition(":")[2]
+    guess = args.name or (Path(args.model).stem if os.path.isfile(args.model) else args.model.rpartition(":")[2])
     refuse(target(guess))  # before minutes of work
-    loaded = load_model(args.model, args.weights, args.seed)
+    steps = steps_from_flags(args.preprocess, args.mean, args.std, args.resize)
+    classes = None if args.classes is None else read_classes(args.classes)
+    num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
+    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps)
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
-    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed, dict(args.layout))
+    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed, dict(args.layout), args.verbose)
     verified = meta["verified"]
     if args.format == "json":
         emit(json.dumps({"path": str(path), "name": meta["name"], "source": meta["source"], "task": meta["task"], "layers": len(meta["layers"]),
@@ -120,6 +145,8 @@ def main(argv=None):
         return 0
     except ExportError as error:
         say(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        if sys.argv[0] == "-" and re.search(r"`--[a-z]", f"{error} {error.hint}"):
+            say("arguments of the exporter come after ` -- `")
         return error.code
     except ImportError as error:
         say(f"error: a Python package is missing: {first_line(error)}\nhint: run this with the Python that has torch, torchvision and FiftyOne")

@@ -1,42 +1,54 @@
 """Tracing: from a module to a graph that camflow runs."""
 
+import inspect
+
 from export_layers import observe
-from export_messages import ExportError, first_line, say
+from export_messages import ExportError, say
+from export_reasons import hint_for, quiet, reason
 
 
-def trace(module, size, dynamic, static_reason=None):
+def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=None, verbose=False):
     """Export at an example `size`; with `dynamic` try free height and width first, at `dynamic` as example size.
+
+    With `fixed_batch` the batch is not free either. `verbose` shows what torch says meanwhile.
 
     Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output).
     """
     import torch
 
-    free, reasons = torch.export.Dim.DYNAMIC, []
+    free, reasons = torch.export.Dim.DYNAMIC, {}
+    inputs = list(inspect.signature(module.forward).parameters.values())
+    takes_any = bool(inputs) and inputs[0].kind is inspect.Parameter.VAR_POSITIONAL  # torch wants what describes `*args` nested
     if any("ShiftedWindowAttention" in type(m).__name__ for m in module.modules()):
         # it traces, but takes minutes and the graph holds for the one size only
         dynamic, static_reason = None, "windowed attention builds its mask for one size"
     if static_reason:
         say(f"height and width are fixed at {size[0]}x{size[1]}: {static_reason}")
-    attempts = [("bhw", 2, dynamic, {0: free, 2: free, 3: free})] if dynamic else []
+    attempts = [("bhw", 2, dynamic, {0: free, 2: free, 3: free})] if dynamic and not fixed_batch else []
     # batch 2: a free dimension must not be 1 in the example
-    attempts += [("batch", 2, size, {0: free}), ("none", 1, size, {})]
+    attempts += [] if fixed_batch else [("batch", 2, size, {0: free})]
+    attempts += [("none", fixed_batch or 1, size, {})]
     for kind, batch, (height, width), dims in attempts:
-        example = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+        example = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         try:
-            shapes, unfit, output = observe(module, example)
+            with quiet(verbose):
+                shapes, unfit, output = observe(module, example)
         except Exception as error:  # noqa: BLE001  a model may raise anything; the next attempt asks less of it
-            reasons.append(f"{kind} at {height}x{width}: {first_line(error)}")
+            reasons.setdefault(reason(error), f"{kind} at {height}x{width}")
             continue
         bearers = [p for p in shapes if p and p not in unfit]
         try:
-            program = torch.export.export(module, (example,), dynamic_shapes=(dims,), preserve_module_call_signature=tuple(bearers))
+            with quiet(verbose):
+                program = torch.export.export(module, (example,), dynamic_shapes=((dims,),) if takes_any else (dims,),
+                                              preserve_module_call_signature=tuple(bearers))
         except Exception as error:  # noqa: BLE001  a model may raise anything; the next attempt asks less of it
-            reasons.append(f"{kind} at {height}x{width}: {first_line(error)}")
+            reasons.setdefault(reason(error), f"{kind} at {height}x{width}")
             continue
         if reasons:
-            say(f"{'height and width are' if kind == 'batch' else 'all sizes are'} fixed, because a freer export failed:\n  " + "\n  ".join(reasons))
+            say(f"{'height and width are' if kind == 'batch' else 'all sizes are'} fixed, because a freer export failed:\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items()))
         return program, example, kind, shapes, unfit, output
-    raise ExportError("the model cannot be exported:\n  " + "\n  ".join(reasons), "wrap or change the part of the model that the message names; `--size HxW` gives another example size")
+    said = f": {next(iter(reasons))}" if len(reasons) == 1 else ":\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+    raise ExportError(f"the model cannot be exported{said}", hint_for(reasons))
 
 
 def refuse_foreign(program):

@@ -2,8 +2,7 @@
 
 import warnings
 
-from export_describe import output_keys
-from export_layers import other_sizes
+from export_layers import other_sizes, output_keys
 from export_messages import ExportError, first_line, say
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from export_describe import describe
 from export_layers import follow_sizes
-from export_messages import ExportError
+from export_messages import ExportError, say
 from export_preprocess import fixed_size
+from export_reasons import input_channels, refuse_random, ungraded
 from export_trace import refuse_foreign, strip_traces, trace
 from export_verify import signatures, verify
 from export_weights import warm_batchnorm
@@ -17,7 +18,7 @@ from export_weights import warm_batchnorm
 EXAMPLE_SIZE = (224, 256)  # not square, so that height and width stay apart; 7x8 at stride 32, so that no map is 1 wide
 
 
-def export(loaded, out, size=None, static_size=False, primary_output=None, warm=0, seed=0, layouts=None):
+def export(loaded, out, size=None, static_size=False, primary_output=None, warm=0, seed=0, layouts=None, verbose=False):
     """Write `loaded` to `out` (a `.pt2` path), verified; gives the content of camflow.json. Replaces `out` only at the end."""
     import torch
 
@@ -29,10 +30,16 @@ def export(loaded, out, size=None, static_size=False, primary_output=None, warm=
         given = loaded.metadata.get("example")
         size = size or (tuple(given[-2:]) if given else None)
         fixed = fixed_size(loaded.metadata.get("preprocess"))
+        # of a program that was exported before: which of its sides are one number for good
+        batch_is_fixed, _, *sides_are_fixed = loaded.metadata.get("fixed", (False, True, False, False))
+        fixed_batch = given[0] if batch_is_fixed else None
+        static_reason = "--static-size" if static_size else "it was exported for one size" if any(sides_are_fixed) else None
+        channels = given[1] if "fixed" in loaded.metadata else input_channels(loaded.module, size or fixed or EXAMPLE_SIZE)
+        refuse_random(loaded.module, torch.randn(fixed_batch or 1, channels, *(size or fixed or EXAMPLE_SIZE), generator=torch.Generator().manual_seed(seed)))
         if warm:
-            warm_batchnorm(loaded.module, warm, size or fixed or EXAMPLE_SIZE, seed)
+            warm_batchnorm(loaded.module, warm, size or fixed or EXAMPLE_SIZE, seed, channels)
         program, example, kind, shapes, unfit, output = trace(
-            loaded.module, size or fixed or (224, 224), None if static_size else size or EXAMPLE_SIZE, "--static-size" if static_size else None)
+            loaded.module, size or fixed or (224, 224), None if static_reason else size or EXAMPLE_SIZE, static_reason, channels, fixed_batch, verbose)
         refuse_foreign(program)
         strip_traces(program)
         meta = describe(loaded, shapes, example, output, primary_output, layouts)
@@ -41,10 +48,17 @@ def export(loaded, out, size=None, static_size=False, primary_output=None, warm=
             said = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())}
             follow_sizes(loaded.module, meta, said | set(layouts or ()))
         named = {path for path, value in signatures(program).items() if value}
+        lost = [layer["path"] for layer in meta["layers"] if layer["path"] not in named]
         meta["layers"] = [layer for layer in meta["layers"] if layer["path"] in named]
+        cuts = ungraded(loaded.module, example) if lost or not meta["layers"] else []
         meta["modules_without_signature"] = unfit
         if not meta["layers"]:
+            if cuts:
+                raise ExportError(f"the model computes its layers under {'; '.join(cuts[:3])}, where nothing can be explained",
+                                  "take it away; to freeze weights use `requires_grad_(False)`")
             raise ExportError("the model has no module whose output can be drawn over the image", "describe its layers in `camflow_metadata`")
+        if cuts:
+            say(f"warning: {len(lost)} modules such as `{lost[-1]}` are no layers: the model computes them under {'; '.join(cuts[:3])}")
         out.parent.mkdir(parents=True, exist_ok=True)
         # a folder beside `out`: the same disk, so that the rename is atomic, and the archive's root gets the final name
         with tempfile.TemporaryDirectory(prefix=".camflow-export-", dir=out.parent) as folder:

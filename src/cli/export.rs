@@ -26,11 +26,14 @@ use crate::{
 const EXPORTER: &[(&str, &str)] = &[
     ("__main__", include_str!("../../scripts/export_model.py")),
     ("export_describe", include_str!("../../scripts/export_describe.py")),
+    ("export_files", include_str!("../../scripts/export_files.py")),
+    ("export_known", include_str!("../../scripts/export_known.py")),
     ("export_layers", include_str!("../../scripts/export_layers.py")),
     ("export_libraries", include_str!("../../scripts/export_libraries.py")),
     ("export_loading", include_str!("../../scripts/export_loading.py")),
     ("export_messages", include_str!("../../scripts/export_messages.py")),
     ("export_preprocess", include_str!("../../scripts/export_preprocess.py")),
+    ("export_reasons", include_str!("../../scripts/export_reasons.py")),
     ("export_trace", include_str!("../../scripts/export_trace.py")),
     ("export_verify", include_str!("../../scripts/export_verify.py")),
     ("export_weights", include_str!("../../scripts/export_weights.py")),
@@ -49,6 +52,8 @@ class Embedded(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return importlib.util.spec_from_loader(name, self, is_package=False) if name in self.sources else None
     def get_source(self, name):
         return self.sources[name]
+    def get_code(self, name):
+        return compile(self.sources[name], name + '.py', 'exec')
 sys.meta_path.insert(0, Embedded())
 sys.argv[0] = '-'
 exec(compile(Embedded.sources['__main__'], 'export_model.py', 'exec'))";
@@ -56,7 +61,7 @@ exec(compile(Embedded.sources['__main__'], 'export_model.py', 'exec'))";
 /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// FiftyOne zoo, torchvision or timm name, `module:function` or `file.py:function`
+    /// FiftyOne zoo, torchvision or timm name, `module:function`, `file.py:function`, or a `.pt2` file of `torch.export.save`
     model: String,
     /// File to write; default: the user's cache, where `--model NAME` finds it
     #[arg(long, value_name = "FILE")]
@@ -64,7 +69,7 @@ pub struct Args {
     /// Python with FiftyOne, torch and torchvision; default: the active environment, else `python3`
     #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
     python: Option<PathBuf>,
-    /// More arguments for the exporter, such as `-- --weights none --size 224x224`; `-- --help` lists them
+    /// More arguments for the exporter, such as `-- --weights best.pth --classes names.txt`; `-- --help` lists them
     #[arg(last = true, value_name = "EXPORTER ARGS")]
     more: Vec<String>,
 }
