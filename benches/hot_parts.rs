@@ -79,7 +79,7 @@ fn decode(criterion: &mut Criterion) {
     let path = folder.path().join("photo.jpg");
     std::fs::write(&path, jpeg()).expect("a photograph");
     let resize = PreprocessStep::ResizeSmaller { size: INPUT.0, interpolation: Interpolation::Bilinear, antialias: true };
-    let normalize = PreprocessStep::Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let normalize = PreprocessStep::Normalize { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] };
     let preprocess = Preprocess { steps: vec![resize, normalize] };
     let limits = ImageLimits::default();
     let read = || read_image(&path, &limits, ExifPolicy::Ignore).expect("an image");

@@ -62,7 +62,8 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
         arguments = ("--weights", "default") if list(cached.glob(f"{rest}_*.pth")) else ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
     if job["archive"]:
         return Path(job["archive"]), arguments
-    digest = hashlib.sha256(repr((job["model"], arguments)).encode() + (SCRIPTS / "export_model.py").read_bytes())
+    exporter = b"".join(path.read_bytes() for path in sorted(SCRIPTS.glob("export_*.py")))
+    digest = hashlib.sha256(repr((job["model"], arguments)).encode() + exporter)
     stem = "".join(c if c.isalnum() else "_" for c in Path(job["model"]).name)
     path = Path(job["models"]) / f"{stem}-{digest.hexdigest()[:12]}.pt2"
     if not path.exists():

@@ -62,6 +62,11 @@ pub struct Model {
 }
 
 impl CamArgs {
+    /// Whether opening the model means exporting it.
+    pub fn needs_export(&self) -> bool {
+        model::needs_export(&self.model)
+    }
+
     /// Opens the model and finds the layers in it.
     pub fn open(&self, reporter: &Reporter) -> anyhow::Result<Model> {
         let devices = self.device.resolve()?;

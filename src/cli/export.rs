@@ -1,6 +1,7 @@
 //! `camflow export`: runs the exporter in a Python that has FiftyOne and torch.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -22,20 +23,45 @@ use crate::{
 };
 
 /// The exporter travels inside the binary, so that an installed camflow needs no checkout.
-const EXPORTER: &str = include_str!("../../scripts/export_model.py");
+const EXPORTER: &[(&str, &str)] = &[
+    ("__main__", include_str!("../../scripts/export_model.py")),
+    ("export_describe", include_str!("../../scripts/export_describe.py")),
+    ("export_files", include_str!("../../scripts/export_files.py")),
+    ("export_known", include_str!("../../scripts/export_known.py")),
+    ("export_layers", include_str!("../../scripts/export_layers.py")),
+    ("export_libraries", include_str!("../../scripts/export_libraries.py")),
+    ("export_loading", include_str!("../../scripts/export_loading.py")),
+    ("export_messages", include_str!("../../scripts/export_messages.py")),
+    ("export_preprocess", include_str!("../../scripts/export_preprocess.py")),
+    ("export_reasons", include_str!("../../scripts/export_reasons.py")),
+    ("export_trace", include_str!("../../scripts/export_trace.py")),
+    ("export_verify", include_str!("../../scripts/export_verify.py")),
+    ("export_weights", include_str!("../../scripts/export_weights.py")),
+    ("export_write", include_str!("../../scripts/export_write.py")),
+];
 
 /// Runs the exporter without what lies in the current folder, where anybody may have put a `torch.py`. It looks there by itself for
 /// a model that is named as `module:function`.
 const LOADER: &str = "\
 import sys
 sys.path[:] = [p for p in sys.path if p]
+import importlib.abc, importlib.util, json
+class Embedded(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    sources = json.load(sys.stdin)
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_loader(name, self, is_package=False) if name in self.sources else None
+    def get_source(self, name):
+        return self.sources[name]
+    def get_code(self, name):
+        return compile(self.sources[name], name + '.py', 'exec')
+sys.meta_path.insert(0, Embedded())
 sys.argv[0] = '-'
-exec(compile(sys.stdin.read(), '<stdin>', 'exec'))";
+exec(compile(Embedded.sources['__main__'], 'export_model.py', 'exec'))";
 
 /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// FiftyOne zoo, torchvision or timm name, `module:function` or `file.py:function`
+    /// FiftyOne zoo, torchvision or timm name, `module:function`, `file.py:function`, or a `.pt2` file of `torch.export.save`
     model: String,
     /// File to write; default: the user's cache, where `--model NAME` finds it
     #[arg(long, value_name = "FILE")]
@@ -43,7 +69,7 @@ pub struct Args {
     /// Python with FiftyOne, torch and torchvision; default: the active environment, else `python3`
     #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
     python: Option<PathBuf>,
-    /// More arguments for the exporter, such as `-- --weights none --size 224x224`; `-- --help` lists them
+    /// More arguments for the exporter, such as `-- --weights best.pth --classes names.txt`; `-- --help` lists them
     #[arg(last = true, value_name = "EXPORTER ARGS")]
     more: Vec<String>,
 }
@@ -82,7 +108,7 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         create_folders(folder).with_context(|| format!("cannot make the folder `{}`", shown(folder)))?;
     }
     let mut child = Command::new(&python.executable)
-        // The script comes by standard input; its own name would be lost in messages otherwise.
+        // The scripts come by standard input; their own names would be lost in messages otherwise.
         .args(["-c", LOADER])
         .args([model, "--out"])
         .arg(path)
@@ -98,7 +124,8 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         .with_context(|| format!("cannot run `{}`", shown(&python.executable)))?;
     let mut input = child.stdin.take().context("the exporter has no standard input")?;
     // A Python that stops early says why itself.
-    let _ = input.write_all(EXPORTER.as_bytes());
+    let sources: BTreeMap<_, _> = EXPORTER.iter().copied().collect();
+    let _ = input.write_all(&serde_json::to_vec(&sources)?);
     drop(input);
     if let Some(said) = child.stderr.take() {
         let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
@@ -109,4 +136,23 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         bail!("exporting `{model}` failed ({status}); what Python said stands above");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn all_modules_of_the_exporter_are_embedded() {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+        let names = fs::read_dir(scripts).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut modules: Vec<_> = names
+            .filter(|name| name.starts_with("export_") && name.ends_with(".py"))
+            .map(|name| name.trim_end_matches(".py").replace("export_model", "__main__"))
+            .collect();
+        modules.sort();
+        assert_eq!(EXPORTER.iter().map(|(name, _)| *name).collect::<Vec<_>>(), modules);
+    }
 }

@@ -41,6 +41,8 @@ use smoothing::{PLAIN, SMOOTHING, Variant};
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
     plan: Plan,
+    /// Of the images that it takes.
+    channels: i64,
     options: ExplainOptions,
     columns: Vec<Column>,
     /// f32 `[C]` of each operator that is tapped for FullGrad.
@@ -110,6 +112,7 @@ impl TorchExplainer {
             plan,
             columns,
             biases,
+            channels: program.metadata.image_channels().unwrap_or(3),
             max_batch,
             footprint: None,
             num_sharing: 1,
@@ -182,9 +185,9 @@ impl TorchExplainer {
         shape: (usize, usize),
         result: &mut HeatmapBatch,
     ) {
-        let half = samples.len() / 2;
+        let (count, half) = (samples.len(), samples.len() / 2);
         let second = samples.split_off(half);
-        let (first_pixels, second_pixels) = pixels.split_at(half * 3 * shape.0 * shape.1);
+        let (first_pixels, second_pixels) = pixels.split_at(pixels.len() / count * half);
         self.explain_samples(samples, first_pixels, None, shape, result);
         self.explain_samples(second, second_pixels, None, shape, result);
     }
@@ -197,7 +200,7 @@ impl TorchExplainer {
         uploaded: Option<Tensor>,
         (height, width): (usize, usize),
     ) -> Result<Vec<Vec<ClassHeatmaps>>, ExplainError> {
-        let size = [samples.len() as i64, 3, height as i64, width as i64];
+        let size = [samples.len() as i64, self.channels, height as i64, width as i64];
         let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
         let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
         let mut targets: Vec<Vec<ClassTarget>> = samples.iter().map(|sample| sample.targets.clone()).collect();
@@ -352,7 +355,7 @@ impl Explainer for TorchExplainer {
     fn prefetch(&mut self, batch: &InputBatch) {
         let InputBatch { samples, pixels, height, width } = batch;
         // Without memory for two batches each is brought when its turn has come.
-        let uploaded = self.plan.upload(pixels, [samples.len() as i64, 3, *height as i64, *width as i64]);
+        let uploaded = self.plan.upload(pixels, [samples.len() as i64, self.channels, *height as i64, *width as i64]);
         self.prefetched.extend(samples.first().map(|first| first.sample.seq).zip(uploaded.ok()));
     }
 

@@ -11,7 +11,7 @@ use super::{
     geometry::FrameRegion,
     image::RgbImage,
     resample::resize_rgb,
-    step::{Change, PreprocessStep},
+    step::{Change, PreprocessStep, to_gray},
 };
 
 /// The largest input that is made, 8K video: a narrow image whose smaller side is enlarged may ask for any size.
@@ -28,7 +28,7 @@ pub struct Preprocess {
 /// What a model reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInput {
-    /// f32 `[3, height, width]`, red, green, blue, normalised.
+    /// f32 `[3, height, width]`, red, green, blue, normalised; `[1, height, width]` where the model takes gray.
     pub pixels: Vec<f32>,
     /// Rows.
     pub height: usize,
@@ -62,6 +62,9 @@ impl Preprocess {
             ))),
         };
         for step in &self.steps {
+            if matches!(step, PreprocessStep::Grayscale { .. }) {
+                to_gray(current.to_mut());
+            }
             match step.change(current.height, current.width)? {
                 None => {}
                 Some(Change::Resize { height, width, interpolation, antialias }) => {
@@ -88,6 +91,15 @@ impl Preprocess {
         Ok(ModelInput { pixels: self.to_floats(&current.pixels), height, width, region })
     }
 
+    /// How many channels the input has.
+    pub fn channels(&self) -> usize {
+        let gray = |step: &PreprocessStep| match step {
+            PreprocessStep::Grayscale { channels } => Some(*channels),
+            _ => None,
+        };
+        self.steps.iter().find_map(gray).unwrap_or(3)
+    }
+
     /// Height and width of the input that [`Preprocess::apply`] makes of an image of `height` x `width` pixels.
     ///
     /// Steps that [`Preprocess::check`] refuses are passed over.
@@ -102,18 +114,33 @@ impl Preprocess {
     /// Whether the steps make sense together, for any image. For the time before the first sample.
     ///
     /// # Errors
-    /// A size is missing or zero, `normalize` is not last or divides by zero, or an image is resized after it was cropped (the
-    /// heatmap's place in the image would not be a whole number of pixels).
+    /// A size is missing or zero, `normalize` is not last, divides by zero or has not a number for each channel, `grayscale` is
+    /// there twice, or an image is resized after it was cropped (the heatmap's place in the image would not be a whole number of
+    /// pixels).
     pub fn check(&self) -> Result<(), MediaError> {
         let mut cropped = false;
+        let (mut num_grayscale, channels) = (0, self.channels());
         for (position, step) in self.steps.iter().enumerate() {
             match step {
                 PreprocessStep::Normalize { mean, std } => {
                     if position + 1 != self.steps.len() {
                         return Err(MediaError::preprocess("`normalize` must be the last step"));
                     }
+                    if mean.len() != channels || std.len() != channels {
+                        return Err(MediaError::preprocess(format!(
+                            "`normalize` has {} numbers in `mean` and {} in `std` for {channels} channels",
+                            mean.len(),
+                            std.len()
+                        )));
+                    }
                     if !mean.iter().all(|mean| mean.is_finite()) || !std.iter().all(|std| std.is_finite() && *std > 0.0) {
                         return Err(MediaError::preprocess("`normalize` needs finite `mean` and positive `std`"));
+                    }
+                }
+                PreprocessStep::Grayscale { channels } => {
+                    num_grayscale += 1;
+                    if ![1, 3].contains(channels) || num_grayscale > 1 {
+                        return Err(MediaError::preprocess("`grayscale` is there once, and has 1 or 3 channels"));
                     }
                 }
                 PreprocessStep::CenterCrop { .. } | PreprocessStep::CenterCropMultiple { .. } => {
@@ -130,15 +157,15 @@ impl Preprocess {
         Ok(())
     }
 
-    /// u8 `[height, width, 3]` to f32 `[3, height, width]`, with torchvision's arithmetic: all in f32, first the division by
+    /// u8 `[height, width, 3]` to f32 `[channels, height, width]`, with torchvision's arithmetic: all in f32, first the division by
     /// 255, then the mean, then the deviation. With 256 levels a table gives the same bits as computing each.
     fn to_floats(&self, pixels: &[u8]) -> Vec<f32> {
         let (mean, std) = match self.steps.last() {
-            Some(PreprocessStep::Normalize { mean, std }) => (*mean, *std),
-            _ => ([0.0; 3], [1.0; 3]),
+            Some(PreprocessStep::Normalize { mean, std }) => (&mean[..], &std[..]),
+            _ => (&[0.0; 3][..], &[1.0; 3][..]),
         };
         let mut floats = Vec::with_capacity(pixels.len());
-        for channel in 0..3 {
+        for channel in 0..self.channels() {
             let levels: [f32; 256] = std::array::from_fn(|level| (level as f32 / 255.0 - mean[channel]) / std[channel]);
             floats.extend(pixels.chunks_exact(3).map(|pixel| levels[usize::from(pixel[channel])]));
         }
@@ -214,6 +241,18 @@ mod tests {
         assert_eq!(input.pixels, [1.0, -1.0, 0.2, 0.4, 0.0, 0.5]);
     }
 
+    /// Pillow 13: `Image.open(...).convert("L")` of these pixels.
+    #[test]
+    fn gray_is_pillows() {
+        let image = RgbImage::new(1, 4, vec![255, 0, 0, 0, 255, 0, 0, 0, 255, 12, 200, 77]);
+        let steps = preprocess(r#"[{"op":"grayscale","channels":1},{"op":"normalize","mean":[0],"std":[0.5]}]"#);
+        let input = steps.apply(&image).unwrap();
+        let levels: Vec<f32> = input.pixels.iter().map(|value| (value * 127.5).round()).collect();
+        assert_eq!((steps.channels(), levels), (1, vec![76.0, 150.0, 29.0, 130.0]));
+        let three = preprocess(r#"[{"op":"grayscale","channels":3}]"#).apply(&image).unwrap();
+        assert_eq!((three.pixels.len(), three.pixels[1], three.pixels[5]), (12, 150.0 / 255.0, 150.0 / 255.0));
+    }
+
     #[test]
     fn contradictions_are_found_before_any_image() {
         for (json, what) in [
@@ -221,6 +260,10 @@ mod tests {
             (r#"[{"op":"center_crop","height":4,"width":4},{"op":"resize_smaller","size":9}]"#, "after the crop"),
             (r#"[{"op":"normalize","mean":[0,0,0],"std":[1,0,1]}]"#, "positive"),
             (r#"[{"op":"resize_min","height":9}]"#, "both"),
+            (r#"[{"op":"normalize","mean":[0.5],"std":[0.5]}]"#, "1 numbers in `mean` and 1 in `std` for 3 channels"),
+            (r#"[{"op":"grayscale","channels":1},{"op":"normalize","mean":[0,0,0],"std":[1,1,1]}]"#, "for 1 channels"),
+            (r#"[{"op":"grayscale","channels":2}]"#, "1 or 3"),
+            (r#"[{"op":"grayscale","channels":1},{"op":"grayscale","channels":1}]"#, "once"),
             (r#"[{"op":"center_crop_multiple","of":0}]"#, "size of 0"),
         ] {
             let error = preprocess(json).check().unwrap_err().to_string();

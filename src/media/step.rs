@@ -9,6 +9,11 @@ use super::{error::MediaError, image::RgbImage, resample::Interpolation};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PreprocessStep {
+    /// To Pillow's `L` of the pixels: one channel, or three that are equal. Once, anywhere before `normalize`.
+    Grayscale {
+        /// 1 or 3.
+        channels: usize,
+    },
     /// To exactly this size, whatever the shape (torchvision `Resize((height, width))`).
     Resize {
         /// New height.
@@ -85,10 +90,10 @@ pub enum PreprocessStep {
     },
     /// Samples in `[0, 1]` become `(sample - mean) / std`. Only as the last step; if absent, samples stay in `[0, 1]`.
     Normalize {
-        /// Of red, green and blue.
-        mean: [f32; 3],
-        /// Of red, green and blue.
-        std: [f32; 3],
+        /// Of red, green and blue, or of gray.
+        mean: Vec<f32>,
+        /// Of red, green and blue, or of gray.
+        std: Vec<f32>,
     },
 }
 
@@ -164,8 +169,16 @@ impl PreprocessStep {
                     Change::Crop(Crop { top: centered(height, new_h), left: centered(width, new_w), height: new_h, width: new_w })
                 })
             }
-            PreprocessStep::Normalize { .. } => None,
+            PreprocessStep::Grayscale { .. } | PreprocessStep::Normalize { .. } => None,
         })
+    }
+}
+
+/// Pillow's `convert("L")` (`L24` in its `Convert.c`): the luma of ITU-R 601-2, in whole numbers.
+pub(super) fn to_gray(image: &mut RgbImage) {
+    for pixel in image.pixels.chunks_exact_mut(3) {
+        let [red, green, blue] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+        pixel.fill(((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as u8);
     }
 }
 

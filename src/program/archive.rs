@@ -17,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{
     ProgramError,
+    file_kind::{by_entries, by_start},
     memory::obtainable_bytes,
     schema::{Payload, Size, VersionHeader, WeightsConfig},
 };
@@ -90,10 +91,15 @@ impl Archive {
             return Err(malformed("it is empty".into()));
         }
         // Before memory is taken for a film that bears the name of a model, or for a file that is nothing but a hole.
-        let mut start = [0; 4];
-        let read = file.file().take(4).read(&mut start).map_err(unreadable)?;
-        if start[..read] != *LOCAL_HEADER {
-            return Err(malformed("it is not a zip archive (it does not begin like one)".into()));
+        let mut start = [0; 64];
+        let wanted = start.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+        file.file().read_exact(&mut start[..wanted]).map_err(unreadable)?;
+        let start = &start[..wanted];
+        if !start.starts_with(LOCAL_HEADER) {
+            return Err(match by_start(start) {
+                Some((what, hint)) => ProgramError::OtherKind { path: path.to_owned(), what, hint },
+                None => malformed("it is not a zip archive (it does not begin like one)".into()),
+            });
         }
         if let Some(free) = obtainable_bytes().filter(|free| *free < size) {
             let [size, free] = [size, free].map(|bytes| bytes >> 20);
@@ -103,8 +109,8 @@ impl Archive {
         let length = usize::try_from(size).map_err(|_| malformed("it is larger than any memory".into()))?;
         // Whole pages, as libtorch's kernels like it, which the system takes back when the last tensor is gone.
         let mut content = MmapMut::map_anon(length).map_err(unreadable)?;
-        content[..read].copy_from_slice(&start[..read]);
-        file.file().read_exact(&mut content[read..]).map_err(|error| match error.kind() {
+        content[..wanted].copy_from_slice(start);
+        file.file().read_exact(&mut content[wanted..]).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => changed(),
             _ => unreadable(error),
         })?;
@@ -132,6 +138,11 @@ impl Archive {
                 format!("it is not a zip archive ({source})")
             })
         })?;
+        let below = |name: &str| name.split_once('/').map_or(name, |(_, below)| below).to_owned();
+        let names: BTreeMap<String, ()> = zip.file_names().flatten().map(|name| (below(&name), ())).collect();
+        if let Some((what, hint)) = by_entries(&names) {
+            return Err(ProgramError::OtherKind { path: path.to_owned(), what, hint });
+        }
         let mut entries = BTreeMap::new();
         let mut spans = Vec::new();
         for index in 0..zip.len() {

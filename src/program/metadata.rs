@@ -31,6 +31,9 @@ pub struct ModelMetadata {
     pub input: InputInfo,
     /// From RGB in `[0, 255]` to the model's input.
     pub preprocess: Preprocess,
+    /// Keys of which nothing said what they shall be; `None` where the exporter did not note it.
+    #[serde(default)]
+    pub assumed: Option<Vec<String>>,
     /// Keys of the outputs in order; one `null` for a single tensor.
     #[serde(default)]
     pub outputs: Vec<Option<String>>,
@@ -155,6 +158,14 @@ impl ModelMetadata {
         DefaultMode::of(self.default_mode.as_deref())
     }
 
+    /// How many channels the model's images have; `None` where its input is no batch of images.
+    pub fn image_channels(&self) -> Option<i64> {
+        match self.input.example[..] {
+            [_, channels, _, _] => Some(channels),
+            _ => None,
+        }
+    }
+
     /// Channel of the primary output for what is none of the classes, if it has one.
     pub fn background(&self) -> Option<i64> {
         self.classes.iter().find(|(_, name)| name.as_str() == "background").map(|(index, _)| *index)
@@ -180,7 +191,7 @@ pub enum Task {
 /// What the input may be.
 #[derive(Clone, Debug, Deserialize)]
 pub struct InputInfo {
-    /// `[N, 3, H, W]` that the model was exported with.
+    /// `[N, C, H, W]` that the model was exported with.
     pub example: Vec<i64>,
     /// Which of its dimensions may differ.
     pub dynamic: Dynamic,

@@ -10,6 +10,7 @@ mod build;
 mod cuda;
 mod dispatch;
 mod exec;
+mod file_kind;
 #[cfg(test)]
 mod fuzz_operators;
 mod graph;
@@ -80,6 +81,26 @@ pub enum ProgramError {
         path: PathBuf,
         /// What is wrong.
         what: String,
+    },
+    /// The file is something else that people have models in.
+    #[error("`{}` is not a camflow model: it is {what}\nhint: {hint}", shown(path))]
+    OtherKind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What to do with it.
+        hint: &'static str,
+    },
+    /// A program of `torch.export.save` alone.
+    #[error(
+        "`{}` is not a camflow model: it is a plain torch.export archive, which does not say how images are prepared\nhint: `camflow export {}` makes one of it",
+        shown(path),
+        shown(path)
+    )]
+    PlainExport {
+        /// The file.
+        path: PathBuf,
     },
     /// Another version of torch wrote it.
     #[error(
@@ -246,10 +267,6 @@ impl Program {
 
 fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
     let malformed = |what: String| ProgramError::Malformed { path: archive.path().to_owned(), what };
-    let text = archive.extra("camflow.json")?.ok_or_else(|| {
-        malformed(
-            "it has no `camflow.json`: it is a plain torch.export archive, which does not say how images are prepared".into(),
-        )
-    })?;
+    let text = archive.extra("camflow.json")?.ok_or_else(|| ProgramError::PlainExport { path: archive.path().to_owned() })?;
     ModelMetadata::parse(text).map_err(|error| malformed(format!("its `camflow.json`: {error}")))
 }

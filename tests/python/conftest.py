@@ -66,7 +66,7 @@ def export(cache):
 
     def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
         digest = hashlib.sha256(repr((reference, arguments)).encode())
-        for path in (SCRIPTS / "export_model.py", *inputs):
+        for path in (*sorted(SCRIPTS.glob("export_*.py")), *inputs):
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"

@@ -7,7 +7,6 @@ of EfficientNet-Lite0, which a package carries. `pytest -s` prints the largest d
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ WRAPPED = HERE / "wrapped_models.py"
 ODD = HERE / "odd_models.py"
 LITE0 = ROOT / "scripts" / "efficientnet_lite0.py"
 sys.path.insert(0, str(HERE))
+import export_model
 import odd_models
 
 RANDOM = ("--weights", "none", "--warm-batchnorm", "2")
@@ -109,11 +109,7 @@ ALIASES |= {"torchvision:convnext_tiny": (4, "features.7"), "timm:convnext_tiny"
 
 @pytest.fixture(scope="session")
 def exporter():
-    spec = importlib.util.spec_from_file_location("export_model", ROOT / "scripts" / "export_model.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["export_model"] = module
-    spec.loader.exec_module(module)
-    return module
+    return export_model
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ use crate::{
     cli::{
         cam::Model,
         dataset::{chosen_ids, chosen_tags},
+        model::check_preprocess,
         target::{check_class_flag, check_task},
     },
     explain::{Column, Method},
@@ -21,7 +22,7 @@ use crate::{
     job::{FieldTemplate, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, backticked, split_lists},
-    pipeline::{Fingerprint, HeatmapFields, TargetClass, Targets},
+    pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
     program::{Dynamic, ModelMetadata, Program},
     report::Reporter,
     storage::{OutputFolder, StorageError},
@@ -38,7 +39,7 @@ pub struct DatasetSide {
 pub fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
     let model = args.cam.open(reporter)?;
     let program = &model.program;
-    program.metadata.preprocess.check().with_context(|| format!("model `{}`", shown(program.path())))?;
+    check_preprocess(program, reporter)?;
     check_input_size(program)?;
     check_task(program, &args.target)?;
     Ok(model)
@@ -47,10 +48,9 @@ pub fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
 /// A model of one size needs a preprocessing that ends in that size.
 fn check_input_size(program: &Program) -> anyhow::Result<()> {
     let metadata = &program.metadata;
-    let [_, channels, height, width] = metadata.input.example[..] else {
-        anyhow::bail!("model `{}` takes {:?}, not an image [N, 3, H, W]", shown(program.path()), metadata.input.example);
+    let [_, _, height, width] = metadata.input.example[..] else {
+        anyhow::bail!("model `{}` takes {:?}, not an image [N, C, H, W]", shown(program.path()), metadata.input.example);
     };
-    anyhow::ensure!(channels == 3, "model `{}` takes {channels} channels, not RGB", shown(program.path()));
     let (given_height, given_width) = metadata.preprocess.output_size(480, 640);
     let fits = (given_height as i64, given_width as i64) == (height, width);
     if metadata.input.dynamic != Dynamic::Bhw && !fits {
@@ -224,9 +224,22 @@ pub fn output_folder(out: Option<&Path>, dataset: &str) -> anyhow::Result<PathBu
     Ok(base.data_local_dir().join("camflow").join(name))
 }
 
+/// The output folder, which can be written to; `None` where nothing is written to disk.
+pub fn destination(args: &Args, dataset: &Dataset) -> anyhow::Result<Option<PathBuf>> {
+    if args.store != Store::Path && args.npy == NpyFormat::None {
+        return Ok(None);
+    }
+    let folder = output_folder(args.out.as_deref(), dataset.name())?;
+    check_folder(args, dataset, &folder)?;
+    if !args.is_dry() {
+        check_writable(&folder)?;
+    }
+    Ok(Some(folder))
+}
+
 /// Makes sure that the folder is the one that the dataset's heatmaps were written to: what is there instead may be the place where
 /// a disk is mounted on other days. Writes nothing.
-pub fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Result<()> {
+fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Result<()> {
     let Some(known) = dataset.folder_at(path)?.filter(|_| !args.new_folder) else { return Ok(()) };
     let what = match OutputFolder::open_if_any(path) {
         Ok(Some(folder)) if folder.identity() == known => return Ok(()),
@@ -242,7 +255,7 @@ pub fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Resu
     )
 }
 
-pub fn check_writable(folder: &Path) -> anyhow::Result<()> {
+fn check_writable(folder: &Path) -> anyhow::Result<()> {
     let hint = "hint: choose another folder with `--out`";
     crate::media::create_folders(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", shown(folder)))?;
     tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", shown(folder)))?;

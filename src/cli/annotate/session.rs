@@ -8,8 +8,8 @@ use super::{
     Args,
     args::BatchSize,
     job::{
-        DatasetSide, check_dataset, check_folder, check_model, check_paths, check_schema, check_writable, connect,
-        describe_fields, field_names, fields, job_fingerprint, output_folder, preceding, selection,
+        DatasetSide, check_dataset, check_model, check_paths, check_schema, connect, describe_fields, destination, field_names,
+        fields, job_fingerprint, preceding, selection,
     },
     labels::check_labels,
     note::{Computed, note_run},
@@ -29,8 +29,8 @@ use crate::{
     media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
-        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions,
-        SkipReason, Source, Store, Targets, run, survey,
+        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SkipReason,
+        Source, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
     report::{Reporter, RunRecord},
@@ -74,8 +74,9 @@ pub struct Work {
 }
 
 impl<'a> Session<'a> {
-    /// Opens the model and the dataset. Both sides are checked before either's faults are reported: one look, all mistakes. The
-    /// database stays in `open` until the next one is, because a service that camflow started would end between two jobs.
+    /// Opens the model and the dataset. Both sides are checked before either's faults are reported: one look, all mistakes. But
+    /// a model is exported only for a job that could begin: that takes a while. The database stays in `open` until the next one
+    /// is, because a service that camflow started would end between two jobs.
     pub fn open(args: &'a Args, reporter: &'a Reporter, open: &mut Option<Database>) -> Result<Self, Failure> {
         let cancellation = cancel_on_signals()?;
         let mut dataset_side = || {
@@ -84,7 +85,13 @@ impl<'a> Session<'a> {
             side.notices.splice(0..0, connected.notices);
             Ok((connected.database, side))
         };
-        let (model, (database, found)) = match (check_model(args, reporter), dataset_side()) {
+        let mut side = dataset_side();
+        if args.cam.needs_export() {
+            let (database, found) = side?;
+            destination(args, &found.dataset)?;
+            side = Ok((database, found));
+        }
+        let (model, (database, found)) = match (check_model(args, reporter), side) {
             (Ok(model), Ok(dataset)) => (model, dataset),
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
             (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
@@ -137,14 +144,9 @@ impl<'a> Session<'a> {
         one_channel_notice(program, is_unnamed).iter().for_each(|notice| self.reporter.notice(notice));
         let class_names = class_names(&targets, label.as_ref(), program);
         let names = field_names(args, &class_names, &self.options.methods, &self.columns, &program.metadata.name)?;
-        let folder = output_folder(args.out.as_deref(), dataset.name())?;
-        let folder = (args.store == Store::Path || args.npy != NpyFormat::None).then_some(folder);
+        let folder = destination(args, &dataset)?;
         if let Some(folder) = folder.as_deref() {
             check_paths(folder, names.iter().flatten().map(String::as_str))?;
-            check_folder(args, &dataset, folder)?;
-            if !args.is_dry() {
-                check_writable(folder)?;
-            }
         }
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(&names, &self.columns, program);

@@ -64,13 +64,17 @@ pub fn image_batch(path: &Path, name: &str, asked: &[Asked], preprocess: &Prepro
     Ok((InputBatch { samples: vec![sample], pixels: input.pixels, height, width }, image))
 }
 
-/// A batch of the images `[N, 3, H, W]` in an array file.
-pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked]) -> anyhow::Result<InputBatch> {
+/// A batch of the images `[N, C, H, W]` in an array file.
+pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i64>) -> anyhow::Result<InputBatch> {
     let limits = ImageLimits::default();
     let array = read_array_file(path, limits.max_bytes)?;
-    let [num_samples, 3, height, width] = array.shape[..] else {
-        bail!("it holds shape {:?}; a tensor [N, 3, H, W] is wanted", array.shape);
+    let channels = channels.and_then(|channels| usize::try_from(channels).ok()).unwrap_or(3);
+    let [num_samples, found, height, width] = array.shape[..] else {
+        bail!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape);
     };
+    if found != channels {
+        bail!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape);
+    }
     let pixels = array.values.to_f32();
     let region = FrameRegion::whole(height, width);
     let mut samples = Vec::new();

@@ -10,6 +10,7 @@ use super::{
     Exit, Failure,
     cam::{CamArgs, Model},
     choice,
+    model::check_preprocess,
     target::{check_class_flag, check_output, check_task, one_channel_notice},
 };
 use crate::{
@@ -59,6 +60,9 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         return Err(anyhow::anyhow!("`camflow explain` runs on one device\nhint: name one with `--device`").into());
     };
     check_task(&program, &target)?;
+    if !args.inputs.iter().all(|input| is_tensor(input)) {
+        check_preprocess(&program, &reporter)?;
+    }
     let (names, asked) = asked(args, &target, &program, &reporter)?;
     one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
     let options = args.cam.explain_options(&program, layers);
@@ -134,7 +138,7 @@ fn explain(
     reporter: &Reporter,
 ) -> anyhow::Result<bool> {
     let (batch, image) = match is_tensor(input) {
-        true => (inputs::tensor_batch(input, name, asked)?, None),
+        true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
         false => {
             let (batch, image) = inputs::image_batch(input, name, asked, &program.metadata.preprocess)?;
             (batch, Some(image))

@@ -71,18 +71,21 @@ struct Examiner<'a> {
 
 /// What is left to chance in images of one size.
 struct Drawn {
-    /// f32 `[1, 3, H, W]`
+    /// f32 `[1, C, H, W]`
     noise: Tensor,
     /// Indices of all pixels in the order of those of the same value.
     by_chance: Tensor,
 }
 
 impl Drawn {
-    /// For images of the size of the input `[N, 3, H, W]`, and where that is.
+    /// For images of the size of the input `[N, C, H, W]`, and where that is.
     fn new(input: &Tensor) -> Result<Self, TchError> {
         let (_, channels, height, width) = input.size4()?;
         let (noise, by_chance) = drawn(height * width);
-        let noise = Tensor::f_from_slice(&noise)?.f_mul_scalar(NOISE)?.f_view([1, channels, height, width])?;
+        let noise = Tensor::f_from_slice(&noise)?
+            .f_slice(0, 0, channels * height * width, 1)?
+            .f_mul_scalar(NOISE)?
+            .f_view([1, channels, height, width])?;
         let by_chance = Tensor::f_from_slice(&by_chance)?.f_to_device(input.device())?;
         Ok(Drawn { noise: noise.f_to_device(input.device())?, by_chance })
     }

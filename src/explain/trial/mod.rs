@@ -10,37 +10,43 @@ pub use batch::depends_on_batch;
 pub use deviation::deviations;
 
 use crate::{
-    media::{Interpolation, Orientation, Preprocess, PreprocessStep, RgbImage, resize_rgb},
+    media::{Interpolation, Preprocess, PreprocessStep, RgbImage, resize_rgb},
     program::{Influence, Layer, Program},
 };
 
 /// Pixels of noise along a side for each of the coarse ones: pictures are smooth.
 const COARSE: usize = 8;
 
-/// A picture `[1, 3, height, width]` as the model is given it: noise that is smooth as photographs are, another for each number.
+/// A picture `[1, channels, height, width]` as the model is given it: noise that is smooth as photographs are, another for each number.
 fn picture(preprocess: &Preprocess, [height, width]: [usize; 2], number: u64) -> Result<Tensor, String> {
     let mut stream = blake3::Hasher::new().update(b"trial").update(&number.to_le_bytes()).finalize_xof();
     let mut noise = |height: usize, width: usize| {
         let mut pixels = vec![0; height * width * 3];
         stream.fill(&mut pixels);
-        RgbImage { height, width, pixels, orientation: Orientation::Upright }
+        RgbImage::new(height, width, pixels)
     };
     let coarse = noise(height.div_ceil(COARSE), width.div_ceil(COARSE));
     let mut picture = resize_rgb(&coarse, height, width, Interpolation::Bicubic, true).map_err(|error| error.to_string())?;
     for (pixel, fine) in picture.pixels.iter_mut().zip(noise(height, width).pixels) {
         *pixel = pixel.saturating_add(fine / 16);
     }
-    let normalize = preprocess.steps.iter().filter(|step| matches!(step, PreprocessStep::Normalize { .. })).cloned();
-    let input = Preprocess { steps: normalize.collect() }.apply(&picture).map_err(|error| error.to_string())?;
-    let tensor = Tensor::f_from_slice(&input.pixels).and_then(|pixels| pixels.f_view([1, 3, height as i64, width as i64]));
+    let is_of_pixels =
+        |step: &&PreprocessStep| matches!(step, PreprocessStep::Grayscale { .. } | PreprocessStep::Normalize { .. });
+    let input = Preprocess { steps: preprocess.steps.iter().filter(is_of_pixels).cloned().collect() }
+        .apply(&picture)
+        .map_err(|error| error.to_string())?;
+    let tensor = Tensor::f_from_slice(&input.pixels)
+        .and_then(|pixels| pixels.f_view([1, preprocess.channels() as i64, height as i64, width as i64]));
     tensor.map_err(|error| error.to_string())
 }
 
 /// Rows and columns of the model's example input.
 fn example_size(program: &Program) -> Result<[usize; 2], String> {
     match program.metadata.input.example[..] {
-        [_, 3, height, width] => Ok([height as usize, width as usize]),
-        ref other => Err(format!("it takes {other:?}, not images [N, 3, H, W]")),
+        [_, channels, height, width] if channels as usize == program.metadata.preprocess.channels() => {
+            Ok([height as usize, width as usize])
+        }
+        ref other => Err(format!("it takes {other:?}, not images [N, C, H, W] as its preprocessing makes them")),
     }
 }
 

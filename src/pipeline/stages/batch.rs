@@ -51,7 +51,7 @@ impl Batcher {
         let pixels = if let [only] = &mut samples[..] {
             std::mem::take(&mut only.pixels)
         } else {
-            let mut pixels = Vec::with_capacity(samples.len() * 3 * height * width);
+            let mut pixels = Vec::with_capacity(samples.iter().map(|sample| sample.pixels.len()).sum());
             for sample in &mut samples {
                 pixels.append(&mut std::mem::take(&mut sample.pixels));
             }

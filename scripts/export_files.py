@@ -1,0 +1,90 @@
+"""What a file is by its content, so that an error can say what to do with it."""
+
+import zipfile
+
+# What a file begins with; the text ends a sentence that begins with the file's name.
+BEGINNINGS = (
+    (b"version https://git-lfs", "is a Git LFS pointer and not the file itself", "`git lfs pull` fetches the file that it stands for"),
+    (b"\x89HDF", "is an HDF5 file, such as Keras writes, which has no PyTorch weights", None),
+    (b"\x1f\x8b", "is compressed by gzip", "unpack it first"),
+    (b"BZh", "is compressed by bzip2", "unpack it first"),
+    (b"\xfd7zXZ", "is compressed by xz", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by Zstandard", "unpack it first"),
+    (b"Rar!", "is a RAR archive", "unpack it first"),
+    (b"7z\xbc\xaf", "is a 7-Zip archive", "unpack it first"),
+    (b"GGUF", "is a GGUF file of llama.cpp, which has no PyTorch weights", None),
+    (b"\x93NUMPY", "is a NumPy array", None),
+)
+HTML = ("is an HTML page and not the file that it is named after: the server sent a page to log in or of an error",
+        "download the file again, and look at it in a browser if that does not help")
+
+
+def is_html(start):
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body"))
+
+
+def kind_of(path):
+    """"torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "empty" or "other"."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty"
+    if start.startswith(b"PK"):
+        return _kind_of_zip(path)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27:
+        return "safetensors"
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+        # what torch.save wrote before version 1.6 begins with a number of its own
+        return "torch" if b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19" in start[:16] else "pickle"
+    # ir_version, then the producer's name or the graph: the first fields of an ONNX model in protobuf
+    if path.lower().endswith(".onnx") or (start[:1] == b"\x08" and start[1] < 32 and start[2:3] in b"\x12\x1a\x3a\x42"):
+        return "onnx"
+    return "other"
+
+
+def _kind_of_zip(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError):
+        return "cut"
+    if "extra/camflow.json" in names:
+        return "camflow"
+    if any(name.startswith("models/") and name.endswith(".json") for name in names):
+        return "export"
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        return "torchscript"
+    return "torch" if "data.pkl" in names else "zip"
+
+
+def described(path):
+    """(what the file is, what to do or None) for one that is no weights and no model of PyTorch."""
+    kind = kind_of(path)
+    if kind in KINDS:
+        return KINDS[kind]
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if is_html(start):
+        return HTML
+    for beginning, what, hint in BEGINNINGS:
+        if start.startswith(beginning):
+            return what, hint
+    return "is no file that PyTorch writes", None
+
+
+KINDS = {
+    "empty": ("is empty", "the download or copy failed: get it again"),
+    "cut": ("begins like a zip archive but has no readable end: it was probably cut off", "the download or copy failed: get it again"),
+    "zip": ("is a zip archive of other files", "unpack it, and give the file of weights in it"),
+    "onnx": ("is an ONNX model, which camflow does not read", "export the PyTorch model that it was made from: `camflow export file.py:function`"),
+    "torchscript": ("is a TorchScript model, which camflow does not read",
+                    "export the PyTorch model that it was made from: `camflow export file.py:function`"),
+    "export": ("is an exported program of `torch.export.save`", "`camflow export FILE.pt2` makes a camflow model of it"),
+    "camflow": ("is a camflow model already", "give it to `camflow annotate --model`; to change it, export its PyTorch model again"),
+    "torch": ("is a checkpoint of `torch.save`, weights without a network",
+              "export the network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME"),
+    "safetensors": ("has weights without a network (safetensors)",
+                    "export the network with them: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME"),
+    "pickle": ("is a Python pickle", "load it in a function that returns the nn.Module: `camflow export file.py:function`"),
+}

@@ -1,0 +1,232 @@
+"""The layers of a model: which modules can be drawn over the image, how they lie over it, how a person counts them."""
+
+import contextlib
+import re
+
+from export_messages import first_line, say
+
+
+def observe(module, example):
+    """One eager run with hooks: called modules in order of completion, and which of them can bear a signature.
+
+    Gives ({path: shape of the output tensor, or None}, [paths without signature], the output).
+    """
+    import torch
+
+    shapes, unfit, handles = {}, set(), []
+
+    def hook(path):
+        def record(mod, args, kwargs, output):
+            leaves = torch.utils._pytree.tree_leaves((args, kwargs, output))
+            if not all(leaf is None or isinstance(leaf, (torch.Tensor, bool, str)) for leaf in leaves):
+                unfit.add(path)  # torch.export takes only these in a module's signature
+            shapes.pop(path, None)  # the last call counts
+            shapes[path] = list(output.shape) if isinstance(output, torch.Tensor) and output.is_floating_point() else None
+        return record
+
+    try:
+        for path, mod in module.named_modules():
+            handles.append(mod.register_forward_hook(hook(path), with_kwargs=True))
+        with torch.no_grad():
+            output = module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes, sorted(unfit), output
+
+
+def feeding(module, example, pick):
+    """Paths of the modules whose output the output that `pick` takes has a gradient with respect to; None if it cannot be told.
+
+    camflow takes gradients from any layer on, also behind `detach`, and through frozen weights; so does this.
+    """
+    import torch
+
+    taken, handles = {}, []
+
+    def hook(path):
+        def take(mod, args, output):
+            if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+                return None
+            with torch.enable_grad():
+                taken[path] = output if output.requires_grad else output.detach().requires_grad_()
+                return taken[path].clone()  # what overwrites it later does so to the copy
+        return take
+
+    try:
+        for path, mod in module.named_modules():
+            if path:
+                handles.append(mod.register_forward_hook(hook(path)))
+        with torch.enable_grad():
+            scores = pick(module(example.clone()))
+            if not scores.requires_grad:
+                return set()
+            found = torch.autograd.grad(scores.sum(), list(taken.values()), allow_unused=True)
+        return {path for path, gradient in zip(taken, found) if gradient is not None}
+    except Exception as error:  # noqa: BLE001  a model may raise anything, and camflow itself looks at the graph once more
+        say(f"warning: which layers feed the output could not be told: {first_line(error)}")
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def output_keys(output):
+    """([key or None], [leaf]) of a model's output, flattened in the order of the archive's outputs."""
+    import torch
+    from torch.utils import _pytree
+
+    if isinstance(output, torch.Tensor):
+        return [None], [output]
+    pairs, _ = _pytree.tree_flatten_with_path(output)
+    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [leaf for _, leaf in pairs]
+
+
+def find_layers(module, shapes, example):
+    """([layer], tokens): every module whose output is one tensor that can be drawn over the image, with its layout.
+
+    A spatial map has the image's aspect (to a pixel or so); that tells channels first from channels last. `tokens` is how
+    the tokens of a plain vision transformer lie over the image; layers whose tokens lie otherwise carry their own.
+    """
+    import torch
+
+    batch, _, height, width = example
+    types = {path: type(mod).__name__ for path, mod in module.named_modules()}
+    tokens, layers = None, []
+    counts = [s[1] for s in shapes.values() if s and len(s) == 3 and s[0] == batch]
+    for path, mod in module.named_modules():
+        shape = shapes.get(path)
+        if shape and isinstance(mod, torch.nn.Conv2d):
+            # A first convolution without overlap is a patch embedding: tokens are its grid and a few before it (class
+            # token, registers). Pyramids of tokens start otherwise; their norms at each resolution have other grids.
+            usual = max(set(counts), key=counts.count) if counts else 0
+            if len(shape) == 4 and mod.kernel_size == mod.stride and mod.stride[0] > 1 and 0 <= usual - shape[2] * shape[3] <= 8:
+                tokens = {"grid": shape[2:], "prefix": usual - shape[2] * shape[3], "patch": list(mod.stride)}
+            break
+
+    def misfit(h, w):
+        return abs(h - height * w / width) if h > 1 and w > 1 else float("inf")
+
+    def layout_of_map(shape):
+        first, last = misfit(shape[2], shape[3]), misfit(shape[1], shape[2])
+        return None if min(first, last) > 1.5 else "nhwc" if last < first else "nchw"
+
+    # Tokens without others before them are a map that was flattened, or the image cut into squares.
+    grids = {}
+    for shape in shapes.values():
+        layout = layout_of_map(shape) if shape and len(shape) == 4 and shape[0] == batch else None
+        if layout:
+            rows, columns = shape[2:] if layout == "nchw" else shape[1:3]
+            grids.setdefault(rows * columns, [rows, columns])
+    for side in range(2, min(height, width) // 2 + 1):
+        if height % side == 0 and width % side == 0:
+            grids.setdefault(height // side * (width // side), [height // side, width // side])
+    if tokens:
+        grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
+
+    for path, shape in shapes.items():
+        if not path or not shape or shape[0] != batch or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path])):
+            continue  # attention's inner maps are tokens by tokens, not a picture
+        layer = {"path": path, "type": types[path], "shape": shape}
+        if len(shape) == 4 and layout_of_map(shape):
+            layers.append({**layer, "layout": layout_of_map(shape)})
+        elif len(shape) == 3 and shape[1] in grids:
+            grid = grids[shape[1]]
+            layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": 0}} if grid else {})})
+    return layers, tokens
+
+
+def stride_of(tokens, example, seen):
+    """`tokens` with the "stride" and "round" that give its grid from the image's size, or None where nothing does.
+
+    `example` is the (height, width) of its grid; `seen` are other ((height, width), number of tokens).
+    """
+    def candidates(length, cells):
+        return {length // cells, -(-length // cells)} - {0}
+
+    rounding = {"ceil": lambda length, stride: -(-length // stride), "floor": lambda length, stride: length // stride}
+    pairs = [(v, h) for v in candidates(example[0], tokens["grid"][0]) for h in candidates(example[1], tokens["grid"][1])]
+    for stride in sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair)):
+        for name, cells in rounding.items():
+            grid = [cells(length, step) for length, step in zip(example, stride)]
+            if grid == list(tokens["grid"]) and all(
+                    cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen):
+                return {**tokens, "stride": list(stride), "round": name}
+    return None
+
+
+def other_sizes(height, width):
+    """Two pairs of image sizes for checks: odd ones, and ones in steps of 32 for models that take nothing else."""
+    odd = [(height * 9 // 8 | 1, width * 7 // 8 | 1), (height * 7 // 8 | 1, width * 5 // 4 | 1)]
+    return odd, [(height + 32, width - 32 if width > 64 else width), (height, width + 64)]
+
+
+def follow_sizes(module, meta, given):
+    """Where the image's size is free, tokens lie on a grid that follows it: records how, as seen at other sizes.
+
+    Layers whose number of tokens does not follow (a detector's queries) are none to draw, unless the user says they are.
+    """
+    import torch
+
+    of_tokens = [layer for layer in meta["layers"] if layer["layout"] == "tokens"]
+    if not of_tokens:
+        return
+    size, seen = tuple(meta["input"]["example"][2:]), []
+    for pair in other_sizes(*size):
+        with contextlib.suppress(Exception):  # it says which sizes it takes by raising; verify() tells the user
+            seen = [(other, observe(module, torch.zeros(1, meta["input"]["example"][1], *other))[0]) for other in pair]
+            break
+    if meta["tokens"]:
+        # those of the embedding itself: a convolution without padding covers whole patches only
+        counts = {other: next((shapes[la["path"]][1] for la in of_tokens if "tokens" not in la), None) for other, shapes in seen}
+        meta["tokens"] = stride_of(meta["tokens"], size, [(other, count) for other, count in counts.items() if count]) or meta["tokens"]
+    for layer in of_tokens:
+        if "tokens" in layer:
+            counts = [(other, (shapes.get(layer["path"]) or [0, 0])[1]) for other, shapes in seen]
+            followed = stride_of(layer["tokens"], size, counts)
+            if followed is None and layer["path"] not in given:
+                meta["layers"].remove(layer)
+            layer["tokens"] = followed or layer["tokens"]
+
+
+def number_layers(layers):
+    """({"1": path, ...}, [default number]): the stages of the network, as a person counts them.
+
+    Transformers: the norm before each block's attention (the usual choice, because the attention and its shortcut meet
+    there). ResNets: layer1 to layer4. Other networks: the last module at each resolution.
+    """
+    by_path = {layer["path"]: layer for layer in layers}
+
+    def numbered(paths):
+        aliases = {str(i + 1): path for i, path in enumerate(paths)}
+        return aliases, [str(len(aliases))] if aliases else []
+
+    def family(pattern, layout):
+        """Paths whose end matches, in the shortest prefix that has at least two."""
+        groups = {}
+        for path, layer in by_path.items():
+            found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
+            if found and (layer["layout"] == "tokens") == (layout == "tokens"):
+                groups.setdefault(found[1], []).append(path)
+        groups = [paths for paths in groups.values() if len(paths) > 1]
+        return min(groups, key=lambda paths: len(paths[0])) if groups else []
+
+    blocks = family(r"(?:blocks|layers?|encoder_layers)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)", "tokens")
+    if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
+        return numbered(blocks)
+    stages = family(r"layer\d+", "spatial")
+    if stages:
+        return numbered(sorted(stages, key=lambda p: int(re.search(r"\d+$", p)[0])))
+    children = family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial") or family(r"backbone\.\w+", "spatial") \
+        or [p for p in by_path if "." not in p] or list(by_path)
+    last = {}
+    children = [p for p in children if by_path[p]["layout"] != "tokens"] or children
+    # a pooling between stages belongs to none
+    for path in [p for p in children if "Pool" not in (by_path[p]["type"] or "")] or children:
+        shape = by_path[path]["shape"]
+        last[tuple({"nchw": shape[2:], "nhwc": shape[1:3]}.get(by_path[path]["layout"], shape[1:2]))] = path
+    for size, path in last.items():
+        # windowed attention: as for the transformers above, the norm before the attention of the stage's last block
+        norms = [p for p in by_path if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p) and by_path[p]["type"] == "LayerNorm"]
+        last[size] = norms[-1] if norms else path
+    return numbered(last.values())
