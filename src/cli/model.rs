@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::export;
-use crate::{job::ModelRef, media::shown, program::Program, report::Reporter};
+use crate::{job::ModelRef, media::shown, names::word, program::Program, report::Reporter};
 
 /// camflow's folder for things that can be made again: `CAMFLOW_CACHE`, else the user's cache folder.
 pub fn cache_folder() -> anyhow::Result<PathBuf> {
@@ -37,7 +37,7 @@ pub fn open(model: &str, python: Option<PathBuf>, reporter: &Reporter) -> anyhow
         };
         reporter.step(&format!("exporting model `{name}` to `{}` (first use)", shown(&path)));
         export::run(name, &path, &[], python).with_context(|| {
-            format!("model `{name}` is not exported yet, and exporting it failed\nhint: run `camflow export {name}` where Python has FiftyOne, torch and torchvision")
+            format!("model `{name}` is not exported yet, and exporting it failed\nhint: run `camflow export {}` where Python has FiftyOne, torch and torchvision", word(name))
         })?;
     }
     Ok(Program::open(&path)?)

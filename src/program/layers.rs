@@ -5,8 +5,7 @@ use super::{
     graph::ValueId,
     metadata::{Layout, TokenInfo},
 };
-use crate::media::shown;
-use crate::names::{backticked, nearest};
+use crate::names::{backticked, nearest, word};
 
 /// A target layer, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +73,7 @@ impl Program {
         let Some(calls) = self.graph.modules.get(path) else {
             let known = self.graph.modules.keys().chain(aliases.keys());
             let near = backticked(nearest(name, known, 3));
-            let file = shown(self.archive.path());
+            let file = word(self.archive.path());
             return Err(format!(
                 "it has no module `{name}` to use as a layer\nhint: the nearest are {near}; `camflow inspect {file}` lists them all"
             ));
