@@ -11,6 +11,7 @@ mod dataset;
 mod driver;
 mod driver_error;
 mod error;
+mod failures;
 mod folders;
 mod heatmap_labels;
 mod label_change;
@@ -40,6 +41,7 @@ pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, Dat
 pub use dataset::{Dataset, Field};
 pub use driver_error::DriverError;
 pub use error::Error;
+pub use failures::FailureKey;
 pub use heatmap_labels::{ChecksumNote, HeatmapLabel, HeatmapLabelSource, InlineMap};
 pub use label_field::{LabelField, LabelKind};
 pub use lock::Lock;

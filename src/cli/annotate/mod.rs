@@ -5,6 +5,7 @@ mod args;
 mod config;
 mod job;
 mod note;
+mod page;
 mod record;
 mod session;
 
@@ -45,6 +46,7 @@ impl Invocation {
 pub fn main(invocation: Invocation, open: &mut Option<Database>) -> Exit {
     let Invocation { args, config, position } = invocation;
     let reporter = Reporter::for_job(args.format, args.quiet, args.name.as_deref(), &args.dataset);
+    let reporter = reporter.accepting_known_failures(args.accept_known_failures);
     // Whoever asks what would be done wants to hear it.
     let reporter = if args.is_dry() { reporter } else { reporter.holding_back() };
     reporter.job_started(position);
