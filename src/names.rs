@@ -3,7 +3,10 @@
 mod list;
 mod spelling;
 
-use std::fmt::{self, Display, Write};
+use std::{
+    ffi::OsStr,
+    fmt::{self, Display, Write},
+};
 
 pub use list::{list_of_one, split_list, split_lists};
 pub use spelling::{ClassNames, Meaning};
@@ -81,6 +84,27 @@ pub fn shown<T: AsRef<str>>(name: T) -> impl Display {
     Shown(name)
 }
 
+/// A name as a word of a command that a message shows: it can be copied to a shell as it is, and stays on one line.
+pub fn word(name: &(impl AsRef<OsStr> + ?Sized)) -> String {
+    let name = &*name.as_ref().to_string_lossy();
+    if name.chars().any(is_unseen) {
+        let escaped = |c: char| match c {
+            '\'' | '\\' => format!("\\{c}"),
+            c if is_unseen(c) => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        };
+        // As bash and zsh read it.
+        return format!("$'{}'", name.chars().map(escaped).collect::<String>());
+    }
+    shell_words::quote(name).into_owned()
+}
+
+/// A flag with such a word, also where that begins like a flag.
+pub fn flag(flag: &str, value: &str) -> String {
+    let between = if value.starts_with('-') { "=" } else { " " };
+    format!("{flag}{between}{}", word(value))
+}
+
 /// A control character, or one that changes the direction or the lines of the text after it.
 pub fn is_unseen(c: char) -> bool {
     c.is_control()
@@ -101,6 +125,33 @@ mod tests {
         assert_eq!(
             backticked(["a\nerror: done", "\u{1b}[31m", "\u{202e}b", "é"]),
             r"`a\nerror: done`, `\u{1b}[31m`, `\u{202e}b`, `é`"
+        );
+    }
+
+    #[test]
+    fn commands_can_be_copied() {
+        for name in [
+            "plain",
+            "two words",
+            "ünï 犬",
+            "it's `$HOME` \"!\"",
+            "*?[a]",
+            "-rf",
+            "#",
+            "~",
+            "",
+            "a\\b;c&d|e>f",
+            "a\nb\t'\u{1b}\u{202e}",
+        ] {
+            let printed = word(name);
+            assert!(!printed.chars().any(is_unseen), "{printed}");
+            let read = format!("set -- {printed}; printf %s \"$1\"");
+            let read = std::process::Command::new("bash").args(["-c", &read]).env("LC_ALL", "C.UTF-8").output().expect("a shell");
+            assert_eq!(String::from_utf8_lossy(&read.stdout), name, "{printed}");
+        }
+        assert_eq!(
+            (word("plain"), flag("--dataset", "a b"), flag("--dataset", "-a")),
+            ("plain".into(), "--dataset 'a b'".into(), "--dataset=-a".into())
         );
     }
 

@@ -1,7 +1,11 @@
 //! Source, schema and sink against a real mongod of our own on a fresh folder. The data is written as FiftyOne writes
 //! it, so that no Python is needed; that FiftyOne reads our results is tested from Python.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow::{
@@ -12,8 +16,8 @@ use camflow::{
     measure::{Measure, Measures},
     media::{Checksum, FileForm, RecordedChecksum},
     pipeline::{
-        CommitOutcome, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap, StoredMask, StoredTarget,
-        WrittenHeatmap,
+        CommitOutcome, FailureCause, KnownFailures, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap,
+        StoredMask, StoredTarget, WrittenHeatmap,
     },
     storage::{FileName, OutputFolder},
 };
@@ -879,6 +883,29 @@ fn fiftyone_counts_us_as_a_client() {
     assert!(counts.iter().all(|count| *count >= 1), "{counts:?}");
 }
 
+/// The driver says good-bye to the server on threads of its own, which must not be taken from under it.
+#[test]
+fn a_connection_ends_without_a_panic() {
+    static NUM_PANICS: AtomicUsize = AtomicUsize::new(0);
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("d", doc! {}, (0..300).map(sample).collect());
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_of_driver = std::thread::current().name() == Some("camflow-mongodb");
+        NUM_PANICS.fetch_add(usize::from(is_of_driver), Ordering::Relaxed);
+        before(panic);
+    }));
+    for number in 0..400 {
+        let database = mongod.connect();
+        let mut source = Dataset::open(&database, "d").expect("the dataset").source(Selection::default()).expect("a source");
+        // Every other time with a page on its way.
+        for _ in 0..number % 2 * 2 {
+            source.next_samples().expect("a page");
+        }
+    }
+    assert_eq!(NUM_PANICS.load(Ordering::Relaxed), 0);
+}
+
 #[test]
 fn runs_that_write_the_same_fields_exclude_each_other() {
     let mongod = Mongod::start(&[]);
@@ -1045,6 +1072,49 @@ fn shards_that_start_at_once_declare_their_fields_once() {
     assert_eq!(coloured, 4, "{app}");
     let ticked = app.get_document("active_fields").expect("ticked").get_array("paths").expect("a list");
     assert_eq!(ticked.iter().filter_map(Bson::as_str).collect::<Vec<_>>(), ["cam_4", "weather"]);
+}
+
+#[test]
+fn known_failures_belong_to_a_job_and_go_with_it() {
+    let mongod = Mongod::start(&[]);
+    mongod.insert_dataset("d", doc! {}, vec![sample(0)]);
+    let dataset = Dataset::open(&mongod.connect(), "d").expect("the dataset");
+    let documents = || {
+        let found = mongod.with(async |database| {
+            let failures = database.collection::<Document>("camflow.failures");
+            futures_util::TryStreamExt::try_collect::<Vec<_>>(failures.find(doc! {}).sort(doc! {"_id": 1}).await?).await
+        });
+        found
+            .iter()
+            .map(|document| document.get_str("_id").expect("an id").rsplit('/').next().expect("a sample").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let key = |job: Option<&str>| dataset.failure_key(job, &["a".to_owned(), "b".to_owned()]);
+    let cause: FailureCause = "0123456789abcdef".parse().expect("digits");
+    let failures = |samples: &[&str]| {
+        let mut failures = KnownFailures::default();
+        samples.iter().for_each(|sample| assert!(!failures.failed(sample, cause)));
+        failures
+    };
+    let [first, gone] = [id(0).to_hex(), id(7).to_hex()];
+    dataset.note_failures(key(None), &failures(&[&first]), false).expect("noted");
+    assert!(documents().is_empty(), "a run that was cut short knows no failures");
+    for job in [None, Some("night")] {
+        dataset.note_failures(key(job), &failures(&[&first, &gone]), true).expect("noted");
+    }
+    assert_eq!(documents().len(), 4);
+    let knows = |job, sample| dataset.known_failures(key(job)).expect("read").is_known(sample, cause);
+    assert!(knows(None, &first) && knows(None, &gone) && !knows(Some("other"), &first));
+    let mut known = dataset.known_failures(key(None)).expect("read");
+    known.ended(&first);
+    dataset.note_failures(key(None), &known, false).expect("noted");
+    assert!(!knows(None, &first) && knows(Some("night"), &first), "what is well is forgotten in any case");
+
+    dataset.tidy_failures(&dataset.sample_ids().expect("ids")).expect("tidied");
+    assert_eq!(documents(), [first.as_str()]);
+    dataset.note_run(&note(Some("night"), &["a", "b"], "/maps", None, 1)).expect("noted");
+    dataset.forget_runs(&dataset.runs().expect("runs"), &[]).expect("forgotten");
+    assert!(documents().is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The pipeline with a source, an explainer and a sink in memory: no torch, no database, no terminal.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{
         Condvar, Mutex,
@@ -14,9 +14,9 @@ use camflow::{
     media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb},
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
-        Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, LabelNames, MaxFailures, NpyFormat, Parts,
-        RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap,
-        StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
+        FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures, LabelNames,
+        MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source,
+        Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
     },
     storage::{FileName, Journal, OutputFolder},
 };
@@ -222,6 +222,8 @@ struct World {
     folder: tempfile::TempDir,
     memory: Memory,
     batch_limit: Option<BatchLimit>,
+    /// Of runs that came to their end.
+    known: Mutex<HashMap<String, FailureCause>>,
 }
 
 impl World {
@@ -241,7 +243,7 @@ impl World {
             };
             memory.samples.push((format!("{number:024x}"), path, target));
         }
-        World { folder, memory, batch_limit: Some(BatchLimit::samples(2)) }
+        World { folder, memory, batch_limit: Some(BatchLimit::samples(2)), known: Mutex::default() }
     }
 
     fn decoder(&self) -> Decoder {
@@ -291,7 +293,7 @@ impl World {
             MemorySource { memory: &self.memory, position: 0, cancel_at: cancel_at.map(|at| (at, cancellation.clone())) };
         let events = Mutex::new(0u64);
         let tell = |event: Event| {
-            if matches!(event, Event::SampleCommitted { .. } | Event::SampleSkipped(_) | Event::SampleFailed(_)) {
+            if matches!(event, Event::SampleCommitted { .. } | Event::SampleSkipped(_) | Event::SampleFailed { .. }) {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
@@ -299,8 +301,22 @@ impl World {
         let mut sink = MemorySink(&self.memory);
         let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
         let mut orphans = Journal::new(&encoder.folder);
-        let parts = Parts { source: &mut source, decoder, explainers, encoder, sink: &mut sink, orphans: Some(&mut orphans) };
+        let mut known = KnownFailures::new(self.known.lock().expect("not poisoned").clone());
+        let parts = Parts {
+            source: &mut source,
+            decoder,
+            explainers,
+            encoder,
+            sink: &mut sink,
+            orphans: Some(&mut orphans),
+            known: &mut known,
+        };
         let (summary, fault) = run(parts, options, &cancellation, &tell);
+        if fault.is_none() {
+            let mut kept = self.known.lock().expect("not poisoned");
+            kept.retain(|sample, _| known.healed().all(|healed| healed != sample));
+            kept.extend(known.noted().map(|(sample, cause)| (sample.to_owned(), cause)));
+        }
         let ended = summary.num_committed + summary.num_skipped() + summary.num_failed;
         assert_eq!(summary.num_read, ended + summary.num_abandoned, "every sample ends exactly once");
         assert_eq!(*events.lock().expect("not poisoned"), ended, "and is told exactly once");
@@ -332,7 +348,8 @@ impl World {
     fn survey_with(&self, decoder: &Decoder) -> Survey {
         let mut source = MemorySource { memory: &self.memory, position: 0, cancel_at: None };
         let before = self.files();
-        let survey = survey(&mut source, decoder, 2, &Cancellation::default(), &|_| {}).expect("the source lasts");
+        let survey = survey(&mut source, decoder, &KnownFailures::default(), 2, &Cancellation::default(), &|_| {})
+            .expect("the source lasts");
         assert_eq!(self.files(), before, "a survey changes nothing");
         assert_eq!(survey.num_read, survey.num_stale() + survey.skipped.values().sum::<u64>() + survey.num_failed);
         survey
@@ -589,13 +606,64 @@ fn a_bad_sample_costs_only_itself() {
         assert_eq!(failure.stage, Stage::Decode);
         assert!(failure.error.contains(&*failure.sample.media_path.to_string_lossy()), "{}", failure.error);
     }
-    let (_, fault) =
-        world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(MaxFailures::Count(1)));
-    assert!(matches!(fault, Some(RunError::TooManyFailures { failed: 2, allowed: MaxFailures::Count(1), .. })), "{fault:?}");
-    // What was up to date was not due: two of two failed.
-    let share = |share| world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(share)).1;
-    assert!(matches!(share(MaxFailures::Share(0.99)), Some(RunError::TooManyFailures { failed: 2, due: 2, .. })));
-    assert!(share(MaxFailures::Share(1.0)).is_none());
+}
+
+#[test]
+fn a_share_of_failures_is_one_of_all_samples() {
+    let world = World::new(6);
+    std::fs::write(&world.memory.samples[0].1, b"not a picture").expect("written");
+    std::fs::remove_file(&world.memory.samples[1].1).expect("removed");
+    let limited = |limit| world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(limit)).1;
+    let failed = |fault: Option<RunError>| match fault {
+        Some(RunError::TooManyFailures { failed, num_samples, .. }) => Some((failed, num_samples)),
+        Some(other) => panic!("{other}"),
+        None => None,
+    };
+    // The one that can be annotated is up to date after the first run, and counts all the same.
+    for _ in 0..2 {
+        assert_eq!(failed(limited(MaxFailures::Count(1))), Some((2, 6)));
+        assert_eq!(failed(limited(MaxFailures::Share(0.16))), Some((2, 6)));
+    }
+    assert!(world.known.lock().expect("not poisoned").is_empty(), "what broke the limit is no known failure");
+    assert_eq!(failed(limited(MaxFailures::Share(0.2))), None);
+
+    // Of many samples it is known before the end that they are too many.
+    let world = World::new(120);
+    let with_class = world.memory.samples.iter().enumerate().filter(|(number, _)| number % 3 != 2 && number % 5 != 4);
+    with_class.take(30).for_each(|(_, sample)| std::fs::remove_file(&sample.1).expect("removed"));
+    let limited = |limit| world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, Some(limit)).1;
+    assert_eq!(failed(limited(MaxFailures::Share(0.1))), Some((13, 120)));
+    assert_eq!(failed(limited(MaxFailures::Share(0.25))), None);
+}
+
+#[test]
+fn what_fails_again_by_the_same_inputs_is_known() {
+    let world = World::new(6);
+    let broken = &world.memory.samples[0].1;
+    let picture = std::fs::read(broken).expect("a picture");
+    std::fs::write(broken, b"not a picture").expect("written");
+    std::fs::remove_file(&world.memory.samples[1].1).expect("removed");
+    let strict = || {
+        let none = Some(MaxFailures::Share(0.0));
+        let (summary, fault) = world.run_with(&mut FirstPixel::default(), &world.decoder(), &world.encoder(), None, none);
+        (summary.num_failed, summary.num_known_failed, fault.is_none(), summary)
+    };
+    let (num_failed, num_known, is_well, summary) = strict();
+    assert_eq!((num_failed, num_known, is_well, summary.failures.len()), (2, 0, false, 2));
+    world.run(&mut FirstPixel::default());
+    let (num_failed, num_known, is_well, summary) = strict();
+    assert_eq!((num_failed, num_known, is_well), (2, 2, true));
+    assert!(summary.failures.is_empty() && summary.known_failures.len() == 2);
+    // Another content that is no picture either is news.
+    std::fs::write(broken, b"no picture, and longer").expect("written");
+    let (num_failed, num_known, is_well, summary) = strict();
+    assert_eq!((num_failed, num_known, is_well), (2, 1, false));
+    assert_eq!((&summary.failures[0].sample.media_path, summary.known_failures.len()), (broken, 1));
+    // It is tried each time, and forgotten once it is well.
+    std::fs::write(broken, picture).expect("written");
+    let (num_failed, num_known, is_well, summary) = strict();
+    assert_eq!((num_failed, num_known, is_well, summary.num_committed), (1, 1, true, 1));
+    assert_eq!(world.known.lock().expect("not poisoned").keys().collect::<Vec<_>>(), [&world.memory.samples[1].0]);
 }
 
 #[test]

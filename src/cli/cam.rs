@@ -9,7 +9,7 @@ use crate::{
     explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch},
     job::DEFAULT_MODEL,
     media::shown,
-    names::Choice,
+    names::{Choice, word},
     program::{Influence, Layer, PlanOptions, Program, Task, split_layers},
     report::Reporter,
 };
@@ -84,7 +84,7 @@ impl CamArgs {
         anyhow::ensure!(
             !layers.is_empty(),
             "no layer is named\nhint: name one with `--layers`; `camflow inspect {}` lists them",
-            shown(program.path())
+            word(program.path())
         );
         anyhow::ensure!(
             program.metadata.task != Task::Segmentation || !self.methods.contains(&Method::Finercam),

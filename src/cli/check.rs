@@ -19,7 +19,7 @@ use super::{
 use crate::{
     fiftyone::{ChecksumNote, Dataset, Error, HeatmapLabel, HeatmapLabelSource, InlineMap},
     media::{Damage, FileForm, ImageLimits, RecordedChecksum, inflate_array, shown, with_large_pictures_in_turn},
-    names::Choice,
+    names::{Choice, flag},
     pipeline::Cancellation,
     report::{Format, Level, Reporter},
 };
@@ -71,7 +71,7 @@ fn fields(dataset: &Dataset, asked: &[String]) -> anyhow::Result<Vec<String>> {
     let known = dataset.heatmap_fields();
     if known.is_empty() {
         let name = dataset.name();
-        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate --dataset {name}`");
+        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate {}`", flag("--dataset", name));
     }
     check_heatmap_fields(dataset, asked)?;
     Ok(if asked.is_empty() { known } else { asked.to_vec() })

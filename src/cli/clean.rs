@@ -122,6 +122,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             dataset.unset_heatmaps(&unused, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
             let kept = dataset.drop_fields(&unused, lock).map_err(Failure::aborted)?;
             unused.retain(|field| !kept.contains(field));
+            dataset.tidy_failures(&ids).map_err(Failure::aborted)?;
         }
     } else {
         leftovers.due.iter().for_each(&mut tell);

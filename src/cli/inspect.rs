@@ -5,6 +5,7 @@ use std::{fmt::Write, path::PathBuf};
 use super::{Exit, Failure, model, print};
 use crate::{
     media::shown,
+    names::word,
     program::{Dynamic, Influence, ModelMetadata, Program},
     report::{Format, Reporter},
 };
@@ -75,7 +76,7 @@ fn describe(program: &Program, all: bool) -> String {
         }
     }
     if !all {
-        line(format!("`camflow inspect {} --all` lists all {} modules", shown(program.path()), program.modules().len()));
+        line(format!("`camflow inspect {} --all` lists all {} modules", word(program.path()), program.modules().len()));
     } else {
         let known = |path: &str| metadata.layers.iter().any(|layer| layer.path == path);
         for (path, calls) in program.modules().into_iter().filter(|(path, _)| !known(path)) {

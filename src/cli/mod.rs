@@ -202,24 +202,30 @@ impl Failure {
 /// Letters of a cause that are shown.
 const MAX_CAUSE: usize = 300;
 
-/// The error and its causes, hints on lines of their own.
+/// The error and its causes, and at the end hints on lines of their own.
 fn error_text(error: &anyhow::Error) -> String {
+    const HINT: &str = "\nhint: ";
     let mut text = String::new();
+    let mut hints = String::new();
     for (depth, cause) in error.chain().enumerate() {
         // Before it is cut: a part of a secret is one.
         let cause = redact(&cause.to_string());
+        let (said, hint) = cause.find(HINT).map_or((cause.as_str(), ""), |at| cause.split_at(at));
+        if hints.is_empty() {
+            hints.push_str(hint);
+        }
         // A cause that the message above it quotes already says nothing new.
         if depth == 0 {
-            text.push_str(&cause);
-        } else if !text.contains(&cause) {
+            text.push_str(said);
+        } else if !text.contains(said) {
             // Drivers append all they know; the beginning says what is wrong.
-            let line = cause.lines().next().unwrap_or_default();
+            let line = said.lines().next().unwrap_or_default();
             let short: String = line.chars().take(MAX_CAUSE).collect();
             let rest = if short.len() < line.len() { "..." } else { "" };
             text.push_str(&format!("\ncaused by: {short}{rest}"));
         }
     }
-    text
+    text + &hints
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.
@@ -231,4 +237,20 @@ fn print(text: &str) {
 fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
     let find = |name: String| T::ALL.iter().copied().find(|value| value.name() == name);
     PossibleValuesParser::new(T::ALL.iter().map(|value| value.name())).try_map(move |name| find(name).ok_or("unknown value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_come_last() {
+        let cause = anyhow::anyhow!("permission denied\nhint: ask somebody");
+        let error = cause.context("cannot read `a`\nhint: see to `a`");
+        assert_eq!(error_text(&error), "cannot read `a`\ncaused by: permission denied\nhint: see to `a`");
+        let error = anyhow::anyhow!("permission denied\nhint: ask somebody").context("cannot read `a`");
+        assert_eq!(error_text(&error), "cannot read `a`\ncaused by: permission denied\nhint: ask somebody");
+        let quoted = anyhow::anyhow!("permission denied").context("cannot read `a`: permission denied\nhint: see to it");
+        assert_eq!(error_text(&quoted), "cannot read `a`: permission denied\nhint: see to it");
+    }
 }

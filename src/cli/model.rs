@@ -8,6 +8,7 @@ use super::export;
 use crate::{
     job::ModelRef,
     media::{PreprocessStep, shown},
+    names::word,
     program::Program,
     report::Reporter,
 };
@@ -49,7 +50,7 @@ pub fn open(model: &str, python: Option<PathBuf>, reporter: &Reporter) -> anyhow
         };
         reporter.step(&format!("exporting model `{name}` to `{}` (first use)", shown(&path)));
         export::run(name, &path, &[], python).with_context(|| {
-            format!("model `{name}` is not exported yet, and exporting it failed\nhint: run `camflow export {name}` where Python has FiftyOne, torch and torchvision")
+            format!("model `{name}` is not exported yet, and exporting it failed\nhint: run `camflow export {}` where Python has FiftyOne, torch and torchvision", word(name))
         })?;
     }
     Ok(Program::open(&path)?)

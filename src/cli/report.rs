@@ -16,9 +16,9 @@ use super::{
 use crate::{
     fiftyone::{Dataset, MeasuredSource, Selection},
     media::{Durability, check_named, read_text, shown, write_named},
-    names::{self, backticked},
+    names::{self, backticked, flag},
     pipeline::Cancellation,
-    study::{Baseline, CSV_HEADER, Heading, Study, csv_rows, findings, json, page},
+    study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page},
 };
 
 /// Report where the model looks: distributions, extreme samples, what stands out
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
     /// How many of the worst and of the best samples to show of each field and class
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = NUM_WORST)]
     worst: usize,
     /// Only samples with one of these tags
     #[arg(long, value_name = "TAG")]
@@ -62,14 +62,61 @@ pub struct Args {
     ids: Option<PathBuf>,
 }
 
+/// The files of a report.
+pub struct ReportFiles<'a> {
+    /// The page.
+    pub page: &'a Path,
+    /// The numbers.
+    pub json: Option<&'a Path>,
+    /// A line for each heatmap.
+    pub csv: Option<&'a Path>,
+    /// How many of the worst and of the best samples to show.
+    pub num_worst: usize,
+    /// What to compare with.
+    pub baseline: Option<&'a Baseline>,
+    /// The selection in words.
+    pub selection: Option<String>,
+}
+
+/// How many of the worst and of the best samples a page shows.
+pub const NUM_WORST: usize = 6;
+
+impl ReportFiles<'_> {
+    /// Reads heatmaps and writes the files, unless there is none; what was found. Less was read if it was cancelled.
+    pub fn write(
+        &self,
+        dataset: &Dataset,
+        source: &mut MeasuredSource,
+        cancellation: &Cancellation,
+    ) -> anyhow::Result<(Study, Vec<Finding>)> {
+        let mut study = Study::new(self.num_worst);
+        match self.csv {
+            None => observe(source, &mut study, cancellation, None)?,
+            Some(path) => observe_into(path, source, &mut study, cancellation)?,
+        }
+        let findings = findings(&study, self.baseline);
+        if cancellation.is_cancelled() || study.num_samples == 0 {
+            return Ok((study, findings));
+        }
+        let created = format!("{:.0}", jiff::Timestamp::now());
+        let heading = Heading { dataset: dataset.name(), created: &created, selection: self.selection.as_deref() };
+        write(self.page, &page(&study, &findings, self.baseline, heading))?;
+        if let Some(path) = self.json {
+            let report = json(&study, &findings, dataset.name(), &created);
+            write(path, &format!("{report:#}\n"))?;
+        }
+        Ok((study, findings))
+    }
+}
+
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
-        let Some(path) = path else { continue };
-        check_named(path)
-            .map_err(|error| anyhow::anyhow!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path)))?;
+        if let Some(path) = path {
+            check_written(flag, path)?;
+        }
     }
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, args)?;
@@ -77,34 +124,28 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let selection =
         Selection { tags: chosen_tags(&dataset, &args.tags)?, matching: args.matching.clone(), ids, ..Selection::default() };
     let mut source = dataset.measured(fields.clone(), &selection)?;
-    let mut study = Study::new(args.worst);
-    let observed = match &args.csv {
-        None => observe(&mut source, &mut study, &cancellation, None),
-        Some(path) => observe_into(path, &mut source, &mut study, &cancellation),
+    let files = ReportFiles {
+        page: &args.out,
+        json: args.json.as_deref(),
+        csv: args.csv.as_deref(),
+        num_worst: args.worst,
+        baseline: baseline.as_ref(),
+        selection: selected(args),
     };
-    observed.map_err(Failure::aborted)?;
+    let (study, findings) = files.write(&dataset, &mut source, &cancellation).map_err(Failure::aborted)?;
     if cancellation.is_cancelled() {
         return Ok(Exit::Interrupted);
     }
     if study.num_samples == 0 {
         let (fields, name) = (backticked(fields.iter().map(String::as_str)), dataset.name());
-        let hint = format!("hint: make them with `camflow annotate --dataset {name}`, or select other samples");
+        let dataset = flag("--dataset", name);
+        let hint = format!("hint: make them with `camflow annotate {dataset}`, or select other samples");
         return Err(anyhow::anyhow!(
             "no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`\n{hint}"
         )
         .into());
     }
 
-    let created = format!("{:.0}", jiff::Timestamp::now());
-    let findings = findings(&study, baseline.as_ref());
-    let selected = selected(args);
-    let heading = Heading { dataset: dataset.name(), created: &created, selection: selected.as_deref() };
-    let html = page(&study, &findings, baseline.as_ref(), heading);
-    write(&args.out, &html).map_err(Failure::aborted)?;
-    if let Some(path) = &args.json {
-        let report = json(&study, &findings, dataset.name(), &created);
-        write(path, &format!("{report:#}\n")).map_err(Failure::aborted)?;
-    }
     for finding in &findings {
         print(&names::shown(&finding.text).to_string());
         if !finding.samples.is_empty() {
@@ -115,7 +156,14 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
+/// Refuses a file that cannot be written, before there is anything to write.
+pub fn check_written(flag: &str, path: &Path) -> anyhow::Result<()> {
+    check_named(path)
+        .map_err(|error| anyhow::anyhow!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path)))
+}
+
+/// The numbers of an earlier report.
+pub fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
     let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", shown(path)))?;
     Baseline::parse(&text).map_err(|reason| {
         anyhow::anyhow!(
@@ -130,7 +178,7 @@ fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
     let known = dataset.heatmap_fields();
     if known.is_empty() {
         let name = dataset.name();
-        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate --dataset {name}`");
+        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate {}`", flag("--dataset", name));
     }
     check_heatmap_fields(dataset, &args.fields)?;
     match &args.run {

@@ -76,6 +76,7 @@ pub fn main(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
     };
     let job = &invocation.args;
     let reporter = Reporter::for_job(format, job.quiet, job.name.as_deref(), &job.dataset);
+    let reporter = reporter.accepting_known_failures(job.accept_known_failures);
     reporter.job_started((1, 1));
     let mut open = None;
     let ready = Session::open(job, &reporter, &mut open).and_then(|mut session| {

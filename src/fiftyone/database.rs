@@ -12,13 +12,10 @@ use mongodb::{
     error::ErrorKind,
     options::{ClientOptions, ServerAddress},
 };
-use tokio::{
-    runtime::{Builder, Runtime},
-    task::JoinHandle,
-};
 
 use super::{
     config::{DatabaseConfig, DatabaseLocation},
+    driver::{Driver, Task},
     error::Error,
     service::Service,
 };
@@ -58,9 +55,9 @@ pub struct Connected {
 pub struct Database(Arc<Inner>);
 
 struct Inner {
-    // Fields drop in this order: first the client, then its runtime, and the service last.
+    // Fields drop in this order: the service last.
     client: Client,
-    runtime: Runtime,
+    driver: Driver,
     service: Option<Service>,
     /// With credentials.
     uri: String,
@@ -102,20 +99,14 @@ impl Database {
     /// # Errors The service cannot be found or started; the server does not answer, wants other credentials, is too old
     /// or belongs to another edition of FiftyOne.
     pub fn connect(config: &DatabaseConfig, options: &ConnectOptions) -> Result<Connected, Error> {
-        // Two threads: the driver's monitor must go on while a large reply is parsed.
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("camflow-mongodb")
-            .enable_all()
-            .build()
-            .map_err(Error::Runtime)?;
+        let driver = Driver::start().map_err(Error::Runtime)?;
         let mut service = None;
         let mut folder = None;
         let mut whole_uri = None;
         let (client_options, address, origin, hint) = match &config.location {
             DatabaseLocation::Server(uri) => {
                 // The driver's words about a malformed string may quote the password that malformed it.
-                let parsed = runtime
+                let parsed = driver
                     .block_on(async { ClientOptions::parse(uri.reveal()).await })
                     .map_err(|error| Self::parse_error(error, uri.to_string(), uri.from()))?;
                 whole_uri = Some(uri.reveal().to_owned());
@@ -150,11 +141,11 @@ impl Database {
         let uri = whole_uri.unwrap_or_else(|| address.clone());
         let description =
             DatabaseDescription { address, origin, server_version: String::new(), name: config.name.clone(), folder };
-        Self::establish(runtime, client_options, service, uri, description, hint)
+        Self::establish(driver, client_options, service, uri, description, hint)
     }
 
     fn establish(
-        runtime: Runtime,
+        mut driver: Driver,
         mut options: ClientOptions,
         service: Option<Service>,
         uri: String,
@@ -165,9 +156,8 @@ impl Database {
         options.server_selection_timeout.get_or_insert(SERVER_SELECTION);
         let address = description.address.clone();
         let failed = |error| connect_error(error, &address, hint);
-        // The driver spawns its monitors on creation, so it has to be inside the runtime.
-        let client = runtime.block_on(async { Client::with_options(options) }).map_err(failed)?;
-        let (version, types) = runtime
+        let client = driver.connect(options).map_err(failed)?;
+        let (version, types) = driver
             .block_on(async {
                 let build = client.database("admin").run_command(doc! {"buildInfo": 1}).await?;
                 // Reading needs the credentials that `buildInfo` does without.
@@ -189,7 +179,7 @@ impl Database {
         }
         description.server_version = version;
         let name = description.name.clone();
-        Ok(Connected { database: Database(Arc::new(Inner { client, runtime, service, uri, name, description })), notices })
+        Ok(Connected { database: Database(Arc::new(Inner { client, driver, service, uri, name, description })), notices })
     }
 
     fn parse_error(error: mongodb::error::Error, address: String, from: &'static str) -> Error {
@@ -198,7 +188,7 @@ impl Database {
             ErrorKind::DnsResolve { .. } => Error::Unreachable {
                 address,
                 hint: "check the host name of the `mongodb+srv` address, and this machine's network",
-                source: Box::new(error),
+                source: error.into(),
             },
             _ => Error::InvalidUri { address, from },
         }
@@ -266,7 +256,7 @@ impl Database {
 
     /// Blocks until the command is done. `doing` completes "the database failed while …".
     pub(super) fn run<T>(&self, doing: &str, command: impl Future<Output = mongodb::error::Result<T>>) -> Result<T, Error> {
-        match self.0.runtime.block_on(async { tokio::time::timeout(COMMAND, command).await }) {
+        match self.0.driver.block_on(async { tokio::time::timeout(COMMAND, command).await }) {
             Ok(done) => done.map_err(|error| Error::driver(doing, error)),
             Err(_) => Err(Error::Timeout { seconds: COMMAND.as_secs(), doing: doing.to_owned() }),
         }
@@ -278,13 +268,13 @@ impl Database {
         &self,
         command: impl Future<Output = mongodb::error::Result<T>> + Send + 'static,
     ) -> Pending<T> {
-        Pending(self.0.runtime.spawn(command))
+        Pending(self.0.driver.spawn(command))
     }
 
     /// Blocks until the command is done, as [`Database::run`] does.
-    pub(super) fn finish<T>(&self, doing: &str, pending: Pending<T>) -> Result<T, Error> {
+    pub(super) fn finish<T>(&self, doing: &str, mut pending: Pending<T>) -> Result<T, Error> {
         self.run(doing, async {
-            match pending.0.await {
+            match pending.0.wait().await {
                 Ok(done) => done,
                 // Nobody cancels a command: it panicked, which is a bug, and this stage's own.
                 Err(failed) => std::panic::resume_unwind(failed.into_panic()),
@@ -295,7 +285,7 @@ impl Database {
 
 /// A command that was begun.
 #[derive(Debug)]
-pub(super) struct Pending<T>(JoinHandle<mongodb::error::Result<T>>);
+pub(super) struct Pending<T>(Task<mongodb::error::Result<T>>);
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -319,13 +309,13 @@ fn connect_error(error: mongodb::error::Error, address: &str, hint: &'static str
         ErrorKind::Command(command) if REFUSED.contains(&command.code) => Error::Credentials { address },
         ErrorKind::InvalidTlsConfig { message, .. } => {
             let hint = "check the files that `tlsCAFile` and `tlsCertificateKeyFile` in the connection string name";
-            Error::Tls { address, reason: message.clone(), hint, source: Box::new(error) }
+            Error::Tls { address, reason: message.clone(), hint, source: error.into() }
         }
         ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) if let Some((reason, hint)) = tls_fault(&error.to_string()) => {
-            Error::Tls { address, reason: reason.to_owned(), hint, source: Box::new(error) }
+            Error::Tls { address, reason: reason.to_owned(), hint, source: error.into() }
         }
         ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => {
-            Error::Unreachable { address, hint, source: Box::new(error) }
+            Error::Unreachable { address, hint, source: error.into() }
         }
         _ => Error::driver(format!("connecting to `{address}`"), error),
     }

@@ -3,8 +3,13 @@
 
 use std::path::PathBuf;
 
-use super::{service::Stranger, shard::Shard};
-use crate::{media::shown, names::existing, pipeline::RunError, storage::StorageError};
+use super::{driver_error::DriverError, service::Stranger, shard::Shard};
+use crate::{
+    media::shown,
+    names::{existing, word},
+    pipeline::RunError,
+    storage::StorageError,
+};
 
 /// A fault of the database, the dataset or what is asked of them.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +50,7 @@ pub enum Error {
         hint: &'static str,
         /// The driver's own words.
         #[source]
-        source: Box<mongodb::error::Error>,
+        source: Box<DriverError>,
     },
     /// The server wants other credentials.
     #[error(
@@ -66,7 +71,7 @@ pub enum Error {
         hint: &'static str,
         /// The driver's own words.
         #[source]
-        source: Box<mongodb::error::Error>,
+        source: Box<DriverError>,
     },
     /// Older than FiftyOne supports.
     #[error("the MongoDB server at `{address}` is version {version}; FiftyOne needs 6.0 or newer\nhint: upgrade the server")]
@@ -93,7 +98,7 @@ pub enum Error {
         "FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`\nhint: FiftyOne uses the running service whatever folder is configured; close the Python and App processes that use it, or run camflow with `--database-dir {}`",
         shown(running),
         shown(configured),
-        shown(running)
+        word(running)
     )]
     ServiceElsewhere {
         /// The service's process.
@@ -151,7 +156,7 @@ pub enum Error {
     #[error(
         "`{}` cannot be used as the Python with FiftyOne: {reason}\nhint: name another, or `{} -m pip install fiftyone`",
         shown(path),
-        shown(path)
+        word(path)
     )]
     PythonWithoutFiftyone {
         /// The interpreter.
@@ -292,7 +297,7 @@ pub enum Error {
         doing: String,
         /// The driver's own words.
         #[source]
-        source: Box<mongodb::error::Error>,
+        source: Box<DriverError>,
     },
     /// The asynchronous runtime cannot be started.
     #[error("cannot start the threads that talk to the database: {0}\nhint: the system may be out of threads or memory")]
@@ -302,7 +307,7 @@ pub enum Error {
 impl Error {
     /// Says what was being done when the driver failed.
     pub(super) fn driver(doing: impl Into<String>, source: mongodb::error::Error) -> Self {
-        Error::Driver { doing: doing.into(), source: Box::new(source) }
+        Error::Driver { doing: doing.into(), source: source.into() }
     }
 
     /// Whether trying again may help: the connection broke, a server stepped down, a cursor was lost.

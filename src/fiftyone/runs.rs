@@ -16,7 +16,10 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use serde_json::{Map, Value};
 
-use super::{dataset::Dataset, error::Error, lock::is_duplicate, retry::with_retries, run_update::RunUpdate, shard::Shard};
+use super::{
+    dataset::Dataset, error::Error, failures::FailureKey, lock::is_duplicate, retry::with_retries, run_update::RunUpdate,
+    shard::Shard,
+};
 
 /// How FiftyOne tells whose runs they are: `dataset.list_runs(method="camflow")`.
 pub(super) const METHOD: &str = "camflow";
@@ -105,7 +108,9 @@ impl Dataset {
         // One that was never given its key comes last.
         known.sort_by_key(|document| key_of(&keys, document).is_none());
         let known = known.first();
-        let id = known.and_then(|document| document.get_object_id("_id").ok()).unwrap_or_else(|| run_id(self.id, note));
+        let id = known
+            .and_then(|document| document.get_object_id("_id").ok())
+            .unwrap_or_else(|| run_id(self.id, note.job.as_deref(), &note.fields));
         let update = RunUpdate::new(note);
         if let Some(key) = known.and_then(|document| key_of(&keys, document)) {
             self.put_run(id, &key, &update)?;
@@ -140,6 +145,7 @@ impl Dataset {
             let update = doc! {"$unset": {&key: ""}, "$currentDate": {"last_modified_at": true}};
             self.update_datasets(doc! {"_id": self.id, &key: run.id}, update)?;
             self.delete_run_documents(doc! {"_id": run.id})?;
+            self.forget_failures(FailureKey::new(self.id, run.id))?;
         }
         let mine = doc! {"_dataset_id": self.id, "config.method": METHOD};
         with_retries(|| {
@@ -250,11 +256,11 @@ fn run_key(note: &RunNote) -> String {
 }
 
 /// The same for all processes that do the job, whichever of them makes the record.
-fn run_id(dataset: ObjectId, note: &RunNote) -> ObjectId {
+pub(super) fn run_id(dataset: ObjectId, job: Option<&str>, fields: &[String]) -> ObjectId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&dataset.bytes());
-    let fields: BTreeSet<&str> = note.fields.iter().map(String::as_str).collect();
-    let known_by = match &note.job {
+    let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
+    let known_by = match job {
         Some(job) => format!("job\0{job}"),
         None => fields.into_iter().flat_map(|field| ["field\0", field, "\0"]).collect(),
     };

@@ -42,7 +42,12 @@ pub enum Event {
     /// A sample was passed over.
     SampleSkipped(Skip),
     /// A sample was lost to a fault.
-    SampleFailed(SampleFailure),
+    SampleFailed {
+        /// Which one, and why.
+        failure: SampleFailure,
+        /// Whether it failed with the same inputs in an earlier run.
+        is_known: bool,
+    },
     /// The run drains: no new samples are read.
     Draining,
 }
@@ -79,10 +84,14 @@ pub struct Summary {
     pub skipped: BTreeMap<SkipReason, u64>,
     /// Samples lost to a fault.
     pub num_failed: u64,
+    /// Of these, those that failed with the same inputs in an earlier run.
+    pub num_known_failed: u64,
     /// Samples that were in flight when the run was aborted: neither changed nor lost, the next run takes them.
     pub num_abandoned: u64,
-    /// The first failures, for the report.
+    /// The first failures that are new, for the report.
     pub failures: Vec<SampleFailure>,
+    /// The first of those that are known.
+    pub known_failures: Vec<SampleFailure>,
     /// From first to last.
     pub elapsed: Duration,
     /// Per stage.
@@ -95,6 +104,11 @@ impl Summary {
     /// Samples passed over.
     pub fn num_skipped(&self) -> u64 {
         self.skipped.values().sum()
+    }
+
+    /// Samples that failed and did not before, with the same inputs.
+    pub fn num_newly_failed(&self) -> u64 {
+        self.num_failed - self.num_known_failed
     }
 
     /// The stage that set the pace: the one that worked for the largest share of its threads' time.

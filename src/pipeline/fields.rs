@@ -52,6 +52,14 @@ impl HeatmapFields {
         sample.and(Ingredient::Settings, "column", column.as_bytes())
     }
 
+    /// The fingerprint of all heatmaps together, from their sample's.
+    pub(super) fn fingerprint_of_all(&self, sample: Fingerprint) -> Fingerprint {
+        let with =
+            |what: &'static str| move |sample: Fingerprint, of: &String| sample.and(Ingredient::Settings, what, of.as_bytes());
+        let sample = self.classes.iter().fold(sample, with("class"));
+        self.columns.iter().fold(sample, with("column"))
+    }
+
     /// Of a sample's heatmaps those of camflow's that explain one of the classes `absent`, which it has no more.
     pub fn withdrawn<'a>(
         &self,

@@ -172,6 +172,13 @@ impl SampleFingerprint {
         self.of_classes.insert(class, self.of(class).and(ingredient, what, content));
     }
 
+    /// Of all that the heatmaps of any class depend on.
+    pub fn whole(&self) -> Fingerprint {
+        self.of_classes.iter().fold(self.shared, |whole, (class, of_class)| {
+            whole.and(Ingredient::Label, &class.to_string(), of_class.to_string().as_bytes())
+        })
+    }
+
     /// See [`Fingerprint::unsettled`].
     #[must_use]
     pub fn unsettled(self, ingredient: Ingredient) -> Self {

@@ -1,14 +1,26 @@
 //! The ledger of a run: every sample that is read is written off exactly once.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use super::{Event, MaxFailures, RunError, SampleFailure, SampleRef, Skip, Summary};
+use super::{
+    Decoder, Event, FailureCause, Fingerprint, KnownFailures, MaxFailures, RunError, SampleFailure, SampleRef, Skip, Summary,
+    stages::check::Checked,
+};
 
 /// What the stages share: the counts, the first fault, and whom to tell.
 pub(super) struct Ledger<'a> {
+    decoder: &'a Decoder,
+    known: Mutex<&'a mut KnownFailures>,
+    /// What the samples in flight are made of, by their position.
+    in_flight: Mutex<HashMap<u64, Fingerprint>>,
+    /// Samples of the selection, if that is known.
+    num_samples: Option<u64>,
     summary: Mutex<Summary>,
     fault: Mutex<Option<RunError>>,
     aborted: AtomicBool,
@@ -22,13 +34,38 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Ledger<'a> {
-    pub(super) fn new(max_failures: Option<MaxFailures>, tell: &'a (dyn Fn(Event) + Sync)) -> Self {
-        Ledger { summary: Mutex::default(), fault: Mutex::default(), aborted: AtomicBool::new(false), max_failures, tell }
+    pub(super) fn new(
+        decoder: &'a Decoder,
+        known: &'a mut KnownFailures,
+        num_samples: Option<u64>,
+        max_failures: Option<MaxFailures>,
+        tell: &'a (dyn Fn(Event) + Sync),
+    ) -> Self {
+        Ledger {
+            decoder,
+            known: Mutex::new(known),
+            in_flight: Mutex::default(),
+            num_samples,
+            summary: Mutex::default(),
+            fault: Mutex::default(),
+            aborted: AtomicBool::new(false),
+            max_failures,
+            tell,
+        }
     }
 
     /// To be called before the sample is sent on: it may end before that returns.
-    pub(super) fn read(&self) {
+    pub(super) fn read(&self, checked: &Checked) {
+        if let Checked::Stale(stale) = checked {
+            lock(&self.in_flight).insert(stale.selected.sample.seq, stale.fingerprint.whole());
+        }
         lock(&self.summary).num_read += 1;
+    }
+
+    /// A sample ended without a fault.
+    fn ended(&self, sample: &SampleRef) {
+        lock(&self.in_flight).remove(&sample.seq);
+        lock(&self.known).ended(&sample.id);
     }
 
     pub(super) fn draining(&self) {
@@ -36,6 +73,7 @@ impl<'a> Ledger<'a> {
     }
 
     pub(super) fn skipped(&self, skip: Skip) {
+        self.ended(&skip.sample);
         *lock(&self.summary).skipped.entry(skip.reason).or_default() += 1;
         (self.tell)(Event::SampleSkipped(skip));
     }
@@ -54,19 +92,33 @@ impl<'a> Ledger<'a> {
     pub(super) fn failed(&self, failure: SampleFailure) {
         /// Failures kept in full for the summary; all of them are told as they happen.
         const NUM_KEPT: usize = 100;
+        /// From so many samples on a share of failures ends a run before its end.
+        const MANY: u64 = 100;
+        let inputs = lock(&self.in_flight).remove(&failure.sample.seq);
+        let cause = FailureCause::of(&failure, &self.decoder.fields, self.decoder.fingerprint, inputs);
+        let is_known = lock(&self.known).failed(&failure.sample.id, cause);
         let too_many = {
             let mut summary = lock(&self.summary);
             summary.num_failed += 1;
-            if summary.failures.len() < NUM_KEPT {
-                summary.failures.push(failure.clone());
+            summary.num_known_failed += u64::from(is_known);
+            let kept = if is_known { &mut summary.known_failures } else { &mut summary.failures };
+            if kept.len() < NUM_KEPT {
+                kept.push(failure.clone());
             }
-            too_many_failures(&summary, self.max_failures, MaxFailures::is_exceeded)
+            let num_samples = summary.num_read.max(self.num_samples.unwrap_or(0));
+            let limit = match self.max_failures {
+                // Of few samples one is a large share, and all others can be stored before that is judged.
+                Some(MaxFailures::Share(_)) if num_samples < MANY || self.num_samples.is_none() => None,
+                limit => limit,
+            };
+            too_many_failures(&summary, limit, num_samples)
         };
-        (self.tell)(Event::SampleFailed(failure));
+        (self.tell)(Event::SampleFailed { failure, is_known });
         too_many.into_iter().for_each(|fault| self.abort(fault));
     }
 
     pub(super) fn committed(&self, sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize) {
+        self.ended(&sample);
         let mut summary = lock(&self.summary);
         summary.num_committed += 1;
         summary.num_heatmaps += num_heatmaps as u64;
@@ -96,21 +148,17 @@ impl<'a> Ledger<'a> {
         summary.interrupted = interrupted;
         // A share of a run that was cut short says nothing.
         let judged = self.max_failures.filter(|_| !interrupted);
-        let too_many = || too_many_failures(&summary, judged, MaxFailures::is_exceeded_at_end);
+        let too_many = || too_many_failures(&summary, judged, summary.num_read);
         let fault = lock(&self.fault).take().or_else(too_many);
         summary.num_abandoned = summary.num_read - summary.num_committed - summary.num_skipped() - summary.num_failed;
         (summary, fault)
     }
 }
 
-/// The fault that more samples failed than are allowed, if `is_exceeded` says so.
-fn too_many_failures(
-    summary: &Summary,
-    allowed: Option<MaxFailures>,
-    is_exceeded: fn(MaxFailures, u64, u64) -> bool,
-) -> Option<RunError> {
-    let (failed, due) = (summary.num_failed, summary.num_read - summary.num_skipped());
-    let allowed = allowed.filter(|allowed| is_exceeded(*allowed, failed, due))?;
+/// The fault that more of so many samples failed than are allowed. What is known does not count.
+fn too_many_failures(summary: &Summary, allowed: Option<MaxFailures>, num_samples: u64) -> Option<RunError> {
+    let failed = summary.num_newly_failed();
+    let allowed = allowed.filter(|allowed| failed > allowed.most(num_samples))?;
     let first = summary.failures.first().map(|failure| failure.error.clone()).unwrap_or_default();
-    Some(RunError::TooManyFailures { failed, due, allowed, first })
+    Some(RunError::TooManyFailures { failed, num_samples, allowed, first })
 }

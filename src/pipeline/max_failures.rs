@@ -2,33 +2,23 @@
 
 use std::{fmt, str::FromStr};
 
-/// With fewer samples than this, one bad image would be a large share; the end of the run is waited for.
-const ENOUGH: u64 = 100;
-
 /// The most failures that a run bears.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MaxFailures {
     /// So many samples.
     Count(u64),
-    /// This share, from 0 to 1, of the samples that were due: read and not skipped.
+    /// This share, from 0 to 1, of all samples of the selection: also of those that are up to date.
     Share(f64),
 }
 
 impl MaxFailures {
-    /// Whether this is too much, while the run lasts. What is still in flight counts as due and not as failed, so that failures
-    /// that are known early weigh no more than others.
-    pub fn is_exceeded(self, failed: u64, due: u64) -> bool {
+    /// How many of so many samples may fail. A share is rounded up: of fifteen samples, 5 % are one.
+    pub fn most(self, num_samples: u64) -> u64 {
+        /// 7 % of 100 are 7.000000000000001.
+        const NOISE: f64 = 1e-9;
         match self {
-            MaxFailures::Count(allowed) => failed > allowed,
-            MaxFailures::Share(_) => due >= ENOUGH && self.is_exceeded_at_end(failed, due),
-        }
-    }
-
-    /// Whether this is too much for a whole run.
-    pub fn is_exceeded_at_end(self, failed: u64, due: u64) -> bool {
-        match self {
-            MaxFailures::Count(allowed) => failed > allowed,
-            MaxFailures::Share(allowed) => failed as f64 > allowed * due as f64,
+            MaxFailures::Count(most) => most,
+            MaxFailures::Share(share) => (share * num_samples as f64 * (1.0 - NOISE)).ceil() as u64,
         }
     }
 }
@@ -77,12 +67,10 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_judged_when_there_are_enough_samples_and_at_the_end() {
-        let share = MaxFailures::Share(0.05);
-        assert!(!share.is_exceeded(50, 99) && share.is_exceeded_at_end(50, 99));
-        assert!(share.is_exceeded(6, 100) && !share.is_exceeded(5, 100));
-        assert!(!share.is_exceeded_at_end(0, 0));
-        assert!(MaxFailures::Share(0.0).is_exceeded_at_end(1, 1));
-        assert!(MaxFailures::Count(1).is_exceeded(2, 2) && !MaxFailures::Count(1).is_exceeded(1, 2));
+    fn a_share_is_rounded_up() {
+        let of = |text: &str, num_samples| text.parse::<MaxFailures>().expect("a limit").most(num_samples);
+        assert_eq!([of("5%", 15), of("20%", 15), of("5%", 20), of("5%", 21), of("5%", 1_000_000)], [1, 3, 1, 2, 50_000]);
+        assert_eq!((of("7%", 100), of("29%", 100), of("0.07", 100)), (7, 29, 7));
+        assert_eq!((of("0%", 1000), of("5%", 0), of("100%", 3), of("2", 1000)), (0, 0, 3, 2));
     }
 }

@@ -6,6 +6,7 @@
 mod event;
 mod fields;
 mod fingerprint;
+mod known;
 mod label_names;
 mod ledger;
 mod max_failures;
@@ -18,6 +19,7 @@ mod timing;
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint};
+pub use known::{FailureCause, KnownFailures};
 pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
 pub use message::*;
@@ -56,12 +58,15 @@ pub enum RunError {
     #[error("{0}")]
     Device(String),
     /// More samples failed than the job allows.
-    #[error("{failed} of {due} samples failed, more than the {allowed} that `--max-failures` allows; the first: {first}")]
+    #[error(
+        "{failed} of {num_samples} samples failed, more than the {} that `--max-failures {allowed}` allows; the first: {first}\nhint: look whether a disk is missing or the model is another one; repair or remove the samples, or raise `--max-failures`",
+        allowed.most(*num_samples)
+    )]
     TooManyFailures {
-        /// Samples that failed.
+        /// Samples that failed, without known failures.
         failed: u64,
-        /// Samples that were read and not skipped.
-        due: u64,
+        /// Samples of the selection.
+        num_samples: u64,
         /// The job's limit.
         allowed: MaxFailures,
         /// The first failure's text.

@@ -22,8 +22,8 @@ use crossbeam_channel::{Receiver, bounded};
 use rayon::iter::{IntoParallelIterator, ParallelBridge, ParallelIterator};
 
 use super::{
-    BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, MaxFailures, RunError,
-    SampleUpdate, Sink, Source, Stage, StaleSample, Summary,
+    BatchLimit, DecodedSample, Decoder, Encoder, Event, ExplainedSample, Explainer, InputBatch, KnownFailures, MaxFailures,
+    RunError, SampleUpdate, Sink, Source, Stage, StaleSample, Summary,
     ledger::{Ledger, lock},
     stages::{
         batch::Batcher,
@@ -77,6 +77,8 @@ pub struct Parts<'a> {
     pub sink: &'a mut dyn Sink,
     /// Where the files are noted that are left over; `None` if nothing is written to disk.
     pub orphans: Option<&'a mut Journal>,
+    /// What failed in earlier runs of the job.
+    pub known: &'a mut KnownFailures,
 }
 
 /// Runs all stages to the end of the source. The summary is complete in either case; the fault says why a run was aborted.
@@ -86,12 +88,13 @@ pub fn run(
     cancellation: &Cancellation,
     tell: &(dyn Fn(Event) + Sync),
 ) -> (Summary, Option<RunError>) {
-    let Parts { source, decoder, explainers, encoder, sink, orphans } = parts;
+    let Parts { source, decoder, explainers, encoder, sink, orphans, known } = parts;
     let started = Instant::now();
     let workers = options.num_workers.max(1);
     let num_devices = explainers.len();
-    let ledger = &Ledger::new(options.max_failures, tell);
-    tell(Event::RunStarted { num_samples: source.num_samples() });
+    let num_samples = source.num_samples();
+    let ledger = &Ledger::new(decoder, known, num_samples, options.max_failures, tell);
+    tell(Event::RunStarted { num_samples });
 
     // Two stale samples for each decoder: the next one is at hand, and masks in documents (up to 16 MiB each) do not pile up.
     let (stale_out, stale_in) = bounded::<StaleSample>(2 * workers);
@@ -194,7 +197,7 @@ fn read(
             if cancellation.is_cancelled() || ledger.is_aborted() {
                 break;
             }
-            ledger.read();
+            ledger.read(&checked);
             match checked {
                 Checked::Stale(sample) => {
                     if out.send(*sample).is_err() {

@@ -8,8 +8,8 @@ use std::{
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{
-    Cancellation, Change, Decoder, Event, RunError, SampleFailure, SelectedSample, Skip, SkipReason, Source, Stage, StaleSample,
-    run::thread_pool, stages::check::Checked,
+    Cancellation, Change, Decoder, Event, FailureCause, Fingerprint, KnownFailures, RunError, SampleFailure, SelectedSample,
+    Skip, SkipReason, Source, Stage, StaleSample, run::thread_pool, stages::check::Checked,
 };
 
 /// What a run would do. `num_read` is the sum of the samples stale, skipped and failed.
@@ -49,7 +49,7 @@ impl Survey {
 enum Surveyed {
     Stale(Box<StaleSample>, usize),
     Skipped(Skip),
-    Failed(SampleFailure),
+    Failed(SampleFailure, Option<Fingerprint>),
 }
 
 /// Checks every sample of the source, and of those with something to do the label; images are not read, so what only an image
@@ -60,6 +60,7 @@ enum Surveyed {
 pub fn survey(
     source: &mut dyn Source,
     decoder: &Decoder,
+    known: &KnownFailures,
     workers: usize,
     cancellation: &Cancellation,
     tell: &(dyn Fn(Event) + Sync),
@@ -75,7 +76,7 @@ pub fn survey(
         survey.num_read += samples.len() as u64;
         let surveyed: Vec<_> = pool.install(|| samples.into_par_iter().map(|selected| look(decoder, selected)).collect());
         for surveyed in surveyed {
-            survey.count(surveyed, tell);
+            survey.count(surveyed, decoder, known, tell);
         }
     }
     survey.elapsed = started.elapsed();
@@ -89,15 +90,15 @@ fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
             Ok(Ok(num_targets)) => Surveyed::Stale(stale, num_targets),
             Ok(Err(_)) if decoder.withdraws(&stale) => Surveyed::Stale(stale, 0),
             Ok(Err(reason)) => Surveyed::Skipped(Skip { sample: stale.selected.sample, reason }),
-            Err(failure) => Surveyed::Failed(failure),
+            Err(failure) => Surveyed::Failed(failure, Some(stale.fingerprint.whole())),
         },
         Checked::Skipped(skip) => Surveyed::Skipped(skip),
-        Checked::Failed(failure) => Surveyed::Failed(failure),
+        Checked::Failed(failure) => Surveyed::Failed(failure, None),
     }
 }
 
 impl Survey {
-    fn count(&mut self, surveyed: Surveyed, tell: &(dyn Fn(Event) + Sync)) {
+    fn count(&mut self, surveyed: Surveyed, decoder: &Decoder, known: &KnownFailures, tell: &(dyn Fn(Event) + Sync)) {
         match surveyed {
             Surveyed::Stale(stale, num_targets) => {
                 let StaleSample { selected, changes, .. } = *stale;
@@ -110,9 +111,11 @@ impl Survey {
                 *self.skipped.entry(skip.reason).or_default() += 1;
                 tell(Event::SampleSkipped(skip));
             }
-            Surveyed::Failed(failure) => {
+            Surveyed::Failed(failure, inputs) => {
+                let cause = FailureCause::of(&failure, &decoder.fields, decoder.fingerprint, inputs);
+                let is_known = known.is_known(&failure.sample.id, cause);
                 self.num_failed += 1;
-                tell(Event::SampleFailed(failure));
+                tell(Event::SampleFailed { failure, is_known });
             }
         }
     }

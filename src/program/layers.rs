@@ -7,8 +7,7 @@ use super::{
     graph::ValueId,
     metadata::{Layout, TokenInfo},
 };
-use crate::media::shown;
-use crate::names::{backticked, nearest};
+use crate::names::{backticked, nearest, word};
 
 /// A target layer, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +73,7 @@ impl Program {
         let aliases = &self.metadata.aliases;
         let path = aliases.get(name).map_or(name, String::as_str);
         let Some(calls) = self.graph.modules.get(path) else {
-            let file = shown(self.archive.path());
+            let file = word(self.archive.path());
             let there_are = match name.parse::<u32>() {
                 Ok(_) if !aliases.is_empty() => format!("its numbered layers are {}", backticked(numbered(aliases.keys()))),
                 _ => format!("the nearest are {}", backticked(nearest_modules(name, self.graph.modules.keys()))),

@@ -48,6 +48,8 @@ pub fn metrics(record: &RunRecord, ending: Ending, before: &str) -> String {
             text.gauge("camflow_last_run_skipped_samples", &format!("reason=\"{}\"", escaped(&reason)), count as f64);
         }
     }
+    text.family("camflow_last_run_known_failed_samples", "gauge", "Failed samples of the last run that failed so before.");
+    text.gauge("camflow_last_run_known_failed_samples", "", summary.num_known_failed as f64);
     text.family("camflow_last_run_duration_seconds", "gauge", "How long the last run took.");
     text.gauge("camflow_last_run_duration_seconds", "", record.elapsed());
     text.family("camflow_last_run_timestamp_seconds", "gauge", "When the last run ended.");

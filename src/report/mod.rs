@@ -19,13 +19,14 @@ use serde_json::{Value, json};
 
 use crate::{
     names::{Choice, is_unseen, shown},
-    pipeline::{Event, RunError, Summary, Survey},
+    pipeline::{Event, RunError, SkipReason, Summary, Survey},
 };
 pub use lines::Level;
-use lines::{event_json, line};
+use lines::{Origin, event_json, line};
 pub use metrics::metrics;
 use progress::Progress;
 pub use record::{Ending, RunRecord};
+use secrets::redact_whole;
 pub use secrets::{has_secrets, keep_secret, redact, redact_json};
 use survey::listed;
 
@@ -54,14 +55,17 @@ impl Choice for Format {
 pub struct Reporter {
     format: Format,
     quiet: bool,
-    job: Option<String>,
-    dataset: String,
+    /// Whether a known failure is as good as none.
+    accepts_known: bool,
+    origin: Origin,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     progress: Option<Progress>,
+    /// Whose words follow, until it is said. Mails and logs are read by those who did not start the job.
+    heading: Option<String>,
     /// Lines that are worth nothing if there turns out to be nothing to do. `None` once something was done.
     held: Option<Vec<String>>,
 }
@@ -69,13 +73,18 @@ struct State {
 impl Reporter {
     /// A reporter of that form.
     pub fn new(format: Format) -> Self {
-        Reporter { format, quiet: false, job: None, dataset: String::new(), state: Mutex::default() }
+        Reporter { format, quiet: false, accepts_known: false, origin: Origin::here(), state: Mutex::default() }
     }
 
     /// A reporter for a job on that dataset. A quiet one tells only of what went wrong.
     pub fn for_job(format: Format, quiet: bool, job: Option<&str>, dataset: &str) -> Self {
-        let (job, dataset) = (job.map(ToOwned::to_owned), dataset.to_owned());
-        Reporter { quiet, job, dataset, ..Reporter::new(format) }
+        let origin = Origin { job: job.map(redact_whole), dataset: Some(redact_whole(dataset)), ..Origin::here() };
+        Reporter { quiet, origin, ..Reporter::new(format) }
+    }
+
+    /// The same for a job for which a known failure is as good as none.
+    pub fn accepting_known_failures(self, accepts_known: bool) -> Self {
+        Reporter { accepts_known, ..self }
     }
 
     /// The same for a run that may be repeated every night: unless standard error is a terminal, words wait until something is
@@ -123,17 +132,15 @@ impl Reporter {
     /// A job begins; it is number `position.0` of `position.1`.
     pub fn job_started(&self, position: (usize, usize)) {
         let (number, count) = position;
-        match self.format {
-            Format::Human if count > 1 => {
-                let name = self.job.as_deref().unwrap_or_default();
-                self.mention(format!("{} job `{name}` ({number} of {count})", lines::now()));
-            }
-            Format::Human => {}
-            Format::Json => self.json(
-                Level::Info,
-                "job_started",
-                json!({"dataset": self.dataset, "number": number, "num_jobs": count, "camflow": env!("CARGO_PKG_VERSION")}),
-            ),
+        let of = if count > 1 { format!(" ({number} of {count})") } else { String::new() };
+        if !io::stderr().is_terminal() {
+            self.state().heading = Some(format!("{} {}{of}", lines::now(), self.origin));
+        } else if count > 1 && self.format == Format::Human {
+            self.mention(format!("{} {}{of}", lines::now(), self.origin));
+        }
+        if self.format == Format::Json {
+            let fields = json!({"number": number, "num_jobs": count, "camflow": env!("CARGO_PKG_VERSION")});
+            self.json(Level::Info, "job_started", fields);
         }
     }
 
@@ -153,7 +160,12 @@ impl Reporter {
     pub fn tell(&self, event: Event) {
         match self.format {
             Format::Human => self.tell_human(event),
-            Format::Json => event_json(&event).into_iter().for_each(|(level, name, fields)| self.json(level, name, fields)),
+            Format::Json => {
+                let is_accepted = matches!(event, Event::SampleFailed { is_known: true, .. } if self.accepts_known);
+                if let Some((level, name, fields)) = event_json(&event) {
+                    self.json(if is_accepted { Level::Info } else { level }, name, fields);
+                }
+            }
         }
     }
 
@@ -163,8 +175,13 @@ impl Reporter {
             Event::RunStarted { num_samples } => {
                 state.progress = (!self.quiet).then(|| Progress::new(num_samples, io::stderr().is_terminal()));
             }
-            Event::SampleFailed(failure) => {
-                state.say(&format!("failed: {}: {} ({} stage)", failure.sample, shown(&failure.error), failure.stage));
+            Event::SampleFailed { failure, is_known } => {
+                let verb = if is_known { "failed again" } else { "failed" };
+                let text = format!("{verb}: {}: {} ({} stage)", failure.sample, shown(&failure.error), failure.stage);
+                match is_known && self.accepts_known {
+                    true => self.mention_in(&mut state, text),
+                    false => state.say(&text),
+                }
                 state.progress.iter_mut().for_each(Progress::failed);
             }
             Event::SampleCommitted { .. } => {
@@ -188,25 +205,31 @@ impl Reporter {
         if let Some(progress) = state.progress.take() {
             progress.clear();
         }
-        let all_well = fault.is_none() && summary.num_failed == 0 && !summary.interrupted;
+        let num_failed = if self.accepts_known { summary.num_newly_failed() } else { summary.num_failed };
+        let all_well = fault.is_none() && num_failed == 0 && !summary.interrupted;
         match self.format {
             Format::Json => {
                 let level = if fault.is_some() { Level::Error } else { [Level::Warn, Level::Info][usize::from(all_well)] };
+                // Lines go to a log, and who runs camflow sends mail about standard error.
+                if fault.is_none() && num_failed > 0 {
+                    state.say(&summary::failed(summary));
+                }
                 drop(state);
                 self.json(level, "run_finished", summary::json(summary, fault));
             }
             Format::Human if self.quiet && all_well => {}
             Format::Human => {
                 // A log that nobody reads grows by one line for each night on which nothing was to be done.
-                let idle = all_well && summary.num_committed == 0 && state.held.is_some();
-                let lines = summary::lines(summary);
+                // Where nothing is as it is wanted, the notes may say why.
+                let is_usual = summary.num_failed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate);
+                let idle = all_well && summary.num_committed == 0 && is_usual && state.held.is_some();
                 match idle {
                     true => {
-                        let job = self.job.iter().map(|job| format!("job `{job}`, ")).collect::<String>();
                         state.held = Some(Vec::new());
-                        stderr_line(&format!("{job}dataset `{}`: nothing to do: {}", self.dataset, lines[0]));
+                        state.heading = None;
+                        stderr_line(&format!("{}: nothing to do: {}", self.origin, summary::idle(summary)));
                     }
-                    false => lines.iter().for_each(|line| state.say(line)),
+                    false => summary::lines(summary).iter().for_each(|line| state.say(line)),
                 }
             }
         }
@@ -232,7 +255,10 @@ impl Reporter {
 
     /// Says something that can wait until there is more to say.
     fn mention(&self, text: String) {
-        let mut state = self.state();
+        self.mention_in(&mut self.state(), text);
+    }
+
+    fn mention_in(&self, state: &mut State, text: String) {
         match state.held.as_mut() {
             _ if self.quiet => {}
             Some(held) => held.push(text),
@@ -250,7 +276,7 @@ impl Reporter {
 
     fn json(&self, level: Level, event: &str, fields: Value) {
         if level != Level::Info || !self.quiet {
-            stdout_line(&line(level, event, self.job.as_deref(), redact_json(fields)));
+            stdout_line(&line(level, event, &self.origin, redact_json(fields)));
         }
     }
 }
@@ -265,10 +291,12 @@ impl State {
         self.print(text);
     }
 
-    fn print(&self, text: &str) {
-        match &self.progress {
-            Some(progress) => progress.line(text),
-            None => stderr_line(text),
+    fn print(&mut self, text: &str) {
+        for line in self.heading.take().as_deref().into_iter().chain([text]) {
+            match &self.progress {
+                Some(progress) => progress.line(line),
+                None => stderr_line(line),
+            }
         }
     }
 }

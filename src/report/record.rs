@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{lines::failure_json, secrets::redact_json, summary};
-use crate::pipeline::Summary;
+use crate::pipeline::{SampleFailure, Summary};
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,18 +62,24 @@ impl RunRecord {
         }))
     }
 
-    /// The first failed samples.
+    /// The first failed samples, the new ones before those that are known.
     fn failures(&self) -> Vec<Value> {
-        self.summary.iter().flat_map(|summary| &summary.failures).map(failure_json).collect()
+        let listed = |failures: &[SampleFailure], is_known| -> Vec<Value> {
+            failures.iter().map(|failure| failure_json(failure, is_known)).collect()
+        };
+        let of = |summary: &Summary| [listed(&summary.failures, false), listed(&summary.known_failures, true)].concat();
+        self.summary.as_ref().map(of).unwrap_or_default()
     }
 
-    /// The content of the report file.
-    pub fn json(&self, ending: Ending) -> String {
+    /// The content of the report file, given what it held before: the last run that changed something stays in it.
+    pub fn json(&self, ending: Ending, before: &str) -> String {
         let summary = self.summary.as_ref();
+        let last_work = if has_worked(&self.counts()) { None } else { self.last_work(before) };
         let report = json!({
             "camflow": env!("CARGO_PKG_VERSION"),
             "job": self.job,
             "dataset": self.dataset,
+            "host": super::lines::host(),
             "started": format!("{:.3}", self.started),
             "finished": super::lines::now(),
             "elapsed_s": self.elapsed(),
@@ -84,7 +90,59 @@ impl RunRecord {
             "counts": self.counts(),
             "stages": summary.map(summary::stages),
             "failures": self.failures(),
+            "last_work": last_work,
         });
         format!("{:#}\n", redact_json(report))
+    }
+
+    /// The report of the job's last run that changed something, as the file says.
+    fn last_work(&self, before: &str) -> Option<Value> {
+        let Ok(Value::Object(mut before)) = serde_json::from_str(before) else { return None };
+        let older = before.remove("last_work");
+        let is_ours = before.get("job").is_some_and(|job| *job == self.job)
+            && before.get("dataset").is_some_and(|dataset| *dataset == self.dataset);
+        match before.get("counts").is_some_and(has_worked) {
+            _ if !is_ours => None,
+            true => Some(Value::Object(before)),
+            false => older.filter(Value::is_object),
+        }
+    }
+}
+
+/// Whether samples were changed.
+fn has_worked(counts: &Value) -> bool {
+    counts["num_committed"].as_u64().is_some_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_run_that_changed_something_stays_in_the_report() {
+        let done = Ending { exit_code: 0, name: "done" };
+        let record = |job: &str, num_committed: Option<u64>| {
+            let summary = num_committed.map(|num_committed| Summary { num_committed, ..Summary::default() });
+            RunRecord { summary, ..RunRecord::begin(job.into(), "d".into(), Map::new()) }
+        };
+        let report = |record: RunRecord, before: &str| {
+            let text = record.json(done, before);
+            let committed = |report: &Value| report["counts"]["num_committed"].as_u64();
+            let value: Value = serde_json::from_str(&text).expect("a report");
+            (text, committed(&value), committed(&value["last_work"]), value["last_work"]["last_work"].clone())
+        };
+        let (first, ..) = report(record("a", Some(3)), "");
+        let (idle, committed, last, nested) = report(record("a", Some(0)), &first);
+        assert_eq!((committed, last, nested), (Some(0), Some(3), Value::Null));
+        // Nor do nights take it away that do not begin, or those after them.
+        let (unbegun, committed, last, _) = report(record("a", None), &idle);
+        assert_eq!((committed, last), (None, Some(3)));
+        let (_, committed, last, _) = report(record("a", Some(0)), &unbegun);
+        assert_eq!((committed, last), (Some(0), Some(3)));
+        let (_, committed, last, _) = report(record("a", Some(2)), &unbegun);
+        assert_eq!((committed, last), (Some(2), None));
+        for (job, before) in [("b", &*first), ("a", "no JSON"), ("a", "[]"), ("a", "{\"last_work\": {}}")] {
+            assert_eq!(report(record(job, Some(0)), before).2, None, "{before}");
+        }
     }
 }

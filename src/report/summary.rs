@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::pipeline::{RunError, SkipReason, Summary};
+use crate::{
+    names::shown,
+    pipeline::{RunError, SkipReason, Summary},
+};
 
 /// What to print after a run.
 pub fn lines(summary: &Summary) -> Vec<String> {
@@ -19,6 +22,9 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     )];
     for (reason, count) in &summary.skipped {
         lines.push(format!("  skipped, {reason}: {count}"));
+    }
+    if summary.num_known_failed > 0 {
+        lines.push(format!("  failed as in an earlier run, with the same inputs: {}", summary.num_known_failed));
     }
     if summary.num_withdrawn > 0 {
         lines.push(format!("  heatmaps taken away, of what is not there any more: {}", summary.num_withdrawn));
@@ -45,6 +51,23 @@ pub fn lines(summary: &Summary) -> Vec<String> {
     lines
 }
 
+/// A run that changed nothing, in one line.
+pub fn idle(summary: &Summary) -> String {
+    let skipped = summary.skipped.iter().map(|(reason, count)| format!(", {reason}: {count}"));
+    let failed = (summary.num_failed > 0).then(|| format!(", failed as in an earlier run: {}", summary.num_failed));
+    let reasons: String = skipped.chain(failed).collect();
+    format!("{} samples read: 0 annotated{reasons}", summary.num_read)
+}
+
+/// What failed, in one line.
+pub fn failed(summary: &Summary) -> String {
+    let Summary { num_failed, num_known_failed, num_read, failures, known_failures, .. } = summary;
+    let known = if *num_known_failed > 0 { format!(" ({num_known_failed} as in an earlier run)") } else { String::new() };
+    let first = failures.first().or(known_failures.first());
+    let first = first.map(|failure| format!("; the first: {}: {}", failure.sample, shown(&failure.error)));
+    format!("{num_failed} of {num_read} samples failed{known}{}", first.unwrap_or_default())
+}
+
 /// How many samples came to what.
 pub fn counts(summary: &Summary) -> Value {
     json!({
@@ -57,6 +80,7 @@ pub fn counts(summary: &Summary) -> Value {
         "num_skipped": summary.num_skipped(),
         "skipped": skipped(&summary.skipped),
         "num_failed": summary.num_failed,
+        "num_known_failed": summary.num_known_failed,
         "num_abandoned": summary.num_abandoned,
     })
 }

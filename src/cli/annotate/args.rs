@@ -109,19 +109,35 @@ pub struct Args {
     /// The same, and say it of each sample: `new`, or whether its label, its image, the model or the settings changed
     #[arg(long)]
     pub explain_plan: bool,
-    /// Abort when more samples than this fail: a number, or a share of those that are due (`5%`, `0.05`)
+    /// Abort when more samples than this fail: a number, or a share of all samples of the selection (`5%`, `0.05`), rounded up.
+    /// Known failures do not count: samples that failed in an earlier run with the same inputs
     #[arg(long, value_name = "N")]
     pub max_failures: Option<MaxFailures>,
+    /// End with exit code 0 where no sample failed but known ones, which are tried and reported all the same; needs `max-failures`,
+    /// so that a disk that is missing makes no known failures
+    #[arg(long)]
+    pub accept_known_failures: bool,
     /// Name of this job in reports, metrics and JSON lines
     #[arg(long, value_name = "JOB", value_parser = job_name)]
     pub name: Option<String>,
-    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name, `{shard}` the shard (`3-of-10`)
+    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name, `{shard}` the shard
+    /// (`3-of-10`), `{date}` the day (UTC)
     #[arg(long, value_name = "FILE")]
     pub report_file: Option<PathBuf>,
     /// Write metrics for Prometheus here when the run is over, `*.prom` in the folder of node_exporter's textfile collector; `{name}`
     /// is the job's name, `{shard}` the shard (`3-of-10`)
     #[arg(long, value_name = "FILE", value_parser = prom_file)]
     pub metrics_file: Option<PathBuf>,
+    /// Write the page of `camflow report` about the job's fields here when the run is over; `{name}` is the job's name, `{date}` the
+    /// day (UTC)
+    #[arg(long, value_name = "PAGE.html")]
+    pub html_file: Option<PathBuf>,
+    /// Write the numbers of that page here, too (JSON): the baseline of a later one
+    #[arg(long, value_name = "N.json")]
+    pub numbers_file: Option<PathBuf>,
+    /// Compare that page with an earlier one: what `numbers-file` or `camflow report --json` wrote
+    #[arg(long, value_name = "OLD.json")]
+    pub baseline: Option<PathBuf>,
     /// Output format: text, or JSON Lines
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
@@ -170,6 +186,21 @@ impl Args {
         self.dry_run || self.explain_plan
     }
 
+    /// What is wrong with flags that are each right by themselves.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        let has_page = self.html_file.is_some();
+        match self {
+            _ if self.accept_known_failures && self.max_failures.is_none() => Some(
+                "`accept-known-failures` needs `max-failures` beside it: where a disk is missing, all samples fail, and would be known the next time",
+            ),
+            _ if !has_page && self.numbers_file.is_some() => {
+                Some("`numbers-file` needs `html-file` beside it, the page whose numbers they are")
+            }
+            _ if !has_page && self.baseline.is_some() => Some("`baseline` needs `html-file` beside it, the page that compares"),
+            _ => None,
+        }
+    }
+
     /// What the job is called.
     pub fn job_name(&self) -> &str {
         self.name.as_deref().unwrap_or(Self::UNNAMED)
@@ -185,11 +216,18 @@ impl Args {
         self.metrics_file.as_deref().map(|path| self.named(path, shard))
     }
 
+    /// The page of the run, its numbers and what it is compared with.
+    pub fn page_files(&self) -> [Option<PathBuf>; 3] {
+        let named = |path: &Option<PathBuf>| path.as_deref().map(|path| self.named(path, Shard::WHOLE));
+        [&self.html_file, &self.numbers_file, &self.baseline].map(named)
+    }
+
     fn named(&self, path: &Path, shard: Shard) -> PathBuf {
         match path.to_str() {
             Some(text) => {
                 let shard = format!("{}-of-{}", shard.index(), shard.count());
-                text.replace("{name}", self.job_name()).replace("{shard}", &shard).into()
+                let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+                text.replace("{name}", self.job_name()).replace("{shard}", &shard).replace("{date}", &date).into()
             }
             None => path.to_owned(),
         }

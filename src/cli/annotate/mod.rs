@@ -6,6 +6,7 @@ mod config;
 mod job;
 mod labels;
 mod note;
+mod page;
 mod present;
 mod record;
 mod session;
@@ -47,6 +48,7 @@ impl Invocation {
 pub fn main(invocation: Invocation, open: &mut Option<Database>) -> Exit {
     let Invocation { args, config, position } = invocation;
     let reporter = Reporter::for_job(args.format, args.quiet, args.name.as_deref(), &args.dataset);
+    let reporter = reporter.accepting_known_failures(args.accept_known_failures);
     // Whoever asks what would be done wants to hear it.
     let reporter = if args.is_dry() { reporter } else { reporter.holding_back() };
     reporter.job_started(position);

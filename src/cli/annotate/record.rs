@@ -2,16 +2,16 @@
 
 use std::{
     io::{Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 
 use super::Args;
 use crate::{
-    cli::Exit,
+    cli::{Exit, report::check_written},
     fiftyone::Shard,
-    media::{Durability, check_named, open_regular, shown, write_named},
+    media::{Durability, open_regular, write_named},
     report::{RunRecord, metrics},
 };
 
@@ -28,9 +28,7 @@ impl RecordFiles {
         let files = RecordFiles { report: wanted(args.report_file(shard)), metrics: wanted(args.metrics_file(shard)) };
         for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
             let Some(path) = path else { continue };
-            if let Err(error) = check_named(path) {
-                anyhow::bail!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path));
-            }
+            check_written(flag, path)?;
         }
         Ok(files)
     }
@@ -38,18 +36,25 @@ impl RecordFiles {
     /// Writes them, each in one step.
     pub fn write(&self, record: &RunRecord, exit: Exit) -> anyhow::Result<()> {
         if let Some(path) = &self.report {
-            let text = record.json(exit.ending());
+            let text = record.json(exit.ending(), &held(path));
             write_named(path, Durability::Machine, |file| file.write_all(text.as_bytes())).context("the run has no report")?;
         }
         if let Some(path) = &self.metrics {
-            // A pipe holds no counts, and would be waited for.
-            let mut before = String::new();
-            if let Ok(Ok((mut file, _))) = open_regular(path) {
-                let _ = file.read_to_string(&mut before);
-            }
-            let text = metrics(record, exit.ending(), &before);
+            let text = metrics(record, exit.ending(), &held(path));
             write_named(path, Durability::Machine, |file| file.write_all(text.as_bytes())).context("the run has no metrics")?;
         }
         Ok(())
     }
+}
+
+/// What a file holds; nothing if it is none. A pipe would be waited for, and what is very long is a log, through `/dev/stdout`.
+fn held(path: &Path) -> String {
+    const LONG: u64 = 16 << 20;
+    let mut text = String::new();
+    if let Ok(Ok((mut file, size))) = open_regular(path)
+        && size <= LONG
+    {
+        let _ = file.read_to_string(&mut text);
+    }
+    text
 }

@@ -13,6 +13,7 @@ use super::{
     },
     labels::check_labels,
     note::{Computed, note_run},
+    page::Page,
     present::check_present,
 };
 use crate::{
@@ -21,13 +22,14 @@ use crate::{
         cam::Model,
         collect::remove_replaced,
         dataset::listed_ids,
+        error_text,
         signals::cancel_on_signals,
         target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
     },
     explain::{Column, ExplainOptions, TorchExplainer},
     fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard},
     media::{ExifPolicy, ImageLimits, shown},
-    names::backticked,
+    names::{backticked, word},
     pipeline::{
         BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SkipReason,
         Source, Targets, run, survey,
@@ -78,6 +80,9 @@ impl<'a> Session<'a> {
     /// a model is exported only for a job that could begin: that takes a while. The database stays in `open` until the next one
     /// is, because a service that camflow started would end between two jobs.
     pub fn open(args: &'a Args, reporter: &'a Reporter, open: &mut Option<Database>) -> Result<Self, Failure> {
+        if let Some(text) = args.contradiction() {
+            return Err(anyhow::anyhow!("{text}").into());
+        }
         let cancellation = cancel_on_signals()?;
         let mut dataset_side = || {
             let connected = connect(args, open)?;
@@ -94,7 +99,9 @@ impl<'a> Session<'a> {
         let (model, (database, found)) = match (check_model(args, reporter), side) {
             (Ok(model), Ok(dataset)) => (model, dataset),
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
-            (Err(first), Err(second)) => return Err(anyhow::anyhow!("{first:#}\nerror: {second:#}").into()),
+            (Err(first), Err(second)) => {
+                return Err(anyhow::anyhow!("{}\nerror: {}", error_text(&first), error_text(&second)).into());
+            }
         };
         let Model { program, layers, devices } = model;
         let options = ExplainOptions { faithfulness: args.faithfulness, ..args.cam.explain_options(&program, layers) };
@@ -243,6 +250,7 @@ impl<'a> Session<'a> {
     /// Does the work on a shard of the selection.
     pub fn run(&mut self, shard: Shard, record: &mut RunRecord) -> Result<Exit, Failure> {
         let (args, reporter) = (self.args, self.reporter);
+        let page = Page::check(args, shard, reporter)?;
         let mut work = self.prepare()?;
         let mut source = self.source(&mut work, shard, None)?;
         source.notices().iter().for_each(|notice| reporter.notice(notice));
@@ -273,13 +281,17 @@ impl<'a> Session<'a> {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = args.workers.unwrap_or(cores);
+        let field_names: Vec<String> = fields.names().map(ToOwned::to_owned).collect();
+        let failures = dataset.failure_key(args.name.as_deref(), &field_names);
+        let mut known = dataset.known_failures(failures).map_err(Failure::aborted)?;
         if args.is_dry() {
             let tell = |event| match event {
-                Event::SampleFailed(_) => reporter.tell(event),
+                Event::SampleFailed { .. } => reporter.tell(event),
                 Event::SampleStale { .. } if args.explain_plan => reporter.tell(event),
                 _ => {}
             };
-            let survey = survey(&mut source, &decoder, num_workers, &self.cancellation, &tell).map_err(Failure::aborted)?;
+            let survey =
+                survey(&mut source, &decoder, &known, num_workers, &self.cancellation, &tell).map_err(Failure::aborted)?;
             tell_taken();
             reporter.surveyed(&survey, self.columns.len());
             return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
@@ -318,12 +330,14 @@ impl<'a> Session<'a> {
             encoder: &encoder,
             sink: &mut sink,
             orphans: orphans.as_mut(),
+            known: &mut known,
         };
         let (summary, fault) = run(parts, options, &self.cancellation, &tell);
         tell_taken();
         reporter.finish(&summary, fault.as_ref());
         record.summary = Some(summary.clone());
-        let exit = match (&fault, summary.interrupted, summary.num_failed) {
+        let num_failed = if args.accept_known_failures { summary.num_newly_failed() } else { summary.num_failed };
+        let exit = match (&fault, summary.interrupted, num_failed) {
             (Some(_), ..) => Exit::Aborted,
             (None, true, _) => Exit::Interrupted,
             (None, false, 0) => Exit::Done,
@@ -331,7 +345,11 @@ impl<'a> Session<'a> {
         };
         let (program, columns, label) = (&self.program, &self.columns[..], label.as_ref());
         let computed = Computed { program, columns, classes: &class_names, label, fields: &fields, folder: folder.clone(), part };
-        let note = || note_run(args, &dataset, computed, record, &summary, exit);
+        let is_complete = fault.is_none() && !summary.interrupted;
+        let note = || {
+            dataset.note_failures(failures, &known, is_complete)?;
+            note_run(args, &dataset, computed, record, &summary, exit)
+        };
         match fault {
             // A database that is lost takes no notes, and the next run makes up for it.
             Some(fault @ RunError::Database { .. }) => return Err(Failure::aborted(fault)),
@@ -354,10 +372,17 @@ impl<'a> Session<'a> {
         if let Some(folder) = folder.as_ref().filter(|_| shard.index() == shard.count()) {
             self.tidy(&dataset, folder);
         }
+        if let Some(page) = page.filter(|_| is_complete) {
+            page.write(&dataset, &fields, &self.cancellation, reporter)?;
+            if self.cancellation.is_cancelled() {
+                return Ok(Exit::Interrupted);
+            }
+        }
         if summary.num_committed > 0 {
             reporter.notice(&format!(
-                "look at them with `fiftyone app launch {}`; a Python that has the dataset open sees them after `dataset.reload()`",
-                dataset.name()
+                "look at them with `fiftyone app launch {}{}`; a Python that has the dataset open sees them after `dataset.reload()`",
+                if dataset.name().starts_with('-') { "-- " } else { "" },
+                word(dataset.name())
             ));
         }
         Ok(exit)

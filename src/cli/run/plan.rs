@@ -14,7 +14,7 @@ use crate::{
     fiftyone::stranger_of,
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
     media::{read_text, shown},
-    names::Choice,
+    names::{Choice, word},
     report::keep_secret,
 };
 
@@ -25,7 +25,10 @@ use crate::{
 pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
     let named = shown(path).to_string();
     let text = read_text(path).with_context(|| {
-        format!("cannot read the job file `{named}`\nhint: `camflow run --print-default > {named}` writes one to start from")
+        format!(
+            "cannot read the job file `{named}`\nhint: `camflow run --print-default > {}` writes one to start from",
+            word(path)
+        )
     })?;
     let path = std::path::absolute(path).with_context(|| format!("`{named}` is no path"))?;
     let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
@@ -42,11 +45,11 @@ pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
         Origin::Set(_) => usize::MAX,
     });
     let count = match mistakes.len() {
-        1 => "a mistake".to_owned(),
-        count => format!("{count} mistakes"),
+        1 => "is a mistake".to_owned(),
+        count => format!("are {count} mistakes"),
     };
     let lines: String = mistakes.iter().map(|mistake| format!("\n  {}", mistake.located(&named))).collect();
-    anyhow::bail!("there is {count} in the job file `{named}`{lines}\nhint: `camflow run --print-default` explains all keys")
+    anyhow::bail!("there {count} in the job file `{named}`{lines}\nhint: `camflow run --print-default` explains all keys")
 }
 
 /// A program that a file of somebody else names is run for nobody.
@@ -55,9 +58,9 @@ fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> anyhow::Result
     let named = jobs.iter().find_map(|job| job.args.cam.python.as_deref().filter(|_| !is_typed));
     let Some((python, owner)) = named.zip(stranger_of(path)) else { return Ok(()) };
     anyhow::bail!(
-        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run\nhint: if you trust it, say so with `--set python={}`",
+        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run\nhint: if you trust it, say so with `--set {}`",
         shown(path),
-        shown(python)
+        word(&format!("python={}", python.to_string_lossy()))
     )
 }
 
@@ -109,8 +112,13 @@ fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Optio
         match invocation(&keys, job, &settings, args) {
             Some(Ok(invocation)) => {
                 let (args, shard) = (&invocation.args, invocation.args.shard());
+                if let Some(text) = args.contradiction() {
+                    wrong(text.to_owned());
+                }
                 let (report, metrics) = (args.report_file(shard), args.metrics_file(shard));
-                for (key, path) in [("report-file", report), ("metrics-file", metrics)] {
+                let [page, numbers, _] = args.page_files();
+                let written = [report, metrics, page, numbers];
+                for (key, path) in ["report-file", "metrics-file", "html-file", "numbers-file"].into_iter().zip(written) {
                     if let Some(other) = path.and_then(|path| files.insert(path, &job.name)) {
                         wrong(format!("its `{key}` is that of job `{other}`; put `{{name}}` into it, the name of the job"));
                     }
