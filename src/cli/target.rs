@@ -14,7 +14,7 @@ use crate::{
 
 /// The target in words, with the field that was found for it.
 pub fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
-    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.kind))
+    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.type_name()))
 }
 
 /// Whether `--class` goes with the target; needs no model. The error says what is possible.

@@ -79,6 +79,10 @@ pub fn check_dataset(args: &Args, database: &Database) -> anyhow::Result<Dataset
     if let Err(problem) = check_class_flag(&args.target, &args.cam.classes, label.as_ref()) {
         anyhow::bail!("{problem}");
     }
+    anyhow::ensure!(
+        args.view.is_none() || args.view_stages.is_none(),
+        "`--view` and `--view-stages` name two views\nhint: leave one of them out"
+    );
     let mask_targets = match label.as_ref().filter(|label| label.kind == LabelKind::Segmentation) {
         Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,

@@ -25,7 +25,7 @@ use crate::{
         target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
     },
     explain::{Column, ExplainOptions, TorchExplainer},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View},
     media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
@@ -127,7 +127,8 @@ impl<'a> Session<'a> {
         };
         let DatasetSide { dataset, label, mask_targets, notices } = side;
         notices.iter().for_each(|notice| self.reporter.notice(notice));
-        let view = args.view.as_ref().map(|view| dataset.saved_view(view, label.as_ref(), args.cam.python.clone()));
+        let view = args.view.as_deref().map(View::Saved).or(args.view_stages.as_deref().map(View::Stages));
+        let view = view.map(|view| dataset.view(view, label.as_ref(), args.cam.python.clone()));
         let view = view.transpose().map_err(|error| match self.cancellation.is_cancelled() {
             // Ctrl-C ends the Python that resolves a view, too.
             true => Failure { exit: Exit::Interrupted, error: error.into() },
