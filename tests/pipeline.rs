@@ -15,8 +15,8 @@ use camflow::{
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
         Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, LabelNames, MaxFailures, NpyFormat, Parts,
-        RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source, Stage, Store, StoredHeatmap,
-        StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
+        RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink, SkipReason, Source, Stage, Store,
+        StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
     },
     storage::{FileName, Journal, OutputFolder},
 };
@@ -255,6 +255,7 @@ impl World {
             exif: ExifPolicy::Ignore,
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
+            masks: SeenMasks::default(),
         }
     }
 

@@ -245,9 +245,7 @@ fn whole_numbers(values: ArrayValues) -> Result<Vec<i64>, MediaError> {
         values
             .map(|value| match value.fract() == 0.0 && value.abs() <= LARGEST {
                 true => Ok(value as i64),
-                false => Err(MediaError::mask(format!(
-                    "it holds {value}, and masks hold whole numbers: those of classes, or in an object's own mask 0 and 1 (`mask > 0.5` makes them of probabilities)"
-                ))),
+                false => Err(MediaError::mask(format!("it holds {value}, which is no class number"))),
             })
             .collect()
     }

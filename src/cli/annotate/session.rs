@@ -1,6 +1,6 @@
 //! A job with its model loaded and its database open: `annotate` runs it once, a worker shard by shard.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 
@@ -29,8 +29,8 @@ use crate::{
     media::{ExifPolicy, ImageLimits, shown},
     names::backticked,
     pipeline::{
-        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SkipReason,
-        Source, Targets, run, survey,
+        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SeenMasks,
+        SkipReason, Source, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
     report::{Reporter, RunRecord},
@@ -271,6 +271,7 @@ impl<'a> Session<'a> {
             exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
             fingerprint: job_fingerprint(args, &self.program, label.as_ref()),
             overwrite: args.overwrite,
+            masks: SeenMasks::default(),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = args.workers.unwrap_or(cores);
@@ -283,6 +284,9 @@ impl<'a> Session<'a> {
             let survey = survey(&mut source, &decoder, num_workers, &self.cancellation, &tell).map_err(Failure::aborted)?;
             tell_taken();
             reporter.surveyed(&survey, self.columns.len());
+            if survey.num_stale() == 0 {
+                explain_absence(&decoder, label.as_ref(), &survey.skipped, reporter);
+            }
             return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
         }
         sink.lock(shard).map_err(Failure::from_lock)?;
@@ -324,6 +328,9 @@ impl<'a> Session<'a> {
         tell_taken();
         reporter.finish(&summary, fault.as_ref());
         record.summary = Some(summary.clone());
+        if summary.num_committed == 0 {
+            explain_absence(&decoder, label.as_ref(), &summary.skipped, reporter);
+        }
         let exit = match (&fault, summary.interrupted, summary.num_failed) {
             (Some(_), ..) => Exit::Aborted,
             (None, true, _) => Exit::Interrupted,
@@ -363,4 +370,19 @@ impl<'a> Session<'a> {
         }
         Ok(exit)
     }
+}
+
+/// Where no sample has anything to explain: what is in the masks instead of the classes.
+fn explain_absence(decoder: &Decoder, label: Option<&LabelField>, skipped: &BTreeMap<SkipReason, u64>, reporter: &Reporter) {
+    let (Targets::Classes(classes), Some(field)) = (&decoder.targets, label) else { return };
+    let Some((num_masks, values)) = decoder.masks.without_classes() else { return };
+    if skipped.contains_key(&SkipReason::UpToDate) {
+        return;
+    }
+    let wanted = classes.iter().filter_map(|class| Some(format!("`{}` ({})", class.name, class.mask_value?)));
+    let (wanted, name) = (wanted.collect::<Vec<_>>().join(", "), &field.name);
+    reporter.warning(&format!(
+        "no mask in field `{name}` holds {wanted}; the first {num_masks} hold {values}\nhint: name their values in FiftyOne, as in `dataset.mask_targets = {{\"{name}\": {{255: \"{}\"}}}}`, and save the dataset",
+        classes.first().map_or("class", |class| class.name.as_str())
+    ));
 }
