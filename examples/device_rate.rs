@@ -56,7 +56,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
-        reading: Reading { background: None, is_probability: false },
+        reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         faithfulness: false,
         one_by_one: false,
         probe_batch: 1,

@@ -40,15 +40,23 @@ def describe(loaded, shapes, image, output, primary=None, layouts=None):
     else:
         raise ExportError(f"the model has no output `{wanted}`", f"its outputs are {', '.join(f'`{k}`' for k in keys)}", code=2)
     scores = leaves[index]
-    if not isinstance(scores, torch.Tensor) or scores.ndim < 2:
-        raise ExportError(f"output `{keys[index]}` is not a tensor [N, classes, ...]", "choose another with `--primary-output`, or wrap the model")
+    if not isinstance(scores, torch.Tensor) or scores.ndim == 0 and example[0] > 1:
+        what = f"has shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else f"is a {type(scores).__name__}"
+        raise ExportError(f"output {f'`{keys[index]}` ' if keys[index] else ''}{what}, and is no tensor [N, classes, ...]",
+                          "choose another with `--primary-output`, or wrap the model")
+    # Of one class, some models leave out the dimension of classes: [N], or [N, H, W] of the image's size.
+    is_map = scores.ndim == 3 and (given.get("task") == "segmentation" or list(scores.shape[1:]) == example[2:])
+    num_classes = 1 if scores.ndim < 2 or is_map else scores.shape[1]
     if not torch.isfinite(scores).all():
         raise ExportError("the model's output has infinities or NaN", "random weights? `--warm-batchnorm 4` gives its batch norms sane statistics")
     classes = given.get("classes") or {}
-    if len(classes) != scores.shape[1] and classes:
+    if num_classes == 1 and len(classes) == 2:
+        negative, positive = (name for _, name in sorted(classes.items(), key=lambda entry: int(entry[0])))
+        say(f"the output has one channel: it stands for `{positive}` where a sigmoid of it is above 0.5, and for `{negative}` elsewhere")
+    elif len(classes) != num_classes and classes:
         if given.get("all_classes"):
-            raise ExportError(f"`--classes` gives {len(classes)} names for the {scores.shape[1]} channels of the output", "name each, in the order of the channels", code=2)
-        say(f"warning: {len(classes)} class names for {scores.shape[1]} channels of the output")
+            raise ExportError(f"`--classes` gives {len(classes)} names for the {num_classes} channels of the output", "name each, in the order of the channels", code=2)
+        say(f"warning: {len(classes)} class names for {num_classes} channels of the output")
     layers, tokens = find_layers(loaded.module, shapes, example)
     found, tokens = {layer["path"]: layer for layer in layers}, given.get("tokens", tokens)
     if "layers" in given:  # paths, or entries that say more than was found, such as the layout
@@ -74,8 +82,9 @@ def describe(loaded, shapes, image, output, primary=None, layouts=None):
     assumed = [] if steps else ["preprocess"]
     steps = checked_steps(steps or [resize_step("resize", example[2:])], channels)
     steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
+    task = given.get("task") or ("segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other")
     return {"camflow": FORMAT, "name": loaded.name, "source": loaded.source, "weights": given.get("weights"), "seed": given.get("seed"),
-            "torch": torch.__version__.split("+")[0], "task": given.get("task") or {4: "segmentation", 2: "classification"}.get(scores.ndim, "other"),
+            "torch": torch.__version__.split("+")[0], "task": task,
             "input": {"layout": "NCHW", "dtype": "float32", "channels": channels, "example": list(example)}, "preprocess": steps, "assumed": assumed,
             "outputs": keys, "primary_output": index, "classes": classes, "aliases": aliases,
             "default_layers": [str(k) for k in given.get("default_layers", default)], "layers": layers, "tokens": tokens}

@@ -5,6 +5,8 @@ import re
 
 from export_messages import first_line, say
 
+MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
+
 
 def observe(module, example):
     """One eager run with hooks: called modules in order of completion, and which of them can bear a signature.
@@ -152,6 +154,18 @@ def stride_of(tokens, example, seen):
             if grid == list(tokens["grid"]) and all(
                     cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen):
                 return {**tokens, "stride": list(stride), "round": name}
+    return None
+
+
+def size_multiple(module, size, channels):
+    """The least of MULTIPLES whose odd multiples near `size` the module takes as an image's sides; None if none does."""
+    import torch
+
+    for of in MULTIPLES:
+        height, width = ((max(side // of, 2) | 1) * of for side in size)
+        with contextlib.suppress(Exception), torch.no_grad():  # it says which sizes it takes by raising
+            module(torch.zeros(1, channels, height, width))
+            return of
     return None
 
 

@@ -6,7 +6,7 @@ import math
 import operator
 from pathlib import Path
 
-from export_messages import ExportError
+from export_messages import ExportError, say
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 RESIZING = {"interpolation", "antialias"}
@@ -19,6 +19,7 @@ STEPS = {
     "resize_max": (set(), {"size", "height", "width", *RESIZING}),
     "center_crop": ({"height", "width"}, set()),
     "center_crop_multiple": ({"of"}, set()),
+    "pad_multiple": ({"of"}, set()),
     "normalize": ({"mean", "std"}, set()),
 }
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -125,9 +126,22 @@ def fixed_size(steps):
     for step in steps or ():
         if step["op"] in ("resize", "center_crop"):
             size = step["height"], step["width"]
-        elif step["op"] != "normalize":
+        elif step["op"] in ("center_crop_multiple", "pad_multiple"):
+            up = step["of"] - 1 if step["op"] == "pad_multiple" else 0
+            size = size and tuple((side + up) // step["of"] * step["of"] for side in size)
+        elif step["op"] not in ("normalize", "grayscale"):
             size = None
     return size
+
+
+def with_padding(steps, of):
+    """Steps that pad images to a multiple of what the model wants, unless they give such sizes already."""
+    size = fixed_size(steps)
+    last = next((step for step in reversed(steps) if step["op"] not in ("normalize", "grayscale")), {})
+    if all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0:
+        return steps
+    say(f"the model takes images whose sides are multiples of {of}: others are padded, at the bottom and at the right (step `pad_multiple`)")
+    return [*steps[:-1], {"op": "pad_multiple", "of": of}, steps[-1]]
 
 
 def checked_steps(steps, channels=None, where="preprocess"):

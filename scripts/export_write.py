@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 from export_describe import describe
-from export_layers import follow_sizes
+from export_layers import follow_sizes, size_multiple
 from export_messages import ExportError, say
-from export_preprocess import fixed_size
+from export_preprocess import fixed_size, with_padding
 from export_reasons import input_channels, refuse_random, ungraded
 from export_trace import refuse_foreign, strip_traces, trace
 from export_verify import signatures, verify
@@ -63,6 +63,8 @@ def export(loaded, out, size=None, static_size=False, primary_output=None, warm=
         meta["input"]["dynamic"] = kind
         if kind == "bhw":
             said = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())}
+            of = size_multiple(loaded.module, meta["input"]["example"][2:], channels)
+            meta["preprocess"] = with_padding(meta["preprocess"], of) if of else meta["preprocess"]
             follow_sizes(loaded.module, meta, said | set(layouts or ()))
         named = {path for path, value in signatures(program).items() if value}
         lost = [layer["path"] for layer in meta["layers"] if layer["path"] not in named]

@@ -15,8 +15,9 @@ use camflow::{
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
         FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures, LabelNames,
-        MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SelectedSample, Sink, SkipReason, Source,
-        Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
+        MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink,
+        SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass,
+        Targets, run, survey,
     },
     storage::{FileName, Journal, OutputFolder},
 };
@@ -257,6 +258,7 @@ impl World {
             exif: ExifPolicy::Ignore,
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
+            masks: SeenMasks::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import closing
 
@@ -49,20 +50,32 @@ class ComputeHeatmaps(foo.Operator):
 
     def execute(self, ctx):
         # What is wrong with these is an error of the operator itself, and not one in the middle of a stream.
-        command = program.find(), form.arguments(ctx), sample_ids(ctx)
+        command = program.find(), form.arguments(ctx), samples(ctx)
         return delegated(ctx, command) if ctx.delegated else immediate(ctx, command)
 
 
-def sample_ids(ctx) -> list[str] | None:
-    """The samples that were chosen, or None for all of the dataset."""
+def samples(ctx) -> dict[str, str]:
+    """Which samples, as files for `camflow`: flag to content; none for all of the dataset."""
     chosen = ctx.target_view()
     if isinstance(chosen, fo.Dataset):
-        return None
+        return {}
     if chosen.media_type == fo.core.media.GROUP:
         chosen = ctx.flatten_group_slices(chosen, media_type="image")
     # The ids of patches and frames are their own; heatmaps belong to the samples that they are cut from.
-    generated = chosen._is_patches or chosen._is_frames or chosen._is_clips
-    return list(dict.fromkeys(chosen.values("sample_id" if generated else "id")))
+    if chosen._is_patches:
+        chosen = of_patches(chosen)
+    if chosen._is_frames or chosen._is_clips or not ctx.params["target"].startswith("labels"):
+        ids = chosen.values("sample_id" if chosen._is_frames or chosen._is_clips else "id")
+        return {"--ids": "".join(f"{sample}\n" for sample in dict.fromkeys(ids))}
+    # The labels that count are those that the view shows.
+    return {"--view-stages": json.dumps(chosen._serialize(include_uuids=False))}
+
+
+def of_patches(patches) -> fo.DatasetView:
+    """The view of the samples that patches are cut from, with the labels that are the patches."""
+    view, fields = patches._source_collection.view(), patches._label_fields
+    samples = view.select(list(dict.fromkeys(patches.values("sample_id"))), ordered=True)
+    return samples.select_labels(ids=patches._get_label_ids(fields=fields), fields=fields)
 
 
 def delegated(ctx, command) -> dict:

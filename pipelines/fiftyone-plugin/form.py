@@ -17,6 +17,8 @@ METHODS = (
 )
 # Labels that can be targets, with those first that say most exactly which pixels count.
 LABELS = (fo.Segmentation, fo.Detections, fo.Polylines, fo.Classification, fo.Classifications)
+# What can be a target in a list.
+MEMBERS = (fo.Detection, fo.Polyline, fo.Classification)
 # The choice of a model that is not in the cache.
 OTHER = "other"
 
@@ -67,7 +69,24 @@ def needs_classes(ctx, target: str | None) -> bool:
         return False
     name = target.partition(":")[2]
     field = ctx.dataset.get_field(name) if name else None
-    return not (field is not None and field.document_type is fo.Classification)
+    return field is None or kind_of(field) != (fo.Classification, False)
+
+
+def label_fields(schema: dict, within: str = ""):
+    """The fields of labels, with their paths, also those in other fields."""
+    for name, field in schema.items():
+        kind, is_list = kind_of(field)
+        if kind and issubclass(kind, fo.Label):
+            yield within + name, field
+        elif kind and not is_list:
+            yield from label_fields(field.get_field_schema(), f"{within}{name}.")
+
+
+def kind_of(field) -> tuple[type | None, bool]:
+    """The class of the documents that a field holds, and whether it holds a list of them."""
+    is_list = isinstance(field, fo.ListField)
+    inner = field.field if is_list else field
+    return (inner.document_type, is_list) if isinstance(inner, fo.EmbeddedDocumentField) else (None, is_list)
 
 
 def _choices(view: types.Choices, pairs) -> types.Choices:
@@ -105,12 +124,12 @@ def _model(ctx, inputs) -> models.Model | None:
 
 
 def _target(ctx, inputs) -> str:
-    schema = ctx.dataset.get_field_schema(ftype=fo.EmbeddedDocumentField)
+    found = [(name, *kind_of(field)) for name, field in label_fields(ctx.dataset.get_field_schema())]
     fields = [
-        (f"labels:{name}", f"{kind.__name__} labels `{name}`")
-        for kind in LABELS
-        for name, field in schema.items()
-        if field.document_type is kind
+        (f"labels:{name}", f"{'list of ' if is_list else ''}{kind.__name__} labels `{name}`")
+        for wanted in (*LABELS, *MEMBERS)
+        for name, kind, is_list in found
+        if kind is wanted and (kind in LABELS or is_list)
     ]
     own = [
         ("predicted", "where the model itself predicts the classes"),

@@ -66,15 +66,15 @@ def environment() -> dict[str, str]:
 class Run:
     """A `camflow` that reports in JSON lines, until it ends or is closed."""
 
-    def __init__(self, program: str, arguments: list[str], ids: list[str] | None = None):
-        """Starts `PROGRAM ARGUMENTS`; with `ids`, on these samples alone."""
+    def __init__(self, program: str, arguments: list[str], files: dict[str, str] | None = None):
+        """Starts `PROGRAM ARGUMENTS`; each of `files` is the content of a file for the flag that is its name."""
         # The run may outlast its closing, so that its files go with the thread that reaps it.
         self._folder = tempfile.TemporaryDirectory(prefix="camflow-")
         try:
-            if ids is not None:
-                listed = Path(self._folder.name) / "ids.txt"
-                listed.write_text("".join(f"{sample}\n" for sample in ids))
-                arguments = [*arguments, "--ids", str(listed)]
+            for flag, content in (files or {}).items():
+                path = Path(self._folder.name) / flag.strip("-")
+                path.write_text(content)
+                arguments = [*arguments, f"{flag}={path}"]
             self._errors = (Path(self._folder.name) / "stderr").open("w+")
             self._process = subprocess.Popen(
                 [program, *arguments],

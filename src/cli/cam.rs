@@ -113,7 +113,11 @@ impl CamArgs {
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             size: self.size,
-            reading: Reading { background: program.metadata.background(), is_probability: program.ends_in_sigmoid() },
+            reading: Reading {
+                background: program.metadata.background(),
+                one_channel: program.one_channel(),
+                is_probability: program.ends_in_sigmoid(),
+            },
             faithfulness: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size,

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::annotate::DatabaseArgs;
 use crate::{
-    fiftyone::{Connected, Dataset, StoredRun},
+    fiftyone::{Connected, Dataset, StoredRun, View},
     media::{read_text, shown},
     names::{existing, split_lists},
 };
@@ -35,10 +35,9 @@ impl DatasetArgs {
         Ok((connected, dataset))
     }
 
-    /// The samples of a saved view and of a file with ids; see [`chosen_ids`].
-    pub fn chosen_ids(&self, dataset: &Dataset, view: Option<&str>, ids: Option<&Path>) -> anyhow::Result<Option<Vec<String>>> {
-        let view = view.map(|view| dataset.saved_view(view, None, self.python.clone())).transpose()?;
-        Ok(chosen_ids(view.map(|view| view.ids), ids.map(listed_ids).transpose()?))
+    /// The samples of a saved view whose heatmaps in these fields are looked at, and the fields that it shows.
+    pub fn viewed(&self, dataset: &Dataset, view: &str, fields: &[String]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+        Ok(dataset.view_of_heatmaps(View::Saved(view), fields, self.python.clone())?)
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::{
     Exit, Failure,
-    dataset::{DatasetArgs, check_heatmap_fields, check_runs, chosen_tags},
+    dataset::{DatasetArgs, check_heatmap_fields, check_runs, chosen_ids, chosen_tags, listed_ids},
     print,
     signals::cancel_on_signals,
 };
@@ -119,8 +119,16 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         }
     }
     let (_connected, dataset) = args.dataset.open()?;
-    let fields = fields(&dataset, args)?;
-    let ids = args.dataset.chosen_ids(&dataset, args.view.as_deref(), args.ids.as_deref())?;
+    let mut fields = fields(&dataset, args)?;
+    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose()?;
+    let viewed = match viewed {
+        Some((ids, shown)) => {
+            fields = shown_fields(args, fields, shown)?;
+            Some(ids)
+        }
+        None => None,
+    };
+    let ids = chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose()?);
     let selection =
         Selection { tags: chosen_tags(&dataset, &args.tags)?, matching: args.matching.clone(), ids, ..Selection::default() };
     let mut source = dataset.measured(fields.clone(), &selection)?;
@@ -192,6 +200,22 @@ fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
             Ok(known.into_iter().filter(|field| written.contains(&field)).collect())
         }
     }
+}
+
+/// The fields that the view shows, with a word about those that it does not.
+fn shown_fields(args: &Args, fields: Vec<String>, shown: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let hidden: Vec<&str> = fields.iter().filter(|field| !shown.contains(field)).map(String::as_str).collect();
+    if hidden.is_empty() {
+        return Ok(shown);
+    }
+    let (view, hidden) = (args.view.as_deref().unwrap_or_default(), backticked(hidden));
+    if shown.is_empty() || !args.fields.is_empty() {
+        bail!(
+            "the saved view `{view}` hides {hidden}\nhint: keep the heatmaps in the view, or list its samples in a file for `--ids`"
+        );
+    }
+    print(&format!("note: the saved view `{view}` hides {hidden}: left out"));
+    Ok(shown)
 }
 
 /// The selection in words.

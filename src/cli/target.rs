@@ -7,14 +7,14 @@ use crate::{
     job::{ClassMapping, MaskNames, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
     media::{MaskValue, shown},
     names::{ClassNames, backticked},
-    pipeline::Targets,
-    program::{Plan, Program, Task},
+    pipeline::{TargetClass, Targets},
+    program::{OneChannel, Plan, Program, Task},
     report::Reporter,
 };
 
 /// The target in words, with the field that was found for it.
 pub fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
-    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.kind))
+    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.type_name()))
 }
 
 /// Whether `--class` goes with the target; needs no model. The error says what is possible.
@@ -80,6 +80,7 @@ pub fn resolve_targets(
             "model `{}` names no classes, so the samples' labels cannot be found among them\nhint: export it with class names, or use `--target top`",
             shown(program.path())
         );
+        notice_other_names(program, names, labels, reporter);
         return Ok(Targets::OwnClass);
     }
     let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
@@ -95,12 +96,9 @@ pub fn resolve_targets(
             known
         }
         _ => {
-            let is_only_channel = program.num_channels() == Some(1);
-            let masks = (label.is_some() && by_name.is_none()).then_some(MaskNames { targets: mask_targets, is_only_channel });
-            let resolved =
-                resolve_classes(classes, names, masks).map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
-            resolved.notices.iter().for_each(|notice| reporter.notice(notice));
-            resolved.classes
+            let one_channel = program.one_channel();
+            let masks = (label.is_some() && by_name.is_none()).then_some(MaskNames { targets: mask_targets, one_channel });
+            resolve(program, names, classes, masks, reporter)?
         }
     };
     Ok(match *target {
@@ -109,20 +107,74 @@ pub fn resolve_targets(
     })
 }
 
+/// The requested classes by the model's and the masks' own names, all of them channels that the output has.
+pub fn resolve(
+    program: &Program,
+    names: &ClassNames,
+    requested: &[String],
+    masks: Option<MaskNames>,
+    reporter: &Reporter,
+) -> anyhow::Result<Vec<TargetClass>> {
+    let one_channel = program.one_channel();
+    let resolved = resolve_classes(requested, names, masks).map_err(|problems| {
+        let hint = if one_channel.is_some_and(|classes| classes.negative.is_none()) { SECOND_CLASS } else { "" };
+        anyhow::anyhow!("{}{hint}", problems.join("\nerror: "))
+    })?;
+    resolved.notices.iter().for_each(|notice| reporter.notice(notice));
+    let classes = resolved.classes;
+    let is_there = |index: i64| match (one_channel, program.num_channels()) {
+        (Some(classes), _) => index == classes.positive || Some(index) == classes.negative,
+        (None, Some(num_channels)) => (0..num_channels).contains(&index),
+        (None, None) => true,
+    };
+    if let Some(missing) = classes.iter().find(|class| !is_there(class.index)) {
+        let (count, model) = (program.num_channels().unwrap_or_default(), shown(program.path()));
+        let hint = if one_channel.is_some() { SECOND_CLASS } else { "\nhint: export it with a name for each channel" };
+        anyhow::bail!(
+            "class `{}` is number {}, and the output of model `{model}` has {count} channels{hint}",
+            missing.name,
+            missing.index
+        );
+    }
+    Ok(classes)
+}
+
+/// How the class that a sigmoid denies gets its name.
+const SECOND_CLASS: &str =
+    "\nhint: an output of one channel stands for two classes where the model is exported with two names, the negative one first";
+
+/// Says which labels name another class than the only one that a model names.
+fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, reporter: &Reporter) {
+    let Labels { dataset, field: Some(field), view, .. } = labels else { return };
+    let Some(OneChannel { positive, negative: None }) = program.one_channel() else { return };
+    let name = names.name(positive);
+    // A field that takes long to look through is annotated all the same.
+    let mut others = dataset.label_names(field, view).unwrap_or_default();
+    others.retain(|label| !names.means(label, (&name, positive)));
+    if !others.is_empty() {
+        let some = backticked(others.iter().take(5));
+        reporter.notice(&format!(
+            "the model's output has one channel, for `{name}`, and field `{}` has other labels, {some}, whose samples are skipped: to explain them, export the model with two names, the negative one first",
+            field.name
+        ));
+    }
+}
+
 /// What is taken of a model whose output has one channel, and can be meant otherwise.
 pub fn one_channel_notice(program: &Program, from_masks_without_targets: bool) -> Option<String> {
-    let name = program.metadata.classes.values().next().map_or("the class", String::as_str);
+    let OneChannel { positive, negative } = program.one_channel()?;
+    let name = |class: i64| program.metadata.classes.get(&class).map_or("the class", String::as_str);
     let number = if program.ends_in_sigmoid() {
         "its output, a sigmoid, is above 0.5"
     } else {
         "its logit is above 0, a sigmoid above 0.5"
     };
+    let other = negative.map(|class| format!(", else `{}`", name(class))).unwrap_or_default();
     let masks = match from_masks_without_targets {
-        true => "; in masks it is the one value beside 0, as no mask targets name another",
-        false => "",
+        true => format!("; in masks `{}` is the one value beside 0, as no mask targets name another", name(positive)),
+        false => String::new(),
     };
-    (program.num_channels() == Some(1))
-        .then(|| format!("the model's output has one channel: it predicts `{name}` where {number}{masks}"))
+    Some(format!("the model's output has one channel: it predicts `{}` where {number}{other}{masks}", name(positive)))
 }
 
 /// What stands for `{class}` in the names of fields.
@@ -140,6 +192,11 @@ const WRAP: &str = "hint: wrap it at export: a Python function that returns a mo
 /// Refuses by what the exporter says of the model's output.
 pub fn check_task(program: &Program, target: &TargetSpec) -> anyhow::Result<()> {
     let model = shown(program.path());
+    let num_names = program.metadata.classes.len();
+    anyhow::ensure!(
+        program.one_channel().is_none() || num_names <= 2,
+        "model `{model}` names {num_names} classes, and its output has one channel\nhint: export it with the name of that class, or with two names, the negative one first"
+    );
     match (program.metadata.task, target) {
         (Task::Detection, _) => anyhow::bail!("model `{model}` gives boxes, not scores of classes\n{WRAP}"),
         (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),

@@ -85,6 +85,6 @@ impl TorchExplainer {
         let input = Tensor::f_zeros([1, self.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
         let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
         let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels };
-        self.saliencies(&input, &[String::new()], &[vec![target]]).map(drop)
+        self.saliencies(&input, &[String::new()], &[vec![target]], &[None]).map(drop)
     }
 }

@@ -11,6 +11,7 @@ mod heatmap;
 mod layout;
 mod options;
 mod pass;
+mod sizes;
 mod smoothing;
 mod target;
 mod trial;
@@ -36,6 +37,7 @@ use batch_size::Footprint;
 use cam::Derivative;
 use heatmap::DeviceMap;
 use pass::Saliencies;
+use sizes::Sizes;
 use smoothing::{PLAIN, SMOOTHING, Variant};
 
 /// Computes heatmaps with libtorch.
@@ -55,6 +57,8 @@ pub struct TorchExplainer {
     num_sharing: usize,
     /// Likewise, of variants of a sample.
     probe_batch: usize,
+    /// What sizes of its input the model takes.
+    sizes: Sizes,
     /// Inputs of batches to come, on the device, with the number of their first sample: of the next batch, and of the one after.
     prefetched: Vec<(u64, Tensor)>,
 }
@@ -117,6 +121,7 @@ impl TorchExplainer {
             footprint: None,
             num_sharing: 1,
             probe_batch: options.probe_batch.clamp(1, max_batch),
+            sizes: Sizes::of(&program.metadata.input),
             prefetched: Vec::new(),
             options,
         })
@@ -171,8 +176,12 @@ impl TorchExplainer {
                 self.explain_samples(samples, pixels, None, shape, result);
             }
             Err(error) => {
+                let mut text = error.text();
+                if matches!(error, ExplainError::Graph(_)) && !error.is_out_of_memory() {
+                    text = format!("{text}; {}", self.sizes.said_of(&self.plan, shape));
+                }
                 for sample in samples {
-                    result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error: error.text() });
+                    result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error: text.clone() });
                 }
             }
         }
@@ -204,18 +213,20 @@ impl TorchExplainer {
         let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
         let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
         let mut targets: Vec<Vec<ClassTarget>> = samples.iter().map(|sample| sample.targets.clone()).collect();
-        let plain = self.saliencies(&input, &keys, &targets)?;
+        let shown: Vec<Option<BinaryMask>> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
+        let plain = self.saliencies(&input, &keys, &targets, &shown)?;
         let mut maps = self.heatmaps(&plain, PLAIN, samples, (height, width))?;
         if self.options.aug_smooth {
             for (targets, found) in targets.iter_mut().zip(&plain) {
                 for (target, found) in targets.iter_mut().zip(found) {
-                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.target.channel));
+                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.target.class));
                 }
             }
             for variant in &SMOOTHING[1..] {
                 let targets: Vec<Vec<ClassTarget>> =
                     targets.iter().map(|targets| targets.iter().map(|target| variant.of_target(target)).collect()).collect();
-                let found = self.saliencies(&variant.of_input(&input)?, &keys, &targets)?;
+                let shown: Vec<_> = shown.iter().map(|shown| Some(variant.of_mask(shown.as_ref()?))).collect();
+                let found = self.saliencies(&variant.of_input(&input)?, &keys, &targets, &shown)?;
                 let more = self.heatmaps(&found, *variant, samples, (height, width))?;
                 // A class that a variant no longer shows adds a map of zeros to the mean.
                 for (sums, more) in maps.iter_mut().flatten().zip(more.into_iter().flatten()) {
@@ -243,7 +254,7 @@ impl TorchExplainer {
                 let (Some(found), Some(maps)) = (found, maps) else { continue };
                 of_sample.push(ClassHeatmaps {
                     class: target.class,
-                    channel: found.target.channel,
+                    channel: found.target.class,
                     score: found.score,
                     object: found.predicted,
                     heatmaps: on_host.by_ref().take(maps.len()).collect(),

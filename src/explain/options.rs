@@ -1,6 +1,6 @@
 //! What is explained, and which maps come of it.
 
-use crate::program::Layer;
+use crate::program::{Layer, OneChannel};
 
 use super::{HeatmapSize, Method};
 
@@ -34,6 +34,8 @@ pub struct ExplainOptions {
 pub struct Reading {
     /// The output's channel for what is none of the classes, if it has one.
     pub background: Option<i64>,
+    /// What its one channel stands for; `None` where it has several.
+    pub one_channel: Option<OneChannel>,
     /// Whether its numbers are probabilities, not logits. It counts for an output of one channel, which has no softmax.
     pub is_probability: bool,
 }

@@ -43,12 +43,14 @@ struct Probed {
 }
 
 impl TorchExplainer {
-    /// Per sample and target the maps; `None` where the target is not there. `keys` tell samples apart where chance plays a part.
+    /// Per sample and target the maps; `None` where the target is not there. `keys` tell samples apart where chance plays a part;
+    /// `shown` are the parts of the input that show an image, where others do not.
     pub(super) fn saliencies(
         &self,
         input: &Tensor,
         keys: &[String],
         targets: &[Vec<ClassTarget>],
+        shown: &[Option<BinaryMask>],
     ) -> Result<Vec<Vec<Option<Saliencies>>>, ExplainError> {
         let needs = |derivative| self.options.methods.iter().any(|method| method.derivative() == derivative);
         let needs_layers = self.options.methods.iter().any(|method| method.needed_influence() == Influence::Gradient);
@@ -57,7 +59,7 @@ impl TorchExplainer {
             let _no_grad = (!needs_gradient && !needs(Derivative::Comparison)).then(tch::no_grad_guard);
             self.plan.run(input)?
         };
-        let scores = self.resolve(&execution, targets)?;
+        let scores = self.resolve(&execution, targets, shown)?;
         let probed = self.probe(&execution, &scores)?;
 
         // By sample, the maps of those targets that are there.
@@ -131,7 +133,12 @@ impl TorchExplainer {
     }
 
     /// Per sample and target what is differentiated, if it is there.
-    fn resolve(&self, execution: &Execution, targets: &[Vec<ClassTarget>]) -> Result<Vec<Vec<Option<Score>>>, ExplainError> {
+    fn resolve(
+        &self,
+        execution: &Execution,
+        targets: &[Vec<ClassTarget>],
+        shown: &[Option<BinaryMask>],
+    ) -> Result<Vec<Vec<Option<Score>>>, ExplainError> {
         let logits = &execution.output;
         if logits.dim() != 2 && logits.dim() != 4 {
             return Err(ExplainError::Unsuitable(format!(
@@ -150,9 +157,9 @@ impl TorchExplainer {
             ));
         }
         let mut scores = Vec::with_capacity(targets.len());
-        for (sample, targets) in (0i64..).zip(targets) {
+        for ((sample, targets), shown) in (0i64..).zip(targets).zip(shown) {
             let own = logits.f_detach()?.f_narrow(0, sample, 1)?;
-            let resolve = |target| Score::resolve(&own, target, self.options.reading);
+            let resolve = |target| Score::resolve(&own, target, self.options.reading, shown.as_ref());
             scores.push(targets.iter().map(resolve).collect::<Result<Vec<_>, _>>()?);
         }
         Ok(scores)
@@ -215,7 +222,7 @@ impl TorchExplainer {
     ) -> Result<Vec<Tensor>, ExplainError> {
         let mut values = Vec::with_capacity(present.len());
         for (sample, score) in present {
-            values.push(comparison_score(&execution.output.f_select(0, *sample as i64)?, score.channel)?);
+            values.push(comparison_score(&execution.output.f_select(0, *sample as i64)?, score.class)?);
         }
         let root = Tensor::f_stack(&values, 0)?.f_sum(None::<Kind>)?;
         let layers = &execution.taps[..self.options.layers.len()];

@@ -2,7 +2,10 @@
 
 use tch::{TchError, Tensor};
 
-use crate::pipeline::{ClassTarget, TargetPixels};
+use crate::{
+    media::BinaryMask,
+    pipeline::{ClassTarget, TargetPixels},
+};
 
 /// A variant of the image for smoothing: mirrored or not, times a factor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,11 +36,16 @@ impl Variant {
     /// The target in this variant: what is marked in the image moves with it.
     pub fn of_target(self, target: &ClassTarget) -> ClassTarget {
         let pixels = match &target.pixels {
-            TargetPixels::Mask(mask) if self.mirrored => TargetPixels::Mask(mask.mirrored()),
+            TargetPixels::Mask(mask) => TargetPixels::Mask(self.of_mask(mask)),
             TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
             pixels => pixels.clone(),
         };
         ClassTarget { pixels, ..*target }
+    }
+
+    /// What is marked in the image, in this variant.
+    pub fn of_mask(self, mask: &BinaryMask) -> BinaryMask {
+        if self.mirrored { mask.mirrored() } else { mask.clone() }
     }
 
     /// A map `[1, H, W]` of this variant, laid over the image as it is.

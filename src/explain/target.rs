@@ -2,7 +2,8 @@
 //!
 //! A target is a channel and the pixels that count. For segmentation logits `[N, K, h, w]` the score of sample `i` is
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
-//! it is `logits[i, k]`, as in its `ClassifierOutputTarget`.
+//! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative one's
+//! logit is the negated one, as in its `BinaryClassifierOutputTarget`.
 
 use std::borrow::Cow;
 
@@ -12,48 +13,91 @@ use super::Reading;
 use crate::{
     media::BinaryMask,
     pipeline::{Channel, ClassTarget, TargetPixels},
+    program::OneChannel,
 };
 
 /// The scalar of one sample, resolved: it can be taken of any logits, those of a changed input or activation too.
 #[derive(Debug)]
 pub struct Score {
-    /// Channel of the output.
-    pub channel: i64,
+    /// The class: a channel of the output, unless that has one channel for two classes.
+    pub class: i64,
+    source: Source,
     /// f32 `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
     mask: Option<Tensor>,
-    is_probability: bool,
+}
+
+/// Where a class's logits are in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// In this one of several channels.
+    Channel(i64),
+    /// In the only one.
+    Only { is_negated: bool, is_probability: bool },
 }
 
 impl Score {
     /// Resolves a sample's target with its logits `[1, K]` or `[1, K, h, w]`; `None` where the class is not there: nothing is
     /// predicted as it, or its mask is empty at the output's resolution. The background is never the top class of a segmentation.
-    /// An output of one channel predicts its class where the logit is above 0, as a sigmoid above one half does.
+    /// An output of one channel predicts its class where the logit is above 0, as a sigmoid above one half does. What is predicted
+    /// beside the image (where `shown` is 0) is nothing.
     ///
     /// # Errors
     /// libtorch fails; a channel is out of range (checked by the job).
-    pub fn resolve(logits: &Tensor, target: &ClassTarget, reading: Reading) -> Result<Option<Score>, TchError> {
+    pub fn resolve(
+        logits: &Tensor,
+        target: &ClassTarget,
+        reading: Reading,
+        shown: Option<&BinaryMask>,
+    ) -> Result<Option<Score>, TchError> {
         let logits = logits.f_squeeze_dim(0)?;
-        let is_probability = reading.is_probability;
-        let is_only = logits.size()[0] == 1;
-        let above = |logits: &Tensor| logits.f_gt(if is_probability { 0.5 } else { 0.0 });
-        if logits.dim() == 1 {
-            if is_only && target.pixels == TargetPixels::Predicted && above(&logits)?.f_int64_value(&[0])? == 0 {
-                return Ok(None);
+        let is_map = logits.dim() > 1;
+        // bool `[h, w]`
+        let shown = match shown.filter(|_| is_map) {
+            Some(shown) => {
+                let (_, height, width) = logits.size3()?;
+                let shown = shown.resize_nearest(height as usize, width as usize);
+                let shown = Tensor::f_from_data_size(&shown.pixels, &[height, width], Kind::Uint8)?;
+                Some(shown.f_to_device(logits.device())?.f_to_kind(Kind::Bool)?)
             }
-            let channel = match target.channel {
-                Channel::Index(index) => index,
-                Channel::Top => logits.f_argmax(0i64, false)?.f_int64_value(&[])?,
-            };
-            return Ok(Some(Score { channel, mask: None, is_probability }));
-        }
-        let channel = match target.channel {
-            Channel::Index(index) => index,
-            Channel::Top if is_only => 0,
-            Channel::Top => match most_predicted(&logits, reading.background)? {
-                Some(channel) => channel,
-                None => return Ok(None),
-            },
+            None => None,
         };
+        // bool `[h, w]` or of no dimension: where the one channel is above the threshold.
+        let only = match reading.one_channel {
+            Some(classes) => {
+                let above = logits.f_select(0, 0)?.f_gt(if reading.is_probability { 0.5 } else { 0.0 })?;
+                Some((classes, above))
+            }
+            None => None,
+        };
+        let class = match (target.channel, &only) {
+            (Channel::Index(index), _) => Some(index),
+            (Channel::Top, Some((classes, above))) => {
+                top_of_one(*classes, &within(above, shown.as_ref())?, reading.background.filter(|_| is_map))?
+            }
+            (Channel::Top, None) if is_map => {
+                let winners = logits.f_argmax(0i64, false)?;
+                most_predicted(&within(&winners, shown.as_ref())?, logits.size()[0], reading.background)?
+            }
+            (Channel::Top, None) => Some(logits.f_argmax(0i64, false)?.f_int64_value(&[])?),
+        };
+        let Some(class) = class else { return Ok(None) };
+        let is_negated = only.as_ref().is_some_and(|(classes, _)| classes.negative == Some(class));
+        let source = match only {
+            Some(_) => Source::Only { is_negated, is_probability: reading.is_probability },
+            None => Source::Channel(class),
+        };
+        let predicted = || {
+            let predicted = match &only {
+                Some((_, above)) if is_negated => above.f_logical_not()?,
+                Some((_, above)) => above.shallow_clone(),
+                None => logits.f_argmax(0i64, false)?.f_eq(class)?,
+            };
+            shown.as_ref().map_or(Ok(predicted.shallow_clone()), |shown| predicted.f_logical_and(shown))
+        };
+        if !is_map {
+            let is_absent = only.is_some() && target.pixels == TargetPixels::Predicted && !is_any(&predicted()?)?;
+            return Ok((!is_absent).then_some(Score { class, source, mask: None }));
+        }
         let (_, height, width) = logits.size3()?;
         let mask = match &target.pixels {
             TargetPixels::Mask(mask) => match mask_tensor(mask, height, width)? {
@@ -61,11 +105,8 @@ impl Score {
                 None => return Ok(None),
             },
             TargetPixels::Predicted | TargetPixels::Labelled => {
-                let mask = match is_only {
-                    true => above(&logits.f_select(0, 0)?)?,
-                    false => logits.f_argmax(0i64, false)?.f_eq(channel)?,
-                };
-                if mask.f_any()?.f_int64_value(&[])? == 0 {
+                let mask = predicted()?;
+                if !is_any(&mask)? {
                     return Ok(None);
                 }
                 mask
@@ -77,7 +118,7 @@ impl Score {
                 mask
             }
         };
-        Ok(Some(Score { channel, mask: Some(mask.f_to_kind(logits.kind())?), is_probability }))
+        Ok(Some(Score { class, source, mask: Some(mask.f_to_kind(logits.kind())?) }))
     }
 
     /// The pixels that count, at the output's resolution; `None` for class logits.
@@ -93,21 +134,22 @@ impl Score {
 
     /// The same once more.
     pub fn shallow_clone(&self) -> Score {
-        Score { channel: self.channel, mask: self.mask.as_ref().map(Tensor::shallow_clone), is_probability: self.is_probability }
+        Score { class: self.class, source: self.source, mask: self.mask.as_ref().map(Tensor::shallow_clone) }
     }
 
-    /// The softmax probability `[B]` of the channel in each of the logits `[B, K]`, or the mean over the pixels that count of
+    /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, or the mean over the pixels that count of
     /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1.
     ///
     /// # Errors
     /// libtorch fails.
     pub fn confidence(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let probabilities = match (logits.size()[1], self.is_probability) {
-            (1, true) => logits.f_to_kind(Kind::Float)?,
-            (1, false) => logits.f_to_kind(Kind::Float)?.f_sigmoid()?,
-            _ => logits.f_softmax(1, Kind::Float)?,
+        let probabilities = match self.source {
+            Source::Channel(channel) => logits.f_softmax(1, Kind::Float)?.f_select(1, channel)?,
+            Source::Only { is_probability, .. } => {
+                let own = self.logits(&logits.f_to_kind(Kind::Float)?)?;
+                if is_probability { own } else { own.f_sigmoid()? }
+            }
         };
-        let probabilities = probabilities.f_select(1, self.channel)?;
         let Some(mask) = &self.mask else { return Ok(probabilities) };
         let mask = mask.f_to_kind(Kind::Float)?;
         probabilities
@@ -121,18 +163,45 @@ impl Score {
     /// # Errors
     /// libtorch fails.
     pub fn of(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let logits = logits.f_select(1, self.channel)?;
+        let logits = self.logits(logits)?;
         match &self.mask {
             None => Ok(logits),
             Some(mask) => logits.f_mul(mask)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>),
         }
     }
+
+    /// The class's own logits `[B]` or `[B, h, w]`; its probabilities, where the output is one.
+    fn logits(&self, logits: &Tensor) -> Result<Tensor, TchError> {
+        match self.source {
+            Source::Channel(channel) => logits.f_select(1, channel),
+            Source::Only { is_negated: false, .. } => logits.f_select(1, 0),
+            Source::Only { is_negated: true, is_probability: true } => logits.f_select(1, 0)?.f_neg()?.f_add_scalar(1.0),
+            Source::Only { is_negated: true, is_probability: false } => logits.f_select(1, 0)?.f_neg(),
+        }
+    }
 }
 
-/// The class that wins most pixels of `[K, h, w]`, apart from the background; `None` where the background wins all.
-fn most_predicted(logits: &Tensor, background: Option<i64>) -> Result<Option<i64>, TchError> {
-    let num_classes = logits.size()[0];
-    let winners = logits.f_argmax(0i64, false)?.f_flatten(0, -1)?;
+fn is_any(mask: &Tensor) -> Result<bool, TchError> {
+    Ok(mask.f_any()?.f_int64_value(&[])? != 0)
+}
+
+/// The class of the two of one channel that is predicted for more pixels, or for the image; `None` where that one has no name or is
+/// the background and the other one is nowhere.
+fn top_of_one(classes: OneChannel, above: &Tensor, background: Option<i64>) -> Result<Option<i64>, TchError> {
+    let num_above = above.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+    let counts = [(Some(classes.positive), num_above), (classes.negative, above.numel() as i64 - num_above)];
+    let named = counts.into_iter().filter_map(|(class, count)| Some((class?, count)));
+    let there = named.filter(|(class, count)| *count > 0 && Some(*class) != background);
+    Ok(there.rev().max_by_key(|(_, count)| *count).map(|(class, _)| class))
+}
+
+/// The values that a mask leaves of it, if there is one, in one row.
+fn within(values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    mask.map_or_else(|| values.f_reshape([-1]), |mask| values.f_masked_select(mask))
+}
+
+/// The class that wins most of the pixels, apart from the background; `None` where the background wins all.
+fn most_predicted(winners: &Tensor, num_classes: i64, background: Option<i64>) -> Result<Option<i64>, TchError> {
     let counts = winners.f_bincount(None::<Tensor>, num_classes)?;
     if let Some(background) = background {
         let _ = counts.f_select(0, background)?.f_fill_(0)?;
@@ -154,10 +223,20 @@ fn mask_tensor(mask: &BinaryMask, height: i64, width: i64) -> Result<Option<Tens
 mod tests {
     use super::*;
 
-    fn score(logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
+    const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false };
+    const ONE: Reading =
+        Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), is_probability: false };
+    /// Of two names.
+    const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
+
+    fn read(reading: Reading, logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
         let target = ClassTarget { class: 0, channel, pixels };
-        let score = Score::resolve(logits, &target, Reading { background: Some(0), is_probability: false }).expect("resolved")?;
-        Some((score.channel, score.of(logits).expect("score").double_value(&[0])))
+        let score = Score::resolve(logits, &target, reading, None).expect("resolved")?;
+        Some((score.class, score.of(logits).expect("score").double_value(&[0])))
+    }
+
+    fn score(logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
+        read(SEVERAL, logits, channel, pixels)
     }
 
     fn segmentation() -> Tensor {
@@ -180,13 +259,15 @@ mod tests {
         assert_eq!(score(&never, Channel::Index(0), TargetPixels::Predicted), None);
     }
 
+    fn map_of_one(values: [f32; 4]) -> Tensor {
+        Tensor::from_slice(&values).view([1, 1, 2, 2])
+    }
+
     #[test]
     fn one_channel_is_there_where_a_sigmoid_says_so() {
-        let object =
-            |pixels: TargetPixels| score(&Tensor::from_slice(&[-5f32, 2.0, 3.0, -1.0]).view([1, 1, 2, 2]), Channel::Top, pixels);
-        assert_eq!(object(TargetPixels::Predicted), Some((0, 5.0)));
-        let never = Tensor::full([1, 1, 2, 2], -5.0, tch::kind::FLOAT_CPU);
-        assert_eq!(score(&never, Channel::Index(0), TargetPixels::Predicted), None);
+        let score = |logits: &Tensor, channel, pixels| read(ONE, logits, channel, pixels);
+        assert_eq!(score(&map_of_one([-5.0, 2.0, 3.0, -1.0]), Channel::Top, TargetPixels::Predicted), Some((0, 5.0)));
+        assert_eq!(score(&map_of_one([-5.0; 4]), Channel::Index(0), TargetPixels::Predicted), None);
         let healthy = Tensor::from_slice(&[-1f32]).view([1, 1]);
         assert_eq!(score(&healthy, Channel::Top, TargetPixels::Predicted), None);
         assert_eq!(score(&healthy, Channel::Index(0), TargetPixels::Labelled), Some((0, -1.0)), "the label says so");
@@ -194,17 +275,60 @@ mod tests {
     }
 
     #[test]
+    fn of_two_names_the_first_is_where_the_logit_is_below() {
+        let healthy = Tensor::from_slice(&[-1f32]).view([1, 1]);
+        assert_eq!(read(TWO, &healthy, Channel::Top, TargetPixels::Predicted), Some((0, 1.0)));
+        assert_eq!(read(TWO, &-&healthy, Channel::Top, TargetPixels::Predicted), Some((1, 1.0)));
+        assert_eq!(read(TWO, &healthy, Channel::Index(1), TargetPixels::Predicted), None);
+        assert_eq!(read(TWO, &healthy, Channel::Index(1), TargetPixels::Labelled), Some((1, -1.0)));
+        let probability = Tensor::from_slice(&[0.25f32]).view([1, 1]);
+        let reading = Reading { is_probability: true, ..TWO };
+        assert_eq!(read(reading, &probability, Channel::Top, TargetPixels::Predicted), Some((0, 0.75)));
+    }
+
+    #[test]
+    fn of_two_names_the_one_with_more_pixels_is_first_unless_it_is_the_background() {
+        let map = map_of_one([-5.0, 2.0, -3.0, -1.0]);
+        assert_eq!(read(TWO, &map, Channel::Top, TargetPixels::Predicted), Some((0, 9.0)));
+        let reading = Reading { background: Some(0), ..TWO };
+        assert_eq!(read(reading, &map, Channel::Top, TargetPixels::Predicted), Some((1, 2.0)));
+        assert_eq!(read(reading, &map_of_one([-1.0; 4]), Channel::Top, TargetPixels::Predicted), None);
+        let mask = BinaryMask { height: 2, width: 2, pixels: vec![1, 1, 0, 0] };
+        assert_eq!(read(TWO, &map, Channel::Index(0), TargetPixels::Mask(mask)), Some((0, 3.0)));
+    }
+
+    #[test]
     fn the_confidence_of_one_channel_is_a_sigmoid() {
-        let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels: TargetPixels::Labelled };
-        let confidence = |values: [f32; 2], is_probability| {
+        let confidence = |values: [f32; 2], class, reading| {
+            let target = ClassTarget { class: 0, channel: Channel::Index(class), pixels: TargetPixels::Labelled };
             let logits = Tensor::from_slice(&values).view([2, 1]);
-            let reading = Reading { background: None, is_probability };
-            let score = Score::resolve(&logits.narrow(0, 0, 1), &target, reading).expect("resolved").expect("there");
+            let score = Score::resolve(&logits.narrow(0, 0, 1), &target, reading, None).expect("resolved").expect("there");
             Vec::<f64>::try_from(score.confidence(&logits).expect("confidence").to_kind(Kind::Double)).expect("numbers")
         };
-        let found = confidence([0.0, 3f32.ln()], false);
-        assert!((found[0] - 0.5).abs() < 1e-6 && (found[1] - 0.75).abs() < 1e-6, "{found:?}");
-        assert_eq!(confidence([0.25, 0.5], true), [0.25, 0.5]);
+        let near = |found: Vec<f64>, wanted: [f64; 2]| {
+            assert!(found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{found:?}");
+        };
+        near(confidence([0.0, 3f32.ln()], 0, ONE), [0.5, 0.75]);
+        near(confidence([0.0, 3f32.ln()], 0, TWO), [0.5, 0.25]);
+        near(confidence([0.25, 0.5], 0, Reading { is_probability: true, ..ONE }), [0.25, 0.5]);
+        near(confidence([0.25, 0.5], 0, Reading { is_probability: true, ..TWO }), [0.75, 0.5]);
+    }
+
+    #[test]
+    fn what_is_predicted_beside_the_image_does_not_count() {
+        let shown = BinaryMask { height: 1, width: 2, pixels: vec![1, 0] };
+        let resolve = |logits: &Tensor, channel, pixels, reading| {
+            let target = ClassTarget { class: 0, channel, pixels };
+            let score = Score::resolve(logits, &target, reading, Some(&shown)).expect("resolved")?;
+            Some((score.class, score.of(logits).expect("score").double_value(&[0])))
+        };
+        // Channel 1 wins three pixels, two of them in the first column; channel 0 wins in the second one.
+        assert_eq!(resolve(&segmentation(), Channel::Index(1), TargetPixels::Predicted, SEVERAL), Some((1, 40.0)));
+        assert_eq!(resolve(&segmentation(), Channel::Index(0), TargetPixels::Predicted, SEVERAL), None);
+        assert_eq!(resolve(&map_of_one([-5.0, 2.0, 3.0, 1.0]), Channel::Top, TargetPixels::Predicted, ONE), Some((0, 3.0)));
+        assert_eq!(resolve(&map_of_one([1.0, -2.0, 1.0, -1.0]), Channel::Index(0), TargetPixels::Labelled, TWO), None);
+        let mask = BinaryMask::full(2, 2);
+        assert_eq!(resolve(&segmentation(), Channel::Index(1), TargetPixels::Mask(mask), SEVERAL), Some((1, 100.0)));
     }
 
     #[test]

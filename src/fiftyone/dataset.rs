@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, doc, oid::ObjectId};
 
 use super::{
-    database::Database, error::Error, lock::Lock, mask_targets::read_mask_targets, schema::HeatmapField, selection::Selection,
-    shard::Shard, sink::UpdateSink, source::SampleSource,
+    database::Database,
+    error::Error,
+    fields::{Field, InnerField, read_fields, read_inner_fields},
+    lock::Lock,
+    mask_targets::read_mask_targets,
+    schema::HeatmapField,
+    selection::Selection,
+    shard::Shard,
+    sink::UpdateSink,
+    source::SampleSource,
 };
 use crate::{media::MaskValue, names::backticked};
-
-/// What FiftyOne calls a field's class, before the last dot.
-const FIELDS: &str = "fiftyone.core.fields.";
-const LABELS: &str = "fiftyone.core.labels.";
 
 /// A dataset of images. It is known by its id from here on, so that renaming it does no harm.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub struct Dataset {
     pub(super) samples: String,
     group: Option<Group>,
     fields: Vec<Field>,
+    /// Those within others.
+    inner_fields: Vec<InnerField>,
     mask_targets: BTreeMap<String, Document>,
     default_mask_targets: Document,
     version: String,
@@ -37,19 +43,6 @@ pub(super) struct Group {
     /// The slices that hold images.
     pub(super) image_slices: Vec<String>,
     pub(super) other_slices: Vec<String>,
-}
-
-/// A field of the samples.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// Its name.
-    pub name: String,
-    /// Its key in the stored samples; nearly always the same.
-    pub(super) key: String,
-    /// FiftyOne's word for its type: the label's class (`Segmentation`), else the field's (`StringField`).
-    pub kind: String,
-    /// Whether it holds labels.
-    pub(super) is_label: bool,
 }
 
 impl Dataset {
@@ -88,6 +81,7 @@ impl Dataset {
             samples: samples.to_owned(),
             group,
             fields: read_fields(document),
+            inner_fields: read_inner_fields(document),
             mask_targets: targets("mask_targets")
                 .into_iter()
                 .filter_map(|(field, stored)| Some((field, stored.as_document()?.clone())))
@@ -117,6 +111,10 @@ impl Dataset {
     /// The fields of its samples, as they were when it was opened.
     pub fn fields(&self) -> &[Field] {
         &self.fields
+    }
+
+    pub(super) fn inner_fields(&self) -> &[InnerField] {
+        &self.inner_fields
     }
 
     /// What the user should know, lowercase, without a period.
@@ -251,27 +249,6 @@ fn read_group(name: &str, document: &Document) -> Result<Option<Group>, Error> {
     Ok(Some(Group { field: field.to_owned(), image_slices: names(images), other_slices: names(others) }))
 }
 
-fn read_fields(document: &Document) -> Vec<Field> {
-    let Ok(entries) = document.get_array("sample_fields") else { return Vec::new() };
-    let field = |entry: &Bson| {
-        let entry = entry.as_document()?;
-        let name = entry.get_str("name").ok()?;
-        Some(Field {
-            name: name.to_owned(),
-            key: entry.get_str("db_field").unwrap_or(name).to_owned(),
-            kind: kind_of(entry),
-            is_label: entry.get_str("embedded_doc_type").is_ok_and(|class| class.starts_with(LABELS)),
-        })
-    };
-    entries.iter().filter_map(field).collect()
-}
-
-/// The short name of a schema entry's type.
-pub(super) fn kind_of(entry: &Document) -> String {
-    let full = entry.get_str("embedded_doc_type").or_else(|_| entry.get_str("ftype")).unwrap_or("unknown type");
-    full.strip_prefix(LABELS).or_else(|| full.strip_prefix(FIELDS)).unwrap_or(full).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,16 +290,5 @@ mod tests {
         assert_eq!((group.image_slices, group.other_slices), (vec!["left".into(), "right".into()], vec!["pcd".into()]));
         assert!(read_group("d", &doc! {"media_type": "group", "group_field": "g", "group_media_types": {"pcd": "3d"}}).is_err());
         assert!(read_group("d", &doc! {"media_type": "image"}).unwrap().is_none());
-    }
-
-    #[test]
-    fn fields_are_named_by_their_label() {
-        let document = doc! {"sample_fields": [
-            {"name": "id", "ftype": "fiftyone.core.fields.ObjectIdField", "embedded_doc_type": null, "db_field": "_id"},
-            {"name": "gt", "ftype": "fiftyone.core.fields.EmbeddedDocumentField", "embedded_doc_type": "fiftyone.core.labels.Segmentation", "db_field": "gt"},
-        ]};
-        let fields = read_fields(&document);
-        assert_eq!(fields[0], Field { name: "id".into(), key: "_id".into(), kind: "ObjectIdField".into(), is_label: false });
-        assert_eq!((fields[1].kind.as_str(), fields[1].is_label), ("Segmentation", true));
     }
 }

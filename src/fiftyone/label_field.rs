@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use bson::{Bson, Document, doc};
 
 use super::{
-    dataset::{Dataset, Field},
+    dataset::Dataset,
     error::Error,
+    fields::{Field, InnerField, LIST_OF},
     retry::with_retries,
     saved_view::SavedView,
     selection::{IDS, among, parse_ids},
@@ -64,8 +65,23 @@ impl LabelKind {
         }
     }
 
-    fn of(field: &Field) -> Option<LabelKind> {
-        Self::GROUPS.into_iter().flatten().copied().find(|kind| kind.name() == field.kind)
+    /// What the labels of each member of the list are.
+    fn of_members(self) -> Option<LabelKind> {
+        match self {
+            LabelKind::Detections => Some(LabelKind::Detection),
+            LabelKind::Polylines => Some(LabelKind::Polyline),
+            LabelKind::Classifications => Some(LabelKind::Classification),
+            LabelKind::Segmentation | LabelKind::Detection | LabelKind::Polyline | LabelKind::Classification => None,
+        }
+    }
+
+    /// Also whether the field holds the list alone, without a label around it.
+    fn of(field: &Field) -> Option<(LabelKind, bool)> {
+        let kinds = || Self::GROUPS.into_iter().flatten().copied();
+        match field.kind.strip_prefix(LIST_OF) {
+            None => kinds().find(|kind| kind.name() == field.kind).map(|kind| (kind, false)),
+            Some(member) => kinds().find(|kind| kind.of_members().is_some_and(|of| of.name() == member)).map(|kind| (kind, true)),
+        }
     }
 }
 
@@ -82,17 +98,37 @@ pub struct LabelField {
     pub name: String,
     /// What its labels are.
     pub kind: LabelKind,
-    /// Its key in the stored samples.
+    /// The way to it in the stored samples: keys with dots.
     pub(super) key: String,
+    /// Whether it is a list of labels, without the label that holds such lists as a rule.
+    pub(super) is_bare_list: bool,
 }
 
 impl LabelField {
+    /// FiftyOne's word for its type.
+    pub fn type_name(&self) -> String {
+        match self.kind.of_members().filter(|_| self.is_bare_list) {
+            Some(member) => format!("{LIST_OF}{member}"),
+            None => self.kind.to_string(),
+        }
+    }
+
+    /// The way to the label, or to each of its labels.
+    pub(super) fn labels(&self) -> String {
+        match self.kind.list().filter(|_| !self.is_bare_list) {
+            Some(list) => format!("{}.{list}", self.key),
+            None => self.key.clone(),
+        }
+    }
+
     /// Where the names of its labels are in the stored samples.
     fn name_key(&self) -> String {
-        match self.kind.list() {
-            Some(list) => format!("{}.{list}.label", self.key),
-            None => format!("{}.label", self.key),
-        }
+        format!("{}.label", self.labels())
+    }
+
+    /// The class of what the field holds, or of what is in its list.
+    pub(super) fn label_class(&self) -> &'static str {
+        self.kind.of_members().filter(|_| self.is_bare_list).unwrap_or(self.kind).name()
     }
 }
 
@@ -106,7 +142,11 @@ impl Dataset {
     /// # Errors
     /// The named one does not exist or holds no such labels; there is none to choose, or more than one.
     pub fn label_field(&self, named: Option<&str>) -> Result<LabelField, Error> {
-        choose(self.fields(), named).map_err(|(problem, hint)| Error::LabelField { problem, dataset: self.name.clone(), hint })
+        choose(self.fields(), self.inner_fields(), named).map_err(|(problem, hint)| Error::LabelField {
+            problem,
+            dataset: self.name.clone(),
+            hint,
+        })
     }
 
     /// Whether a label of a field of detections, polylines or classifications has one of these names, in any sample. One that is
@@ -185,12 +225,15 @@ pub(super) fn command_code(error: &mongodb::error::Error) -> Option<i32> {
 }
 
 /// An error is what is wrong and what to do.
-fn choose(fields: &[Field], named: Option<&str>) -> Result<LabelField, (String, String)> {
-    let label_field =
-        |field: &Field| Some(LabelField { kind: LabelKind::of(field)?, name: field.name.clone(), key: field.key.clone() });
-    let candidates: Vec<LabelField> = fields.iter().filter_map(label_field).collect();
+fn choose(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result<LabelField, (String, String)> {
+    let label_field = |field: &Field| {
+        let (kind, is_bare_list) = LabelKind::of(field)?;
+        Some(LabelField { kind, name: field.name.clone(), key: field.key.clone(), is_bare_list })
+    };
+    let within = inner.iter().filter(|inner| inner.part_of.is_none()).map(|inner| &inner.field);
+    let candidates: Vec<LabelField> = fields.iter().chain(within).filter_map(label_field).collect();
     let listed = |fields: &[&LabelField]| {
-        let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.kind));
+        let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.type_name()));
         described.collect::<Vec<_>>().join(", ")
     };
     let all: Vec<&LabelField> = candidates.iter().collect();
@@ -202,8 +245,19 @@ fn choose(fields: &[Field], named: Option<&str>) -> Result<LabelField, (String, 
         if let Some(field) = candidates.iter().find(|field| field.name == name) {
             return Ok(field.clone());
         }
-        return Err(match fields.iter().find(|field| field.name == name) {
+        if let Some(InnerField { part_of: Some(part_of), .. }) = inner.iter().find(|inner| inner.field.name == name) {
+            return Err((format!("field `{name}` {part_of}, and cannot be a target,"), there_are()));
+        }
+        let known = || fields.iter().chain(inner.iter().map(|inner| &inner.field));
+        return Err(match known().find(|field| field.name == name) {
             Some(field) => (format!("field `{name}` is of type {}, which cannot be a target,", field.kind), there_are()),
+            None if name.contains('.') => (
+                format!("there is no field `{name}`"),
+                format!(
+                    "{}; what samples have without its being declared, `dataset.add_dynamic_sample_fields()` declares",
+                    there_are()
+                ),
+            ),
             None => {
                 let near = similar(name, fields.iter().map(|field| &field.name));
                 let near = match near.is_empty() {
@@ -214,12 +268,16 @@ fn choose(fields: &[Field], named: Option<&str>) -> Result<LabelField, (String, 
             }
         });
     }
-    let groups = LabelKind::GROUPS.into_iter();
-    let first = groups.map(|group| all.iter().filter(|field| group.contains(&field.kind)).copied().collect::<Vec<_>>());
-    match first.into_iter().find(|group| !group.is_empty()).as_deref() {
+    // A field of labels goes before others that hold some, too.
+    let is_plain = |field: &LabelField| !field.is_bare_list && !field.name.contains('.');
+    let in_group = |group: &[LabelKind], plain: bool| {
+        all.iter().filter(|field| group.contains(&field.kind) && is_plain(field) == plain).copied().collect::<Vec<_>>()
+    };
+    let mut groups = [true, false].into_iter().flat_map(|plain| LabelKind::GROUPS.map(|group| in_group(group, plain)));
+    match groups.find(|group| !group.is_empty()).as_deref() {
         Some([only]) => Ok((*only).clone()),
         Some(several) => Err((
-            format!("there are {} {} fields", several.len(), several[0].kind),
+            format!("there are {} {} fields", several.len(), several[0].type_name()),
             format!("name one with `--target labels:FIELD`: {}", listed(&all)),
         )),
         None => Err((
@@ -244,7 +302,7 @@ mod tests {
     }
 
     fn chosen(stored: &[(&str, &str)], named: Option<&str>) -> Result<String, String> {
-        choose(&fields(stored), named).map(|field| field.name).map_err(|(problem, hint)| format!("{problem}: {hint}"))
+        choose(&fields(stored), &[], named).map(|field| field.name).map_err(|(problem, hint)| format!("{problem}: {hint}"))
     }
 
     #[test]
@@ -269,5 +327,31 @@ mod tests {
         let error = chosen(&two, Some("scen")).unwrap_err();
         assert!(error.contains("no field `scen`") && error.contains("similar names: `scene`"), "{error}");
         assert!(chosen(&[("note", "StringField")], None).unwrap_err().contains("--target predicted"));
+    }
+
+    #[test]
+    fn lists_and_inner_fields_are_chosen_by_name_or_where_there_is_nothing_else() {
+        let stored = [("raw", "list of Polyline"), ("boxes", "Detections"), ("many", "list of Detections")];
+        assert_eq!(chosen(&stored, None).as_deref(), Ok("boxes"));
+        assert_eq!(chosen(&stored, Some("raw")).as_deref(), Ok("raw"));
+        assert_eq!(chosen(&stored[..1], None).as_deref(), Ok("raw"));
+        let error = chosen(&stored, Some("many")).unwrap_err();
+        assert!(
+            error.contains("list of Detections, which cannot be a target") && error.contains("`raw` (list of Polyline)"),
+            "{error}"
+        );
+        let inner = |(name, kind): (&str, &str), part_of: Option<&str>| InnerField {
+            field: fields(&[(name, kind)]).remove(0),
+            part_of: part_of.map(ToOwned::to_owned),
+        };
+        let all = [inner(("meta.gt", "Detections"), None), inner(("boxes.sub", "Classification"), Some("is a part of a label"))];
+        let choose = |named| {
+            choose(&fields(&stored), &all, named).map(|field| field.key).map_err(|(problem, hint)| format!("{problem}: {hint}"))
+        };
+        assert_eq!(choose(None).as_deref(), Ok("boxes"));
+        assert_eq!(choose(Some("meta.gt")).as_deref(), Ok("meta.gt"));
+        let error = choose(Some("boxes.sub")).unwrap_err();
+        assert!(error.contains("is a part of a label") && error.contains("`meta.gt` (Detections)"), "{error}");
+        assert!(choose(Some("meta.other")).unwrap_err().contains("add_dynamic_sample_fields"));
     }
 }

@@ -1,8 +1,9 @@
-"""What is in a saved view: the ids of its samples in its order, and the stages that change what it shows of them.
+"""What is in a view: the ids of its samples in its order, and the stages that change what it shows of them.
 
 Writes a BSON document and the ids, one a line. Started by saved_view.rs, with the database's address in the environment.
 """
 
+import json
 import os
 import sys
 
@@ -25,20 +26,21 @@ class Refused(Exception):
 class Shown:
     """What a view's stages make of each sample, as far as they do not only choose and order samples."""
 
-    def __init__(self, field):
+    def __init__(self, fields):
         # What is read of a sample through the view.
-        self.read = {"filepath", field} - {""}
-        self.field = field
+        self.read = {"filepath", *fields}
+        self.fields = fields
         self.stages = []
         # Names of those that change what is read.
         self.changing = []
-        self.hidden_by = None
+        # By field the stage that hides it.
+        self.hidden_by = {}
         self.at_groups = ([], [])
 
     def add(self, stage, view):
         name = type(stage).__name__
         if isinstance(stage, fos.Concat):
-            other = Shown(self.field)
+            other = Shown(self.fields)
             other.add_all(stage._view)
             if self.changing or other.changing:
                 refuse(
@@ -75,12 +77,12 @@ class Shown:
         edited = {*(stage.get_edited_fields(view) or ()), *(stage.get_filtered_fields(view) or ())}
         selected, excluded = stage.get_selected_fields(view), stage.get_excluded_fields(view) or ()
         is_changed = self._reads({*edited, *excluded})
-        if self.field:
-            is_whole = selected is None or any(is_within(self.field, path) for path in selected)
+        for field in self.fields:
+            is_whole = selected is None or any(is_within(field, path) for path in selected)
             is_changed |= not is_whole
-            is_hidden = not is_whole and not any(is_within(path, self.field) for path in selected)
-            if is_hidden or any(is_within(self.field, path) for path in excluded):
-                self.hidden_by = type(stage).__name__
+            is_hidden = not is_whole and not any(is_within(path, field) for path in selected)
+            if is_hidden or any(is_within(field, path) for path in excluded):
+                self.hidden_by[field] = type(stage).__name__
         if is_changed:
             self.changing.append(type(stage).__name__)
         return bool(edited or excluded or selected is not None)
@@ -94,7 +96,7 @@ class Shown:
                 if operator in CHOOSING:
                     continue
                 if operator not in CHANGING:
-                    if self.field:
+                    if self.fields:
                         refuse(name, f"has a `{operator}`, and what it does to labels cannot be told", "leave it out")
                     continue
                 self.stages.append({operator: changes})
@@ -122,13 +124,13 @@ def is_random(value):
     return isinstance(value, (list, tuple)) and any(map(is_random, value))
 
 
-def resolve(view, field):
-    """The answer, and the view whose samples count."""
+def resolve(view, fields, leave_out=False):
+    """The answer, and the view whose samples count. Fields that the view hides are left out, or else it is refused."""
     if view._is_generated:
         return {"generated": type(view).__name__}, None
-    shown = Shown(field)
+    whole, notes = view, []
+    shown = Shown(fields)
     shown.add_all(view)
-    notes = []
     if view._is_dynamic_groups:
         num_groups = len(view)
         before, view = view, view.flatten()
@@ -137,8 +139,11 @@ def resolve(view, field):
     if view.media_type == "group":
         before, view = view, view.select_group_slices(media_type="image")
         _take_all(shown, before, view, 'select_group_slices(media_type="image")')
-    if shown.hidden_by:
-        refuse(shown.hidden_by, f"hides field `{field}`", "keep the field in the view, or name another target")
+    if shown.hidden_by and leave_out:
+        answer, view = resolve(whole, [field for field in fields if field not in shown.hidden_by], leave_out)
+        return {**answer, "hidden": list(shown.hidden_by)}, view
+    for field, stage in shown.hidden_by.items():
+        refuse(stage, f"hides field `{field}`", "keep the field in the view, or name another target")
     answer = {"notes": notes}
     if shown.changing:
         if is_random(shown.stages):
@@ -156,12 +161,22 @@ def _take_all(shown, before, after, grouping):
         refuse(changing[-1], why, f"in the view, put it {'before' if grouping == 'group_by' else 'after'} `{grouping}`")
 
 
-def main(dataset, name, field, path):
+def load(dataset, name=None, stages=None):
+    """A saved view, or one of stages in a file."""
+    dataset = fo.load_dataset(dataset)
+    if name is not None:
+        return dataset.load_saved_view(name)
+    with open(stages, "rb") as file:
+        return fo.DatasetView._build(dataset, json.load(file))
+
+
+def main(wanted, path):
     # FiftyOne's own words go to standard output, among them notices of the database.
     os.dup2(2, 1)
-    view = fo.load_dataset(dataset).load_saved_view(name)
+    wanted = json.loads(wanted)
+    view = load(**wanted["view"])
     try:
-        answer, view = resolve(view, field)
+        answer, view = resolve(view, wanted["fields"], wanted["leave_out"])
     except Refused as refused:
         stage, why, todo = refused.args
         answer, view = {"refused": stage, "why": why, "todo": todo}, None

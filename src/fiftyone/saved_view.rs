@@ -2,14 +2,16 @@
 //! it shows of them.
 
 use std::{
+    fmt,
     io::{Read, Seek, SeekFrom},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use bson::{Bson, Document, doc};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     config::redacted,
@@ -19,7 +21,10 @@ use super::{
     retry::with_retries,
     service::{find_python, wait_within},
 };
-use crate::names::{backticked, existing};
+use crate::{
+    media::shown,
+    names::{backticked, existing},
+};
 
 /// Writes what [`Answer`] holds, as BSON, which keeps every type of the stages, and the ids of the samples.
 const SCRIPT: &str = include_str!("saved_view.py");
@@ -27,7 +32,7 @@ const SCRIPT: &str = include_str!("saved_view.py");
 /// FiftyOne's import takes seconds, and a view of a million samples a minute; a view may sort by something costly.
 const RESOLVING: Duration = Duration::from_secs(600);
 
-/// A saved view as FiftyOne resolves it.
+/// A view as FiftyOne resolves it.
 #[derive(Clone, Debug)]
 pub struct SavedView {
     /// The ids of its samples, in its order.
@@ -46,6 +51,25 @@ pub struct ViewChanges {
     pub(super) stages: Vec<Document>,
 }
 
+/// Which view of a dataset.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// The one that is saved under this name.
+    Saved(&'a str),
+    /// The one whose stages are in this file, as FiftyOne writes them, in JSON.
+    Stages(&'a Path),
+}
+
+impl fmt::Display for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            View::Saved(name) => write!(f, "the saved view `{name}`"),
+            // Whoever wrote the file has a view open.
+            View::Stages(_) => f.write_str("the view"),
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Answer {
@@ -58,42 +82,23 @@ struct Answer {
     notes: Vec<String>,
     stages: Vec<Document>,
     changing: Vec<String>,
+    hidden: Vec<String>,
 }
 
 impl Dataset {
-    /// A saved view: its samples, and what it shows in `label` where that is not what is stored.
+    /// A view: its samples, and what it shows in `label` where that is not what is stored.
     ///
     /// # Errors
     /// There is no such view; its samples are patches, frames or clips, which FiftyOne makes for it; what it shows cannot be told of
     /// each sample by itself; no Python with FiftyOne is found, or it fails.
-    pub fn saved_view(&self, name: &str, label: Option<&LabelField>, python: Option<PathBuf>) -> Result<SavedView, Error> {
-        let refuse = |reason: String, hint: String| Error::Selection { dataset: self.name.clone(), reason, hint };
-        let known = self.saved_views()?;
-        if !known.iter().any(|known| known == name) {
-            let there_are = match known.is_empty() {
-                true => "the dataset has no saved views; save one in the App, or with `dataset.save_view(NAME, view)`".to_owned(),
-                false => existing("saved views", name, &known),
-            };
-            return Err(refuse(format!("there is no saved view `{name}`"), there_are));
-        }
-        let field = label.map_or("", |label| label.name.as_str());
-        let (answer, ids) = self.resolve(name, field, python)?;
-        if let Some(kind) = answer.generated {
-            return Err(refuse(
-                format!("the saved view `{name}` holds patches, frames or clips, which FiftyOne makes for it ({kind})"),
-                "save a view of the samples themselves; of their labels, `filter_labels` chooses some, and camflow takes those that the view shows".to_owned(),
-            ));
-        }
-        if let Some(stage) = answer.refused {
-            let reason = format!("the stage `{stage}` of the saved view `{name}` {}", answer.why);
-            let ids = "for the view's samples with their labels as they are stored, write their ids to a file for `--ids`";
-            return Err(refuse(reason, format!("{}; {ids}", answer.todo)));
-        }
-        let mut notices: Vec<String> = answer.notes.iter().map(|note| format!("the saved view `{name}` {note}")).collect();
+    pub fn view(&self, view: View, label: Option<&LabelField>, python: Option<PathBuf>) -> Result<SavedView, Error> {
+        let fields: Vec<&str> = label.map(|label| label.name.as_str()).into_iter().collect();
+        let (answer, ids) = self.checked(view, &fields, false, python)?;
+        let mut notices: Vec<String> = answer.notes.iter().map(|note| format!("{view} {note}")).collect();
         if !answer.changing.is_empty() {
-            let what = if label.is_some() { format!("labels in field `{field}`") } else { "samples".to_owned() };
+            let what = label.map_or_else(|| "samples".to_owned(), |label| format!("labels in field `{}`", label.name));
             notices.push(format!(
-                "{what} are taken as the saved view `{name}` shows them, which changes them by {}",
+                "{what} are taken as {view} shows them, which changes them by {}",
                 backticked(answer.changing.iter().map(String::as_str))
             ));
         }
@@ -101,19 +106,97 @@ impl Dataset {
         Ok(SavedView { ids, changes, notices })
     }
 
+    /// The samples of a view whose heatmaps are looked at: their ids, and those of these fields that the view shows. Heatmaps are taken
+    /// as they are stored.
+    ///
+    /// # Errors
+    /// As for [`Dataset::view`], or the view shows other heatmaps than are stored.
+    pub fn view_of_heatmaps(
+        &self,
+        view: View,
+        fields: &[String],
+        python: Option<PathBuf>,
+    ) -> Result<(Vec<String>, Vec<String>), Error> {
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        let (answer, ids) = self.checked(view, &fields, true, python)?;
+        if !answer.changing.is_empty() {
+            let stages = backticked(answer.changing.iter().map(String::as_str));
+            return Err(self.refuse(
+                format!("{view} changes heatmaps or paths by {stages}, and heatmaps count as they are stored"),
+                "save a view without these stages, or leave the fields that they change out with `--fields`".to_owned(),
+            ));
+        }
+        let shown = fields.iter().filter(|field| !answer.hidden.iter().any(|hidden| hidden == *field));
+        Ok((ids, shown.map(ToString::to_string).collect()))
+    }
+
+    fn refuse(&self, reason: String, hint: String) -> Error {
+        Error::Selection { dataset: self.name.clone(), reason, hint }
+    }
+
+    /// What FiftyOne says of a view that can be honoured.
+    fn checked(
+        &self,
+        view: View,
+        fields: &[&str],
+        leave_out: bool,
+        python: Option<PathBuf>,
+    ) -> Result<(Answer, Vec<String>), Error> {
+        if let View::Saved(name) = view {
+            let known = self.saved_views()?;
+            if !known.iter().any(|known| known == name) {
+                let there_are = match known.is_empty() {
+                    true => {
+                        "the dataset has no saved views; save one in the App, or with `dataset.save_view(NAME, view)`".to_owned()
+                    }
+                    false => existing("saved views", name, &known),
+                };
+                return Err(self.refuse(format!("there is no saved view `{name}`"), there_are));
+            }
+        }
+        let (answer, ids) = self.resolve(view, fields, leave_out, python)?;
+        if let Some(kind) = answer.generated {
+            return Err(self.refuse(
+                format!("{view} holds patches, frames or clips, which FiftyOne makes for it ({kind})"),
+                "save a view of the samples themselves; of their labels, `filter_labels` chooses some, and camflow takes those that the view shows".to_owned(),
+            ));
+        }
+        if let Some(stage) = answer.refused {
+            let reason = format!("the stage `{stage}` of {view} {}", answer.why);
+            let ids = "for the view's samples with their labels as they are stored, write their ids to a file for `--ids`";
+            return Err(self.refuse(reason, format!("{}; {ids}", answer.todo)));
+        }
+        Ok((answer, ids))
+    }
+
     /// Asks FiftyOne.
-    fn resolve(&self, name: &str, field: &str, python: Option<PathBuf>) -> Result<(Answer, Vec<String>), Error> {
-        let failed = |reason: String| Error::Selection {
-            dataset: self.name.clone(),
-            reason: format!("FiftyOne cannot load the saved view `{name}` ({reason})"),
-            hint: format!("look at it with `fiftyone.load_dataset({:?}).load_saved_view({name:?})`", self.name),
+    fn resolve(
+        &self,
+        view: View,
+        fields: &[&str],
+        leave_out: bool,
+        python: Option<PathBuf>,
+    ) -> Result<(Answer, Vec<String>), Error> {
+        let failed = |reason: String| {
+            let hint = match view {
+                View::Saved(name) => {
+                    format!("look at it with `fiftyone.load_dataset({:?}).load_saved_view({name:?})`", self.name)
+                }
+                View::Stages(path) => format!("`{}` has to hold what `view._serialize()` gives, as JSON", shown(path)),
+            };
+            self.refuse(format!("FiftyOne cannot load {view} ({reason})"), hint)
         };
+        let which = match view {
+            View::Saved(name) => json!({"dataset": self.name, "name": name}),
+            View::Stages(path) => json!({"dataset": self.name, "stages": path}),
+        };
+        let wanted = json!({"view": which, "fields": fields, "leave_out": leave_out}).to_string();
         let python = find_python(python)?;
         let io = |error: std::io::Error| failed(error.to_string());
         let mut answer = tempfile::NamedTempFile::new().map_err(io)?;
         let mut said = tempfile::tempfile().map_err(io)?;
         let mut child = Command::new(&python.executable)
-            .args(["-c", SCRIPT, &self.name, name, field])
+            .args(["-c", SCRIPT, &wanted])
             .arg(answer.path())
             // The address may hold a password, which other users would see among the arguments.
             .env("FIFTYONE_DATABASE_URI", self.database.reveal_uri())

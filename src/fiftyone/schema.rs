@@ -4,10 +4,7 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use super::{
-    dataset::{Dataset, kind_of},
-    error::Error,
-};
+use super::{dataset::Dataset, error::Error, fields::kind_of};
 use crate::{measure::Measure, names::Choice};
 
 /// A field that holds heatmaps, and what all its heatmaps have in common.

@@ -53,15 +53,15 @@ impl SampleReader {
     /// What a heatmap is made of.
     fn sources(&self) -> Document {
         let mut projection = doc! {"filepath": 1};
-        if let Some(LabelField { key, kind, .. }) = &self.label {
-            let inner: &[&str] = match kind {
+        if let Some(label) = &self.label {
+            let inner: &[&str] = match label.kind {
                 LabelKind::Segmentation => &["mask", "mask_path"],
                 LabelKind::Detection | LabelKind::Detections => &["label", "bounding_box", "mask", "mask_path"],
                 LabelKind::Polyline | LabelKind::Polylines => &["label", "points", "closed", "filled"],
                 LabelKind::Classification | LabelKind::Classifications => &["label"],
             };
-            let prefix = kind.list().map_or_else(|| key.clone(), |list| format!("{key}.{list}"));
-            projection.insert(format!("{key}._cls"), 1);
+            let prefix = label.labels();
+            projection.insert(format!("{}._cls", label.key), 1);
             projection.extend(inner.iter().map(|inner| (format!("{prefix}.{inner}"), 1.into())));
         }
         projection
@@ -83,8 +83,9 @@ impl SampleReader {
         let media_path = path(shown.unwrap_or(sample), "filepath").unwrap_or_default();
         let target = match &self.label {
             None => StoredTarget::Unlabelled,
-            Some(field) => match shown.map(|shown| shown.get_document(&field.key)) {
-                Some(Ok(label)) if label.get_str("_cls").ok() == Some(field.kind.name()) => target(label, field),
+            Some(field) => match shown.and_then(|shown| at(shown, &field.key)) {
+                Some(RawBsonRef::Document(label)) if !field.is_bare_list && is_of(label, field) => target(label, field),
+                Some(RawBsonRef::Array(labels)) if field.is_bare_list => bare_list(labels, field),
                 _ => StoredTarget::Missing,
             },
         };
@@ -94,15 +95,41 @@ impl SampleReader {
     }
 }
 
+/// What is at a path of keys with dots.
+fn at<'a>(document: &'a RawDocument, path: &str) -> Option<RawBsonRef<'a>> {
+    match path.split_once('.') {
+        None => document.get(path).ok()?,
+        Some((key, rest)) => at(document.get_document(key).ok()?, rest),
+    }
+}
+
+fn is_of(label: &RawDocument, field: &LabelField) -> bool {
+    label.get_str("_cls").ok() == Some(field.label_class())
+}
+
 /// What a label of this field's kind says.
 fn target(label: &RawDocument, field: &LabelField) -> StoredTarget {
-    let members = match field.kind.list().map(|list| members(label, list)) {
-        None => vec![label],
-        Some(Ok(members)) => members,
-        Some(Err(reason)) => return StoredTarget::Malformed(format!("the {} in `{}` {reason}", field.kind, field.name)),
-    };
+    match field.kind.list().map(|list| members(label, list)) {
+        None => target_of(vec![label], field),
+        Some(Ok(members)) => target_of(members, field),
+        Some(Err(reason)) => StoredTarget::Malformed(format!("the {} in `{}` {reason}", field.kind, field.name)),
+    }
+}
+
+/// The same of a field that holds the labels themselves, as a list.
+fn bare_list<'a>(labels: &'a RawArray, field: &LabelField) -> StoredTarget {
+    let label = |label: bson::error::Result<RawBsonRef<'a>>| label.ok()?.as_document().filter(|label| is_of(label, field));
+    match labels.into_iter().map(label).collect::<Option<Vec<_>>>() {
+        Some(labels) => target_of(labels, field),
+        None => StoredTarget::Malformed(format!("the list in `{}` holds what is no {}", field.name, field.label_class())),
+    }
+}
+
+fn target_of(members: Vec<&RawDocument>, field: &LabelField) -> StoredTarget {
     match field.kind {
-        LabelKind::Segmentation => mask(label).map_or(StoredTarget::Missing, StoredTarget::Mask),
+        LabelKind::Segmentation => {
+            members.first().and_then(|label| mask(label)).map_or(StoredTarget::Missing, StoredTarget::Mask)
+        }
         LabelKind::Detection | LabelKind::Detections | LabelKind::Polyline | LabelKind::Polylines => {
             StoredTarget::Objects(members.into_iter().map(|member| object(member, field)).collect())
         }
@@ -223,7 +250,7 @@ mod tests {
     use crate::media::Checksum;
 
     fn field(kind: LabelKind) -> LabelField {
-        LabelField { name: "gt".into(), kind, key: "gt".into() }
+        LabelField { name: "gt".into(), kind, key: "gt".into(), is_bare_list: false }
     }
 
     fn read(kind: LabelKind, label: Bson, heatmap: Bson) -> SelectedSample {
@@ -310,6 +337,27 @@ mod tests {
         let empty = StoredTarget::Objects(Vec::new());
         assert_eq!(target(LabelKind::Detections, doc! {"_cls": "Detections", "detections": []}), empty);
         assert_eq!(target(LabelKind::Detections, doc! {"_cls": "Detections"}), empty);
+    }
+
+    #[test]
+    fn bare_lists_and_inner_fields_are_read_as_others_are() {
+        let read = |key: &str, is_bare_list, sample: Document| {
+            let label = LabelField { name: "gt".into(), kind: LabelKind::Detections, key: key.into(), is_bare_list };
+            let reader = SampleReader::new(Some(label), Vec::new(), None);
+            reader.read(0, &RawDocumentBuf::try_from(&sample).unwrap()).target
+        };
+        let one = || doc! {"_cls": "Detection", "label": "cat", "bounding_box": [0.0, 0.0, 1.0, 1.0]};
+        let wanted = target(LabelKind::Detections, doc! {"_cls": "Detections", "detections": [one()]});
+        assert!(matches!(&wanted, StoredTarget::Objects(objects) if objects.len() == 1));
+        assert_eq!(read("raw", true, doc! {"raw": [one()]}), wanted);
+        assert_eq!(read("meta.raw", true, doc! {"meta": {"raw": [one()]}}), wanted);
+        assert_eq!(read("meta.gt", false, doc! {"meta": {"gt": {"_cls": "Detections", "detections": [one()]}}}), wanted);
+        assert_eq!(read("raw", true, doc! {"raw": []}), StoredTarget::Objects(Vec::new()));
+        for nothing in [doc! {}, doc! {"meta": null}, doc! {"meta": {"raw": null}}, doc! {"meta": 3}, doc! {"meta": {"raw": 3}}] {
+            assert_eq!(read("meta.raw", true, nothing), StoredTarget::Missing);
+        }
+        let wrong = read("raw", true, doc! {"raw": [one(), {"_cls": "Polyline"}]});
+        assert!(matches!(&wrong, StoredTarget::Malformed(text) if text.contains("no Detection")), "{wrong:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::{
     media::MaskValue,
     names::{ClassNames, Meaning, backticked, existing, split_lists},
     pipeline::TargetClass,
+    program::OneChannel,
 };
 
 /// What the values in the masks of a dataset mean, where they are the targets.
@@ -13,8 +14,8 @@ use crate::{
 pub struct MaskNames<'a> {
     /// Name and value as the dataset stores them; `None` when it names no values, so that the model's own numbering holds.
     pub targets: Option<&'a [(String, MaskValue)]>,
-    /// Whether the class is the model's only channel. It numbers nothing: the one value beside 0 is the object.
-    pub is_only_channel: bool,
+    /// The classes of a model with one channel. It numbers nothing: the one value beside 0 is the object, and 0 is the other class.
+    pub one_channel: Option<OneChannel>,
 }
 
 /// The classes that were asked for, and what was taken for what.
@@ -91,7 +92,12 @@ impl MaskNames<'_> {
     /// The value of a class in the masks, and what to say if its name is spelt otherwise there.
     fn value(&self, index: i64, names: &ClassNames) -> Result<(MaskValue, Option<String>), String> {
         let Some(targets) = self.targets else {
-            return Ok((if self.is_only_channel { MaskValue::Object } else { MaskValue::Index(index) }, None));
+            let value = match self.one_channel {
+                Some(classes) if classes.negative == Some(index) => MaskValue::Index(0),
+                Some(_) => MaskValue::Object,
+                None => MaskValue::Index(index),
+            };
+            return Ok((value, None));
         };
         let name = names.name(index);
         let all = || targets.iter().filter(|(target, _)| names.means(target, (&name, index)));
@@ -219,7 +225,7 @@ mod tests {
     }
 
     fn masks<'a>(targets: Option<&'a [(String, MaskValue)]>) -> Option<MaskNames<'a>> {
-        Some(MaskNames { targets, is_only_channel: false })
+        Some(MaskNames { targets, one_channel: None })
     }
 
     fn channels(asked: &[&str], names: &ClassNames) -> Result<(Vec<i64>, Vec<String>), Vec<String>> {
@@ -237,14 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mask_marks_is_the_object_of_a_model_with_one_channel() {
-        let model = names(&[(0, "polyp")]);
-        let value = |targets| {
-            let masks = Some(MaskNames { targets, is_only_channel: true });
-            resolve_classes(&requested(&["polyp"]), &model, masks).expect("classes").classes[0].mask_value
+    fn one_channel_is_marked_by_whatever_value() {
+        let resolve = |model: &[(i64, &str)], class: &str, targets: Option<&[(String, MaskValue)]>| {
+            let model = names(model);
+            let masks = Some(MaskNames { targets, one_channel: Some(OneChannel::of(model.classes())) });
+            let resolved = resolve_classes(&requested(&[class]), &model, masks).expect("classes");
+            (resolved.classes[0].index, resolved.classes[0].mask_value)
         };
-        assert_eq!(value(None), Some(MaskValue::Object));
-        assert_eq!(value(Some(&[("polyp".to_owned(), MaskValue::Index(7))])), Some(MaskValue::Index(7)));
+        assert_eq!(resolve(&[(0, "polyp")], "polyp", None), (0, Some(MaskValue::Object)));
+        let targets = [("polyp".to_owned(), MaskValue::Index(255))];
+        assert_eq!(resolve(&[(0, "polyp")], "polyp", Some(&targets)), (0, Some(MaskValue::Index(255))));
+        let two = [(0, "tissue"), (1, "polyp")];
+        assert_eq!(resolve(&two, "polyp", None), (1, Some(MaskValue::Object)));
+        assert_eq!(resolve(&two, "tissue", None), (0, Some(MaskValue::Index(0))));
     }
 
     #[test]

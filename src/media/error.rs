@@ -2,13 +2,13 @@
 
 use std::{io, path::PathBuf};
 
-use super::file::shown;
+use super::{elsewhere::why_unreadable, file::shown};
 
 /// A fault of one file or one array; none of them concerns the run as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// The operating system refused to open or read the file.
-    #[error("cannot read `{}`: {cause}", shown(path))]
+    #[error("cannot read `{}`: {}", shown(path), why_unreadable(path, cause))]
     Unreadable {
         /// The file.
         path: PathBuf,

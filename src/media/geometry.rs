@@ -74,6 +74,13 @@ impl FrameRegion {
         (self.top, self.left) != (0, 0) || (self.frame_height, self.frame_width) != (height, width)
     }
 
+    /// The part of the model's input of `height` x `width` pixels that shows the image; `None` where all of it does.
+    pub fn part_with_image(&self, height: usize, width: usize) -> Option<BinaryMask> {
+        let is_padded = |offset: i64, side: usize, frame: usize| offset < 0 || offset + side as i64 > frame as i64;
+        (is_padded(self.top, height, self.frame_height) || is_padded(self.left, width, self.frame_width))
+            .then(|| BinaryMask::full(1, 1).on_input(self, height, width))
+    }
+
     /// Where the middle of a pixel of the image (row `y`, column `x`) lies in a model's input of `height` x `width` pixels, in
     /// fractions `(y, x)` of its sides in `[0, 1)`.
     ///
@@ -207,6 +214,15 @@ mod tests {
         assert!(region.place(89, 139, 40, 40).is_ok(), "its last pixel");
         assert_eq!(region.place(50, 140, 40, 40), Err(Outside::Crop), "right of the crop");
         assert_eq!(region.place(100, 100, 40, 40), Err(Outside::Image), "there is no such row");
+    }
+
+    #[test]
+    fn padding_shows_nothing_of_the_image() {
+        let region = FrameRegion { image_height: 2, image_width: 2, frame_height: 2, frame_width: 3, top: 0, left: 0 };
+        assert_eq!(region.part_with_image(2, 3), None);
+        assert_eq!(region.part_with_image(1, 2), None, "a crop");
+        assert_eq!(region.part_with_image(3, 4).expect("padded").pixels, [1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(FrameRegion { left: -1, ..region }.part_with_image(1, 2).expect("padded").pixels, [0, 1]);
     }
 
     #[test]

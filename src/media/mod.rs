@@ -7,6 +7,7 @@ mod array;
 mod bitmap;
 mod checksum;
 mod content;
+mod elsewhere;
 mod error;
 mod file;
 mod format;

@@ -115,8 +115,8 @@ impl Preprocess {
     ///
     /// # Errors
     /// A size is missing or zero, `normalize` is not last, divides by zero or has not a number for each channel, `grayscale` is
-    /// there twice, or an image is resized after it was cropped (the heatmap's place in the image would not be a whole number of
-    /// pixels).
+    /// there twice, or an image is resized after it was cropped or padded (the heatmap's place in the image would not be a whole
+    /// number of pixels).
     pub fn check(&self) -> Result<(), MediaError> {
         let mut cropped = false;
         let (mut num_grayscale, channels) = (0, self.channels());
@@ -143,11 +143,13 @@ impl Preprocess {
                         return Err(MediaError::preprocess("`grayscale` is there once, and has 1 or 3 channels"));
                     }
                 }
-                PreprocessStep::CenterCrop { .. } | PreprocessStep::CenterCropMultiple { .. } => {
+                PreprocessStep::CenterCrop { .. }
+                | PreprocessStep::CenterCropMultiple { .. }
+                | PreprocessStep::PadMultiple { .. } => {
                     cropped = true;
                 }
                 _ if cropped => {
-                    return Err(MediaError::preprocess("a step after the crop resizes; put all resizing first"));
+                    return Err(MediaError::preprocess("a step after the crop or the padding resizes; put all resizing first"));
                 }
                 _ => {}
             }
@@ -205,6 +207,7 @@ mod tests {
             (r#"[{"op":"resize_max","height":300,"width":200}]"#, (480, 640), (150, 200)),
             (r#"[{"op":"resize_max","size":1000}]"#, (480, 640), (480, 640)),
             (r#"[{"op":"center_crop_multiple","of":14}]"#, (100, 224), (98, 224)),
+            (r#"[{"op":"pad_multiple","of":32}]"#, (100, 224), (128, 224)),
         ] {
             assert_eq!(preprocess(json).output_size(image.0, image.1), expected, "{json} {image:?}");
         }
@@ -235,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn padding_is_black_at_the_bottom_and_at_the_right() {
+        let input = preprocess(r#"[{"op":"pad_multiple","of":4}]"#).apply(&RgbImage::new(3, 4, vec![255; 36])).unwrap();
+        assert_eq!((input.height, input.width, input.region.top, input.region.left), (4, 4, 0, 0));
+        assert_eq!((input.pixels[..12].iter().sum::<f32>(), input.pixels[12..16].iter().sum::<f32>()), (12.0, 0.0));
+        let whole = preprocess(r#"[{"op":"pad_multiple","of":4}]"#).apply(&RgbImage::new(4, 8, vec![9; 96])).unwrap();
+        assert!(!whole.region.is_cropped(4, 8));
+        let error =
+            preprocess(&format!(r#"[{{"op":"pad_multiple","of":{}}}]"#, usize::MAX)).apply(&RgbImage::new(1, 1, vec![0; 3]));
+        assert!(error.unwrap_err().to_string().contains("pixels are possible"));
+    }
+
+    #[test]
     fn channels_are_separated_and_normalised() {
         let steps = preprocess(r#"[{"op":"normalize","mean":[0.5,0,0],"std":[0.5,1,2]}]"#);
         let input = steps.apply(&RgbImage::new(1, 2, vec![255, 51, 0, 0, 102, 255])).unwrap();
@@ -258,6 +273,8 @@ mod tests {
         for (json, what) in [
             (r#"[{"op":"normalize","mean":[0,0,0],"std":[1,1,1]},{"op":"center_crop_multiple","of":2}]"#, "last"),
             (r#"[{"op":"center_crop","height":4,"width":4},{"op":"resize_smaller","size":9}]"#, "after the crop"),
+            (r#"[{"op":"pad_multiple","of":4},{"op":"resize_smaller","size":9}]"#, "the padding"),
+            (r#"[{"op":"pad_multiple","of":0}]"#, "size of 0"),
             (r#"[{"op":"normalize","mean":[0,0,0],"std":[1,0,1]}]"#, "positive"),
             (r#"[{"op":"resize_min","height":9}]"#, "both"),
             (r#"[{"op":"normalize","mean":[0.5],"std":[0.5]}]"#, "1 numbers in `mean` and 1 in `std` for 3 channels"),

@@ -3,8 +3,12 @@
 
 use super::{error::MediaError, geometry::BinaryMask, instance::InstanceMask};
 
-/// Coordinates beyond this many image sides are a mistake (pixels instead of fractions, as a rule), not a place.
-const FAR: f64 = 100.0;
+/// No coordinate is beyond this many image sides: an object that the image cuts off goes on for a part of its own length, but what
+/// was given in pixels is far beyond it. Read as fractions, pixels would mark the whole image or nothing.
+const FAR: f64 = 2.0;
+
+/// Neither is one before this. Pixels are not negative, so that on this side an object may go on.
+const BEFORE: f64 = -100.0;
 
 impl BinaryMask {
     /// Adds a box: `bounds` are left, top, width and height. What lies outside the image is cut off; a box of less than a
@@ -14,8 +18,8 @@ impl BinaryMask {
     /// # Errors
     /// A coordinate is no number or far outside the image, or a side is negative.
     pub fn add_box(&mut self, bounds: [f64; 4], mask: Option<&InstanceMask>) -> Result<(), MediaError> {
-        bounds.into_iter().try_for_each(check)?;
         let [left, top, width, height] = bounds;
+        [left, top, width, height, left + width, top + height].into_iter().try_for_each(check)?;
         if width < 0.0 || height < 0.0 {
             return Err(MediaError::shape(format!("a box of width {width} and height {height}; sides are not negative")));
         }
@@ -140,10 +144,10 @@ impl BinaryMask {
 type Point = (i64, i64);
 
 fn check(coordinate: f64) -> Result<(), MediaError> {
-    match coordinate.abs() <= FAR {
+    match (BEFORE..=FAR).contains(&coordinate) {
         true => Ok(()),
         false => Err(MediaError::shape(format!(
-            "the coordinate {coordinate} is no place in the image; FiftyOne's coordinates are fractions of its width and height"
+            "the coordinate {coordinate} is no place in the image: FiftyOne's coordinates are fractions of its width and height, so divide pixels by these"
         ))),
     }
 }
@@ -411,7 +415,7 @@ mod tests {
     fn boxes_are_cut_down_to_whole_pixels_and_add_up() {
         let boxes = |mask: &mut BinaryMask| {
             mask.add_box([0.0, 0.0, 0.3, 0.5], None)?;
-            mask.add_box([0.75, 0.5, 9.0, 9.0], None)?;
+            mask.add_box([0.75, 0.5, 1.0, 1.0], None)?;
             mask.add_box([0.6, 0.1, 0.05, 0.9], None)?;
             mask.add_box([1.5, 1.5, 0.2, 0.2], None)
         };
@@ -422,12 +426,18 @@ mod tests {
     #[test]
     fn nonsense_is_an_error_and_costs_no_time() {
         let mut mask = BinaryMask::empty(8, 8);
-        for bounds in
-            [[f64::NAN, 0.0, 1.0, 1.0], [0.0, 0.0, f64::INFINITY, 1.0], [120.0, 80.0, 30.0, 40.0], [0.5, 0.5, -0.1, 0.1]]
-        {
+        for bounds in [
+            [f64::NAN, 0.0, 1.0, 1.0],
+            [0.0, 0.0, f64::INFINITY, 1.0],
+            [120.0, 80.0, 30.0, 40.0],
+            [10.0, 5.0, 20.0, 15.0],
+            [0.0, 0.0, 20.0, 15.0],
+            [1.5, 0.5, 1.0, 0.1],
+            [0.5, 0.5, -0.1, 0.1],
+        ] {
             assert!(mask.add_box(bounds, None).is_err(), "{bounds:?}");
         }
-        for point in [[f64::NAN, 0.0], [0.0, f64::NEG_INFINITY], [1e300, 0.0], [345.0, 20.0]] {
+        for point in [[f64::NAN, 0.0], [0.0, f64::NEG_INFINITY], [1e300, 0.0], [345.0, 20.0], [3.0, 0.5]] {
             assert!(mask.add_polygon(&[vec![[0.0, 0.0], point]]).is_err(), "{point:?}");
             assert!(mask.add_lines(&[vec![[0.0, 0.0], point]], false).is_err(), "{point:?}");
         }
@@ -440,7 +450,7 @@ mod tests {
         mask.add_lines(&[vec![[0.5, 0.5]]], true).unwrap();
         assert_eq!(mask.count(), 1, "a closed line of one point is that point");
         // Its rows and columns are counted, not the pixels on the way: a zigzag far beyond the image.
-        let zigzag: Vec<[f64; 2]> = (0..100_000).map(|n| if n % 2 == 0 { [-99.0, 0.4] } else { [99.0, 0.6] }).collect();
+        let zigzag: Vec<[f64; 2]> = (0..100_000).map(|n| if n % 2 == 0 { [-99.0, 0.4] } else { [2.0, 0.6] }).collect();
         mask.add_lines(&[zigzag], false).unwrap();
         assert!(mask.count() >= 8);
     }
@@ -451,7 +461,7 @@ mod tests {
         let mut state = 1u64;
         let mut next = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            ((state >> 33) as f64 / f64::from(1 << 30) - 1.0) * 3.0
+            ((state >> 33) as f64 / f64::from(1 << 30) - 1.0) * 2.0
         };
         let inner = InstanceMask { height: 2, width: 3, pixels: vec![1, 0, 1, 0, 1, 0] };
         for n in 0..2000 {
@@ -459,7 +469,7 @@ mod tests {
             let line: Vec<[f64; 2]> = (0..4).map(|_| [next(), next()]).collect();
             mask.add_lines(std::slice::from_ref(&line), n % 2 == 0).unwrap();
             mask.add_polygon(&[line]).unwrap();
-            mask.add_box([next(), next(), next().abs(), next().abs()], Some(&inner)).unwrap();
+            mask.add_box([next() / 2.0, next() / 2.0, next().abs() / 2.0, next().abs() / 2.0], Some(&inner)).unwrap();
             assert!(mask.pixels.iter().all(|pixel| *pixel <= 1));
         }
     }

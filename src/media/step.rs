@@ -88,6 +88,11 @@ pub enum PreprocessStep {
         /// The number that both sides shall be multiples of.
         of: usize,
     },
+    /// Adds black at the bottom and at the right so that both sides are multiples of `of`.
+    PadMultiple {
+        /// The number that both sides shall be multiples of.
+        of: usize,
+    },
     /// Samples in `[0, 1]` become `(sample - mean) / std`. Only as the last step; if absent, samples stay in `[0, 1]`.
     Normalize {
         /// Of red, green and blue, or of gray.
@@ -168,6 +173,14 @@ impl PreprocessStep {
                 ((new_h, new_w) != (height, width)).then(|| {
                     Change::Crop(Crop { top: centered(height, new_h), left: centered(width, new_w), height: new_h, width: new_w })
                 })
+            }
+            PreprocessStep::PadMultiple { of } => {
+                positive("pad_multiple", &[*of])?;
+                let padded = |side: usize| side.checked_next_multiple_of(*of);
+                let (Some(new_h), Some(new_w)) = (padded(height), padded(width)) else {
+                    return Err(MediaError::preprocess("`pad_multiple` has a size beyond all numbers"));
+                };
+                ((new_h, new_w) != (height, width)).then_some(Change::Crop(Crop { top: 0, left: 0, height: new_h, width: new_w }))
             }
             PreprocessStep::Grayscale { .. } | PreprocessStep::Normalize { .. } => None,
         })

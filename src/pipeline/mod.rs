@@ -27,6 +27,7 @@ pub use run::{Cancellation, Parts, RunOptions, run};
 pub use stages::{
     decode::{Decoder, Targets},
     encode::{Encoder, NpyFormat, Store},
+    masks::{SeenMasks, listed},
 };
 pub use survey::{Survey, survey};
 

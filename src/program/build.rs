@@ -109,14 +109,15 @@ impl Builder {
                 _ => None,
             };
             self.graph.outputs.push(id);
-            let channels = match arg {
-                Argument::AsTensor(named) => module.graph.tensor_values.get(&named.name).and_then(|meta| meta.sizes.get(1)),
+            let seen = match arg {
+                Argument::AsTensor(named) => module.graph.tensor_values.get(&named.name),
                 _ => None,
             };
-            self.graph.output_channels.push(match channels {
-                Some(schema::Size::AsInt(channels)) => Some(*channels),
+            let size = |size: &schema::Size| match size {
+                schema::Size::AsInt(size) => Some(*size),
                 _ => None,
-            });
+            };
+            self.graph.output_sizes.push(seen.map(|meta| meta.sizes.iter().map(size).collect()));
         }
         if self.graph.outputs.iter().all(Option::is_none) {
             self.problem("the model returns no tensor".into());

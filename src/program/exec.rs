@@ -163,12 +163,20 @@ impl Plan {
         Ok(())
     }
 
-    /// The output in the plan's type, when all steps are done.
+    /// The output in the plan's type, when all steps are done: `[N, K, ...]`, whatever the model leaves out of it.
     pub(super) fn take_output(&self, frame: &mut Frame) -> Result<Tensor, ExecError> {
-        match frame.values[self.output.index()].take() {
-            Some(Value::Tensor(tensor)) => tensor.f_to_kind(self.kind()).map_err(|error| outside_error(&error)),
-            _ => Err(bug("the output", "was not computed")),
-        }
+        let Some(Value::Tensor(output)) = frame.values[self.output.index()].take() else {
+            return Err(bug("the output", "was not computed"));
+        };
+        let whole = || {
+            let mut output = output.f_to_kind(self.kind())?;
+            // A `squeeze()` takes away the dimension of the batch, too, where that is one image.
+            if output.dim() == 0 || self.output_dimensions.is_some_and(|dimensions| output.dim() + 1 == dimensions) {
+                output = output.f_unsqueeze(0)?;
+            }
+            if self.lacks_channels { output.f_unsqueeze(1) } else { Ok(output) }
+        };
+        whole().map_err(|error| outside_error(&error))
     }
 
     fn bind(&self, id: ValueId, value: Value, frame: &mut Frame) -> Result<(), tch::TchError> {

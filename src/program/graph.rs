@@ -194,8 +194,8 @@ pub struct Graph {
     pub inputs: Vec<ValueId>,
     /// The model's outputs in order; `None` for one that is no tensor.
     pub outputs: Vec<Option<ValueId>>,
-    /// How many channels each of them has, where the exporter saw it.
-    pub output_channels: Vec<Option<i64>>,
+    /// The sizes of each of them, as the exporter saw it; a size that may differ is `None`.
+    pub output_sizes: Vec<Option<Vec<Option<i64>>>>,
     /// Tensors of whole numbers or of truth values: they have no gradients.
     pub whole_numbers: HashSet<ValueId>,
     /// Weights and constants.

@@ -172,13 +172,33 @@ impl ModelMetadata {
     }
 }
 
+/// The classes of an output of one channel, a sigmoid's: its logit is above 0 where the positive one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OneChannel {
+    /// The number of the class that the channel itself is the score of.
+    pub positive: i64,
+    /// The number of the other one, whose score is the negated one; `None` where it has no name.
+    pub negative: Option<i64>,
+}
+
+impl OneChannel {
+    /// Of two names the first is the negative one, as in labels of 0 and 1.
+    pub fn of(classes: &BTreeMap<i64, String>) -> Self {
+        match classes.keys().copied().collect::<Vec<_>>()[..] {
+            [positive] => OneChannel { positive, negative: None },
+            [negative, positive] => OneChannel { positive, negative: Some(negative) },
+            _ => OneChannel { positive: 0, negative: None },
+        }
+    }
+}
+
 /// What a model's primary output means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Task {
-    /// Logits `[N, K, H, W]`.
+    /// Logits `[N, K, H, W]`; of one class also `[N, H, W]`.
     Segmentation,
-    /// Logits `[N, K]`.
+    /// Logits `[N, K]`; of one class also `[N]`.
     Classification,
     /// Boxes.
     Detection,

@@ -45,7 +45,7 @@ pub use influence::{Influence, Influences, gradients};
 pub use layers::{Layer, split_layers};
 pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
-pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, Rounding, Task, TokenInfo};
+pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task, TokenInfo};
 pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
 #[doc(hidden)]
 pub use untrusted::{read_archive, read_graph};
@@ -222,14 +222,54 @@ impl Program {
 
     /// How many channels the output has that is explained; `None` where the exporter did not see it.
     pub fn num_channels(&self) -> Option<i64> {
-        self.graph.output_channels.get(self.metadata.primary_output).copied().flatten()
+        if self.lacks_channels() { Some(1) } else { self.output_sizes()?.get(1).copied().flatten() }
     }
 
-    /// Whether the output ends in a sigmoid.
+    /// Of an output with one channel, the classes that it stands for.
+    pub fn one_channel(&self) -> Option<OneChannel> {
+        (self.num_channels() == Some(1)).then(|| OneChannel::of(&self.metadata.classes))
+    }
+
+    fn output_sizes(&self) -> Option<&[Option<i64>]> {
+        self.graph.output_sizes.get(self.metadata.primary_output)?.as_deref()
+    }
+
+    /// Whether the output is one number for each image, or for each of its pixels, without a dimension of channels.
+    fn lacks_channels(&self) -> bool {
+        let dimensions = self.output_sizes().map(<[_]>::len);
+        matches!(dimensions, Some(0 | 1)) || dimensions == Some(3) && self.metadata.task == Task::Segmentation
+    }
+
+    /// Whether the output ends in a sigmoid, of which at most the shape or the resolution is changed.
     pub fn ends_in_sigmoid(&self) -> bool {
-        let output = self.primary_output();
-        let last = self.graph.nodes.iter().find(|node| node.defines().any(|value| value == output));
-        last.is_some_and(|node| matches!(node.operator(), "sigmoid" | "sigmoid_" | "hardsigmoid" | "hardsigmoid_"))
+        const RESHAPING: [&str; 12] = [
+            "squeeze",
+            "squeeze_",
+            "unsqueeze",
+            "flatten",
+            "view",
+            "reshape",
+            "select",
+            "slice",
+            "clone",
+            "contiguous",
+            "upsample_bilinear2d",
+            "upsample_nearest2d",
+        ];
+        let mut value = self.primary_output();
+        loop {
+            let Some(node) = self.graph.nodes.iter().find(|node| node.defines().any(|defined| defined == value)) else {
+                return false;
+            };
+            match node.operator() {
+                "sigmoid" | "sigmoid_" | "hardsigmoid" | "hardsigmoid_" => return true,
+                operator if RESHAPING.contains(&operator) => match node.first_value() {
+                    Some(first) if first != value => value = first,
+                    _ => return false,
+                },
+                _ => return false,
+            }
+        }
     }
 
     /// Nodes, weights and modules, for `camflow inspect`.

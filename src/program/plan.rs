@@ -98,6 +98,10 @@ pub struct Plan {
     pub(super) num_values: usize,
     pub(super) input: ValueId,
     pub(super) output: ValueId,
+    /// How many dimensions the output has, as the exporter saw it.
+    pub(super) output_dimensions: Option<usize>,
+    /// Whether none of them is of channels, so that it has one.
+    pub(super) lacks_channels: bool,
     pub(super) taps: Vec<ValueId>,
     /// The way from each tap to the output, where it was asked for.
     pub(super) suffixes: HashMap<ValueId, Suffix>,
@@ -222,6 +226,8 @@ impl Plan {
             num_values: graph.values.len(),
             input: program.input(),
             output,
+            output_dimensions: program.output_sizes().map(<[_]>::len),
+            lacks_channels: program.lacks_channels(),
             taps: taps.clone(),
             suffixes,
             kept: kept_values,

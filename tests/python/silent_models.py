@@ -181,3 +181,79 @@ def healthy():
     model = Net(classes=1)
     model.head.bias.data -= 1.0
     return described(model, ["tumour"])
+
+
+def two_names(bias):
+    model = Net(classes=1)
+    model.head.bias.data += bias
+    return described(model, ["healthy", "tumour"])
+
+
+def named_tumour():
+    return two_names(1.0)
+
+
+def named_healthy():
+    return two_names(-1.0)
+
+
+class Squeezed(Net):
+    """`[N]`, as many binary classifiers return, in the two ways that people write it."""
+
+    def __init__(self, dimension):
+        super().__init__(classes=1)
+        self.head.bias.data += 1.0
+        self.dimension = dimension
+
+    def scores(self, y):
+        scores = super().scores(y)
+        return scores.squeeze() if self.dimension is None else scores.squeeze(self.dimension)
+
+
+def squeezed():
+    return described(Squeezed(1), ["healthy", "tumour"])
+
+
+def squeezed_whole():
+    return described(Squeezed(None), ["healthy", "tumour"])
+
+
+class FlatMap(OneChannel):
+    """`[N, H, W]`, with the sigmoid before the dimension goes."""
+
+    def forward(self, x):
+        return super().forward(x).squeeze(1)
+
+
+def flat_map():
+    return described(FlatMap(bias=-0.32, probabilities=True), ["tissue", "polyp"], "segmentation")
+
+
+def flat_map_of_logits():
+    return described(FlatMap(bias=-0.32), ["tissue", "polyp"], "other")
+
+
+def three_names():
+    return described(Net(classes=1), NAMES)
+
+
+class UNet(nn.Module):
+    """Skip connections: sides are multiples of 4."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down1, self.down2, self.down3 = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.up2, self.up1 = (nn.ConvTranspose2d(8, 8, 2, stride=2) for _ in range(2))
+        self.middle, self.head = nn.Conv2d(16, 8, 1), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x):
+        first = torch.relu(self.down1(x))
+        second = torch.relu(self.down2(nn.functional.max_pool2d(first, 2)))
+        third = torch.relu(self.down3(nn.functional.max_pool2d(second, 2)))
+        second = torch.relu(self.middle(torch.cat([self.up2(third), second], 1)))
+        return self.head(torch.cat([self.up1(second), first], 1))
+
+
+def unet():
+    return described(UNet(), ["background", "cat", "dog"], "segmentation")

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
+from fiftyone import ViewField as F
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionError
 from playwright.sync_api import Error as PlaywrightError
@@ -246,6 +247,26 @@ def test_a_view_and_a_delegated_run(dataset, clone, settings, tmp_path):
     execute(boxes, view=patches, params=params(settings, field="of_patches"))
     boxes.reload()
     assert boxes.exists("of_patches").values("id") == patches.values("sample_id")[:1]
+
+    # The labels that count are those that the view shows, or that the patches are.
+    wide = [fo.Detection(label="person", bounding_box=[0.1, 0.1, 0.8, 0.8], confidence=0.1) for _ in boxes]
+    boxes.set_values("sure", [fo.Detections(detections=[fo.Detection(label="person", bounding_box=[0.2, 0.2, 0.3, 0.4])]) for _ in boxes])
+    boxes.set_values("all", [fo.Detections(detections=[*sample.sure.detections, more]) for sample, more in zip(boxes, wide, strict=True)])
+    sure = {"target": "labels:sure", "field": "wanted"}
+    execute(boxes, view=boxes.limit(2), params=params(settings, **sure))
+    few = F("confidence") != 0.1
+    shown = boxes.limit(2).filter_labels("all", few)
+    execute(boxes, view=shown, params=params(settings, target="labels:all", field="of_view"))
+    cut = boxes.limit(2).to_patches("all").match(F("all.confidence") != 0.1)
+    execute(boxes, view=cut, params=params(settings, target="labels:all", field="of_cut"))
+    boxes.reload()
+    wanted = boxes.exists("wanted").values("wanted.score")
+    assert len(wanted) == 2
+    assert boxes.exists("of_view").values("of_view.score") == wanted
+    assert boxes.exists("of_cut").values("of_cut.score") == wanted
+    # A view that cannot be honoured is refused in camflow's words.
+    with pytest.raises(ExecutionError, match="changes labels at random"):
+        execute(boxes, view=boxes.filter_labels("all", F.rand() > 0.5), params=params(settings, target="labels:all", field="random"))
 
     # A run that others wait for: its counts are the result, and a broken sample is one of them.
     broken = boxes.last()

@@ -111,6 +111,22 @@ def test_a_report_of_chosen_samples(dataset, camflow, clone, tmp_path):
             assert {row["sample"] for row in csv.DictReader(file)} == wanted
     assert "of the view some" in (tmp_path / "r.html").read_text()
 
+    # Heatmaps count as they are stored; those that a view hides are left out.
+    def report(view, *flags, code=0):
+        copy.save_view("other", view, overwrite=True)
+        return camflow("report", "--dataset", copy.name, "--view", "other", "--out", tmp_path / "r.html", *flags, code=code)
+
+    few = copy.limit(3).exclude_fields(FIELDS[0])
+    said = report(few, "--csv", tmp_path / "r.csv").stdout
+    assert f"hides `{FIELDS[0]}`: left out" in said
+    with (tmp_path / "r.csv").open() as file:
+        assert {row["field"] for row in csv.DictReader(file)} == set(copy.get_field_schema(fo.EmbeddedDocumentField, fo.Heatmap)) - {FIELDS[0]}
+    assert f"hides `{FIELDS[0]}`" in report(few, "--fields", ",".join(FIELDS), code=2).stderr
+    changed = copy.set_field(f"{FIELDS[0]}.energy_ratio", 1.0)
+    refused = report(changed, code=2).stderr
+    assert "changes heatmaps or paths by `SetField`" in refused and "as they are stored" in refused and "hint: " in refused
+    report(changed, "--fields", FIELDS[1])
+
 
 def test_a_change_since_the_last_report_is_named(dataset, camflow, clone, tmp_path):
     copy = clone(dataset)

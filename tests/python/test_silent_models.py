@@ -138,5 +138,5 @@ def test_one_channel_predicts_by_its_sign(explain, picture, target):
     assert scores(explain("probabilities", *target)) == pytest.approx([sigmoid[sigmoid > 0.5].sum().item()], rel=1e-4)
     assert scores(explain("tumour", *target)) == pytest.approx([tumour.item()], rel=1e-4)
     for model in ("never", "healthy"):
-        done = explain(model, *target)
+        done = explain(model, *target, code=1)
         assert not scores(done) and "class absent" in done.stdout + done.stderr

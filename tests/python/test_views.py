@@ -71,9 +71,9 @@ def shown(view, field: str) -> dict:
     return {doc["_id"]: doc.get(field) for doc in view._aggregate()}
 
 
-def changed(saved_view, view, field: str) -> dict | None:
+def changed(saved_view, view, field: str | None) -> dict | None:
     """What camflow takes for it; `None` where it takes what is stored."""
-    answer, view = saved_view.resolve(view, field)
+    answer, view = saved_view.resolve(view, [field] if field else [])
     if "stages" not in answer:
         return None
     samples = view._dataset._sample_collection
@@ -142,9 +142,9 @@ def test_each_stage_shows_what_fiftyone_shows(dataset, saved_view):
         field = "filepath" if name == "path" else "boxes"
         expected, stored = shown(view, field), shown(dataset, field)
         assert any(label != stored[_id] for _id, label in expected.items()), name
-        assert changed(saved_view, view, "boxes" if name != "path" else "") == expected or name == "path", name
+        assert changed(saved_view, view, "boxes" if name != "path" else None) == expected or name == "path", name
         if name == "path":
-            answer, _ = saved_view.resolve(view, "")
+            answer, _ = saved_view.resolve(view, [])
             assert answer["changing"] == ["SetField"]
     for name, make in CHOOSING.items():
         view, stored = make(dataset), shown(dataset, "boxes")
@@ -152,11 +152,11 @@ def test_each_stage_shows_what_fiftyone_shows(dataset, saved_view):
         assert changed(saved_view, view, "boxes") is None, name
     for name, make in REFUSED.items():
         with pytest.raises(saved_view.Refused) as refused:
-            saved_view.resolve(make(dataset), "boxes")
+            saved_view.resolve(make(dataset), ["boxes"])
         assert refused.value.args[0] == name
     # Where no label is read, none can be wrong.
-    assert "stages" not in saved_view.resolve(dataset.limit_labels("boxes", 1), "")[0]
-    assert "stages" not in saved_view.resolve(REFUSED["Mongo"](dataset), "")[0]
+    assert "stages" not in saved_view.resolve(dataset.limit_labels("boxes", 1), [])[0]
+    assert "stages" not in saved_view.resolve(REFUSED["Mongo"](dataset), [])[0]
 
 
 def test_the_labels_that_a_view_shows_are_the_labels_that_count(dataset, annotate, clone):
@@ -227,8 +227,8 @@ def test_views_of_slices(dataset, saved_view):
         assert len(shown(view, "boxes")) == 4 and len(shown(view, "boxes").popitem()[1]["detections"]) == 3
         # Of the groups themselves it changes one slice.
         with pytest.raises(saved_view.Refused, match="LimitLabels"):
-            saved_view.resolve(grouped.limit_labels("boxes", 1), "boxes")
-        answer, view = saved_view.resolve(grouped.group_by("scene"), "boxes")
+            saved_view.resolve(grouped.limit_labels("boxes", 1), ["boxes"])
+        answer, view = saved_view.resolve(grouped.group_by("scene"), ["boxes"])
         assert len(view) == 6 and "stages" not in answer
     finally:
         grouped.delete()

@@ -78,6 +78,9 @@ pub struct Args {
     /// Only the samples of this saved view, in its order
     #[arg(long, value_name = "VIEW")]
     pub view: Option<String>,
+    /// Only the samples of the view whose stages are in this file, as FiftyOne's `view._serialize()` gives them (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub view_stages: Option<PathBuf>,
     /// No more than this many samples
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<u64>,

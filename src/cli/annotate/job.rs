@@ -20,10 +20,10 @@ use crate::{
     explain::{Column, Method},
     fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
-    media::{MaskValue, shown},
+    media::{MaskValue, PreprocessStep, shown},
     names::{Choice, backticked, split_lists},
     pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
-    program::{Dynamic, ModelMetadata, Program},
+    program::{Dynamic, ModelMetadata, OneChannel, Program, Task},
     report::Reporter,
     storage::{OutputFolder, StorageError},
 };
@@ -79,6 +79,10 @@ pub fn check_dataset(args: &Args, database: &Database) -> anyhow::Result<Dataset
     if let Err(problem) = check_class_flag(&args.target, &args.cam.classes, label.as_ref()) {
         anyhow::bail!("{problem}");
     }
+    anyhow::ensure!(
+        args.view.is_none() || args.view_stages.is_none(),
+        "`--view` and `--view-stages` name two views\nhint: leave one of them out"
+    );
     let mask_targets = match label.as_ref().filter(|label| label.kind == LabelKind::Segmentation) {
         Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,
@@ -154,13 +158,13 @@ fn settings_text(settings: &[(&str, String)]) -> String {
 
 /// What was asked for, as far as heatmaps depend on it.
 pub fn job_settings(args: &Args, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
-    settings(args, &program.metadata, program.num_channels() == Some(1), label)
+    settings(args, &program.metadata, program.one_channel(), label)
 }
 
 fn settings(
     args: &Args,
     metadata: &ModelMetadata,
-    has_one_channel: bool,
+    one_channel: Option<OneChannel>,
     label: Option<&LabelField>,
 ) -> Vec<(&'static str, String)> {
     let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
@@ -176,15 +180,27 @@ fn settings(
         // Labels of earlier versions have none.
         ("measures", if args.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
-    // Earlier versions read one channel as if it were one of several.
-    if has_one_channel {
-        settings.push(("channels", "one".to_owned()));
+    settings.extend(one_channel_setting(one_channel));
+    // Earlier versions counted what a model predicts in the padding around an image.
+    let pads = metadata.preprocess.steps.iter().any(|step| matches!(step, PreprocessStep::CenterCrop { .. }));
+    let is_predicted = match label.map(|label| label.kind) {
+        None => !matches!(args.target, TargetSpec::Pixel { .. }),
+        Some(kind) => matches!(kind, LabelKind::Classification | LabelKind::Classifications),
+    };
+    if pads && is_predicted && metadata.task == Task::Segmentation {
+        settings.push(("padding", "is no image".to_owned()));
     }
     // Earlier versions gave such a model whole batches.
     if metadata.is_one_by_one() {
         settings.push(("batch", "one by one".to_owned()));
     }
     settings
+}
+
+/// Earlier versions read one channel as if it were one of several.
+fn one_channel_setting(one_channel: Option<OneChannel>) -> Option<(&'static str, String)> {
+    let classes = one_channel?;
+    Some(("channels", if classes.negative.is_some() { "one of two classes" } else { "one" }.to_owned()))
 }
 
 pub fn selection(
@@ -327,7 +343,7 @@ mod tests {
         let metadata = format!(
             r#"{{"camflow": 1, "name": "m", "input": {{"example": [2, 3, 8, 8], "dynamic": "batch"}}, "preprocess": []{more}}}"#
         );
-        settings_text(&settings(&args, &ModelMetadata::parse(&metadata).expect("metadata"), false, None))
+        settings_text(&settings(&args, &ModelMetadata::parse(&metadata).expect("metadata"), None, None))
     }
 
     /// The labels of every dataset hold digests of these texts: another one would have all heatmaps made again.
@@ -346,5 +362,12 @@ mod tests {
         assert_eq!(settings_of(&["--fast"], missed), PLAIN);
         let mixing = r#", "independent_of_batch": false"#;
         assert_eq!(settings_of(&[], mixing), format!("{PLAIN}\0batch=one by one"), "what was made in batches was wrong");
+    }
+
+    #[test]
+    fn heatmaps_that_were_made_of_one_channel_as_of_several_are_out_of_date() {
+        let setting = |negative| one_channel_setting(Some(OneChannel { positive: 1, negative }));
+        assert_eq!(one_channel_setting(None), None, "those of other models stay");
+        assert!(setting(None).is_some() && setting(Some(0)).is_some() && setting(None) != setting(Some(0)));
     }
 }

@@ -1,6 +1,6 @@
 //! A job with its model loaded and its database open: `annotate` runs it once, a worker shard by shard.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 
@@ -27,12 +27,12 @@ use crate::{
         target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
     },
     explain::{Column, ExplainOptions, TorchExplainer},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View},
     media::{ExifPolicy, ImageLimits, shown},
     names::{backticked, word},
     pipeline::{
-        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SkipReason,
-        Source, Targets, run, survey,
+        BatchLimit, Cancellation, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SeenMasks,
+        SkipReason, Source, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
     report::{Reporter, RunRecord},
@@ -134,7 +134,8 @@ impl<'a> Session<'a> {
         };
         let DatasetSide { dataset, label, mask_targets, notices } = side;
         notices.iter().for_each(|notice| self.reporter.notice(notice));
-        let view = args.view.as_ref().map(|view| dataset.saved_view(view, label.as_ref(), args.cam.python.clone()));
+        let view = args.view.as_deref().map(View::Saved).or(args.view_stages.as_deref().map(View::Stages));
+        let view = view.map(|view| dataset.view(view, label.as_ref(), args.cam.python.clone()));
         let view = view.transpose().map_err(|error| match self.cancellation.is_cancelled() {
             // Ctrl-C ends the Python that resolves a view, too.
             true => Failure { exit: Exit::Interrupted, error: error.into() },
@@ -278,6 +279,7 @@ impl<'a> Session<'a> {
             exif: if args.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
             fingerprint: job_fingerprint(args, &self.program, label.as_ref()),
             overwrite: args.overwrite,
+            masks: SeenMasks::default(),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = args.workers.unwrap_or(cores);
@@ -294,6 +296,9 @@ impl<'a> Session<'a> {
                 survey(&mut source, &decoder, &known, num_workers, &self.cancellation, &tell).map_err(Failure::aborted)?;
             tell_taken();
             reporter.surveyed(&survey, self.columns.len());
+            if survey.num_stale() == 0 {
+                explain_absence(&decoder, label.as_ref(), &survey.skipped, reporter);
+            }
             return Ok(if survey.interrupted { Exit::Interrupted } else { Exit::Done });
         }
         sink.lock(shard).map_err(Failure::from_lock)?;
@@ -336,6 +341,9 @@ impl<'a> Session<'a> {
         tell_taken();
         reporter.finish(&summary, fault.as_ref());
         record.summary = Some(summary.clone());
+        if summary.num_committed == 0 {
+            explain_absence(&decoder, label.as_ref(), &summary.skipped, reporter);
+        }
         let num_failed = if args.accept_known_failures { summary.num_newly_failed() } else { summary.num_failed };
         let exit = match (&fault, summary.interrupted, num_failed) {
             (Some(_), ..) => Exit::Aborted,
@@ -387,4 +395,19 @@ impl<'a> Session<'a> {
         }
         Ok(exit)
     }
+}
+
+/// Where no sample has anything to explain: what is in the masks instead of the classes.
+fn explain_absence(decoder: &Decoder, label: Option<&LabelField>, skipped: &BTreeMap<SkipReason, u64>, reporter: &Reporter) {
+    let (Targets::Classes(classes), Some(field)) = (&decoder.targets, label) else { return };
+    let Some((num_masks, values)) = decoder.masks.without_classes() else { return };
+    if skipped.contains_key(&SkipReason::UpToDate) {
+        return;
+    }
+    let wanted = classes.iter().filter_map(|class| Some(format!("`{}` ({})", class.name, class.mask_value?)));
+    let (wanted, name) = (wanted.collect::<Vec<_>>().join(", "), &field.name);
+    reporter.warning(&format!(
+        "no mask in field `{name}` holds {wanted}; the first {num_masks} hold {values}\nhint: name their values in FiftyOne, as in `dataset.mask_targets = {{\"{name}\": {{255: \"{}\"}}}}`, and save the dataset",
+        classes.first().map_or("class", |class| class.name.as_str())
+    ));
 }

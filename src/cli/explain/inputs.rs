@@ -15,6 +15,8 @@ use crate::{
 /// One class to explain in every image.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// The class, as file names have it before anything is replaced in them.
+    pub name: String,
     /// Channel of the output.
     pub channel: Channel,
     /// Which pixels count.
@@ -108,6 +110,20 @@ fn read_mask(path: &Path, limits: &ImageLimits) -> anyhow::Result<LabelMask> {
         return Ok(LabelMask::from_array(read_array_file(path, limits.max_bytes)?)?);
     }
     Ok(LabelMask::read(path, limits)?)
+}
+
+/// The values in a mask file, of all masks in it.
+pub fn values_in(path: &Path) -> anyhow::Result<Vec<MaskValue>> {
+    let limits = ImageLimits::default();
+    let mask = match path.extension().is_some_and(|extension| extension == "npy") {
+        false => LabelMask::read(path, &limits)?,
+        true => {
+            let Array { shape, values } = read_array_file(path, limits.max_bytes)?;
+            let shape = if let [count, height, width] = shape[..] { vec![count * height, width] } else { shape };
+            LabelMask::from_array(Array { shape, values })?
+        }
+    };
+    Ok(mask.values().into_iter().map(|(value, _)| value).collect())
 }
 
 /// One of several masks `[N, H, W]`, or the one `[H, W]` for all.

@@ -11,19 +11,19 @@ use super::{
     cam::{CamArgs, Model},
     choice,
     model::check_preprocess,
-    target::{check_class_flag, check_output, check_task, one_channel_notice},
+    target::{check_class_flag, check_output, check_task, one_channel_notice, resolve},
 };
 use crate::{
     explain::TorchExplainer,
-    job::{MaskNames, TargetSpec, resolve_classes},
+    job::{MaskNames, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, ClassNames},
-    pipeline::{Channel, Explainer, SkipReason},
+    pipeline::{Channel, Explainer, SkipReason, listed},
     program::Program,
     report::{Format, Reporter},
 };
 use file_names::{FileNames, is_tensor};
-use inputs::{Asked, AskedPixels};
+use inputs::{Asked, AskedPixels, values_in};
 use outputs::Outputs;
 
 /// Compute heatmaps of single images, without a database
@@ -63,14 +63,11 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     if !args.inputs.iter().all(|input| is_tensor(input)) {
         check_preprocess(&program, &reporter)?;
     }
-    let (names, asked) = asked(args, &target, &program, &reporter)?;
+    let asked = asked(args, &target, &program, &reporter)?;
     one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
     let options = args.cam.explain_options(&program, layers);
-    let channels = asked.iter().map(|asked| match asked.channel {
-        Channel::Index(index) => Some(index),
-        _ => None,
-    });
-    let classes: Vec<_> = names.into_iter().zip(channels).collect();
+    let channel = |asked: &Asked| if let Channel::Index(index) = asked.channel { Some(index) } else { None };
+    let classes: Vec<_> = asked.iter().map(|asked| (asked.name.clone(), channel(asked))).collect();
     let file_names = FileNames::new(&args.inputs, &classes)?;
     let outputs = Outputs::new(args.out.clone(), args.format, file_names.classes.clone(), &program, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
@@ -78,19 +75,33 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 
     file_names.claim(&args.out, &args.inputs)?;
     file_names.notices.iter().for_each(|notice| reporter.notice(notice));
-    let mut exit = Exit::Done;
+    let mut done = Tally::default();
     for (input, name) in args.inputs.iter().zip(&file_names.inputs) {
         match explain((input, name), &asked, &program, &mut explainer, &outputs, &reporter) {
-            Ok(true) => {}
-            Ok(false) => exit = Exit::SomeFailed,
+            Ok(tally) => done.add(tally),
             // A bad image costs only itself.
             Err(error) => {
                 reporter.notice(&format!("failed: `{}`: {error:#}", shown(input)));
-                exit = Exit::SomeFailed;
+                done.num_failed += 1;
             }
         }
     }
-    Ok(exit)
+    // Where nothing at all was found, what was asked was not done.
+    Ok(if done.num_failed > 0 || done.num_heatmaps == 0 { Exit::SomeFailed } else { Exit::Done })
+}
+
+/// What became of images.
+#[derive(Default)]
+struct Tally {
+    num_failed: usize,
+    num_heatmaps: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.num_failed += other.num_failed;
+        self.num_heatmaps += other.num_heatmaps;
+    }
 }
 
 fn target(args: &Args) -> anyhow::Result<TargetSpec> {
@@ -104,31 +115,29 @@ fn target(args: &Args) -> anyhow::Result<TargetSpec> {
     }
 }
 
-/// The names and what to look for in every image.
-fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> anyhow::Result<(Vec<String>, Vec<Asked>)> {
+/// What to look for in every image.
+fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> anyhow::Result<Vec<Asked>> {
     if *target == TargetSpec::Top {
         anyhow::ensure!(args.mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
-        return Ok((vec!["top".to_owned()], vec![Asked { channel: Channel::Top, pixels: AskedPixels::Predicted }]));
+        return Ok(vec![Asked { name: "top".to_owned(), channel: Channel::Top, pixels: AskedPixels::Predicted }]);
     }
-    let is_only = program.num_channels() == Some(1);
     let names = ClassNames::new(program.metadata.classes.clone());
-    let masks = args.mask.is_some().then_some(MaskNames { targets: None, is_only_channel: is_only });
-    let resolved = resolve_classes(&args.cam.classes, &names, masks)
-        .map_err(|problems| anyhow::anyhow!("{}", problems.join("\nerror: ")))?;
-    resolved.notices.iter().for_each(|notice| reporter.notice(notice));
-    let classes = resolved.classes;
-    let pixels = |channel: i64| match (target, &args.mask) {
-        (_, Some(mask)) => {
-            AskedPixels::Mask { file: mask.clone(), value: if is_only { MaskValue::Object } else { MaskValue::Index(channel) } }
-        }
-        (TargetSpec::Pixel { x, y }, None) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
+    let masks = args.mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
+    let classes = resolve(program, &names, &args.cam.classes, masks, reporter)?;
+    let pixels = |value: Option<MaskValue>| match (target, &args.mask, value) {
+        (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.clone(), value },
+        (TargetSpec::Pixel { x, y }, ..) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
         _ => AskedPixels::Predicted,
     };
-    let asked = classes.iter().map(|class| Asked { channel: Channel::Index(class.index), pixels: pixels(class.index) });
-    Ok((classes.iter().map(|class| class.name.clone()).collect(), asked.collect()))
+    let asked = classes.into_iter().map(|class| Asked {
+        name: class.name,
+        channel: Channel::Index(class.index),
+        pixels: pixels(class.mask_value),
+    });
+    Ok(asked.collect())
 }
 
-/// Explains one file, of which the files are called `name`; `false` when a sample of it failed.
+/// Explains one file, of which the files are called `name`.
 fn explain(
     (input, name): (&Path, &str),
     asked: &[Asked],
@@ -136,7 +145,7 @@ fn explain(
     explainer: &mut TorchExplainer,
     outputs: &Outputs,
     reporter: &Reporter,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Tally> {
     let (batch, image) = match is_tensor(input) {
         true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
         false => {
@@ -154,13 +163,51 @@ fn explain(
     for failure in &result.failed {
         reporter.notice(&format!("failed: `{}`: {}", shown(&failure.sample.media_path), failure.error));
     }
+    let mut num_heatmaps = 0;
     for explained in &result.explained {
-        if explained.classes.is_empty() {
-            reporter.notice(&format!("`{}`: {}", shown(&explained.sample.media_path), SkipReason::ClassAbsent));
-        }
-        for class in &explained.classes {
-            outputs.write(input, &explained.sample.id, class, image.as_ref())?;
+        for (index, asked) in asked.iter().enumerate() {
+            match explained.classes.iter().find(|class| class.class == index) {
+                None => {
+                    // A tensor holds several samples.
+                    let id = Path::new(&explained.sample.id);
+                    let of = if image.is_some() { &explained.sample.media_path } else { id };
+                    reporter.notice(&format!("`{}`: {}", shown(of), absence(asked)?));
+                }
+                Some(class) => {
+                    outputs.write(input, &explained.sample.id, class, image.as_ref())?;
+                    num_heatmaps += class.heatmaps.len();
+                }
+            }
         }
     }
-    Ok(result.failed.is_empty())
+    Ok(Tally { num_failed: result.failed.len(), num_heatmaps })
+}
+
+/// Why an image got no heatmap of a class.
+fn absence(asked: &Asked) -> anyhow::Result<String> {
+    let (name, absent) = (&asked.name, SkipReason::ClassAbsent);
+    Ok(match (&asked.pixels, asked.channel) {
+        (AskedPixels::Mask { file, value }, channel) => {
+            let (values, file) = (values_in(file)?, shown(file));
+            match value {
+                MaskValue::Object if values.len() < 2 => {
+                    format!("{absent}, the mask `{file}` holds nothing but {}", listed(&values))
+                }
+                value if *value != MaskValue::Object && !values.contains(value) => {
+                    let number = if let Channel::Index(index) = channel { index.to_string() } else { value.to_string() };
+                    format!(
+                        "{absent}, the mask `{file}` holds {} and no {value}\nhint: in `--mask`, the pixels of a class hold its number, {number} for `{name}`",
+                        listed(&values)
+                    )
+                }
+                _ => {
+                    format!("{absent}, of what the mask `{file}` marks nothing is left where the model looks, at its resolution")
+                }
+            }
+        }
+        (_, Channel::Top) => format!("{absent}, the model predicts none"),
+        _ => format!(
+            "{absent}, the model does not predict `{name}`\nhint: `--target pixel=X,Y` or `--mask` say where to look, `--target top` takes what it predicts"
+        ),
+    })
 }

@@ -125,7 +125,7 @@ fn target(explainer: &TorchExplainer, input: &Tensor) -> Result<ClassTarget, Str
 
 fn maps(explainer: &TorchExplainer, input: &Tensor, target: &ClassTarget) -> Result<Maps, String> {
     let size = (input.size()[2] as usize, input.size()[3] as usize);
-    let found = explainer.saliencies(input, &[String::new()], &[vec![target.clone()]]).map_err(|error| error.text())?;
+    let found = explainer.saliencies(input, &[String::new()], &[vec![target.clone()]], &[None]).map_err(|error| error.text())?;
     let found = found.into_iter().flatten().flatten().next().ok_or("it gives the class no pixels")?;
     let _no_grad = tch::no_grad_guard();
     let drawn = found.columns.iter().map(|layers| heatmaps(layers, Some(size)));

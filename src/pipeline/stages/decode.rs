@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::inputs::InputFiles;
+use super::{inputs::InputFiles, masks::SeenMasks};
 use crate::{
     media::{
         BinaryMask, ExifPolicy, FrameRegion, ImageLimits, MediaError, Outside, Preprocess, parse_image,
@@ -64,6 +64,8 @@ pub struct Decoder {
     pub fingerprint: Fingerprint,
     /// Compute again what is up to date.
     pub overwrite: bool,
+    /// Notes the masks that are read.
+    pub masks: SeenMasks,
 }
 
 /// How decoding a sample ended.
@@ -271,6 +273,9 @@ impl Decoder {
                 found.push(Found { class, channel: Channel::Index(*index), place });
             }
         }
+        if let Some(mask) = &mask {
+            self.masks.note(mask, !found.is_empty());
+        }
         Ok(Ok(found))
     }
 }
@@ -332,6 +337,7 @@ mod tests {
                 exif: ExifPolicy::Ignore,
                 fingerprint: Fingerprint::of_job("model", "settings"),
                 overwrite: false,
+                masks: SeenMasks::default(),
             };
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
             match decoder.check(SelectedSample { sample, target, existing }) {

@@ -60,8 +60,8 @@ mod tests {
     use crate::{
         media::{ExifPolicy, MaskValue, Preprocess, RgbImage, encode_gray, encode_rgb},
         pipeline::{
-            Change, Decoder, Fingerprint, HeatmapFields, LabelNames, SampleRef, SelectedSample, StoredHeatmap, StoredObject,
-            StoredShape, StoredTarget, TargetClass, Targets,
+            Change, Decoder, Fingerprint, HeatmapFields, LabelNames, SampleRef, SeenMasks, SelectedSample, StoredHeatmap,
+            StoredObject, StoredShape, StoredTarget, TargetClass, Targets,
             stages::{check::Checked, decode::Decoded},
         },
     };
@@ -86,6 +86,7 @@ mod tests {
                     exif: ExifPolicy::Ignore,
                     fingerprint: Fingerprint::of_job("model", "settings"),
                     overwrite: false,
+                    masks: SeenMasks::default(),
                 },
             };
             world.draw("a.png", 7);

@@ -6,3 +6,4 @@ pub(super) mod commit;
 pub mod decode;
 pub mod encode;
 pub(super) mod inputs;
+pub mod masks;
