@@ -120,7 +120,8 @@ def test_every_line_says_whose_it_is(night):
     # A job that cannot start is no exception, nor one in words.
     for format in ("human", "json"):
         refused = night.run("--set", "class=nothing", code=2, format=format)
-        assert f"job `people`, dataset `{night.name}`, host `{platform.node()}`\nerror: " in refused.stderr
+        heading, *_, error, _ = refused.stderr.splitlines()
+        assert heading.endswith(f"job `people`, dataset `{night.name}`, host `{platform.node()}`") and error.startswith("error: ")
 
 
 def test_a_night_ends_with_a_page_beside_the_last_one(night, tmp_path):
@@ -155,7 +156,7 @@ def test_a_first_run_that_skips_everything_says_why(night):
         sample.save()
     said = night.run(format="human").stderr
     assert "15 samples read: 0 annotated" in said and "skipped, no label: 15" in said and "fields `light_grad_layer_1`" in said
-    done = night.run("--set", "class=light,never", "--set", "tags=nosuchtag", format="human")
+    done = night.run("--set", "class=light,never", "--set", "tags=nosuchtag", format="human", code=2)
     assert "nosuchtag" in done.stderr
 
 

@@ -26,11 +26,11 @@ MIXING = ["no_statistics", "minus_the_mean", "sorted_batch", "across_the_batch",
 OTHERS = ["own_statistics", "plain", "smooth", "wide"]
 
 EXPORT = """
-import sys, export_model, trial_models
+import sys, export_loading, export_model, trial_models
 camflow, folder, *names = sys.argv[1:]
 for name in names:
     model = getattr(trial_models, name)().eval()
-    loaded = export_model.LoadedModel(model, name, name, export_model._user_metadata(model, name))
+    loaded = export_model.LoadedModel(model, name, name, export_loading._user_metadata(model, name))
     export_model.export(loaded, f"{folder}/{name}.pt2", static_size=True, measure_with=camflow or None)
 """
 
