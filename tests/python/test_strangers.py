@@ -82,5 +82,5 @@ def test_a_job_file_of_somebody_else_names_no_program(run, folder, tmp_path):
     job.write_text('version = 1\n[[job]]\nname = "a"\ndataset = "d"\npython = ".venv/bin/python"\n')
     give_away(job)
     done = run("run", "job.toml")
-    assert done.returncode == 2 and f"belongs to user {STRANGER}" in done.stderr and "--set python=" in done.stderr
+    assert done.returncode == 2 and f"belongs to user {STRANGER}" in done.stderr and "--set 'python=" in done.stderr
     assert not (tmp_path / "mark").exists()
