@@ -88,7 +88,7 @@ def test_a_model_that_is_swapped_under_a_run_changes_nothing(
     shutil.copy(tiny_model, model)
     assert [e for e in camflow(*arguments(dataset, model)).events if e["event"] == "sample_committed"] == []
     write_into()
-    stale = [e["reasons"] for e in camflow(*arguments(dataset, model, "--explain-plan")).events if "reasons" in e]
+    stale = [e["reasons"] for e in camflow(*arguments(dataset, model, "--explain-plan", "--replace")).events if "reasons" in e]
     assert stale == [["model changed"]] * 60
 
 
