@@ -5,7 +5,7 @@
 #   bash scripts/docs.sh serve      shows it at http://127.0.0.1:8000 while you write
 #
 # Its tools live in an environment of their own outside the checkout, and so does the site, unless --site-dir says otherwise.
-# docs/reference/cli.md and job-file.md are the program's own texts: `python3 scripts/reference.py` writes them anew.
+# docs/reference/cli.md and job-file.md are the program's own texts: `python3 scripts/write_reference.py` writes them anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

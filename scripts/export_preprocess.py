@@ -138,7 +138,8 @@ def with_padding(steps, of):
     """Steps that pad images to a multiple of what the model wants, unless they give such sizes already."""
     size = fixed_size(steps)
     last = next((step for step in reversed(steps) if step["op"] not in ("normalize", "grayscale")), {})
-    if all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0:
+    gives_multiples = all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0
+    if of == 1 or gives_multiples:
         return steps
     say(f"the model takes images whose sides are multiples of {of}: others are padded, at the bottom and at the right (step `pad_multiple`)")
     return [*steps[:-1], {"op": "pad_multiple", "of": of}, steps[-1]]

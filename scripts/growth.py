@@ -27,7 +27,6 @@ import argparse
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -179,7 +178,7 @@ def walk_cursor(uri: str, name: str) -> float:
 
 def measure(command: list) -> dict:
     """Runs camflow to its end: what it took, and what its summary says."""
-    command = [str(part) for part in command]
+    command = [str(part) for part in [*command, "--format", "json"]]
     with tempfile.TemporaryFile("w+") as out:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=out)
@@ -190,10 +189,12 @@ def measure(command: list) -> dict:
         text = out.read()
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}\n{text}")
-    counts = re.search(r"(\d+) samples read: (\d+) annotated .* (\d+) skipped, 0 failed in ([\d.]+) s", text)
-    read, committed, skipped = map(int, counts.groups()[:3])
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    (counts,) = (line for line in lines if line["event"] == "run_finished")
+    if counts["num_failed"]:
+        raise SystemExit(f"{' '.join(command)} failed on {counts['num_failed']} samples\n{text}")
     return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024,
-            "num_read": read, "num_committed": committed, "num_skipped": skipped}  # fmt: skip
+            "num_read": counts["num_read"], "num_committed": counts["num_committed"], "num_skipped": counts["num_skipped"]}  # fmt: skip
 
 
 def best(runs: list[dict]) -> dict:

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import reference
+import write_reference
 
 
 def test_the_reference_is_the_programs_own_text(binary):
-    for path, text in reference.pages(str(binary)).items():
-        assert path.read_text() == text, f"{path} is not current: python3 scripts/reference.py"
+    for path, text in write_reference.pages(str(binary)).items():
+        assert path.read_text() == text, f"{path} is not current: python3 scripts/write_reference.py"
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/llms.txt"])

@@ -1,6 +1,6 @@
 """Writes the pages of the documentation that are the program's own texts: docs/reference/cli.md and docs/reference/job-file.md.
 
-    python3 scripts/reference.py [CAMFLOW]
+    python3 scripts/write_reference.py [CAMFLOW]
 
 CAMFLOW is the program to ask, by default the development build. tests/python/test_docs.py compares the pages with it.
 """
