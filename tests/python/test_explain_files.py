@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from archive_copies import copy_archive
 from PIL import Image
 
 
 @pytest.fixture
 def look_alikes(tiny_model, tmp_path) -> Path:
     """A model of which two classes have names that are the same in a file's name."""
-    path = tmp_path / "model.pt2"
-    with zipfile.ZipFile(tiny_model) as archive, zipfile.ZipFile(path, "w") as copy:
-        for entry in archive.infolist():
-            content = archive.read(entry)
-            if entry.filename.endswith("camflow.json"):
-                metadata = json.loads(content)
-                metadata["classes"] |= {"1": "hot dog", "2": "hot_dog"}
-                content = json.dumps(metadata)
-            aligned = zipfile.ZipInfo(entry.filename)
-            padding = -(copy.fp.tell() + 34 + len(entry.filename)) % 64
-            aligned.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding)
-            copy.writestr(aligned, content)
-    return path
+    names = {"1": "hot dog", "2": "hot_dog"}
+    return copy_archive(tiny_model, tmp_path / "model.pt2", lambda metadata: metadata["classes"].update(names))
 
 
 def picture(path: Path, seed: int) -> Path:

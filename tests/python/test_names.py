@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import struct
-import zipfile
 from pathlib import Path
 
 import fiftyone as fo
 import pytest
+from archive_copies import copy_archive
 
 
 @pytest.fixture
@@ -16,19 +14,11 @@ def model(tiny_model, tmp_path):
     """Makes the tiny model with other names of classes."""
 
     def make(classes: dict[int, str], name: str = "tiny") -> Path:
-        path = tmp_path / f"{name}.pt2"
-        with zipfile.ZipFile(tiny_model) as archive, zipfile.ZipFile(path, "w") as copy:
-            for entry in archive.infolist():
-                content = archive.read(entry)
-                if entry.filename.endswith("camflow.json"):
-                    metadata = {**json.loads(content), "name": name}
-                    metadata["classes"] = {str(n): text for n, text in ({0: "background"} | classes).items()}
-                    content = json.dumps(metadata)
-                aligned = zipfile.ZipInfo(entry.filename)
-                padding = -(copy.fp.tell() + 34 + len(entry.filename)) % 64
-                aligned.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding)
-                copy.writestr(aligned, content)
-        return path
+        def rename(metadata: dict) -> None:
+            metadata["name"] = name
+            metadata["classes"] = {str(n): text for n, text in ({0: "background"} | classes).items()}
+
+        return copy_archive(tiny_model, tmp_path / f"{name}.pt2", rename)
 
     return make
 
