@@ -18,6 +18,7 @@ from conftest import SCRIPTS
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import trial_models
+from archive_copies import copy_archive
 from logits import Logits
 from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
@@ -122,6 +123,30 @@ def test_annotate_runs_such_a_model_one_by_one_and_finds_it_done(camflow, databa
             compared += 1
     assert compared == 12, "four pictures, three classes"
     assert "nothing to do" in annotate("six")
+
+
+def test_labels_of_versions_that_ran_batches_are_made_again_and_not_refused(camflow, database, tiny_dataset, measured, tmp_path):
+    dataset, model = tiny_dataset(2), measured / "no_statistics.pt2"
+    # What earlier versions had in their labels: the same settings, but that images are run one by one.
+    together = copy_archive(model, tmp_path / "together.pt2", lambda metadata: metadata.update(independent_of_batch=True))
+
+    def annotate(model, *flags):
+        return camflow("annotate", "--dataset", dataset.name, "--model", model, "--target", "predicted", "--class", trial_models.NAMES[0],
+                       "--layers", "second", "--device", "cpu", "--exact", "--out", tmp_path / "out", "--field", "cam", *flags)
+
+    def fingerprints():
+        dataset.reload()
+        return [fingerprint.split("-") for fingerprint in dataset.values("cam.fingerprint")]
+
+    annotate(together)
+    before = [settings for _, settings, *_ in fingerprints()]
+    annotate(model, "--replace")
+    now = fingerprints()
+    assert all(parts[1] != settings for parts, settings in zip(now, before, strict=True))
+    old = ["-".join([parts[0], settings, *parts[2:]]) for parts, settings in zip(now, before, strict=True)]
+    dataset.set_values("cam.fingerprint", old)
+    annotate(model)
+    assert fingerprints() == now
 
 
 def test_the_default_of_a_u_net_keeps_to_its_bound(camflow, unet, tmp_path):

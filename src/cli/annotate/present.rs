@@ -118,14 +118,23 @@ impl OfJob<'_> {
     fn shows_the_same(&self, stored: &str, class: Option<&TargetClass>, column: &Column) -> bool {
         let measures = ["1", "2", "2 and faithfulness"].map(|version| Some(version.to_owned()));
         let precisions = Precision::ALL.iter().map(|precision| Some(precision.name().to_owned()));
-        let free: [(&str, Vec<Option<String>>); 5] = [
+        let now = job_settings(self.args, self.program, self.label);
+        // Earlier versions had nothing there.
+        let added = |key: &'static str| {
+            let mut values = vec![None, now.iter().find(|(other, _)| *other == key).map(|(_, value)| value.clone())];
+            values.dedup();
+            (key, values)
+        };
+        let free: [(&str, Vec<Option<String>>); 7] = [
             ("npy", NpyFormat::ALL.iter().map(|format| Some(format.name().to_owned())).collect()),
             ("store", Store::ALL.iter().map(|store| Some(store.name().to_owned())).collect()),
             ("precision", precisions.chain([Some("exact".to_owned())]).collect()),
             ("measures", measures.into_iter().chain([None]).collect()),
-            ("channels", vec![None, Some("one".to_owned())]),
+            ("channels", [None, Some("one"), Some("one of two classes")].map(|value| value.map(str::to_owned)).to_vec()),
+            added("padding"),
+            added("batch"),
         ];
-        let mut variants = vec![job_settings(self.args, self.program, self.label)];
+        let mut variants = vec![now.clone()];
         for (key, values) in &free {
             let with = |settings: &Vec<(&'static str, String)>, value: &Option<String>| {
                 let mut settings = settings.clone();
