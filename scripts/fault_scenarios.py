@@ -79,6 +79,9 @@ class Suite:
         self.world, self.seed, self.long, self.tell = world, seed, long, tell
         self.random = random.Random(seed)
         self.faults: list[Fault] = []
+        # The sweep's part: one command alone, and only calls from this one on.
+        self.swept: str | None = None
+        self.first_call = 0
         # What could not be tried here, and why.
         self.not_tried: dict[str, str] = {}
 

@@ -15,6 +15,8 @@ from fault_scenarios import ABORTED, DONE, NOT_STARTED, SOME_FAILED, Fault, Suit
 from fault_tracer import Call, CannotTrace, Strike, Tracer, lasting_strikes, strikes
 from fault_world import FIELDS, NOW, ORIGINAL, SINGLE, Run, World, digest
 
+# The commands that are swept, as `commands` makes them.
+FIRST_ANNOTATE, ANNOTATE, CLEAN, REMOVE = SWEPT = ("first annotate", "annotate", "clean", "remove")
 # How many calls the short form takes for each command and kind of fault, at even distances.
 NUM_SHORT = {"--fail": 2, "--kill-before": 2, "--kill-after": 2}
 # Failures that last begin at every fourth call only: what follows is the same for most.
@@ -183,10 +185,10 @@ def commands(lab: Lab) -> list[Swept]:
 
     return [
         # What camflow keeps for itself in a folder that it has never seen.
-        Swept("first annotate", lab.untouched, annotate, [lab.out / ".camflow"], completes=True),
-        Swept("annotate", stale, annotate, everything, completes=True),
-        Swept("clean", untidy, clean, everything),
-        Swept("remove", stale, remove, everything, empties=True),
+        Swept(FIRST_ANNOTATE, lab.untouched, annotate, [lab.out / ".camflow"], completes=True),
+        Swept(ANNOTATE, stale, annotate, everything, completes=True),
+        Swept(CLEAN, untidy, clean, everything),
+        Swept(REMOVE, stale, remove, everything, empties=True),
     ]
 
 
@@ -274,6 +276,8 @@ def sweep(suite: Suite) -> None:
         suite.tell(f"the sweep's checks notice all of {self_test(lab)} ways in which a folder was broken on purpose")
         plan: list[tuple[Swept, Strike]] = []
         for swept in commands(lab):
+            if suite.swept not in (None, swept.name):
+                continue
             swept.state.restore(lab)
             lab.undisturbed(swept.run(tracer.before(swept.folders)))
             if problems := swept.settled(lab):
@@ -281,8 +285,9 @@ def sweep(suite: Suite) -> None:
             calls = tracer.calls()
             counts = ", ".join(f"{count} {name}" for name, count in Counter(call.name for call in calls).most_common())
             suite.tell(f"{swept.name} makes {len(calls)} file-system calls: {counts}")
-            plan += [(swept, one) for one in planned(calls, suite.long)]
+            plan += [(swept, one) for one in planned(calls, suite.long) if one.number >= suite.first_call]
         tried, missed = Counter(), 0
+        suite.tell(f"{len(plan)} times a call goes wrong")
         for swept, at in plan:
             with suite.fault(f"{swept.name}, call {at.number}: {at}", quiet=True) as one:
                 struck = strike(lab, swept, tracer, at, one)

@@ -33,7 +33,7 @@ from fault_hosts import hosts
 from fault_inputs import inputs
 from fault_outages import cuts, restarts
 from fault_scenarios import Suite, kills, people, signals, two_runs
-from fault_sweep import sweep
+from fault_sweep import SWEPT, sweep
 from fault_world import EXACT, SMOOTH, World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +148,8 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="more kills, and the driver's own patience")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="random faults for so long instead; then --long is what one round of a kind does")
     parser.add_argument("--only", choices=GROUPS, help="one group of faults instead")
+    parser.add_argument("--swept", choices=SWEPT, help="with --only sweep: one command instead of all")
+    parser.add_argument("--first-call", type=int, default=0, metavar="N", help="with --swept: from the call with this number on, to go on with a sweep")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments; default: a new one")
     parser.add_argument("--samples", type=int, default=160, metavar="N", help="size of the datasets (default: %(default)s)")
     args = parser.parse_args()
@@ -160,6 +162,7 @@ def main() -> int:
         say(f"an undisturbed run over {args.samples} samples takes {world.undisturbed_s:.1f} s")
         say(f"the checks notice all of {fault_checks.self_test(world)} ways in which a dataset was broken on purpose")
         suite = Suite(world, args.seed, args.long, say)
+        suite.swept, suite.first_call = args.swept, args.first_call
         steady = True
         if args.soak:
             steady = soak(suite, args.soak)
