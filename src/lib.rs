@@ -5,6 +5,7 @@
 //! together: start at `cli/annotate/mod.rs` for the main job.
 
 pub mod cli;
+pub mod diagnostic;
 pub mod explain;
 pub mod fiftyone;
 #[doc(hidden)]
