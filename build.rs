@@ -1,27 +1,9 @@
-//! Builds the dispatcher shim against the libtorch that tch uses, and makes binaries find that libtorch at run time.
+//! Makes binaries find at run time the libtorch that camflow-torch was built against.
 
-use std::{env, path::Path};
+use std::env;
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/program/dispatch.cpp");
-    // Printed by torch-sys (`links = "tch"`): the folder of the libtorch libraries that it found.
-    let lib = env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is");
-    // The link `.venv` may point elsewhere tomorrow; the binary keeps the libtorch that it was built against.
-    let lib = Path::new(&lib).canonicalize().unwrap_or_else(|e| {
-        panic!("no libtorch at `{lib}`: {e}\nrun `scripts/setup.sh`, or set LIBTORCH to the folder of an installed torch 2.11.0")
-    });
-    println!("cargo:rerun-if-changed={}", lib.join("libtorch_cpu.so").display());
-    let include = lib.parent().expect("libtorch's lib folder has a parent").join("include");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    println!("cargo:rustc-env=CAMFLOW_LIBTORCH_LIB={}", lib.display());
-
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .file("src/program/dispatch.cpp")
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .flag("-Wno-unused-parameter")
-        .warnings(false)
-        .compile("camflow_dispatch");
+    println!("cargo:rerun-if-changed=build.rs");
+    let lib = env::var("DEP_CAMFLOW_DISPATCH_LIBTORCH_LIB").expect("camflow-torch says where libtorch is");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
 }

@@ -24,7 +24,7 @@ use camflow::{
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use tch::{Device, Kind, Tensor};
 
-#[path = "../tests/mongod/mod.rs"]
+#[path = "../src/fiftyone/tests/mongod/mod.rs"]
 mod mongod;
 
 use mongod::Mongod;

@@ -47,20 +47,20 @@ ensure_browser() {
 
 # The cheap checks first.
 step "format"
-cargo fmt --check
+cargo fmt --all --check
 step "lint"
 "$camflow_python" -m ruff check pipelines scripts tests
-cargo clippy --all-targets --locked -- -D warnings
+cargo clippy --workspace --all-targets --locked -- -D warnings
 step "documentation"
 bash scripts/docs.sh build
 if [ "$layer" = fast ]; then
     step "unit tests"
-    cargo test --locked --lib
+    cargo test --workspace --locked --lib
     exit
 fi
 ensure_browser
 step "tests in Rust"
-cargo test --locked
+cargo test --workspace --locked
 step "tests in Python"
 "$camflow_python" -m pytest tests/python "$@"
 if [ "$layer" = long ]; then

@@ -4,18 +4,18 @@
 //! heatmaps, [`media`] handles images, masks and arrays, [`fiftyone`] is the database behind FiftyOne. [`cli`] puts them
 //! together: start at `cli/annotate/mod.rs` for the main job.
 
+pub use camflow_diagnostic as diagnostic;
+pub use camflow_fiftyone as fiftyone;
+pub use camflow_measure as measure;
+pub use camflow_media as media;
+pub use camflow_names as names;
+pub use camflow_pipeline as pipeline;
+pub use camflow_report as report;
+pub use camflow_storage as storage;
+pub use camflow_study as study;
+pub use camflow_torch::{explain, program};
+
 pub mod cli;
-pub mod diagnostic;
-pub mod explain;
-pub mod fiftyone;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod job;
-pub mod measure;
-pub mod media;
-pub mod names;
-pub mod pipeline;
-pub mod program;
-pub mod report;
-pub mod storage;
-pub mod study;

@@ -14,6 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 const PASSWORD: &str = "s3cr3t-of-ada";
 
+#[path = "../src/fiftyone/tests/mongod/mod.rs"]
 mod mongod;
 
 struct Server {

@@ -55,7 +55,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 fn libtorch() -> Finding {
     let product = Tensor::f_ones([2, 2], (Kind::Float, Device::Cpu)).and_then(|ones| ones.f_matmul(&ones));
     let found = match product.and_then(|product| product.f_double_value(&[0, 0])) {
-        Ok(2.0) => Ok(format!("works, {} threads, from {}", tch::get_num_threads(), env!("CAMFLOW_LIBTORCH_LIB"))),
+        Ok(2.0) => Ok(format!("works, {} threads, from {}", tch::get_num_threads(), camflow_torch::LIBTORCH_LIB)),
         Ok(other) => Err(format!("computes 1 + 1 = {other}")),
         Err(error) => Err(error.to_string()),
     };

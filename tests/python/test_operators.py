@@ -1,6 +1,6 @@
 """Graphs that no exporter writes: operators that a model may not have, and those that it may with arguments that do not fit.
 
-`src/program/fuzz_operators.rs` calls all admitted operators with nonsense; here the whole program gets a few of the worst.
+`src/torch/src/program/fuzz_operators.rs` calls all admitted operators with nonsense; here the whole program gets a few of the worst.
 """
 
 from __future__ import annotations

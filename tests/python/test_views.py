@@ -17,7 +17,7 @@ FIELD = "light_grad_layer_1"
 @pytest.fixture(scope="session")
 def saved_view():
     """The script that camflow runs to resolve a view."""
-    spec = importlib.util.spec_from_file_location("saved_view", ROOT / "src/fiftyone/saved_view.py")
+    spec = importlib.util.spec_from_file_location("saved_view", ROOT / "src/fiftyone/src/saved_view.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

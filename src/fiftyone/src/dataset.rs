@@ -1,0 +1,295 @@
+//! A dataset: found by name, checked for being plain images, its fields and mask targets read.
+
+use std::collections::BTreeMap;
+
+use bson::{Bson, Document, doc, oid::ObjectId};
+
+use super::{
+    database::Database,
+    error::Error,
+    fields::{Field, InnerField, read_fields, read_inner_fields},
+    lock::Lock,
+    mask_targets::read_mask_targets,
+    schema::HeatmapField,
+    selection::Selection,
+    shard::Shard,
+    sink::UpdateSink,
+    source::SampleSource,
+};
+use camflow_media::MaskValue;
+use camflow_names::backticked;
+
+/// A dataset of images. It is known by its id from here on, so that renaming it does no harm.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    pub(super) database: Database,
+    pub(super) id: ObjectId,
+    pub(super) name: String,
+    /// The collection that holds its samples.
+    pub(super) samples: String,
+    group: Option<Group>,
+    fields: Vec<Field>,
+    /// Those within others.
+    inner_fields: Vec<InnerField>,
+    mask_targets: BTreeMap<String, Document>,
+    default_mask_targets: Document,
+    version: String,
+    persistent: bool,
+}
+
+/// How a grouped dataset is cut into slices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) field: String,
+    /// The slices that hold images.
+    pub(super) image_slices: Vec<String>,
+    pub(super) other_slices: Vec<String>,
+}
+
+impl Dataset {
+    /// Opens the dataset of this name.
+    ///
+    /// # Errors
+    /// There is none, or it is none of images, or of a version that camflow does not know.
+    pub fn open(database: &Database, name: &str) -> Result<Self, Error> {
+        let doing = format!("opening dataset `{name}`");
+        let found =
+            database.run(&doing, async { database.collection::<Document>("datasets").find_one(doc! {"name": name}).await })?;
+        match found {
+            Some(document) => Self::read(database.clone(), name, &document),
+            None => {
+                let known = database
+                    .run(&doing, async { database.collection::<Document>("datasets").distinct("name", doc! {}).await })?;
+                let known = known.into_iter().filter_map(|name| match name {
+                    Bson::String(name) => Some(name),
+                    _ => None,
+                });
+                let database = database.name().to_owned();
+                Err(Error::UnknownDataset { name: name.to_owned(), database, known: known.collect() })
+            }
+        }
+    }
+
+    fn read(database: Database, name: &str, document: &Document) -> Result<Self, Error> {
+        let malformed = |what: &str| Error::MalformedDataset { name: name.to_owned(), reason: what.to_owned() };
+        let samples = document.get_str("sample_collection_name").map_err(|_| malformed("it names no collection of samples"))?;
+        check_kind(name, document, samples)?;
+        let group = read_group(name, document)?;
+        let targets = |key: &str| document.get_document(key).ok().cloned().unwrap_or_default();
+        Ok(Dataset {
+            id: document.get_object_id("_id").map_err(|_| malformed("it has no id"))?,
+            name: name.to_owned(),
+            samples: samples.to_owned(),
+            group,
+            fields: read_fields(document),
+            inner_fields: read_inner_fields(document),
+            mask_targets: targets("mask_targets")
+                .into_iter()
+                .filter_map(|(field, stored)| Some((field, stored.as_document()?.clone())))
+                .collect(),
+            default_mask_targets: targets("default_mask_targets"),
+            version: document.get_str("version").unwrap_or_default().to_owned(),
+            persistent: document.get_bool("persistent").unwrap_or(false),
+            database,
+        })
+    }
+
+    /// Its name, as it was opened.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its id: 24 hexadecimal digits.
+    pub fn id(&self) -> String {
+        self.id.to_hex()
+    }
+
+    /// The version of FiftyOne to which it is migrated.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The fields of its samples, as they were when it was opened.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    pub(super) fn inner_fields(&self) -> &[InnerField] {
+        &self.inner_fields
+    }
+
+    /// What the user should know, lowercase, without a period.
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        if !self.persistent {
+            notices.push(format!(
+                "dataset `{}` is not persistent: FiftyOne deletes it when its last process ends; keep it with `dataset.persistent = True`",
+                self.name
+            ));
+        }
+        if let Some(Group { other_slices, .. }) = self.group.as_ref().filter(|group| !group.other_slices.is_empty()) {
+            notices.push(format!(
+                "of the groups of dataset `{}`, the slices {} are left out: they hold no images",
+                self.name,
+                backticked(other_slices)
+            ));
+        }
+        notices
+    }
+
+    /// Name and mask value of the classes of a segmentation field: its own mask targets if it has an entry, else the dataset's default ones.
+    ///
+    /// # Errors
+    /// They are not as FiftyOne writes them.
+    pub fn mask_targets(&self, field: &str) -> Result<Vec<(String, MaskValue)>, Error> {
+        let stored = self.mask_targets.get(field).unwrap_or(&self.default_mask_targets);
+        read_mask_targets(stored, field, &self.name)
+    }
+
+    /// The samples of a selection.
+    ///
+    /// # Errors
+    /// The selection names what is not there, or the server cannot make it.
+    pub fn source(&self, selection: Selection) -> Result<SampleSource, Error> {
+        SampleSource::new(self.clone(), selection)
+    }
+
+    /// Where the heatmaps of these fields go. Nothing is written yet: the fields are declared with the first update.
+    ///
+    /// # Errors
+    /// One of the names is not allowed or is taken by something else.
+    pub fn sink(&self, fields: Vec<HeatmapField>) -> Result<UpdateSink, Error> {
+        UpdateSink::new(self.clone(), fields)
+    }
+
+    /// Takes these fields (`None`: all of them) of all samples for one run alone.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another run holds one of them, of a shard perhaps, or the database fails.
+    pub fn lock(&self, fields: Option<&[String]>) -> Result<Lock, Error> {
+        Lock::acquire(self, fields, Shard::WHOLE)
+    }
+
+    pub(super) fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// Whether somebody deleted it meanwhile. FiftyOne drops the samples first, so an empty answer to any question may
+    /// mean this.
+    pub(super) fn check_exists(&self) -> Result<(), Error> {
+        let found = self.database.run(&format!("looking for dataset `{}`", self.name), async {
+            let datasets = self.database.collection::<Document>("datasets");
+            datasets.find_one(doc! {"_id": self.id}).projection(doc! {"_id": 1}).await
+        })?;
+        found.map(drop).ok_or_else(|| Error::DatasetGone { name: self.name.clone() })
+    }
+}
+
+/// Refuses whatever is no collection of image files.
+fn check_kind(name: &str, document: &Document, samples: &str) -> Result<(), Error> {
+    let refuse = |reason: &str, hint: &str| {
+        Err(Error::UnsupportedDataset { name: name.to_owned(), reason: reason.to_owned(), hint: hint.to_owned() })
+    };
+    if !samples.starts_with("samples.") {
+        let kind = samples.split('.').next().unwrap_or_default();
+        return refuse(
+            &format!("is a generated dataset of {kind}, which FiftyOne keeps for a view"),
+            "run camflow on the dataset that the view was made from",
+        );
+    }
+    if document.get_array("_media_roots").is_ok_and(|roots| !roots.is_empty()) {
+        return refuse(
+            "refers to media that it does not hold as files",
+            "camflow needs a `filepath` that it can open for each sample",
+        );
+    }
+    let version = document.get_str("version").unwrap_or_default();
+    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+        Some(1) => {}
+        Some(0) => {
+            return refuse(
+                &format!("is still in the form of FiftyOne {version}"),
+                "load it once with a current FiftyOne, which migrates it: `fiftyone.load_dataset(...)`",
+            );
+        }
+        _ => {
+            return refuse(
+                &format!("is in the form of FiftyOne `{version}`, which camflow does not know"),
+                "camflow knows versions 1.x",
+            );
+        }
+    }
+    match document.get_str("media_type") {
+        // An empty dataset has no media type yet.
+        Ok("image" | "group") | Err(_) => Ok(()),
+        Ok("video") => {
+            refuse("holds videos", "make image samples of its frames: `dataset.to_frames(sample_frames=True).clone(...)`")
+        }
+        Ok("point-cloud") => refuse("holds point clouds", "camflow explains models of images"),
+        Ok("3d") => refuse("holds 3D scenes", "camflow explains models of images"),
+        Ok("mixed") => refuse("mixes kinds of media", "clone its images into a dataset of their own"),
+        Ok(other) => refuse(&format!("holds media of type `{other}`"), "camflow reads datasets of images"),
+    }
+}
+
+fn read_group(name: &str, document: &Document) -> Result<Option<Group>, Error> {
+    if document.get_str("media_type").ok() != Some("group") {
+        return Ok(None);
+    }
+    let Ok(field) = document.get_str("group_field") else {
+        return Err(Error::MalformedDataset { name: name.to_owned(), reason: "its groups have no field".to_owned() });
+    };
+    let slices = document.get_document("group_media_types").cloned().unwrap_or_default();
+    let (images, others): (Vec<_>, Vec<_>) = slices.into_iter().partition(|(_, media)| media.as_str() == Some("image"));
+    let names = |slices: Vec<(String, Bson)>| slices.into_iter().map(|(slice, _)| slice).collect::<Vec<_>>();
+    if images.is_empty() {
+        let reason = "is grouped, and none of its slices holds images".to_owned();
+        let hint = "camflow explains models of images".to_owned();
+        return Err(Error::UnsupportedDataset { name: name.to_owned(), reason, hint });
+    }
+    Ok(Some(Group { field: field.to_owned(), image_slices: names(images), other_slices: names(others) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(document: Document) -> String {
+        check_kind("d", &document, document.get_str("sample_collection_name").unwrap()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_kind_of_dataset_is_refused_in_its_own_words() {
+        let samples = "samples.5f";
+        assert!(reason(doc! {"sample_collection_name": "patches.5f"}).contains("generated dataset of patches"));
+        assert!(reason(doc! {"sample_collection_name": samples, "_media_roots": ["s3"]}).contains("does not hold as files"));
+        assert!(reason(doc! {"sample_collection_name": samples, "version": "0.24.1"}).contains("load it once"));
+        assert!(reason(doc! {"sample_collection_name": samples, "version": "2.0.0"}).contains("does not know"));
+        for (media, words) in [
+            ("video", "holds videos"),
+            ("3d", "3D scenes"),
+            ("point-cloud", "point clouds"),
+            ("mixed", "mixes"),
+            ("multimodal", "`multimodal`"),
+        ] {
+            let message = reason(doc! {"sample_collection_name": samples, "version": "1.22.1", "media_type": media});
+            assert!(message.contains(words) && message.contains("\nhint: "), "{message}");
+        }
+        for document in [
+            doc! {"version": "1.0.0"},
+            doc! {"version": "1.22.1", "media_type": "image"},
+            doc! {"version": "1.22.1", "media_type": "group"},
+        ] {
+            assert!(check_kind("d", &document, samples).is_ok());
+        }
+    }
+
+    #[test]
+    fn groups_are_split_into_images_and_others() {
+        let group = doc! {"media_type": "group", "group_field": "g", "group_media_types": {"left": "image", "pcd": "3d", "right": "image"}};
+        let group = read_group("d", &group).unwrap().unwrap();
+        assert_eq!((group.image_slices, group.other_slices), (vec!["left".into(), "right".into()], vec!["pcd".into()]));
+        assert!(read_group("d", &doc! {"media_type": "group", "group_field": "g", "group_media_types": {"pcd": "3d"}}).is_err());
+        assert!(read_group("d", &doc! {"media_type": "image"}).unwrap().is_none());
+    }
+}

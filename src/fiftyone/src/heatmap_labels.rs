@@ -1,0 +1,209 @@
+//! What `camflow check` asks of the database: the heatmap labels with their files, and notes on those whose content is damaged.
+
+use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
+
+use super::{
+    dataset::Dataset,
+    error::Error,
+    label_change::LabelChange,
+    lock::Lock,
+    retry::with_retries,
+    stored_sample::{HEATMAP_KEYS, heatmap},
+};
+use camflow_media::{FileForm, RecordedChecksum};
+use camflow_pipeline::StoredHeatmap;
+
+/// Samples per query, without and with their inline maps.
+const PAGE: [usize; 2] = [1000, 32];
+
+/// A heatmap label of camflow's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeatmapLabel {
+    sample: ObjectId,
+    /// What it says, with its field.
+    pub stored: StoredHeatmap,
+    /// The map in the document itself.
+    pub inline: InlineMap,
+    /// As they stand in the label, whatever that is.
+    checksums: [Bson; 2],
+}
+
+/// Whether a label holds its map in the document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InlineMap {
+    /// It does not.
+    Absent,
+    /// It does; the map was not asked for.
+    Unread,
+    /// It does: a zlib stream of a complete `.npy` file, or what became of it.
+    Content(Vec<u8>),
+}
+
+impl HeatmapLabel {
+    /// The sample's id.
+    pub fn sample(&self) -> String {
+        self.sample.to_hex()
+    }
+}
+
+/// What to write into a label about one of its files.
+#[derive(Clone, Debug)]
+pub struct ChecksumNote<'a> {
+    /// The label as it was read: one that changed since keeps what it has.
+    pub label: &'a HeatmapLabel,
+    /// Which of the files.
+    pub file: FileForm,
+    /// What the label is to say of it.
+    pub checksum: Option<RecordedChecksum>,
+}
+
+/// Reads the heatmap labels of a dataset in the order of the samples' ids.
+#[derive(Debug)]
+pub struct HeatmapLabelSource {
+    dataset: Dataset,
+    fields: Vec<String>,
+    with_maps: bool,
+    last: Option<ObjectId>,
+}
+
+impl Dataset {
+    /// The labels that camflow wrote into these fields, with or without the maps that are in the documents.
+    pub fn heatmap_labels(&self, fields: Vec<String>, with_maps: bool) -> HeatmapLabelSource {
+        HeatmapLabelSource { dataset: self.clone(), fields, with_maps, last: None }
+    }
+
+    /// Writes notes into labels that are still what they were when they were read; returns how many it wrote.
+    ///
+    /// # Errors
+    /// The lock was lost, or the database fails.
+    pub fn note_checksums(&self, notes: &[ChecksumNote<'_>], lock: &Lock) -> Result<u64, Error> {
+        let changes: Vec<LabelChange> = notes.iter().map(change).collect();
+        self.change_labels(&changes, lock, &format!("noting damaged files in the labels of dataset `{}`", self.name))
+    }
+}
+
+/// Only the one attribute of a label that still says the same of the file, and of the heatmap.
+fn change(note: &ChecksumNote<'_>) -> LabelChange {
+    let HeatmapLabel { sample, stored, checksums, .. } = note.label;
+    let (path_key, path, checksum_key, checksum) = match note.file {
+        FileForm::Png => ("map_path", &stored.map_path, "map_checksum", &checksums[0]),
+        FileForm::Npy => ("npy_path", &stored.npy_path, "npy_checksum", &checksums[1]),
+    };
+    let key = |key: &str| format!("{}.{key}", stored.field);
+    let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    // Null also matches what is not there, as in the labels of earlier versions.
+    let query = doc! {
+        "_id": sample, key("fingerprint"): &stored.fingerprint, key(path_key): path, key(checksum_key): checksum,
+    };
+    let text = note.checksum.map(|checksum| checksum.to_string());
+    let update = vec![doc! {"$set": {key(checksum_key): {"$literal": text}, "last_modified_at": "$$NOW"}}];
+    LabelChange { query, update }
+}
+
+impl HeatmapLabelSource {
+    /// The next labels; an empty list ends the dataset.
+    ///
+    /// # Errors
+    /// The database fails, or the dataset is gone.
+    pub fn next_page(&mut self) -> Result<Vec<HeatmapLabel>, Error> {
+        loop {
+            let page = self.read(&Document::new(), self.last)?;
+            match page.last() {
+                None => with_retries(|| self.dataset.check_exists())?,
+                Some(last) => self.last = last.get_object_id("_id").ok(),
+            }
+            let labels: Vec<_> = page.iter().flat_map(|sample| self.labels(sample)).collect();
+            // What has a fingerprint may still be no label.
+            if page.is_empty() || !labels.is_empty() {
+                return Ok(labels);
+            }
+        }
+    }
+
+    /// These labels as they are now; those that are gone are left out.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn again(&self, labels: &[&HeatmapLabel]) -> Result<Vec<HeatmapLabel>, Error> {
+        let mut now = Vec::new();
+        for part in labels.chunks(self.page_size()) {
+            let ids: Vec<ObjectId> = part.iter().map(|label| label.sample).collect();
+            let samples = self.read(&doc! {"_id": {"$in": ids}}, None)?;
+            let is_meant = |label: &HeatmapLabel| {
+                part.iter().any(|meant| meant.sample == label.sample && meant.stored.field == label.stored.field)
+            };
+            now.extend(samples.iter().flat_map(|sample| self.labels(sample)).filter(is_meant));
+        }
+        Ok(now)
+    }
+
+    fn page_size(&self) -> usize {
+        PAGE[usize::from(self.with_maps)]
+    }
+
+    fn read(&self, chosen: &Document, after: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
+        let has = |field: &String| Bson::Document(doc! {format!("{field}.fingerprint"): {"$type": "string"}});
+        let query = doc! {"$and": [chosen.clone(), {"$or": self.fields.iter().map(has).collect::<Vec<_>>()}]};
+        let mut projection = doc! {"_id": 1};
+        for field in &self.fields {
+            projection.extend(HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), 1.into())));
+            let map: Bson = if self.with_maps { 1.into() } else { doc! {"$type": format!("${field}.map")}.into() };
+            projection.insert(format!("{field}.map"), map);
+        }
+        let doing = format!("reading the heatmaps of dataset `{}`", self.dataset.name);
+        self.dataset.sample_page(&query, after, &projection, self.page_size(), &doing)
+    }
+
+    fn labels(&self, sample: &RawDocument) -> Vec<HeatmapLabel> {
+        let Ok(id) = sample.get_object_id("_id") else { return Vec::new() };
+        let label = |field: &String| {
+            let label = sample.get_document(field).ok()?;
+            let stored = heatmap(field, label);
+            stored.fingerprint.as_ref()?;
+            let checksum = |key| label.get(key).ok().flatten().and_then(|value| value.try_into().ok()).unwrap_or(Bson::Null);
+            let checksums = ["map_checksum", "npy_checksum"].map(checksum);
+            Some(HeatmapLabel { sample: id, stored, inline: self.inline(label), checksums })
+        };
+        self.fields.iter().filter_map(label).collect()
+    }
+
+    fn inline(&self, label: &RawDocument) -> InlineMap {
+        match label.get("map").ok().flatten() {
+            Some(RawBsonRef::String("binData")) if !self.with_maps => InlineMap::Unread,
+            Some(RawBsonRef::Binary(map)) => InlineMap::Content(map.bytes.to_vec()),
+            _ => InlineMap::Absent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camflow_media::Checksum;
+
+    #[test]
+    fn a_note_is_for_the_label_that_was_read_and_no_other() {
+        let recorded = |is_damaged| Some(RecordedChecksum { checksum: Some(Checksum::of(b"npy")), is_damaged });
+        let stored = StoredHeatmap {
+            field: "cam".into(),
+            fingerprint: Some("f".into()),
+            npy_path: Some("/out/a.npy".into()),
+            npy_checksum: recorded(false),
+            ..StoredHeatmap::default()
+        };
+        let checksums = [Bson::Null, Checksum::of(b"npy").to_string().into()];
+        let label = HeatmapLabel { sample: ObjectId::from_bytes([7; 12]), stored, inline: InlineMap::Absent, checksums };
+        let made = change(&ChecksumNote { label: &label, file: FileForm::Npy, checksum: recorded(true) });
+        let text = Checksum::of(b"npy").to_string();
+        let expected = doc! {
+            "_id": label.sample, "cam.fingerprint": "f", "cam.npy_path": "/out/a.npy", "cam.npy_checksum": &text,
+        };
+        assert_eq!(made.query, expected);
+        let set = doc! {"cam.npy_checksum": {"$literal": format!("damaged:{text}")}, "last_modified_at": "$$NOW"};
+        assert_eq!(made.update, [doc! {"$set": set}]);
+        // A label of an earlier version, whose map is damaged.
+        let made = change(&ChecksumNote { label: &label, file: FileForm::Png, checksum: None });
+        let expected = doc! {"_id": label.sample, "cam.fingerprint": "f", "cam.map_path": null, "cam.map_checksum": null};
+        assert_eq!(made.query, expected);
+    }
+}

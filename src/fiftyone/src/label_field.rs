@@ -1,0 +1,357 @@
+//! The label fields that can say where a class is: which kinds there are, which one is meant, what classes occur in it.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use bson::{Bson, Document, doc};
+
+use super::{
+    dataset::Dataset,
+    error::Error,
+    fields::{Field, InnerField, LIST_OF},
+    retry::with_retries,
+    saved_view::SavedView,
+    selection::{IDS, among, parse_ids},
+};
+use camflow_names::similar;
+
+/// The kinds of labels that can be targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelKind {
+    /// One mask with a value for each class.
+    Segmentation,
+    /// One box, with a mask or without.
+    Detection,
+    /// Boxes.
+    Detections,
+    /// One polygon or line.
+    Polyline,
+    /// Polygons and lines.
+    Polylines,
+    /// One class for the image.
+    Classification,
+    /// Several classes for the image.
+    Classifications,
+}
+
+impl LabelKind {
+    /// Those that say most about where a class is come first; kinds of one group are equal.
+    const GROUPS: [&'static [LabelKind]; 4] = [
+        &[LabelKind::Segmentation],
+        &[LabelKind::Detections, LabelKind::Detection],
+        &[LabelKind::Polylines, LabelKind::Polyline],
+        &[LabelKind::Classification, LabelKind::Classifications],
+    ];
+
+    /// FiftyOne's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LabelKind::Segmentation => "Segmentation",
+            LabelKind::Detection => "Detection",
+            LabelKind::Detections => "Detections",
+            LabelKind::Polyline => "Polyline",
+            LabelKind::Polylines => "Polylines",
+            LabelKind::Classification => "Classification",
+            LabelKind::Classifications => "Classifications",
+        }
+    }
+
+    /// Key of the list in the label, where it holds several.
+    pub(super) fn list(self) -> Option<&'static str> {
+        match self {
+            LabelKind::Detections => Some("detections"),
+            LabelKind::Polylines => Some("polylines"),
+            LabelKind::Classifications => Some("classifications"),
+            LabelKind::Segmentation | LabelKind::Detection | LabelKind::Polyline | LabelKind::Classification => None,
+        }
+    }
+
+    /// What the labels of each member of the list are.
+    fn of_members(self) -> Option<LabelKind> {
+        match self {
+            LabelKind::Detections => Some(LabelKind::Detection),
+            LabelKind::Polylines => Some(LabelKind::Polyline),
+            LabelKind::Classifications => Some(LabelKind::Classification),
+            LabelKind::Segmentation | LabelKind::Detection | LabelKind::Polyline | LabelKind::Classification => None,
+        }
+    }
+
+    /// Also whether the field holds the list alone, without a label around it.
+    fn of(field: &Field) -> Option<(LabelKind, bool)> {
+        let kinds = || Self::GROUPS.into_iter().flatten().copied();
+        match field.kind.strip_prefix(LIST_OF) {
+            None => kinds().find(|kind| kind.name() == field.kind).map(|kind| (kind, false)),
+            Some(member) => kinds().find(|kind| kind.of_members().is_some_and(|of| of.name() == member)).map(|kind| (kind, true)),
+        }
+    }
+}
+
+impl fmt::Display for LabelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A field whose labels can be targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelField {
+    /// Its name.
+    pub name: String,
+    /// What its labels are.
+    pub kind: LabelKind,
+    /// The way to it in the stored samples: keys with dots.
+    pub(super) key: String,
+    /// Whether it is a list of labels, without the label that holds such lists as a rule.
+    pub(super) is_bare_list: bool,
+}
+
+impl LabelField {
+    /// FiftyOne's word for its type.
+    pub fn type_name(&self) -> String {
+        match self.kind.of_members().filter(|_| self.is_bare_list) {
+            Some(member) => format!("{LIST_OF}{member}"),
+            None => self.kind.to_string(),
+        }
+    }
+
+    /// The way to the label, or to each of its labels.
+    pub(super) fn labels(&self) -> String {
+        match self.kind.list().filter(|_| !self.is_bare_list) {
+            Some(list) => format!("{}.{list}", self.key),
+            None => self.key.clone(),
+        }
+    }
+
+    /// Where the names of its labels are in the stored samples.
+    fn name_key(&self) -> String {
+        format!("{}.label", self.labels())
+    }
+
+    /// The class of what the field holds, or of what is in its list.
+    pub(super) fn label_class(&self) -> &'static str {
+        self.kind.of_members().filter(|_| self.is_bare_list).unwrap_or(self.kind).name()
+    }
+}
+
+/// The longest to look for the classes of a field: this reads every label of the dataset.
+const LOOKING: Duration = Duration::from_secs(120);
+
+impl Dataset {
+    /// The label field to use: the one named, else the only one of the kind that says most: segmentations before detections
+    /// before polylines before classifications.
+    ///
+    /// # Errors
+    /// The named one does not exist or holds no such labels; there is none to choose, or more than one.
+    pub fn label_field(&self, named: Option<&str>) -> Result<LabelField, Error> {
+        choose(self.fields(), self.inner_fields(), named).map_err(|(problem, hint)| Error::LabelField {
+            problem,
+            dataset: self.name.clone(),
+            hint,
+        })
+    }
+
+    /// Whether a label of a field of detections, polylines or classifications has one of these names, in any sample. One that is
+    /// frequent is found at once; one that nobody has takes a look at every sample.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn has_label(&self, field: &LabelField, names: &[&str]) -> Result<bool, Error> {
+        let doing = format!("looking for a class in field `{}` of dataset `{}`", field.name, self.name);
+        let samples = self.database.collection::<Document>(&self.samples);
+        let query = doc! {field.name_key(): {"$in": names}};
+        let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
+        Ok(with_retries(|| self.database.run(&doing, async { find().await }))?.is_some())
+    }
+
+    /// The names of the classes that occur in a field of detections, polylines or classifications, in any sample of the
+    /// dataset, or in what a view makes of its samples' labels, in alphabetical order.
+    ///
+    /// # Errors
+    /// The database fails, or takes longer than two minutes.
+    pub fn label_names(&self, field: &LabelField, view: Option<&SavedView>) -> Result<Vec<String>, Error> {
+        /// MaxTimeMSExpired.
+        const TOO_LONG: i32 = 50;
+        let key = field.name_key();
+        let doing = format!("looking for the classes in field `{}` of dataset `{}`", field.name, self.name);
+        let samples = self.database.collection::<Document>(&self.samples);
+        let viewed = view.and_then(|view| Some((parse_ids(self, &view.ids), &view.changes.as_ref()?.stages)));
+        let found = match viewed {
+            None => self.database.run(&doing, async { samples.distinct(key, doc! {}).max_time(LOOKING).await }),
+            Some((ids, stages)) => {
+                let ids = ids?;
+                let mut found = BTreeSet::new();
+                let path = format!("${key}");
+                self.database
+                    .run(&doing, async {
+                        for ids in ids.chunks(IDS) {
+                            let mut all = vec![doc! {"$match": among(&Document::new(), ids)}];
+                            all.extend(stages.iter().cloned());
+                            // A list of labels gives a list of names.
+                            all.extend([
+                                doc! {"$project": {"name": &path}},
+                                doc! {"$unwind": "$name"},
+                                doc! {"$group": {"_id": "$name"}},
+                            ]);
+                            let mut names = samples.aggregate(all).max_time(LOOKING).await?;
+                            while names.advance().await? {
+                                found.extend(names.current().get_str("_id").ok().map(ToOwned::to_owned));
+                            }
+                        }
+                        Ok(())
+                    })
+                    .map(|()| found.into_iter().map(Bson::String).collect())
+            }
+        };
+        let found = found.map_err(|error| match error {
+            Error::Driver { source, .. } if command_code(&source) == Some(TOO_LONG) => Error::LabelField {
+                problem: format!("looking for the classes in field `{}` took longer than {} s", field.name, LOOKING.as_secs()),
+                dataset: self.name.clone(),
+                hint: "name the classes with `--class` instead of `all`, and with `--map LABEL=CLASS` labels that are spelt otherwise".to_owned(),
+            },
+            error => error,
+        })?;
+        let text = |value| if let Bson::String(name) = value { Some(name) } else { None };
+        let mut names: Vec<String> = found.into_iter().filter_map(text).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// The server's number for what went wrong.
+pub(super) fn command_code(error: &mongodb::error::Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        mongodb::error::ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+/// An error is what is wrong and what to do.
+fn choose(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result<LabelField, (String, String)> {
+    let label_field = |field: &Field| {
+        let (kind, is_bare_list) = LabelKind::of(field)?;
+        Some(LabelField { kind, name: field.name.clone(), key: field.key.clone(), is_bare_list })
+    };
+    let within = inner.iter().filter(|inner| inner.part_of.is_none()).map(|inner| &inner.field);
+    let candidates: Vec<LabelField> = fields.iter().chain(within).filter_map(label_field).collect();
+    let listed = |fields: &[&LabelField]| {
+        let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.type_name()));
+        described.collect::<Vec<_>>().join(", ")
+    };
+    let all: Vec<&LabelField> = candidates.iter().collect();
+    let there_are = || match all[..] {
+        [] => "it has no label field that can say where a class is; `--target predicted` needs none".to_owned(),
+        _ => format!("the label fields are {}", listed(&all)),
+    };
+    if let Some(name) = named {
+        if let Some(field) = candidates.iter().find(|field| field.name == name) {
+            return Ok(field.clone());
+        }
+        if let Some(InnerField { part_of: Some(part_of), .. }) = inner.iter().find(|inner| inner.field.name == name) {
+            return Err((format!("field `{name}` {part_of}, and cannot be a target,"), there_are()));
+        }
+        let known = || fields.iter().chain(inner.iter().map(|inner| &inner.field));
+        return Err(match known().find(|field| field.name == name) {
+            Some(field) => (format!("field `{name}` is of type {}, which cannot be a target,", field.kind), there_are()),
+            None if name.contains('.') => (
+                format!("there is no field `{name}`"),
+                format!(
+                    "{}; what samples have without its being declared, `dataset.add_dynamic_sample_fields()` declares",
+                    there_are()
+                ),
+            ),
+            None => {
+                let near = similar(name, fields.iter().map(|field| &field.name));
+                let near = match near.is_empty() {
+                    true => String::new(),
+                    false => format!("; similar names: {}", camflow_names::backticked(near)),
+                };
+                (format!("there is no field `{name}`"), format!("{}{near}", there_are()))
+            }
+        });
+    }
+    // A field of labels goes before others that hold some, too.
+    let is_plain = |field: &LabelField| !field.is_bare_list && !field.name.contains('.');
+    let in_group = |group: &[LabelKind], plain: bool| {
+        all.iter().filter(|field| group.contains(&field.kind) && is_plain(field) == plain).copied().collect::<Vec<_>>()
+    };
+    let mut groups = [true, false].into_iter().flat_map(|plain| LabelKind::GROUPS.map(|group| in_group(group, plain)));
+    match groups.find(|group| !group.is_empty()).as_deref() {
+        Some([only]) => Ok((*only).clone()),
+        Some(several) => Err((
+            format!("there are {} {} fields", several.len(), several[0].type_name()),
+            format!("name one with `--target labels:FIELD`: {}", listed(&all)),
+        )),
+        None => Err((
+            "there is no label field that can say where a class is".to_owned(),
+            "use the model's own prediction with `--target predicted` or `--target top`".to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(fields: &[(&str, &str)]) -> Vec<Field> {
+        let field = |(name, kind): &(&str, &str)| Field {
+            name: (*name).into(),
+            key: (*name).into(),
+            kind: (*kind).into(),
+            is_label: *kind != "StringField",
+        };
+        fields.iter().map(field).collect()
+    }
+
+    fn chosen(stored: &[(&str, &str)], named: Option<&str>) -> Result<String, String> {
+        choose(&fields(stored), &[], named).map(|field| field.name).map_err(|(problem, hint)| format!("{problem}: {hint}"))
+    }
+
+    #[test]
+    fn the_field_that_says_most_is_taken_if_it_is_the_only_one() {
+        let stored =
+            [("weather", "Classification"), ("boxes", "Detections"), ("outlines", "Polylines"), ("masks", "Segmentation")];
+        assert_eq!(chosen(&stored, None).as_deref(), Ok("masks"));
+        assert_eq!(chosen(&stored[..3], None).as_deref(), Ok("boxes"));
+        assert_eq!(chosen(&[stored[0], stored[2]], None).as_deref(), Ok("outlines"));
+        assert_eq!(chosen(&stored[..1], None).as_deref(), Ok("weather"));
+        assert_eq!(chosen(&stored, Some("boxes")).as_deref(), Ok("boxes"));
+    }
+
+    #[test]
+    fn what_cannot_be_chosen_is_listed_with_its_kind() {
+        let two = [("gt", "Detections"), ("model", "Detections"), ("scene", "Classification"), ("note", "StringField")];
+        let error = chosen(&two, None).unwrap_err();
+        assert!(error.contains("`gt` (Detections), `model` (Detections), `scene` (Classification)"), "{error}");
+        assert!(!error.contains("note"), "{error}");
+        let error = chosen(&two, Some("note")).unwrap_err();
+        assert!(error.contains("StringField") && error.contains("`gt` (Detections)"), "{error}");
+        let error = chosen(&two, Some("scen")).unwrap_err();
+        assert!(error.contains("no field `scen`") && error.contains("similar names: `scene`"), "{error}");
+        assert!(chosen(&[("note", "StringField")], None).unwrap_err().contains("--target predicted"));
+    }
+
+    #[test]
+    fn lists_and_inner_fields_are_chosen_by_name_or_where_there_is_nothing_else() {
+        let stored = [("raw", "list of Polyline"), ("boxes", "Detections"), ("many", "list of Detections")];
+        assert_eq!(chosen(&stored, None).as_deref(), Ok("boxes"));
+        assert_eq!(chosen(&stored, Some("raw")).as_deref(), Ok("raw"));
+        assert_eq!(chosen(&stored[..1], None).as_deref(), Ok("raw"));
+        let error = chosen(&stored, Some("many")).unwrap_err();
+        assert!(
+            error.contains("list of Detections, which cannot be a target") && error.contains("`raw` (list of Polyline)"),
+            "{error}"
+        );
+        let inner = |(name, kind): (&str, &str), part_of: Option<&str>| InnerField {
+            field: fields(&[(name, kind)]).remove(0),
+            part_of: part_of.map(ToOwned::to_owned),
+        };
+        let all = [inner(("meta.gt", "Detections"), None), inner(("boxes.sub", "Classification"), Some("is a part of a label"))];
+        let choose = |named| {
+            choose(&fields(&stored), &all, named).map(|field| field.key).map_err(|(problem, hint)| format!("{problem}: {hint}"))
+        };
+        assert_eq!(choose(None).as_deref(), Ok("boxes"));
+        assert_eq!(choose(Some("meta.gt")).as_deref(), Ok("meta.gt"));
+        let error = choose(Some("boxes.sub")).unwrap_err();
+        assert!(error.contains("is a part of a label") && error.contains("`meta.gt` (Detections)"), "{error}");
+        assert!(choose(Some("meta.other")).unwrap_err().contains("add_dynamic_sample_fields"));
+    }
+}

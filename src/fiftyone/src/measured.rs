@@ -1,0 +1,124 @@
+//! Reading measures back from the labels, for reports.
+
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
+
+use super::{
+    dataset::Dataset,
+    error::Error,
+    retry::with_retries,
+    selection::{Selection, among, filter, parse_ids},
+};
+use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
+use camflow_names::Choice;
+
+/// Samples per query. A label with its measures takes about a kilobyte.
+const PAGE: usize = 1000;
+
+/// Reads samples with measured heatmaps in the order of their ids.
+#[derive(Debug)]
+pub struct MeasuredSource {
+    dataset: Dataset,
+    fields: Vec<String>,
+    filter: Document,
+    last: Option<ObjectId>,
+    /// What is left of the ids that were chosen, the next ones last; `None` where all samples are.
+    ids: Option<Vec<ObjectId>>,
+}
+
+impl Dataset {
+    /// The fields that hold heatmaps.
+    pub fn heatmap_fields(&self) -> Vec<String> {
+        self.fields().iter().filter(|field| field.kind == "Heatmap").map(|field| field.name.clone()).collect()
+    }
+
+    /// The measures that camflow left in these fields; the selection says of which samples.
+    ///
+    /// # Errors
+    /// The selection's query is none, or one of its ids.
+    pub fn measured(&self, fields: Vec<String>, selection: &Selection) -> Result<MeasuredSource, Error> {
+        let filter = filter(self, selection)?;
+        let mut ids = selection.ids.as_deref().map(|ids| parse_ids(self, ids)).transpose()?;
+        ids.iter_mut().for_each(|ids| ids.sort_unstable_by(|a, b| b.cmp(a)));
+        Ok(MeasuredSource { dataset: self.clone(), fields, filter, last: None, ids })
+    }
+}
+
+impl MeasuredSource {
+    /// The next samples that have heatmaps of camflow's; an empty list ends the dataset.
+    ///
+    /// # Errors
+    /// The database fails, or the dataset is gone.
+    pub fn next_page(&mut self) -> Result<Vec<MeasuredSample>, Error> {
+        let page = loop {
+            let chosen = self.ids.as_mut().map(|ids| ids.split_off(ids.len().saturating_sub(PAGE)));
+            let page = self.read_page(chosen.as_deref())?;
+            // None of the chosen ones may have heatmaps, and there may be more of them.
+            if !page.is_empty() || self.ids.as_ref().is_none_or(Vec::is_empty) {
+                break page;
+            }
+        };
+        match page.last() {
+            None => with_retries(|| self.dataset.check_exists())?,
+            Some(last) => self.last = last.get_object_id("_id").ok(),
+        }
+        Ok(page.iter().map(|sample| self.read(sample)).collect())
+    }
+
+    fn read_page(&self, chosen: Option<&[ObjectId]>) -> Result<Vec<RawDocumentBuf>, Error> {
+        let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
+        let query = chosen.map_or_else(|| self.query(), |ids| among(&self.query(), ids));
+        self.dataset.sample_page(&query, self.last, &self.projection(), PAGE, &doing)
+    }
+
+    fn query(&self) -> Document {
+        let has = |field: &String| Bson::Document(doc! {format!("{field}.fingerprint"): {"$type": "string"}});
+        let any = doc! {"$or": self.fields.iter().map(has).collect::<Vec<_>>()};
+        doc! {"$and": [self.filter.clone(), any]}
+    }
+
+    fn projection(&self) -> Document {
+        const TEXTS: [&str; 7] = ["fingerprint", "target_class", "layer", "method", "model", "map_path", "npy_path"];
+        let mut projection = doc! {"filepath": 1, "tags": 1};
+        for field in &self.fields {
+            for attribute in TEXTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
+                projection.insert(format!("{field}.{attribute}"), 1);
+            }
+        }
+        projection
+    }
+
+    fn read(&self, sample: &RawDocument) -> MeasuredSample {
+        let label = |field: &String| heatmap(field, sample.get_document(field).ok()?);
+        let tags = sample.get_array("tags").ok().into_iter().flatten();
+        MeasuredSample {
+            id: sample.get_object_id("_id").map(|id| id.to_hex()).unwrap_or_default(),
+            media_path: sample.get_str("filepath").unwrap_or_default().into(),
+            tags: tags.filter_map(|tag| tag.ok()?.as_str().map(ToOwned::to_owned)).collect(),
+            heatmaps: self.fields.iter().filter_map(label).collect(),
+        }
+    }
+}
+
+/// What a label says, if it is one of camflow's.
+fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
+    let text = |key: &str| label.get_str(key).ok().map(ToOwned::to_owned);
+    text("fingerprint")?;
+    let number = |key: &str| match label.get(key).ok()?? {
+        bson::RawBsonRef::Double(number) => Some(number),
+        bson::RawBsonRef::Int32(number) => Some(f64::from(number)),
+        bson::RawBsonRef::Int64(number) => Some(number as f64),
+        bson::RawBsonRef::Boolean(yes) => Some(f64::from(u8::from(yes))),
+        _ => None,
+    };
+    let series = Series {
+        field: field.to_owned(),
+        class: text("target_class").unwrap_or_default(),
+        layer: text("layer").unwrap_or_default(),
+        method: text("method").unwrap_or_default(),
+        model: text("model").unwrap_or_default(),
+    };
+    let measures =
+        Measure::ALL.iter().fold(Measures::default(), |measures, measure| measures.with(*measure, number(measure.name())));
+    let (map_path, npy_path) = (text("map_path").map(Into::into), text("npy_path").map(Into::into));
+    Some(MeasuredHeatmap { series, score: number("score"), measures, map_path, npy_path })
+}

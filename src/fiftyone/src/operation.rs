@@ -1,0 +1,271 @@
+//! The update of one sample with all its heatmap fields, and the conditions under which it may be made.
+
+use std::path::{Path, absolute};
+
+use bson::{Binary, Bson, Document, RawDocument, doc, oid::ObjectId, spec::BinarySubtype};
+
+use super::{
+    lock::Fence,
+    schema::{HeatmapField, Schema},
+    stored_sample::heatmap,
+};
+use camflow_measure::Measure;
+use camflow_names::Choice;
+use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap};
+
+/// Bytes per command. The driver sends a command as one document, for which the server's limit is 16 MiB and a little;
+/// the rest is for the command's own keys.
+pub(super) const COMMAND_BYTES: usize = 15 << 20;
+
+/// A sample's update, ready to be sent.
+pub(super) struct Operation {
+    pub(super) sample: ObjectId,
+    labels: Vec<Label>,
+    update: Vec<Document>,
+    /// What it takes in a command.
+    pub(super) bytes: usize,
+}
+
+/// One label of an update: what it was and what it becomes. It may be made only if the label is one of both.
+struct Label {
+    field: String,
+    /// `None` if there was none.
+    read: Option<StoredHeatmap>,
+    /// The fingerprint; `None` for a label that is taken away.
+    new: Option<String>,
+}
+
+impl Operation {
+    /// The fields that it changes.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
+        self.labels.iter().map(|label| label.field.as_str())
+    }
+
+    /// The update, under all its conditions.
+    pub(super) fn statement(&self, fence: Option<&Fence>) -> Document {
+        let mut query = doc! {"_id": self.sample};
+        query.insert("$and", self.labels.iter().map(Label::condition).collect::<Vec<_>>());
+        query.extend(fence.map(|fence| ("$expr".to_owned(), Bson::from(fence.condition()))));
+        doc! {"q": query, "u": &self.update, "multi": false, "upsert": false}
+    }
+
+    /// The field that somebody else changed, if the sample is as it is stored here.
+    pub(super) fn changed(&self, sample: &RawDocument) -> Option<&str> {
+        let stored = |field: &str| sample.get_document(field).ok().map(|label| heatmap(field, label));
+        self.labels.iter().find(|label| !label.may_be(stored(&label.field).as_ref())).map(|label| label.field.as_str())
+    }
+}
+
+impl Label {
+    /// What the server compares.
+    fn condition(&self) -> Document {
+        let Label { field, read, new } = self;
+        let is_none = || doc! {field: {"$not": {"$type": "object"}}};
+        let as_read = match read {
+            None => is_none(),
+            Some(read) => {
+                let mut all = vec![doc! {field: {"$type": "object"}}];
+                all.push(match &read.fingerprint {
+                    Some(fingerprint) => doc! {format!("{field}.fingerprint"): fingerprint},
+                    // In a fragment it counts for nothing.
+                    None => doc! {"$or": [
+                        {format!("{field}.fingerprint"): {"$not": {"$type": "string"}}}, {format!("{field}._cls"): {"$ne": "Heatmap"}},
+                    ]},
+                });
+                for (key, path) in [("map_path", &read.map_path), ("npy_path", &read.npy_path)] {
+                    let key = format!("{field}.{key}");
+                    all.push(match path {
+                        Some(path) => doc! {key: path.to_string_lossy().as_ref()},
+                        None => doc! {"$or": [{&key: {"$not": {"$type": "string"}}}, {&key: ""}]},
+                    });
+                }
+                doc! {"$and": all}
+            }
+        };
+        let as_wanted = match new {
+            None => is_none(),
+            Some(fingerprint) => doc! {format!("{field}.fingerprint"): fingerprint},
+        };
+        doc! {"$or": [as_read, as_wanted]}
+    }
+
+    /// The same of a label that is at hand.
+    fn may_be(&self, stored: Option<&StoredHeatmap>) -> bool {
+        let compared = |label: &StoredHeatmap| (label.fingerprint.clone(), label.map_path.clone(), label.npy_path.clone());
+        let as_wanted = match &self.new {
+            None => stored.is_none(),
+            Some(_) => stored.is_some_and(|stored| stored.fingerprint == self.new),
+        };
+        as_wanted || stored.map(compared) == self.read.as_ref().map(compared)
+    }
+}
+
+/// The update of one sample; an error is the reason why it cannot be made.
+pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operation, String> {
+    let sample = ObjectId::parse_str(&update.sample.id).map_err(|_| format!("`{}` is not a sample id", update.sample.id))?;
+    let mut set = Document::new();
+    let mut unset = Vec::new();
+    let mut labels = Vec::new();
+    let mut was_read = |field: &str, new: Option<String>| {
+        let read = update.existing.iter().find(|stored| stored.field == field).cloned();
+        labels.push(Label { field: field.to_owned(), read, new });
+    };
+    for heatmap in &update.heatmaps {
+        let field =
+            schema.field(&heatmap.field).ok_or_else(|| format!("field `{}` was not declared for this run", heatmap.field))?;
+        was_read(&heatmap.field, Some(heatmap.fingerprint.clone()));
+        set.insert(&heatmap.field, label(heatmap, field)?);
+        unset.push(Bson::String(match heatmap.map {
+            StoredMap::File(_) => format!("{}.map", heatmap.field),
+            StoredMap::Inline(_) => format!("{}.map_path", heatmap.field),
+        }));
+    }
+    update.withdrawn.iter().for_each(|field| was_read(field, None));
+    unset.extend(update.withdrawn.iter().map(|field| Bson::String(field.clone())));
+    if unset.is_empty() {
+        return Err("the update names no heatmap".to_owned());
+    }
+    // The App saves a whole sample only if this moment is the one it saw, so without it a save in flight would undo
+    // ours.
+    set.insert("last_modified_at", "$$NOW");
+    let update = vec![doc! {"$set": set}, doc! {"$unset": unset}];
+    let mut operation = Operation { sample, labels, update, bytes: 0 };
+    let bytes = operation.statement(None).to_vec().map_err(|error| error.to_string())?.len();
+    if bytes > COMMAND_BYTES {
+        return Err(format!("its heatmaps take {} MiB, more than MongoDB stores in one sample; use `--store path`", bytes >> 20));
+    }
+    // The key in the array of updates, and the fence.
+    operation.bytes = bytes + 200;
+    Ok(operation)
+}
+
+/// The expression whose value is the new label: a stored label keeps its id, its tags and what people added to it;
+/// null, absent and fragmentary ones become whole.
+fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, String> {
+    let stored = |key: &str| format!("${}.{key}", heatmap.field);
+    let id = ObjectId::new();
+    let mut values = doc! {"_cls": "Heatmap"};
+    match &heatmap.map {
+        // The App takes the range in stored pixel units.
+        StoredMap::File(path) => values.extend(doc! {"map_path": path_text(path)?, "range": [0.0, 255.0]}),
+        StoredMap::Inline(bytes) => {
+            let map = Binary { subtype: BinarySubtype::Generic, bytes: bytes.clone() };
+            values.extend(doc! {"map": map, "range": [0.0, 1.0]});
+        }
+    }
+    values.extend(doc! {
+        "npy_path": heatmap.npy_path.as_deref().map(path_text).transpose()?,
+        // As text: a number would be taken for a measure.
+        "map_checksum": heatmap.map_checksum.as_ref().map(ToString::to_string),
+        "npy_checksum": heatmap.npy_checksum.as_ref().map(ToString::to_string),
+        "fingerprint": &heatmap.fingerprint,
+        "target_class": &heatmap.class,
+        "layer": &field.layer,
+        "method": &field.method,
+        "model": &field.model,
+        // FiftyOne's bounds over a field with a NaN are NaN.
+        "score": Some(heatmap.score).filter(|score| score.is_finite()),
+    });
+    values.extend(Measure::ALL.iter().map(|measure| {
+        let number = heatmap.measures.get(*measure);
+        let value = if measure.is_yes_or_no() { number.map(|number| number != 0.0).into() } else { Bson::from(number) };
+        (measure.name().to_owned(), value)
+    }));
+    Ok(doc! {"$mergeObjects": [
+        // First, for the order of the keys.
+        {"_id": id, "_cls": "Heatmap", "tags": []},
+        format!("${}", heatmap.field),
+        // Literally: a path or a name may begin with a dollar sign.
+        {"$literal": values},
+        {"_id": {"$ifNull": [stored("_id"), id]}, "tags": {"$ifNull": [stored("tags"), []]}},
+    ]})
+}
+
+/// FiftyOne resolves relative paths against nothing.
+fn path_text(path: &Path) -> Result<String, String> {
+    let absolute = absolute(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|path| format!("the path `{}` is not UTF-8, which MongoDB needs", path.display()))
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// Of so many bytes.
+    pub(crate) fn operation_of(bytes: usize) -> Operation {
+        Operation { sample: ObjectId::new(), labels: Vec::new(), update: Vec::new(), bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use camflow_media::Checksum;
+
+    fn field() -> HeatmapField {
+        let text = |text: &str| text.to_owned();
+        HeatmapField { name: text("cam"), layer: text("layer4"), method: text("gradcam"), model: text("m") }
+    }
+
+    fn heatmap(map: StoredMap) -> WrittenHeatmap {
+        let (field, class, fingerprint) = ("cam".into(), "$person".into(), "f".into());
+        WrittenHeatmap {
+            field,
+            class,
+            map,
+            npy_path: None,
+            map_checksum: None,
+            npy_checksum: None,
+            score: f64::NAN,
+            measures: camflow_measure::Measures::default(),
+            fingerprint,
+        }
+    }
+
+    fn values(expression: &Document) -> &Document {
+        let parts = expression.get_array("$mergeObjects").unwrap();
+        parts[2].as_document().unwrap().get_document("$literal").unwrap()
+    }
+
+    #[test]
+    fn every_declared_attribute_is_written() {
+        let expression = label(&heatmap(StoredMap::File("/maps/a.png".into())), &field()).unwrap();
+        let expected = doc! {
+            "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null,
+            "map_checksum": null, "npy_checksum": null, "fingerprint": "f",
+            "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
+            "energy_inside": null, "energy_ratio": null, "pointing_hit": null, "best_iou": null, "best_threshold": null,
+            "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,
+            "confidence": null, "confidence_drop": null, "confidence_increase": null, "deletion_auc": null,
+            "insertion_auc": null, "road": null,
+        };
+        assert_eq!(*values(&expression), expected);
+    }
+
+    #[test]
+    fn checksums_of_files_are_texts() {
+        let [map, npy] = [b"map", b"npy"].map(|bytes| Some(Checksum::of(bytes)));
+        let file = StoredMap::File("/maps/a.png".into());
+        let written = WrittenHeatmap { map_checksum: map, npy_checksum: npy, ..heatmap(file) };
+        let expression = label(&written, &field()).unwrap();
+        let of = |key: &str| values(&expression).get_str(key).ok()?.parse::<Checksum>().ok();
+        assert_eq!((of("map_checksum"), of("npy_checksum")), (map, npy));
+    }
+
+    #[test]
+    fn inline_maps_are_generic_binaries() {
+        let expression = label(&heatmap(StoredMap::Inline(vec![1, 2, 3])), &field()).unwrap();
+        let map = Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: vec![1, 2, 3] });
+        assert_eq!(values(&expression).get("map"), Some(&map));
+        assert!(!values(&expression).contains_key("map_path"));
+    }
+
+    #[test]
+    fn paths_are_stored_absolute() {
+        let text = path_text(Path::new("maps/a.png")).unwrap();
+        assert!(Path::new(&text).is_absolute() && text.ends_with("maps/a.png"), "{text}");
+    }
+}

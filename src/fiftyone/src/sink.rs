@@ -1,0 +1,285 @@
+//! Heatmaps into samples: one command for many samples, one atomic update for each sample with all its heatmap fields.
+//!
+//! The server is a standalone without transactions, so each update has to be right by itself, and making it twice has
+//! to change nothing more: a lost connection is answered by sending the same command again. Each is conditional on the run's
+//! lease and on what was read (docs/storage.md).
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
+use futures_util::TryStreamExt;
+
+use super::{
+    dataset::Dataset,
+    error::Error,
+    lock::{Fence, Lock},
+    operation::{COMMAND_BYTES, Operation, operation},
+    retry::with_retries,
+    schema::{HeatmapField, Schema},
+    shard::Shard,
+    stored_sample::HEATMAP_KEYS,
+};
+use camflow_names::shown;
+use camflow_pipeline::{CommitOutcome, RunError, SampleUpdate, Sink};
+use camflow_storage::FolderLease;
+
+/// Updates per command.
+const OPS: usize = 1000;
+
+/// How often updates are sent again that came after the end of the lease, each time under a lease that was renewed.
+const ATTEMPTS: usize = 5;
+
+/// Milliseconds for an update to become safe, after which it is made again. Safe means in the journal, on most servers of a
+/// replica set. A standalone server by itself answers up to 100 ms before that: if it crashed then, samples would refer again
+/// to files that were removed on its word.
+const SAFE: i32 = 60_000;
+
+/// How often to look whether the fields are still declared. While one is not, FiftyOne cannot read the dataset; a look
+/// costs less than a millisecond.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Makes the updates of a run.
+#[derive(Debug)]
+pub struct UpdateSink {
+    dataset: Dataset,
+    schema: Schema,
+    looked: Option<Instant>,
+    lock: Option<Lock>,
+    /// On the folder of the files to which the updates refer.
+    folder: Option<FolderLease>,
+    /// The field that the App is to tick, if fields are new.
+    ticked: Option<String>,
+}
+
+impl UpdateSink {
+    pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
+        let schema = Schema::new(dataset.clone(), fields);
+        schema.check()?;
+        Ok(UpdateSink { dataset, schema, looked: None, lock: None, folder: None, ticked: None })
+    }
+
+    /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another run writes one of them for samples of the shard, or the database fails.
+    pub fn lock(&mut self, shard: Shard) -> Result<(), Error> {
+        let fields: Vec<String> = self.schema.fields().map(|field| field.name.clone()).collect();
+        self.lock = Some(Lock::acquire(&self.dataset, Some(&fields), shard)?);
+        Ok(())
+    }
+
+    /// Keeps the folder of the files to which the updates refer from those who remove files, as long as the sink lives.
+    pub fn hold(&mut self, folder: FolderLease) {
+        self.folder = Some(folder);
+    }
+
+    /// Makes sure of the leases, that on the folder last: it ends after what is sent under the fence.
+    fn fence(&self) -> Result<Option<Fence>, Error> {
+        let fence = self.lock.as_ref().map(Lock::check).transpose()?;
+        self.folder.as_ref().map_or(Ok(()), FolderLease::check)?;
+        Ok(fence)
+    }
+
+    /// Has the App show new fields as soon as they are there, this one ticked, where the user has made no settings.
+    pub fn show_in_app(&mut self, ticked: String) {
+        self.ticked = Some(ticked);
+    }
+
+    /// The fields' declarations: call [`Schema::declare`] when the run is over.
+    pub fn schema(&self) -> Schema {
+        self.schema.clone()
+    }
+
+    /// Before the first update and now and then.
+    fn look_after_schema(&mut self) -> Result<(), Error> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            with_retries(|| self.schema.declare())?;
+            if let Some(ticked) = self.ticked.take() {
+                let fields: Vec<&str> = self.schema.fields().map(|field| field.name.as_str()).collect();
+                self.dataset.show_in_app(&fields, &ticked)?;
+            }
+            self.looked = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Sends the operations, and returns their outcomes in order.
+    fn send(&self, operations: &[Operation]) -> Result<Vec<CommitOutcome>, Error> {
+        let mut outcomes = vec![CommitOutcome::Committed; operations.len()];
+        let mut pending: Vec<usize> = (0..operations.len()).collect();
+        for _ in 0..ATTEMPTS {
+            let fence = self.fence()?;
+            let sent: Vec<&Operation> = pending.iter().map(|index| &operations[*index]).collect();
+            let reply = self.send_once(&sent, fence.as_ref())?;
+            let mut refused = HashMap::new();
+            for error in reply.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
+                if let Some(position) = error.get("index").and_then(number).and_then(|index| usize::try_from(index).ok()) {
+                    refused.insert(position, explain(error));
+                }
+            }
+            let matched = reply.get("n").and_then(number).and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+            let all_matched = matched + refused.len() >= sent.len();
+            let stored = match all_matched {
+                true => None,
+                // Whoever lost the lease meanwhile has lost it for all samples. Else the reply counts, but does not say which.
+                false => self.fence().and_then(|_| with_retries(|| self.stored(&sent))).map(Some)?,
+            };
+            let mut late = Vec::new();
+            for (position, index) in pending.iter().enumerate() {
+                if let Some(reason) = refused.remove(&position) {
+                    outcomes[*index] = CommitOutcome::Refused(reason);
+                } else if let Some(stored) = &stored {
+                    match stored.get(&operations[*index].sample) {
+                        None => outcomes[*index] = CommitOutcome::SampleGone,
+                        Some(sample) => match operations[*index].changed(sample) {
+                            Some(field) => outcomes[*index] = CommitOutcome::Abandoned(changed_meanwhile(field)),
+                            // It was made, or it came too late: sent again it changes nothing more.
+                            None => late.push(*index),
+                        },
+                    }
+                }
+            }
+            if stored.as_ref().is_some_and(HashMap::is_empty) {
+                with_retries(|| self.dataset.check_exists())?;
+            }
+            // All that is left was made if as many matched.
+            if late.len() <= matched {
+                return Ok(outcomes);
+            }
+            pending = late;
+        }
+        Err(Error::OutOfTime { dataset: self.dataset.name.clone() })
+    }
+
+    fn send_once(&self, operations: &[&Operation], fence: Option<&Fence>) -> Result<Document, Error> {
+        let updates: Vec<Bson> = operations.iter().map(|operation| operation.statement(fence).into()).collect();
+        let command = doc! {
+            "update": &self.dataset.samples, "ordered": false, "updates": updates,
+            "writeConcern": {"w": "majority", "j": true, "wtimeout": SAFE},
+        };
+        let doing = format!("updating samples of dataset `{}`", self.dataset.name);
+        let database = &self.dataset.database;
+        with_retries(|| {
+            let command = command.clone();
+            let reply = database.run(&doing, async { database.mongodb().run_command(command).await })?;
+            check_durable(&doing, reply)
+        })
+    }
+
+    /// The samples that are there, with what their labels are compared by.
+    fn stored(&self, operations: &[&Operation]) -> Result<HashMap<ObjectId, RawDocumentBuf>, Error> {
+        let ids: Vec<ObjectId> = operations.iter().map(|operation| operation.sample).collect();
+        let mut projection = doc! {"_id": 1};
+        for field in operations.iter().flat_map(|operation| operation.fields()) {
+            projection.extend(HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), 1.into())));
+        }
+        let database = &self.dataset.database;
+        let found: Vec<RawDocumentBuf> =
+            database.run(&format!("looking for samples of dataset `{}`", self.dataset.name), async {
+                let samples = database.collection::<RawDocumentBuf>(&self.dataset.samples);
+                samples.find(doc! {"_id": {"$in": ids}}).projection(projection).await?.try_collect().await
+            })?;
+        Ok(found.into_iter().filter_map(|sample| Some((sample.get_object_id("_id").ok()?, sample))).collect())
+    }
+}
+
+impl Sink for UpdateSink {
+    fn commit(&mut self, updates: &[SampleUpdate]) -> Result<Vec<CommitOutcome>, RunError> {
+        if updates.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.fence()?;
+        self.look_after_schema()?;
+        let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; updates.len()];
+        let mut pending = Vec::new();
+        for (index, update) in updates.iter().enumerate() {
+            match operation(update, &self.schema) {
+                Ok(operation) => pending.push((index, operation)),
+                Err(reason) => outcomes[index] = Some(CommitOutcome::Refused(reason)),
+            }
+        }
+        while !pending.is_empty() {
+            let rest = pending.split_off(fitting(&pending));
+            let (indices, operations): (Vec<_>, Vec<_>) = std::mem::replace(&mut pending, rest).into_iter().unzip();
+            for (index, outcome) in indices.into_iter().zip(self.send(&operations)?) {
+                outcomes[index] = Some(outcome);
+            }
+        }
+        // A field that was deleted before these updates arrived is now in samples but not in the schema.
+        self.look_after_schema()?;
+        Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(CommitOutcome::Committed)).collect())
+    }
+}
+
+fn changed_meanwhile(field: &str) -> String {
+    format!(
+        "somebody changed its `{}` while it was computed; the label stays as it is\nhint: run the same command again, which looks at the sample as it is now",
+        shown(field)
+    )
+}
+
+/// How many of the operations go into the next command; at least one.
+fn fitting(pending: &[(usize, Operation)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(_, operation): &&(usize, Operation)| {
+        bytes += operation.bytes;
+        bytes <= COMMAND_BYTES
+    };
+    pending.iter().take(OPS).take_while(fits).count().max(1)
+}
+
+/// The update was made but may be lost with its server, so it is made again.
+fn check_durable(doing: &str, reply: Document) -> Result<Document, Error> {
+    match reply.get_document("writeConcernError") {
+        Ok(error) => {
+            let message = error.get_str("errmsg").unwrap_or("the write is not yet safe on the other servers");
+            Err(Error::driver(doing, std::io::Error::other(message.to_owned()).into()))
+        }
+        Err(_) => Ok(reply),
+    }
+}
+
+/// The server's reason for refusing one update, in words for the user where they are known.
+fn explain(error: &Document) -> String {
+    /// BSONObjectTooLarge, and the same from an update's expression.
+    const TOO_LARGE: [i64; 2] = [10334, 17419];
+    let message = error.get_str("errmsg").unwrap_or("no reason given");
+    match error.get("code").and_then(number) {
+        Some(code) if TOO_LARGE.contains(&code) => {
+            "the sample would exceed MongoDB's 16 MiB; use `--store path`, or `--size layer` for smaller maps".to_owned()
+        }
+        Some(code) => format!("{message} (error {code})"),
+        None => message.to_owned(),
+    }
+}
+
+fn number(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int32(number) => Some(i64::from(*number)),
+        Bson::Int64(number) => Some(*number),
+        Bson::Double(number) if number.fract() == 0.0 => Some(*number as i64),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::operation::testing::operation_of, *};
+
+    #[test]
+    fn commands_are_cut_by_bytes_and_number() {
+        let operations = |count: usize, bytes: usize| -> Vec<_> { (0..count).map(|n| (n, operation_of(bytes))).collect() };
+        assert_eq!(fitting(&operations(2000, 10)), OPS);
+        assert_eq!(fitting(&operations(10, 4 << 20)), 3);
+        assert_eq!(fitting(&operations(1, COMMAND_BYTES + 1)), 1);
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        assert!(explain(&doc! {"index": 0, "code": 10334, "errmsg": "BSONObj size"}).contains("--store path"));
+        assert_eq!(explain(&doc! {"code": 40400, "errmsg": "no object"}), "no object (error 40400)");
+    }
+}

@@ -1,0 +1,352 @@
+//! Where the attention lies: numbers that say of one heatmap whether it is on the object, so that a model that looks at the
+//! wrong place is found by sorting.
+//!
+//! Throughout, `h_i >= 0` is the heatmap's value at pixel `i`, `E` its sum (the *energy*), and `O` the pixels of the object among
+//! the `N` pixels that the model saw. docs/measures.md has them all with their sources; each function says its own.
+
+mod ranks;
+mod sample;
+
+use camflow_media::BinaryMask;
+use camflow_names::Choice;
+
+pub use ranks::rank_correlation;
+pub use sample::{MeasuredHeatmap, MeasuredSample, Series};
+
+/// What can be measured of a heatmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Measure {
+    /// Share of the energy on the object, `sum_{i in O} h_i / E`, in `[0, 1]`: the energy-based pointing game of Wang et al.,
+    /// *Score-CAM* (2020), <https://arxiv.org/abs/1910.01279>, section 4.3.
+    EnergyInside,
+    /// [`Measure::EnergyInside`] by the object's share of the area, `|O| / N`: 1 is no better than chance, below 1 the model
+    /// looks elsewhere. The weighted ratio of Kohlbrenner et al. (2020), <https://arxiv.org/abs/1910.09840>, section 3.
+    EnergyRatio,
+    /// Whether a pixel with the highest value is one of the object's, 1 or 0: the pointing game of Zhang et al., *Top-down Neural
+    /// Attention by Excitation Backprop* (2016), <https://arxiv.org/abs/1608.00507>, without its margin of 15 pixels.
+    PointingHit,
+    /// Intersection over union of the object and the pixels at or above a threshold, at the best of the 255 thresholds
+    /// `1/255, ..., 1` that the 8-bit picture can have, in `[0, 1]`. As Choe et al. judge localisation, *Evaluating Weakly
+    /// Supervised Object Localization Methods Right* (2020), <https://arxiv.org/abs/2001.07437>, here against the mask and image
+    /// by image.
+    BestIou,
+    /// The threshold of [`Measure::BestIou`], the lowest of several.
+    BestThreshold,
+    /// Distance between the heatmap's centre of mass and the object's, in fractions of the map's diagonal, in `[0, 1]`.
+    CenterOffset,
+    /// The object's share of the pixels that the model saw, `|O| / N`, in `(0, 1]`.
+    ObjectArea,
+    /// How spread out the heatmap is, in `[0, 1]`: Shannon's entropy of `p_i = h_i / E`, `-sum_i p_i ln p_i / ln N`. 0 is a
+    /// single pixel, 1 is even. The complexity of Bhatt et al. (2020), <https://arxiv.org/abs/2005.00631>, by its maximum.
+    Entropy,
+    /// Spearman's rank correlation with the heatmap of the layer before it, in `[-1, 1]`: see [`rank_correlation`].
+    RankCorrelation,
+    /// The model's confidence in the class, its softmax probability `c`, in `[0, 1]`; in a segmentation network the mean over
+    /// the pixels that count. This and those below are known where the model was asked again (`--faithfulness`).
+    Confidence,
+    /// The part of the confidence that is lost when each pixel of the input is multiplied with the heatmap, `max(0, c - c') / c`,
+    /// in `[0, 1]`. Its mean is the average drop of Chattopadhyay et al., *Grad-CAM++* (2018), <https://arxiv.org/abs/1710.11063>.
+    ConfidenceDrop,
+    /// Whether the confidence rises then, 1 or 0. Its mean is the increase in confidence of the same paper.
+    ConfidenceIncrease,
+    /// Area under the confidence while pixels become zero (the mean image), the most relevant first, in `[0, 1]`: low is
+    /// faithful. Petsiuk et al., *RISE* (2018), <https://arxiv.org/abs/1806.07421>.
+    DeletionAuc,
+    /// Area under the confidence while the pixels of a blurred image become sharp, the most relevant first, in `[0, 1]`: high is
+    /// faithful. The same paper.
+    InsertionAuc,
+    /// Half of the difference between the confidence without the least relevant pixels and without the most relevant, both
+    /// filled in, over 10 to 90 % of them, in `[-0.5, 0.5]`: high is faithful. Rong et al., *A Consistent and Efficient Evaluation
+    /// Strategy for Attribution Methods* (2022), <https://arxiv.org/abs/2202.00449>, combined as pytorch_grad_cam does.
+    Road,
+}
+
+impl Choice for Measure {
+    const ALL: &'static [Self] = &[
+        Measure::EnergyInside,
+        Measure::EnergyRatio,
+        Measure::PointingHit,
+        Measure::BestIou,
+        Measure::BestThreshold,
+        Measure::CenterOffset,
+        Measure::ObjectArea,
+        Measure::Entropy,
+        Measure::RankCorrelation,
+        Measure::Confidence,
+        Measure::ConfidenceDrop,
+        Measure::ConfidenceIncrease,
+        Measure::DeletionAuc,
+        Measure::InsertionAuc,
+        Measure::Road,
+    ];
+
+    /// Its attribute on labels.
+    fn name(self) -> &'static str {
+        match self {
+            Measure::EnergyInside => "energy_inside",
+            Measure::EnergyRatio => "energy_ratio",
+            Measure::PointingHit => "pointing_hit",
+            Measure::BestIou => "best_iou",
+            Measure::BestThreshold => "best_threshold",
+            Measure::CenterOffset => "center_offset",
+            Measure::ObjectArea => "object_area",
+            Measure::Entropy => "entropy",
+            Measure::RankCorrelation => "rank_correlation",
+            Measure::Confidence => "confidence",
+            Measure::ConfidenceDrop => "confidence_drop",
+            Measure::ConfidenceIncrease => "confidence_increase",
+            Measure::DeletionAuc => "deletion_auc",
+            Measure::InsertionAuc => "insertion_auc",
+            Measure::Road => "road",
+        }
+    }
+}
+
+impl Measure {
+    /// Whether it is yes or no rather than a number.
+    pub fn is_yes_or_no(self) -> bool {
+        matches!(self, Measure::PointingHit | Measure::ConfidenceIncrease)
+    }
+}
+
+/// The numbers of one heatmap. One that is not defined for it (a map of zeros, a target without a mask) is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measures([Option<f64>; Measure::ALL.len()]);
+
+impl Measures {
+    /// Of a measure; 1 and 0 for yes and no.
+    pub fn get(&self, measure: Measure) -> Option<f64> {
+        self.0[measure as usize]
+    }
+
+    /// The same with another number for a measure.
+    #[must_use]
+    pub fn with(mut self, measure: Measure, value: impl Into<Option<f64>>) -> Self {
+        self.0[measure as usize] = value.into();
+        self
+    }
+
+    /// These, and those of `others` that are not defined here.
+    #[must_use]
+    pub fn or(mut self, others: Measures) -> Self {
+        for (own, other) in self.0.iter_mut().zip(others.0) {
+            *own = own.or(other);
+        }
+        self
+    }
+}
+
+/// A heatmap with what is needed to measure it. All slices and masks are `[height, width]`, row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured<'a> {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// In `[0, 1]`.
+    pub values: &'a [f32],
+    /// `round(255 * value)`.
+    pub levels: &'a [u8],
+    /// The pixels that the model saw; `None` where it saw all. Of the others nothing is known, so they count nowhere.
+    pub seen: Option<&'a BinaryMask>,
+}
+
+impl Measured<'_> {
+    fn is_seen(&self, pixel: usize) -> bool {
+        self.seen.is_none_or(|seen| seen.pixels[pixel] != 0)
+    }
+
+    /// All but the rank correlation, which takes two, and those that ask the model. Without an object those that need none.
+    ///
+    /// # Panics
+    /// If a slice or mask has another size than the heatmap.
+    pub fn measures(&self, object: Option<&BinaryMask>) -> Measures {
+        let size = self.height * self.width;
+        assert!(self.values.len() == size && self.levels.len() == size, "one value and level per pixel");
+        assert!([self.seen, object].into_iter().flatten().all(|mask| mask.pixels.len() == size), "masks of the map's size");
+        let sums = self.sums(object);
+        if sums.energy <= 0.0 {
+            let object_area = (sums.object > 0).then(|| sums.object as f64 / sums.seen as f64);
+            return Measures::default().with(Measure::ObjectArea, object_area);
+        }
+        // -sum p ln p with p = h / E.
+        let entropy = sums.energy.ln() - sums.plogp / sums.energy;
+        let entropy = if sums.seen > 1 { entropy / (sums.seen as f64).ln() } else { 0.0 };
+        let measures = Measures::default().with(Measure::Entropy, entropy.clamp(0.0, 1.0));
+        if sums.object == 0 {
+            return measures;
+        }
+        let area = sums.object as f64 / sums.seen as f64;
+        let inside = sums.energy_inside / sums.energy;
+        let (iou, threshold) = sums.best_iou();
+        let center = |[y, x]: [f64; 2], mass: f64| [y / mass, x / mass];
+        let [heat_y, heat_x] = center(sums.heat_center, sums.energy);
+        let [object_y, object_x] = center(sums.object_center, sums.object as f64);
+        let diagonal = (self.height as f64).hypot(self.width as f64);
+        measures
+            .with(Measure::EnergyInside, inside)
+            .with(Measure::EnergyRatio, inside / area)
+            .with(Measure::PointingHit, f64::from(u8::from(sums.highest_inside >= sums.highest)))
+            .with(Measure::BestIou, iou)
+            .with(Measure::BestThreshold, threshold)
+            .with(Measure::CenterOffset, (heat_y - object_y).hypot(heat_x - object_x) / diagonal)
+            .with(Measure::ObjectArea, area)
+    }
+
+    fn sums(&self, object: Option<&BinaryMask>) -> Sums {
+        let mut sums = Sums::default();
+        for y in 0..self.height {
+            // Sums of a row first: a million small numbers added to a large one would lose digits.
+            let (mut energy, mut inside, mut moment) = (0.0, 0.0, 0.0);
+            for x in 0..self.width {
+                let pixel = y * self.width + x;
+                if !self.is_seen(pixel) {
+                    continue;
+                }
+                let value = f64::from(self.values[pixel]);
+                let is_object = object.is_some_and(|object| object.pixels[pixel] != 0);
+                sums.seen += 1;
+                sums.by_level[usize::from(is_object)][usize::from(self.levels[pixel])] += 1;
+                sums.highest = sums.highest.max(value);
+                if value > 0.0 {
+                    energy += value;
+                    moment += value * x as f64;
+                    sums.plogp += value * value.ln();
+                }
+                if is_object {
+                    sums.object += 1;
+                    inside += value;
+                    sums.highest_inside = sums.highest_inside.max(value);
+                    sums.object_center[0] += y as f64;
+                    sums.object_center[1] += x as f64;
+                }
+            }
+            sums.energy += energy;
+            sums.energy_inside += inside;
+            sums.heat_center[0] += energy * y as f64;
+            sums.heat_center[1] += moment;
+        }
+        sums
+    }
+}
+
+/// What one pass over the pixels gives.
+struct Sums {
+    seen: u64,
+    object: u64,
+    energy: f64,
+    energy_inside: f64,
+    /// `sum h ln h`
+    plogp: f64,
+    highest: f64,
+    highest_inside: f64,
+    /// `sum h y`, `sum h x`
+    heat_center: [f64; 2],
+    /// `sum y`, `sum x` over the object.
+    object_center: [f64; 2],
+    /// Pixels by level: outside of the object, and on it.
+    by_level: [[u64; 256]; 2],
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Sums {
+            seen: 0,
+            object: 0,
+            energy: 0.0,
+            energy_inside: 0.0,
+            plogp: 0.0,
+            highest: 0.0,
+            // Below every value, so that an empty object is never hit.
+            highest_inside: -1.0,
+            heat_center: [0.0; 2],
+            object_center: [0.0; 2],
+            by_level: [[0; 256]; 2],
+        }
+    }
+}
+
+impl Sums {
+    /// The best intersection over union, and the lowest threshold that has it.
+    fn best_iou(&self) -> (f64, f64) {
+        let [outside, inside] = &self.by_level;
+        let (mut above_outside, mut above_inside) = (0, 0);
+        let mut best = (0.0, 1.0);
+        for level in (1..256).rev() {
+            above_outside += outside[level];
+            above_inside += inside[level];
+            let iou = above_inside as f64 / (self.object + above_outside) as f64;
+            if iou >= best.0 {
+                best = (iou, level as f64 / 255.0);
+            }
+        }
+        best
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measures(values: &[f32], width: usize, object: &[u8], seen: Option<&[u8]>) -> Measures {
+        let height = values.len() / width;
+        let mask = |pixels: &[u8]| BinaryMask { height, width, pixels: pixels.to_vec() };
+        let levels: Vec<u8> = values.iter().map(|value| (255.0 * value + 0.5) as u8).collect();
+        let seen = seen.map(mask);
+        let map = Measured { height, width, values, levels: &levels, seen: seen.as_ref() };
+        map.measures(Some(&mask(object)))
+    }
+
+    fn close(measured: Option<f64>, wanted: f64) {
+        let measured = measured.expect("it is defined");
+        assert!((measured - wanted).abs() < 1e-12, "{measured} {wanted}");
+    }
+
+    #[test]
+    fn by_hand() {
+        // 2 x 3 with an energy of 2; the object is the left column.
+        let measures = measures(&[1.0, 0.5, 0.0, 0.25, 0.0, 0.25], 3, &[1, 0, 0, 1, 0, 0], None);
+        close(measures.get(Measure::EnergyInside), 0.625);
+        close(measures.get(Measure::ObjectArea), 1.0 / 3.0);
+        close(measures.get(Measure::EnergyRatio), 1.875);
+        assert_eq!(measures.get(Measure::PointingHit), Some(1.0));
+        // At or above 1: 1 of 2. At or above 0.5: 1 of 3. At or above 0.25: 2 of 4.
+        close(measures.get(Measure::BestIou), 0.5);
+        close(measures.get(Measure::BestThreshold), 1.0 / 255.0);
+        // The heat's centre is at y (0.25 + 0.25) / 2, x (0.5 + 0.5) / 2; the object's at (0.5, 0).
+        close(measures.get(Measure::CenterOffset), 0.25_f64.hypot(0.5) / 13_f64.sqrt());
+        // p = 1/2, 1/4, 1/8, 1/8: 1.75 bits of log2(6).
+        close(measures.get(Measure::Entropy), 1.75 / 6_f64.log2());
+    }
+
+    #[test]
+    fn what_the_model_did_not_see_counts_nowhere() {
+        let whole = measures(&[1.0, 0.5, 0.25], 3, &[0, 1, 0], None);
+        let cropped = measures(&[0.9, 1.0, 0.5, 0.25], 4, &[1, 0, 1, 0], Some(&[0, 1, 1, 1]));
+        for (of_whole, of_cropped) in [
+            (whole.get(Measure::EnergyInside), cropped.get(Measure::EnergyInside)),
+            (whole.get(Measure::ObjectArea), cropped.get(Measure::ObjectArea)),
+            (whole.get(Measure::BestIou), cropped.get(Measure::BestIou)),
+            (whole.get(Measure::Entropy), cropped.get(Measure::Entropy)),
+        ] {
+            close(of_cropped, of_whole.expect("it is defined"));
+        }
+        assert_eq!((whole.get(Measure::PointingHit), cropped.get(Measure::PointingHit)), (Some(0.0), Some(0.0)));
+    }
+
+    #[test]
+    fn a_uniform_map_is_chance() {
+        let measures = measures(&[0.5; 8], 4, &[1, 1, 0, 0, 0, 0, 0, 0], None);
+        close(measures.get(Measure::EnergyRatio), 1.0);
+        close(measures.get(Measure::Entropy), 1.0);
+        assert_eq!(measures.get(Measure::PointingHit), Some(1.0), "one of the highest lies on the object");
+    }
+
+    #[test]
+    fn what_is_not_defined_is_none() {
+        let none = measures(&[0.0; 4], 2, &[1, 0, 0, 0], None);
+        assert_eq!(none, Measures::default().with(Measure::ObjectArea, 0.25));
+        let without = measures(&[0.0, 1.0], 2, &[0, 0], None);
+        assert_eq!(without, Measures::default().with(Measure::Entropy, 0.0));
+    }
+}

@@ -1,0 +1,123 @@
+//! Batch: groups samples by input shape and cuts to size.
+//!
+//! Images of one shape rarely follow each other, so a few shapes fill up side by side. What waits is bounded: past the
+//! look-ahead the shape that has waited longest goes out as it is, so that a lone shape is not held back for ever.
+
+use std::collections::VecDeque;
+
+use crate::{BatchLimit, DecodedSample, InputBatch};
+
+/// How many batches' worth of samples may wait for company. More fill batches better and cost memory: each sample of
+/// 3x520x693 takes 4.3 MB.
+const LOOK_AHEAD_BATCHES: f64 = 4.0;
+
+/// Collects samples into batches of equal shape.
+#[derive(Debug, Default)]
+pub struct Batcher {
+    /// Shapes in the order in which their oldest sample arrived.
+    waiting: VecDeque<((usize, usize), Vec<DecodedSample>)>,
+}
+
+impl Batcher {
+    /// Takes a sample; gives a batch when one is full by the limit of the moment, or the look-ahead is used up.
+    pub fn push(&mut self, sample: DecodedSample, limit: BatchLimit) -> Option<InputBatch> {
+        let shape = (sample.height, sample.width);
+        let full = limit.of_shape(sample.height, sample.width);
+        let index = match self.waiting.iter().position(|(waiting, _)| *waiting == shape) {
+            Some(index) => index,
+            None => {
+                self.waiting.push_back((shape, Vec::with_capacity(full)));
+                self.waiting.len() - 1
+            }
+        };
+        self.waiting[index].1.push(sample);
+        if self.waiting[index].1.len() >= full {
+            return self.take(index);
+        }
+        // Each sample uses up its part of a full batch of its shape.
+        let part = |((height, width), samples): &((usize, usize), Vec<DecodedSample>)| {
+            samples.len() as f64 / limit.of_shape(*height, *width) as f64
+        };
+        if self.waiting.iter().map(part).sum::<f64>() >= LOOK_AHEAD_BATCHES { self.take(0) } else { None }
+    }
+
+    /// What is left, oldest first; `None` when nothing is.
+    pub fn flush(&mut self) -> Option<InputBatch> {
+        self.take(0)
+    }
+
+    fn take(&mut self, index: usize) -> Option<InputBatch> {
+        let ((height, width), mut samples) = self.waiting.remove(index)?;
+        let pixels = if let [only] = &mut samples[..] {
+            std::mem::take(&mut only.pixels)
+        } else {
+            let mut pixels = Vec::with_capacity(samples.iter().map(|sample| sample.pixels.len()).sum());
+            for sample in &mut samples {
+                pixels.append(&mut std::mem::take(&mut sample.pixels));
+            }
+            pixels
+        };
+        Some(InputBatch { samples, pixels, height, width })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Fingerprint, SampleRef};
+    use camflow_media::FrameRegion;
+
+    fn sample(seq: u64, height: usize, width: usize) -> DecodedSample {
+        DecodedSample {
+            sample: SampleRef { seq, id: format!("{seq:024x}"), media_path: "a.jpg".into() },
+            pixels: vec![seq as f32; 3 * height * width],
+            height,
+            width,
+            region: FrameRegion::whole(height, width),
+            targets: Vec::new(),
+            fingerprint: Fingerprint::of_job("model", "settings").into(),
+            wanted: Vec::new(),
+            existing: Vec::new(),
+            is_clipped: false,
+        }
+    }
+
+    const TWO: BatchLimit = BatchLimit::samples(2);
+
+    #[test]
+    fn shapes_do_not_mix_and_pixels_follow_their_samples() {
+        let mut batcher = Batcher::default();
+        assert!(batcher.push(sample(0, 1, 2), TWO).is_none());
+        assert!(batcher.push(sample(1, 2, 1), TWO).is_none());
+        let batch = batcher.push(sample(2, 1, 2), TWO).expect("a full batch");
+        assert_eq!((batch.height, batch.width), (1, 2));
+        assert_eq!(batch.samples.iter().map(|s| s.sample.seq).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(batch.pixels, [[0.0; 6], [2.0; 6]].concat());
+        assert_eq!(batcher.flush().expect("the rest").samples[0].sample.seq, 1);
+        assert!(batcher.flush().is_none());
+    }
+
+    #[test]
+    fn a_lone_shape_goes_out_when_the_look_ahead_is_used_up() {
+        let mut batcher = Batcher::default();
+        let mut out = Vec::new();
+        for seq in 0..8 {
+            out.extend(batcher.push(sample(seq, 1 + seq as usize, 1), TWO));
+        }
+        assert_eq!(out.len(), 1);
+        assert_eq!(out[0].samples[0].sample.seq, 0, "the oldest goes first");
+    }
+
+    #[test]
+    fn small_images_come_in_larger_batches() {
+        let limit = BatchLimit { samples: 8, pixels: 12 };
+        let mut batcher = Batcher::default();
+        let mut sizes = Vec::new();
+        for seq in 0..6 {
+            sizes.extend(batcher.push(sample(seq, 2, 2), limit).map(|batch| batch.samples.len()));
+        }
+        assert_eq!(sizes, [3, 3]);
+        let large = batcher.push(sample(6, 5, 5), limit).expect("one sample always is a batch");
+        assert_eq!(large.samples.len(), 1);
+    }
+}

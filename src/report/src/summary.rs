@@ -1,0 +1,124 @@
+//! The last words of a run, as lines and as JSON.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use camflow_names::shown;
+use camflow_pipeline::{RunError, SkipReason, Summary};
+
+/// What to print after a run.
+pub fn lines(summary: &Summary) -> Vec<String> {
+    let seconds = summary.elapsed.as_secs_f64();
+    let mut lines = vec![format!(
+        "{} samples read: {} annotated ({} heatmaps), {} skipped, {} failed in {seconds:.1} s",
+        summary.num_read,
+        summary.num_committed,
+        summary.num_heatmaps,
+        summary.num_skipped(),
+        summary.num_failed,
+    )];
+    for (reason, count) in &summary.skipped {
+        lines.push(format!("  skipped, {reason}: {count}"));
+    }
+    if summary.num_known_failed > 0 {
+        lines.push(format!("  failed as in an earlier run, with the same inputs: {}", summary.num_known_failed));
+    }
+    if summary.num_withdrawn > 0 {
+        lines.push(format!("  heatmaps taken away, of what is not there any more: {}", summary.num_withdrawn));
+    }
+    if summary.num_moved > 0 {
+        lines.push(format!("  changed while they were read, so that the next run looks at them again: {}", summary.num_moved));
+    }
+    if summary.num_clipped > 0 {
+        lines.push(format!(
+            "  gray images of more than 8 bits, cut to 0 to 255 as Pillow does (bright ones are white, fractions black): {}; convert \
+             them to 8 bits",
+            summary.num_clipped
+        ));
+    }
+    if summary.num_abandoned > 0 {
+        lines.push(format!("  left for the next run: {}", summary.num_abandoned));
+    }
+    if summary.num_committed > 0 {
+        let rate = summary.num_committed as f64 / seconds.max(1e-3);
+        let pace =
+            summary.bottleneck().map(|(stage, share)| format!("; the {stage} stage set the pace ({:.0} % busy)", share * 100.0));
+        lines.push(format!("  {rate:.2} images/s{}", pace.unwrap_or_default()));
+    }
+    lines
+}
+
+/// A run that changed nothing, in one line.
+pub fn idle(summary: &Summary) -> String {
+    let skipped = summary.skipped.iter().map(|(reason, count)| format!(", {reason}: {count}"));
+    let failed = (summary.num_failed > 0).then(|| format!(", failed as in an earlier run: {}", summary.num_failed));
+    let reasons: String = skipped.chain(failed).collect();
+    format!("{} samples read: 0 annotated{reasons}", summary.num_read)
+}
+
+/// What failed, in one line.
+pub fn failed(summary: &Summary) -> String {
+    let Summary { num_failed, num_known_failed, num_read, failures, known_failures, .. } = summary;
+    let known = if *num_known_failed > 0 { format!(" ({num_known_failed} as in an earlier run)") } else { String::new() };
+    let first = failures.first().or(known_failures.first());
+    let first = first.map(|failure| format!("; the first: {}: {}", failure.sample, shown(&failure.error)));
+    format!("{num_failed} of {num_read} samples failed{known}{}", first.unwrap_or_default())
+}
+
+/// How many samples came to what.
+pub fn counts(summary: &Summary) -> Value {
+    json!({
+        "num_read": summary.num_read,
+        "num_committed": summary.num_committed,
+        "num_heatmaps": summary.num_heatmaps,
+        "num_withdrawn": summary.num_withdrawn,
+        "num_moved": summary.num_moved,
+        "num_clipped": summary.num_clipped,
+        "num_skipped": summary.num_skipped(),
+        "skipped": skipped(&summary.skipped),
+        "num_failed": summary.num_failed,
+        "num_known_failed": summary.num_known_failed,
+        "num_abandoned": summary.num_abandoned,
+    })
+}
+
+/// Samples that were passed over, by reason.
+pub fn skipped(by_reason: &BTreeMap<SkipReason, u64>) -> Value {
+    by_reason.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect()
+}
+
+/// Where the time went, by stage.
+pub fn stages(summary: &Summary) -> Value {
+    let stages = summary.stages.iter().map(|(stage, times)| {
+        let seconds = json!({
+            "busy_s": times.busy.as_secs_f64(), "starved_s": times.starved.as_secs_f64(),
+            "blocked_s": times.blocked.as_secs_f64(), "num_threads": times.num_threads,
+        });
+        (stage.to_string(), seconds)
+    });
+    Value::Object(stages.collect())
+}
+
+/// The same as [`lines`] for machines.
+pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
+    let mut fields = counts(summary);
+    fields["interrupted"] = json!(summary.interrupted);
+    fields["elapsed_s"] = json!(summary.elapsed.as_secs_f64());
+    fields["stages"] = stages(summary);
+    fields["error"] = json!(fault.map(ToString::to_string));
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipped_images_are_told_once_and_only_where_there_are_any() {
+        let told = |num_clipped| lines(&Summary { num_clipped, ..Summary::default() }).join("\n");
+        assert!(!told(0).contains("white"));
+        assert!(told(3).contains("(bright ones are white, fractions black): 3; convert"), "{}", told(3));
+        assert_eq!(counts(&Summary { num_clipped: 3, ..Summary::default() })["num_clipped"], 3);
+    }
+}

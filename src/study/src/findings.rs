@@ -1,0 +1,381 @@
+//! What stands out, in plain sentences.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Baseline, Distribution, Observed, RANKED_BY, Study, distribution::position};
+use camflow_measure::{Measure, Series};
+use camflow_names::Choice;
+
+/// Fewer heatmaps than this say nothing about the rest.
+const ENOUGH: u64 = 5;
+/// A share of heatmaps below chance that is worth a sentence.
+const MANY: f64 = 0.25;
+/// Two groups differ clearly where one of the first is above one of the second, or below it, this often.
+const CLEAR: f64 = 0.8;
+/// A median that moved by this much of its range since the baseline.
+const MOVED: f64 = 0.05;
+/// Sentences of one kind; the tables have all of it.
+const MOST: usize = 8;
+
+/// Something worth saying.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What kind of thing: `below_chance`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`, `unmeasured` or `fine`.
+    pub kind: &'static str,
+    /// One or two sentences.
+    pub text: String,
+    /// Ids of samples to look at, the clearest first.
+    pub samples: Vec<String>,
+}
+
+/// What stands out in a study, and against an earlier one, the most important first.
+pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
+    let names = Names::of(study);
+    let mut found = Vec::new();
+    found.extend(unmeasured(study));
+    found.extend(baseline.into_iter().flat_map(|baseline| changes(study, baseline, &names)));
+    let below = below_chance(study, &names);
+    let is_fine = below.is_empty();
+    found.extend(below);
+    found.extend(tags(study, &names));
+    found.extend(classes(study, &names));
+    found.extend(contests(study, &names));
+    found.extend(layers(study, &names));
+    found.extend(empty(study, &names));
+    if is_fine {
+        found.extend(fine(study));
+    }
+    found
+}
+
+/// What tells series apart in this study is said, and nothing else.
+pub struct Names {
+    models: BTreeSet<String>,
+    methods: BTreeSet<String>,
+    /// More than one field for the same class, layer, method and model.
+    needs_fields: bool,
+}
+
+impl Names {
+    /// For the series of a study.
+    pub fn of(study: &Study) -> Self {
+        let set = |part: fn(&Series) -> &String| study.series.keys().map(part).cloned().collect();
+        let without_fields: BTreeSet<_> = study.series.keys().map(|s| (&s.class, &s.layer, &s.method, &s.model)).collect();
+        Names {
+            models: set(|series| &series.model),
+            methods: set(|series| &series.method),
+            needs_fields: without_fields.len() < study.series.len(),
+        }
+    }
+
+    /// A series by what tells it apart.
+    pub fn name(&self, series: &Series) -> String {
+        let mut name = format!("`{}` at `{}`", series.class, series.layer);
+        if self.methods.len() > 1 {
+            name += &format!(" by {}", series.method);
+        }
+        if self.models.len() > 1 {
+            name += &format!(" of {}", series.model);
+        }
+        if self.needs_fields {
+            name += &format!(" in {}", series.field);
+        }
+        name
+    }
+}
+
+fn ranked(observed: &Observed) -> &Distribution {
+    observed.all.of(RANKED_BY)
+}
+
+fn percent(share: f64) -> String {
+    match 100.0 * share {
+        percent if percent > 0.0 && percent < 1.0 => "less than 1 %".to_owned(),
+        percent if percent < 100.0 && percent > 99.0 => "more than 99 %".to_owned(),
+        percent => format!("{percent:.0} %"),
+    }
+}
+
+fn median(distribution: &Distribution) -> String {
+    distribution.median().map_or_else(|| "unknown".to_owned(), |median| format!("{median:.2}"))
+}
+
+fn unmeasured(study: &Study) -> Option<Finding> {
+    let has_object = study.series.values().any(|observed| ranked(observed).count() > 0);
+    (!has_object && study.num_heatmaps() > 0).then(|| Finding {
+        kind: "unmeasured",
+        text: "No heatmap says how much of it lies on an object. That takes labels that say where objects are (segmentations, \
+               detections, polylines) as the target, and heatmaps of a camflow that measures: run `camflow annotate` again."
+            .to_owned(),
+        samples: Vec::new(),
+    })
+}
+
+fn below_chance(study: &Study, names: &Names) -> Vec<Finding> {
+    let mut found: Vec<_> = study
+        .series
+        .iter()
+        .filter_map(|(series, observed)| Some((series, observed, ranked(observed).share_below_one()?)))
+        .filter(|(_, observed, share)| *share >= MANY && ranked(observed).count() >= ENOUGH)
+        .collect();
+    found.sort_by(|a, b| b.2.total_cmp(&a.2));
+    let sentence = |(series, observed, share): (&Series, &Observed, f64)| Finding {
+        kind: "below_chance",
+        text: format!(
+            "{}: in {} of {} heatmaps the object gets less attention than a heatmap without any aim would give it (median ratio {}).",
+            names.name(series),
+            percent(share),
+            ranked(observed).count(),
+            median(ranked(observed)),
+        ),
+        samples: observed.worst.iter().filter(|worst| worst.value < 1.0).map(|worst| worst.sample.clone()).collect(),
+    };
+    found.into_iter().take(MOST).map(sentence).collect()
+}
+
+fn fine(study: &Study) -> Option<Finding> {
+    let measured = || study.series.values().map(ranked).filter(|ranked| ranked.count() >= ENOUGH);
+    let worst = measured().filter_map(Distribution::share_below_one).max_by(f64::total_cmp)?;
+    Some(Finding {
+        kind: "fine",
+        text: format!(
+            "In every series at least {} of the heatmaps give the object more attention than chance would.",
+            percent(1.0 - worst)
+        ),
+        samples: Vec::new(),
+    })
+}
+
+fn tags(study: &Study, names: &Names) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (series, observed) in &study.series {
+        let mut of_series: Vec<(f64, Finding)> = Vec::new();
+        for (tag, tagged) in &observed.by_tag {
+            let (tagged, all) = (tagged.of(RANKED_BY), ranked(observed));
+            if tagged.count() < ENOUGH || all.count() - tagged.count() < ENOUGH {
+                continue;
+            }
+            let others = all.without(tagged);
+            let Some(above) = tagged.probability_above(&others) else { continue };
+            if above.max(1.0 - above) < CLEAR {
+                continue;
+            }
+            let (less_or_more, share) = if above < 0.5 { ("less", 1.0 - above) } else { ("more", above) };
+            let text = format!(
+                "{}: samples tagged `{tag}` ({}) give the object {less_or_more} attention than the others: median ratio {} against {}, in \
+                 {} of all pairs.",
+                names.name(series),
+                tagged.count(),
+                median(tagged),
+                median(&others),
+                percent(share),
+            );
+            let samples = observed.worst.iter().filter(|worst| above < 0.5 && worst.tags.contains(tag));
+            let finding = Finding { kind: "tag", text, samples: samples.map(|worst| worst.sample.clone()).collect() };
+            // Of two tags that share the samples between them, the one with less says it all.
+            match of_series.iter_mut().find(|(other, _)| *other == share) {
+                Some((_, other)) if above < 0.5 => *other = finding,
+                Some(_) => {}
+                None => of_series.push((share, finding)),
+            }
+        }
+        found.extend(of_series);
+    }
+    strongest(found)
+}
+
+/// Of the classes at one layer, those that lag behind all others.
+fn classes(study: &Study, names: &Names) -> Vec<Finding> {
+    /// The classes of a layer, method and model.
+    type Column<'a> = Vec<(&'a Series, &'a Observed)>;
+    let mut columns: BTreeMap<(&str, &str, &str), Column<'_>> = BTreeMap::new();
+    for (series, observed) in study.series.iter().filter(|(_, observed)| ranked(observed).count() >= ENOUGH) {
+        columns.entry((&series.layer, &series.method, &series.model)).or_default().push((series, observed));
+    }
+    let mut found = Vec::new();
+    for column in columns.into_values().filter(|column| column.len() > 1) {
+        for (series, observed) in &column {
+            let others = || column.iter().filter(|(other, _)| other != series);
+            let below = |(_, other): &(&Series, &Observed)| ranked(other).probability_above(ranked(observed)).unwrap_or(0.5);
+            let least = others().map(below).min_by(f64::total_cmp).unwrap_or(0.5);
+            if least < CLEAR {
+                continue;
+            }
+            let next = others().filter_map(|(_, other)| ranked(other).median()).min_by(f64::total_cmp).unwrap_or(0.0);
+            let text = format!(
+                "{} gets less attention than every other class there: median ratio {}, the next has {next:.2}.",
+                names.name(series),
+                median(ranked(observed)),
+            );
+            let samples = observed.worst.iter().map(|worst| worst.sample.clone()).collect();
+            found.push((least, Finding { kind: "class", text, samples }));
+        }
+    }
+    strongest(found)
+}
+
+/// Methods and models against each other, at one layer if they share any.
+fn contests(study: &Study, names: &Names) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for ((first, second), contest) in &study.contests {
+        let differ = (first.method != second.method, first.model != second.model);
+        let comparable = match differ {
+            (false, false) => false,
+            (true, false) => first.layer == second.layer,
+            // Models have layers of their own; the last ones are compared.
+            (_, true) => is_last_layer(study, first) && is_last_layer(study, second),
+        };
+        let share = contest.share_won();
+        if !comparable || contest.num_samples < ENOUGH || share.max(1.0 - share) < CLEAR {
+            continue;
+        }
+        let (winner, loser, share) = if share > 0.5 { (first, second, share) } else { (second, first, 1.0 - share) };
+        let of = |series: &Series| median(ranked(&study.series[series]));
+        let text = format!(
+            "{} lies more on the object than {} in {} of {} samples: median ratio {} against {}.",
+            names.name(winner),
+            names.name(loser),
+            percent(share),
+            contest.num_samples,
+            of(winner),
+            of(loser),
+        );
+        found.push((share, Finding { kind: "series", text, samples: Vec::new() }));
+    }
+    strongest(found)
+}
+
+/// Whether no field of the same class, method and model comes after this one by name.
+fn is_last_layer(study: &Study, series: &Series) -> bool {
+    let same = |other: &&Series| (&other.class, &other.method, &other.model) == (&series.class, &series.method, &series.model);
+    study.series.keys().filter(same).max_by_key(|other| natural(&other.field)).is_some_and(|last| last == series)
+}
+
+/// For sorting names by the numbers in them: `layer_10` after `layer_9`.
+fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut parts = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (text, after) = rest.split_at(digits);
+        let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        let (number, next) = after.split_at(end);
+        parts.push((text.to_owned(), number.parse().unwrap_or(0)));
+        rest = next;
+    }
+    parts
+}
+
+fn layers(study: &Study, names: &Names) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (series, observed) in &study.series {
+        let agreement = observed.all.of(Measure::RankCorrelation);
+        let Some(median) = agreement.median().filter(|median| *median < 0.0 && agreement.count() >= ENOUGH) else { continue };
+        let text = format!(
+            "{} mostly contradicts the layer before it: where one is high the other is low (median rank correlation {median:.2}).",
+            names.name(series),
+        );
+        found.push((-median, Finding { kind: "layers", text, samples: Vec::new() }));
+    }
+    strongest(found)
+}
+
+fn empty(study: &Study, names: &Names) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (series, observed) in study.series.iter().filter(|(_, observed)| observed.num_empty > 0) {
+        let share = observed.num_empty as f64 / observed.num_heatmaps as f64;
+        let text = format!(
+            "{}: {} of {} heatmaps are zero everywhere, so that nothing speaks for the class there.",
+            names.name(series),
+            observed.num_empty,
+            observed.num_heatmaps,
+        );
+        found.push((share, Finding { kind: "empty", text, samples: Vec::new() }));
+    }
+    strongest(found)
+}
+
+fn changes(study: &Study, baseline: &Baseline, names: &Names) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (series, observed) in &study.series {
+        for &measure in [RANKED_BY, Measure::EnergyInside].iter() {
+            let Some(before) = baseline.median(series, measure).filter(|(count, _)| *count >= ENOUGH) else { continue };
+            let now = observed.all.of(measure);
+            let Some(median) = now.median().filter(|_| now.count() >= ENOUGH) else { continue };
+            let moved = position(measure, median) - position(measure, before.1);
+            if moved.abs() < MOVED {
+                continue;
+            }
+            let text = format!(
+                "{}: the median of {} {} from {:.2} to {median:.2} since the report of {}.",
+                names.name(series),
+                measure.name(),
+                if moved < 0.0 { "fell" } else { "rose" },
+                before.1,
+                baseline.created(),
+            );
+            let samples = observed.worst.iter().filter(|_| moved < 0.0).map(|worst| worst.sample.clone()).collect();
+            found.push((moved.abs(), Finding { kind: "baseline", text, samples }));
+            break;
+        }
+    }
+    for series in baseline.series().filter(|series| !study.series.contains_key(series)) {
+        let text = format!("{} was in the report of {} and is gone.", names.name(series), baseline.created());
+        found.push((1.0, Finding { kind: "baseline", text, samples: Vec::new() }));
+    }
+    strongest(found)
+}
+
+fn strongest(mut found: Vec<(f64, Finding)>) -> Vec<Finding> {
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.into_iter().take(MOST).map(|(_, finding)| finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::sample, *};
+
+    fn study(samples: &[(&[&str], &[f64])]) -> Study {
+        let mut study = Study::new(3);
+        for (id, (tags, ratios)) in samples.iter().enumerate() {
+            study.observe(&sample(id as u32, tags, ratios));
+        }
+        study
+    }
+
+    fn kinds(findings: &[Finding]) -> Vec<&str> {
+        findings.iter().map(|finding| finding.kind).collect()
+    }
+
+    #[test]
+    fn what_looks_elsewhere_is_named() {
+        let found = findings(&study(&[(&[], &[0.2]), (&[], &[0.3]), (&[], &[2.0]), (&[], &[3.0]), (&[], &[4.0])]), None);
+        assert_eq!(kinds(&found), ["below_chance"]);
+        assert!(found[0].text.contains("40 % of 5 heatmaps"), "{}", found[0].text);
+        assert_eq!(found[0].samples, [format!("{:024x}", 0), format!("{:024x}", 1)]);
+    }
+
+    #[test]
+    fn a_tag_that_differs_is_named() {
+        let day: (&[&str], &[f64]) = (&["day"], &[3.0]);
+        let night: (&[&str], &[f64]) = (&["night"], &[0.5]);
+        let found = findings(&study(&[[day; 6], [night; 6]].concat()), None);
+        let about = |tag: &str| found.iter().find(|f| f.kind == "tag" && f.text.contains(&format!("`{tag}`"))).expect("said");
+        assert!(about("night").text.contains("less attention") && about("night").text.contains("0.50 against 3.0"));
+        assert_eq!(found.iter().filter(|finding| finding.kind == "tag").count(), 1, "the days are all but the nights");
+        assert_eq!(about("night").samples.len(), 3, "the worst that are kept");
+    }
+
+    #[test]
+    fn nothing_to_say_is_said() {
+        let good: (&[&str], &[f64]) = (&[], &[2.0]);
+        assert_eq!(kinds(&findings(&study(&[good; 6]), None)), ["fine"]);
+        assert_eq!(kinds(&findings(&study(&[]), None)), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn numbers_in_names_are_numbers() {
+        assert!(natural("layer_10") > natural("layer_9"));
+        assert!(natural("b_1") > natural("a_2"));
+    }
+}

@@ -1,0 +1,50 @@
+//! Small pictures of samples with their heatmaps, as data that a page can hold.
+
+use std::path::Path;
+
+use super::Extreme;
+use camflow_measure::MeasuredHeatmap;
+use camflow_media::{
+    ExifPolicy, ImageLimits, Interpolation, MediaError, RgbImage, encode_jpeg, overlay, read_array_file, read_image, resize_rgb,
+};
+
+/// The longer side in pixels.
+const SIDE: usize = 256;
+const QUALITY: f32 = 80.0;
+const OPACITY: f32 = 0.5;
+
+/// A JPEG of the sample's image with the heatmap laid over it.
+///
+/// # Errors
+/// The image or the heatmap cannot be read.
+pub fn picture(extreme: &Extreme) -> Result<Vec<u8>, MediaError> {
+    let limits = ImageLimits::default();
+    // As stored, as the model saw it.
+    let image = read_image(&extreme.media_path, &limits, ExifPolicy::Ignore)?;
+    let longer = image.height.max(image.width).max(1);
+    let scaled = |side: usize| if longer > SIDE { (side * SIDE / longer).max(1) } else { side };
+    let (height, width) = (scaled(image.height), scaled(image.width));
+    let image = resize_rgb(&image, height, width, Interpolation::Bilinear, true)?;
+    let Some(map) = map(&extreme.heatmap, &limits)? else { return encode_jpeg(&image, QUALITY) };
+    let map = resize_rgb(&map, height, width, Interpolation::Bilinear, true)?;
+    let values: Vec<f32> = map.pixels.chunks_exact(3).map(|pixel| f32::from(pixel[0]) / 255.0).collect();
+    encode_jpeg(&overlay(&image, height, width, &values, OPACITY)?, QUALITY)
+}
+
+/// The heatmap in gray; `None` where it is kept in the database alone.
+fn map(heatmap: &MeasuredHeatmap, limits: &ImageLimits) -> Result<Option<RgbImage>, MediaError> {
+    match (&heatmap.map_path, &heatmap.npy_path) {
+        (Some(path), _) => read_image(path, limits, ExifPolicy::Ignore).map(Some),
+        (None, Some(path)) => from_array(path, limits).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn from_array(path: &Path, limits: &ImageLimits) -> Result<RgbImage, MediaError> {
+    let array = read_array_file(path, limits.max_bytes)?;
+    let [height, width] = array.shape[..] else {
+        return Err(MediaError::shape(format!("an array of shape {:?} is no heatmap", array.shape)));
+    };
+    let levels = array.values.to_f32().into_iter().map(|value| (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8);
+    Ok(RgbImage::new(height, width, levels.flat_map(|level| [level; 3]).collect()))
+}

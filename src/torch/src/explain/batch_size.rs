@@ -1,0 +1,88 @@
+//! How large batches may be: as large as makes the device faster, and no larger than fits into its memory.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{ExplainError, TorchExplainer};
+use crate::program::{device_name, free_bytes, peak_bytes};
+use camflow_media::BinaryMask;
+use camflow_pipeline::{BatchLimit, Channel, ClassTarget, TargetPixels};
+
+/// Pixels that keep a CPU's cores busy: larger batches are no faster there (see `benches/RESULTS.md`).
+const CPU_PIXELS: usize = 520 * 693;
+
+/// Likewise for a GPU, in samples; more only adds to what is lost when a run is stopped.
+const MAX_SAMPLES: usize = 32;
+
+/// The part of the free memory that a batch may take. The rest is for what the meter does not see: the libraries' workspaces,
+/// memory that is free but scattered, other programs.
+const USABLE: f64 = 0.5;
+
+/// Images up to this size are run without asking for the free memory.
+const UNQUESTIONED_PIXELS: usize = 1 << 22;
+
+/// Sides of a small image: what a run takes grows with the image's area.
+const SMALL_SIDE: i64 = 128;
+
+/// What the first batch took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Footprint {
+    /// Bytes per pixel of input; `None` where libtorch cannot tell.
+    per_pixel: Option<f64>,
+    /// Bytes that were free before it; `None` where the system does not say.
+    free: Option<u64>,
+}
+
+impl TorchExplainer {
+    /// Explains the first batch, and takes down what memory that needs: what is done is the only trial of what will be.
+    pub(super) fn measure(&mut self, num_pixels: usize, explain: impl FnOnce(&mut Self)) {
+        let device = device_name(self.plan.device());
+        let free = free_bytes(&device);
+        let ((), peak) = peak_bytes(&device, || explain(self));
+        self.footprint = Some(Footprint { per_pixel: peak.map(|peak| peak as f64 / num_pixels.max(1) as f64), free });
+    }
+
+    /// One sample until something is known, and where memory cannot be measured.
+    pub(super) fn limit(&self) -> BatchLimit {
+        let wanted = if self.plan.device() == Device::Cpu { CPU_PIXELS } else { usize::MAX };
+        match self.footprint {
+            Some(Footprint { per_pixel: Some(per_pixel), free: Some(free) }) => {
+                let usable = free as f64 * USABLE / self.num_sharing as f64;
+                let fitting = (usable / per_pixel.max(1.0)) as usize;
+                BatchLimit { samples: MAX_SAMPLES.min(self.max_batch), pixels: fitting.min(wanted) }
+            }
+            _ => BatchLimit::samples(1),
+        }
+    }
+
+    /// Why an image of this size is not even tried. A GPU refuses memory that it does not have, but a system that promises more
+    /// than it has ends the whole process when the memory is used.
+    pub(super) fn too_large(&self, height: usize, width: usize) -> Option<String> {
+        if height * width <= UNQUESTIONED_PIXELS || self.plan.device() != Device::Cpu {
+            return None;
+        }
+        let per_pixel = match self.footprint {
+            Some(Footprint { per_pixel: Some(per_pixel), .. }) => per_pixel,
+            _ => {
+                let (result, peak) = peak_bytes("cpu", || self.explain_small());
+                result.ok().and(peak)? as f64 / (SMALL_SIDE * SMALL_SIDE) as f64
+            }
+        };
+        let (wanted, free) = (per_pixel * (height * width) as f64, free_bytes("cpu")? as f64);
+        let gigabytes = |bytes: f64| bytes / f64::from(1 << 30);
+        (wanted > free).then(|| {
+            format!(
+                "the model would see it as {height} x {width} pixels, which takes about {:.0} GiB of memory; {:.0} GiB are free",
+                gigabytes(wanted),
+                gigabytes(free)
+            )
+        })
+    }
+
+    /// Explains a small black image, all pixels of the first channel.
+    fn explain_small(&self) -> Result<(), ExplainError> {
+        let input = Tensor::f_zeros([1, self.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
+        let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
+        let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels };
+        self.saliencies(&input, &[String::new()], &[vec![target]], &[None]).map(drop)
+    }
+}

@@ -1,0 +1,239 @@
+//! Whether a heatmap says what the model looks at: the model is asked again about images in which what the heatmap points to is
+//! removed, or is all that is left.
+//!
+//! The **confidence** in a class is its softmax probability; in a segmentation network the mean of it over the pixels that count.
+//! Pixels are removed in the order of the heatmap. Those of the same value, most of all where it is zero, come in an order by
+//! chance that depends on the size of the image only: there the heatmap has no opinion, and a row after the other would be one.
+//! docs/measures.md has the definitions with their papers.
+
+mod imputation;
+
+use std::f64::consts::TAU;
+
+use tch::{Kind, TchError, Tensor};
+
+use super::{ExplainError, TorchExplainer, cam::ProbeOptions, heatmap::DeviceMap, pass::Saliencies, target::Score};
+use crate::program::Plan;
+use camflow_measure::{Measure, Measures};
+use imputation::impute;
+
+/// Steps of the deletion and insertion curves, a twentieth of the pixels each.
+const STEPS: i64 = 20;
+/// Percentages of the pixels that ROAD keeps.
+const PERCENTILES: [i64; 9] = [10, 20, 30, 40, 50, 60, 70, 80, 90];
+/// Standard deviation of ROAD's noise, in the units of the model's input.
+const NOISE: f64 = 0.01;
+/// RISE's blur: 11 pixels wide with a standard deviation of 5, in images of 224 pixels.
+const BLUR: f64 = 5.0 / 224.0;
+
+impl TorchExplainer {
+    /// How faithful the heatmaps of a batch are: by sample, target and column.
+    pub(super) fn faithfulness(
+        &self,
+        input: &Tensor,
+        found: &[Vec<Option<Saliencies>>],
+        maps: &[Vec<Option<Vec<DeviceMap>>>],
+    ) -> Result<Vec<Vec<Vec<Measures>>>, ExplainError> {
+        let _no_grad = tch::no_grad_guard();
+        // The images of a batch have one size.
+        let drawn = Drawn::new(input)?;
+        let mut by_sample = Vec::with_capacity(maps.len());
+        for (sample, (found, maps)) in (0i64..).zip(found.iter().zip(maps)) {
+            let image = input.f_detach()?.f_narrow(0, sample, 1)?;
+            let examiner = Examiner {
+                plan: &self.plan,
+                options: ProbeOptions { batch: self.probe_batch as i64 },
+                blurred: blurred(&image)?,
+                image,
+                drawn: &drawn,
+            };
+            let of_target = |(found, maps): (&Option<Saliencies>, &Option<Vec<DeviceMap>>)| match (found, maps) {
+                (Some(found), Some(maps)) => maps.iter().map(|map| examiner.measures(map.over_input(), &found.target)).collect(),
+                _ => Ok(Vec::new()),
+            };
+            by_sample.push(found.iter().zip(maps).map(of_target).collect::<Result<Vec<_>, ExplainError>>()?);
+        }
+        Ok(by_sample)
+    }
+}
+
+/// One image and what its pixels are replaced by.
+struct Examiner<'a> {
+    plan: &'a Plan,
+    options: ProbeOptions,
+    /// f32 `[1, 3, H, W]`, like the next one.
+    image: Tensor,
+    blurred: Tensor,
+    drawn: &'a Drawn,
+}
+
+/// What is left to chance in images of one size.
+struct Drawn {
+    /// f32 `[1, C, H, W]`
+    noise: Tensor,
+    /// Indices of all pixels in the order of those of the same value.
+    by_chance: Tensor,
+}
+
+impl Drawn {
+    /// For images of the size of the input `[N, C, H, W]`, and where that is.
+    fn new(input: &Tensor) -> Result<Self, TchError> {
+        let (_, channels, height, width) = input.size4()?;
+        let (noise, by_chance) = drawn(height * width);
+        let noise = Tensor::f_from_slice(&noise)?
+            .f_slice(0, 0, channels * height * width, 1)?
+            .f_mul_scalar(NOISE)?
+            .f_view([1, channels, height, width])?;
+        let by_chance = Tensor::f_from_slice(&by_chance)?.f_to_device(input.device())?;
+        Ok(Drawn { noise: noise.f_to_device(input.device())?, by_chance })
+    }
+}
+
+impl Examiner<'_> {
+    /// How faithful a heatmap `[1, H, W]` of the image's size is.
+    fn measures(&self, heatmap: &Tensor, target: &Score) -> Result<Measures, ExplainError> {
+        let num_pixels = heatmap.numel() as i64;
+        let ranks = ranks(heatmap, &self.drawn.by_chance)?;
+        let steps: Vec<i64> = (0..=STEPS).map(|step| (step * num_pixels + STEPS / 2) / STEPS).collect();
+        // Relevant pixels make way for the mean of all images.
+        let deletion = self.confidences(&ranks, &steps, target, |relevant| self.image.f_mul(&relevant.f_logical_not()?))?;
+        let confidence = deletion[0];
+        let known = Measures::default().with(Measure::Confidence, confidence);
+        if heatmap.f_any()?.f_int64_value(&[])? == 0 {
+            return Ok(known);
+        }
+        // Relevant pixels come back into a blurred image.
+        let insertion = self.confidences(&ranks, &steps, target, |relevant| self.image.f_where_self(relevant, &self.blurred))?;
+        let weighted = self.confidences(&ranks, &[0], target, |_| self.image.f_mul(heatmap))?[0];
+        // As numpy's percentile would split them, were no two values the same.
+        let kept: Vec<i64> = PERCENTILES.iter().map(|percent| ((num_pixels - 1) * percent + 99) / 100).collect();
+        let removed: Vec<i64> = kept.iter().map(|kept| num_pixels - kept).collect();
+        let imputed = |removed: &Tensor| {
+            let filled = impute(&self.image.f_expand([removed.size()[0], -1, -1, -1], false)?, removed)?;
+            filled.f_add(&self.drawn.noise.f_mul(removed)?)
+        };
+        let most = self.confidences(&ranks, &removed, target, imputed)?;
+        let least = self.confidences(&ranks, &kept, target, |relevant| imputed(&relevant.f_logical_not()?))?;
+        Ok(known
+            .with(Measure::ConfidenceDrop, (confidence > 0.0).then(|| (confidence - weighted).max(0.0) / confidence))
+            .with(Measure::ConfidenceIncrease, f64::from(u8::from(weighted > confidence)))
+            .with(Measure::DeletionAuc, area(&deletion))
+            .with(Measure::InsertionAuc, area(&insertion))
+            .with(Measure::Road, (mean(&least) - mean(&most)) / 2.0))
+    }
+
+    /// The confidence in each of the images that `change` makes of the image and its so many most relevant pixels
+    /// (bool `[B, 1, H, W]`).
+    fn confidences(
+        &self,
+        ranks: &Tensor,
+        num_relevant: &[i64],
+        target: &Score,
+        change: impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Vec<f64>, ExplainError> {
+        let num_relevant = Tensor::f_from_slice(num_relevant)?.f_view([-1, 1, 1, 1])?.f_to_device(ranks.device())?;
+        let mut confidences = Vec::new();
+        for (first, count) in self.options.batches(num_relevant.size()[0]) {
+            let relevant = ranks.f_lt_tensor(&num_relevant.f_narrow(0, first, count)?)?;
+            let logits = self.plan.forward(&change(&relevant)?)?;
+            confidences.push(target.confidence(&logits)?);
+        }
+        Ok(Vec::try_from(Tensor::f_cat(&confidences, 0)?.f_to_kind(Kind::Double)?)?)
+    }
+}
+
+/// The place `[1, 1, H, W]` of each pixel of a heatmap `[1, H, W]` in the order of relevance; 0 is the most relevant. Those of the
+/// same value are in the order of `by_chance`.
+fn ranks(heatmap: &Tensor, by_chance: &Tensor) -> Result<Tensor, TchError> {
+    let (_, height, width) = heatmap.size3()?;
+    let values = heatmap.f_flatten(0, -1)?.f_index_select(0, by_chance)?;
+    let (_, order) = values.f_sort_stable(true, 0, true)?;
+    let order = by_chance.f_index_select(0, &order)?;
+    let places = Tensor::f_arange(height * width, (Kind::Int64, heatmap.device()))?;
+    places.f_empty_like()?.f_scatter(0, &order, &places)?.f_view([1, 1, height, width])
+}
+
+/// For this many pixels three normal numbers each, and the pixels in an order by chance: always the same ones.
+fn drawn(num_pixels: i64) -> (Vec<f32>, Vec<i64>) {
+    let mut stream = blake3::Hasher::new().update(b"pixels").finalize_xof();
+    let mut number = || {
+        let mut bytes = [0; 8];
+        stream.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    let mut pixels: Vec<(u64, i64)> = (0..num_pixels).map(|pixel| (number(), pixel)).collect();
+    pixels.sort_unstable();
+    // In (0, 1], for the logarithm of Box and Muller's transform.
+    let mut uniform = || ((number() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    let mut normal = || ((-2.0 * uniform().ln()).sqrt() * (TAU * uniform()).cos()) as f32;
+    let noise = (0..3 * num_pixels).map(|_| normal()).collect();
+    (noise, pixels.into_iter().map(|(_, pixel)| pixel).collect())
+}
+
+/// The image `[1, 3, H, W]` without details. The border goes on outside, where RISE has zeros.
+fn blurred(image: &Tensor) -> Result<Tensor, TchError> {
+    let (_, channels, height, width) = image.size4()?;
+    let deviation = BLUR * height.min(width) as f64;
+    let radius = deviation.round().max(1.0) as i64;
+    let weights: Vec<f32> =
+        (-radius..=radius).map(|offset| (-(offset * offset) as f64 / (2.0 * deviation * deviation)).exp() as f32).collect();
+    let weights = Tensor::f_from_slice(&weights)?.f_to_device(image.device())?;
+    let weights = weights.f_div(&weights.f_sum(None::<Kind>)?)?;
+    let length = 2 * radius + 1;
+    let along = |image: &Tensor, size: [i64; 2], pad: [i64; 4]| {
+        let weights = weights.f_expand([channels, length], false)?.f_reshape([channels, 1, size[0], size[1]])?;
+        image.f_replication_pad2d(pad)?.f_conv2d(&weights, None::<Tensor>, 1, 0, 1, channels)
+    };
+    along(&along(image, [length, 1], [0, 0, radius, radius])?, [1, length], [radius, radius, 0, 0])
+}
+
+/// Area under a curve over `[0, 1]` with equal steps, by trapezoids.
+fn area(curve: &[f64]) -> f64 {
+    let ends = (curve.first().unwrap_or(&0.0) + curve.last().unwrap_or(&0.0)) / 2.0;
+    (curve.iter().sum::<f64>() - ends) / (curve.len() - 1) as f64
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_are_ranked_by_value_and_then_by_chance() {
+        let heatmap = Tensor::from_slice(&[0f32, 0.5, 0.0, 1.0, 0.5, 0.0]).view([1, 2, 3]);
+        let by_chance = Tensor::from_slice(&[5i64, 4, 0, 1, 3, 2]);
+        let ranks = ranks(&heatmap, &by_chance).expect("ranks");
+        assert_eq!(Vec::<i64>::try_from(ranks.flatten(0, -1)).expect("numbers"), [4, 2, 5, 0, 1, 3]);
+    }
+
+    #[test]
+    fn what_is_drawn_is_always_the_same_and_as_it_should_be() {
+        let (noise, pixels) = drawn(4000);
+        assert_eq!((&noise, &pixels), (&drawn(4000).0, &drawn(4000).1));
+        let noise = Tensor::from_slice(&noise);
+        let (mean, deviation) = (noise.mean(None::<Kind>).double_value(&[]), noise.std(true).double_value(&[]));
+        assert!(mean.abs() < 0.03 && (deviation - 1.0).abs() < 0.03, "{mean} {deviation}");
+        let mut sorted = pixels.clone();
+        sorted.sort_unstable();
+        assert!(sorted.into_iter().eq(0..4000) && !pixels.is_sorted());
+    }
+
+    #[test]
+    fn blurring_keeps_what_is_even_up_to_the_border() {
+        let even = Tensor::full([1, 3, 30, 60], 2.0, tch::kind::FLOAT_CPU);
+        assert!(blurred(&even).expect("blurred").allclose(&even, 1e-5, 0.0, false));
+        let point = Tensor::zeros([1, 3, 224, 224], tch::kind::FLOAT_CPU);
+        let _ = point.get(0).get(1).get(100).get(100).fill_(1.0);
+        let spread = blurred(&point).expect("blurred");
+        assert_eq!(spread.count_nonzero(None).int64_value(&[]), 11 * 11, "as RISE has it");
+        assert!((spread.sum(None::<Kind>).double_value(&[]) - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn areas_are_of_trapezoids() {
+        assert!((area(&[1.0, 0.5, 0.0]) - 0.5).abs() < 1e-12 && (area(&[1.0, 0.0, 0.0]) - 0.25).abs() < 1e-12);
+    }
+}

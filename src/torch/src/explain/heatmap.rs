@@ -1,0 +1,221 @@
+//! From saliency to heatmap: clip, scale, resize. Once, for all methods.
+//!
+//! As pytorch_grad_cam 1.5.7 does it (`utils/image.py:scale_cam_image`, `base_cam.py`): ReLU, min-max with an epsilon of 1e-7,
+//! bilinear resize as `cv2.resize`, and min-max once more. Leaving the second scaling out changes values by up to 0.18.
+
+use tch::{Kind, TchError, Tensor};
+
+use camflow_media::FrameRegion;
+use camflow_names::Choice;
+use camflow_pipeline::Heatmap;
+
+/// pytorch_grad_cam's guard against division by zero.
+const EPSILON: f64 = 1e-7;
+
+/// What size heatmaps have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeatmapSize {
+    /// The model's input, as pytorch_grad_cam returns it.
+    #[default]
+    Input,
+    /// The image.
+    Image,
+    /// The layer's own resolution. Small, and drawn as blocks in the App.
+    Layer,
+}
+
+impl Choice for HeatmapSize {
+    const ALL: &'static [Self] = &[HeatmapSize::Input, HeatmapSize::Image, HeatmapSize::Layer];
+
+    fn name(self) -> &'static str {
+        match self {
+            HeatmapSize::Input => "input",
+            HeatmapSize::Image => "image",
+            HeatmapSize::Layer => "layer",
+        }
+    }
+}
+
+/// A heatmap on the device.
+#[derive(Debug)]
+pub struct DeviceMap {
+    /// `[1, H, W]`, as it is stored.
+    pub shown: Tensor,
+    /// `[1, H, W]` over the model's input, where that is another one and is needed.
+    pub of_input: Option<Tensor>,
+}
+
+impl DeviceMap {
+    /// `[1, H, W]` over the model's input; as it is stored, where nobody asked for it.
+    pub fn over_input(&self) -> &Tensor {
+        self.of_input.as_ref().unwrap_or(&self.shown)
+    }
+
+    /// One or both.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        [Some(&mut self.shown), self.of_input.as_mut()].into_iter().flatten()
+    }
+}
+
+/// Min-max over each map of `[N, H, W]`: to `[0, 1]`, all zeros where the map is constant.
+pub fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
+    let dims: &[i64] = &[1, 2];
+    let shifted = maps.f_sub(&maps.f_amin(dims, true)?)?;
+    let largest = shifted.f_amax(dims, true)?.f_add_scalar(EPSILON)?;
+    shifted.f_div(&largest)
+}
+
+/// Bilinear with half-pixel centres and no antialiasing, as `cv2.resize` with `INTER_LINEAR`.
+pub fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tensor, TchError> {
+    let size = [height as i64, width as i64];
+    if maps.size()[1..] == size {
+        return Ok(maps.shallow_clone());
+    }
+    maps.f_unsqueeze(1)?.f_upsample_bilinear2d(size, false, None::<f64>, None::<f64>)?.f_squeeze_dim(1)
+}
+
+/// Heatmaps `[N, H, W]` in `[0, 1]` of the saliency maps `[N, H', W']` of one layer, or of the mean over several. Without a size
+/// they keep theirs, of several the largest.
+///
+/// # Errors
+/// libtorch fails, for want of memory say.
+///
+/// # Panics
+/// There is no layer.
+pub fn heatmaps(saliencies: &[Tensor], size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
+    let own = |saliency: &Tensor| (saliency.size()[1] as usize, saliency.size()[2] as usize);
+    let (height, width) = size.or_else(|| saliencies.iter().map(own).max()).expect("at least one layer");
+    let mut sum: Option<Tensor> = None;
+    for saliency in saliencies {
+        let map = resize(&scale(&saliency.f_relu()?)?, height, width)?;
+        sum = Some(match sum {
+            Some(sum) => sum.f_add(&map)?,
+            None => map,
+        });
+    }
+    scale(&sum.expect("at least one layer").f_div_scalar(saliencies.len() as f64)?)
+}
+
+/// Puts the heatmap `[1, H, W]` of a cropped input where the crop was taken: zero (transparent in the App) outside.
+///
+/// # Errors
+/// libtorch fails.
+pub fn place_in_frame(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
+    let (height, width) = (heatmap.size()[1], heatmap.size()[2]);
+    let (frame_height, frame_width) = (region.frame_height as i64, region.frame_width as i64);
+    if (height, width) == (frame_height, frame_width) {
+        return Ok(heatmap.shallow_clone());
+    }
+    // The part of the input that lies in the frame; a crop larger than the frame was padded.
+    let overlap = |offset: i64, length: i64, frame: i64| {
+        let (from, to) = (offset.max(0), (offset + length).min(frame));
+        (from, (to - from).max(0), from - offset)
+    };
+    let (top, rows, skip_rows) = overlap(region.top, height, frame_height);
+    let (left, columns, skip_columns) = overlap(region.left, width, frame_width);
+    let visible = heatmap.f_narrow(1, skip_rows, rows)?.f_narrow(2, skip_columns, columns)?;
+    let pad = [left, frame_width - left - columns, top, frame_height - top - rows];
+    visible.f_constant_pad_nd(pad)
+}
+
+/// The frame's heatmap `[1, H, W]` at the image's own size.
+///
+/// # Errors
+/// libtorch fails.
+pub fn resize_to_image(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
+    resize(heatmap, region.image_height, region.image_width)
+}
+
+/// Copies maps `[1, H, W]` of any sizes to host memory, with their 8-bit levels: on a device one copy of the floats and one of
+/// the levels, for all of them.
+///
+/// # Errors
+/// libtorch fails.
+pub fn to_host(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
+    if maps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let flat = maps.iter().map(|map| map.f_to_kind(Kind::Float)?.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?;
+    let all = Tensor::f_cat(&flat, 0)?;
+    // The cast cuts off, so half a level more rounds.
+    let levels = all.f_mul_scalar(255.0)?.f_add_scalar(0.5)?.f_to_kind(Kind::Uint8)?;
+    let (mut values, mut levels) = (&Vec::<f32>::try_from(&all)?[..], &Vec::<u8>::try_from(&levels)?[..]);
+    let mut heatmaps = Vec::with_capacity(maps.len());
+    for map in maps {
+        let (_, height, width) = map.size3()?;
+        let (height, width) = (height as usize, width as usize);
+        let (own_values, more_values) = values.split_at(height * width);
+        let (own_levels, more_levels) = levels.split_at(height * width);
+        heatmaps.push(Heatmap { height, width, values: own_values.to_vec(), levels: own_levels.to_vec() });
+        (values, levels) = (more_values, more_levels);
+    }
+    Ok(heatmaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        Vec::try_from(tensor.flatten(0, -1)).expect("values")
+    }
+
+    #[test]
+    fn negatives_are_clipped_and_the_largest_is_one() {
+        let maps = heatmaps(&[Tensor::from_slice(&[-5f32, 0.0, 1.0, 2.0]).view([1, 2, 2])], None).expect("heatmap");
+        for (value, wanted) in values(&maps).iter().zip([0.0, 0.0, 0.5, 1.0]) {
+            assert!((value - wanted).abs() < 1e-6, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_constant_map_is_zero_not_nan() {
+        assert_eq!(values(&heatmaps(&[Tensor::ones([1, 2, 2], tch::kind::FLOAT_CPU)], Some((3, 3))).expect("heatmap")), [0.0; 9]);
+    }
+
+    #[test]
+    fn the_second_scaling_stretches_what_resizing_shrank() {
+        // Half-pixel centres sample a 2 px ramp at 0.25 and 0.75 of its way when it is shrunk from 4 to 2.
+        let ramp = Tensor::from_slice(&[0f32, 1.0, 2.0, 3.0]).view([1, 1, 4]);
+        for (value, wanted) in values(&heatmaps(&[ramp], Some((1, 2))).expect("heatmap")).iter().zip([0.0, 1.0]) {
+            assert!((value - wanted).abs() < 1e-6, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn each_map_of_a_batch_is_scaled_on_its_own() {
+        let maps = Tensor::from_slice(&[0f32, 1.0, 0.0, 100.0]).view([2, 1, 2]);
+        for (value, wanted) in values(&heatmaps(&[maps], None).expect("heatmap")).iter().zip([0.0, 1.0, 0.0, 1.0]) {
+            assert!((value - wanted).abs() < 1e-6, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn several_layers_become_the_scaled_mean() {
+        let opposed =
+            [Tensor::from_slice(&[0f32, 2.0, 1.0]).view([1, 1, 3]), Tensor::from_slice(&[3f32, 0.0, 0.0]).view([1, 1, 3])];
+        // The mean of (0, 1, 0.5) and (1, 0, 0) is (0.5, 0.5, 0.25).
+        for (value, wanted) in values(&heatmaps(&opposed, None).expect("heatmap")).iter().zip([1.0, 1.0, 0.0]) {
+            assert!((value - wanted).abs() < 1e-5, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn levels_are_rounded_and_maps_of_other_sizes_stay_apart() {
+        let first = Tensor::from_slice(&[0.0, 1.0, 0.5, 0.49 / 255.0, 0.5 / 255.0, 127.4f32 / 255.0]).view([1, 2, 3]);
+        let second = Tensor::from_slice(&[0.25f32]).view([1, 1, 1]);
+        let [first, second] = &to_host(&[&first, &second]).expect("copied")[..] else { panic!("two maps") };
+        assert_eq!((first.height, first.width), (2, 3));
+        assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
+        assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));
+    }
+
+    #[test]
+    fn a_crop_goes_back_to_its_place() {
+        let map = Tensor::from_slice(&[1f32, 2.0]).view([1, 1, 2]);
+        let region = FrameRegion { image_height: 4, image_width: 8, frame_height: 2, frame_width: 4, top: 1, left: 1 };
+        assert_eq!(values(&place_in_frame(&map, &region).expect("placed")), [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 0.0]);
+        let padded = FrameRegion { frame_height: 1, frame_width: 1, top: 0, left: -1, ..region };
+        assert_eq!(values(&place_in_frame(&map, &padded).expect("placed")), [2.0]);
+    }
+}

@@ -1,0 +1,396 @@
+//! Heatmaps on a torch device: one forward, one backward per class, all layers, all methods.
+//!
+//! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, says how large they may be (`batch_size.rs`), and turns saliency maps into
+//! heatmaps in host memory (`heatmap.rs`). `pass.rs` takes one tensor through the model, `cam/` has the methods, `target.rs` what
+//! is differentiated.
+
+mod batch_size;
+mod cam;
+mod faithfulness;
+mod heatmap;
+mod layout;
+mod options;
+mod pass;
+mod sizes;
+mod smoothing;
+mod target;
+mod trial;
+
+use std::mem::take;
+
+use tch::Tensor;
+
+pub use cam::{LayerView, Method};
+pub use heatmap::{HeatmapSize, heatmaps};
+pub use options::{Column, ExplainOptions, Reading};
+pub use trial::{depends_on_batch, deviations};
+
+use crate::program::{Demand, Dynamic, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention};
+use batch_size::Footprint;
+use cam::Derivative;
+use camflow_media::{BinaryMask, FrameRegion};
+use camflow_pipeline::{
+    BatchLimit, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch,
+    InputBatch, RunError, SampleFailure, Stage, TargetPixels,
+};
+use heatmap::DeviceMap;
+use pass::Saliencies;
+use sizes::Sizes;
+use smoothing::{PLAIN, SMOOTHING, Variant};
+
+/// Computes heatmaps with libtorch.
+pub struct TorchExplainer {
+    plan: Plan,
+    /// Of the images that it takes.
+    channels: i64,
+    options: ExplainOptions,
+    columns: Vec<Column>,
+    /// f32 `[C]` of each operator that is tapped for FullGrad.
+    biases: Vec<Tensor>,
+    /// 1 for a model that takes nothing but the batch of its export, or minds the others in it; lowered when memory ran out.
+    max_batch: usize,
+    /// What batches take of memory: known after the first one.
+    footprint: Option<Footprint>,
+    /// How many explainers take memory from where this one does.
+    num_sharing: usize,
+    /// Likewise, of variants of a sample.
+    probe_batch: usize,
+    /// What sizes of its input the model takes.
+    sizes: Sizes,
+    /// Inputs of batches to come, on the device, with the number of their first sample: of the next batch, and of the one after.
+    prefetched: Vec<(u64, Tensor)>,
+}
+
+/// Why a batch gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum ExplainError {
+    #[error(transparent)]
+    Graph(#[from] ExecError),
+    #[error("{0}")]
+    Torch(#[from] tch::TchError),
+    #[error("{0}")]
+    Unsuitable(String),
+}
+
+impl ExplainError {
+    fn is_out_of_memory(&self) -> bool {
+        match self {
+            ExplainError::Graph(error) => error.source.out_of_memory,
+            ExplainError::Torch(error) => from_tch(error).out_of_memory,
+            ExplainError::Unsuitable(_) => false,
+        }
+    }
+
+    /// One line: libtorch's messages go on with where they were raised.
+    fn text(&self) -> String {
+        self.to_string().lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+impl TorchExplainer {
+    /// An explainer of a model, on the device and with the precision of `plan_options`.
+    ///
+    /// # Errors
+    /// The device has no memory for the weights.
+    pub fn new(program: &Program, plan_options: PlanOptions, options: ExplainOptions) -> Result<Self, ProgramError> {
+        let layers: Vec<_> = options.layers.iter().map(|layer| layer.tap).collect();
+        let mut taps = layers.clone();
+        let mut biases = Vec::new();
+        if options.methods.contains(&Method::Fullgrad) {
+            taps.push(program.input());
+            for bias in program.biases(plan_options)? {
+                taps.push(bias.tap);
+                biases.push(bias.values);
+            }
+        }
+        if options.methods.iter().any(|method| method.derivative() == Derivative::Hessian) {
+            use_math_attention();
+        }
+        let resume_from = if options.methods.contains(&Method::Ablationcam) { layers } else { Vec::new() };
+        let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
+        let columns = options.columns();
+        let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
+        Ok(TorchExplainer {
+            plan,
+            columns,
+            biases,
+            channels: program.metadata.image_channels().unwrap_or(3),
+            max_batch,
+            footprint: None,
+            num_sharing: 1,
+            probe_batch: options.probe_batch.clamp(1, max_batch),
+            sizes: Sizes::of(&program.metadata.input),
+            prefetched: Vec::new(),
+            options,
+        })
+    }
+
+    /// Says that so many explainers, this one among them, take their memory from the same place.
+    pub fn share_memory(&mut self, num_explainers: usize) {
+        self.num_sharing = num_explainers.max(1);
+    }
+
+    /// A run begins: what one that was cut off had brought to the device is of other samples.
+    pub fn begin(&mut self) {
+        self.prefetched.clear();
+    }
+
+    /// The model as it is run.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Explains the samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose
+    /// fault it is.
+    fn explain_samples(
+        &mut self,
+        samples: Vec<DecodedSample>,
+        pixels: &[f32],
+        uploaded: Option<Tensor>,
+        shape: (usize, usize),
+        result: &mut HeatmapBatch,
+    ) {
+        if samples.is_empty() {
+            return;
+        }
+        if samples.len() > self.max_batch {
+            drop(uploaded);
+            return self.explain_halves(samples, pixels, shape, result);
+        }
+        match self.try_explain(&samples, pixels, uploaded, shape) {
+            Ok(maps) => {
+                for (sample, classes) in samples.into_iter().zip(maps) {
+                    self.collect(sample, classes, result);
+                }
+            }
+            Err(error) if samples.len() > 1 => {
+                if error.is_out_of_memory() {
+                    self.max_batch = samples.len() / 2;
+                }
+                self.explain_halves(samples, pixels, shape, result);
+            }
+            Err(error) if error.is_out_of_memory() && self.probe_batch > 1 && self.options.probes() => {
+                self.probe_batch /= 2;
+                self.explain_samples(samples, pixels, None, shape, result);
+            }
+            Err(error) => {
+                let mut text = error.text();
+                if matches!(error, ExplainError::Graph(_)) && !error.is_out_of_memory() {
+                    text = format!("{text}; {}", self.sizes.said_of(&self.plan, shape));
+                }
+                for sample in samples {
+                    result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error: text.clone() });
+                }
+            }
+        }
+    }
+
+    fn explain_halves(
+        &mut self,
+        mut samples: Vec<DecodedSample>,
+        pixels: &[f32],
+        shape: (usize, usize),
+        result: &mut HeatmapBatch,
+    ) {
+        let (count, half) = (samples.len(), samples.len() / 2);
+        let second = samples.split_off(half);
+        let (first_pixels, second_pixels) = pixels.split_at(pixels.len() / count * half);
+        self.explain_samples(samples, first_pixels, None, shape, result);
+        self.explain_samples(second, second_pixels, None, shape, result);
+    }
+
+    /// Per sample its classes' heatmaps, without those classes that are not there.
+    fn try_explain(
+        &self,
+        samples: &[DecodedSample],
+        pixels: &[f32],
+        uploaded: Option<Tensor>,
+        (height, width): (usize, usize),
+    ) -> Result<Vec<Vec<ClassHeatmaps>>, ExplainError> {
+        let size = [samples.len() as i64, self.channels, height as i64, width as i64];
+        let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
+        let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
+        let mut targets: Vec<Vec<ClassTarget>> = samples.iter().map(|sample| sample.targets.clone()).collect();
+        let shown: Vec<Option<BinaryMask>> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
+        let plain = self.saliencies(&input, &keys, &targets, &shown)?;
+        let mut maps = self.heatmaps(&plain, PLAIN, samples, (height, width))?;
+        if self.options.aug_smooth {
+            for (targets, found) in targets.iter_mut().zip(&plain) {
+                for (target, found) in targets.iter_mut().zip(found) {
+                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.target.class));
+                }
+            }
+            for variant in &SMOOTHING[1..] {
+                let targets: Vec<Vec<ClassTarget>> =
+                    targets.iter().map(|targets| targets.iter().map(|target| variant.of_target(target)).collect()).collect();
+                let shown: Vec<_> = shown.iter().map(|shown| Some(variant.of_mask(shown.as_ref()?))).collect();
+                let found = self.saliencies(&variant.of_input(&input)?, &keys, &targets, &shown)?;
+                let more = self.heatmaps(&found, *variant, samples, (height, width))?;
+                // A class that a variant no longer shows adds a map of zeros to the mean.
+                for (sums, more) in maps.iter_mut().flatten().zip(more.into_iter().flatten()) {
+                    for (sum, mut map) in sums.iter_mut().flatten().zip(more.into_iter().flatten()) {
+                        for (sum, map) in sum.tensors_mut().zip(map.tensors_mut()) {
+                            *sum = sum.f_add(map)?;
+                        }
+                    }
+                }
+            }
+            for sum in maps.iter_mut().flatten().flatten().flatten().flat_map(DeviceMap::tensors_mut) {
+                *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
+            }
+        }
+        let mut faithfulness = Vec::new();
+        if self.options.faithfulness {
+            faithfulness = self.faithfulness(&input, &plain, &maps)?;
+        }
+        let shown: Vec<&Tensor> = maps.iter().flatten().flatten().flatten().map(|map| &map.shown).collect();
+        let mut on_host = heatmap::to_host(&shown)?.into_iter();
+        let mut classes = Vec::with_capacity(samples.len());
+        for (index, ((sample, found), maps)) in samples.iter().zip(plain).zip(maps).enumerate() {
+            let mut of_sample = Vec::new();
+            for (place, ((target, found), maps)) in sample.targets.iter().zip(found).zip(maps).enumerate() {
+                let (Some(found), Some(maps)) = (found, maps) else { continue };
+                of_sample.push(ClassHeatmaps {
+                    class: target.class,
+                    channel: found.target.class,
+                    score: found.score,
+                    object: found.predicted,
+                    heatmaps: on_host.by_ref().take(maps.len()).collect(),
+                    faithfulness: faithfulness.get_mut(index).map(|targets| take(&mut targets[place])).unwrap_or_default(),
+                });
+            }
+            classes.push(of_sample);
+        }
+        Ok(classes)
+    }
+
+    /// By sample, target and column the heatmap over the image as it is; `None` for a target that is not there.
+    fn heatmaps(
+        &self,
+        found: &[Vec<Option<Saliencies>>],
+        variant: Variant,
+        samples: &[DecodedSample],
+        input: (usize, usize),
+    ) -> Result<Vec<Vec<Option<Vec<DeviceMap>>>>, ExplainError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut maps = Vec::with_capacity(samples.len());
+        for (sample, targets) in samples.iter().zip(found) {
+            let mut of_sample = Vec::with_capacity(targets.len());
+            for target in targets {
+                let Some(saliencies) = target else {
+                    of_sample.push(None);
+                    continue;
+                };
+                let of_columns = saliencies.columns.iter().map(|layers| self.heatmap(layers, variant, sample, input));
+                of_sample.push(Some(of_columns.collect::<Result<_, _>>()?));
+            }
+            maps.push(of_sample);
+        }
+        Ok(maps)
+    }
+
+    /// Adds a sample with its heatmaps to the result, and says where its classes are.
+    fn collect(&self, sample: DecodedSample, mut classes: Vec<ClassHeatmaps>, result: &mut HeatmapBatch) {
+        let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
+        if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
+            let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
+            result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error });
+            return;
+        }
+        // Heatmaps of a layer's own size show the model's input, others the whole image.
+        let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
+        let DecodedSample { sample, fingerprint, wanted, existing, targets, region, height, width, .. } = sample;
+        for target in targets {
+            if let TargetPixels::Mask(mask) = target.pixels
+                && let Some(class) = classes.iter_mut().find(|class| class.class == target.class)
+            {
+                class.object = Some(mask);
+            }
+        }
+        let mut seen = None;
+        if shows_more {
+            seen = Some(BinaryMask::full(height, width).onto_frame(&region));
+            for class in &mut classes {
+                class.object = class.object.take().map(|mask| on_image(&mask, &region, height, width));
+            }
+        }
+        result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, seen, classes });
+    }
+
+    /// One heatmap from the saliency `[1, H', W']` of one or several layers.
+    fn heatmap(
+        &self,
+        saliencies: &[Tensor],
+        variant: Variant,
+        sample: &DecodedSample,
+        input: (usize, usize),
+    ) -> Result<DeviceMap, tch::TchError> {
+        let draw = |size| variant.undo(heatmap::heatmaps(saliencies, size)?);
+        let size = match self.options.size {
+            HeatmapSize::Layer => None,
+            HeatmapSize::Input => Some(input),
+            // Straight from the layer to the image where nothing was cropped.
+            HeatmapSize::Image if is_whole(sample) => Some((sample.region.image_height, sample.region.image_width)),
+            HeatmapSize::Image => Some(input),
+        };
+        let map = draw(size)?;
+        let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
+        if self.options.size == HeatmapSize::Layer || is_whole(sample) {
+            return Ok(DeviceMap { shown: map, of_input });
+        }
+        let placed = heatmap::place_in_frame(&map, &sample.region)?;
+        let shown =
+            if self.options.size == HeatmapSize::Image { heatmap::resize_to_image(&placed, &sample.region)? } else { placed };
+        Ok(DeviceMap { shown, of_input: Some(map) })
+    }
+}
+
+/// A mask over a model's input of `height` x `width` pixels as one over the whole image.
+fn on_image(mask: &BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
+    mask.resize_nearest(height, width).onto_frame(region)
+}
+
+/// Whether the model saw the whole image.
+fn is_whole(sample: &DecodedSample) -> bool {
+    !sample.region.is_cropped(sample.height, sample.width)
+}
+
+impl Explainer for TorchExplainer {
+    fn prefetches(&self) -> bool {
+        // On the CPU there is nothing to bring.
+        self.plan.device().is_cuda()
+    }
+
+    fn prefetch(&mut self, batch: &InputBatch) {
+        let InputBatch { samples, pixels, height, width } = batch;
+        // Without memory for two batches each is brought when its turn has come.
+        let uploaded = self.plan.upload(pixels, [samples.len() as i64, self.channels, *height as i64, *width as i64]);
+        self.prefetched.extend(samples.first().map(|first| first.sample.seq).zip(uploaded.ok()));
+    }
+
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        let mut result = HeatmapBatch::default();
+        let InputBatch { samples, pixels, height, width } = batch;
+        if let Some(error) = self.too_large(height, width) {
+            let failure =
+                |sample: DecodedSample| SampleFailure { sample: sample.sample, stage: Stage::Device, error: error.clone() };
+            result.failed.extend(samples.into_iter().map(failure));
+            return Ok(result);
+        }
+        let first = samples.first().map(|first| first.sample.seq);
+        let uploaded = self.prefetched.iter().position(|(seq, _)| Some(*seq) == first);
+        let uploaded = uploaded.map(|index| self.prefetched.swap_remove(index).1);
+        if self.footprint.is_some() {
+            self.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
+        } else {
+            let num_pixels = samples.len() * height * width;
+            let explain = |this: &mut Self| this.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
+            self.measure(num_pixels, explain);
+        }
+        Ok(result)
+    }
+
+    fn batch_limit(&self) -> BatchLimit {
+        self.limit()
+    }
+}

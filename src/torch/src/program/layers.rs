@@ -1,0 +1,146 @@
+//! From what a user calls a layer to the graph value where it is captured.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Program, ProgramError,
+    graph::ValueId,
+    metadata::{Layout, TokenInfo},
+};
+use camflow_names::{backticked, nearest, word};
+
+/// A target layer, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// What field names call it: the number of an alias, else the path.
+    pub label: String,
+    /// Its PyTorch path.
+    pub path: String,
+    /// Where it is captured.
+    pub tap: ValueId,
+    /// How its activation is laid out.
+    pub layout: Layout,
+    /// How its tokens map to a grid, if it is laid out in tokens and the model says how.
+    pub tokens: Option<TokenInfo>,
+}
+
+/// Splits `1-4,backbone.layer3` into single layers: `1`, `2`, `3`, `4`, `backbone.layer3`.
+pub fn split_layers(spec: &str) -> Vec<String> {
+    let mut layers: Vec<String> = Vec::new();
+    for part in spec.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let range =
+            part.split_once('-').and_then(|(from, to)| Some((from.trim().parse::<u32>().ok()?, to.trim().parse::<u32>().ok()?)));
+        match range {
+            // A bound keeps a typing error such as `1-40000000` from becoming a list of that length.
+            Some((from, to)) if from <= to && to - from < 1000 => layers.extend((from..=to).map(|number| number.to_string())),
+            _ => layers.push(part.to_owned()),
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    layers.retain(|layer| seen.insert(layer.clone()));
+    layers
+}
+
+impl Program {
+    /// Resolves layers by alias (`4`, also `layer4`) or path (`backbone.layer4`, `backbone.layer4@0` for its first call).
+    ///
+    /// # Errors
+    /// [`ProgramError::Invalid`] with every layer that the model does not have, and the nearest that it has.
+    pub fn resolve_layers(&self, specs: &[String]) -> Result<Vec<Layer>, ProgramError> {
+        let mut problems = Vec::new();
+        let mut layers: Vec<Layer> = Vec::new();
+        for spec in specs {
+            match self.resolve_layer(spec) {
+                Ok(layer) => layers.push(layer),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if problems.is_empty() { Ok(layers) } else { Err(self.invalid(problems)) }
+    }
+
+    /// Where a module's activation is captured, if it can be.
+    pub fn tap(&self, path: &str) -> Option<ValueId> {
+        self.resolve_layer(path).ok().map(|layer| layer.tap)
+    }
+
+    pub(super) fn resolve_layer(&self, spec: &str) -> Result<Layer, String> {
+        let (name, call) = match spec.split_once('@') {
+            Some((name, call)) => {
+                (name, Some(call.parse::<usize>().map_err(|_| format!("`{spec}`: `{call}` is no call number"))?))
+            }
+            None => (spec, None),
+        };
+        let aliases = &self.metadata.aliases;
+        let path = aliases.get(name).map_or(name, String::as_str);
+        let Some(calls) = self.graph.modules.get(path) else {
+            let file = word(self.archive.path());
+            let there_are = match name.parse::<u32>() {
+                Ok(_) if !aliases.is_empty() => format!("its numbered layers are {}", backticked(numbered(aliases.keys()))),
+                _ => format!("the nearest are {}", backticked(nearest_modules(name, self.graph.modules.keys()))),
+            };
+            return Err(format!(
+                "it has no module `{name}` to use as a layer\nhint: {there_are}; `camflow inspect {file}` lists them all"
+            ));
+        };
+        let outputs = match call {
+            // A module that is called several times gives its last activation, unless one call is asked for.
+            None => calls.last(),
+            Some(call) => calls.get(call),
+        };
+        let outputs =
+            outputs.ok_or_else(|| format!("module `{path}` is called {} times; `{spec}` asks for another", calls.len()))?;
+        let [tap] = outputs[..] else {
+            return Err(format!("module `{path}` returns {} tensors; choose a module that returns one", outputs.len()));
+        };
+        let known = self.metadata.layers.iter().find(|layer| layer.path == path);
+        let layout = known.map(|layer| layer.layout).unwrap_or_default();
+        let own = known.and_then(|layer| layer.tokens.as_ref());
+        let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout == Layout::Tokens).cloned();
+        Ok(Layer { label: spec.to_owned(), path: path.to_owned(), tap, layout, tokens })
+    }
+}
+
+/// The names of numbered layers, in the order of their numbers.
+fn numbered<'a>(aliases: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let mut numbered: Vec<&str> = aliases.map(String::as_str).collect();
+    numbered.sort_by_key(|alias| (alias.parse::<u32>().unwrap_or(u32::MAX), *alias));
+    numbered
+}
+
+/// At most three modules whose path, or the end of it that is as deep as the name, is most like the name; of equal ones the outermost
+/// first.
+fn nearest_modules<'a>(name: &str, paths: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
+    let depth = name.split('.').count();
+    let mut paths: Vec<&str> = paths.map(String::as_str).collect();
+    paths.sort_by_key(|path| path.matches('.').count());
+    let end = |path: &'a str| path.rmatch_indices('.').nth(depth - 1).map_or(path, |(dot, _)| &path[dot + 1..]);
+    let near = nearest(name, paths.iter().copied().map(end).collect::<BTreeSet<_>>(), 3);
+    let of_end = near.into_iter().flat_map(|near| paths.iter().copied().filter(move |path| end(path) == near));
+    of_end.take(3).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{nearest_modules, numbered, split_layers};
+
+    #[test]
+    fn the_nearest_module_may_lie_deep() {
+        let paths = ["backbone", "backbone.layer3", "backbone.layer4", "backbone.layer4.0", "classifier.0", "aux.layer4", "head"];
+        let paths = paths.map(String::from);
+        let near = |name: &str| nearest_modules(name, paths.iter());
+        assert_eq!(near("layer4"), ["backbone.layer4", "aux.layer4", "backbone.layer3"]);
+        assert_eq!(near("backbone.layer5")[..2], ["backbone.layer3", "backbone.layer4"]);
+        assert_eq!(near("layer4.0")[0], "backbone.layer4.0");
+        assert_eq!(near("hed")[0], "head");
+        assert_eq!(numbered(["10", "2", "1"].map(String::from).iter()), ["1", "2", "10"]);
+    }
+
+    #[test]
+    fn ranges_lists_and_paths() {
+        assert_eq!(split_layers("1-4"), ["1", "2", "3", "4"]);
+        assert_eq!(split_layers("4, backbone.layer3,4"), ["4", "backbone.layer3"]);
+        assert_eq!(split_layers("up-conv"), ["up-conv"]);
+        assert_eq!(split_layers("4-1"), ["4-1"]);
+        assert!(split_layers(" , ").is_empty());
+    }
+}

@@ -1,0 +1,312 @@
+//! Exported models: a `torch.export` archive (`.pt2`) becomes a checked [`Program`], and a [`Plan`] runs it on a device.
+//!
+//! The phases, one file each: `archive` (bytes), `schema` (JSON), `build` (to a checked `graph`), `passes` (what may be left out
+//! or folded), `plan` (made ready for a device), `exec` (run). Everything that can be wrong with a file is found by [`Program::open`] and
+//! [`Program::resolve_layers`], before any sample.
+
+mod archive;
+mod biases;
+mod build;
+mod cuda;
+mod dispatch;
+mod exec;
+mod file_kind;
+#[cfg(test)]
+mod fuzz_operators;
+mod graph;
+mod guard;
+mod influence;
+mod layers;
+mod measured;
+mod memory;
+mod metadata;
+mod operators;
+mod passes;
+mod plan;
+mod resume;
+mod schema;
+mod symbolic;
+mod untrusted;
+mod wide;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+use tch::{Device, Tensor};
+
+pub use biases::Bias;
+pub use cuda::{CudaStatus, cuda_status, load_cuda};
+pub use dispatch::{DispatchError, allow_tf32, use_math_attention};
+pub use exec::{ExecError, Execution, from_tch};
+pub use graph::ValueId;
+pub use influence::{Influence, Influences, gradients};
+pub use layers::{Layer, split_layers};
+pub use measured::{DefaultMode, Deviation, FromFloat64};
+pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
+pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task, TokenInfo};
+pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
+#[doc(hidden)]
+pub use untrusted::{read_archive, read_graph};
+
+use archive::{Archive, StoredTensor};
+use camflow_media::shown;
+use graph::{Binding, Graph};
+
+/// Something is wrong with a model file, or with what is asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read model `{}`: {source}\nhint: see that this user may read the file and its folder, and that the disk is mounted and sound",
+        shown(path)
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Somebody wrote it meanwhile: what was read may belong to no version of it.
+    #[error("model `{}` changed while it was read\nhint: run the same command again when it is complete", shown(path))]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The bytes are not a complete archive.
+    #[error("`{}` is no usable model: {what}\nhint: `camflow export` writes models", shown(path))]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file is something else that people have models in.
+    #[error("`{}` is not a camflow model: it is {what}\nhint: {hint}", shown(path))]
+    OtherKind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What to do with it.
+        hint: &'static str,
+    },
+    /// A program of `torch.export.save` alone.
+    #[error(
+        "`{}` is not a camflow model: it is a plain torch.export archive, which does not say how images are prepared\nhint: `camflow export {}` makes one of it",
+        shown(path),
+        shown(path)
+    )]
+    PlainExport {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another version of torch wrote it.
+    #[error(
+        "`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names",
+        shown(path)
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
+        what: String,
+    },
+    /// The model cannot do what is asked; every reason at once.
+    #[error("model `{}` cannot be used:\n{}", shown(path), listed(problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, one text each.
+        problems: Vec<String>,
+    },
+    /// The device cannot hold the model.
+    #[error("model `{}` cannot be loaded to {device}: {reason}", shown(path))]
+    Device {
+        /// The file.
+        path: PathBuf,
+        /// The device.
+        device: String,
+        /// libtorch's reason.
+        reason: String,
+    },
+}
+
+/// Problems that are shown: the first ones are enough to see what is wrong.
+const MAX_LISTED: usize = 20;
+
+fn listed(problems: &[String]) -> String {
+    let (hints, problems): (Vec<&String>, Vec<&String>) = problems.iter().partition(|problem| problem.starts_with("hint: "));
+    let mut lines: Vec<String> = problems.iter().take(MAX_LISTED).map(ToString::to_string).collect();
+    if problems.len() > MAX_LISTED {
+        lines.push(format!("... and {} more", problems.len() - MAX_LISTED));
+    }
+    lines.extend(hints.into_iter().cloned());
+    lines.join("\n")
+}
+
+/// A model, read and checked.
+#[derive(Debug)]
+pub struct Program {
+    archive: Archive,
+    graph: Graph,
+    stored: HashMap<ValueId, StoredTensor>,
+    /// What the exporter knows of the model.
+    pub metadata: ModelMetadata,
+}
+
+impl Program {
+    /// Reads a model and checks everything about it.
+    ///
+    /// # Errors
+    /// See [`ProgramError`]; an [`ProgramError::Invalid`] lists all problems at once.
+    pub fn open(path: &Path) -> Result<Program, ProgramError> {
+        Self::of_archive(Archive::open(path)?)
+    }
+
+    fn of_archive(archive: Archive) -> Result<Program, ProgramError> {
+        let invalid = |problems| ProgramError::Invalid { path: archive.path().to_owned(), problems };
+        let metadata = read_metadata(&archive)?;
+        let graph = build::graph(&archive.program()?).map_err(invalid)?;
+        let (mut weights, mut constants) = (archive.weights(), archive.constants());
+        let mut problems = [std::mem::take(&mut weights.problems), std::mem::take(&mut constants.problems)].concat();
+        let mut stored = HashMap::new();
+        for (id, binding) in &graph.bindings {
+            let (folder, name) = match binding {
+                Binding::Weight(name) => (&mut weights, name),
+                Binding::Constant(name) => (&mut constants, name),
+            };
+            match folder.found.remove(name) {
+                Some(tensor) => drop(stored.insert(*id, tensor)),
+                // One that is there but unusable is among the problems already.
+                None if folder.unusable.contains(name) => {}
+                None => problems.push(format!("weight `{name}` is missing")),
+            }
+        }
+        problems.extend(plan::check(&graph));
+        if graph.inputs.len() != 1 {
+            problems.push(format!(
+                "it takes {} tensors; camflow feeds one image tensor, wrap the model at export",
+                graph.inputs.len()
+            ));
+        }
+        if !matches!(graph.outputs.get(metadata.primary_output), Some(Some(_))) {
+            problems.push(format!("its output {} is not a tensor", metadata.primary_output));
+        }
+        if !problems.is_empty() {
+            return Err(invalid(problems));
+        }
+        Ok(Program { archive, graph, stored, metadata })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.archive.path()
+    }
+
+    /// Version of torch that wrote the file.
+    pub fn torch_version(&self) -> &str {
+        &self.archive.torch_version
+    }
+
+    /// Digest of the whole file: part of every heatmap's fingerprint.
+    pub fn digest(&self) -> String {
+        self.archive.digest().to_hex()[..32].to_owned()
+    }
+
+    /// The value of the output that is explained.
+    pub fn primary_output(&self) -> ValueId {
+        self.graph.outputs[self.metadata.primary_output].expect("checked when the model was opened")
+    }
+
+    /// How many channels the output has that is explained; `None` where the exporter did not see it.
+    pub fn num_channels(&self) -> Option<i64> {
+        if self.lacks_channels() { Some(1) } else { self.output_sizes()?.get(1).copied().flatten() }
+    }
+
+    /// Of an output with one channel, the classes that it stands for.
+    pub fn one_channel(&self) -> Option<OneChannel> {
+        (self.num_channels() == Some(1)).then(|| OneChannel::of(&self.metadata.classes))
+    }
+
+    fn output_sizes(&self) -> Option<&[Option<i64>]> {
+        self.graph.output_sizes.get(self.metadata.primary_output)?.as_deref()
+    }
+
+    /// Whether the output is one number for each image, or for each of its pixels, without a dimension of channels.
+    fn lacks_channels(&self) -> bool {
+        let dimensions = self.output_sizes().map(<[_]>::len);
+        matches!(dimensions, Some(0 | 1)) || dimensions == Some(3) && self.metadata.task == Task::Segmentation
+    }
+
+    /// Whether the output ends in a sigmoid, of which at most the shape or the resolution is changed.
+    pub fn ends_in_sigmoid(&self) -> bool {
+        const RESHAPING: [&str; 12] = [
+            "squeeze",
+            "squeeze_",
+            "unsqueeze",
+            "flatten",
+            "view",
+            "reshape",
+            "select",
+            "slice",
+            "clone",
+            "contiguous",
+            "upsample_bilinear2d",
+            "upsample_nearest2d",
+        ];
+        let mut value = self.primary_output();
+        loop {
+            let Some(node) = self.graph.nodes.iter().find(|node| node.defines().any(|defined| defined == value)) else {
+                return false;
+            };
+            match node.operator() {
+                "sigmoid" | "sigmoid_" | "hardsigmoid" | "hardsigmoid_" => return true,
+                operator if RESHAPING.contains(&operator) => match node.first_value() {
+                    Some(first) if first != value => value = first,
+                    _ => return false,
+                },
+                _ => return false,
+            }
+        }
+    }
+
+    /// Nodes, weights and modules, for `camflow inspect`.
+    pub fn num_nodes(&self) -> usize {
+        self.graph.nodes.len()
+    }
+
+    /// Every module path that has a value, with the number of its calls.
+    pub fn modules(&self) -> BTreeMap<&str, usize> {
+        self.graph.modules.iter().map(|(path, calls)| (path.as_str(), calls.len())).collect()
+    }
+
+    /// The value of the image tensor.
+    pub fn input(&self) -> ValueId {
+        self.graph.inputs[0]
+    }
+
+    /// A weight or constant as stored, on the CPU.
+    fn constant(&self, id: ValueId) -> Option<Tensor> {
+        self.stored.get(&id).and_then(|stored| self.archive.tensor(stored).ok())
+    }
+
+    fn invalid(&self, problems: Vec<String>) -> ProgramError {
+        ProgramError::Invalid { path: self.path().to_owned(), problems }
+    }
+
+    fn device_error(&self, device: Device, error: &tch::TchError) -> ProgramError {
+        self.refused(device, from_tch(error))
+    }
+
+    fn refused(&self, device: Device, error: DispatchError) -> ProgramError {
+        ProgramError::Device { path: self.path().to_owned(), device: device_name(device), reason: error.message }
+    }
+}
+
+fn read_metadata(archive: &Archive) -> Result<ModelMetadata, ProgramError> {
+    let malformed = |what: String| ProgramError::Malformed { path: archive.path().to_owned(), what };
+    let text = archive.extra("camflow.json")?.ok_or_else(|| ProgramError::PlainExport { path: archive.path().to_owned() })?;
+    ModelMetadata::parse(text).map_err(|error| malformed(format!("its `camflow.json`: {error}")))
+}
