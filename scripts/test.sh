@@ -64,7 +64,7 @@ cargo test --locked
 step "tests in Python"
 "$camflow_python" -m pytest tests/python "$@"
 if [ "$layer" = long ]; then
-    for long in "parity.sh" "fuzz.sh" "faults.sh --long" "faults.sh --soak 60" "cluster.sh" "bias.sh" "check_wheel.sh"; do
+    for long in parity.sh lab/fuzz.sh "faults.sh --long" "faults.sh --soak 60" lab/cluster.sh lab/bias.sh check_wheel.sh; do
         step "scripts/$long"
         # shellcheck disable=SC2086
         bash scripts/$long

@@ -16,11 +16,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
+LAB = SCRIPTS / "lab"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
-sys.path.insert(0, str(SCRIPTS))
+sys.path[:0] = [str(SCRIPTS), str(LAB)]
 
 from private_mongod import PrivateMongod
 
@@ -81,8 +82,8 @@ def export(cache):
 @pytest.fixture(scope="session")
 def standin_model(export) -> Path:
     """The trained stand-in network as an archive."""
-    folder = SCRIPTS / "standin"
-    return export("scripts/standin/model.py:standin_deeplab", inputs=(folder / "model.py", folder / "weights.pt"))
+    folder = LAB / "standin"
+    return export("scripts/lab/standin/model.py:standin_deeplab", inputs=(folder / "model.py", folder / "weights.pt"))
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +148,7 @@ def clone(request):
 @pytest.fixture(scope="session")
 def tiny_model(export) -> Path:
     """Three convolutions for images of 32 x 32: what is tested is camflow around the model."""
-    return export("scripts/growth.py:tiny", inputs=(SCRIPTS / "growth.py",))
+    return export("scripts/lab/growth.py:tiny", inputs=(LAB / "growth.py",))
 
 
 @pytest.fixture
