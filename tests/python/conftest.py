@@ -5,6 +5,7 @@ Nothing is downloaded and nothing of the user's is touched. A missing program or
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +22,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+# Before libtorch is loaded, here and in what the tests start: the networks are small, and threads that wait for each other
+# take several times as long on cores that have other work. What a sum gives does not depend on it beyond the last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(SCRIPTS), str(LAB)]
 
 from private_mongod import PrivateMongod
@@ -71,7 +75,11 @@ def export(cache):
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"
-        if not path.exists():
+        # Several processes may run tests.
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return path
             command = [sys.executable, SCRIPTS / "export_model.py", reference, "--out", path, *arguments]
             subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
         return path
