@@ -202,6 +202,8 @@ class Worker:
 def main() -> int:
     if sys.argv[1:2] == [WORKER]:
         orders, answers, *arguments = sys.argv[2:]
+        # Whoever runs all this in the background has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Where a fixture of the session fails at the end: the interpreter's own exit code would be that of a failed test.
         sys.excepthook = lambda *error: (traceback.print_exception(*error), os._exit(pytest.ExitCode.INTERNAL_ERROR))
         return pytest.main(arguments, plugins=[Worker(int(orders), int(answers))])
