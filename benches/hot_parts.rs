@@ -21,7 +21,7 @@ use camflow::{
     },
     pipeline::{SampleRef, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap},
 };
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use divan::{Bencher, Divan};
 use tch::{Device, Kind, Tensor};
 
 #[path = "../src/fiftyone/tests/mongod/mod.rs"]
@@ -74,37 +74,58 @@ fn heatmap() -> Vec<f32> {
     (0..height * width).map(|n| 0.5 + 0.5 * ((n / width) as f32 / 60.0).sin() * ((n % width) as f32 / 80.0).cos()).collect()
 }
 
-fn decode(criterion: &mut Criterion) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("photo.jpg");
-    std::fs::write(&path, jpeg()).expect("a photograph");
-    let resize = PreprocessStep::ResizeSmaller { size: INPUT.0, interpolation: Interpolation::Bilinear, antialias: true };
-    let normalize = PreprocessStep::Normalize { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] };
-    let preprocess = Preprocess { steps: vec![resize, normalize] };
-    let limits = ImageLimits::default();
-    let read = || read_image(&path, &limits, ExifPolicy::Ignore).expect("an image");
-    let image = read();
-    let input = preprocess.apply(&image).expect("an input");
-    assert_eq!((input.height, input.width), INPUT);
-    criterion.bench_function("decode/jpeg", |bencher| bencher.iter(read));
-    criterion.bench_function("decode/resize_and_normalize", |bencher| {
-        bencher.iter(|| preprocess.apply(black_box(&image)).expect("an input"))
-    });
+mod decode {
+    use super::*;
+
+    /// The photograph in a folder, which is there as long as the first part of this.
+    fn photo() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("photo.jpg");
+        std::fs::write(&path, super::jpeg()).expect("a photograph");
+        (folder, path)
+    }
+
+    #[divan::bench]
+    fn jpeg(bencher: Bencher) {
+        let (_folder, path) = photo();
+        bencher.bench_local(|| read_image(&path, &ImageLimits::default(), ExifPolicy::Ignore).expect("an image"));
+    }
+
+    #[divan::bench]
+    fn resize_and_normalize(bencher: Bencher) {
+        let resize = PreprocessStep::ResizeSmaller { size: INPUT.0, interpolation: Interpolation::Bilinear, antialias: true };
+        let normalize = PreprocessStep::Normalize { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] };
+        let preprocess = Preprocess { steps: vec![resize, normalize] };
+        let (_folder, path) = photo();
+        let image = read_image(&path, &ImageLimits::default(), ExifPolicy::Ignore).expect("an image");
+        let input = preprocess.apply(&image).expect("an input");
+        assert_eq!((input.height, input.width), INPUT);
+        bencher.bench_local(|| preprocess.apply(black_box(&image)).expect("an input"));
+    }
 }
 
-fn target(criterion: &mut Criterion) {
-    let stored = stored_mask();
-    let limit = ImageLimits::default().max_bytes;
-    let build = || {
-        let mask = LabelMask::from_array(inflate_array(black_box(&stored), limit).expect("an array")).expect("a mask");
-        mask.select(&MaskValue::Index(PERSON.into())).expect("the class").resize_nearest(INPUT.0, INPUT.1)
-    };
-    assert!(build().count() > 0);
-    criterion.bench_function("target/stored_mask_to_input", |bencher| bencher.iter(build));
+mod target {
+    use super::*;
+
+    #[divan::bench]
+    fn stored_mask_to_input(bencher: Bencher) {
+        let stored = stored_mask();
+        let limit = ImageLimits::default().max_bytes;
+        let build = || {
+            let mask = LabelMask::from_array(inflate_array(black_box(&stored), limit).expect("an array")).expect("a mask");
+            mask.select(&MaskValue::Index(PERSON.into())).expect("the class").resize_nearest(INPUT.0, INPUT.1)
+        };
+        assert!(build().count() > 0);
+        bencher.bench_local(build);
+    }
 }
 
-fn cam(criterion: &mut Criterion) {
-    for (layer, size) in [("layer1", [1, 256, 130, 174]), ("layer4", [1, 2048, 65, 87])] {
+mod cam {
+    use super::*;
+
+    #[divan::bench(args = ["layer1", "layer4"])]
+    fn gradcam(bencher: Bencher, layer: &str) {
+        let size = if layer == "layer1" { [1, 256, 130, 174] } else { [1, 2048, 65, 87] };
         tch::manual_seed(0);
         let random = || Tensor::randn(size, (Kind::Float, Device::Cpu));
         let view = LayerView { activation: random().relu(), gradient: Some(random()), ..LayerView::default() };
@@ -114,31 +135,54 @@ fn cam(criterion: &mut Criterion) {
             Vec::<f32>::try_from(map.reshape([-1])).expect("values")
         };
         assert_eq!(make().len(), INPUT.0 * INPUT.1);
-        criterion.bench_function(&format!("cam/gradcam_{layer}"), |bencher| bencher.iter(make));
+        bencher.bench_local(make);
     }
 }
 
-fn encode(criterion: &mut Criterion) {
-    let (height, width) = INPUT;
-    let values = heatmap();
-    let levels: Vec<u8> = values.iter().map(|value| (value * 255.0).round() as u8).collect();
-    criterion
-        .bench_function("encode/png", |bencher| bencher.iter(|| encode_gray(height, width, black_box(&levels)).expect("a PNG")));
-    criterion.bench_function("encode/npy", |bencher| {
-        bencher.iter(|| {
+mod encode {
+    use super::*;
+
+    fn levels() -> Vec<u8> {
+        heatmap().iter().map(|value| (value * 255.0).round() as u8).collect()
+    }
+
+    #[divan::bench]
+    fn png(bencher: Bencher) {
+        let levels = levels();
+        bencher.bench_local(|| encode_gray(INPUT.0, INPUT.1, black_box(&levels)).expect("a PNG"));
+    }
+
+    #[divan::bench]
+    fn npy(bencher: Bencher) {
+        let values = heatmap();
+        bencher.bench_local(|| {
             let mut file = Vec::new();
-            write_f32(&mut file, &[height, width], black_box(&values)).expect("written");
+            write_f32(&mut file, &[INPUT.0, INPUT.1], black_box(&values)).expect("written");
             file
         });
-    });
-    criterion.bench_function("encode/inline", |bencher| bencher.iter(|| deflate_f32(&[height, width], black_box(&values))));
+    }
 
-    let map = Measured { height, width, values: &values, levels: &levels, seen: None };
-    let pixels = (0..height * width).map(|pixel| u8::from(pixel % width > width / 2)).collect();
-    let object = BinaryMask { height, width, pixels };
-    criterion.bench_function("encode/measures", |bencher| bencher.iter(|| black_box(&map).measures(Some(&object))));
-    criterion
-        .bench_function("encode/rank_correlation", |bencher| bencher.iter(|| rank_correlation(black_box(&map), black_box(&map))));
+    #[divan::bench]
+    fn inline(bencher: Bencher) {
+        let values = heatmap();
+        bencher.bench_local(|| deflate_f32(&[INPUT.0, INPUT.1], black_box(&values)));
+    }
+
+    #[divan::bench]
+    fn measures(bencher: Bencher) {
+        let ((height, width), values, levels) = (INPUT, heatmap(), levels());
+        let map = Measured { height, width, values: &values, levels: &levels, seen: None };
+        let pixels = (0..height * width).map(|pixel| u8::from(pixel % width > width / 2)).collect();
+        let object = BinaryMask { height, width, pixels };
+        bencher.bench_local(|| black_box(&map).measures(Some(&object)));
+    }
+
+    #[divan::bench(name = "rank_correlation")]
+    fn correlation(bencher: Bencher) {
+        let (values, levels) = (heatmap(), levels());
+        let map = Measured { height: INPUT.0, width: INPUT.1, values: &values, levels: &levels, seen: None };
+        bencher.bench_local(|| rank_correlation(black_box(&map), black_box(&map)));
+    }
 }
 
 /// A dataset `street` as FiftyOne writes it, with so many samples; their ids.
@@ -173,7 +217,8 @@ fn insert_dataset(uri: &str, num_samples: usize) -> Vec<ObjectId> {
     ids
 }
 
-fn commit(criterion: &mut Criterion) {
+#[divan::bench(name = "commit::update_128_samples")]
+fn commit(bencher: Bencher) {
     // As many as the commit stage sends at once.
     const NUM_UPDATES: usize = 128;
     let folder = tempfile::tempdir().expect("a folder for mongod");
@@ -224,14 +269,9 @@ fn commit(criterion: &mut Criterion) {
         };
         ids.iter().enumerate().map(update).collect()
     };
-    criterion.bench_function("commit/update_128_samples", |bencher| {
-        bencher.iter_batched(&mut updates, |updates| sink.commit(&updates).expect("a commit"), BatchSize::PerIteration);
-    });
+    bencher.with_inputs(&mut updates).bench_local_values(|updates| sink.commit(&updates).expect("a commit"));
 }
 
-criterion_group! {
-    name = hot_parts;
-    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
-    targets = decode, target, cam, encode, commit
+fn main() {
+    Divan::default().sample_count(20).max_time(Duration::from_secs(4)).config_with_args().main();
 }
-criterion_main!(hot_parts);

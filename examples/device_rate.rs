@@ -1,4 +1,4 @@
-//! How fast a device makes heatmaps with nothing around it: no files, no database, no other stage. `scripts/bench.py` holds the
+//! How fast a device makes heatmaps with nothing around it: no files, no database, no other stage. `scripts/lab/bench.py` holds the
 //! rate of a whole run against it.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! What camflow makes of image and mask files, for `scripts/images.py`, which compares it with Pillow and OpenCV.
+//! What camflow makes of image and mask files, for `scripts/lab/images.py`, which compares it with Pillow and OpenCV.
 //!
 //! Reads lines `image PATH`, `mask PATH` or `instance PATH` from standard input and answers each with one JSON object: `error`,
 //! or `shape` and `pixels` (base64: bytes of an image or an RGB mask, i64 of a gray mask).

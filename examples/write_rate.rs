@@ -1,5 +1,5 @@
 //! How fast a database takes updates, and a folder files, as the end of a run gives them, with nothing else running: no images, no
-//! model. `scripts/scale.py` predicts from it how far a cluster goes.
+//! model. `scripts/lab/scale.py` predicts from it how far a cluster goes.
 //!
 //! ```text
 //! cargo run --release --example write_rate -- updates URI DATASET WRITERS SECONDS FIELDS

@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = ROOT / "fuzz" / "seeds"
 MODELS = {
-    "plain": "scripts/growth.py:tiny",
+    "plain": "scripts/lab/growth.py:tiny",
     "writes": "tests/python/odd_models.py:InPlaceChunks",
     "shapes": "tests/python/odd_models.py:ShapeArithmetic",
     "no_grad": "fuzz/make_seeds.py:with_no_grad",

@@ -11,4 +11,4 @@ source scripts/setup.sh
 
 step "building camflow (the first time takes some minutes)"
 cargo build --release --locked --bins --example device_rate
-exec "$camflow_python" scripts/bench.py "$@"
+exec "$camflow_python" scripts/lab/bench.py "$@"

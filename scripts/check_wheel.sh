@@ -37,7 +37,7 @@ env/bin/camflow --version
 env/bin/camflow doctor || true
 step "one explanation"
 mkdir maps
-env/bin/camflow export "$camflow_root/scripts/standin/model.py:standin_deeplab" --out standin.pt2
+env/bin/camflow export "$camflow_root/scripts/lab/standin/model.py:standin_deeplab" --out standin.pt2
 env/bin/python -c 'from skimage import data, io; io.imsave("astronaut.png", data.astronaut())'
 env/bin/camflow explain astronaut.png --model standin.pt2 --class person --layers 1-4 --out maps
 ls maps

@@ -11,4 +11,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
 build_camflow
-exec "$camflow_python" scripts/faults.py --camflow "$CAMFLOW" "$@"
+exec "$camflow_python" scripts/lab/faults.py --camflow "$CAMFLOW" "$@"

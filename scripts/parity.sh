@@ -14,5 +14,5 @@ cargo build --release --locked
 # A part of the table would replace all of it.
 write=(--write docs/parity.md)
 [ $# -eq 0 ] || write=()
-exec "$camflow_python" -W ignore scripts/parity.py --camflow "${CARGO_TARGET_DIR:-target}/release/camflow" \
+exec "$camflow_python" -W ignore scripts/lab/parity.py --camflow "${CARGO_TARGET_DIR:-target}/release/camflow" \
     --models "$camflow_cache/parity" "${write[@]}" "$@"

@@ -23,9 +23,9 @@ reference="$(sed -n 's/^model: //p' "$said" | tail -n 1)"
 
 # What the archive is made from: it is made again when one of these is newer.
 inputs=(scripts/export_*.py)
-if [ "${reference%%:*}" = scripts/standin/model.py ]; then
+if [ "${reference%%:*}" = scripts/lab/standin/model.py ]; then
     name=standin-deeplab
-    inputs+=(scripts/standin/model.py scripts/standin/weights.pt)
+    inputs+=(scripts/lab/standin/model.py scripts/lab/standin/weights.pt)
 else
     name="$reference"
 fi

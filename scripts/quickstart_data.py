@@ -25,7 +25,7 @@ from pathlib import Path
 os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
 
 SCRIPTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(SCRIPTS / "standin"))
+sys.path.insert(0, str(SCRIPTS / "lab" / "standin"))
 
 import cv2
 import fiftyone as fo
@@ -35,7 +35,7 @@ from PIL import Image
 
 ZOO_DATASET = "quickstart"
 ZOO_MODEL = "deeplabv3-resnet50-coco-torch"
-STANDIN_MODEL = "scripts/standin/model.py:standin_deeplab"
+STANDIN_MODEL = "scripts/lab/standin/model.py:standin_deeplab"
 PREDICTIONS = "resnet50_seg"
 
 # (height, width): landscape, portrait and square; below, at and above the 520

@@ -51,6 +51,11 @@ cargo fmt --all --check
 step "lint"
 "$camflow_python" -m ruff check pipelines scripts tests
 cargo clippy --workspace --all-targets --locked -- -D warnings
+if [ "$layer" != fast ]; then
+    # A workspace of its own, which nothing else looks at. What it needs of the program's crates was checked just now.
+    step "the fuzz targets compile"
+    cargo check --locked --manifest-path fuzz/Cargo.toml
+fi
 step "documentation"
 bash scripts/docs.sh build
 if [ "$layer" = fast ]; then
@@ -62,9 +67,17 @@ ensure_browser
 step "tests in Rust"
 cargo test --workspace --locked
 step "tests in Python"
-"$camflow_python" -m pytest tests/python "$@"
+# With arguments it is about some tests, and one process starts sooner.
+if [ $# -eq 0 ]; then
+    "$camflow_python" scripts/parallel_pytest.py --durations=15 tests/python
+else
+    "$camflow_python" -m pytest tests/python "$@"
+fi
 if [ "$layer" = long ]; then
-    for long in "parity.sh" "fuzz.sh" "faults.sh --long" "faults.sh --soak 60" "cluster.sh" "bias.sh" "check_wheel.sh"; do
+    step "licences, advisories and sources of the crates"
+    command -v cargo-deny >/dev/null || fail "cargo-deny is not installed" "cargo install cargo-deny --locked"
+    cargo deny --locked check
+    for long in parity.sh lab/fuzz.sh "faults.sh --long" "faults.sh --soak 60" lab/cluster.sh lab/bias.sh check_wheel.sh; do
         step "scripts/$long"
         # shellcheck disable=SC2086
         bash scripts/$long

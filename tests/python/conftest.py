@@ -5,7 +5,9 @@ Nothing is downloaded and nothing of the user's is touched. A missing program or
 
 from __future__ import annotations
 
+import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -16,11 +18,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
+LAB = SCRIPTS / "lab"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
-sys.path.insert(0, str(SCRIPTS))
+# Before libtorch is loaded, here and in what the tests start: the networks are small, and threads that wait for each other
+# take several times as long on cores that have other work. What a sum gives does not depend on it beyond the last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path[:0] = [str(SCRIPTS), str(LAB)]
 
 from private_mongod import PrivateMongod
 
@@ -59,20 +65,40 @@ def cache() -> Path:
     return folder
 
 
+# A process that has loaded what every export needs, which takes longer than the export itself. Each runs in a copy of it.
+EXPORTS = multiprocessing.get_context("forkserver")
+EXPORTS.set_forkserver_preload(["torch.export", "torch._dynamo", "torchvision"])
+
+
+def export_archive(arguments: list[str]) -> None:
+    """What `python scripts/export_model.py` does."""
+    os.chdir(ROOT)
+    import export_model
+
+    sys.exit(export_model.main(arguments))
+
+
 @pytest.fixture(scope="session")
 def export(cache):
     """Exports a model with scripts/export_model.py; its path."""
     import hashlib
 
     def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
-        digest = hashlib.sha256(repr((reference, arguments)).encode())
+        # The same in every checkout.
+        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode())
         for path in (*sorted(SCRIPTS.glob("export_*.py")), *inputs):
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"
-        if not path.exists():
-            command = [sys.executable, SCRIPTS / "export_model.py", reference, "--out", path, *arguments]
-            subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+        # Several processes may run tests.
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return path
+            exporting = EXPORTS.Process(target=export_archive, args=([reference, "--out", str(path), *arguments],))
+            exporting.start()
+            exporting.join()
+            assert exporting.exitcode == 0, f"exporting {reference} ended with {exporting.exitcode}"
         return path
 
     return run
@@ -81,8 +107,8 @@ def export(cache):
 @pytest.fixture(scope="session")
 def standin_model(export) -> Path:
     """The trained stand-in network as an archive."""
-    folder = SCRIPTS / "standin"
-    return export("scripts/standin/model.py:standin_deeplab", inputs=(folder / "model.py", folder / "weights.pt"))
+    folder = LAB / "standin"
+    return export("scripts/lab/standin/model.py:standin_deeplab", inputs=(folder / "model.py", folder / "weights.pt"))
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +173,7 @@ def clone(request):
 @pytest.fixture(scope="session")
 def tiny_model(export) -> Path:
     """Three convolutions for images of 32 x 32: what is tested is camflow around the model."""
-    return export("scripts/growth.py:tiny", inputs=(SCRIPTS / "growth.py",))
+    return export("scripts/lab/growth.py:tiny", inputs=(LAB / "growth.py",))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "standin"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lab" / "standin"))
 
 import torch
 from model import METADATA, standin_deeplab

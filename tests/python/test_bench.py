@@ -9,11 +9,11 @@ import json
 import subprocess
 import sys
 
-from conftest import SCRIPTS
+from conftest import LAB
 
 
 def bench(*arguments) -> str:
-    command = [sys.executable, SCRIPTS / "bench.py", *arguments]
+    command = [sys.executable, LAB / "bench.py", *arguments]
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -21,7 +21,7 @@ def bench(*arguments) -> str:
 
 def test_the_benchmark_measures_and_its_contenders_agree(binary, standin_model, tmp_path):
     figures, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
-    model = ("--model", "scripts/standin/model.py:standin_deeplab", "--archive", standin_model)
+    model = ("--model", "scripts/lab/standin/model.py:standin_deeplab", "--archive", standin_model)
     printed = bench("--camflow", binary, *model, "--samples", 3, "--notebook-samples", 1, "--image-size", "120x160", "--json", figures)
     result = json.loads(figures.read_text())
 

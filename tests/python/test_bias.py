@@ -1,4 +1,4 @@
-"""A planted bias is found: scripts/bias.py trains a model that leans on a backdrop and one that does not."""
+"""A planted bias is found: scripts/lab/bias.py trains a model that leans on a backdrop and one that does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_planted_bias_is_found(binary):
-    command = [sys.executable, ROOT / "scripts" / "bias.py", "--camflow", binary, "--worlds", "leaning", "fair", "--samples", "80"]
+    command = [sys.executable, ROOT / "scripts" / "lab" / "bias.py", "--camflow", binary, "--worlds", "leaning", "fair", "--samples", "80"]
     environment = {**os.environ, "FIFTYONE_DATABASE_URI": ""}
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, env=environment, timeout=1800)
     # 0: the report accuses the model that leans, and not the other.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SCRIPTS
+from conftest import LAB, ROOT
 
 sys.path.insert(0, str(ROOT / "pipelines" / "ray"))
 
@@ -19,7 +19,7 @@ from workers import Demand
 def test_a_node_is_lost_and_one_comes(binary):
     environment = {**os.environ, "CAMFLOW": str(binary)}
     environment.pop("FIFTYONE_DATABASE_URI", None)
-    done = subprocess.run(["bash", SCRIPTS / "cluster.sh"], check=False, capture_output=True, text=True, env=environment, timeout=900)
+    done = subprocess.run(["bash", LAB / "cluster.sh"], check=False, capture_output=True, text=True, env=environment, timeout=900)
     report = f"{done.stdout}\n{done.stderr}"
     last = re.fullmatch(r"shards (\d+), retried (\d+), differences (\d+)", done.stdout.splitlines()[-1])
     assert last and done.returncode == 0, report

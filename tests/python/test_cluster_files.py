@@ -1,5 +1,5 @@
 """pipelines/slurm and pipelines/kubernetes: which shards they ask for, what follows from camflow's exit codes, and the manifest
-against Kubernetes' schema. scripts/slurm.sh runs the former on a real Slurm."""
+against Kubernetes' schema. scripts/lab/slurm.sh runs the former on a real Slurm."""
 
 from __future__ import annotations
 

@@ -15,11 +15,12 @@ def maps(quickstart, clone, camflow, standin_model, tmp_path):
     source = fo.load_dataset(quickstart)
     people = source.select([s.id for s in source if (s.ground_truth.mask == 15).any()][:6])
 
-    def run(*flags):
+    def run(*flags, **environment):
         dataset = clone(people)
         done = camflow(
             *("annotate", "--dataset", dataset.name, "--class", "person", "--layers", "1-4", "--model", standin_model),
             *("--target", "labels:ground_truth", "--out", tmp_path / dataset.name, "--format", "json", *flags),
+            env=environment,
         )
         dataset.reload()
         found = {(s.filepath, field): np.load(s[field].npy_path) for s in dataset for field in FIELDS}
@@ -30,8 +31,8 @@ def maps(quickstart, clone, camflow, standin_model, tmp_path):
 
 
 def test_two_devices_share_the_work(maps):
-    one, _ = maps("--device", "cpu")
-    two, summary = maps("--device", "cpu,cpu")
+    one, _ = maps("--device", "cpu", OMP_NUM_THREADS="2")
+    two, summary = maps("--device", "cpu,cpu", OMP_NUM_THREADS="2")
     assert summary["stages"]["device"]["num_threads"] == 2
     # Sums are split otherwise among fewer threads.
     assert max(np.abs(two[key] - map).max() for key, map in one.items()) < 1e-3

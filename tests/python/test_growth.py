@@ -1,4 +1,4 @@
-"""Memory does not grow with the dataset, measured by scripts/growth.py at sizes that take seconds."""
+"""Memory does not grow with the dataset, measured by scripts/lab/growth.py at sizes that take seconds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 
-from conftest import SCRIPTS
+from conftest import LAB
 
 
 def test_memory_does_not_grow_with_the_dataset(binary, tmp_path):
     out = tmp_path / "growth.json"
-    command = [sys.executable, SCRIPTS / "growth.py", "--camflow", binary, "--sizes", 3000, "--repeat", 1, "--json", out]
+    command = [sys.executable, LAB / "growth.py", "--camflow", binary, "--sizes", 3000, "--repeat", 1, "--json", out]
     done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=300)
     assert "| 3,000 | no-op |" in done.stdout and "times the bare cursor" in done.stdout
     small, large = json.loads(out.read_text())

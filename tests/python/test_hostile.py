@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = "scripts/growth.py:tiny"
+TINY = "scripts/lab/growth.py:tiny"
 
 # Runs camflow and says what it took: the peak of a child begins with that of its parent, which is small here.
 LAUNCHER = """
@@ -51,7 +51,7 @@ def measured(binary):
 
 @pytest.fixture(scope="session")
 def tiny(export) -> Path:
-    return export(TINY, inputs=(ROOT / "scripts" / "growth.py",))
+    return export(TINY, inputs=(ROOT / "scripts" / "lab" / "growth.py",))
 
 
 # ------------------------------------------------------------------------------------------------------ images and masks

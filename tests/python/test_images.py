@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts" / "lab"))
 
 from images import ours
 
@@ -26,7 +26,7 @@ def pixels() -> Path:
 
 
 def test_files_of_all_kinds_are_read_as_pillow_and_opencv_read_them(pixels):
-    command = [sys.executable, ROOT / "scripts" / "images.py", "--pixels", pixels, "--damage", "9"]
+    command = [sys.executable, ROOT / "scripts" / "lab" / "images.py", "--pixels", pixels, "--damage", "9"]
     done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True, timeout=600)
     last = done.stdout.splitlines()[-1]
     assert done.returncode == 0 and last.endswith(", 0 other"), done.stdout + done.stderr

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def tiny_model(export):
     """Three convolutions for images of 32 x 32."""
-    return export("scripts/growth.py:tiny", inputs=(ROOT / "scripts" / "growth.py",))
+    return export("scripts/lab/growth.py:tiny", inputs=(ROOT / "scripts" / "lab" / "growth.py",))
 
 
 @pytest.fixture

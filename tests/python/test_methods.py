@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+LAB = Path(__file__).resolve().parents[2] / "scripts" / "lab"
+sys.path.insert(0, str(LAB))
 import parity
 
 CASES = {case.model: case for case in parity.CASES}
@@ -73,7 +73,7 @@ def photo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def classifier(export):
     """EfficientNet-Lite0 with its published weights."""
-    script = SCRIPTS / "efficientnet_lite0.py"
+    script = LAB / "efficientnet_lite0.py"
     return export(f"{script}:efficientnet_lite0", inputs=(script,))
 
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 WRAPPED = HERE / "wrapped_models.py"
 ODD = HERE / "odd_models.py"
-LITE0 = ROOT / "scripts" / "efficientnet_lite0.py"
+LITE0 = ROOT / "scripts" / "lab" / "efficientnet_lite0.py"
 sys.path.insert(0, str(HERE))
 import export_model
 import odd_models

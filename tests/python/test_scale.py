@@ -1,4 +1,4 @@
-"""scripts/scale.py: what is predicted follows from the costs, and the costs are measured on real runs. No time is judged."""
+"""scripts/lab/scale.py: what is predicted follows from the costs, and the costs are measured on real runs. No time is judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 import scale
 import scale_model as model
-from conftest import SCRIPTS
+from conftest import LAB
 
 STAGES = {"read": 0.001, "decode": 0.008, "batch": 0.0, "device": 0.5, "encode": 0.03, "commit": 0.001}
 PROFILE = {
@@ -112,14 +112,14 @@ def test_what_is_known_better_replaces_what_was_measured():
 
 
 def run(*arguments, code: int = 0) -> subprocess.CompletedProcess:
-    command = [str(part) for part in (sys.executable, SCRIPTS / "scale.py", *arguments)]
+    command = [str(part) for part in (sys.executable, LAB / "scale.py", *arguments)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def test_costs_are_measured_and_lead_to_tables_and_a_picture(binary, export, tmp_path):
-    strided = export("scripts/scale_measure.py:strided", inputs=(SCRIPTS / "scale_measure.py",))
+    strided = export("scripts/lab/scale_measure.py:strided", inputs=(LAB / "scale_measure.py",))
     write_rate = binary.parent / "examples" / "write_rate"
     assert write_rate.is_file(), f"no {write_rate}: cargo build --example write_rate"
     profile, tables, picture = (tmp_path / name for name in ("profile.json", "tables.md", "plot.svg"))
@@ -144,7 +144,7 @@ def test_costs_are_measured_and_lead_to_tables_and_a_picture(binary, export, tmp
     assert disk["files_per_s"] > 0 and disk["read_bytes_per_s"] > 0
     assert "| encode: CPU ms (by the clock) |" in measured.stdout
 
-    marks = [f"<!-- {at}: scripts/scale.py predict -->\n" for at in ("begin", "end")]
+    marks = [f"<!-- {at}: scripts/lab/scale.py predict -->\n" for at in ("begin", "end")]
     tables.write_text(f"Before\n{marks[0]}old\n{marks[1]}After\n")
     predicted = run("predict", "--profile", profile, "--plot", picture, "--markdown", tables, "--gpus", 1, 64)
     assert "| 64 |" in predicted.stdout and "What to do then" in predicted.stdout

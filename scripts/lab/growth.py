@@ -1,7 +1,7 @@
 """How time and memory grow with the dataset: scanning, committing and a second run that finds nothing to do.
 
     bash scripts/setup.sh && cargo build --release
-    .venv/bin/python scripts/growth.py [--sizes 1000 10000 100000] [--json FILE]
+    .venv/bin/python scripts/lab/growth.py [--sizes 1000 10000 100000] [--json FILE]
 
 Each dataset is FiftyOne's own, in a private MongoDB: a few photographs with their masks, whose documents are then cloned
 with fresh ids and paths (hard links to the few files). The model is a real archive, of three small convolutions, so that
@@ -38,7 +38,7 @@ from pathlib import Path
 
 from private_mongod import PrivateMongod
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 PHOTOS = ("astronaut", "brick", "camera", "chelsea", "china", "coffee", "coins", "flower", "grass", "gravel",
           "moon", "motorcycle_left", "page", "rocket", "text", "grace_hopper")  # fmt: skip
@@ -83,7 +83,7 @@ def make_dataset(uri: str, name: str, size: int, folder: str, width: int = 80, h
     """Makes the dataset; bytes per document. FiftyOne makes the first few samples, the rest are clones of their documents."""
     import random
 
-    sys.path.insert(0, str(SCRIPTS / "standin"))
+    sys.path.insert(0, str(SCRIPTS / "lab" / "standin"))
     import cv2
     import fiftyone as fo
     import numpy as np

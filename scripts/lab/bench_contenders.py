@@ -1,4 +1,4 @@
-"""What scripts/bench.py measures camflow against, each a process of its own: the same heatmaps in Python.
+"""What scripts/lab/bench.py measures camflow against, each a process of its own: the same heatmaps in Python.
 
     notebook    FiftyOne's tutorial "GradCam and More": for each layer, for each sample, a forward pass for the mask, and
                 pytorch_grad_cam's GradCAM (a forward and a backward pass with gradients of all weights), then `sample.save()`
@@ -33,8 +33,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "standin")]
+SCRIPTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "lab" / "standin")]
 
 import export_model
 from logits import Logits

@@ -1,4 +1,4 @@
-"""Image files of every kind for scripts/images.py: formats, modes, bit depths and options, and what damage makes of them."""
+"""Image files of every kind for scripts/lab/images.py: formats, modes, bit depths and options, and what damage makes of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TESTDATA = Path(__file__).resolve().parents[1] / "src" / "media" / "testdata"
+TESTDATA = Path(__file__).resolve().parents[2] / "src" / "media" / "testdata"
 HEIGHT, WIDTH = 21, 34
 
 

@@ -1,6 +1,6 @@
 """Plants a bias, and looks whether camflow finds it.
 
-    bash scripts/bias.sh [--out FOLDER] [--pictures N] [--seed N]
+    bash scripts/lab/bias.sh [--out FOLDER] [--pictures N] [--seed N]
 
 Three small classifiers learn to tell pictures with a person from pictures without one:
 
@@ -35,9 +35,9 @@ import numpy as np
 import torch
 from torch import nn
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 ROOT = SCRIPTS.parent
-sys.path.insert(0, str(SCRIPTS / "standin"))
+sys.path.insert(0, str(SCRIPTS / "lab" / "standin"))
 import photos
 
 SIDE = 64
@@ -313,5 +313,4 @@ def accusations(findings: list[dict], world: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(SCRIPTS))
     sys.exit(main())

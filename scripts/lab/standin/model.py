@@ -7,7 +7,7 @@ strides (4, 8, 8, 8), the 21 VOC classes and the ``OrderedDict`` with ``out``
 at input resolution are those of the original, so whatever works here works
 there. Only `background` and `person` were trained (see ``train.py``).
 
-As a model reference: ``scripts/standin/model.py:standin_deeplab``.
+As a model reference: ``scripts/lab/standin/model.py:standin_deeplab``.
 """
 
 from __future__ import annotations

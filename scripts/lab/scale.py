@@ -1,9 +1,9 @@
 """How far camflow goes: what an image takes of each part of a cluster, measured here, and what is used up first on 1 to 64 GPUs.
 
     bash scripts/setup.sh && cargo build --release --bin camflow --example write_rate
-    .venv/bin/python scripts/scale.py measure --json FILE          costs of every stage, of the database and of the disk
-    .venv/bin/python scripts/scale.py check --profile FILE         1, 2 and 4 workers on this machine, beside what is predicted
-    .venv/bin/python scripts/scale.py predict [--profile FILE] [--device-ms 20] [--gpus 1 2 4] [--set database_cores=16]
+    .venv/bin/python scripts/lab/scale.py measure --json FILE          costs of every stage, of the database and of the disk
+    .venv/bin/python scripts/lab/scale.py check --profile FILE         1, 2 and 4 workers on this machine, beside what is predicted
+    .venv/bin/python scripts/lab/scale.py predict [--profile FILE] [--device-ms 20] [--gpus 1 2 4] [--set database_cores=16]
 
 `measure` runs camflow itself, against a private MongoDB, for jobs that write more or less; `scale_measure.py` says how, and
 `scale_model.py` what the prediction assumes. What a GPU takes for an image is nothing that can be known here: say it with
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import scale_model as model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "benches" / "scale.json"
 STAGES = ("read", "decode", "batch", "device", "encode", "commit")
 
@@ -161,7 +161,7 @@ def predicted_table(result: dict) -> str:
 
 def put(path: Path, name: str, text: str) -> None:
     """Writes a table into a file, between the marks that say where; at its end where there are none."""
-    begin, end = f"<!-- begin: scripts/scale.py {name} -->\n", f"<!-- end: scripts/scale.py {name} -->\n"
+    begin, end = f"<!-- begin: scripts/lab/scale.py {name} -->\n", f"<!-- end: scripts/lab/scale.py {name} -->\n"
     whole = path.read_text() if path.exists() else ""
     before, _, rest = whole.partition(begin)
     _, closed, after = rest.partition(end)
@@ -302,7 +302,7 @@ def main() -> None:
             if not binary.is_file():
                 parser.error(f"no {binary.name} at {binary}: cargo build --release --bin camflow --example write_rate")
     if args.command != "measure" and not args.profile.is_file():
-        parser.error(f"no profile at {args.profile}: scripts/scale.py measure")
+        parser.error(f"no profile at {args.profile}: scripts/lab/scale.py measure")
     args.do(args)
 
 

@@ -84,7 +84,7 @@ class Tracer:
 
     def __init__(self, log: Path):
         self.log = log
-        cache = Path(os.environ.get("CAMFLOW_TEST_CACHE", SOURCE.parents[1] / "target" / "test-cache"))
+        cache = Path(os.environ.get("CAMFLOW_TEST_CACHE", SOURCE.parents[2] / "target" / "test-cache"))
         digest = hashlib.sha256(SOURCE.read_bytes() + HEADER.read_bytes()).hexdigest()[:12]
         self.program = cache / f"fault_syscalls-{digest}"
         if not self.program.exists():

@@ -4,7 +4,7 @@
     bash scripts/faults.sh --soak MINUTES           random faults over and over, and the memory of the first and last run
 
 Real processes throughout: camflow as it is built, a private mongod, datasets made and edited by FiftyOne in another process.
-After each fault, and after the run that follows it, every sample is looked at (scripts/fault_checks.py). The last line is
+After each fault, and after the run that follows it, every sample is looked at (scripts/lab/fault_checks.py). The last line is
 
     faults N, survived N, violations N
 
@@ -36,7 +36,7 @@ from fault_scenarios import Suite, kills, people, signals, two_runs
 from fault_sweep import SWEPT, sweep
 from fault_world import EXACT, SMOOTH, World
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # The allocator's threads share memory out by chance; peaks of equal runs differ by a few percent.
 MEMORY_MARGIN = 0.10
 NAMESPACE = "CAMFLOW_FAULTS_NAMESPACE"

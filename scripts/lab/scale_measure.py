@@ -28,7 +28,7 @@ import growth
 import psutil
 from private_mongod import PrivateMongod
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 DATASET = "scale"
 LAYERS = 4
 # By name: how much is written.

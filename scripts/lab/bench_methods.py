@@ -1,7 +1,7 @@
 """How long the gradient-free methods take: camflow beside pytorch_grad_cam, in one run, on the same image and weights.
 
     bash scripts/setup.sh && cargo build --release
-    .venv/bin/python scripts/bench_methods.py [--camflow BINARY] [--model resnet50] [--size 224] [--repeat 1]
+    .venv/bin/python scripts/lab/bench_methods.py [--camflow BINARY] [--model resnet50] [--size 224] [--repeat 1]
 
 ResNet-50 with random weights, one image, the last stage (2048 channels), a batch of 32. camflow's time is that of the whole
 process, start and loading of the model included; the reference's is that of the call alone.
@@ -28,7 +28,7 @@ import parity
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
     parser.add_argument("--camflow", type=Path, default=target / "release" / "camflow", metavar="BINARY")
     parser.add_argument("--model", default="resnet50")

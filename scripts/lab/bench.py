@@ -1,8 +1,8 @@
 """How fast camflow is: beside FiftyOne's tutorial and beside Python at its best, in one session, on the same images and weights.
 
     bash scripts/bench.sh [--json FILE] [--markdown FILE] [--plot FILE] [--repeat N] [--samples N] [--only NAME ...]
-    python scripts/bench.py --from FILE --plot FILE           table and picture of a finished benchmark
-    python scripts/bench.py --flat-memory 2000                camflow's memory over a long run
+    python scripts/lab/bench.py --from FILE --plot FILE           table and picture of a finished benchmark
+    python scripts/lab/bench.py --flat-memory 2000                camflow's memory over a long run
 
 Every contender is a process of its own that does the whole job: images from files, heatmaps of four layers, into fields of a
 FiftyOne dataset in a database of this benchmark's own. Its rate is that of the loop over the images; starting the process and
@@ -32,7 +32,7 @@ from private_mongod import PrivateMongod
 
 # Nothing large is imported here: a child's peak memory begins with that of its parent.
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONTENDERS = {
     "notebook": "(a) the tutorial's loop",
     "python": "(b) good Python",
@@ -97,7 +97,7 @@ class Session:
 
     def child(self, role: str) -> dict:
         """A role of bench_contenders.py."""
-        command = [sys.executable, ROOT / "scripts" / "bench_contenders.py", role, self.folder]
+        command = [sys.executable, ROOT / "scripts" / "lab" / "bench_contenders.py", role, self.folder]
         return measure(command, self.folder / f"{role}.{self.round}.log", self.environment)
 
     def contender(self, name: str, job: dict) -> dict:

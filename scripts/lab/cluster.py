@@ -1,6 +1,6 @@
 """A job on a Ray cluster that loses a node in the middle and gains one, compared with a single run.
 
-    bash scripts/cluster.sh [--samples N] [--shards N] [--nodes N]
+    bash scripts/lab/cluster.sh [--samples N] [--shards N] [--nodes N]
 
 The nodes are processes of one machine (`ray.cluster_utils.Cluster`), each with a raylet, actors and workers of its own; a node
 is lost by SIGKILL to all of them. Samples take a good part of a second each (`--faithfulness`), so that a node is lost in the
@@ -30,7 +30,7 @@ import psutil
 import pymongo
 from private_mongod import PrivateMongod
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ANNOTATE = ROOT / "pipelines" / "ray" / "annotate.py"
 DATASET = "cluster"
 FIELDS = ("light_grad_layer_1", "middle_grad_layer_1")
@@ -48,7 +48,7 @@ class World:
         self.out, self.file = folder / "maps", folder / "job.toml"
         self.environment = {**os.environ, "FIFTYONE_DATABASE_URI": uri, "RAY_USAGE_STATS_ENABLED": "0", "CAMFLOW_BIN": camflow}
         model = folder / "tiny.pt2"
-        export = [sys.executable, ROOT / "scripts" / "export_model.py", "scripts/growth.py:tiny", "--out", model]
+        export = [sys.executable, ROOT / "scripts" / "export_model.py", "scripts/lab/growth.py:tiny", "--out", model]
         subprocess.run(list(map(str, export)), check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
         (folder / "images").mkdir()
         growth.make_dataset(uri, DATASET, num_samples, str(folder / "images"))

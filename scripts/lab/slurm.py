@@ -1,6 +1,6 @@
 """The array job of pipelines/slurm on a real Slurm: two nodes on this machine, a private MongoDB, and faults in the middle.
 
-    bash scripts/slurm.sh [--shards N] [--samples N]
+    bash scripts/lab/slurm.sh [--shards N] [--samples N]
 
 One camflow annotates a dataset, then the array annotates its clone. Meanwhile
 
@@ -38,7 +38,7 @@ import psutil
 import pymongo
 from private_mongod import PrivateMongod
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "pipelines" / "slurm" / "annotate.sbatch"
 NODES = ("one", "two")
 # Far beyond what anything here may take: whatever reaches it hangs.

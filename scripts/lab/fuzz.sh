@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Fuzzes the readers of everything that comes from outside (models, arrays, masks, images), each for a while:
 #
-#   bash scripts/fuzz.sh [SECONDS EACH] [TARGET ...]      the default: 60 seconds, all targets
+#   bash scripts/lab/fuzz.sh [SECONDS EACH] [TARGET ...]      the default: 60 seconds, all targets
 #
 # Needs cargo-fuzz (`cargo install cargo-fuzz`). What it finds is in fuzz/artifacts: mend it, and put the file into
 # fuzz/seeds/TARGET, so that every test run reads it again. Nightly Rust is not needed.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 command -v cargo-fuzz >/dev/null || fail "cargo-fuzz is not installed" "cargo install cargo-fuzz"

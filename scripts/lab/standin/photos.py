@@ -13,7 +13,7 @@ CC0; ``coffee``, ``rocket``, ``motorcycle``, ``brick``, ``grass`` and
 ``gravel`` CC0 or public domain; ``china`` and ``flower`` CC BY 2.0
 (danielbuechele, vultilion). No photograph is copied into this repository.
 
-``python scripts/standin/photos.py`` cuts the people out again. The masks are
+``python scripts/lab/standin/photos.py`` cuts the people out again. The masks are
 kept beside this file because another OpenCV may cut a slightly different edge.
 """
 
@@ -125,7 +125,7 @@ def alpha(name: str) -> np.ndarray:
     """How much of each pixel of ``photo(name)`` is the person, f32 ``[H, W]`` in 0..1."""
     mask = cv2.imread(str(MASKS / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
     if mask is None:
-        raise FileNotFoundError(f"{MASKS / name}.png: make it with scripts/standin/photos.py")
+        raise FileNotFoundError(f"{MASKS / name}.png: make it with scripts/lab/standin/photos.py")
     return mask.astype(np.float32) / 255
 
 

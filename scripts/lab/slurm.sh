@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Runs pipelines/slurm/annotate.sbatch on a real Slurm, set up for the purpose on this machine and taken down again:
 #
-#     bash scripts/slurm.sh [FLAGS OF slurm.py]
+#     bash scripts/lab/slurm.sh [FLAGS OF slurm.py]
 #
 # It needs Debian or Ubuntu, and root. It is no part of the tests. Its last line is `shards N, requeued N, differences N`.
 # CAMFLOW names another program to try than the development build.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
@@ -22,4 +22,4 @@ if [ -z "${CAMFLOW:-}" ]; then
     LIBTORCH="${LIBTORCH:-$(cd .venv && pwd -P)/libtorch}" cargo build --locked
     CAMFLOW="${CARGO_TARGET_DIR:-target}/debug/camflow"
 fi
-exec "$camflow_python" scripts/slurm.py --camflow "$CAMFLOW" "$@"
+exec "$camflow_python" scripts/lab/slurm.py --camflow "$CAMFLOW" "$@"

@@ -22,7 +22,7 @@ import pymongo
 from bson import ObjectId
 from private_mongod import PrivateMongod
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 CLASSES = ("light", "middle")
 FIELDS = tuple(f"{name}_grad_layer_1" for name in CLASSES)
 MEASURES = (
@@ -221,7 +221,7 @@ class World:
             self.helper = stack.enter_context(ProcessPoolExecutor(1, spawn, fault_fiftyone.use, (apart,)))
             self.database = pymongo.MongoClient(self.mongod.uri)[self.name]
             self.model = self.beside.model if self.beside else self.folder / "tiny.pt2"
-            export = [sys.executable, SCRIPTS / "export_model.py", f"{SCRIPTS / 'growth.py'}:tiny", "--out", self.model]
+            export = [sys.executable, SCRIPTS / "export_model.py", f"{growth.__file__}:tiny", "--out", self.model]
             export = ["true"] if self.beside else [str(part) for part in export]
             exporting = subprocess.Popen(export, stdout=subprocess.DEVNULL, env=apart)
             images = self.folder / "images"

@@ -1,0 +1,219 @@
+"""pytest with the files of tests shared out among several processes, for `scripts/test.sh`:
+
+    .venv/bin/python scripts/parallel_pytest.py [--processes N] [ARGUMENTS OF pytest]
+
+Each process collects all tests by itself, takes a file at a time and reports what came of it; here the reports go through
+pytest's own reporter, file by file, so that what is printed, its last line and the exit code are those of one pytest. A file's
+tests stay in one process and in their order. Fixtures for the session (the database, its dataset) are made once in each process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections import deque
+from queue import Queue
+
+import pytest
+
+WORKER = "--worker"
+# How a process ends whose tests were all reported.
+USUAL = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+# Each has a database, and PyTorch in memory.
+MOST_PROCESSES = 4
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def files_of(items: list[pytest.Item]) -> list[list[pytest.Item]]:
+    """The tests of each file."""
+    found: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        found.setdefault(file_of(item.nodeid), []).append(item)
+    return list(found.values())
+
+
+class Process:
+    """Another pytest, which runs the files that it is told."""
+
+    def __init__(self, arguments: list[str], messages: Queue):
+        orders, self.orders = os.pipe()
+        answers, to_here = os.pipe()
+        command = [sys.executable, __file__, WORKER, str(orders), str(to_here), *arguments]
+        self.child = subprocess.Popen(command, pass_fds=(orders, to_here))
+        os.close(orders)
+        os.close(to_here)
+        # The tests of the file that it has.
+        self.items: list[pytest.Item] = []
+        threading.Thread(target=self.listen, args=(os.fdopen(answers, "rb"), messages), daemon=True).start()
+
+    def listen(self, answers, messages: Queue) -> None:
+        with answers:
+            while True:
+                try:
+                    messages.put((self, *pickle.load(answers)))
+                except (EOFError, pickle.UnpicklingError):
+                    break
+        messages.put((self, "ended", self.child.wait()))
+
+    def tell(self, line: str) -> None:
+        """Nobody reads it if the process has ended, which is told by itself."""
+        try:
+            os.write(self.orders, f"{line}\n".encode())
+        except BrokenPipeError:
+            return
+
+
+class Coordinator:
+    """Runs the tests of a session elsewhere."""
+
+    def __init__(self, num_processes: int, arguments: list[str]):
+        self.messages: Queue = Queue()
+        # Started before anything is collected here: all collect at once.
+        self.processes = [Process(arguments, self.messages) for _ in range(num_processes)]
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            raise session.Interrupted(f"{session.testsfailed} errors during collection")
+        if session.config.option.collectonly:
+            return True
+        waiting = deque(files_of(session.items))
+        reports: dict[Process, list] = {process: [] for process in self.processes}
+        running = len(self.processes)
+        while running:
+            process, what, *details = self.messages.get()
+            if what in ("ready", "done"):
+                self.show(session, process, reports[process])
+                reports[process] = []
+                process.items = waiting.popleft() if waiting else []
+                process.tell(json.dumps([item.nodeid for item in process.items]))
+            elif what == "report":
+                report = session.config.hook.pytest_report_from_serializable(config=session.config, data=details[0])
+                reports[process].append(report)
+            elif what == "warning":
+                session.config.hook.pytest_warning_recorded.call_historic(kwargs=warning_from(details[0]))
+            else:
+                running -= 1
+                reports[process] += [lost(item, details[0]) for item in unreported(process.items, reports[process])]
+                self.show(session, process, reports[process])
+                if details[0] not in USUAL and not process.items:
+                    raise RuntimeError(f"a process with tests ended with {details[0]}")
+            if session.shouldfail or session.shouldstop:
+                raise session.Failed(session.shouldfail) if session.shouldfail else session.Interrupted(session.shouldstop)
+        if waiting:
+            raise RuntimeError(f"no process is left for {', '.join(file_of(items[0].nodeid) for items in waiting)}")
+        return True
+
+    def show(self, session: pytest.Session, process: Process, reports: list) -> None:
+        hook = session.config.hook
+        by_item: dict[str, list] = {}
+        for report in reports:
+            by_item.setdefault(report.nodeid, []).append(report)
+        for item in process.items:
+            hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            for report in by_item.get(item.nodeid, [lost(item, None)]):
+                hook.pytest_runtest_logreport(report=report)
+            hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+    def pytest_sessionfinish(self) -> None:
+        unfinished = [process.child for process in self.processes if process.child.poll() is None]
+        for child in unfinished:
+            # As Ctrl-C: its databases are stopped, too.
+            child.send_signal(signal.SIGINT)
+        for child in unfinished:
+            child.wait()
+
+
+def unreported(items: list[pytest.Item], reports: list) -> list[pytest.Item]:
+    # The last report of a test is that of its teardown.
+    over = {report.nodeid for report in reports if report.when == "teardown"}
+    return [item for item in items if item.nodeid not in over]
+
+
+def lost(item: pytest.Item, code: int | None) -> pytest.TestReport:
+    """A test that did not come to its end is a test that failed."""
+    words = "its process did not run it" if code is None else f"its process ended with {code} before the end of this test"
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", words, "call")
+
+
+def warning_from(data: dict) -> dict:
+    category = type(data["category"], (Warning,), {"__module__": data["module"]})
+    message = warnings.WarningMessage(category(data["text"]), category, data["filename"], data["lineno"])
+    return {"warning_message": message, **{key: data[key] for key in ("when", "nodeid", "location")}}
+
+
+class Worker:
+    """Runs the files that it is told, and says what came of them."""
+
+    def __init__(self, orders: int, answers: int):
+        self.orders, self.answers = os.fdopen(orders), os.fdopen(answers, "wb")
+        # Programs that tests start do not keep the pipes open.
+        os.set_inheritable(orders, False)
+        os.set_inheritable(answers, False)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        # What prints, and what remembers failures, is the other process's.
+        for name in ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin"):
+            if (plugin := config.pluginmanager.get_plugin(name)) is not None:
+                config.pluginmanager.unregister(plugin)
+
+    def say(self, *message) -> None:
+        pickle.dump(message, self.answers)
+        self.answers.flush()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.config = session.config
+        by_id = {item.nodeid: item for item in session.items}
+        self.say("ready")
+        while chosen := json.loads(self.orders.readline()):
+            items = [by_id[nodeid] for nodeid in chosen]
+            # Whatever test comes next: what belongs to the file is taken down behind its last one, and the session's stays.
+            file = file_of(chosen[0])
+            elsewhere = next((item for item in session.items if file_of(item.nodeid) != file), None)
+            for item, following in zip(items, [*items[1:], elsewhere], strict=True):
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            self.say("done")
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.say("report", self.config.hook.pytest_report_to_serializable(config=self.config, report=report))
+
+    def pytest_warning_recorded(self, warning_message, when, nodeid, location) -> None:
+        # What comes up while collecting comes up in the process that reports, too.
+        if when == "runtest":
+            category = warning_message.category
+            text = {"text": str(warning_message.message), "category": category.__name__, "module": category.__module__}
+            place = {"filename": warning_message.filename, "lineno": warning_message.lineno}
+            self.say("warning", {**text, **place, "when": when, "nodeid": nodeid, "location": location})
+
+
+def main() -> int:
+    if sys.argv[1:2] == [WORKER]:
+        orders, answers, *arguments = sys.argv[2:]
+        # Whoever runs all this in the background has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Where a fixture of the session fails at the end: the interpreter's own exit code would be that of a failed test.
+        sys.excepthook = lambda *error: (traceback.print_exception(*error), os._exit(pytest.ExitCode.INTERNAL_ERROR))
+        return pytest.main(arguments, plugins=[Worker(int(orders), int(answers))])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))), metavar="N")
+    options, arguments = parser.parse_known_args()
+    if options.processes < 2:
+        return pytest.main(arguments)
+    return pytest.main(arguments, plugins=[Coordinator(options.processes, arguments)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
