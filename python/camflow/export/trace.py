@@ -1,22 +1,41 @@
 """Tracing: from a module to a graph that camflow runs."""
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING, Any
 
-from export_layers import observe
-from export_messages import ExportError, say
-from export_reasons import hint_for, quiet, reason
+from .layers import Shapes, Size, observe
+from .messages import ExportError, say
+from .reasons import hint_for, quiet, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 
-def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=None, verbose=False):
+def trace(
+    module: nn.Module,
+    size: Size,
+    dynamic: Size | None,
+    static_reason: str | None = None,
+    channels: int = 3,
+    fixed_batch: int | None = None,
+    verbose: bool = False,
+) -> tuple[ExportedProgram, Tensor, str, Shapes, list[str], Any]:
     """Export at an example `size`; with `dynamic` try free height and width first, at `dynamic` as example size.
 
     With `fixed_batch` the batch is not free either. `verbose` shows what torch says meanwhile.
 
-    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output).
+    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output); the example is [N, C, H, W] of float32.
+
+    Raises:
+        ExportError: it cannot be exported in any way.
     """
     import torch
 
-    free, reasons = torch.export.Dim.DYNAMIC, {}
+    free = torch.export.Dim.DYNAMIC
+    reasons: dict[str, str] = {}
     inputs = list(inspect.signature(module.forward).parameters.values())
     takes_any = bool(inputs) and inputs[0].kind is inspect.Parameter.VAR_POSITIONAL  # torch wants what describes `*args` nested
     if any("ShiftedWindowAttention" in type(m).__name__ for m in module.modules()):
@@ -24,6 +43,7 @@ def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=Non
         dynamic, static_reason = None, "windowed attention builds its mask for one size"
     if static_reason:
         say(f"height and width are fixed at {size[0]}x{size[1]}: {static_reason}")
+    attempts: list[tuple[str, int, Size, dict[int, Any]]]
     attempts = [("bhw", 2, dynamic, {0: free, 2: free, 3: free})] if dynamic and not fixed_batch else []
     # batch 2: a free dimension must not be 1 in the example
     attempts += [] if fixed_batch else [("batch", 2, size, {0: free})]
@@ -51,7 +71,7 @@ def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=Non
     raise ExportError(f"the model cannot be exported{said}", hint_for(reasons))
 
 
-def refuse_foreign(program):
+def refuse_foreign(program: ExportedProgram) -> None:
     """Raise `ExportError` for what camflow cannot run: branches and loops on data, and operators that libtorch has not."""
     import torch
 
@@ -67,8 +87,8 @@ def refuse_foreign(program):
                                   "wrap the part of the model before it: `file.py:function`")
 
 
-def strip_traces(program):
-    """Drop the source paths of this machine from the graph; nothing else in the archive depends on them."""
+def strip_traces(program: ExportedProgram) -> None:
+    """Drops the source paths of this machine from the graph; nothing else in the archive depends on them."""
     import torch
 
     for graph_module in program.graph_module.modules():

@@ -1,30 +1,53 @@
 """camflow.json: what the archive says of its model."""
 
-import difflib
+from __future__ import annotations
 
-from export_layers import feeding, find_layers, number_layers, output_keys
-from export_messages import ExportError, say
-from export_preprocess import checked_steps, normalize_step, resize_step
-from export_reasons import say_gradient_cuts, without_inference_mode
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys
+from .loaders import LoadedModel
+from .messages import ExportError, say
+from .preprocess import checked_steps, normalize_step, resize_step
+from .reasons import say_gradient_cuts, without_inference_mode
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1  # of camflow.json; the reader refuses what it does not know
 
 
-def overlay_layouts(layers, layouts, shapes):
-    """Layers with what the command line says about their layout; such as it names are layers even if they did not look it."""
-    layers = {layer["path"]: layer for layer in layers}
+def overlay_layouts(layers: Iterable[Layer], layouts: dict[str, Layer], shapes: Shapes) -> list[Layer]:
+    """Layers with what the command line says about their layout; such as it names are layers even if they did not look it.
+
+    Raises:
+        ExportError: a path is no module that returns one tensor.
+    """
+    by_path = {layer["path"]: layer for layer in layers}
     for path, said in layouts.items():
         if not shapes.get(path):
             near = difflib.get_close_matches(path, [p for p, shape in shapes.items() if shape], n=4)
             raise ExportError(f"the model has no module `{path}` that returns one tensor",
                               f"the nearest are {', '.join(f'`{p}`' for p in near)}" if near else None, code=2)
-        kept = {k: v for k, v in layers.get(path, {"path": path, "type": None, "shape": shapes[path]}).items() if k != "tokens"}
-        layers[path] = {**kept, **said}
-    return list(layers.values())
+        kept = {k: v for k, v in by_path.get(path, {"path": path, "type": None, "shape": shapes[path]}).items() if k != "tokens"}
+        by_path[path] = {**kept, **said}
+    return list(by_path.values())
 
 
-def describe(loaded, shapes, image, output, primary=None, layouts=None):
-    """camflow.json but for what export and verification add."""
+def describe(
+    loaded: LoadedModel,
+    shapes: Shapes,
+    image: Tensor,
+    output: Any,
+    primary: str | int | None = None,
+    layouts: dict[str, Layer] | None = None,
+) -> dict[str, Any]:
+    """camflow.json but for what export and verification add; `output` is the model's for `image` [N, C, H, W].
+
+    Raises:
+        ExportError: the output cannot be explained, or what is known of the model does not fit it.
+    """
     import torch
 
     example = list(image.shape)

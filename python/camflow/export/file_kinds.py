@@ -1,5 +1,7 @@
 """What a file is by its content, so that an error can say what to do with it."""
 
+from __future__ import annotations
+
 import zipfile
 
 # What a file begins with; the text ends a sentence that begins with the file's name.
@@ -19,13 +21,18 @@ HTML = ("is an HTML page and not the file that it is named after: the server sen
         "download the file again, and look at it in a browser if that does not help")
 
 
-def is_html(start):
+def is_html(start: bytes) -> bool:
+    """Whether a file that begins so is a page of the web."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body"))
 
 
-def kind_of(path):
-    """"torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "empty" or "other"."""
+def kind_of(path: str) -> str:
+    """The kind of a file: "torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "empty", "cut", "zip" or "other".
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with open(path, "rb") as file:
         start = file.read(512)
     if not start:
@@ -43,7 +50,7 @@ def kind_of(path):
     return "other"
 
 
-def _kind_of_zip(path):
+def _kind_of_zip(path: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
@@ -58,7 +65,7 @@ def _kind_of_zip(path):
     return "torch" if "data.pkl" in names else "zip"
 
 
-def described(path):
+def described(path: str) -> tuple[str, str | None]:
     """(what the file is, what to do or None) for one that is no weights and no model of PyTorch."""
     kind = kind_of(path)
     if kind in KINDS:
@@ -73,7 +80,7 @@ def described(path):
     return "is no file that PyTorch writes", None
 
 
-KINDS = {
+KINDS: dict[str, tuple[str, str | None]] = {
     "empty": ("is empty", "the download or copy failed: get it again"),
     "cut": ("begins like a zip archive but has no readable end: it was probably cut off", "the download or copy failed: get it again"),
     "zip": ("is a zip archive of other files", "unpack it, and give the file of weights in it"),

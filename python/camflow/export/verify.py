@@ -1,16 +1,25 @@
 """The archive against the model: outputs at several batch and image sizes, and the value of every layer."""
 
+from __future__ import annotations
+
 import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from export_layers import other_sizes, output_keys
-from export_messages import ExportError, first_line, say
+from .layers import other_sizes, output_keys
+from .messages import ExportError, first_line, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+    from torch.export import ExportedProgram
 
 
-def signatures(program):
+def signatures(program: ExportedProgram) -> dict[str, str | None]:
     """module path -> name of the value that its last call returned, for modules that return one tensor."""
     import torch
 
-    names, recorded = {}, set()
+    names: dict[str, str | None] = {}
+    recorded: set[str] = set()
     for entry in program.module_call_graph:
         outputs = entry.signature.outputs if entry.signature else []
         if entry.fqn and outputs:
@@ -18,7 +27,7 @@ def signatures(program):
             recorded.add(path)
             names[path] = getattr(outputs[0], "name", None) if len(outputs) == 1 else None
     # Modules that take numbers have no signature. As camflow itself does: what a call computes and others use.
-    calls = {}
+    calls: dict[tuple[str, str], set[fx.Node]] = {}
     for node in program.graph.nodes:
         for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
             calls.setdefault((path, key), set()).add(node)
@@ -29,8 +38,12 @@ def signatures(program):
     return names
 
 
-def verify(path, module, meta):
-    """Reload the archive and compare it with the module; gives the "verified" entry, or raises `ExportError`."""
+def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
+    """Reloads the archive and compares it with the module; gives the "verified" entry of camflow.json.
+
+    Raises:
+        ExportError: they differ, or a numbered layer is none of the archive.
+    """
     import torch
 
     with warnings.catch_warnings():
@@ -46,7 +59,7 @@ def verify(path, module, meta):
     graph = program.module(check_guards=False)  # the guards are about shapes that the tracer did not prove, not about results
     worst = {"absolute": 0.0, "relative": 0.0}
 
-    def compare(what, ours, theirs):
+    def compare(what: str, ours: Tensor, theirs: Tensor) -> None:
         if ours.shape != theirs.shape:
             raise ExportError(f"verification failed: {what} is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model")
         if not ours.numel() or not ours.is_floating_point():
@@ -59,19 +72,22 @@ def verify(path, module, meta):
     class Checked(torch.fx.Interpreter):
         """Runs the graph and compares values as they are made: later operators may overwrite them."""
 
-        def run_node(self, node):
+        expected: dict[str | None, list[tuple[str, Tensor]]]
+
+        def run_node(self, node: fx.Node) -> Any:
             value = super().run_node(node)
             for layer, tensor in self.expected.pop(node.name, ()):
                 compare(f"layer `{layer}`", value, tensor)
             return value
 
-    def check(shape, hooks=False):
+    def check(shape: list[int], hooks: bool = False) -> int:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-        runner, handles = Checked(graph), []
+        runner = Checked(graph)
+        handles: list[Any] = []
         runner.expected = {}
         if hooks:
             # the last call of a module wins, in the hook as in `signatures`
-            taken = {}
+            taken: dict[str, Tensor] = {}
             for layer in set(paths) & set(values):
                 handles.append(module.get_submodule(layer).register_forward_hook(lambda m, i, o, layer=layer: taken.update({layer: o.clone()})))
         with torch.no_grad():

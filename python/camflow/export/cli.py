@@ -1,9 +1,9 @@
 """Turn a PyTorch model into a camflow model: one `.pt2` archive that holds the graph, the weights and `camflow.json`.
 
-    export_model.py deeplabv3-resnet50-coco-torch            a FiftyOne zoo model      (prefix `fiftyone:` to insist)
-    export_model.py resnet50 --weights none                  a torchvision model       (prefix `torchvision:`)
-    export_model.py deit_tiny_patch16_224                    a timm model              (prefix `timm:`)
-    export_model.py my_models.py:build                       any function that returns an `nn.Module`
+    python -m camflow.export deeplabv3-resnet50-coco-torch   a FiftyOne zoo model      (prefix `fiftyone:` to insist)
+    python -m camflow.export resnet50 --weights none         a torchvision model       (prefix `torchvision:`)
+    python -m camflow.export deit_tiny_patch16_224           a timm model              (prefix `timm:`)
+    python -m camflow.export my_models.py:build              any function that returns an `nn.Module`
 
 A function's module may carry a dict `camflow_metadata` with any of: task, classes, preprocess, aliases, default_layers,
 layers, tokens, primary_output, example ([H, W]). What it gives is taken as it is; the rest is found from the module.
@@ -23,44 +23,46 @@ A module around the model does as well; its module paths then begin with the att
 
 The archive is checked against the model before it gets its name: outputs at several batch and image sizes, and the
 value of every layer. Exit codes: 0 written, 1 failed (nothing was replaced), 2 wrong arguments or an unknown model.
-As a library: `load_model(ref)` gives a `LoadedModel`, `export(loaded, path)` writes it.
+As a library: `camflow.export.load_model(ref)` gives a `LoadedModel`, `export(loaded, path)` writes it.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from export_libraries import LoadedModel
-from export_loading import load_model, read_classes
-from export_messages import ExportError, first_line, say
-from export_preprocess import steps_from_flags
-from export_write import export
-
-__all__ = ["ExportError", "LoadedModel", "export", "load_model"]
+from .archive import export
+from .classes import read_classes
+from .loading import load_model
+from .messages import ExportError, first_line, say
+from .transforms import steps_from_flags
 
 
-def _size(text):
+def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if not found or not 0 < int(found[1]) < 1 << 15 or not 0 < int(found[2]) < 1 << 15:
         raise argparse.ArgumentTypeError(f"`{text}` is not a size: write height x width, such as 520x693")
     return int(found[1]), int(found[2])
 
 
-def _resize(text):
+def _resize(text: str) -> list[int]:
     return [int(text)] if text.isdecimal() and 0 < int(text) < 1 << 15 else list(_size(text))
 
 
-def _numbers(text):
+def _numbers(text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"`{text}` is not numbers with commas, such as 0.5,0.5,0.5") from None
 
 
-def _layout(text):
+def _layout(text: str) -> tuple[str, dict[str, Any]]:
     """`PATH=nchw`, `PATH=nhwc`, `PATH=tokens`, `PATH=tokens:14x14` or `PATH=tokens:14x14+1` as (path, layer entry)."""
     found = re.fullmatch(r"([\w.]+)=(?:(nchw|nhwc|tokens)|tokens:(\d+)x(\d+)(?:\+(\d+))?)", text)
     if not found:
@@ -71,8 +73,9 @@ def _layout(text):
     return path, {"layout": "tokens", "tokens": {"grid": [int(rows), int(columns)], "prefix": int(prefix or 0)}}
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(prog="export_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, those of this process for None; ends the process where they are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m camflow.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a model's name, or module:function, or file.py:function")
     parser.add_argument("--out", metavar="FILE", help="the archive to write (default: NAME.pt2 in this folder; a folder is fine)")
     parser.add_argument("--name", help="the model's name in the archive (default: its own)")
@@ -100,17 +103,21 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def run(args, emit):
-    """Do what the command line asks; `emit` gets the line for stdout."""
+def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
+    """Does what the command line asks; `emit` gets the line for stdout.
+
+    Raises:
+        ExportError: nothing was written, and nothing replaced.
+    """
     if args.out and not args.out.endswith(".pt2") and not (args.out.endswith("/") or os.path.isdir(args.out)):
         raise ExportError(f"`{args.out}` does not end in `.pt2`", code=2)
     if args.warm_batchnorm < 0:
         raise ExportError("`--warm-batchnorm` takes a number of passes, 0 or more", code=2)
 
-    def target(name):
+    def target(name: str) -> Path:
         return Path(args.out) if args.out and args.out.endswith(".pt2") else Path(args.out or ".") / (re.sub(r"[^\w.@-]+", "_", name) + ".pt2")
 
-    def refuse(path):
+    def refuse(path: Path) -> None:
         if path.exists() and os.path.isfile(args.model) and path.samefile(args.model):
             raise ExportError(f"`{path}` is the program itself", "choose another file with `--out`", code=2)
         if path.exists() and not args.force:
@@ -137,7 +144,8 @@ def run(args, emit):
              f"checked at {len(verified['shapes'])} sizes and {verified['hooks_checked']} layers, largest difference {verified['max_abs_difference']:.1e}")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
+    """Exports what the arguments say; the exit code. `of_program`: as `camflow export`, whose arguments these are only in part."""
     args = parse(argv)
     # Libraries print on import (FiftyOne its notices, hubs their progress), some below Python: move the descriptor itself
     sys.stdout.flush()
@@ -148,7 +156,7 @@ def main(argv=None):
         return 0
     except ExportError as error:
         say(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
-        if sys.argv[0] == "-" and re.search(r"`--[a-z]", f"{error} {error.hint}"):
+        if of_program and re.search(r"`--[a-z]", f"{error} {error.hint}"):
             say("arguments of the exporter come after ` -- `")
         return error.code
     except ImportError as error:
@@ -164,6 +172,3 @@ def main(argv=None):
         say("hint: CAMFLOW_TRACEBACK=1 shows where")
         return 1
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,21 @@
 """Weights from files, fitted to the module, and statistics for random ones."""
 
+from __future__ import annotations
+
 import collections
 import importlib
 import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from export_files import described, kind_of
-from export_messages import ExportError, first_line, say
+from .file_kinds import described, kind_of
+from .messages import ExportError, first_line, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Weights by name, as `state_dict` gives them.
+State = dict[str, "Tensor"]
 
 # Under which key checkpoints keep the weights, the usual one first; `ema` is what was averaged over training.
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "state_dict_ema", "model_ema", "ema")
@@ -13,8 +23,12 @@ NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module",
 NAMES = ("classes", "class_names", "names", "idx_to_class", "id2label", "class_to_idx", "label2id")
 
 
-def read_checkpoint(path):
-    """(weights by name, names of classes or None) of a checkpoint file."""
+def read_checkpoint(path: str) -> tuple[State, Any]:
+    """(weights by name, names of classes or None) of a checkpoint file.
+
+    Raises:
+        ExportError: it holds no weights by name, or cannot be read without running what is in it.
+    """
     kind = kind_of(path)
     if kind not in ("torch", "safetensors"):
         what, hint = described(path)
@@ -29,7 +43,7 @@ def read_checkpoint(path):
     return _of_checkpoint(path, _load(path))
 
 
-def _load(path):
+def _load(path: str) -> Any:
     import pickle
 
     import torch
@@ -47,13 +61,13 @@ def _load(path):
         raise ExportError(f"`--weights`: could not read `{path}`: {first_line(error)}", "the file is probably damaged: get it again") from error
 
 
-def _tensors(value):
+def _tensors(value: object) -> State:
     import torch
 
     return {str(k): v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
 
 
-def _of_checkpoint(path, content):
+def _of_checkpoint(path: str, content: object) -> tuple[State, Any]:
     if not isinstance(content, dict):
         raise ExportError(f"`--weights`: `{path}` holds a {type(content).__name__}, not weights by name",
                           "save `model.state_dict()`, or a dict that has it under `state_dict`", code=2)
@@ -74,9 +88,10 @@ def _of_checkpoint(path, content):
     return state, names
 
 
-def fit_names(state, wanted, path):
+def fit_names(state: State, wanted: Iterable[str], path: str) -> State:
     """`state` under the names that the module uses: what wrappers put before or between them is taken off, with a note."""
-    def without(word, state):
+
+    def without(word: str, state: State) -> State:
         cut = {re.sub(rf"(^|\.){word}\.", r"\1", key): value for key, value in state.items()}
         return cut if len(cut) == len(state) else state
 
@@ -87,7 +102,7 @@ def fit_names(state, wanted, path):
     if set(plain) != set(state):
         say(f"note: `{path}`: `module.` and `_orig_mod.`, which DataParallel and torch.compile put into names, are taken off")
     matching = len(set(plain) & set(wanted))
-    prefixes = collections.Counter()
+    prefixes: collections.Counter[str] = collections.Counter()
     first = sorted(wanted, key=lambda key: -key.count("."))[:8]  # the longest names are the least ambiguous
     for key in plain:
         prefixes.update(key.removesuffix(name) for name in first if key.endswith(f".{name}"))
@@ -107,7 +122,7 @@ def fit_names(state, wanted, path):
     return plain
 
 
-def head_classes(state, wanted):
+def head_classes(state: State, wanted: Mapping[str, Tensor]) -> int | None:
     """How many classes the checkpoint is for, where it fits the module but for that number; None otherwise."""
     other = {key: (tuple(state[key].shape), tuple(tensor.shape)) for key, tensor in wanted.items()
              if key in state and state[key].shape != tensor.shape}
@@ -116,8 +131,12 @@ def head_classes(state, wanted):
     return counts.pop() if fits and len(counts) == 1 else None
 
 
-def load_state(module, state, path):
-    """Put the weights into the module; all of them have to fit."""
+def load_state(module: nn.Module, state: State, path: str) -> None:
+    """Puts the weights into the module.
+
+    Raises:
+        ExportError: not all of them fit.
+    """
     wanted = module.state_dict()
     if not any(key.startswith("aux_classifier.") for key in wanted):
         # published segmentation checkpoints carry the auxiliary head, which plays no part in the answer
@@ -138,8 +157,8 @@ def load_state(module, state, path):
     raise ExportError(f"`{path}` does not fit the model: {'; '.join(said)}", hint)
 
 
-def warm_batchnorm(module, passes, size, seed=0, channels=3):
-    """Give batch norms the statistics of `passes` batches of noise, so that a random network's activations stay sane.
+def warm_batchnorm(module: nn.Module, passes: int, size: tuple[int, int], seed: int = 0, channels: int = 3) -> None:
+    """Gives batch norms the statistics of `passes` batches of noise, so that a random network's activations stay sane.
 
     Freshly made running statistics (mean 0, variance 1) let activations grow or die with depth.
     """
@@ -155,6 +174,6 @@ def warm_batchnorm(module, passes, size, seed=0, channels=3):
     with torch.no_grad():
         for _ in range(passes):
             module(torch.randn(4, channels, *size, generator=noise))
-    for norm, momentum in zip(norms, momenta):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
