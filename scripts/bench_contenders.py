@@ -34,9 +34,10 @@ from PIL import Image
 from torchvision import transforms
 
 SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "standin")]
+EXPORTER = SCRIPTS.parent / "python" / "camflow" / "export"
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "standin"), str(EXPORTER.parents[1])]
 
-import export_model
+from camflow import export
 from logits import Logits
 
 LABEL = "ground_truth"
@@ -62,7 +63,7 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
         arguments = ("--weights", "default") if list(cached.glob(f"{rest}_*.pth")) else ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
     if job["archive"]:
         return Path(job["archive"]), arguments
-    exporter = b"".join(path.read_bytes() for path in sorted(SCRIPTS.glob("export_*.py")))
+    exporter = b"".join(path.read_bytes() for path in sorted(EXPORTER.rglob("*.py")))
     digest = hashlib.sha256(repr((job["model"], arguments)).encode() + exporter)
     stem = "".join(c if c.isalnum() else "_" for c in Path(job["model"]).name)
     path = Path(job["models"]) / f"{stem}-{digest.hexdigest()[:12]}.pt2"
@@ -76,7 +77,7 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
 def load_model(job: dict) -> torch.nn.Module:
     """The PyTorch model with the archive's own weights."""
     prefix = job["model"].partition(":")[0]
-    module = export_model.load_model(job["model"], "none" if prefix == "torchvision" else "default").module
+    module = export.load_model(job["model"], "none" if prefix == "torchvision" else "default").module
     # The archive lacks what the exported output does not need (an auxiliary classifier).
     missing = module.load_state_dict(torch.export.load(job["archive"]).state_dict, strict=False)
     if missing.unexpected_keys or any(not key.startswith("aux_classifier.") for key in missing.missing_keys):

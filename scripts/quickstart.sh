@@ -22,7 +22,7 @@ trap 'rm -f "$said"' EXIT
 reference="$(sed -n 's/^model: //p' "$said" | tail -n 1)"
 
 # What the archive is made from: it is made again when one of these is newer.
-inputs=(scripts/export_*.py)
+inputs=(python/camflow/export/*.py python/camflow/export/loaders/*.py)
 if [ "${reference%%:*}" = scripts/standin/model.py ]; then
     name=standin-deeplab
     inputs+=(scripts/standin/model.py scripts/standin/weights.pt)

@@ -5,6 +5,8 @@ Nothing is downloaded and nothing of the user's is touched. A missing program or
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import json
 import os
 import shutil
@@ -16,11 +18,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
+# Where the Python package `camflow` lies.
+PACKAGES = ROOT / "python"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
-sys.path.insert(0, str(SCRIPTS))
+sys.path[:0] = [str(SCRIPTS), str(PACKAGES)]
 
 from private_mongod import PrivateMongod
 
@@ -59,14 +63,27 @@ def cache() -> Path:
     return folder
 
 
+def code_of(path: Path) -> str:
+    """What a Python file does: without its name, format, comments, docstrings and annotations, which do not change an archive."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = None
+    return ast.dump(tree)
+
+
 @pytest.fixture(scope="session")
 def export(cache):
     """Exports a model with scripts/export_model.py; its path."""
-    import hashlib
+    exporter = "".join(map(code_of, sorted((PACKAGES / "camflow" / "export").rglob("*.py"))))
 
     def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
-        digest = hashlib.sha256(repr((reference, arguments)).encode())
-        for path in (*sorted(SCRIPTS.glob("export_*.py")), *inputs):
+        digest = hashlib.sha256(repr((reference, arguments)).encode() + exporter.encode())
+        for path in inputs:
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"
