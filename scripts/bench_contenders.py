@@ -34,10 +34,9 @@ from PIL import Image
 from torchvision import transforms
 
 SCRIPTS = Path(__file__).resolve().parent
-EXPORTER = SCRIPTS.parent / "python" / "camflow" / "export"
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "standin"), str(EXPORTER.parents[1])]
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "standin")]
 
-from camflow import export
+import export_model
 from logits import Logits
 
 LABEL = "ground_truth"
@@ -63,7 +62,7 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
         arguments = ("--weights", "default") if list(cached.glob(f"{rest}_*.pth")) else ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
     if job["archive"]:
         return Path(job["archive"]), arguments
-    exporter = b"".join(path.read_bytes() for path in sorted(EXPORTER.rglob("*.py")))
+    exporter = b"".join(path.read_bytes() for path in sorted((SCRIPTS.parent / "python" / "camflow" / "export").rglob("*.py")))
     digest = hashlib.sha256(repr((job["model"], arguments)).encode() + exporter)
     stem = "".join(c if c.isalnum() else "_" for c in Path(job["model"]).name)
     path = Path(job["models"]) / f"{stem}-{digest.hexdigest()[:12]}.pt2"
@@ -77,7 +76,7 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
 def load_model(job: dict) -> torch.nn.Module:
     """The PyTorch model with the archive's own weights."""
     prefix = job["model"].partition(":")[0]
-    module = export.load_model(job["model"], "none" if prefix == "torchvision" else "default").module
+    module = export_model.load_model(job["model"], "none" if prefix == "torchvision" else "default").module
     # The archive lacks what the exported output does not need (an auxiliary classifier).
     missing = module.load_state_dict(torch.export.load(job["archive"]).state_dict, strict=False)
     if missing.unexpected_keys or any(not key.startswith("aux_classifier.") for key in missing.missing_keys):

@@ -31,9 +31,8 @@ import pytorch_grad_cam as reference
 import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, SemanticSegmentationTarget
 
-SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent / "python")]
-from camflow.export import load_model
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import export_model
 from logits import Logits
 
 METHODS = {
@@ -218,14 +217,14 @@ def exported(case: Case, models: Path) -> Path:
     """The model's archive in that folder, made if it is not there."""
     archive = models / (case.model.replace(":", "-") + ".pt2")
     if not archive.exists():
-        command = [sys.executable, SCRIPTS / "export_model.py", case.model, "--out", archive, *case.export]
+        command = [sys.executable, Path(export_model.__file__), case.model, "--out", archive, *case.export]
         subprocess.run([str(part) for part in command], check=True, capture_output=True)
     return archive
 
 
 def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
     """The rows of one model, printed as they come."""
-    module = load_model(case.model, "none").module
+    module = export_model.load_model(case.model, "none").module
     module.load_state_dict(torch.export.load(archive).state_dict)
     model = Logits(module).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
     double = copy.deepcopy(model).double()

@@ -49,7 +49,7 @@ ensure_browser() {
 step "format"
 cargo fmt --check
 step "lint"
-"$camflow_python" -m ruff check pipelines scripts tests
+bash scripts/lint.sh
 cargo clippy --all-targets --locked -- -D warnings
 step "documentation"
 bash scripts/docs.sh build

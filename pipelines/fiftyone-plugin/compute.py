@@ -81,7 +81,7 @@ def of_patches(patches) -> fo.DatasetView:
 def delegated(ctx, command) -> dict:
     """Runs to the end, with the progress kept in the delegated operation."""
     ledger = Ledger()
-    with closing(program.Run(*command)) as run:
+    with closing(program.start(*command)) as run:
         for label, progress in watch(run, ledger):
             ctx.set_progress(progress=progress, label=label)
         ledger.check(run)
@@ -95,7 +95,7 @@ async def immediate(ctx, command):
     that is collected nobody knows.
     """
     ledger = Ledger()
-    with closing(program.Run(*command)) as run:
+    with closing(program.start(*command)) as run:
         steps = watch(run, ledger)
         while step := await asyncio.to_thread(next, steps, None):
             label, progress = step

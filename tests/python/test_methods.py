@@ -13,7 +13,6 @@ from PIL import Image
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 import parity
-from camflow.export import load_model
 
 CASES = {case.model: case for case in parity.CASES}
 
@@ -99,7 +98,7 @@ def test_a_trained_classifier_looks_at_the_cup(camflow, classifier, photo, tmp_p
 def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_path):
     case = CASES["torchvision:resnet18"]
     archive = export(case.model, *case.export)
-    model = parity.Logits(load_model(case.model, "none").module)
+    model = parity.Logits(parity.export_model.load_model(case.model, "none").module)
     model.model.load_state_dict(torch.export.load(archive).state_dict)
     model.eval().requires_grad_(True)
     pixels = parity.picture(*case.size, seed=3)

@@ -63,7 +63,7 @@ def describe(
     else:
         raise ExportError(f"the model has no output `{wanted}`", f"its outputs are {', '.join(f'`{k}`' for k in keys)}", code=2)
     scores = leaves[index]
-    if not isinstance(scores, torch.Tensor) or scores.ndim == 0 and example[0] > 1:
+    if not isinstance(scores, torch.Tensor) or (scores.ndim == 0 and example[0] > 1):
         what = f"has shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else f"is a {type(scores).__name__}"
         raise ExportError(f"output {f'`{keys[index]}` ' if keys[index] else ''}{what}, and is no tensor [N, classes, ...]",
                           "choose another with `--primary-output`, or wrap the model")

@@ -48,7 +48,7 @@ def load_model(
     prefix, _, rest = ref.partition(":")
     library = prefix if rest and prefix in LIBRARIES else None
     name = rest if library else ref
-    if library is None and (Path(ref).is_file() or not rest and ref.endswith((".pt2", ".pt", ".pth", ".onnx", ".ckpt", ".safetensors"))):
+    if library is None and (Path(ref).is_file() or (not rest and ref.endswith((".pt2", ".pt", ".pth", ".onnx", ".ckpt", ".safetensors")))):
         loaded = program.load(ref)
     elif library is None and rest:
         loaded = function.load(ref)

@@ -11,6 +11,7 @@ class ExportError(Exception):
     """Something the user can act on: a message, an optional hint, and the exit code (2: the request was wrong)."""
 
     def __init__(self, message: str, hint: str | None = None, code: int = 1) -> None:
+        """The parts of the error."""
         super().__init__(message)
         self.hint, self.code = hint, code
 

@@ -91,7 +91,7 @@ class _Watch:
         where = place(traceback.extract_stack()[:-2])
         self.cuts.setdefault((what, where), f"`{what}`{where}")
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> None:
         import torch
 
         watch = self
@@ -114,7 +114,6 @@ class _Watch:
         self.stack.enter_context(unittest.mock.patch.object(torch.no_grad, "__enter__", enter))
         self.stack.enter_context(without_inference_mode())
         self.stack.enter_context(Functions())
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self.stack.close()

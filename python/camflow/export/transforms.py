@@ -111,7 +111,7 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
         return (size, size) if isinstance(size, int) else None
 
     unknown_steps = [key for key in ("do_pad", "do_align_corners", "do_flip_channel_order") if config.get(key)]
-    if unknown_steps or config.get("do_resize", False) and "crop_pct" in config:
+    if unknown_steps or (config.get("do_resize", False) and "crop_pct" in config):
         raise ExportError(f"it has the step `{(unknown_steps or ['crop_pct'])[0]}`, which camflow does not have")
     if config.get("do_resize", False):
         size = config.get("size")

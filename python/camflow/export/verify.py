@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def signatures(program: ExportedProgram) -> dict[str, str | None]:
-    """module path -> name of the value that its last call returned, for modules that return one tensor."""
+    """Module path -> name of the value that its last call returned, for modules that return one tensor."""
     import torch
 
     names: dict[str, str | None] = {}

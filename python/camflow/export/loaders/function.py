@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -32,7 +31,7 @@ def load(ref: str) -> LoadedModel:
             sys.modules[path.stem] = namespace  # dataclasses and pickles look their module up here
             spec.loader.exec_module(namespace)
         else:
-            sys.path.insert(0, os.getcwd())
+            sys.path.insert(0, str(Path.cwd()))
             namespace = importlib.import_module(place)
     except ModuleNotFoundError as error:
         raise ExportError(f"could not import `{place}`: {first_line(error)}",

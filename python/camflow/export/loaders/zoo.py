@@ -15,7 +15,7 @@ from . import LoadedModel, Metadata, of_classes, without_weights
 
 
 def manifest() -> dict[str, dict[str, Any]]:
-    """name -> entry of FiftyOne's zoo of torch models, read without importing FiftyOne (which takes seconds)."""
+    """Name -> entry of FiftyOne's zoo of torch models, read without importing FiftyOne (which takes seconds)."""
     spec = importlib.util.find_spec("fiftyone")
     path = Path(spec.origin).parent / "zoo" / "models" / "manifest-torch.json" if spec and spec.origin else None
     if path is None or not path.is_file():
