@@ -15,16 +15,17 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
+from types import FrameType
+from typing import Any, ClassVar
 
 import ray
 from ray.exceptions import RayError
-from shards import ABORTED, DONE, INTERRUPTED, LOCKED, SOME_FAILED, USAGE, Shards
-from workers import Demand, Workers, usable_nodes
+from shards import ABORTED, DONE, INTERRUPTED, LOCKED, SOME_FAILED, USAGE, Shard, Shards
+from workers import Demand, Hand, Workers, usable_nodes
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
+else:
     import tomli as tomllib
 
 # Shards for each worker that fits on the cluster at the start. More make the end more even and cost less when a node is lost.
@@ -36,6 +37,7 @@ ENVIRONMENT = ("FIFTYONE_DATABASE_URI", "FIFTYONE_DATABASE_NAME", "CAMFLOW_CACHE
 
 
 def main() -> int:
+    """Runs the jobs, one after the other; the exit code is the worst of theirs."""
     args = parser().parse_args()
     jobs = job_names(args)
     teller = Teller(args.format)
@@ -85,7 +87,7 @@ def positive(text: str) -> int:
     return number
 
 
-def job_names(args) -> list[str | None]:
+def job_names(args: argparse.Namespace) -> list[str | None]:
     """The jobs of the file, in order; None for the only one, where it has no name. camflow itself judges the file."""
     args.file = args.file.resolve()
     try:
@@ -103,12 +105,12 @@ def default_gpus() -> float:
 class Stopping:
     """Whether somebody asked to stop: the first signal lets shards in flight come to a good end, the second does not."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.num_signals = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.num_signals += 1
         if self.num_signals > 1:
             os._exit(INTERRUPTED)
@@ -117,7 +119,15 @@ class Stopping:
 class JobRun:
     """One job on the cluster."""
 
-    def __init__(self, args, job: str | None, demand: Demand, environment: dict, stopping: Stopping, teller: Teller):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        job: str | None,
+        demand: Demand,
+        environment: dict[str, str],
+        stopping: Stopping,
+        teller: Teller,
+    ) -> None:
         slots = sum(demand.slots(node["Resources"]) for node in usable_nodes())
         self.max_workers = args.max_workers or sys.maxsize
         self.shards = Shards(args.shards or SHARDS_A_WORKER * max(1, min(slots, self.max_workers)), args.retries)
@@ -148,7 +158,7 @@ class JobRun:
         self.workers.close()
         return self.shards.exit_code
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         return {"elapsed_s": round(time.monotonic() - self.started, 3), **self.shards.summary()}
 
     def num_open(self) -> int:
@@ -181,9 +191,9 @@ class JobRun:
             if hand.shard is None:
                 self.heard_start(hand, answer)
             else:
-                self.heard_shard(hand, answer)
+                self.heard_shard(hand, hand.shard, answer)
 
-    def heard_start(self, hand, answer: dict) -> None:
+    def heard_start(self, hand: Hand, answer: dict[str, Any]) -> None:
         if answer["event"] == "ready":
             hand.is_ready = True
             self.teller.tell("worker_ready", host=hand.host, node=hand.node, devices=answer["devices"])
@@ -194,8 +204,8 @@ class JobRun:
             self.teller.tell("node_refused", host=hand.host, node=hand.node, error=answer["error"])
             self.workers.refuse(hand, f"{hand.host}: {answer['error']}")
 
-    def heard_shard(self, hand, answer: dict) -> None:
-        shard, hand.shard = hand.shard, None
+    def heard_shard(self, hand: Hand, shard: Shard, answer: dict[str, Any]) -> None:
+        hand.shard = None
         code = answer["exit_code"]
         if answer["event"] == "shard_finished" and code in (DONE, SOME_FAILED):
             self.shards.finished(answer)
@@ -243,7 +253,7 @@ class JobRun:
 class Teller:
     """Says what happens: in words on standard error, or in JSON lines on standard output."""
 
-    WORDS: ClassVar = {
+    WORDS: ClassVar[dict[str, str]] = {
         "job_started": "{num_shards} shards",
         "worker_ready": "{host}: a worker on {devices} is ready",
         "worker_lost": "{host}: a worker is lost ({error})",
@@ -253,10 +263,10 @@ class Teller:
         "draining": "stopping: shards in flight are finished first (again to stop at once)",
     }
 
-    def __init__(self, format: str):
+    def __init__(self, format: str) -> None:
         self.format = format
 
-    def tell(self, event: str, **more) -> None:
+    def tell(self, event: str, **more: Any) -> None:
         if self.format == "json":
             print(json.dumps({"event": event, **more}), flush=True)
         elif event == "job_finished":
@@ -265,7 +275,7 @@ class Teller:
             print(self.WORDS[event].format(**more), file=sys.stderr, flush=True)
 
     @staticmethod
-    def _finished(summary: dict) -> str:
+    def _finished(summary: dict[str, Any]) -> str:
         counts = summary["counts"]
         shards = f"{summary['num_shards_done']} of {summary['num_shards']} shards done, {summary['num_retried']} tried again"
         numbers = {name: counts.get(f"num_{name}", 0) for name in ("committed", "heatmaps", "skipped", "failed")}
