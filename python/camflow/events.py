@@ -111,7 +111,7 @@ class Stage(TypedDict):
 
 
 class Counts(TypedDict):
-    """What became of the samples that were read: committed, skipped (by reason), failed, or abandoned by a run that was aborted."""
+    """What became of the samples that were read: committed, skipped (by reason), failed, or abandoned by an aborted run."""
 
     num_read: int
     num_committed: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-# Characters that nobody sees, that begin lines, move a terminal's cursor or turn text around: those that camflow refuses in names.
+# Characters that nobody sees, that begin lines, move a terminal's cursor or turn text around: camflow refuses them in names.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 

@@ -145,7 +145,10 @@ def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
 
 
 def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
-    """Exports what the arguments say; the exit code. `of_program`: as `camflow export`, whose arguments these are only in part."""
+    """Exports what the arguments say; gives the exit code.
+
+    With `of_program` it is `camflow export`, which takes these arguments behind its own.
+    """
     args = parse(argv)
     # Libraries print on import (FiftyOne its notices, hubs their progress), some below Python: move the descriptor itself
     sys.stdout.flush()

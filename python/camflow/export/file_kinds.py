@@ -28,7 +28,10 @@ def is_html(start: bytes) -> bool:
 
 
 def kind_of(path: str) -> str:
-    """The kind of a file: "torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "empty", "cut", "zip" or "other".
+    """The kind of a file, by its content.
+
+    "torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "zip" (of
+    something else), "empty", "cut" or "other".
 
     Raises:
         OSError: it cannot be read.

@@ -27,7 +27,8 @@ def trace(
 
     With `fixed_batch` the batch is not free either. `verbose` shows what torch says meanwhile.
 
-    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output); the example is [N, C, H, W] of float32.
+    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output); the example is
+    [N, C, H, W] of float32.
 
     Raises:
         ExportError: it cannot be exported in any way.
