@@ -144,9 +144,7 @@ def _target(ctx: ExecutionContext, inputs: types.Object) -> str:
     choices = _choices(types.DropdownView(), [*fields, *own])
     default = choices.values()[0]
     description = "Which pixels count"
-    inputs.enum(
-        "target", choices.values(), default=default, required=True, label="Target", description=description, view=choices
-    )
+    inputs.enum("target", choices.values(), default=default, required=True, label="Target", description=description, view=choices)
     return str(ctx.params.get("target") or default)
 
 

@@ -67,14 +67,34 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--address", default="auto", help="the cluster's address; `local` makes one of this machine; default: auto")
     made.add_argument("--only", action="append", default=[], metavar="JOB", help="only this job of the file; may be repeated")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `camflow run`; may be repeated")
-    made.add_argument("--shards", type=positive, metavar="N", help=f"default: {SHARDS_A_WORKER} for each worker that fits at the start")
-    made.add_argument("--num-gpus", type=float, metavar="X", help="GPUs of a worker, fractions too; default: 1, or 0 on a cluster without")
+    made.add_argument(
+        "--shards", type=positive, metavar="N", help=f"default: {SHARDS_A_WORKER} for each worker that fits at the start"
+    )
+    made.add_argument(
+        "--num-gpus", type=float, metavar="X", help="GPUs of a worker, fractions too; default: 1, or 0 on a cluster without"
+    )
     made.add_argument("--num-cpus", type=float, metavar="X", help="cores of a worker; default: its share of the node's")
     made.add_argument("--max-workers", type=positive, metavar="N", help="no more workers than this at a time")
-    made.add_argument("--retries", type=int, default=3, metavar="N", help="how often a shard is tried again that failed; default: 3")
-    made.add_argument("--program", default=os.environ.get("CAMFLOW_BIN", "camflow"), help="camflow on the nodes; default: CAMFLOW_BIN, or what is on the PATH")
-    made.add_argument("--env", action="append", default=[], metavar="NAME", help="take this environment variable along, a password say; may be repeated")
-    made.add_argument("--logs", metavar="FOLDER", help="one file for each worker with its JSON lines, on its node; default: warnings only, by Ray")
+    made.add_argument(
+        "--retries", type=int, default=3, metavar="N", help="how often a shard is tried again that failed; default: 3"
+    )
+    made.add_argument(
+        "--program",
+        default=os.environ.get("CAMFLOW_BIN", "camflow"),
+        help="camflow on the nodes; default: CAMFLOW_BIN, or what is on the PATH",
+    )
+    made.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take this environment variable along, a password say; may be repeated",
+    )
+    made.add_argument(
+        "--logs",
+        metavar="FOLDER",
+        help="one file for each worker with its JSON lines, on its node; default: warnings only, by Ray",
+    )
     made.add_argument("--report-file", type=Path, metavar="FILE", help="write the summary here (JSON)")
     made.add_argument("--format", choices=("human", "json"), default="human", help="words, or one JSON object a line")
     return made
@@ -210,8 +230,14 @@ class JobRun:
         if answer["event"] == "shard_finished" and code in (DONE, SOME_FAILED):
             self.shards.finished(answer)
             self.teller.tell(
-                "shard_finished", shard=shard.name, host=hand.host, node=hand.node, counts=answer["counts"],
-                num_done=self.shards.num_done, num_shards=self.shards.count, elapsed_s=answer["elapsed_s"],
+                "shard_finished",
+                shard=shard.name,
+                host=hand.host,
+                node=hand.node,
+                counts=answer["counts"],
+                num_done=self.shards.num_done,
+                num_shards=self.shards.count,
+                elapsed_s=answer["elapsed_s"],
             )
             return
         error = answer.get("error") or f"the worker on {hand.host} ended with exit code {code}"
@@ -221,7 +247,9 @@ class JobRun:
             self.workers.drop(hand)
             return
         is_again = self.shards.failed(shard, hand.node, code if answer["event"] == "shard_finished" else ABORTED, error)
-        self.teller.tell("shard_failed", shard=shard.name, host=hand.host, node=hand.node, error=error, exit_code=code, is_tried_again=is_again)
+        self.teller.tell(
+            "shard_failed", shard=shard.name, host=hand.host, node=hand.node, error=error, exit_code=code, is_tried_again=is_again
+        )
         if code != LOCKED:
             # Another one starts in its place: what is wrong may be its own.
             self.workers.drop(hand)
@@ -281,7 +309,9 @@ class Teller:
         numbers = {name: counts.get(f"num_{name}", 0) for name in ("committed", "heatmaps", "skipped", "failed")}
         samples = "{committed} samples annotated ({heatmaps} heatmaps), {skipped} skipped, {failed} failed".format(**numbers)
         lines = [f"{shards}: {samples} in {summary['elapsed_s']:.0f} s"]
-        lines += [f"failed: {failure['sample']} ({failure.get('media_path')}): {failure['error']}" for failure in summary["failures"]]
+        lines += [
+            f"failed: {failure['sample']} ({failure.get('media_path')}): {failure['error']}" for failure in summary["failures"]
+        ]
         lines += [f"error: shard {lost['shard']}: {lost['error']}" for lost in summary["lost"][:3]]
         return "\n".join(lines)
 

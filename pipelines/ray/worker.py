@@ -47,7 +47,9 @@ class Worker:
             )
         except OSError as error:
             return self._not_ready(f"camflow does not start: {error}")
-        return self._hear(self.process) or self._not_ready(f"camflow ended with exit code {self.process.wait()} before it was ready")
+        return self._hear(self.process) or self._not_ready(
+            f"camflow ended with exit code {self.process.wait()} before it was ready"
+        )
 
     def do(self, shard: str) -> dict[str, Any]:
         """The answer for a shard, `shard_finished`; `worker_ended` where there is none."""

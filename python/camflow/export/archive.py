@@ -29,7 +29,9 @@ def measured(camflow: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     began = time.monotonic()
     done = subprocess.run([camflow, "measure", path], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        say(f"warning: `{camflow} measure` ended with {done.returncode}: the archive will not say how far the default mode is from float64")
+        say(
+            f"warning: `{camflow} measure` ended with {done.returncode}: the archive will not say how far the default mode is from float64"
+        )
         return {}
     found: dict[str, Any] = json.loads(done.stdout)
     say(f"measured at {len(found['default_mode'])} inputs in {time.monotonic() - began:.0f} s")
@@ -73,11 +75,23 @@ def export(
         fixed_batch = given[0] if batch_is_fixed else None
         static_reason = "--static-size" if static_size else "it was exported for one size" if any(sides_are_fixed) else None
         channels = given[1] if "fixed" in loaded.metadata else input_channels(loaded.module, size or fixed or EXAMPLE_SIZE)
-        refuse_random(loaded.module, torch.randn(fixed_batch or 1, channels, *(size or fixed or EXAMPLE_SIZE), generator=torch.Generator().manual_seed(seed)))
+        refuse_random(
+            loaded.module,
+            torch.randn(
+                fixed_batch or 1, channels, *(size or fixed or EXAMPLE_SIZE), generator=torch.Generator().manual_seed(seed)
+            ),
+        )
         if warm:
             warm_batchnorm(loaded.module, warm, size or fixed or EXAMPLE_SIZE, seed, channels)
         program, example, kind, shapes, unfit, output = trace(
-            loaded.module, size or fixed or (224, 224), None if static_reason else size or EXAMPLE_SIZE, static_reason, channels, fixed_batch, verbose)
+            loaded.module,
+            size or fixed or (224, 224),
+            None if static_reason else size or EXAMPLE_SIZE,
+            static_reason,
+            channels,
+            fixed_batch,
+            verbose,
+        )
         refuse_foreign(program)
         strip_traces(program)
         meta = describe(loaded, shapes, example, output, primary_output, layouts)
@@ -94,11 +108,17 @@ def export(
         meta["modules_without_signature"] = unfit
         if not meta["layers"]:
             if cuts:
-                raise ExportError(f"the model computes its layers under {'; '.join(cuts[:3])}, where nothing can be explained",
-                                  "take it away; to freeze weights use `requires_grad_(False)`")
-            raise ExportError("the model has no module whose output can be drawn over the image", "describe its layers in `camflow_metadata`")
+                raise ExportError(
+                    f"the model computes its layers under {'; '.join(cuts[:3])}, where nothing can be explained",
+                    "take it away; to freeze weights use `requires_grad_(False)`",
+                )
+            raise ExportError(
+                "the model has no module whose output can be drawn over the image", "describe its layers in `camflow_metadata`"
+            )
         if cuts:
-            say(f"warning: {len(lost)} modules such as `{lost[-1]}` are no layers: the model computes them under {'; '.join(cuts[:3])}")
+            say(
+                f"warning: {len(lost)} modules such as `{lost[-1]}` are no layers: the model computes them under {'; '.join(cuts[:3])}"
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         # a folder beside `out`: the same disk, so that the rename is atomic, and the archive's root gets the final name
         with tempfile.TemporaryDirectory(prefix=".camflow-export-", dir=out.parent) as folder:
@@ -110,7 +130,10 @@ def export(
                 meta.update(measured(measure_with, draft))
             torch.export.save(program, final, extra_files={"camflow.json": json.dumps(meta)})
             if _checksums(draft) != _checksums(final):
-                raise ExportError("two writes of the same model differ: the archive cannot be trusted", "please report this with the model's name")
+                raise ExportError(
+                    "two writes of the same model differ: the archive cannot be trusted",
+                    "please report this with the model's name",
+                )
             with open(final, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(final, out)
@@ -122,4 +145,6 @@ def export(
 def _checksums(path: Path) -> dict[str, int]:
     """What was verified: every entry but camflow.json (the second write adds the result to it)."""
     with zipfile.ZipFile(path) as archive:
-        return {i.filename: i.CRC for i in archive.infolist() if not i.filename.endswith(("/extra/camflow.json", "serialization_id"))}
+        return {
+            i.filename: i.CRC for i in archive.infolist() if not i.filename.endswith(("/extra/camflow.json", "serialization_id"))
+        }

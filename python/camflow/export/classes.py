@@ -16,14 +16,24 @@ def classes_by_channel(classes: Mapping[Any, Any] | Iterable[Any] | None) -> dic
     Raises:
         ExportError: a key is no number of a channel, or a name is too long or cannot be seen.
     """
-    if isinstance(classes, dict) and not all(str(key).isdecimal() for key in classes) and all(isinstance(value, int) for value in classes.values()):
+    if (
+        isinstance(classes, dict)
+        and not all(str(key).isdecimal() for key in classes)
+        and all(isinstance(value, int) for value in classes.values())
+    ):
         classes = {channel: name for name, channel in classes.items()}
     pairs = list(classes.items() if isinstance(classes, dict) else enumerate(classes or ()))
     for channel, name in pairs:
         if not str(channel).isdecimal():
-            raise ExportError(f"`classes` has the key `{channel}`, which is no number of a channel", "give a list of names, or a dict from channel to name", code=2)
+            raise ExportError(
+                f"`classes` has the key `{channel}`, which is no number of a channel",
+                "give a list of names, or a dict from channel to name",
+                code=2,
+            )
         if len(str(name).encode()) > 1000 or not str(name).isprintable():
-            raise ExportError(f"the name {str(name)[:60]!r} of class {channel} is too long or has characters that nobody can see", code=2)
+            raise ExportError(
+                f"the name {str(name)[:60]!r} of class {channel} is too long or has characters that nobody can see", code=2
+            )
     return {str(int(channel)): str(name) for channel, name in pairs}
 
 
@@ -36,7 +46,11 @@ def read_classes(text: str) -> list[Any] | dict[str, Any]:
     if not Path(text).is_file():
         names = [name.strip() for name in text.split(",")]
         if not all(names):
-            raise ExportError(f"`--classes {text}` has an empty name, and there is no file of that name", "names with commas in them go into a file, one a line", code=2)
+            raise ExportError(
+                f"`--classes {text}` has an empty name, and there is no file of that name",
+                "names with commas in them go into a file, one a line",
+                code=2,
+            )
         return names
     try:
         content = Path(text).read_text(encoding="utf-8")
@@ -46,5 +60,9 @@ def read_classes(text: str) -> list[Any] | dict[str, Any]:
                 raise ValueError("it is neither a list nor an object")
             return content
     except (OSError, ValueError) as error:
-        raise ExportError(f"`--classes`: cannot read `{text}`: {error}", "a list of names as JSON (`.json`), or a text with one name a line", code=2) from None
+        raise ExportError(
+            f"`--classes`: cannot read `{text}`: {error}",
+            "a list of names as JSON (`.json`), or a text with one name a line",
+            code=2,
+        ) from None
     return [line.strip() for line in content.splitlines() if line.strip()]

@@ -75,28 +75,58 @@ def _layout(text: str) -> tuple[str, dict[str, Any]]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, those of this process for None; ends the process where they are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m camflow.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m camflow.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", metavar="MODEL", help="a model's name, or module:function, or file.py:function")
     parser.add_argument("--out", metavar="FILE", help="the archive to write (default: NAME.pt2 in this folder; a folder is fine)")
     parser.add_argument("--name", help="the model's name in the archive (default: its own)")
-    parser.add_argument("--weights", default="default", metavar="default|none|PATH", help="published, random, or from a state dict")
+    parser.add_argument(
+        "--weights", default="default", metavar="default|none|PATH", help="published, random, or from a state dict"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random weights and of --warm-batchnorm's noise")
-    parser.add_argument("--warm-batchnorm", type=int, default=0, metavar="N", help="N passes of noise to set batch norms' statistics")
+    parser.add_argument(
+        "--warm-batchnorm", type=int, default=0, metavar="N", help="N passes of noise to set batch norms' statistics"
+    )
     parser.add_argument("--size", type=_size, metavar="HxW", help="example image size (default: what the model is made for)")
     parser.add_argument("--static-size", action="store_true", help="do not let height and width vary")
-    parser.add_argument("--layout", type=_layout, action="append", default=[], metavar="PATH=LAYOUT",
-                        help="how a layer's output lies over the image, where the guess from its shape is wrong: "
-                             "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the weights, for a zoo, torchvision or timm name (default: as in the file)")
-    parser.add_argument("--classes", metavar="NAMES", help="their names in the order of the channels: a file (JSON, or one name a line), or a,b,c")
-    parser.add_argument("--preprocess", metavar="imagenet|none|FILE", help="how images are preprocessed: ImageNet's usual way, samples in [0, 1], "
-                                                                           "or a JSON file of steps or of Hugging Face (default: what the model says)")
-    parser.add_argument("--mean", type=_numbers, metavar="M,M,M", help="of samples in [0, 1]; one number for all channels will do")
+    parser.add_argument(
+        "--layout",
+        type=_layout,
+        action="append",
+        default=[],
+        metavar="PATH=LAYOUT",
+        help="how a layer's output lies over the image, where the guess from its shape is wrong: "
+        "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="classes of the weights, for a zoo, torchvision or timm name (default: as in the file)",
+    )
+    parser.add_argument(
+        "--classes", metavar="NAMES", help="their names in the order of the channels: a file (JSON, or one name a line), or a,b,c"
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="imagenet|none|FILE",
+        help="how images are preprocessed: ImageNet's usual way, samples in [0, 1], "
+        "or a JSON file of steps or of Hugging Face (default: what the model says)",
+    )
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="M,M,M", help="of samples in [0, 1]; one number for all channels will do"
+    )
     parser.add_argument("--std", type=_numbers, metavar="S,S,S", help="likewise")
     parser.add_argument("--resize", type=_resize, metavar="HxW|N", help="resize images to this, or their smaller side")
-    parser.add_argument("--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)")
-    parser.add_argument("--measure-with", metavar="CAMFLOW",
-                        help="the program that measures how the archive behaves when it is run; `camflow export` gives itself")
+    parser.add_argument(
+        "--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)"
+    )
+    parser.add_argument(
+        "--measure-with",
+        metavar="CAMFLOW",
+        help="the program that measures how the archive behaves when it is run; `camflow export` gives itself",
+    )
     parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
     parser.add_argument("--verbose", action="store_true", help="show what torch says while it exports")
     parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
@@ -115,7 +145,11 @@ def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
         raise ExportError("`--warm-batchnorm` takes a number of passes, 0 or more", code=2)
 
     def target(name: str) -> Path:
-        return Path(args.out) if args.out and args.out.endswith(".pt2") else Path(args.out or ".") / (re.sub(r"[^\w.@-]+", "_", name) + ".pt2")
+        return (
+            Path(args.out)
+            if args.out and args.out.endswith(".pt2")
+            else Path(args.out or ".") / (re.sub(r"[^\w.@-]+", "_", name) + ".pt2")
+        )
 
     def refuse(path: Path) -> None:
         if path.exists() and os.path.isfile(args.model) and path.samefile(args.model):
@@ -131,17 +165,43 @@ def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
     loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps)
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
-    meta = export(loaded, path, args.size, args.static_size, args.primary_output, args.warm_batchnorm, args.seed, dict(args.layout), args.verbose,
-                  args.measure_with)
+    meta = export(
+        loaded,
+        path,
+        args.size,
+        args.static_size,
+        args.primary_output,
+        args.warm_batchnorm,
+        args.seed,
+        dict(args.layout),
+        args.verbose,
+        args.measure_with,
+    )
     verified = meta["verified"]
     if args.format == "json":
-        emit(json.dumps({"path": str(path), "name": meta["name"], "source": meta["source"], "task": meta["task"], "layers": len(meta["layers"]),
-                         "default_layers": meta["default_layers"], "classes": len(meta["classes"]), "dynamic": meta["input"]["dynamic"],
-                         "size_bytes": path.stat().st_size, "max_abs_difference": verified["max_abs_difference"], "hooks_checked": verified["hooks_checked"]}))
+        emit(
+            json.dumps(
+                {
+                    "path": str(path),
+                    "name": meta["name"],
+                    "source": meta["source"],
+                    "task": meta["task"],
+                    "layers": len(meta["layers"]),
+                    "default_layers": meta["default_layers"],
+                    "classes": len(meta["classes"]),
+                    "dynamic": meta["input"]["dynamic"],
+                    "size_bytes": path.stat().st_size,
+                    "max_abs_difference": verified["max_abs_difference"],
+                    "hooks_checked": verified["hooks_checked"],
+                }
+            )
+        )
     else:
         aliases = ", ".join(f"{k} {v}" for k, v in list(meta["aliases"].items())[-4:])
-        emit(f"{path}: {meta['name']}, {meta['task']}, {len(meta['layers'])} layers ({aliases}), sizes free: {meta['input']['dynamic']}; "
-             f"checked at {len(verified['shapes'])} sizes and {verified['hooks_checked']} layers, largest difference {verified['max_abs_difference']:.1e}")
+        emit(
+            f"{path}: {meta['name']}, {meta['task']}, {len(meta['layers'])} layers ({aliases}), sizes free: {meta['input']['dynamic']}; "
+            f"checked at {len(verified['shapes'])} sizes and {verified['hooks_checked']} layers, largest difference {verified['max_abs_difference']:.1e}"
+        )
 
 
 def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
@@ -163,7 +223,9 @@ def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
             say("arguments of the exporter come after ` -- `")
         return error.code
     except ImportError as error:
-        say(f"error: a Python package is missing: {first_line(error)}\nhint: run this with the Python that has torch, torchvision and FiftyOne")
+        say(
+            f"error: a Python package is missing: {first_line(error)}\nhint: run this with the Python that has torch, torchvision and FiftyOne"
+        )
         return 1
     except KeyboardInterrupt:
         say("interrupted: nothing was written")
@@ -174,4 +236,3 @@ def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
             raise
         say("hint: CAMFLOW_TRACEBACK=1 shows where")
         return 1
-

@@ -6,7 +6,11 @@ import zipfile
 
 # What a file begins with; the text ends a sentence that begins with the file's name.
 BEGINNINGS = (
-    (b"version https://git-lfs", "is a Git LFS pointer and not the file itself", "`git lfs pull` fetches the file that it stands for"),
+    (
+        b"version https://git-lfs",
+        "is a Git LFS pointer and not the file itself",
+        "`git lfs pull` fetches the file that it stands for",
+    ),
     (b"\x89HDF", "is an HDF5 file, such as Keras writes, which has no PyTorch weights", None),
     (b"\x1f\x8b", "is compressed by gzip", "unpack it first"),
     (b"BZh", "is compressed by bzip2", "unpack it first"),
@@ -17,8 +21,10 @@ BEGINNINGS = (
     (b"GGUF", "is a GGUF file of llama.cpp, which has no PyTorch weights", None),
     (b"\x93NUMPY", "is a NumPy array", None),
 )
-HTML = ("is an HTML page and not the file that it is named after: the server sent a page to log in or of an error",
-        "download the file again, and look at it in a browser if that does not help")
+HTML = (
+    "is an HTML page and not the file that it is named after: the server sent a page to log in or of an error",
+    "download the file again, and look at it in a browser if that does not help",
+)
 
 
 def is_html(start: bytes) -> bool:
@@ -85,16 +91,31 @@ def described(path: str) -> tuple[str, str | None]:
 
 KINDS: dict[str, tuple[str, str | None]] = {
     "empty": ("is empty", "the download or copy failed: get it again"),
-    "cut": ("begins like a zip archive but has no readable end: it was probably cut off", "the download or copy failed: get it again"),
+    "cut": (
+        "begins like a zip archive but has no readable end: it was probably cut off",
+        "the download or copy failed: get it again",
+    ),
     "zip": ("is a zip archive of other files", "unpack it, and give the file of weights in it"),
-    "onnx": ("is an ONNX model, which camflow does not read", "export the PyTorch model that it was made from: `camflow export file.py:function`"),
-    "torchscript": ("is a TorchScript model, which camflow does not read",
-                    "export the PyTorch model that it was made from: `camflow export file.py:function`"),
+    "onnx": (
+        "is an ONNX model, which camflow does not read",
+        "export the PyTorch model that it was made from: `camflow export file.py:function`",
+    ),
+    "torchscript": (
+        "is a TorchScript model, which camflow does not read",
+        "export the PyTorch model that it was made from: `camflow export file.py:function`",
+    ),
     "export": ("is an exported program of `torch.export.save`", "`camflow export FILE.pt2` makes a camflow model of it"),
-    "camflow": ("is a camflow model already", "give it to `camflow annotate --model`; to change it, export its PyTorch model again"),
-    "torch": ("is a checkpoint of `torch.save`, weights without a network",
-              "export the network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME"),
-    "safetensors": ("has weights without a network (safetensors)",
-                    "export the network with them: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME"),
+    "camflow": (
+        "is a camflow model already",
+        "give it to `camflow annotate --model`; to change it, export its PyTorch model again",
+    ),
+    "torch": (
+        "is a checkpoint of `torch.save`, weights without a network",
+        "export the network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME",
+    ),
+    "safetensors": (
+        "has weights without a network (safetensors)",
+        "export the network with them: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME",
+    ),
     "pickle": ("is a Python pickle", "load it in a function that returns the nn.Module: `camflow export file.py:function`"),
 }

@@ -69,14 +69,22 @@ def known_metadata(module: nn.Module) -> Metadata:
                 if value and key not in found:
                     found[key] = value
                     if key != "example":
-                        say(f"note: {'names of classes' if key == 'classes' else 'preprocessing'} as in `{source}` of `{type(mod).__name__}`")
+                        say(
+                            f"note: {'names of classes' if key == 'classes' else 'preprocessing'} as in `{source}` of `{type(mod).__name__}`"
+                        )
     return found
 
 
 def _of_timm(module: nn.Module) -> dict[str, tuple[Any, str]]:
     """Key -> (value, where the module has it), of the configuration that timm gives its models."""
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "data_config", None)
-    config = config if isinstance(config, dict) else vars(config) if hasattr(config, "input_size") and hasattr(config, "mean") else None
+    config = (
+        config
+        if isinstance(config, dict)
+        else vars(config)
+        if hasattr(config, "input_size") and hasattr(config, "mean")
+        else None
+    )
     if not config or "mean" not in config:
         return {}
     import torch

@@ -41,6 +41,7 @@ def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]
                 unfit.add(path)  # torch.export takes only these in a module's signature
             shapes.pop(path, None)  # the last call counts
             shapes[path] = list(output.shape) if isinstance(output, torch.Tensor) and output.is_floating_point() else None
+
         return record
 
     try:
@@ -71,6 +72,7 @@ def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -
             with torch.enable_grad():
                 taken[path] = output if output.requires_grad else output.detach().requires_grad_()
                 return taken[path].clone()  # what overwrites it later does so to the copy
+
         return take
 
     try:
@@ -99,7 +101,9 @@ def output_keys(output: Any) -> tuple[list[str | None], list[Any]]:
     if isinstance(output, torch.Tensor):
         return [None], [output]
     pairs, _ = _pytree.tree_flatten_with_path(output)
-    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [leaf for _, leaf in pairs]
+    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [
+        leaf for _, leaf in pairs
+    ]
 
 
 def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tuple[list[Layer], Tokens | None]:
@@ -145,7 +149,12 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
         grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
 
     for path, shape in shapes.items():
-        if not path or not shape or shape[0] != batch or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path])):
+        if (
+            not path
+            or not shape
+            or shape[0] != batch
+            or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path]))
+        ):
             continue  # attention's inner maps are tokens by tokens, not a picture
         layer = {"path": path, "type": types[path], "shape": shape}
         if len(shape) == 4 and layout_of_map(shape):
@@ -165,13 +174,17 @@ def stride_of(tokens: Tokens, example: Size, seen: Collection[tuple[Size, int]])
     def candidates(length: int, cells: int) -> set[int]:
         return {length // cells, -(-length // cells)} - {0}
 
-    rounding: dict[str, Callable[[int, int], int]] = {"ceil": lambda length, stride: -(-length // stride), "floor": lambda length, stride: length // stride}
+    rounding: dict[str, Callable[[int, int], int]] = {
+        "ceil": lambda length, stride: -(-length // stride),
+        "floor": lambda length, stride: length // stride,
+    }
     pairs = [(v, h) for v in candidates(example[0], tokens["grid"][0]) for h in candidates(example[1], tokens["grid"][1])]
     for stride in sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair)):
         for name, cells in rounding.items():
             grid = [cells(length, step) for length, step in zip(example, stride, strict=True)]
             if grid == list(tokens["grid"]) and all(
-                    cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen):
+                cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen
+            ):
                 return {**tokens, "stride": list(stride), "round": name}
     return None
 
@@ -253,8 +266,12 @@ def number_layers(layers: Iterable[Layer]) -> tuple[dict[str, str], list[str]]:
     stages = family(r"layer\d+", "spatial")
     if stages:
         return numbered(sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p))))
-    children = family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial") or family(r"backbone\.\w+", "spatial") \
-        or [p for p in by_path if "." not in p] or list(by_path)
+    children = (
+        family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial")
+        or family(r"backbone\.\w+", "spatial")
+        or [p for p in by_path if "." not in p]
+        or list(by_path)
+    )
     last: dict[tuple[int, ...], str] = {}
     children = [p for p in children if by_path[p]["layout"] != "tokens"] or children
     # a pooling between stages belongs to none
@@ -263,6 +280,10 @@ def number_layers(layers: Iterable[Layer]) -> tuple[dict[str, str], list[str]]:
         last[tuple({"nchw": shape[2:], "nhwc": shape[1:3]}.get(by_path[path]["layout"], shape[1:2]))] = path
     for size, path in last.items():
         # windowed attention: as for the transformers above, the norm before the attention of the stage's last block
-        norms = [p for p in by_path if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p) and by_path[p]["type"] == "LayerNorm"]
+        norms = [
+            p
+            for p in by_path
+            if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p) and by_path[p]["type"] == "LayerNorm"
+        ]
         last[size] = norms[-1] if norms else path
     return numbered(last.values())

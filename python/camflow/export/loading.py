@@ -40,15 +40,19 @@ def load_model(
     import torch
 
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
-        raise ExportError(f"torch {torch.__version__} is too old: its `torch.export` does not write what camflow reads",
-                          f"use a Python with torch {'.'.join(map(str, MIN_TORCH))} or later")
+        raise ExportError(
+            f"torch {torch.__version__} is too old: its `torch.export` does not write what camflow reads",
+            f"use a Python with torch {'.'.join(map(str, MIN_TORCH))} or later",
+        )
     if weights not in ("default", "none") and not Path(weights).is_file():
         raise ExportError(f"there is no weights file `{weights}`", "give a path, `default` or `none`", code=2)
     torch.manual_seed(seed)
     prefix, _, rest = ref.partition(":")
     library = prefix if rest and prefix in LIBRARIES else None
     name = rest if library else ref
-    if library is None and (Path(ref).is_file() or (not rest and ref.endswith((".pt2", ".pt", ".pth", ".onnx", ".ckpt", ".safetensors")))):
+    if library is None and (
+        Path(ref).is_file() or (not rest and ref.endswith((".pt2", ".pt", ".pth", ".onnx", ".ckpt", ".safetensors")))
+    ):
         loaded = program.load(ref)
     elif library is None and rest:
         loaded = function.load(ref)
@@ -56,15 +60,25 @@ def load_model(
         library = library or find_library(name)
         loaded = _from_library(library, name, weights, num_classes)
     if not library and num_classes:
-        raise ExportError(f"`--num-classes` is for models of FiftyOne's zoo, torchvision and timm: `{ref}` makes its own network",
-                          "make it for as many classes there", code=2)
+        raise ExportError(
+            f"`--num-classes` is for models of FiftyOne's zoo, torchvision and timm: `{ref}` makes its own network",
+            "make it for as many classes there",
+            code=2,
+        )
     if not isinstance(loaded.module, torch.nn.Module):
-        raise ExportError(f"`{ref}` gives a {type(loaded.module).__name__}, not an nn.Module",
-                          "it gives weights without a network: make the network in the function, and `load_state_dict` them"
-                          if isinstance(loaded.module, dict) else None, code=2)
+        raise ExportError(
+            f"`{ref}` gives a {type(loaded.module).__name__}, not an nn.Module",
+            "it gives weights without a network: make the network in the function, and `load_state_dict` them"
+            if isinstance(loaded.module, dict)
+            else None,
+            code=2,
+        )
     if isinstance(loaded.module, torch.jit.ScriptModule):
-        raise ExportError(f"`{ref}` gives a TorchScript module, which `torch.export` does not take",
-                          "return the nn.Module that it was made from", code=2)
+        raise ExportError(
+            f"`{ref}` gives a TorchScript module, which `torch.export` does not take",
+            "return the nn.Module that it was made from",
+            code=2,
+        )
     loaded.module = unwrap(loaded.module)
     if weights not in ("default", "none"):
         state, names = read_checkpoint(weights)
@@ -83,16 +97,26 @@ def load_model(
             say(f"note: names of classes are those of the published weights of `{name}`; `--classes` gives others")
     loaded.module.to("cpu", torch.float32).eval().requires_grad_(False)
     given = user_metadata(loaded.module, ref)
-    known = {} if library else {k: v for k, v in known_metadata(loaded.module).items() if k not in given and k not in loaded.metadata}
-    loaded.metadata = {**known, **loaded.metadata, **given, "weights": weights if weights in ("default", "none") else Path(weights).name}
+    known = (
+        {} if library else {k: v for k, v in known_metadata(loaded.module).items() if k not in given and k not in loaded.metadata}
+    )
+    loaded.metadata = {
+        **known,
+        **loaded.metadata,
+        **given,
+        "weights": weights if weights in ("default", "none") else Path(weights).name,
+    }
     if "classes" in known:
         loaded.metadata["classes"] = classes_by_channel(loaded.metadata["classes"])
     if classes is not None:
         expected = num_classes or (library and len(loaded.metadata["classes"]))
         loaded.metadata["classes"] = classes_by_channel(classes)
         if expected and len(loaded.metadata["classes"]) != expected:
-            raise ExportError(f"`--classes` gives {len(loaded.metadata['classes'])} names, the model has {expected} classes",
-                              "name each, in the order of the channels", code=2)
+            raise ExportError(
+                f"`--classes` gives {len(loaded.metadata['classes'])} names, the model has {expected} classes",
+                "name each, in the order of the channels",
+                code=2,
+            )
         loaded.metadata["all_classes"] = True
     elif library and num_classes and not loaded.metadata["classes"]:
         say(f"warning: nothing names the {num_classes} classes: `--classes` gives their names, in the order of the channels")
@@ -128,13 +152,18 @@ def find_library(name: str) -> str:
 
 def _from_library(library: str, name: str, weights: str, num_classes: int | None) -> LoadedModel:
     if num_classes and weights == "default":
-        raise ExportError(f"`--num-classes {num_classes}` with published weights would leave the head random",
-                          "give the checkpoint that was trained for them: `--weights PATH`", code=2)
+        raise ExportError(
+            f"`--num-classes {num_classes}` with published weights would leave the head random",
+            "give the checkpoint that was trained for them: `--weights PATH`",
+            code=2,
+        )
     try:
         loaded = LIBRARIES[library](name, weights, num_classes)
     except (OSError, ConnectionError) as error:  # URLError is an OSError: no network, no such file, disk full
-        raise ExportError(f"could not load `{name}` from {library}: {first_line(error)}",
-                          "without a network: `--weights PATH` takes a downloaded checkpoint, `--weights none` random weights") from error
+        raise ExportError(
+            f"could not load `{name}` from {library}: {first_line(error)}",
+            "without a network: `--weights PATH` takes a downloaded checkpoint, `--weights none` random weights",
+        ) from error
     if num_classes:
         loaded.metadata["classes"] = {}  # the published names are those of other classes
     return loaded
@@ -148,8 +177,11 @@ def user_metadata(module: nn.Module, ref: str) -> Metadata:
     """
     given = getattr(module, "camflow_metadata", None) or {}
     if set(given) - METADATA_KEYS:
-        raise ExportError(f"`camflow_metadata` of `{ref}` has unknown keys: {', '.join(sorted(set(given) - METADATA_KEYS))}",
-                          f"known are {', '.join(sorted(METADATA_KEYS))}", code=2)
+        raise ExportError(
+            f"`camflow_metadata` of `{ref}` has unknown keys: {', '.join(sorted(set(given) - METADATA_KEYS))}",
+            f"known are {', '.join(sorted(METADATA_KEYS))}",
+            code=2,
+        )
     given = dict(given)
     if "preprocess" in given:
         given["preprocess"] = checked_steps(given["preprocess"], where=f"`preprocess` in `camflow_metadata` of `{ref}`")

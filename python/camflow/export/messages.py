@@ -29,6 +29,8 @@ def first_line(error: BaseException) -> str:
 def unknown(name: str, names: Iterable[str], where: str = "FiftyOne's zoo, torchvision and timm") -> ExportError:
     """The error for a name nobody knows, with the nearest ones."""
     names = list(names)
-    near = difflib.get_close_matches(name, sorted(set(names)), n=4, cutoff=0.5) or [n for n in names if name in n or n in name][:4]
+    near = (
+        difflib.get_close_matches(name, sorted(set(names)), n=4, cutoff=0.5) or [n for n in names if name in n or n in name][:4]
+    )
     hint = f"the nearest are {', '.join(f'`{n}`' for n in near)}" if near else "give a model's name or `file.py:function`"
     return ExportError(f"no model `{name}` in {where}", hint, code=2)

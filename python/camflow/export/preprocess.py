@@ -31,8 +31,10 @@ STEPS = {
 def _interpolation(mode: Any) -> str:
     value = str(getattr(mode, "value", mode)).lower()
     if value not in INTERPOLATIONS:
-        raise ExportError(f"the model's preprocessing resizes with `{value}`, which camflow does not have",
-                          f"it has {', '.join(INTERPOLATIONS)}; give `preprocess` in `camflow_metadata` of a function of your own")
+        raise ExportError(
+            f"the model's preprocessing resizes with `{value}`, which camflow does not have",
+            f"it has {', '.join(INTERPOLATIONS)}; give `preprocess` in `camflow_metadata` of a function of your own",
+        )
     return value
 
 
@@ -77,10 +79,14 @@ def with_padding(steps: list[Step], of: int) -> list[Step]:
     """Steps that pad images to a multiple of what the model wants, unless they give such sizes already."""
     size = fixed_size(steps)
     last = next((step for step in reversed(steps) if step["op"] not in ("normalize", "grayscale")), {})
-    gives_multiples = all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0
+    gives_multiples = (
+        all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0
+    )
     if of == 1 or gives_multiples:
         return steps
-    say(f"the model takes images whose sides are multiples of {of}: others are padded, at the bottom and at the right (step `pad_multiple`)")
+    say(
+        f"the model takes images whose sides are multiples of {of}: others are padded, at the bottom and at the right (step `pad_multiple`)"
+    )
     return [*steps[:-1], {"op": "pad_multiple", "of": of}, steps[-1]]
 
 
@@ -99,20 +105,27 @@ def checked_steps(steps: Any, channels: int | None = None, where: str = "preproc
     for number, step in enumerate(steps, 1):
         if not isinstance(step, dict) or step.get("op") not in STEPS:
             what = f"`{step['op']}`" if isinstance(step, dict) and "op" in step else "no `op`"
-            raise ExportError(f"{where}: step {number} has {what}, which camflow does not have", f"it has {', '.join(f'`{s}`' for s in STEPS)}", code=2)
+            raise ExportError(
+                f"{where}: step {number} has {what}, which camflow does not have",
+                f"it has {', '.join(f'`{s}`' for s in STEPS)}",
+                code=2,
+            )
         step = dict(step)
         op, at = step["op"], f"{where}: step {number} (`{step['op']}`)"
         needed, optional = STEPS[op]
         for keys, what in ((needed - set(step), "lacks"), (set(step) - needed - optional - {"op"}, "has the unknown key")):
             if keys:
-                raise ExportError(f"{at} {what} `{min(keys)}`",
-                                  f"its keys are {', '.join(f'`{k}`' for k in sorted(needed | optional))}", code=2)
+                raise ExportError(
+                    f"{at} {what} `{min(keys)}`", f"its keys are {', '.join(f'`{k}`' for k in sorted(needed | optional))}", code=2
+                )
         for key in sorted(set(step) & {"size", "height", "width", "of", "channels"}):
             step[key] = _whole(step[key], f"{at}: `{key}`")
         if op in ("resize_min", "resize_max") and set(step) & {"size", "height", "width"} not in ({"size"}, {"height", "width"}):
             raise ExportError(f"{at} needs either `size` or both `height` and `width`", code=2)
         if step.get("interpolation", "bilinear") not in INTERPOLATIONS:
-            raise ExportError(f"{at}: `interpolation` is {step['interpolation']!r}", f"it is one of {', '.join(INTERPOLATIONS)}", code=2)
+            raise ExportError(
+                f"{at}: `interpolation` is {step['interpolation']!r}", f"it is one of {', '.join(INTERPOLATIONS)}", code=2
+            )
         if not isinstance(step.get("antialias", True), bool):
             raise ExportError(f"{at}: `antialias` is {step['antialias']!r}, not true or false", code=2)
         if step.get("antialias") is False and step.get("interpolation", "bilinear") not in ("nearest", "bilinear"):
@@ -160,6 +173,10 @@ def _per_channel(values: Any, channels: int | None, what: str) -> list[float]:
     numbers = numbers * channels if channels and len(numbers) == 1 else numbers
     numbers = numbers[:1] if channels == 1 and len(set(numbers)) == 1 else numbers  # the same for all colours
     if len(numbers) not in ({channels} if channels else {1, 3}) or not all(map(math.isfinite, numbers)):
-        wanted = "1 finite number: the model takes gray images" if channels == 1 else "3 finite numbers, one for each channel (or one for all)"
+        wanted = (
+            "1 finite number: the model takes gray images"
+            if channels == 1
+            else "3 finite numbers, one for each channel (or one for all)"
+        )
         raise ExportError(f"{what} has to be {wanted}", code=2)
     return numbers

@@ -39,8 +39,16 @@ def quiet(verbose: bool = False) -> Iterator[None]:
 
 def _is_users(filename: str) -> bool:
     path = Path(filename)
-    inside = any(f"/site-packages/{library}/" in path.as_posix() or f"/dist-packages/{library}/" in path.as_posix() for library in LIBRARIES)
-    return path.is_file() and not inside and OWN not in path.parents and "/lib/python3" not in path.as_posix().partition("/site-packages/")[0]
+    inside = any(
+        f"/site-packages/{library}/" in path.as_posix() or f"/dist-packages/{library}/" in path.as_posix()
+        for library in LIBRARIES
+    )
+    return (
+        path.is_file()
+        and not inside
+        and OWN not in path.parents
+        and "/lib/python3" not in path.as_posix().partition("/site-packages/")[0]
+    )
 
 
 def place(frames: Sequence[traceback.FrameSummary]) -> str:
@@ -63,10 +71,14 @@ def reason(error: BaseException) -> str:
 def hint_for(reasons: Collection[str]) -> str:
     """What to do about a model that cannot be exported for these reasons."""
     if any(text.startswith(ON_VALUES) for text in reasons):
-        return ("compute both branches and choose with `torch.where`, and keep values in tensors (no `.item()`, `int()` or `.tolist()`), "
-                "or wrap the part before it: `file.py:function`; `--verbose` shows what torch says")
-    return ("wrap or change the part of the model that the message names; `--size HxW` gives another example size, "
-            "`--verbose` shows what torch says")
+        return (
+            "compute both branches and choose with `torch.where`, and keep values in tensors (no `.item()`, `int()` or `.tolist()`), "
+            "or wrap the part before it: `file.py:function`; `--verbose` shows what torch says"
+        )
+    return (
+        "wrap or change the part of the model that the message names; `--size HxW` gives another example size, "
+        "`--verbose` shows what torch says"
+    )
 
 
 @contextlib.contextmanager
@@ -75,8 +87,10 @@ def without_inference_mode() -> Iterator[None]:
     import torch
 
     kind = torch.inference_mode
-    with unittest.mock.patch.object(kind, "__enter__", lambda context: None), \
-            unittest.mock.patch.object(kind, "__exit__", lambda context, *failure: None):
+    with (
+        unittest.mock.patch.object(kind, "__enter__", lambda context: None),
+        unittest.mock.patch.object(kind, "__exit__", lambda context, *failure: None),
+    ):
         yield
 
 
@@ -100,7 +114,12 @@ class _Watch:
             def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 name = getattr(function, "__name__", "")
                 cuts = name in ("detach", "detach_") or function is torch.Tensor.data.__get__
-                if cuts and isinstance(args[0], torch.Tensor) and args[0].requires_grad and not isinstance(args[0], torch.nn.Parameter):
+                if (
+                    cuts
+                    and isinstance(args[0], torch.Tensor)
+                    and args[0].requires_grad
+                    and not isinstance(args[0], torch.nn.Parameter)
+                ):
                     watch.note("detach()" if "detach" in name else ".data")
                 return function(*args, **(kwargs or {}))
 
@@ -139,12 +158,17 @@ def refuse_random(module: nn.Module, example: Tensor) -> None:
     try:
         for run in runs:
             for path, mod in module.named_modules():
+
                 def note(m: nn.Module, args: Any, output: Any, path: str = path, run: dict[str, Any] = run) -> None:
                     if isinstance(output, torch.Tensor):
                         run[path] = args[0] if args and isinstance(args[0], torch.Tensor) else None, output
+
                 handles.append(mod.register_forward_hook(note))
             with torch.no_grad(), quiet():
-                run["the output"] = None, next((leaf for leaf in output_keys(module(example.clone()))[1] if isinstance(leaf, torch.Tensor)), None)
+                run["the output"] = (
+                    None,
+                    next((leaf for leaf in output_keys(module(example.clone()))[1] if isinstance(leaf, torch.Tensor)), None),
+                )
             for handle in handles:
                 handle.remove()
     except Exception:  # noqa: BLE001  a model may raise anything; tracing it says why
@@ -156,12 +180,23 @@ def refuse_random(module: nn.Module, example: Tensor) -> None:
     if first is None or differs(first, second) is None:
         return
     # modules end from the inside out: the first one whose input was the same and whose output was not
-    culprit = next((path for path, (given, output) in runs[0].items() if path in runs[1] and path != "the output"
-                    and differs(output, runs[1][path][1]) and not (given is not None and differs(given, runs[1][path][0]))), None)
+    culprit = next(
+        (
+            path
+            for path, (given, output) in runs[0].items()
+            if path in runs[1]
+            and path != "the output"
+            and differs(output, runs[1][path][1])
+            and not (given is not None and differs(given, runs[1][path][0]))
+        ),
+        None,
+    )
     kind = type(module.get_submodule(culprit)).__name__ if culprit is not None else type(module).__name__
-    raise ExportError(f"the model is random: two runs on the same input differ by {differs(first, second):.1e} of the largest value, "
-                      f"from {f'module `{culprit}` ({kind})' if culprit else f'the forward of `{kind}`'} on",
-                      "dropout and noise are for training: pass `self.training` to functional ones, and let `eval()` switch modules off")
+    raise ExportError(
+        f"the model is random: two runs on the same input differ by {differs(first, second):.1e} of the largest value, "
+        f"from {f'module `{culprit}` ({kind})' if culprit else f'the forward of `{kind}`'} on",
+        "dropout and noise are for training: pass `self.training` to functional ones, and let `eval()` switch modules off",
+    )
 
 
 def differs(a: Tensor, b: Tensor) -> float | None:
@@ -182,11 +217,21 @@ def input_channels(module: nn.Module, size: Sequence[int]) -> int:
 
     convolutions = [(path, mod) for path, mod in module.named_modules() if isinstance(mod, torch.nn.modules.conv._ConvNd)]
     if convolutions and isinstance(convolutions[0][1], torch.nn.Conv3d):
-        raise ExportError(f"the model is for volumes, not images: its first convolution `{convolutions[0][0]}` is a Conv3d",
-                          "camflow explains models of images [N, C, H, W]; wrap one that takes a slice: `file.py:function`", code=2)
-    if convolutions and isinstance(convolutions[0][1], torch.nn.Conv1d) and not any(isinstance(mod, torch.nn.Conv2d) for _, mod in convolutions):
-        raise ExportError(f"the model is for signals, not images: its first convolution `{convolutions[0][0]}` is a Conv1d",
-                          "camflow explains models of images [N, C, H, W]", code=2)
+        raise ExportError(
+            f"the model is for volumes, not images: its first convolution `{convolutions[0][0]}` is a Conv3d",
+            "camflow explains models of images [N, C, H, W]; wrap one that takes a slice: `file.py:function`",
+            code=2,
+        )
+    if (
+        convolutions
+        and isinstance(convolutions[0][1], torch.nn.Conv1d)
+        and not any(isinstance(mod, torch.nn.Conv2d) for _, mod in convolutions)
+    ):
+        raise ExportError(
+            f"the model is for signals, not images: its first convolution `{convolutions[0][0]}` is a Conv1d",
+            "camflow explains models of images [N, C, H, W]",
+            code=2,
+        )
     images = [(path, mod.in_channels) for path, mod in convolutions if isinstance(mod, torch.nn.Conv2d)]
     if not images or images[0][1] == 3:
         return 3
@@ -207,8 +252,11 @@ def input_channels(module: nn.Module, size: Sequence[int]) -> int:
         return 3
     if count == 1:
         return 1
-    raise ExportError(f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds colour (3) or gray (1)",
-                      "wrap it in a module that makes its input of [N, 3, H, W]: `file.py:function`", code=2)
+    raise ExportError(
+        f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds colour (3) or gray (1)",
+        "wrap it in a module that makes its input of [N, 3, H, W]: `file.py:function`",
+        code=2,
+    )
 
 
 def ungraded(module: nn.Module, example: Tensor) -> list[str]:
@@ -220,5 +268,7 @@ def say_gradient_cuts(module: nn.Module, example: Tensor) -> None:
     """A warning for a model that no gradient comes back through, with the lines that are the reason."""
     cuts = gradient_cuts(module, example)
     why = f": {'; '.join(cuts[:3])}" if cuts else ""
-    say(f"warning: no gradient comes back from the output to any layer{why}\n"
-        "gradcam and its kin cannot explain it, eigencam and scorecam can; to freeze weights use `requires_grad_(False)`, and let gradients pass")
+    say(
+        f"warning: no gradient comes back from the output to any layer{why}\n"
+        "gradcam and its kin cannot explain it, eigencam and scorecam can; to freeze weights use `requires_grad_(False)`, and let gradients pass"
+    )

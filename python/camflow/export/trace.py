@@ -60,15 +60,24 @@ def trace(
         bearers = [p for p in shapes if p and p not in unfit]
         try:
             with quiet(verbose):
-                program = torch.export.export(module, (example,), dynamic_shapes=((dims,),) if takes_any else (dims,),
-                                              preserve_module_call_signature=tuple(bearers))
+                program = torch.export.export(
+                    module,
+                    (example,),
+                    dynamic_shapes=((dims,),) if takes_any else (dims,),
+                    preserve_module_call_signature=tuple(bearers),
+                )
         except Exception as error:  # noqa: BLE001  a model may raise anything; the next attempt asks less of it
             reasons.setdefault(reason(error), f"{kind} at {height}x{width}")
             continue
         if reasons:
-            say(f"{'height and width are' if kind == 'batch' else 'all sizes are'} fixed, because a freer export failed:\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items()))
+            say(
+                f"{'height and width are' if kind == 'batch' else 'all sizes are'} fixed, because a freer export failed:\n  "
+                + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+            )
         return program, example, kind, shapes, unfit, output
-    said = f": {next(iter(reasons))}" if len(reasons) == 1 else ":\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+    said = (
+        f": {next(iter(reasons))}" if len(reasons) == 1 else ":\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+    )
     raise ExportError(f"the model cannot be exported{said}", hint_for(reasons))
 
 
@@ -81,11 +90,15 @@ def refuse_foreign(program: ExportedProgram) -> None:
         for node in graph_module.graph.nodes if isinstance(graph_module, torch.fx.GraphModule) else ():
             name = node.target.name() if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverload)) else ""
             if isinstance(node.target, torch._ops.HigherOrderOperator) and name not in known:
-                raise ExportError(f"the model uses `{name}`: camflow runs no control flow that depends on data",
-                                  "compute both branches and choose with `torch.where`, or export the part of the model before it")
+                raise ExportError(
+                    f"the model uses `{name}`: camflow runs no control flow that depends on data",
+                    "compute both branches and choose with `torch.where`, or export the part of the model before it",
+                )
             if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims"):
-                raise ExportError(f"the model uses `{name}`, which is an operator of a library and not of PyTorch itself",
-                                  "wrap the part of the model before it: `file.py:function`")
+                raise ExportError(
+                    f"the model uses `{name}`, which is an operator of a library and not of PyTorch itself",
+                    "wrap the part of the model before it: `file.py:function`",
+                )
 
 
 def strip_traces(program: ExportedProgram) -> None:

@@ -32,8 +32,10 @@ def steps_from_zoo_config(config: dict[str, Any]) -> list[Step]:
     if build is not None:
         return steps_from_transforms((attribute(build) if isinstance(build, str) else build)(**(get("transforms_args") or {})))
     if get("raw_inputs"):
-        raise ExportError("this zoo model takes a list of raw images, not one tensor",
-                          "wrap it in a function that returns a module from [N, 3, H, W] to one tensor: `file.py:function`")
+        raise ExportError(
+            "this zoo model takes a list of raw images, not one tensor",
+            "wrap it in a function that returns a module from [N, 3, H, W] to one tensor: `file.py:function`",
+        )
     steps: list[Step] = []
     if get("image_size"):
         # FiftyOne hands the pair to torchvision as it is, which reads it as (height, width)
@@ -45,7 +47,10 @@ def steps_from_zoo_config(config: dict[str, Any]) -> list[Step]:
             steps.append(resize_step("resize_min", get("image_min_dim")))
         steps.append({"op": "center_crop_multiple", "of": int(patch)})
     else:
-        for op, size in (("resize_min", get("image_min_size") or get("image_min_dim")), ("resize_max", get("image_max_size") or get("image_max_dim"))):
+        for op, size in (
+            ("resize_min", get("image_min_size") or get("image_min_dim")),
+            ("resize_max", get("image_max_size") or get("image_max_dim")),
+        ):
             if size:
                 steps.append(resize_step(op, size))
     return [*steps, normalize_step(get("image_mean"), get("image_std"))]
@@ -62,7 +67,9 @@ def steps_from_transforms(transform: Any) -> list[Step]:
         steps = [step for part in transform.transforms for step in steps_from_transforms(part)]
         last = [s for s in steps if s["op"] == "normalize"] or [normalize_step()]
         if len(last) > 1 or (last[0] in steps and steps[-1] is not last[0]):
-            raise ExportError("the model's preprocessing does not end with its one normalization", "give `preprocess` in `camflow_metadata`")
+            raise ExportError(
+                "the model's preprocessing does not end with its one normalization", "give `preprocess` in `camflow_metadata`"
+            )
         return [s for s in steps if s["op"] != "normalize"] + last
     if kind in ("ImageClassification", "SemanticSegmentation"):  # the presets that torchvision's weights carry
         how = transform.interpolation, transform.antialias
@@ -83,10 +90,21 @@ def steps_from_transforms(transform: Any) -> list[Step]:
     if kind == "Normalize":
         flat = [v.flatten().tolist() if hasattr(v, "flatten") else list(v) for v in (transform.mean, transform.std)]
         return [normalize_step(*flat)]
-    if kind in ("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToPILImage", "ConvertImageDtype", "ToImage", "ToDtype"):
+    if kind in (
+        "ToTensor",
+        "MaybeToTensor",
+        "PILToTensor",
+        "MaybePILToTensor",
+        "ToPILImage",
+        "ConvertImageDtype",
+        "ToImage",
+        "ToDtype",
+    ):
         return []  # conversions to [0, 1]: what a decoded image is already
-    raise ExportError(f"the model's preprocessing uses `{kind}`, which camflow does not have",
-                      "give `preprocess` in `camflow_metadata` of a function of your own: `file.py:function`")
+    raise ExportError(
+        f"the model's preprocessing uses `{kind}`, which camflow does not have",
+        "give `preprocess` in `camflow_metadata` of a function of your own: `file.py:function`",
+    )
 
 
 def steps_from_processor(config: dict[str, Any]) -> list[Step]:
@@ -101,7 +119,9 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
     def how(key: str = "resample") -> Step:
         filter_ = config.get(key, 2)
         if filter_ not in resample:
-            raise ExportError(f"its `resample` is {filter_!r}, which camflow does not have", f"it has {', '.join(INTERPOLATIONS)}")
+            raise ExportError(
+                f"its `resample` is {filter_!r}, which camflow does not have", f"it has {', '.join(INTERPOLATIONS)}"
+            )
         return {"interpolation": resample[filter_], "antialias": True}
 
     def sides(key: str) -> tuple[int, int] | None:
@@ -155,8 +175,11 @@ def steps_from_flags(
     try:
         config = json.loads(Path(preprocess).read_text())
     except (OSError, ValueError) as error:
-        raise ExportError(f"`--preprocess`: `{preprocess}` cannot be read: {error}",
-                          "it takes `imagenet`, `none` or a JSON file: a list of steps, or Hugging Face's `preprocessor_config.json`", code=2) from None
+        raise ExportError(
+            f"`--preprocess`: `{preprocess}` cannot be read: {error}",
+            "it takes `imagenet`, `none` or a JSON file: a list of steps, or Hugging Face's `preprocessor_config.json`",
+            code=2,
+        ) from None
     if mean or std or resize:
         raise ExportError("`--preprocess FILE` says all, and goes without `--mean`, `--std` and `--resize`", code=2)
     return steps_from_processor(config) if isinstance(config, dict) else config

@@ -33,7 +33,9 @@ def signatures(program: ExportedProgram) -> dict[str, str | None]:
             calls.setdefault((path, key), set()).add(node)
     for (path, _), members in calls.items():
         if path and path not in recorded:
-            outputs = [node.name for node in members if set(node.users) - members and isinstance(node.meta.get("val"), torch.Tensor)]
+            outputs = [
+                node.name for node in members if set(node.users) - members and isinstance(node.meta.get("val"), torch.Tensor)
+            ]
             names[path] = outputs[0] if len(outputs) == 1 else None
     return names
 
@@ -50,10 +52,16 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
         warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nothing here writes to weights
         program = torch.export.load(path)
     values, paths = signatures(program), [layer["path"] for layer in meta["layers"]]
-    needed = {**{f"layer {k}": v for k, v in meta["aliases"].items()}, **{f"default layer `{k}`": meta["aliases"].get(k, k) for k in meta["default_layers"]}}
+    needed = {
+        **{f"layer {k}": v for k, v in meta["aliases"].items()},
+        **{f"default layer `{k}`": meta["aliases"].get(k, k) for k in meta["default_layers"]},
+    }
     for what, layer in needed.items():
         if layer not in paths or not values.get(layer):
-            raise ExportError(f"{what} is `{layer}`, which is no layer of the archive", "fix `aliases` or `default_layers` in `camflow_metadata`")
+            raise ExportError(
+                f"{what} is `{layer}`, which is no layer of the archive",
+                "fix `aliases` or `default_layers` in `camflow_metadata`",
+            )
     attention = any("scaled_dot_product" in str(n.target) or "softmax" in str(n.target) for n in program.graph.nodes)
     tolerance = 1e-4 if attention else 1e-5  # relative to the largest value; attention sums in another order per batch size
     graph = program.module(check_guards=False)  # the guards are about shapes that the tracer did not prove, not about results
@@ -61,12 +69,16 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
 
     def compare(what: str, ours: Tensor, theirs: Tensor) -> None:
         if ours.shape != theirs.shape:
-            raise ExportError(f"verification failed: {what} is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model")
+            raise ExportError(
+                f"verification failed: {what} is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model"
+            )
         if not ours.numel() or not ours.is_floating_point():
             return
         gap, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
         if not gap <= tolerance * max(scale, 1e-6):  # written so that NaN fails
-            raise ExportError(f"verification failed: {what} differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)")
+            raise ExportError(
+                f"verification failed: {what} differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)"
+            )
         worst.update(absolute=max(worst["absolute"], gap), relative=max(worst["relative"], gap / max(scale, 1e-6)))
 
     class Checked(torch.fx.Interpreter):
@@ -89,7 +101,11 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
             # the last call of a module wins, in the hook as in `signatures`
             taken: dict[str, Tensor] = {}
             for layer in set(paths) & set(values):
-                handles.append(module.get_submodule(layer).register_forward_hook(lambda m, i, o, layer=layer: taken.update({layer: o.clone()})))
+                handles.append(
+                    module.get_submodule(layer).register_forward_hook(
+                        lambda m, i, o, layer=layer: taken.update({layer: o.clone()})
+                    )
+                )
         with torch.no_grad():
             try:
                 theirs = output_keys(module(x.clone()))[1]  # some write to their input
@@ -124,5 +140,12 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
                 shapes.append([1, channels, *size])
             break
     if len(shapes) == 2 and kind == "bhw":
-        raise ExportError("verification failed: the model takes no image size but the example's", "export it with `--static-size`")
-    return {"shapes": shapes, "max_abs_difference": worst["absolute"], "max_relative_difference": worst["relative"], "hooks_checked": hooks_checked}
+        raise ExportError(
+            "verification failed: the model takes no image size but the example's", "export it with `--static-size`"
+        )
+    return {
+        "shapes": shapes,
+        "max_abs_difference": worst["absolute"],
+        "max_relative_difference": worst["relative"],
+        "hooks_checked": hooks_checked,
+    }

@@ -34,16 +34,23 @@ def load(ref: str) -> LoadedModel:
             sys.path.insert(0, str(Path.cwd()))
             namespace = importlib.import_module(place)
     except ModuleNotFoundError as error:
-        raise ExportError(f"could not import `{place}`: {first_line(error)}",
-                          "MODEL is a model's name, `fiftyone:`, `torchvision:` or `timm:` and a name, `module:function` or `file.py:function`", code=2) from error
+        raise ExportError(
+            f"could not import `{place}`: {first_line(error)}",
+            "MODEL is a model's name, `fiftyone:`, `torchvision:` or `timm:` and a name, `module:function` or `file.py:function`",
+            code=2,
+        ) from error
     if not callable(getattr(namespace, function, None)):
         defined = [n for n, v in vars(namespace).items() if callable(v) and getattr(v, "__module__", None) == namespace.__name__]
-        raise ExportError(f"`{place}` has no function `{function}`", f"it defines {', '.join(f'`{n}`' for n in defined[:8]) or 'none'}", code=2)
+        raise ExportError(
+            f"`{place}` has no function `{function}`", f"it defines {', '.join(f'`{n}`' for n in defined[:8]) or 'none'}", code=2
+        )
     source = f"file:{Path(place).name}:{function}" if place.endswith(".py") else f"module:{ref}"
     try:
         return LoadedModel(getattr(namespace, function)(), function, source, {})
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise ExportError(f"`{ref}` raised {type(error).__name__}: {said} ({frame.filename}:{frame.lineno})",
-                          "the function is called without arguments and returns an nn.Module") from error
+        raise ExportError(
+            f"`{ref}` raised {type(error).__name__}: {said} ({frame.filename}:{frame.lineno})",
+            "the function is called without arguments and returns an nn.Module",
+        ) from error

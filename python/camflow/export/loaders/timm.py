@@ -37,4 +37,9 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
     if subset:
         info = timm.data.ImageNetInfo(subset)
         classes = {str(i): info.index_to_description(i) for i in range(info.num_classes())}
-    return LoadedModel(module, name, f"timm:{name}", {"preprocess": steps_from_transforms(transform), "task": "classification", "classes": classes})
+    return LoadedModel(
+        module,
+        name,
+        f"timm:{name}",
+        {"preprocess": steps_from_transforms(transform), "task": "classification", "classes": classes},
+    )

@@ -28,11 +28,17 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
     build = tvm.get_model_builder(name)
     kind = build.__module__.removeprefix("torchvision.models.").split(".")[0]
     if kind in ("detection", "quantization", "video", "optical_flow"):
-        raise ExportError(f"`{name}` is a {kind} model: camflow explains models from one image tensor to class scores",
-                          "wrap the part that you want to explain in a function: `file.py:function`", code=2)
+        raise ExportError(
+            f"`{name}` is a {kind} model: camflow explains models from one image tensor to class scores",
+            "wrap the part that you want to explain in a function: `file.py:function`",
+            code=2,
+        )
     published = tvm.get_model_weights(name).DEFAULT
     module = tvm.get_model(name, weights=published) if weights == "default" else without_weights(build, **of_classes(num_classes))
     categories = published.meta.get("categories", [])
-    metadata = {"preprocess": steps_from_transforms(published.transforms()), "task": "segmentation" if kind == "segmentation" else "classification",
-                "classes": {str(i): "background" if c == "__background__" else c for i, c in enumerate(categories)}}
+    metadata = {
+        "preprocess": steps_from_transforms(published.transforms()),
+        "task": "segmentation" if kind == "segmentation" else "classification",
+        "classes": {str(i): "background" if c == "__background__" else c for i, c in enumerate(categories)},
+    }
     return LoadedModel(module, name, f"torchvision:{name}", metadata)

@@ -32,14 +32,20 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
     """
     entries = manifest()
     if not entries:
-        raise ExportError("FiftyOne is not installed in this Python", "install it with `pip install fiftyone`, or name a torchvision or timm model")
+        raise ExportError(
+            "FiftyOne is not installed in this Python",
+            "install it with `pip install fiftyone`, or name a torchvision or timm model",
+        )
     if name not in entries:
         raise unknown(name, entries, "FiftyOne's zoo")
     deployment = entries[name]["default_deployment_config_dict"]
     config, kind = deployment["config"], deployment["type"].rpartition(".")[2]
     if kind not in ("TorchvisionImageModel", "TorchImageModel") or ".detection." in str(config.get("entrypoint_fcn")):
-        raise ExportError(f"`{name}` is a {kind} with preprocessing or outputs of its own, which camflow cannot read",
-                          "wrap its network in a function that returns a module from [N, 3, H, W] to scores: `file.py:function`", code=2)
+        raise ExportError(
+            f"`{name}` is a {kind} with preprocessing or outputs of its own, which camflow cannot read",
+            "wrap its network in a function that returns a module from [N, 3, H, W] to scores: `file.py:function`",
+            code=2,
+        )
     metadata = metadata_of(config)
     if weights == "default":
         import fiftyone as fo
@@ -64,7 +70,9 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
 def metadata_of(config: dict[str, Any]) -> Metadata:
     """Task, classes and preprocess steps of a zoo config dict. Nothing is downloaded."""
     processor = str(config.get("output_processor_cls"))
-    task = next((t for word, t in (("SemanticSegmenter", "segmentation"), ("Classifier", "classification")) if word in processor), None)
+    task = next(
+        (t for word, t in (("SemanticSegmenter", "segmentation"), ("Classifier", "classification")) if word in processor), None
+    )
     metadata: Metadata = {"preprocess": steps_from_zoo_config(config), "classes": {}, **({"task": task} if task else {})}
 
     def labels_map(path: str) -> tuple[Any, Any]:
