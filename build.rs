@@ -11,11 +11,19 @@ use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 /// What Python runs first of the packed package.
 const ZIPAPP_MAIN: &str = "\
+import contextlib
+import os
 import sys
 
 from camflow.export.cli import main
 
-sys.exit(main(of_program=True))
+try:
+    sys.exit(main(of_program=True))
+finally:
+    # The Ctrl-C that ends this may have ended the program that removes the file otherwise.
+    with contextlib.suppress(OSError):
+        os.remove(sys.argv[0])
+        os.rmdir(os.path.dirname(sys.argv[0]))
 ";
 
 fn main() {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import typing
 import zipfile
 
@@ -86,7 +89,8 @@ def test_importing_the_package_imports_no_library():
     modules = [path.relative_to(PACKAGES).with_suffix("") for path in sorted((PACKAGES / "camflow").rglob("*.py"))]
     names = [".".join(path.parts).removesuffix(".__init__") for path in modules if path.name != "__main__"]
     program = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(PACKAGES)})
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(PACKAGES)})
     loaded = set(done.stdout.split())
     assert "camflow.export.loaders.timm" in loaded
     assert not loaded & {"torch", "torchvision", "timm", "fiftyone", "numpy"}
@@ -97,3 +101,29 @@ def test_the_plugin_has_the_packages_modules():
     for copy in copies.glob("*.py"):
         if copy.name != "__init__.py":
             assert copy.read_bytes() == (PACKAGES / "camflow" / copy.name).read_bytes(), f"cp python/camflow/{copy.name} {copies}"
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(binary, tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ndef build():\n    open('begun', 'w').close()\n    time.sleep(300)\n")
+    (tmp_path / "temporary").mkdir()
+    command = [str(binary), "export", "slow.py:build", "--out", "m.pt2", "--python", sys.executable]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    try:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        [folder] = (tmp_path / "temporary").glob("camflow-*")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        # As a terminal does: to the program and its children.
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        # Python ends by itself.
+        for _ in range(600):
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+        assert not folder.exists()
+    finally:
+        process.kill()
+    assert not (tmp_path / "m.pt2").exists()
