@@ -25,6 +25,7 @@ import sys, zipfile
 names = zipfile.ZipFile(sys.argv[1]).namelist()
 print(*names, sep="\n")
 assert any(name.endswith("/scripts/camflow") for name in names), "no program"
+assert {"camflow/export/cli.py", "camflow/py.typed"} <= set(names), "no Python package"
 libraries = [name for name in names if ".so" in name or "libtorch" in name]
 assert not libraries, f"bundled: {libraries}"
 CHECK
@@ -35,6 +36,8 @@ step "the installed program, from another folder"
 cd "$work"
 env/bin/camflow --version
 env/bin/camflow doctor || true
+env/bin/python -m camflow.export --help > help
+grep -q '^usage: ' help
 step "one explanation"
 mkdir maps
 env/bin/camflow export "$camflow_root/scripts/lab/standin/model.py:standin_deeplab" --out standin.pt2

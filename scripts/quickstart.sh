@@ -22,7 +22,7 @@ trap 'rm -f "$said"' EXIT
 reference="$(sed -n 's/^model: //p' "$said" | tail -n 1)"
 
 # What the archive is made from: it is made again when one of these is newer.
-inputs=(scripts/export_*.py)
+inputs=(python/camflow/export/*.py python/camflow/export/loaders/*.py)
 if [ "${reference%%:*}" = scripts/lab/standin/model.py ]; then
     name=standin-deeplab
     inputs+=(scripts/lab/standin/model.py scripts/lab/standin/weights.pt)

@@ -49,7 +49,7 @@ ensure_browser() {
 step "format"
 cargo fmt --all --check
 step "lint"
-"$camflow_python" -m ruff check pipelines scripts tests
+bash scripts/lint.sh
 cargo clippy --workspace --all-targets --locked -- -D warnings
 if [ "$layer" != fast ]; then
     # A workspace of its own, which nothing else looks at. What it needs of the program's crates was checked just now.

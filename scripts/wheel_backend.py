@@ -1,6 +1,7 @@
 """Builds camflow's wheel for `pip install .`: maturin, with the libtorch of the environment that pip installs into.
 
-The wheel holds the program alone, which finds this libtorch at run time: a wheel is for the environment it was built for.
+The wheel holds the program, which finds this libtorch at run time, and the Python package: a wheel is for the environment it
+was built for.
 A LIBTORCH that is set wins.
 """
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from . import form, program
+from ._camflow.events import Event, SampleFailed
+from ._camflow.process import Run
+
+if TYPE_CHECKING:
+    from fiftyone.operators.executor import ExecutionContext
+
+# What starts a run: the program, its arguments, and files by flag.
+Command = tuple[str, list[str], dict[str, str]]
 
 # Seconds between two looks at the run, and at whether anybody still waits for it.
 BEAT = 1.0
@@ -25,7 +35,7 @@ class ComputeHeatmaps(foo.Operator):
     """Computes heatmaps for the dataset, the current view or the selected samples."""
 
     @property
-    def config(self):
+    def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="compute_heatmaps",
             label="camflow: compute heatmaps",
@@ -37,24 +47,24 @@ class ComputeHeatmaps(foo.Operator):
             allow_delegated_execution=True,
         )
 
-    def resolve_placement(self, ctx):
+    def resolve_placement(self, ctx: ExecutionContext) -> types.Placement:
         button = types.Button(label="Compute heatmaps (camflow)", icon="local_fire_department", prompt=True)
         return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
 
-    def resolve_input(self, ctx):
+    def resolve_input(self, ctx: ExecutionContext) -> types.Property:
         return form.build(ctx)
 
-    def resolve_output(self, ctx):
+    def resolve_output(self, ctx: ExecutionContext) -> types.Property | None:
         # In the App, the run has shown its result itself, in place of its progress.
         return summary_property() if ctx.results else None
 
-    def execute(self, ctx):
+    def execute(self, ctx: ExecutionContext) -> dict[str, Any] | AsyncIterator[Any]:
         # What is wrong with these is an error of the operator itself, and not one in the middle of a stream.
         command = program.find(), form.arguments(ctx), samples(ctx)
         return delegated(ctx, command) if ctx.delegated else immediate(ctx, command)
 
 
-def samples(ctx) -> dict[str, str]:
+def samples(ctx: ExecutionContext) -> dict[str, str]:
     """Which samples, as files for `camflow`: flag to content; none for all of the dataset."""
     chosen = ctx.target_view()
     if isinstance(chosen, fo.Dataset):
@@ -71,31 +81,31 @@ def samples(ctx) -> dict[str, str]:
     return {"--view-stages": json.dumps(chosen._serialize(include_uuids=False))}
 
 
-def of_patches(patches) -> fo.DatasetView:
+def of_patches(patches: fo.DatasetView) -> fo.DatasetView:
     """The view of the samples that patches are cut from, with the labels that are the patches."""
     view, fields = patches._source_collection.view(), patches._label_fields
     samples = view.select(list(dict.fromkeys(patches.values("sample_id"))), ordered=True)
     return samples.select_labels(ids=patches._get_label_ids(fields=fields), fields=fields)
 
 
-def delegated(ctx, command) -> dict:
+def delegated(ctx: ExecutionContext, command: Command) -> dict[str, Any]:
     """Runs to the end, with the progress kept in the delegated operation."""
     ledger = Ledger()
-    with closing(program.Run(*command)) as run:
+    with closing(program.start(*command)) as run:
         for label, progress in watch(run, ledger):
             ctx.set_progress(progress=progress, label=label)
         ledger.check(run)
     return ledger.result()
 
 
-async def immediate(ctx, command):
+async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[Any]:
     """Runs to the end, with the progress in the App. Closing the page ends the run.
 
     The server then cancels the task that waits here. To a plain generator it would only drop its references, and when
     that is collected nobody knows.
     """
     ledger = Ledger()
-    with closing(program.Run(*command)) as run:
+    with closing(program.start(*command)) as run:
         steps = watch(run, ledger)
         while step := await asyncio.to_thread(next, steps, None):
             label, progress = step
@@ -112,7 +122,7 @@ async def immediate(ctx, command):
     yield ctx.ops.show_output(summary_property().to_json(), ledger.result())
 
 
-def is_streamed(ctx) -> bool:
+def is_streamed(ctx: ExecutionContext) -> bool:
     """Whether a page of the App reads what the operator yields: requests name the operator, calls from Python do not."""
     return "operator_uri" in ctx.request_params
 
@@ -131,7 +141,7 @@ def error_property() -> types.Property:
     return types.Property(outputs)
 
 
-def watch(run: program.Run, ledger: Ledger):
+def watch(run: Run, ledger: Ledger) -> Iterator[tuple[str, float]]:
     """Feeds the ledger, and yields a label and a fraction for the progress bar, at least once in two beats."""
     shown = 0.0
     for event in run.events(BEAT):
@@ -146,17 +156,17 @@ def watch(run: program.Run, ledger: Ledger):
 class Ledger:
     """What a run has said so far."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.step = "starting"
         self.num_samples: int | None = None
         self.num_done = self.num_failed = 0
-        self.finished: dict = {}
+        self.finished: Mapping[str, Any] = {}
         self.error: str | None = None
-        self.failures: list[dict] = []
+        self.failures: list[SampleFailed] = []
 
-    def take(self, event: dict) -> None:
+    def take(self, event: Event) -> None:
         """Notes one of camflow's lines; docs/operations.md lists them."""
-        match event.get("event"):
+        match event["event"]:
             case "step":
                 self.step = event["message"]
             case "run_started":
@@ -184,7 +194,7 @@ class Ledger:
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         return f"{self.num_done} of {self.num_samples} samples{failed}", min(self.num_done / self.num_samples, 1.0)
 
-    def check(self, run: program.Run) -> None:
+    def check(self, run: Run) -> None:
         """
         Raises:
             CamflowError: the run gave up, or was ended; 1 is a run that came to its end, with failed samples.
@@ -195,7 +205,7 @@ class Ledger:
         what = "camflow was killed" if run.code < 0 else "camflow was stopped" if run.code == 130 else "camflow ended"
         raise program.CamflowError(text or f"{what} (exit code {run.code})")
 
-    def result(self) -> dict:
+    def result(self) -> dict[str, Any]:
         """The counts, and a summary in words."""
         counts = {name: self.finished.get(name, 0) for name in NUMBERS}
         summary = (

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
+
+from ._camflow.names import shown
 
 # Folders beside camflow's own, set where the App is started; several are separated as in PATH.
 MODELS = "CAMFLOW_PLUGIN_MODELS"
 OUT = "CAMFLOW_PLUGIN_OUT"
-
-# Those that camflow itself refuses in names.
-UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 class NotAllowedError(Exception):
@@ -51,12 +49,6 @@ def out(path: str) -> Path:
         NotAllowedError: they may not.
     """
     return _below(path, "folder", output_folder(), OUT)
-
-
-def shown(text: object) -> str:
-    """A name on one line: without characters that begin lines, move a terminal's cursor or turn text around."""
-    text = os.fsencode(str(text)).decode(errors="replace")
-    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _xdg(variable: str, default: str) -> Path:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
 from fiftyone.operators import types
 
 from . import folders, models
+from ._camflow.names import shown
+
+if TYPE_CHECKING:
+    from fiftyone.operators.executor import ExecutionContext
 
 # As `camflow annotate --help` lists them; a test compares.
 METHODS = (
@@ -23,7 +29,7 @@ MEMBERS = (fo.Detection, fo.Polyline, fo.Classification)
 OTHER = "other"
 
 
-def build(ctx) -> types.Property:
+def build(ctx: ExecutionContext) -> types.Property:
     """The form for what is open and filled in so far."""
     inputs = types.Object()
     inputs.view_target(ctx, action_description="Compute heatmaps for")
@@ -41,7 +47,7 @@ def build(ctx) -> types.Property:
     return types.Property(inputs, view=view)
 
 
-def arguments(ctx) -> list[str]:
+def arguments(ctx: ExecutionContext) -> list[str]:
     """The arguments of `camflow` that say what was filled in, apart from the samples."""
     params = ctx.params
     # With `=`, no value is taken for a flag.
@@ -57,13 +63,13 @@ def arguments(ctx) -> list[str]:
     return made
 
 
-def model_path(params) -> str:
+def model_path(params: dict[str, Any]) -> str:
     """The model file that was chosen."""
     chosen = params.get("model")
     return str(Path(params.get("model_path") or "").expanduser()) if chosen in (None, OTHER) else chosen
 
 
-def needs_classes(ctx, target: str | None) -> bool:
+def needs_classes(ctx: ExecutionContext, target: str | None) -> bool:
     """Whether classes have to be named: not where the model or each sample's label says which one it is."""
     if target in (None, "top"):
         return False
@@ -72,7 +78,7 @@ def needs_classes(ctx, target: str | None) -> bool:
     return field is None or kind_of(field) != (fo.Classification, False)
 
 
-def label_fields(schema: dict, within: str = ""):
+def label_fields(schema: dict[str, fo.Field], within: str = "") -> Iterator[tuple[str, fo.Field]]:
     """The fields of labels, with their paths, also those in other fields."""
     for name, field in schema.items():
         kind, is_list = kind_of(field)
@@ -82,22 +88,22 @@ def label_fields(schema: dict, within: str = ""):
             yield from label_fields(field.get_field_schema(), f"{within}{name}.")
 
 
-def kind_of(field) -> tuple[type | None, bool]:
+def kind_of(field: fo.Field) -> tuple[type | None, bool]:
     """The class of the documents that a field holds, and whether it holds a list of them."""
     is_list = isinstance(field, fo.ListField)
     inner = field.field if is_list else field
     return (inner.document_type, is_list) if isinstance(inner, fo.EmbeddedDocumentField) else (None, is_list)
 
 
-def _choices(view: types.Choices, pairs) -> types.Choices:
+def _choices(view: types.Choices, pairs: Iterable[tuple[str, str]]) -> types.Choices:
     for value, label in pairs:
         view.add_choice(value, label=label)
     return view
 
 
-def _model(ctx, inputs) -> models.Model | None:
+def _model(ctx: ExecutionContext, inputs: types.Object) -> models.Model | None:
     found = models.exported()
-    pairs = [(str(path), folders.shown(path.stem)) for path in found]
+    pairs = [(str(path), shown(path.stem)) for path in found]
     choices = _choices(types.DropdownView(), [*pairs, (OTHER, "another file ...")])
     default = choices.values()[0]
     inputs.enum("model", choices.values(), default=default, required=True, label="Model", view=choices)
@@ -123,7 +129,7 @@ def _model(ctx, inputs) -> models.Model | None:
         return None
 
 
-def _target(ctx, inputs) -> str:
+def _target(ctx: ExecutionContext, inputs: types.Object) -> str:
     found = [(name, *kind_of(field)) for name, field in label_fields(ctx.dataset.get_field_schema())]
     fields = [
         (f"labels:{name}", f"{'list of ' if is_list else ''}{kind.__name__} labels `{name}`")
@@ -138,13 +144,11 @@ def _target(ctx, inputs) -> str:
     choices = _choices(types.DropdownView(), [*fields, *own])
     default = choices.values()[0]
     description = "Which pixels count"
-    inputs.enum(
-        "target", choices.values(), default=default, required=True, label="Target", description=description, view=choices
-    )
-    return ctx.params.get("target") or default
+    inputs.enum("target", choices.values(), default=default, required=True, label="Target", description=description, view=choices)
+    return str(ctx.params.get("target") or default)
 
 
-def _classes(inputs, model: models.Model) -> None:
+def _classes(inputs: types.Object, model: models.Model) -> None:
     # Pixels of the background are explained when asked for; what people look for comes first.
     named = sorted(model.numbered_classes.items(), key=lambda item: item[1] == "background")
     # Of several classes with one name, the number says which is meant.
@@ -161,14 +165,14 @@ def _classes(inputs, model: models.Model) -> None:
     )
 
 
-def _methods(ctx, inputs) -> list[str]:
+def _methods(ctx: ExecutionContext, inputs: types.Object) -> list[str]:
     choices = _choices(types.AutocompleteView(allow_user_input=False), [(name, name) for name in METHODS])
     default = list(METHODS[:1])
     inputs.list("methods", types.String(), default=default, label="Methods", view=choices)
     return ctx.params.get("methods") or default
 
 
-def _layers(inputs, model: models.Model) -> None:
+def _layers(inputs: types.Object, model: models.Model) -> None:
     numbered = [(number, f"{number}: {path}") for number, path in model.numbered_layers.items()]
     others = [(path, path) for path in model.layers if path not in model.numbered_layers.values()]
     inputs.list(
@@ -190,7 +194,7 @@ SWITCHES = {
 }
 
 
-def _more(ctx, inputs) -> None:
+def _more(ctx: ExecutionContext, inputs: types.Object) -> None:
     inputs.bool("more", default=False, label="More settings", view=types.SwitchView())
     if not ctx.params.get("more"):
         return

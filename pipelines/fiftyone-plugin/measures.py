@@ -122,7 +122,7 @@ def _logical(series: Series, view: fo.DatasetView, measure: str) -> Distribution
     return Distribution(series, [-0.5, 0.5, 1.5], [counts.get(False, 0), counts.get(True, 0)], None)
 
 
-def _numeric(series: Series, found: dict, edges: np.ndarray) -> Distribution:
+def _numeric(series: Series, found: dict[float | None, int], edges: np.ndarray) -> Distribution:
     counts = np.zeros(BINS, int)
     for number, count in found.items():
         # None is a sample without a value, and the highest value lies on the last edge.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import fiftyone as fo
 import fiftyone.operators as foo
@@ -11,6 +12,9 @@ from fiftyone.operators import types
 from fiftyone.operators.categories import Categories
 
 from . import measures, plots
+
+if TYPE_CHECKING:
+    from fiftyone.operators.executor import ExecutionContext
 
 # Samples of `lowest` and `highest`, until somebody asks for more or fewer.
 COUNT = 20
@@ -29,7 +33,7 @@ class MeasuresPanel(foo.Panel):
     """Distributions of measures, and the samples behind them."""
 
     @property
-    def config(self):
+    def config(self) -> foo.PanelConfig:
         return foo.PanelConfig(
             name="measures",
             label="Heatmap measures",
@@ -39,31 +43,31 @@ class MeasuresPanel(foo.Panel):
             help_markdown=HELP,
         )
 
-    def on_load(self, ctx):
+    def on_load(self, ctx: ExecutionContext) -> None:
         self._look(ctx, ctx.view)
 
-    def on_change_dataset(self, ctx):
+    def on_change_dataset(self, ctx: ExecutionContext) -> None:
         self._look(ctx, ctx.view)
 
-    def on_change_view(self, ctx):
+    def on_change_view(self, ctx: ExecutionContext) -> None:
         # What the panel itself has narrowed the grid to leaves the plots as they are.
         if stages(ctx.view) != ctx.panel.get_state("shown"):
             self._look(ctx, ctx.view)
 
-    def on_refresh(self, ctx):
+    def on_refresh(self, ctx: ExecutionContext) -> None:
         self._look(ctx, ctx.view)
 
-    def on_measure(self, ctx):
+    def on_measure(self, ctx: ExecutionContext) -> None:
         ctx.panel.set_state("measure", ctx.params["value"])
         self._look(ctx, drawn(ctx).view(ctx))
 
-    def on_series(self, ctx):
+    def on_series(self, ctx: ExecutionContext) -> None:
         ctx.panel.set_state("series", ctx.params["value"])
 
-    def on_count(self, ctx):
+    def on_count(self, ctx: ExecutionContext) -> None:
         ctx.panel.set_state("count", ctx.params["value"])
 
-    def on_bar(self, ctx):
+    def on_bar(self, ctx: ExecutionContext) -> None:
         was = drawn(ctx)
         bar = ctx.params["idx"]
         view = measures.between(
@@ -72,32 +76,32 @@ class MeasuresPanel(foo.Panel):
         )
         self._show(ctx, view)
 
-    def on_lowest(self, ctx):
+    def on_lowest(self, ctx: ExecutionContext) -> None:
         self._extreme(ctx, highest=False)
 
-    def on_highest(self, ctx):
+    def on_highest(self, ctx: ExecutionContext) -> None:
         self._extreme(ctx, highest=True)
 
-    def on_all(self, ctx):
+    def on_all(self, ctx: ExecutionContext) -> None:
         self._show(ctx, drawn(ctx).view(ctx))
 
-    def _extreme(self, ctx, *, highest: bool) -> None:
+    def _extreme(self, ctx: ExecutionContext, *, highest: bool) -> None:
         was = drawn(ctx)
         # An emptied number is none.
         count = max(1, int(ctx.panel.get_state("count") or COUNT))
         series = next(one for one in was.series if one.label == was.chosen(ctx))
         self._show(ctx, measures.extreme(was.view(ctx), series, was.measure, count, highest))
 
-    def _show(self, ctx, view) -> None:
+    def _show(self, ctx: ExecutionContext, view: fo.DatasetView) -> None:
         ctx.panel.set_state("shown", stages(view))
         ctx.ops.set_view(view=view)
 
-    def _look(self, ctx, view) -> None:
+    def _look(self, ctx: ExecutionContext, view: fo.DatasetView) -> None:
         """Asks the database, and keeps what there is to draw."""
         names = measures.names(view)
         measure = ctx.panel.get_state("measure")
         if measure not in names:
-            measure = names[0] if names else None
+            measure = names[0] if names else ""
         found = measures.distributions(view, measure) if measure else []
         shown = found[:MAX_SERIES]
         look = Drawn(
@@ -113,7 +117,7 @@ class MeasuresPanel(foo.Panel):
         ctx.panel.set_state({"drawn": look.to_json(), "shown": stages(ctx.view), **dict.fromkeys(figures)})
         ctx.ops.set_panel_data(figures)
 
-    def render(self, ctx):
+    def render(self, ctx: ExecutionContext) -> types.Property:
         panel = types.Object()
         was = drawn(ctx)
         if not was.series:
@@ -152,38 +156,41 @@ class Drawn:
     # The view's stages, as text.
     base: str = "[]"
     names: list[str] = field(default_factory=list)
-    measure: str | None = None
+    # Empty where there is none to draw.
+    measure: str = ""
     # Of the bars, the same for all series.
     edges: list[float] = field(default_factory=list)
     series: list[measures.Series] = field(default_factory=list)
     num_hidden: int = 0
 
     def to_json(self) -> str:
+        """It as text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Drawn:
+        """It, from the text."""
         content = json.loads(text)
         return cls(**{**content, "series": [measures.Series(**one) for one in content["series"]]})
 
-    def view(self, ctx) -> fo.DatasetView:
+    def view(self, ctx: ExecutionContext) -> fo.DatasetView:
         """The view that the plots are of."""
         return fo.DatasetView._build(ctx.dataset, json.loads(self.base))
 
-    def chosen(self, ctx) -> str:
+    def chosen(self, ctx: ExecutionContext) -> str:
         """The series that `lowest` and `highest` go by."""
         labels = [one.label for one in self.series]
-        label = ctx.panel.get_state("series")
+        label: str | None = ctx.panel.get_state("series")
         return label if label in labels else labels[0]
 
 
-def drawn(ctx) -> Drawn:
+def drawn(ctx: ExecutionContext) -> Drawn:
     """What the plots show now."""
     text = ctx.panel.get_state("drawn")
     return Drawn.from_json(text) if text else Drawn()
 
 
-def stages(view) -> str:
+def stages(view: fo.DatasetView) -> str:
     """A view as text."""
     return json.dumps(view._serialize(include_uuids=False), default=str)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .measures import QUANTILES, Distribution
 
 CONFIG = {"displayModeBar": False}
@@ -15,7 +17,7 @@ GAP = 0.3
 TRUTH_WIDTH = 0.8
 
 
-def histograms(found: list[Distribution]) -> list[dict]:
+def histograms(found: list[Distribution]) -> list[dict[str, Any]]:
     """One histogram above the other, with the same horizontal axis; their traces are in the order of the distributions."""
     traces = []
     for number, one in enumerate(found):
@@ -35,11 +37,11 @@ def histograms(found: list[Distribution]) -> list[dict]:
     return traces
 
 
-def histograms_layout(measure: str, labels: list[str], edges: list[float]) -> dict:
+def histograms_layout(measure: str, labels: list[str], edges: list[float]) -> dict[str, Any]:
     """The layout that goes with it; `edges` are those that all histograms have."""
     count = len(labels)
     ticks = {"tickvals": [0, 1], "ticktext": ["false", "true"]} if is_truth(edges) else {}
-    layout = {
+    layout: dict[str, Any] = {
         "height": HISTOGRAM_HEIGHT * count + MARGIN,
         "margin": {"l": 50, "r": 10, "t": 10, "b": 40},
         "bargap": 0,
@@ -74,7 +76,7 @@ def histograms_layout(measure: str, labels: list[str], edges: list[float]) -> di
     return layout
 
 
-def boxes(found: list[Distribution]) -> list[dict]:
+def boxes(found: list[Distribution]) -> list[dict[str, Any]]:
     """A box from the quantiles of each; the whiskers end at the outer ones."""
     names = ("lowerfence", "q1", "median", "q3", "upperfence")
     return [
@@ -90,7 +92,7 @@ def boxes(found: list[Distribution]) -> list[dict]:
     ]
 
 
-def boxes_layout(measure: str, labels: list[str], edges: list[float]) -> dict:
+def boxes_layout(measure: str, labels: list[str], edges: list[float]) -> dict[str, Any]:
     """The layout that goes with it."""
     low, high = (f"{share:.0%}" for share in (QUANTILES[0], QUANTILES[-1]))
     return {

@@ -15,16 +15,17 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
+from types import FrameType
+from typing import Any, ClassVar
 
 import ray
 from ray.exceptions import RayError
-from shards import ABORTED, DONE, INTERRUPTED, LOCKED, SOME_FAILED, USAGE, Shards
-from workers import Demand, Workers, usable_nodes
+from shards import ABORTED, DONE, INTERRUPTED, LOCKED, SOME_FAILED, USAGE, Shard, Shards
+from workers import Demand, Hand, Workers, usable_nodes
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
+else:
     import tomli as tomllib
 
 # Shards for each worker that fits on the cluster at the start. More make the end more even and cost less when a node is lost.
@@ -36,6 +37,7 @@ ENVIRONMENT = ("FIFTYONE_DATABASE_URI", "FIFTYONE_DATABASE_NAME", "CAMFLOW_CACHE
 
 
 def main() -> int:
+    """Runs the jobs, one after the other; the exit code is the worst of theirs."""
     args = parser().parse_args()
     jobs = job_names(args)
     teller = Teller(args.format)
@@ -65,14 +67,34 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--address", default="auto", help="the cluster's address; `local` makes one of this machine; default: auto")
     made.add_argument("--only", action="append", default=[], metavar="JOB", help="only this job of the file; may be repeated")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `camflow run`; may be repeated")
-    made.add_argument("--shards", type=positive, metavar="N", help=f"default: {SHARDS_A_WORKER} for each worker that fits at the start")
-    made.add_argument("--num-gpus", type=float, metavar="X", help="GPUs of a worker, fractions too; default: 1, or 0 on a cluster without")
+    made.add_argument(
+        "--shards", type=positive, metavar="N", help=f"default: {SHARDS_A_WORKER} for each worker that fits at the start"
+    )
+    made.add_argument(
+        "--num-gpus", type=float, metavar="X", help="GPUs of a worker, fractions too; default: 1, or 0 on a cluster without"
+    )
     made.add_argument("--num-cpus", type=float, metavar="X", help="cores of a worker; default: its share of the node's")
     made.add_argument("--max-workers", type=positive, metavar="N", help="no more workers than this at a time")
-    made.add_argument("--retries", type=int, default=3, metavar="N", help="how often a shard is tried again that failed; default: 3")
-    made.add_argument("--program", default=os.environ.get("CAMFLOW_BIN", "camflow"), help="camflow on the nodes; default: CAMFLOW_BIN, or what is on the PATH")
-    made.add_argument("--env", action="append", default=[], metavar="NAME", help="take this environment variable along, a password say; may be repeated")
-    made.add_argument("--logs", metavar="FOLDER", help="one file for each worker with its JSON lines, on its node; default: warnings only, by Ray")
+    made.add_argument(
+        "--retries", type=int, default=3, metavar="N", help="how often a shard is tried again that failed; default: 3"
+    )
+    made.add_argument(
+        "--program",
+        default=os.environ.get("CAMFLOW_BIN", "camflow"),
+        help="camflow on the nodes; default: CAMFLOW_BIN, or what is on the PATH",
+    )
+    made.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take this environment variable along, a password say; may be repeated",
+    )
+    made.add_argument(
+        "--logs",
+        metavar="FOLDER",
+        help="one file for each worker with its JSON lines, on its node; default: warnings only, by Ray",
+    )
     made.add_argument("--report-file", type=Path, metavar="FILE", help="write the summary here (JSON)")
     made.add_argument("--format", choices=("human", "json"), default="human", help="words, or one JSON object a line")
     return made
@@ -85,7 +107,7 @@ def positive(text: str) -> int:
     return number
 
 
-def job_names(args) -> list[str | None]:
+def job_names(args: argparse.Namespace) -> list[str | None]:
     """The jobs of the file, in order; None for the only one, where it has no name. camflow itself judges the file."""
     args.file = args.file.resolve()
     try:
@@ -103,12 +125,12 @@ def default_gpus() -> float:
 class Stopping:
     """Whether somebody asked to stop: the first signal lets shards in flight come to a good end, the second does not."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.num_signals = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.num_signals += 1
         if self.num_signals > 1:
             os._exit(INTERRUPTED)
@@ -117,7 +139,15 @@ class Stopping:
 class JobRun:
     """One job on the cluster."""
 
-    def __init__(self, args, job: str | None, demand: Demand, environment: dict, stopping: Stopping, teller: Teller):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        job: str | None,
+        demand: Demand,
+        environment: dict[str, str],
+        stopping: Stopping,
+        teller: Teller,
+    ) -> None:
         slots = sum(demand.slots(node["Resources"]) for node in usable_nodes())
         self.max_workers = args.max_workers or sys.maxsize
         self.shards = Shards(args.shards or SHARDS_A_WORKER * max(1, min(slots, self.max_workers)), args.retries)
@@ -148,7 +178,7 @@ class JobRun:
         self.workers.close()
         return self.shards.exit_code
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         return {"elapsed_s": round(time.monotonic() - self.started, 3), **self.shards.summary()}
 
     def num_open(self) -> int:
@@ -181,9 +211,9 @@ class JobRun:
             if hand.shard is None:
                 self.heard_start(hand, answer)
             else:
-                self.heard_shard(hand, answer)
+                self.heard_shard(hand, hand.shard, answer)
 
-    def heard_start(self, hand, answer: dict) -> None:
+    def heard_start(self, hand: Hand, answer: dict[str, Any]) -> None:
         if answer["event"] == "ready":
             hand.is_ready = True
             self.teller.tell("worker_ready", host=hand.host, node=hand.node, devices=answer["devices"])
@@ -194,14 +224,20 @@ class JobRun:
             self.teller.tell("node_refused", host=hand.host, node=hand.node, error=answer["error"])
             self.workers.refuse(hand, f"{hand.host}: {answer['error']}")
 
-    def heard_shard(self, hand, answer: dict) -> None:
-        shard, hand.shard = hand.shard, None
+    def heard_shard(self, hand: Hand, shard: Shard, answer: dict[str, Any]) -> None:
+        hand.shard = None
         code = answer["exit_code"]
         if answer["event"] == "shard_finished" and code in (DONE, SOME_FAILED):
             self.shards.finished(answer)
             self.teller.tell(
-                "shard_finished", shard=shard.name, host=hand.host, node=hand.node, counts=answer["counts"],
-                num_done=self.shards.num_done, num_shards=self.shards.count, elapsed_s=answer["elapsed_s"],
+                "shard_finished",
+                shard=shard.name,
+                host=hand.host,
+                node=hand.node,
+                counts=answer["counts"],
+                num_done=self.shards.num_done,
+                num_shards=self.shards.count,
+                elapsed_s=answer["elapsed_s"],
             )
             return
         error = answer.get("error") or f"the worker on {hand.host} ended with exit code {code}"
@@ -211,7 +247,9 @@ class JobRun:
             self.workers.drop(hand)
             return
         is_again = self.shards.failed(shard, hand.node, code if answer["event"] == "shard_finished" else ABORTED, error)
-        self.teller.tell("shard_failed", shard=shard.name, host=hand.host, node=hand.node, error=error, exit_code=code, is_tried_again=is_again)
+        self.teller.tell(
+            "shard_failed", shard=shard.name, host=hand.host, node=hand.node, error=error, exit_code=code, is_tried_again=is_again
+        )
         if code != LOCKED:
             # Another one starts in its place: what is wrong may be its own.
             self.workers.drop(hand)
@@ -243,7 +281,7 @@ class JobRun:
 class Teller:
     """Says what happens: in words on standard error, or in JSON lines on standard output."""
 
-    WORDS: ClassVar = {
+    WORDS: ClassVar[dict[str, str]] = {
         "job_started": "{num_shards} shards",
         "worker_ready": "{host}: a worker on {devices} is ready",
         "worker_lost": "{host}: a worker is lost ({error})",
@@ -253,10 +291,10 @@ class Teller:
         "draining": "stopping: shards in flight are finished first (again to stop at once)",
     }
 
-    def __init__(self, format: str):
+    def __init__(self, format: str) -> None:
         self.format = format
 
-    def tell(self, event: str, **more) -> None:
+    def tell(self, event: str, **more: Any) -> None:
         if self.format == "json":
             print(json.dumps({"event": event, **more}), flush=True)
         elif event == "job_finished":
@@ -265,13 +303,15 @@ class Teller:
             print(self.WORDS[event].format(**more), file=sys.stderr, flush=True)
 
     @staticmethod
-    def _finished(summary: dict) -> str:
+    def _finished(summary: dict[str, Any]) -> str:
         counts = summary["counts"]
         shards = f"{summary['num_shards_done']} of {summary['num_shards']} shards done, {summary['num_retried']} tried again"
         numbers = {name: counts.get(f"num_{name}", 0) for name in ("committed", "heatmaps", "skipped", "failed")}
         samples = "{committed} samples annotated ({heatmaps} heatmaps), {skipped} skipped, {failed} failed".format(**numbers)
         lines = [f"{shards}: {samples} in {summary['elapsed_s']:.0f} s"]
-        lines += [f"failed: {failure['sample']} ({failure.get('media_path')}): {failure['error']}" for failure in summary["failures"]]
+        lines += [
+            f"failed: {failure['sample']} ({failure.get('media_path')}): {failure['error']}" for failure in summary["failures"]
+        ]
         lines += [f"error: shard {lost['shard']}: {lost['error']}" for lost in summary["lost"][:3]]
         return "\n".join(lines)
 

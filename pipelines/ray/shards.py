@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import Any
 
 # Exit codes of camflow, as its README has them.
 DONE, SOME_FAILED, USAGE, ABORTED, LOCKED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -30,15 +31,15 @@ class Shard:
 class Shards:
     """The shards of one job, and the sum of their answers."""
 
-    def __init__(self, count: int, num_retries: int):
+    def __init__(self, count: int, num_retries: int) -> None:
         self.num_retries = num_retries
         self.count = count
         self.pending = deque(Shard(f"{index}/{count}") for index in range(1, count + 1))
-        self.counts: Counter = Counter()
-        self.skipped: Counter = Counter()
-        self.failures: list[dict] = []
+        self.counts: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.failures: list[dict[str, Any]] = []
         # What was given up: shard, exit code, error.
-        self.lost: list[dict] = []
+        self.lost: list[dict[str, Any]] = []
         self.num_done = self.num_retried = 0
 
     def next_for(self, node: str, nodes: set[str]) -> Shard | None:
@@ -50,7 +51,7 @@ class Shards:
                 return shard
         return None
 
-    def finished(self, answer: dict) -> None:
+    def finished(self, answer: dict[str, Any]) -> None:
         """A shard came to its end; samples of it may have failed, which another try would not change."""
         self.num_done += 1
         counts = dict(answer["counts"] or {})
@@ -58,7 +59,7 @@ class Shards:
         self.counts.update({name: number for name, number in counts.items() if isinstance(number, int)})
         self.failures += answer["failures"][: NAMED_FAILURES - len(self.failures)]
 
-    def partly(self, counts: dict | None) -> None:
+    def partly(self, counts: dict[str, Any] | None) -> None:
         """What a try stored that did not come to its end; the next one finds it up to date."""
         self.counts.update({name: (counts or {}).get(name, 0) for name in ("num_committed", "num_heatmaps")})
 
@@ -92,7 +93,7 @@ class Shards:
             return codes.pop() if len(codes) == 1 and codes <= {USAGE, LOCKED} else ABORTED
         return SOME_FAILED if self.counts["num_failed"] else DONE
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """All answers together."""
         return {
             "num_shards": self.count,

@@ -9,21 +9,22 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 
 class Worker:
     """Owns the process. `do` and `stop` may be called at the same time, so the actor needs two threads."""
 
-    def __init__(self, program: str, arguments: list[str], environment: dict[str, str], logs: str | None):
+    def __init__(self, program: str, arguments: list[str], environment: dict[str, str], logs: str | None) -> None:
         """Starts nothing yet, so that what goes wrong can be told: an actor whose constructor fails is lost without words.
 
         `environment` comes on top of the node's own; it may hold passwords, which is why it is no `runtime_env`: Ray shows those.
         With `logs`, a folder, what the process says goes to a file there instead of Ray's logs.
         """
         self.program, self.arguments, self.environment, self.logs = program, arguments, environment, logs
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> dict:
+    def start(self) -> dict[str, Any]:
         """Starts the process; its first line, `ready` or `not_ready`."""
         found = shutil.which(self.program)
         if found is None:
@@ -46,17 +47,21 @@ class Worker:
             )
         except OSError as error:
             return self._not_ready(f"camflow does not start: {error}")
-        return self._hear() or self._not_ready(f"camflow ended with exit code {self.process.wait()} before it was ready")
+        return self._hear(self.process) or self._not_ready(
+            f"camflow ended with exit code {self.process.wait()} before it was ready"
+        )
 
-    def do(self, shard: str) -> dict:
+    def do(self, shard: str) -> dict[str, Any]:
         """The answer for a shard, `shard_finished`; `worker_ended` where there is none."""
+        process = self.process
+        assert process and process.stdin, "it was started"
         try:
-            self.process.stdin.write(json.dumps({"shard": shard}) + "\n")
-            self.process.stdin.flush()
-            answer = self._hear()
+            process.stdin.write(json.dumps({"shard": shard}) + "\n")
+            process.stdin.flush()
+            answer = self._hear(process)
         except OSError:
             answer = None
-        return answer or {"event": "worker_ended", "exit_code": self.process.wait()}
+        return answer or {"event": "worker_ended", "exit_code": process.wait()}
 
     def stop(self) -> None:
         """Asks it to finish what is in flight, to answer and to end."""
@@ -65,13 +70,16 @@ class Worker:
 
     def close(self) -> None:
         """Lets it end; there are no more shards."""
-        if self.process:
+        if self.process and self.process.stdin:
             self.process.stdin.close()
             self.process.wait()
 
-    def _hear(self) -> dict | None:
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else None
+    @staticmethod
+    def _hear(process: subprocess.Popen[str]) -> dict[str, Any] | None:
+        assert process.stdout, "it was started with a pipe"
+        line = process.stdout.readline()
+        answer: dict[str, Any] | None = json.loads(line) if line else None
+        return answer
 
-    def _not_ready(self, error: str) -> dict:
+    def _not_ready(self, error: str) -> dict[str, Any]:
         return {"event": "not_ready", "host": socket.gethostname(), "exit_code": 2, "error": error}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import worker as worker_module
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from shards import Shard
 
 # The nodes need Ray and camflow, and no file of ours.
 ray.cloudpickle.register_pickle_by_value(worker_module)
@@ -47,19 +49,20 @@ class Demand:
 class Hand:
     """A worker that was started."""
 
-    actor: object
+    # A handle of `Worker`, whose methods are remote.
+    actor: Any
     node: str
     host: str
     # What it is doing: starting where there is no shard.
     call: ray.ObjectRef
-    shard: object = None
+    shard: Shard | None = None
     is_ready: bool = False
 
 
 class Workers:
     """Keeps a worker in each slot of each node that can be used."""
 
-    def __init__(self, demand: Demand, command: tuple):
+    def __init__(self, demand: Demand, command: tuple[str, list[str], dict[str, str], str | None]) -> None:
         """`command` is what `Worker` takes; of the arguments, `{cpus}` becomes the worker's cores."""
         self.demand, self.command = demand, command
         self.hands: list[Hand] = []
@@ -79,7 +82,7 @@ class Workers:
             wanted = min(self.demand.slots(node["Resources"]), present + at_most - len(self.hands))
             self.hands += [self._start(node) for _ in range(present, wanted)]
 
-    def _start(self, node: dict) -> Hand:
+    def _start(self, node: dict[str, Any]) -> Hand:
         program, arguments, *rest = self.command
         cpus = self.demand.cpus(node["Resources"])
         options = {
@@ -112,6 +115,6 @@ class Workers:
             self.drop(hand)
 
 
-def usable_nodes() -> list[dict]:
+def usable_nodes() -> list[dict[str, Any]]:
     """The nodes that are there."""
     return [node for node in ray.nodes() if node["Alive"]]

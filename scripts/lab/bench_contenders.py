@@ -62,7 +62,7 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
         arguments = ("--weights", "default") if list(cached.glob(f"{rest}_*.pth")) else ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
     if job["archive"]:
         return Path(job["archive"]), arguments
-    exporter = b"".join(path.read_bytes() for path in sorted(SCRIPTS.glob("export_*.py")))
+    exporter = b"".join(path.read_bytes() for path in sorted((SCRIPTS.parent / "python" / "camflow" / "export").rglob("*.py")))
     digest = hashlib.sha256(repr((job["model"], arguments)).encode() + exporter)
     stem = "".join(c if c.isalnum() else "_" for c in Path(job["model"]).name)
     path = Path(job["models"]) / f"{stem}-{digest.hexdigest()[:12]}.pt2"

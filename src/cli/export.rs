@@ -1,13 +1,15 @@
 //! `camflow export`: runs the exporter in a Python that has FiftyOne and torch.
 
 use std::{
-    collections::BTreeMap,
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, bail};
+use tempfile::TempDir;
 
 use super::{
     Exit, Failure,
@@ -22,41 +24,9 @@ use crate::{
     report::{has_secrets, without_controls},
 };
 
-/// The exporter travels inside the binary, so that an installed camflow needs no checkout.
-const EXPORTER: &[(&str, &str)] = &[
-    ("__main__", include_str!("../../scripts/export_model.py")),
-    ("export_describe", include_str!("../../scripts/export_describe.py")),
-    ("export_files", include_str!("../../scripts/export_files.py")),
-    ("export_known", include_str!("../../scripts/export_known.py")),
-    ("export_layers", include_str!("../../scripts/export_layers.py")),
-    ("export_libraries", include_str!("../../scripts/export_libraries.py")),
-    ("export_loading", include_str!("../../scripts/export_loading.py")),
-    ("export_messages", include_str!("../../scripts/export_messages.py")),
-    ("export_preprocess", include_str!("../../scripts/export_preprocess.py")),
-    ("export_reasons", include_str!("../../scripts/export_reasons.py")),
-    ("export_trace", include_str!("../../scripts/export_trace.py")),
-    ("export_verify", include_str!("../../scripts/export_verify.py")),
-    ("export_weights", include_str!("../../scripts/export_weights.py")),
-    ("export_write", include_str!("../../scripts/export_write.py")),
-];
-
-/// Runs the exporter without what lies in the current folder, where anybody may have put a `torch.py`. It looks there by itself for
-/// a model that is named as `module:function`.
-const LOADER: &str = "\
-import sys
-sys.path[:] = [p for p in sys.path if p]
-import importlib.abc, importlib.util, json
-class Embedded(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    sources = json.load(sys.stdin)
-    def find_spec(self, name, path, target=None):
-        return importlib.util.spec_from_loader(name, self, is_package=False) if name in self.sources else None
-    def get_source(self, name):
-        return self.sources[name]
-    def get_code(self, name):
-        return compile(self.sources[name], name + '.py', 'exec')
-sys.meta_path.insert(0, Embedded())
-sys.argv[0] = '-'
-exec(compile(Embedded.sources['__main__'], 'export_model.py', 'exec'))";
+/// The Python package `camflow`, packed by build.rs: an installed camflow needs no checkout, and the exporter is always of its version.
+const PACKAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/camflow.pyz"));
+const PACKAGE_NAME: &str = "camflow.pyz";
 
 /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
 #[derive(Debug, clap::Args)]
@@ -104,29 +74,24 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
     let python = find_python(python)?;
     let path = &named_file(path)
         .map_err(|error| anyhow::anyhow!("cannot write the model to `{}`: {error}\nhint: name a file", shown(path)))?;
-    if let Some(folder) = path.parent() {
-        create_folders(folder).with_context(|| format!("cannot make the folder `{}`", shown(folder)))?;
-    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    create_folders(folder).with_context(|| format!("cannot make the folder `{}`", shown(folder)))?;
+    // Until Python has ended: it reads modules when it needs them.
+    let unpacked = unpack(folder)?;
     let mut child = Command::new(&python.executable)
-        // The scripts come by standard input; their own names would be lost in messages otherwise.
-        .args(["-c", LOADER])
+        .arg(unpacked.path().join(PACKAGE_NAME))
         .args([model, "--out"])
         .arg(path)
         .arg("--measure-with")
         .arg(std::env::current_exe().context("camflow cannot find its own program")?)
         .args(more)
         .env("FIFTYONE_DO_NOT_TRACK", "true")
-        .stdin(Stdio::piped())
+        .stdin(Stdio::null())
         .stdout(Stdio::from(std::io::stderr()))
         // It may quote what it is given.
         .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
         .with_context(|| format!("cannot run `{}`", shown(&python.executable)))?;
-    let mut input = child.stdin.take().context("the exporter has no standard input")?;
-    // A Python that stops early says why itself.
-    let sources: BTreeMap<_, _> = EXPORTER.iter().copied().collect();
-    let _ = input.write_all(&serde_json::to_vec(&sources)?);
-    drop(input);
     if let Some(said) = child.stderr.take() {
         let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
         lines.for_each(|line| eprint_line(&String::from_utf8_lossy(&line)));
@@ -138,21 +103,59 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
     Ok(())
 }
 
+/// Writes the package into a new folder that nobody else can write to: the system's for temporary files, or one beside the model.
+///
+/// Of what it is given as a file, Python looks for modules in that file first and in no current folder, where anybody may have put
+/// a `torch.py`. The exporter looks there by itself for a model that is named as `module:function`.
+fn unpack(beside: &Path) -> anyhow::Result<TempDir> {
+    let mut folder = tempfile::Builder::new();
+    folder.prefix("camflow-").permissions(Permissions::from_mode(0o700));
+    let made = folder.tempdir().or_else(|_| folder.tempdir_in(beside)).with_context(|| {
+        format!("cannot make a folder for the exporter in `{}` or `{}`", shown(&std::env::temp_dir()), shown(beside))
+    })?;
+    let path = made.path().join(PACKAGE_NAME);
+    fs::write(&path, PACKAGE).with_context(|| format!("cannot write the exporter to `{}`", shown(&path)))?;
+    Ok(made)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{collections::BTreeSet, io::Cursor};
 
     use super::*;
 
+    fn modules(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                modules(&path, root, found);
+            } else if path.extension().is_some_and(|extension| extension == "py") {
+                found.insert(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+
     #[test]
-    fn all_modules_of_the_exporter_are_embedded() {
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
-        let names = fs::read_dir(scripts).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut modules: Vec<_> = names
-            .filter(|name| name.starts_with("export_") && name.ends_with(".py"))
-            .map(|name| name.trim_end_matches(".py").replace("export_model", "__main__"))
-            .collect();
-        modules.sort();
-        assert_eq!(EXPORTER.iter().map(|(name, _)| *name).collect::<Vec<_>>(), modules);
+    fn all_modules_of_the_package_are_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+        let mut wanted = BTreeSet::from(["__main__.py".to_owned()]);
+        modules(&root.join("camflow"), &root, &mut wanted);
+        let mut zip = zip::ZipArchive::new(Cursor::new(PACKAGE)).unwrap();
+        let names = zip.file_names().map(|name| name.unwrap().into_owned());
+        assert_eq!(names.collect::<BTreeSet<_>>(), wanted);
+        for name in wanted.iter().filter(|name| *name != "__main__.py") {
+            let embedded = std::io::read_to_string(zip.by_name(name).unwrap()).unwrap();
+            assert!(embedded == fs::read_to_string(root.join(name)).unwrap(), "{name} was changed, and cargo did not see it");
+        }
+    }
+
+    #[test]
+    fn the_package_is_written_where_nobody_else_can_change_it() {
+        let beside = tempfile::tempdir().unwrap();
+        let unpacked = unpack(beside.path()).unwrap();
+        assert_eq!(fs::metadata(unpacked.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read(unpacked.path().join(PACKAGE_NAME)).unwrap(), PACKAGE);
+        let path = unpacked.path().to_owned();
+        drop(unpacked);
+        assert!(!path.exists());
     }
 }

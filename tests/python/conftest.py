@@ -5,7 +5,9 @@ Nothing is downloaded and nothing of the user's is touched. A missing program or
 
 from __future__ import annotations
 
+import ast
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -19,6 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 LAB = SCRIPTS / "lab"
+# Where the Python package `camflow` lies.
+PACKAGES = ROOT / "python"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
@@ -26,7 +30,7 @@ os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
 # Before libtorch is loaded, here and in what the tests start: the networks are small, and threads that wait for each other
 # take several times as long on cores that have other work. What a sum gives does not depend on it beyond the last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[:0] = [str(SCRIPTS), str(LAB)]
+sys.path[:0] = [str(SCRIPTS), str(LAB), str(PACKAGES)]
 
 from private_mongod import PrivateMongod
 
@@ -71,22 +75,35 @@ EXPORTS.set_forkserver_preload(["torch.export", "torch._dynamo", "torchvision"])
 
 
 def export_archive(arguments: list[str]) -> None:
-    """What `python scripts/export_model.py` does."""
+    """What `python -m camflow.export` does."""
     os.chdir(ROOT)
-    import export_model
+    from camflow.export.cli import main
 
-    sys.exit(export_model.main(arguments))
+    sys.exit(main(arguments))
+
+
+def code_of(path: Path) -> str:
+    """What a Python file does: without its name, format, comments, docstrings and annotations, which do not change an archive."""
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = None
+    return ast.dump(tree)
 
 
 @pytest.fixture(scope="session")
 def export(cache):
     """Exports a model with scripts/export_model.py; its path."""
-    import hashlib
+    exporter = "".join(map(code_of, sorted((PACKAGES / "camflow" / "export").rglob("*.py"))))
 
     def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
         # The same in every checkout.
-        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode())
-        for path in (*sorted(SCRIPTS.glob("export_*.py")), *inputs):
+        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode() + exporter.encode())
+        for path in inputs:
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"

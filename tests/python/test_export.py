@@ -1,4 +1,4 @@
-"""Checks of `scripts/export_model.py`: preprocessing against the libraries' own transforms, archives against their models.
+"""Checks of the exporter (`python/camflow/export`): preprocessing against the libraries' own transforms, archives against their models.
 
 Nothing is downloaded: weights are random, configurations come from the installed packages.
 """
@@ -11,16 +11,18 @@ import sys
 import zipfile
 from pathlib import Path
 
-import export_libraries
-import export_model
-import export_preprocess
-import export_weights
 import numpy as np
 import pytest
 import torch
+from camflow import export as export_package
+from camflow.export import cli
+from camflow.export.loaders import zoo
+from camflow.export.transforms import steps_from_transforms, steps_from_zoo_config
+from camflow.export.weights import warm_batchnorm
+from conftest import PACKAGES, SCRIPTS
 from PIL import Image
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export_model.py"
+SCRIPT = SCRIPTS / "export_model.py"
 SIZES = [(640, 427), (427, 640), (100, 80), (3000, 1201), (224, 224), (521, 520)]  # width, height
 
 TOY = '''
@@ -69,7 +71,7 @@ def vit():
 
 @pytest.fixture(scope="module")
 def exporter():
-    return export_model
+    return export_package
 
 
 @pytest.fixture
@@ -154,14 +156,14 @@ STATS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]
 def test_zoo_preprocessing_is_fiftyones(exporter, config):
     import fiftyone.utils.torch as fout
     theirs = fout.TorchImageModel(fout.TorchImageModelConfig({"model": torch.nn.Identity(), "device": "cpu", **config}))
-    steps = export_preprocess.steps_from_zoo_config(config)
+    steps = steps_from_zoo_config(config)
     assert steps[-1]["op"] == "normalize"
     assert_same_input(steps, theirs.transforms)
-    assert export_preprocess.steps_from_transforms(theirs.transforms) == steps, "the transform objects say the same as the config"
+    assert steps_from_transforms(theirs.transforms) == steps, "the transform objects say the same as the config"
 
 
 def test_every_torchvision_model_of_the_zoo_is_described_or_refused(exporter):
-    manifest = export_libraries.zoo_manifest()
+    manifest = zoo.manifest()
     assert manifest, "FiftyOne is not installed"
     described = 0
     for name, item in manifest.items():
@@ -172,12 +174,12 @@ def test_every_torchvision_model_of_the_zoo_is_described_or_refused(exporter):
             with pytest.raises(exporter.ExportError, match="preprocessing or outputs of its own"):
                 exporter.load_model(name, "none")
             continue
-        metadata = export_libraries.zoo_metadata(deployment["config"])
+        metadata = zoo.metadata_of(deployment["config"])
         assert metadata["preprocess"][-1]["op"] == "normalize"
         assert len(metadata["classes"]) == (1000 if "imagenet" in name else 21), name
         described += 1
     assert described >= 30
-    deeplab = export_libraries.zoo_metadata(manifest["deeplabv3-resnet50-coco-torch"]["default_deployment_config_dict"]["config"])
+    deeplab = zoo.metadata_of(manifest["deeplabv3-resnet50-coco-torch"]["default_deployment_config_dict"]["config"])
     assert deeplab["task"] == "segmentation"
     assert (deeplab["classes"]["0"], deeplab["classes"]["15"], deeplab["classes"]["20"]) == ("background", "person", "tvmonitor")
     assert [s["op"] for s in deeplab["preprocess"]] == ["resize_smaller", "normalize"]
@@ -189,7 +191,7 @@ def test_torchvision_preprocessing_is_that_of_its_weights(exporter, name):
     import torchvision
 
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    assert_same_input(export_preprocess.steps_from_transforms(preset), preset, SIZES[:4])
+    assert_same_input(steps_from_transforms(preset), preset, SIZES[:4])
 
 
 @pytest.mark.parametrize("options", [{"input_size": (3, 224, 224), "crop_pct": 0.9, "interpolation": "bicubic"},
@@ -197,7 +199,7 @@ def test_torchvision_preprocessing_is_that_of_its_weights(exporter, name):
 def test_timm_preprocessing_is_timms(exporter, options):
     from timm import data
     transform = data.create_transform(**options, is_training=False)
-    steps = export_preprocess.steps_from_transforms(transform)
+    steps = steps_from_transforms(transform)
     assert steps[-1]["mean"] == [0.485, 0.456, 0.406], "not the single-precision digits of timm's tensors"
     assert_same_input(steps, transform, SIZES[:4])
 
@@ -206,11 +208,11 @@ def test_unreadable_preprocessing_is_an_error(exporter):
     from torchvision import transforms
 
     with pytest.raises(exporter.ExportError, match="Pad"):
-        export_preprocess.steps_from_transforms(transforms.Compose([transforms.Pad(3), transforms.ToTensor()]))
+        steps_from_transforms(transforms.Compose([transforms.Pad(3), transforms.ToTensor()]))
     with pytest.raises(exporter.ExportError, match="box"):
-        export_preprocess.steps_from_transforms(transforms.Resize(9, interpolation=transforms.InterpolationMode.BOX))
+        steps_from_transforms(transforms.Resize(9, interpolation=transforms.InterpolationMode.BOX))
     with pytest.raises(exporter.ExportError, match="does not end with"):
-        export_preprocess.steps_from_transforms(transforms.Compose([transforms.Normalize([0.5], [0.5]), transforms.CenterCrop(9)]))
+        steps_from_transforms(transforms.Compose([transforms.Normalize([0.5], [0.5]), transforms.CenterCrop(9)]))
 
 
 def test_command_writes_a_verified_archive(tmp_path):
@@ -284,7 +286,7 @@ def test_failed_verification_keeps_the_old_file(toy, tmp_path):
 def test_wrong_requests_are_explained(exporter, capsys, monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(exporter.ExportError) as caught:
-        exporter.run(exporter.parse(arguments), print)
+        cli.run(cli.parse(arguments), print)
     assert caught.value.code == 2
     text = f"{caught.value} {caught.value.hint}"
     assert all(word in text for word in words), text
@@ -313,7 +315,7 @@ def test_random_weights_follow_the_seed_and_files_replace_them(exporter, tmp_pat
 
 def test_warm_batchnorm_keeps_activations_sane(exporter):
     loaded = exporter.load_model("torchvision:resnet18", "none")
-    export_weights.warm_batchnorm(loaded.module, 2, (64, 64))
+    warm_batchnorm(loaded.module, 2, (64, 64))
     assert not loaded.module.training and not loaded.module.bn1.training and loaded.module.bn1.momentum == 0.1
     with torch.no_grad():
         spread = loaded.module(torch.randn(4, 3, 64, 64)).std().item()
@@ -322,16 +324,16 @@ def test_warm_batchnorm_keeps_activations_sane(exporter):
 
 def test_zoo_model_is_loaded_from_fiftyones_own_folder(exporter, tmp_path):
     """A checkpoint in FiftyOne's folder is enough: no second copy from the network (none is reachable in the test)."""
-    assert "resnet18-imagenet-torch" in export_libraries.zoo_manifest(), "FiftyOne is not installed"
+    assert "resnet18-imagenet-torch" in zoo.manifest(), "FiftyOne is not installed"
     state = exporter.load_model("torchvision:resnet18", "none", seed=5).module.state_dict()
     torch.save(state, tmp_path / "resnet18-f37072fd.pth")  # torchvision's name for it
-    (tmp_path / export_libraries.zoo_manifest()["resnet18-imagenet-torch"]["base_filename"]).touch()  # FiftyOne looks only whether it is there
-    program = ("import sys, urllib.request; sys.path.insert(0, sys.argv[1]); import export_model as e\n"
+    (tmp_path / zoo.manifest()["resnet18-imagenet-torch"]["base_filename"]).touch()  # FiftyOne looks only whether it is there
+    program = ("import sys, urllib.request; sys.path.insert(0, sys.argv[1]); from camflow import export as e\n"
                "def no_network(*a, **k): raise OSError('network used')\n"
                "urllib.request.urlopen = no_network\n"
                "m = e.load_model('resnet18-imagenet-torch')\n"
                "print('sum', m.module.state_dict()['fc.weight'].double().sum().item(), m.metadata['classes']['0'], m.source)")
-    done = subprocess.run([sys.executable, "-c", program, str(SCRIPT.parent)], check=False, capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, "-c", program, str(PACKAGES)], check=False, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "FIFTYONE_MODEL_ZOO_DIR": str(tmp_path), "TORCH_HOME": str(tmp_path / "torch")})
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"sum {state['fc.weight'].double().sum().item()} tench fiftyone:resnet18-imagenet-torch" in done.stdout

@@ -4,14 +4,14 @@ import json
 import pickle
 import zipfile
 
-import export_loading
-import export_model
-import export_preprocess
 import pytest
 import torch
 import torchvision
-from export_loading import load_model
-from export_model import ExportError
+from camflow import export as export_package
+from camflow.export import ExportError, cli, load_model
+from camflow.export.classes import classes_by_channel, read_classes
+from camflow.export.preprocess import checked_steps, fixed_size
+from camflow.export.transforms import steps_from_flags
 
 MODELS = '''
 import torch
@@ -124,7 +124,7 @@ def models(tmp_path):
 
 
 def export(loaded, folder, **options):
-    return export_model.export(loaded, folder / "model.pt2", **options)
+    return export_package.export(loaded, folder / "model.pt2", **options)
 
 
 def refusal(call, *arguments, **options):
@@ -170,12 +170,12 @@ def test_published_names_are_not_those_of_other_classes(fine_tuned, tmp_path, ca
 
 
 def test_classes_can_be_counted_and_named(models, tmp_path):
-    arguments = export_model.parse(["torchvision:squeezenet1_1", "--weights", "none", "--classes", "ant, bee"])
-    assert export_loading.read_classes(arguments.classes) == ["ant", "bee"]
+    arguments = cli.parse(["torchvision:squeezenet1_1", "--weights", "none", "--classes", "ant, bee"])
+    assert read_classes(arguments.classes) == ["ant", "bee"]
     (tmp_path / "names.txt").write_text("tabby, tabby cat\nÄffchen\n", encoding="utf-8")
-    assert export_loading.read_classes(str(tmp_path / "names.txt")) == ["tabby, tabby cat", "Äffchen"]
+    assert read_classes(str(tmp_path / "names.txt")) == ["tabby, tabby cat", "Äffchen"]
     (tmp_path / "names.json").write_text('{"ant": 1, "bee": 0}')
-    assert export_loading.classes_by_channel(export_loading.read_classes(str(tmp_path / "names.json"))) == {"0": "bee", "1": "ant"}
+    assert classes_by_channel(read_classes(str(tmp_path / "names.json"))) == {"0": "bee", "1": "ant"}
     loaded = load_model("torchvision:squeezenet1_1", "none", num_classes=2, classes=["ant", "bee"])
     assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 2) and loaded.metadata["classes"] == {"0": "ant", "1": "bee"}
     assert load_model("timm:resnet10t", "none", num_classes=2).module.num_classes == 2
@@ -250,8 +250,8 @@ def test_a_program_of_torch_export_becomes_a_model(models, tmp_path, is_free):
     torch.export.save(torch.export.export(model, (torch.randn(2, 3, 32, 40),), dynamic_shapes=dims), tmp_path / "own.pt2")
     loaded = load_model(str(tmp_path / "own.pt2"), classes=["ant", "bee", "cat"], preprocess=[{"op": "normalize", "mean": [0.5], "std": [0.5]}])
     meta = export(loaded, tmp_path)
-    arguments = export_model.parse([str(tmp_path / "own.pt2"), "--out", str(tmp_path / "own.pt2"), "--force"])
-    assert "is the program itself" in refusal(export_model.run, arguments, print)
+    arguments = cli.parse([str(tmp_path / "own.pt2"), "--out", str(tmp_path / "own.pt2"), "--force"])
+    assert "is the program itself" in refusal(cli.run, arguments, print)
     assert meta["name"] == "own" and meta["input"]["example"] == [2, 3, 32, 40]
     assert meta["input"]["dynamic"] == ("bhw" if is_free else "none") and meta["aliases"]["2"] == "conv2"
     x = torch.randn(2, 3, 32, 40)
@@ -332,21 +332,21 @@ def test_gray_models_get_gray_images(models, tmp_path):
     ([{"op": "grayscale", "channels": 1}, {"op": "normalize", "mean": [0], "std": [1]}], ("gives 1 channels, the model takes 3",)),
 ], ids=str)
 def test_what_the_reader_refuses_is_refused_at_export(steps, words):
-    text = refusal(export_preprocess.checked_steps, steps, 3)
+    text = refusal(checked_steps, steps, 3)
     assert all(word in text for word in words), text
 
 
 def test_one_number_counts_for_all_channels():
-    (step,) = export_preprocess.checked_steps([{"op": "normalize", "mean": [0.5], "std": 0.25}], 3)
+    (step,) = checked_steps([{"op": "normalize", "mean": [0.5], "std": 0.25}], 3)
     assert step == {"op": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3}
-    _, step = export_preprocess.checked_steps([{"op": "normalize", "mean": [0, 0, 0], "std": [1, 1, 1]}], 1)
+    _, step = checked_steps([{"op": "normalize", "mean": [0, 0, 0], "std": [1, 1, 1]}], 1)
     assert step == {"op": "normalize", "mean": [0.0], "std": [1.0]}
 
 
 def test_flags_say_the_preprocessing(models, tmp_path, capsys):
     def steps(*flags):
-        arguments = export_model.parse([f"{models}:Net", *flags])
-        return export_preprocess.steps_from_flags(arguments.preprocess, arguments.mean, arguments.std, arguments.resize)
+        arguments = cli.parse([f"{models}:Net", *flags])
+        return steps_from_flags(arguments.preprocess, arguments.mean, arguments.std, arguments.resize)
 
     assert steps() is None
     assert [step["op"] for step in steps("--preprocess", "imagenet")] == ["resize_smaller", "center_crop", "normalize"]
@@ -387,7 +387,7 @@ def hugging_face():
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({
         "do_resize": True, "size": {"height": 64, "width": 64}, "resample": 2, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
     vit = load_model(f"{tmp_path / 'library.py'}:of_timm").metadata
-    assert vit["preprocess"][-1]["mean"] == [0.5] * 3 and export_preprocess.fixed_size(vit["preprocess"]) == (64, 64)
+    assert vit["preprocess"][-1]["mean"] == [0.5] * 3 and fixed_size(vit["preprocess"]) == (64, 64)
     assert vit["classes"]["0"] == "tench, Tinca tinca" and "`pretrained_cfg`" in capsys.readouterr().err
     other = load_model(f"{tmp_path / 'library.py'}:fine_tuned").metadata
     assert other["preprocess"][-1]["mean"] == [0.485, 0.456, 0.406] and not other.get("classes"), "its three classes are not ImageNet's"

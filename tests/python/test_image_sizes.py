@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import PACKAGES
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 
@@ -20,12 +20,13 @@ sys.path.insert(0, str(HERE))
 import silent_models
 
 EXPORT = """
-import sys, export_layers, export_model, silent_models
+import sys, silent_models
+from camflow.export import LoadedModel, export, layers
 model = silent_models.unet().eval()
-loaded = export_model.LoadedModel(model, "unet", "unet", dict(model.camflow_metadata))
-export_model.export(loaded, f"{sys.argv[1]}/unet.pt2")
-export_layers.MULTIPLES = ()
-export_model.export(loaded, f"{sys.argv[1]}/old.pt2")
+loaded = LoadedModel(model, "unet", "unet", dict(model.camflow_metadata))
+export(loaded, f"{sys.argv[1]}/unet.pt2")
+layers.MULTIPLES = ()
+export(loaded, f"{sys.argv[1]}/old.pt2")
 """
 SIZE = (43, 62)
 
@@ -35,7 +36,7 @@ def unet(tmp_path_factory):
     """A model whose sides are multiples of 4, and what the exporter said of it."""
     folder = tmp_path_factory.mktemp("models")
     done = subprocess.run(
-        [sys.executable, "-c", EXPORT, folder], check=False, env={"PYTHONPATH": f"{SCRIPTS}:{HERE}"}, capture_output=True, text=True
+        [sys.executable, "-c", EXPORT, folder], check=False, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return folder / "unet.pt2", done.stderr

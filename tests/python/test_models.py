@@ -25,8 +25,8 @@ WRAPPED = HERE / "wrapped_models.py"
 ODD = HERE / "odd_models.py"
 LITE0 = ROOT / "scripts" / "lab" / "efficientnet_lite0.py"
 sys.path.insert(0, str(HERE))
-import export_model
 import odd_models
+from camflow import export as export_package
 
 RANDOM = ("--weights", "none", "--warm-batchnorm", "2")
 CONV, ATTENTION = 1e-5, 1e-4  # of the largest value; attention sums in another order per batch size
@@ -109,7 +109,7 @@ ALIASES |= {"torchvision:convnext_tiny": (4, "features.7"), "timm:convnext_tiny"
 
 @pytest.fixture(scope="session")
 def exporter():
-    return export_model
+    return export_package
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import PACKAGES
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import BinaryClassifierOutputTarget
@@ -20,12 +20,13 @@ sys.path.insert(0, str(HERE))
 import silent_models
 
 EXPORT = """
-import sys, export_model, silent_models
+import sys, silent_models
+from camflow.export import LoadedModel, export
 for name in sys.argv[2:]:
     model = getattr(silent_models, name)().eval()
     metadata = {key: value for key, value in model.camflow_metadata.items() if value != "other"}
-    loaded = export_model.LoadedModel(model, name, name, metadata)
-    export_model.export(loaded, f"{sys.argv[1]}/{name}.pt2", size=(48, 64))
+    loaded = LoadedModel(model, name, name, metadata)
+    export(loaded, f"{sys.argv[1]}/{name}.pt2", size=(48, 64))
 """
 NAMES = ("tumour", "named_tumour", "named_healthy", "squeezed", "squeezed_whole", "flat_map", "flat_map_of_logits", "three_names",
          "detached")
@@ -36,7 +37,7 @@ def models(tmp_path_factory):
     """All of them as archives, made by one process; the folder, and what it said."""
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, "-c", EXPORT, str(folder), *NAMES]
-    done = subprocess.run(command, check=False, env={"PYTHONPATH": f"{SCRIPTS}:{HERE}"}, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stderr)
     return folder

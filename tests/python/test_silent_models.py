@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import PACKAGES
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -18,11 +18,12 @@ sys.path.insert(0, str(HERE))
 import silent_models
 
 EXPORT = """
-import sys, export_model, silent_models
+import sys, silent_models
+from camflow.export import LoadedModel, export
 for name in sys.argv[2:]:
     model = getattr(silent_models, name)().eval()
-    loaded = export_model.LoadedModel(model, name, name, dict(model.camflow_metadata))
-    export_model.export(loaded, f"{sys.argv[1]}/{name}.pt2", size=(48, 64), static_size=True)
+    loaded = LoadedModel(model, name, name, dict(model.camflow_metadata))
+    export(loaded, f"{sys.argv[1]}/{name}.pt2", size=(48, 64), static_size=True)
 """
 
 
@@ -33,7 +34,7 @@ def models(tmp_path_factory):
     names = ["detached", "rounded", "by_shape", "constant", "classes", "behind", "dead_channel", "two", "misled",
              "one_channel", "never", "probabilities", "tumour", "healthy"]
     command = [sys.executable, "-c", EXPORT, str(folder), *names]
-    subprocess.run(command, check=True, env={"PYTHONPATH": f"{SCRIPTS}:{HERE}"})
+    subprocess.run(command, check=True, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"})
     return folder
 
 

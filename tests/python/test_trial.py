@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import PACKAGES
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -27,18 +27,20 @@ MIXING = ["no_statistics", "minus_the_mean", "sorted_batch", "across_the_batch",
 OTHERS = ["own_statistics", "plain", "smooth", "wide"]
 
 EXPORT = """
-import sys, export_loading, export_model, trial_models
+import sys, trial_models
+from camflow.export import LoadedModel, export
+from camflow.export.loading import user_metadata
 camflow, folder, *names = sys.argv[1:]
 for name in names:
     model = getattr(trial_models, name)().eval()
-    loaded = export_model.LoadedModel(model, name, name, export_loading._user_metadata(model, name))
-    export_model.export(loaded, f"{folder}/{name}.pt2", static_size=True, measure_with=camflow or None)
+    loaded = LoadedModel(model, name, name, user_metadata(model, name))
+    export(loaded, f"{folder}/{name}.pt2", static_size=True, measure_with=camflow or None)
 """
 
 
 def exported(folder: Path, names: list[str], camflow: Path | str = "") -> Path:
     command = [sys.executable, "-c", EXPORT, str(camflow), str(folder), *names]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": f"{SCRIPTS}:{HERE}"})
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": f"{PACKAGES}:{HERE}"})
     return folder
 
 

@@ -1,22 +1,31 @@
 """What modules of the usual libraries say of themselves: normalisation, sizes, names of classes; and what wraps them."""
 
+from __future__ import annotations
+
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from export_messages import ExportError, say
-from export_preprocess import checked_steps, steps_from_processor, steps_from_transforms
+from .loaders import Metadata
+from .messages import ExportError, say
+from .preprocess import checked_steps
+from .transforms import steps_from_processor, steps_from_transforms
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PARALLEL = ("DataParallel", "DistributedDataParallel", "AveragedModel")
 
 
-def unwrap(module):
+def unwrap(module: nn.Module) -> nn.Module:
     """The module without what torch.compile, DataParallel and the like put around it or its children."""
     import torch
 
-    found = set()
+    found: set[str] = set()
 
-    def inner(mod):
+    def inner(mod: nn.Module) -> nn.Module:
         while True:
             if isinstance(getattr(mod, "_orig_mod", None), torch.nn.Module):
                 found.add("torch.compile")
@@ -43,30 +52,39 @@ def unwrap(module):
     return module
 
 
-def _layers_of_wrappers(module):
+def _layers_of_wrappers(module: nn.Module) -> Iterator[nn.Module]:
     """The module, and what it holds as long as that is its only child: a wrapper passes images on as they are."""
-    while module is not None:
+    yield module
+    while len(children := list(module.children())) == 1:
+        module = children[0]
         yield module
-        children = list(module.children())
-        module = children[0] if len(children) == 1 else None
 
 
-def known_metadata(module):
+def known_metadata(module: nn.Module) -> Metadata:
     """Metadata that a module of timm or Hugging Face carries with it, as far as it says any; with a note for each."""
-    found = {}
+    found: Metadata = {}
     for mod in _layers_of_wrappers(module):
         for describe in (_of_timm, _of_hugging_face):
             for key, (value, source) in describe(mod).items():
                 if value and key not in found:
                     found[key] = value
                     if key != "example":
-                        say(f"note: {'names of classes' if key == 'classes' else 'preprocessing'} as in `{source}` of `{type(mod).__name__}`")
+                        say(
+                            f"note: {'names of classes' if key == 'classes' else 'preprocessing'} as in `{source}` of `{type(mod).__name__}`"
+                        )
     return found
 
 
-def _of_timm(module):
+def _of_timm(module: nn.Module) -> dict[str, tuple[Any, str]]:
+    """Key -> (value, where the module has it), of the configuration that timm gives its models."""
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "data_config", None)
-    config = config if isinstance(config, dict) else vars(config) if hasattr(config, "input_size") and hasattr(config, "mean") else None
+    config = (
+        config
+        if isinstance(config, dict)
+        else vars(config)
+        if hasattr(config, "input_size") and hasattr(config, "mean")
+        else None
+    )
     if not config or "mean" not in config:
         return {}
     import torch
@@ -76,7 +94,7 @@ def _of_timm(module):
         from timm import data
     except ImportError:
         return {}
-    found = {}
+    found: dict[str, tuple[Any, str]] = {}
     size = getattr(getattr(module, "patch_embed", None), "img_size", None)  # as built, which the configuration does not follow
     settings = data.resolve_data_config(args={"img_size": max(size)} if size else {}, pretrained_cfg=config)
     channels = next((mod.in_channels for mod in module.modules() if isinstance(mod, torch.nn.Conv2d)), 3)
@@ -96,11 +114,12 @@ def _of_timm(module):
     return found
 
 
-def _of_hugging_face(module):
+def _of_hugging_face(module: nn.Module) -> dict[str, tuple[Any, str]]:
+    """Key -> (value, where the module has it), of the configuration that Hugging Face gives its models."""
     config = getattr(module, "config", None)
     if config is None or not hasattr(config, "to_dict"):
         return {}
-    found = {}
+    found: dict[str, tuple[Any, str]] = {}
     names = getattr(config, "id2label", None) or {}
     if names and not all(str(name) == f"LABEL_{i}" for i, name in names.items()):  # what a model has whose author named none
         found["classes"] = names, "config.id2label"

@@ -1,22 +1,42 @@
 """Tracing: from a module to a graph that camflow runs."""
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING, Any
 
-from export_layers import observe
-from export_messages import ExportError, say
-from export_reasons import hint_for, quiet, reason
+from .layers import Shapes, Size, observe
+from .messages import ExportError, say
+from .reasons import hint_for, quiet, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 
-def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=None, verbose=False):
+def trace(
+    module: nn.Module,
+    size: Size,
+    dynamic: Size | None,
+    static_reason: str | None = None,
+    channels: int = 3,
+    fixed_batch: int | None = None,
+    verbose: bool = False,
+) -> tuple[ExportedProgram, Tensor, str, Shapes, list[str], Any]:
     """Export at an example `size`; with `dynamic` try free height and width first, at `dynamic` as example size.
 
     With `fixed_batch` the batch is not free either. `verbose` shows what torch says meanwhile.
 
-    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output).
+    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output); the example is
+    [N, C, H, W] of float32.
+
+    Raises:
+        ExportError: it cannot be exported in any way.
     """
     import torch
 
-    free, reasons = torch.export.Dim.DYNAMIC, {}
+    free = torch.export.Dim.DYNAMIC
+    reasons: dict[str, str] = {}
     inputs = list(inspect.signature(module.forward).parameters.values())
     takes_any = bool(inputs) and inputs[0].kind is inspect.Parameter.VAR_POSITIONAL  # torch wants what describes `*args` nested
     if any("ShiftedWindowAttention" in type(m).__name__ for m in module.modules()):
@@ -24,6 +44,7 @@ def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=Non
         dynamic, static_reason = None, "windowed attention builds its mask for one size"
     if static_reason:
         say(f"height and width are fixed at {size[0]}x{size[1]}: {static_reason}")
+    attempts: list[tuple[str, int, Size, dict[int, Any]]]
     attempts = [("bhw", 2, dynamic, {0: free, 2: free, 3: free})] if dynamic and not fixed_batch else []
     # batch 2: a free dimension must not be 1 in the example
     attempts += [] if fixed_batch else [("batch", 2, size, {0: free})]
@@ -39,19 +60,28 @@ def trace(module, size, dynamic, static_reason=None, channels=3, fixed_batch=Non
         bearers = [p for p in shapes if p and p not in unfit]
         try:
             with quiet(verbose):
-                program = torch.export.export(module, (example,), dynamic_shapes=((dims,),) if takes_any else (dims,),
-                                              preserve_module_call_signature=tuple(bearers))
+                program = torch.export.export(
+                    module,
+                    (example,),
+                    dynamic_shapes=((dims,),) if takes_any else (dims,),
+                    preserve_module_call_signature=tuple(bearers),
+                )
         except Exception as error:  # noqa: BLE001  a model may raise anything; the next attempt asks less of it
             reasons.setdefault(reason(error), f"{kind} at {height}x{width}")
             continue
         if reasons:
-            say(f"{'height and width are' if kind == 'batch' else 'all sizes are'} fixed, because a freer export failed:\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items()))
+            say(
+                f"{'height and width are' if kind == 'batch' else 'all sizes are'} fixed, because a freer export failed:\n  "
+                + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+            )
         return program, example, kind, shapes, unfit, output
-    said = f": {next(iter(reasons))}" if len(reasons) == 1 else ":\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+    said = (
+        f": {next(iter(reasons))}" if len(reasons) == 1 else ":\n  " + "\n  ".join(f"{at}: {why}" for why, at in reasons.items())
+    )
     raise ExportError(f"the model cannot be exported{said}", hint_for(reasons))
 
 
-def refuse_foreign(program):
+def refuse_foreign(program: ExportedProgram) -> None:
     """Raise `ExportError` for what camflow cannot run: branches and loops on data, and operators that libtorch has not."""
     import torch
 
@@ -60,15 +90,19 @@ def refuse_foreign(program):
         for node in graph_module.graph.nodes if isinstance(graph_module, torch.fx.GraphModule) else ():
             name = node.target.name() if isinstance(node.target, (torch._ops.HigherOrderOperator, torch._ops.OpOverload)) else ""
             if isinstance(node.target, torch._ops.HigherOrderOperator) and name not in known:
-                raise ExportError(f"the model uses `{name}`: camflow runs no control flow that depends on data",
-                                  "compute both branches and choose with `torch.where`, or export the part of the model before it")
+                raise ExportError(
+                    f"the model uses `{name}`: camflow runs no control flow that depends on data",
+                    "compute both branches and choose with `torch.where`, or export the part of the model before it",
+                )
             if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace not in ("aten", "prims"):
-                raise ExportError(f"the model uses `{name}`, which is an operator of a library and not of PyTorch itself",
-                                  "wrap the part of the model before it: `file.py:function`")
+                raise ExportError(
+                    f"the model uses `{name}`, which is an operator of a library and not of PyTorch itself",
+                    "wrap the part of the model before it: `file.py:function`",
+                )
 
 
-def strip_traces(program):
-    """Drop the source paths of this machine from the graph; nothing else in the archive depends on them."""
+def strip_traces(program: ExportedProgram) -> None:
+    """Drops the source paths of this machine from the graph; nothing else in the archive depends on them."""
     import torch
 
     for graph_module in program.graph_module.modules():

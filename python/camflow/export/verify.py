@@ -1,16 +1,25 @@
 """The archive against the model: outputs at several batch and image sizes, and the value of every layer."""
 
+from __future__ import annotations
+
 import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from export_layers import other_sizes, output_keys
-from export_messages import ExportError, first_line, say
+from .layers import other_sizes, output_keys
+from .messages import ExportError, first_line, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+    from torch.export import ExportedProgram
 
 
-def signatures(program):
-    """module path -> name of the value that its last call returned, for modules that return one tensor."""
+def signatures(program: ExportedProgram) -> dict[str, str | None]:
+    """Module path -> name of the value that its last call returned, for modules that return one tensor."""
     import torch
 
-    names, recorded = {}, set()
+    names: dict[str, str | None] = {}
+    recorded: set[str] = set()
     for entry in program.module_call_graph:
         outputs = entry.signature.outputs if entry.signature else []
         if entry.fqn and outputs:
@@ -18,62 +27,85 @@ def signatures(program):
             recorded.add(path)
             names[path] = getattr(outputs[0], "name", None) if len(outputs) == 1 else None
     # Modules that take numbers have no signature. As camflow itself does: what a call computes and others use.
-    calls = {}
+    calls: dict[tuple[str, str], set[fx.Node]] = {}
     for node in program.graph.nodes:
         for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
             calls.setdefault((path, key), set()).add(node)
     for (path, _), members in calls.items():
         if path and path not in recorded:
-            outputs = [node.name for node in members if set(node.users) - members and isinstance(node.meta.get("val"), torch.Tensor)]
+            outputs = [
+                node.name for node in members if set(node.users) - members and isinstance(node.meta.get("val"), torch.Tensor)
+            ]
             names[path] = outputs[0] if len(outputs) == 1 else None
     return names
 
 
-def verify(path, module, meta):
-    """Reload the archive and compare it with the module; gives the "verified" entry, or raises `ExportError`."""
+def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
+    """Reloads the archive and compares it with the module; gives the "verified" entry of camflow.json.
+
+    Raises:
+        ExportError: they differ, or a numbered layer is none of the archive.
+    """
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")  # nothing here writes to weights
         program = torch.export.load(path)
     values, paths = signatures(program), [layer["path"] for layer in meta["layers"]]
-    needed = {**{f"layer {k}": v for k, v in meta["aliases"].items()}, **{f"default layer `{k}`": meta["aliases"].get(k, k) for k in meta["default_layers"]}}
+    needed = {
+        **{f"layer {k}": v for k, v in meta["aliases"].items()},
+        **{f"default layer `{k}`": meta["aliases"].get(k, k) for k in meta["default_layers"]},
+    }
     for what, layer in needed.items():
         if layer not in paths or not values.get(layer):
-            raise ExportError(f"{what} is `{layer}`, which is no layer of the archive", "fix `aliases` or `default_layers` in `camflow_metadata`")
+            raise ExportError(
+                f"{what} is `{layer}`, which is no layer of the archive",
+                "fix `aliases` or `default_layers` in `camflow_metadata`",
+            )
     attention = any("scaled_dot_product" in str(n.target) or "softmax" in str(n.target) for n in program.graph.nodes)
     tolerance = 1e-4 if attention else 1e-5  # relative to the largest value; attention sums in another order per batch size
     graph = program.module(check_guards=False)  # the guards are about shapes that the tracer did not prove, not about results
     worst = {"absolute": 0.0, "relative": 0.0}
 
-    def compare(what, ours, theirs):
+    def compare(what: str, ours: Tensor, theirs: Tensor) -> None:
         if ours.shape != theirs.shape:
-            raise ExportError(f"verification failed: {what} is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model")
+            raise ExportError(
+                f"verification failed: {what} is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model"
+            )
         if not ours.numel() or not ours.is_floating_point():
             return
         gap, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
         if not gap <= tolerance * max(scale, 1e-6):  # written so that NaN fails
-            raise ExportError(f"verification failed: {what} differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)")
+            raise ExportError(
+                f"verification failed: {what} differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)"
+            )
         worst.update(absolute=max(worst["absolute"], gap), relative=max(worst["relative"], gap / max(scale, 1e-6)))
 
     class Checked(torch.fx.Interpreter):
         """Runs the graph and compares values as they are made: later operators may overwrite them."""
 
-        def run_node(self, node):
+        expected: dict[str | None, list[tuple[str, Tensor]]]
+
+        def run_node(self, node: fx.Node) -> Any:
             value = super().run_node(node)
             for layer, tensor in self.expected.pop(node.name, ()):
                 compare(f"layer `{layer}`", value, tensor)
             return value
 
-    def check(shape, hooks=False):
+    def check(shape: list[int], hooks: bool = False) -> int:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-        runner, handles = Checked(graph), []
+        runner = Checked(graph)
+        handles: list[Any] = []
         runner.expected = {}
         if hooks:
             # the last call of a module wins, in the hook as in `signatures`
-            taken = {}
+            taken: dict[str, Tensor] = {}
             for layer in set(paths) & set(values):
-                handles.append(module.get_submodule(layer).register_forward_hook(lambda m, i, o, layer=layer: taken.update({layer: o.clone()})))
+                handles.append(
+                    module.get_submodule(layer).register_forward_hook(
+                        lambda m, i, o, layer=layer: taken.update({layer: o.clone()})
+                    )
+                )
         with torch.no_grad():
             try:
                 theirs = output_keys(module(x.clone()))[1]  # some write to their input
@@ -108,5 +140,12 @@ def verify(path, module, meta):
                 shapes.append([1, channels, *size])
             break
     if len(shapes) == 2 and kind == "bhw":
-        raise ExportError("verification failed: the model takes no image size but the example's", "export it with `--static-size`")
-    return {"shapes": shapes, "max_abs_difference": worst["absolute"], "max_relative_difference": worst["relative"], "hooks_checked": hooks_checked}
+        raise ExportError(
+            "verification failed: the model takes no image size but the example's", "export it with `--static-size`"
+        )
+    return {
+        "shapes": shapes,
+        "max_abs_difference": worst["absolute"],
+        "max_relative_difference": worst["relative"],
+        "hooks_checked": hooks_checked,
+    }

@@ -1,29 +1,47 @@
 """The layers of a model: which modules can be drawn over the image, how they lie over it, how a person counts them."""
 
+from __future__ import annotations
+
 import contextlib
 import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from export_messages import first_line, say
+from .messages import first_line, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Module path -> shape of the output of its last call, None where that is not one tensor of floats.
+Shapes = dict[str, list[int] | None]
+# An entry of `layers` in camflow.json: path, type, shape, layout, and maybe tokens.
+Layer = dict[str, Any]
+# How tokens lie over the image: grid [rows, columns], how many come before it, and maybe patch, stride and rounding.
+Tokens = dict[str, Any]
+Size = tuple[int, int]
 
 MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
 
 
-def observe(module, example):
+def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]:
     """One eager run with hooks: called modules in order of completion, and which of them can bear a signature.
 
     Gives ({path: shape of the output tensor, or None}, [paths without signature], the output).
     """
     import torch
 
-    shapes, unfit, handles = {}, set(), []
+    shapes: Shapes = {}
+    unfit: set[str] = set()
+    handles: list[Any] = []
 
-    def hook(path):
-        def record(mod, args, kwargs, output):
+    def hook(path: str) -> Callable[..., None]:
+        def record(mod: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             leaves = torch.utils._pytree.tree_leaves((args, kwargs, output))
             if not all(leaf is None or isinstance(leaf, (torch.Tensor, bool, str)) for leaf in leaves):
                 unfit.add(path)  # torch.export takes only these in a module's signature
             shapes.pop(path, None)  # the last call counts
             shapes[path] = list(output.shape) if isinstance(output, torch.Tensor) and output.is_floating_point() else None
+
         return record
 
     try:
@@ -37,22 +55,24 @@ def observe(module, example):
     return shapes, sorted(unfit), output
 
 
-def feeding(module, example, pick):
+def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -> set[str] | None:
     """Paths of the modules whose output the output that `pick` takes has a gradient with respect to; None if it cannot be told.
 
     camflow takes gradients from any layer on, also behind `detach`, and through frozen weights; so does this.
     """
     import torch
 
-    taken, handles = {}, []
+    taken: dict[str, Tensor] = {}
+    handles: list[Any] = []
 
-    def hook(path):
-        def take(mod, args, output):
+    def hook(path: str) -> Callable[..., Tensor | None]:
+        def take(mod: nn.Module, args: Any, output: Any) -> Tensor | None:
             if not isinstance(output, torch.Tensor) or not output.is_floating_point():
                 return None
             with torch.enable_grad():
                 taken[path] = output if output.requires_grad else output.detach().requires_grad_()
                 return taken[path].clone()  # what overwrites it later does so to the copy
+
         return take
 
     try:
@@ -64,7 +84,7 @@ def feeding(module, example, pick):
             if not scores.requires_grad:
                 return set()
             found = torch.autograd.grad(scores.sum(), list(taken.values()), allow_unused=True)
-        return {path for path, gradient in zip(taken, found) if gradient is not None}
+        return {path for path, gradient in zip(taken, found, strict=True) if gradient is not None}
     except Exception as error:  # noqa: BLE001  a model may raise anything, and camflow itself looks at the graph once more
         say(f"warning: which layers feed the output could not be told: {first_line(error)}")
         return None
@@ -73,7 +93,7 @@ def feeding(module, example, pick):
             handle.remove()
 
 
-def output_keys(output):
+def output_keys(output: Any) -> tuple[list[str | None], list[Any]]:
     """([key or None], [leaf]) of a model's output, flattened in the order of the archive's outputs."""
     import torch
     from torch.utils import _pytree
@@ -81,10 +101,12 @@ def output_keys(output):
     if isinstance(output, torch.Tensor):
         return [None], [output]
     pairs, _ = _pytree.tree_flatten_with_path(output)
-    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [leaf for _, leaf in pairs]
+    return [".".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path) for path, _ in pairs], [
+        leaf for _, leaf in pairs
+    ]
 
 
-def find_layers(module, shapes, example):
+def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tuple[list[Layer], Tokens | None]:
     """([layer], tokens): every module whose output is one tensor that can be drawn over the image, with its layout.
 
     A spatial map has the image's aspect (to a pixel or so); that tells channels first from channels last. `tokens` is how
@@ -94,7 +116,8 @@ def find_layers(module, shapes, example):
 
     batch, _, height, width = example
     types = {path: type(mod).__name__ for path, mod in module.named_modules()}
-    tokens, layers = None, []
+    tokens: Tokens | None = None
+    layers: list[Layer] = []
     counts = [s[1] for s in shapes.values() if s and len(s) == 3 and s[0] == batch]
     for path, mod in module.named_modules():
         shape = shapes.get(path)
@@ -106,18 +129,17 @@ def find_layers(module, shapes, example):
                 tokens = {"grid": shape[2:], "prefix": usual - shape[2] * shape[3], "patch": list(mod.stride)}
             break
 
-    def misfit(h, w):
+    def misfit(h: int, w: int) -> float:
         return abs(h - height * w / width) if h > 1 and w > 1 else float("inf")
 
-    def layout_of_map(shape):
+    def layout_of_map(shape: list[int]) -> str | None:
         first, last = misfit(shape[2], shape[3]), misfit(shape[1], shape[2])
         return None if min(first, last) > 1.5 else "nhwc" if last < first else "nchw"
 
     # Tokens without others before them are a map that was flattened, or the image cut into squares.
-    grids = {}
+    grids: dict[int, list[int] | None] = {}
     for shape in shapes.values():
-        layout = layout_of_map(shape) if shape and len(shape) == 4 and shape[0] == batch else None
-        if layout:
+        if shape and len(shape) == 4 and shape[0] == batch and (layout := layout_of_map(shape)):
             rows, columns = shape[2:] if layout == "nchw" else shape[1:3]
             grids.setdefault(rows * columns, [rows, columns])
     for side in range(2, min(height, width) // 2 + 1):
@@ -127,7 +149,12 @@ def find_layers(module, shapes, example):
         grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
 
     for path, shape in shapes.items():
-        if not path or not shape or shape[0] != batch or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path])):
+        if (
+            not path
+            or not shape
+            or shape[0] != batch
+            or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path]))
+        ):
             continue  # attention's inner maps are tokens by tokens, not a picture
         layer = {"path": path, "type": types[path], "shape": shape}
         if len(shape) == 4 and layout_of_map(shape):
@@ -138,26 +165,31 @@ def find_layers(module, shapes, example):
     return layers, tokens
 
 
-def stride_of(tokens, example, seen):
+def stride_of(tokens: Tokens, example: Size, seen: Collection[tuple[Size, int]]) -> Tokens | None:
     """`tokens` with the "stride" and "round" that give its grid from the image's size, or None where nothing does.
 
     `example` is the (height, width) of its grid; `seen` are other ((height, width), number of tokens).
     """
-    def candidates(length, cells):
+
+    def candidates(length: int, cells: int) -> set[int]:
         return {length // cells, -(-length // cells)} - {0}
 
-    rounding = {"ceil": lambda length, stride: -(-length // stride), "floor": lambda length, stride: length // stride}
+    rounding: dict[str, Callable[[int, int], int]] = {
+        "ceil": lambda length, stride: -(-length // stride),
+        "floor": lambda length, stride: length // stride,
+    }
     pairs = [(v, h) for v in candidates(example[0], tokens["grid"][0]) for h in candidates(example[1], tokens["grid"][1])]
     for stride in sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair)):
         for name, cells in rounding.items():
-            grid = [cells(length, step) for length, step in zip(example, stride)]
+            grid = [cells(length, step) for length, step in zip(example, stride, strict=True)]
             if grid == list(tokens["grid"]) and all(
-                    cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen):
+                cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen
+            ):
                 return {**tokens, "stride": list(stride), "round": name}
     return None
 
 
-def size_multiple(module, size, channels):
+def size_multiple(module: nn.Module, size: Sequence[int], channels: int) -> int | None:
     """The least of MULTIPLES whose odd multiples near `size` the module takes as an image's sides; None if none does."""
     import torch
 
@@ -169,13 +201,13 @@ def size_multiple(module, size, channels):
     return None
 
 
-def other_sizes(height, width):
+def other_sizes(height: int, width: int) -> tuple[list[Size], list[Size]]:
     """Two pairs of image sizes for checks: odd ones, and ones in steps of 32 for models that take nothing else."""
     odd = [(height * 9 // 8 | 1, width * 7 // 8 | 1), (height * 7 // 8 | 1, width * 5 // 4 | 1)]
     return odd, [(height + 32, width - 32 if width > 64 else width), (height, width + 64)]
 
 
-def follow_sizes(module, meta, given):
+def follow_sizes(module: nn.Module, meta: dict[str, Any], given: Collection[str]) -> None:
     """Where the image's size is free, tokens lie on a grid that follows it: records how, as seen at other sizes.
 
     Layers whose number of tokens does not follow (a detector's queries) are none to draw, unless the user says they are.
@@ -185,15 +217,18 @@ def follow_sizes(module, meta, given):
     of_tokens = [layer for layer in meta["layers"] if layer["layout"] == "tokens"]
     if not of_tokens:
         return
-    size, seen = tuple(meta["input"]["example"][2:]), []
-    for pair in other_sizes(*size):
+    height, width = meta["input"]["example"][2:]
+    size: Size = (height, width)
+    seen: list[tuple[Size, Shapes]] = []
+    for pair in other_sizes(height, width):
         with contextlib.suppress(Exception):  # it says which sizes it takes by raising; verify() tells the user
             seen = [(other, observe(module, torch.zeros(1, meta["input"]["example"][1], *other))[0]) for other in pair]
             break
     if meta["tokens"]:
         # those of the embedding itself: a convolution without padding covers whole patches only
-        counts = {other: next((shapes[la["path"]][1] for la in of_tokens if "tokens" not in la), None) for other, shapes in seen}
-        meta["tokens"] = stride_of(meta["tokens"], size, [(other, count) for other, count in counts.items() if count]) or meta["tokens"]
+        plain = next((layer["path"] for layer in of_tokens if "tokens" not in layer), None)
+        counts = [(other, shape[1]) for other, shapes in seen if plain and (shape := shapes[plain])]
+        meta["tokens"] = stride_of(meta["tokens"], size, counts) or meta["tokens"]
     for layer in of_tokens:
         if "tokens" in layer:
             counts = [(other, (shapes.get(layer["path"]) or [0, 0])[1]) for other, shapes in seen]
@@ -203,7 +238,7 @@ def follow_sizes(module, meta, given):
             layer["tokens"] = followed or layer["tokens"]
 
 
-def number_layers(layers):
+def number_layers(layers: Iterable[Layer]) -> tuple[dict[str, str], list[str]]:
     """({"1": path, ...}, [default number]): the stages of the network, as a person counts them.
 
     Transformers: the norm before each block's attention (the usual choice, because the attention and its shortcut meet
@@ -211,29 +246,33 @@ def number_layers(layers):
     """
     by_path = {layer["path"]: layer for layer in layers}
 
-    def numbered(paths):
+    def numbered(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
         aliases = {str(i + 1): path for i, path in enumerate(paths)}
         return aliases, [str(len(aliases))] if aliases else []
 
-    def family(pattern, layout):
+    def family(pattern: str, layout: str) -> list[str]:
         """Paths whose end matches, in the shortest prefix that has at least two."""
-        groups = {}
+        groups: dict[str, list[str]] = {}
         for path, layer in by_path.items():
             found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
             if found and (layer["layout"] == "tokens") == (layout == "tokens"):
                 groups.setdefault(found[1], []).append(path)
-        groups = [paths for paths in groups.values() if len(paths) > 1]
-        return min(groups, key=lambda paths: len(paths[0])) if groups else []
+        families = [paths for paths in groups.values() if len(paths) > 1]
+        return min(families, key=lambda paths: len(paths[0])) if families else []
 
     blocks = family(r"(?:blocks|layers?|encoder_layers)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)", "tokens")
     if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
         return numbered(blocks)
     stages = family(r"layer\d+", "spatial")
     if stages:
-        return numbered(sorted(stages, key=lambda p: int(re.search(r"\d+$", p)[0])))
-    children = family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial") or family(r"backbone\.\w+", "spatial") \
-        or [p for p in by_path if "." not in p] or list(by_path)
-    last = {}
+        return numbered(sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p))))
+    children = (
+        family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial")
+        or family(r"backbone\.\w+", "spatial")
+        or [p for p in by_path if "." not in p]
+        or list(by_path)
+    )
+    last: dict[tuple[int, ...], str] = {}
     children = [p for p in children if by_path[p]["layout"] != "tokens"] or children
     # a pooling between stages belongs to none
     for path in [p for p in children if "Pool" not in (by_path[p]["type"] or "")] or children:
@@ -241,6 +280,10 @@ def number_layers(layers):
         last[tuple({"nchw": shape[2:], "nhwc": shape[1:3]}.get(by_path[path]["layout"], shape[1:2]))] = path
     for size, path in last.items():
         # windowed attention: as for the transformers above, the norm before the attention of the stage's last block
-        norms = [p for p in by_path if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p) and by_path[p]["type"] == "LayerNorm"]
+        norms = [
+            p
+            for p in by_path
+            if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p) and by_path[p]["type"] == "LayerNorm"
+        ]
         last[size] = norms[-1] if norms else path
     return numbered(last.values())

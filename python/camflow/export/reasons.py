@@ -1,22 +1,29 @@
 """Why a model cannot be exported or explained, in the user's own lines instead of torch's pages."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import logging
 import traceback
 import unittest.mock
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from export_layers import output_keys
-from export_messages import ExportError, first_line, say
+from .layers import output_keys
+from .messages import ExportError, first_line, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "fiftyone")
 ON_VALUES = "its forward takes values out of a tensor to decide or count by them"
-OWN = "export_"  # the exporter's own modules
+OWN = Path(__file__).parent  # the exporter's own modules
 
 
 @contextlib.contextmanager
-def quiet(verbose=False):
+def quiet(verbose: bool = False) -> Iterator[None]:
     """Without what torch prints and logs by itself, which may be the whole graph."""
     if verbose:
         yield
@@ -30,19 +37,27 @@ def quiet(verbose=False):
         logging.disable(level)
 
 
-def _is_users(filename):
+def _is_users(filename: str) -> bool:
     path = Path(filename)
-    inside = any(f"/site-packages/{library}/" in path.as_posix() or f"/dist-packages/{library}/" in path.as_posix() for library in LIBRARIES)
-    return path.is_file() and not inside and not path.name.startswith(OWN) and "/lib/python3" not in path.as_posix().partition("/site-packages/")[0]
+    inside = any(
+        f"/site-packages/{library}/" in path.as_posix() or f"/dist-packages/{library}/" in path.as_posix()
+        for library in LIBRARIES
+    )
+    return (
+        path.is_file()
+        and not inside
+        and OWN not in path.parents
+        and "/lib/python3" not in path.as_posix().partition("/site-packages/")[0]
+    )
 
 
-def place(frames):
-    """ at `file:line`: `code`, of the innermost frame in the user's own files, or "" where there is none."""
+def place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """The text " at `file:line`: `code`" of the innermost frame in the user's own files, or "" where there is none."""
     frame = next((f for f in reversed(frames) if _is_users(f.filename)), None)
     return f" at {frame.filename}:{frame.lineno}: `{frame.line}`" if frame else ""
 
 
-def reason(error):
+def reason(error: BaseException) -> str:
     """One line for an exception of a model or of torch.export."""
     frames = traceback.extract_tb(error.__traceback__)
     where = place(frames)
@@ -53,66 +68,77 @@ def reason(error):
     return f"{said}{where}" if where else said
 
 
-def hint_for(reasons):
+def hint_for(reasons: Collection[str]) -> str:
+    """What to do about a model that cannot be exported for these reasons."""
     if any(text.startswith(ON_VALUES) for text in reasons):
-        return ("compute both branches and choose with `torch.where`, and keep values in tensors (no `.item()`, `int()` or `.tolist()`), "
-                "or wrap the part before it: `file.py:function`; `--verbose` shows what torch says")
-    return ("wrap or change the part of the model that the message names; `--size HxW` gives another example size, "
-            "`--verbose` shows what torch says")
+        return (
+            "compute both branches and choose with `torch.where`, and keep values in tensors (no `.item()`, `int()` or `.tolist()`), "
+            "or wrap the part before it: `file.py:function`; `--verbose` shows what torch says"
+        )
+    return (
+        "wrap or change the part of the model that the message names; `--size HxW` gives another example size, "
+        "`--verbose` shows what torch says"
+    )
 
 
 @contextlib.contextmanager
-def without_inference_mode():
+def without_inference_mode() -> Iterator[None]:
     """As in the graph: torch.export leaves `torch.inference_mode()` out of it, other than `torch.no_grad()`."""
     import torch
 
     kind = torch.inference_mode
-    with unittest.mock.patch.object(kind, "__enter__", lambda context: None), \
-            unittest.mock.patch.object(kind, "__exit__", lambda context, *failure: None):
+    with (
+        unittest.mock.patch.object(kind, "__enter__", lambda context: None),
+        unittest.mock.patch.object(kind, "__exit__", lambda context, *failure: None),
+    ):
         yield
 
 
 class _Watch:
     """Where the model leaves gradients: `torch.no_grad()`, `detach()` and `.data`."""
 
-    def __init__(self):
-        self.cuts = {}
+    def __init__(self) -> None:
+        self.cuts: dict[tuple[str, str], str] = {}
+        self.stack = contextlib.ExitStack()
 
-    def note(self, what):
+    def note(self, what: str) -> None:
         where = place(traceback.extract_stack()[:-2])
         self.cuts.setdefault((what, where), f"`{what}`{where}")
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         import torch
 
         watch = self
 
         class Functions(torch.overrides.TorchFunctionMode):
-            def __torch_function__(self, function, types, args=(), kwargs=None):
+            def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
                 name = getattr(function, "__name__", "")
                 cuts = name in ("detach", "detach_") or function is torch.Tensor.data.__get__
-                if cuts and isinstance(args[0], torch.Tensor) and args[0].requires_grad and not isinstance(args[0], torch.nn.Parameter):
+                if (
+                    cuts
+                    and isinstance(args[0], torch.Tensor)
+                    and args[0].requires_grad
+                    and not isinstance(args[0], torch.nn.Parameter)
+                ):
                     watch.note("detach()" if "detach" in name else ".data")
                 return function(*args, **(kwargs or {}))
 
         real = torch.no_grad.__enter__
 
-        def enter(context):
+        def enter(context: Any) -> Any:
             if torch.is_grad_enabled():
                 watch.note("no_grad()")
             return real(context)
 
-        self.stack = contextlib.ExitStack()
         self.stack.enter_context(unittest.mock.patch.object(torch.no_grad, "__enter__", enter))
         self.stack.enter_context(without_inference_mode())
         self.stack.enter_context(Functions())
-        return self
 
-    def __exit__(self, *failure):
+    def __exit__(self, *failure: object) -> None:
         self.stack.close()
 
 
-def gradient_cuts(module, example):
+def gradient_cuts(module: nn.Module, example: Tensor) -> list[str]:
     """What in the model's forward keeps gradients from coming back, one text each with the user's line."""
     import torch
 
@@ -122,20 +148,27 @@ def gradient_cuts(module, example):
     return list(watch.cuts.values())
 
 
-def refuse_random(module, example):
+def refuse_random(module: nn.Module, example: Tensor) -> None:
     """Raise `ExportError` for a model that gives other outputs for the same input: no heatmap of it could be had twice."""
     import torch
 
-    runs, handles = [{}, {}], []
+    # By module path: its first tensor, where it is given one, and its output.
+    runs: list[dict[str, tuple[Any, Any]]] = [{}, {}]
+    handles: list[Any] = []
     try:
         for run in runs:
             for path, mod in module.named_modules():
-                def note(m, args, output, path=path, run=run):
+
+                def note(m: nn.Module, args: Any, output: Any, path: str = path, run: dict[str, Any] = run) -> None:
                     if isinstance(output, torch.Tensor):
                         run[path] = args[0] if args and isinstance(args[0], torch.Tensor) else None, output
+
                 handles.append(mod.register_forward_hook(note))
             with torch.no_grad(), quiet():
-                run["the output"] = None, next((leaf for leaf in output_keys(module(example.clone()))[1] if isinstance(leaf, torch.Tensor)), None)
+                run["the output"] = (
+                    None,
+                    next((leaf for leaf in output_keys(module(example.clone()))[1] if isinstance(leaf, torch.Tensor)), None),
+                )
             for handle in handles:
                 handle.remove()
     except Exception:  # noqa: BLE001  a model may raise anything; tracing it says why
@@ -147,15 +180,26 @@ def refuse_random(module, example):
     if first is None or differs(first, second) is None:
         return
     # modules end from the inside out: the first one whose input was the same and whose output was not
-    culprit = next((path for path, (given, output) in runs[0].items() if path in runs[1] and path != "the output"
-                    and differs(output, runs[1][path][1]) and not (given is not None and differs(given, runs[1][path][0]))), None)
+    culprit = next(
+        (
+            path
+            for path, (given, output) in runs[0].items()
+            if path in runs[1]
+            and path != "the output"
+            and differs(output, runs[1][path][1])
+            and not (given is not None and differs(given, runs[1][path][0]))
+        ),
+        None,
+    )
     kind = type(module.get_submodule(culprit)).__name__ if culprit is not None else type(module).__name__
-    raise ExportError(f"the model is random: two runs on the same input differ by {differs(first, second):.1e} of the largest value, "
-                      f"from {f'module `{culprit}` ({kind})' if culprit else f'the forward of `{kind}`'} on",
-                      "dropout and noise are for training: pass `self.training` to functional ones, and let `eval()` switch modules off")
+    raise ExportError(
+        f"the model is random: two runs on the same input differ by {differs(first, second):.1e} of the largest value, "
+        f"from {f'module `{culprit}` ({kind})' if culprit else f'the forward of `{kind}`'} on",
+        "dropout and noise are for training: pass `self.training` to functional ones, and let `eval()` switch modules off",
+    )
 
 
-def differs(a, b):
+def differs(a: Tensor, b: Tensor) -> float | None:
     """By how much two tensors differ, relative to the largest value; None where it is rounding."""
     import torch
 
@@ -164,26 +208,36 @@ def differs(a, b):
     if not a.is_floating_point():
         return None if torch.equal(a, b) else float("inf")
     gap, scale = (a - b).abs().max().item() if a.numel() else 0.0, max(a.abs().max().item() if a.numel() else 0.0, 1e-6)
-    return gap / scale if gap > 1e-5 * scale else None
+    return float(gap / scale) if gap > 1e-5 * scale else None
 
 
-def input_channels(module, size):
+def input_channels(module: nn.Module, size: Sequence[int]) -> int:
     """How many channels the model's images have: 3 where it takes them, else as its first convolution says."""
     import torch
 
     convolutions = [(path, mod) for path, mod in module.named_modules() if isinstance(mod, torch.nn.modules.conv._ConvNd)]
     if convolutions and isinstance(convolutions[0][1], torch.nn.Conv3d):
-        raise ExportError(f"the model is for volumes, not images: its first convolution `{convolutions[0][0]}` is a Conv3d",
-                          "camflow explains models of images [N, C, H, W]; wrap one that takes a slice: `file.py:function`", code=2)
-    if convolutions and isinstance(convolutions[0][1], torch.nn.Conv1d) and not any(isinstance(mod, torch.nn.Conv2d) for _, mod in convolutions):
-        raise ExportError(f"the model is for signals, not images: its first convolution `{convolutions[0][0]}` is a Conv1d",
-                          "camflow explains models of images [N, C, H, W]", code=2)
+        raise ExportError(
+            f"the model is for volumes, not images: its first convolution `{convolutions[0][0]}` is a Conv3d",
+            "camflow explains models of images [N, C, H, W]; wrap one that takes a slice: `file.py:function`",
+            code=2,
+        )
+    if (
+        convolutions
+        and isinstance(convolutions[0][1], torch.nn.Conv1d)
+        and not any(isinstance(mod, torch.nn.Conv2d) for _, mod in convolutions)
+    ):
+        raise ExportError(
+            f"the model is for signals, not images: its first convolution `{convolutions[0][0]}` is a Conv1d",
+            "camflow explains models of images [N, C, H, W]",
+            code=2,
+        )
     images = [(path, mod.in_channels) for path, mod in convolutions if isinstance(mod, torch.nn.Conv2d)]
     if not images or images[0][1] == 3:
         return 3
     path, count = images[0]
 
-    def refusal(channels):
+    def refusal(channels: int) -> str | None:
         try:
             with torch.no_grad(), quiet():
                 module(torch.zeros(1, channels, *size))
@@ -198,18 +252,23 @@ def input_channels(module, size):
         return 3
     if count == 1:
         return 1
-    raise ExportError(f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds colour (3) or gray (1)",
-                      "wrap it in a module that makes its input of [N, 3, H, W]: `file.py:function`", code=2)
+    raise ExportError(
+        f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds colour (3) or gray (1)",
+        "wrap it in a module that makes its input of [N, 3, H, W]: `file.py:function`",
+        code=2,
+    )
 
 
-def ungraded(module, example):
+def ungraded(module: nn.Module, example: Tensor) -> list[str]:
     """Where the model switches gradients off, one text for each place."""
     return [cut for cut in gradient_cuts(module, example) if cut.startswith("`no_grad")]
 
 
-def say_gradient_cuts(module, example):
+def say_gradient_cuts(module: nn.Module, example: Tensor) -> None:
     """A warning for a model that no gradient comes back through, with the lines that are the reason."""
     cuts = gradient_cuts(module, example)
     why = f": {'; '.join(cuts[:3])}" if cuts else ""
-    say(f"warning: no gradient comes back from the output to any layer{why}\n"
-        "gradcam and its kin cannot explain it, eigencam and scorecam can; to freeze weights use `requires_grad_(False)`, and let gradients pass")
+    say(
+        f"warning: no gradient comes back from the output to any layer{why}\n"
+        "gradcam and its kin cannot explain it, eigencam and scorecam can; to freeze weights use `requires_grad_(False)`, and let gradients pass"
+    )

@@ -1,10 +1,16 @@
 """What a file is by its content, so that an error can say what to do with it."""
 
+from __future__ import annotations
+
 import zipfile
 
 # What a file begins with; the text ends a sentence that begins with the file's name.
 BEGINNINGS = (
-    (b"version https://git-lfs", "is a Git LFS pointer and not the file itself", "`git lfs pull` fetches the file that it stands for"),
+    (
+        b"version https://git-lfs",
+        "is a Git LFS pointer and not the file itself",
+        "`git lfs pull` fetches the file that it stands for",
+    ),
     (b"\x89HDF", "is an HDF5 file, such as Keras writes, which has no PyTorch weights", None),
     (b"\x1f\x8b", "is compressed by gzip", "unpack it first"),
     (b"BZh", "is compressed by bzip2", "unpack it first"),
@@ -15,17 +21,27 @@ BEGINNINGS = (
     (b"GGUF", "is a GGUF file of llama.cpp, which has no PyTorch weights", None),
     (b"\x93NUMPY", "is a NumPy array", None),
 )
-HTML = ("is an HTML page and not the file that it is named after: the server sent a page to log in or of an error",
-        "download the file again, and look at it in a browser if that does not help")
+HTML = (
+    "is an HTML page and not the file that it is named after: the server sent a page to log in or of an error",
+    "download the file again, and look at it in a browser if that does not help",
+)
 
 
-def is_html(start):
+def is_html(start: bytes) -> bool:
+    """Whether a file that begins so is a page of the web."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body"))
 
 
-def kind_of(path):
-    """"torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "empty" or "other"."""
+def kind_of(path: str) -> str:
+    """The kind of a file, by its content.
+
+    "torch" (torch.save), "pickle", "safetensors", "export" (torch.export.save), "camflow", "torchscript", "onnx", "zip" (of
+    something else), "empty", "cut" or "other".
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with open(path, "rb") as file:
         start = file.read(512)
     if not start:
@@ -43,7 +59,7 @@ def kind_of(path):
     return "other"
 
 
-def _kind_of_zip(path):
+def _kind_of_zip(path: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]
@@ -58,7 +74,7 @@ def _kind_of_zip(path):
     return "torch" if "data.pkl" in names else "zip"
 
 
-def described(path):
+def described(path: str) -> tuple[str, str | None]:
     """(what the file is, what to do or None) for one that is no weights and no model of PyTorch."""
     kind = kind_of(path)
     if kind in KINDS:
@@ -73,18 +89,33 @@ def described(path):
     return "is no file that PyTorch writes", None
 
 
-KINDS = {
+KINDS: dict[str, tuple[str, str | None]] = {
     "empty": ("is empty", "the download or copy failed: get it again"),
-    "cut": ("begins like a zip archive but has no readable end: it was probably cut off", "the download or copy failed: get it again"),
+    "cut": (
+        "begins like a zip archive but has no readable end: it was probably cut off",
+        "the download or copy failed: get it again",
+    ),
     "zip": ("is a zip archive of other files", "unpack it, and give the file of weights in it"),
-    "onnx": ("is an ONNX model, which camflow does not read", "export the PyTorch model that it was made from: `camflow export file.py:function`"),
-    "torchscript": ("is a TorchScript model, which camflow does not read",
-                    "export the PyTorch model that it was made from: `camflow export file.py:function`"),
+    "onnx": (
+        "is an ONNX model, which camflow does not read",
+        "export the PyTorch model that it was made from: `camflow export file.py:function`",
+    ),
+    "torchscript": (
+        "is a TorchScript model, which camflow does not read",
+        "export the PyTorch model that it was made from: `camflow export file.py:function`",
+    ),
     "export": ("is an exported program of `torch.export.save`", "`camflow export FILE.pt2` makes a camflow model of it"),
-    "camflow": ("is a camflow model already", "give it to `camflow annotate --model`; to change it, export its PyTorch model again"),
-    "torch": ("is a checkpoint of `torch.save`, weights without a network",
-              "export the network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME"),
-    "safetensors": ("has weights without a network (safetensors)",
-                    "export the network with them: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME"),
+    "camflow": (
+        "is a camflow model already",
+        "give it to `camflow annotate --model`; to change it, export its PyTorch model again",
+    ),
+    "torch": (
+        "is a checkpoint of `torch.save`, weights without a network",
+        "export the network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME",
+    ),
+    "safetensors": (
+        "has weights without a network (safetensors)",
+        "export the network with them: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME",
+    ),
     "pickle": ("is a Python pickle", "load it in a function that returns the nn.Module: `camflow export file.py:function`"),
 }

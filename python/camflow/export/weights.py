@@ -1,35 +1,66 @@
 """Weights from files, fitted to the module, and statistics for random ones."""
 
+from __future__ import annotations
+
 import collections
 import importlib
 import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from export_files import described, kind_of
-from export_messages import ExportError, first_line, say
+from .file_kinds import described, kind_of
+from .messages import ExportError, first_line, say
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Weights by name, as `state_dict` gives them.
+State = dict[str, "Tensor"]
 
 # Under which key checkpoints keep the weights, the usual one first; `ema` is what was averaged over training.
-NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights", "state_dict_ema", "model_ema", "ema")
+NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "params",
+    "weights",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 # Under which key checkpoints keep the names of their classes.
 NAMES = ("classes", "class_names", "names", "idx_to_class", "id2label", "class_to_idx", "label2id")
 
 
-def read_checkpoint(path):
-    """(weights by name, names of classes or None) of a checkpoint file."""
+def read_checkpoint(path: str) -> tuple[State, Any]:
+    """(weights by name, names of classes or None) of a checkpoint file.
+
+    Raises:
+        ExportError: it holds no weights by name, or cannot be read without running what is in it.
+    """
     kind = kind_of(path)
     if kind not in ("torch", "safetensors"):
         what, hint = described(path)
-        raise ExportError(f"`--weights`: `{path}` {what}", {
-            "camflow": hint, "export": "give it as the model, in place of its name",
-            "torchscript": "save the weights of the model in Python: `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pt\")`",
-            "onnx": "give a checkpoint of PyTorch (torch.save or safetensors)",
-            "pickle": "save the weights alone: `torch.save(model.state_dict(), \"weights.pt\")`",
-        }.get(kind, hint or "give a checkpoint of PyTorch (torch.save or safetensors)"), code=2)
+        raise ExportError(
+            f"`--weights`: `{path}` {what}",
+            {
+                "camflow": hint,
+                "export": "give it as the model, in place of its name",
+                "torchscript": 'save the weights of the model in Python: `torch.save(torch.jit.load(FILE).state_dict(), "weights.pt")`',
+                "onnx": "give a checkpoint of PyTorch (torch.save or safetensors)",
+                "pickle": 'save the weights alone: `torch.save(model.state_dict(), "weights.pt")`',
+            }.get(kind, hint or "give a checkpoint of PyTorch (torch.save or safetensors)"),
+            code=2,
+        )
     if kind == "safetensors":
         return importlib.import_module("safetensors.torch").load_file(path), None
     return _of_checkpoint(path, _load(path))
 
 
-def _load(path):
+def _load(path: str) -> Any:
     import pickle
 
     import torch
@@ -40,26 +71,36 @@ def _load(path):
         # torch tells at length how to switch its protection off; what matters is which object the file holds
         found = re.search(r"GLOBAL ([\w.]+)|(?:type|class|function) ([\w.]*\.\w+)", str(error))
         held = f"objects of `{found[1] or found[2]}`" if found else "objects of Python"
-        raise ExportError(f"`--weights`: `{path}` holds {held} beside tensors, and loading them may run code of whoever wrote it",
-                          "if you trust the file, save the weights alone: `torch.save(torch.load(FILE, weights_only=False)[\"state_dict\"], \"weights.pt\")` "
-                          "(`.state_dict()` in place of `[...]` if it is a whole model)", code=2) from error
+        raise ExportError(
+            f"`--weights`: `{path}` holds {held} beside tensors, and loading them may run code of whoever wrote it",
+            'if you trust the file, save the weights alone: `torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pt")` '
+            "(`.state_dict()` in place of `[...]` if it is a whole model)",
+            code=2,
+        ) from error
     except Exception as error:
-        raise ExportError(f"`--weights`: could not read `{path}`: {first_line(error)}", "the file is probably damaged: get it again") from error
+        raise ExportError(
+            f"`--weights`: could not read `{path}`: {first_line(error)}", "the file is probably damaged: get it again"
+        ) from error
 
 
-def _tensors(value):
+def _tensors(value: object) -> State:
     import torch
 
     return {str(k): v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
 
 
-def _of_checkpoint(path, content):
+def _of_checkpoint(path: str, content: object) -> tuple[State, Any]:
     if not isinstance(content, dict):
-        raise ExportError(f"`--weights`: `{path}` holds a {type(content).__name__}, not weights by name",
-                          "save `model.state_dict()`, or a dict that has it under `state_dict`", code=2)
+        raise ExportError(
+            f"`--weights`: `{path}` holds a {type(content).__name__}, not weights by name",
+            "save `model.state_dict()`, or a dict that has it under `state_dict`",
+            code=2,
+        )
     candidates = [key for key in (*NESTED, *content) if len(_tensors(content.get(key))) > 1]
     candidates = list(dict.fromkeys(candidates))
-    names = next((content[key] for key in NAMES if isinstance(content.get(key), (list, tuple, dict)) and not _tensors(content[key])), None)
+    names = next(
+        (content[key] for key in NAMES if isinstance(content.get(key), (list, tuple, dict)) and not _tensors(content[key])), None
+    )
     if len(_tensors(content)) > 1 or not candidates:
         state = _tensors(content)
     else:
@@ -69,14 +110,18 @@ def _of_checkpoint(path, content):
             say(f"note: `{path}` has weights under {others}, too: taking `{candidates[0]}`")
     if not state:
         keys = ", ".join(f"`{key}`" for key in list(content)[:6]) or "nothing"
-        raise ExportError(f"`--weights`: `{path}` holds no weights by name, but {keys}",
-                          "save `model.state_dict()`, or a dict that has it under `state_dict`", code=2)
+        raise ExportError(
+            f"`--weights`: `{path}` holds no weights by name, but {keys}",
+            "save `model.state_dict()`, or a dict that has it under `state_dict`",
+            code=2,
+        )
     return state, names
 
 
-def fit_names(state, wanted, path):
+def fit_names(state: State, wanted: Iterable[str], path: str) -> State:
     """`state` under the names that the module uses: what wrappers put before or between them is taken off, with a note."""
-    def without(word, state):
+
+    def without(word: str, state: State) -> State:
         cut = {re.sub(rf"(^|\.){word}\.", r"\1", key): value for key, value in state.items()}
         return cut if len(cut) == len(state) else state
 
@@ -87,7 +132,7 @@ def fit_names(state, wanted, path):
     if set(plain) != set(state):
         say(f"note: `{path}`: `module.` and `_orig_mod.`, which DataParallel and torch.compile put into names, are taken off")
     matching = len(set(plain) & set(wanted))
-    prefixes = collections.Counter()
+    prefixes: collections.Counter[str] = collections.Counter()
     first = sorted(wanted, key=lambda key: -key.count("."))[:8]  # the longest names are the least ambiguous
     for key in plain:
         prefixes.update(key.removesuffix(name) for name in first if key.endswith(f".{name}"))
@@ -95,8 +140,10 @@ def fit_names(state, wanted, path):
         cut = {key.removeprefix(prefix): value for key, value in plain.items() if key.startswith(prefix)}
         if len(set(cut) & set(wanted)) > matching:
             left = [key for key in plain if not key.startswith(prefix)]
-            say(f"note: `{path}`: its names begin with `{prefix}`, which is taken off"
-                + (f"; {len(left)} without it are left out: {', '.join(f'`{key}`' for key in left[:3])}" if left else ""))
+            say(
+                f"note: `{path}`: its names begin with `{prefix}`, which is taken off"
+                + (f"; {len(left)} without it are left out: {', '.join(f'`{key}`' for key in left[:3])}" if left else "")
+            )
             return cut
     under = {key.partition(".")[0] + "." for key in wanted}
     for prefix in under if not matching else ():
@@ -107,25 +154,39 @@ def fit_names(state, wanted, path):
     return plain
 
 
-def head_classes(state, wanted):
+def head_classes(state: State, wanted: Mapping[str, Tensor]) -> int | None:
     """How many classes the checkpoint is for, where it fits the module but for that number; None otherwise."""
-    other = {key: (tuple(state[key].shape), tuple(tensor.shape)) for key, tensor in wanted.items()
-             if key in state and state[key].shape != tensor.shape}
+    other = {
+        key: (tuple(state[key].shape), tuple(tensor.shape))
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    }
     counts = {theirs[0] for theirs, ours in other.values() if theirs and theirs[1:] == ours[1:]}
-    fits = other and all(theirs and theirs[1:] == ours[1:] for theirs, ours in other.values()) and len({ours[0] for _, ours in other.values()}) == 1
+    fits = (
+        other
+        and all(theirs and theirs[1:] == ours[1:] for theirs, ours in other.values())
+        and len({ours[0] for _, ours in other.values()}) == 1
+    )
     return counts.pop() if fits and len(counts) == 1 else None
 
 
-def load_state(module, state, path):
-    """Put the weights into the module; all of them have to fit."""
+def load_state(module: nn.Module, state: State, path: str) -> None:
+    """Puts the weights into the module.
+
+    Raises:
+        ExportError: not all of them fit.
+    """
     wanted = module.state_dict()
     if not any(key.startswith("aux_classifier.") for key in wanted):
         # published segmentation checkpoints carry the auxiliary head, which plays no part in the answer
         state = {k: v for k, v in state.items() if not k.startswith("aux_classifier.")}
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in wanted]
-    shapes = [f"`{key}` is {list(state[key].shape)} in the file and {list(wanted[key].shape)} in the model"
-              for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    shapes = [
+        f"`{key}` is {list(state[key].shape)} in the file and {list(wanted[key].shape)} in the model"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
     if not missing and not extra and not shapes:
         module.load_state_dict(state, strict=False)
         return
@@ -133,13 +194,16 @@ def load_state(module, state, path):
     said += [f"left over are {', '.join(f'`{k}`' for k in extra[:3])} ({len(extra)})"] if extra else []
     said += [f"{shapes[0]} ({len(shapes)} of other shapes)"] if shapes else []
     count = head_classes(state, wanted)
-    hint = f"it is for {count} classes: the network has to be built for as many" if count and not missing else \
-        "the file has to hold the weights of this very network, and all of them"
+    hint = (
+        f"it is for {count} classes: the network has to be built for as many"
+        if count and not missing
+        else "the file has to hold the weights of this very network, and all of them"
+    )
     raise ExportError(f"`{path}` does not fit the model: {'; '.join(said)}", hint)
 
 
-def warm_batchnorm(module, passes, size, seed=0, channels=3):
-    """Give batch norms the statistics of `passes` batches of noise, so that a random network's activations stay sane.
+def warm_batchnorm(module: nn.Module, passes: int, size: tuple[int, int], seed: int = 0, channels: int = 3) -> None:
+    """Gives batch norms the statistics of `passes` batches of noise, so that a random network's activations stay sane.
 
     Freshly made running statistics (mean 0, variance 1) let activations grow or die with depth.
     """
@@ -155,6 +219,6 @@ def warm_batchnorm(module, passes, size, seed=0, channels=3):
     with torch.no_grad():
         for _ in range(passes):
             module(torch.randn(4, channels, *size, generator=noise))
-    for norm, momentum in zip(norms, momenta):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()

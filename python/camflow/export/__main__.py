@@ -1,0 +1,7 @@
+"""`python -m camflow.export`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

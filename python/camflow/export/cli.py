@@ -1,0 +1,238 @@
+"""Turn a PyTorch model into a camflow model: one `.pt2` archive that holds the graph, the weights and `camflow.json`.
+
+    python -m camflow.export deeplabv3-resnet50-coco-torch   a FiftyOne zoo model      (prefix `fiftyone:` to insist)
+    python -m camflow.export resnet50 --weights none         a torchvision model       (prefix `torchvision:`)
+    python -m camflow.export deit_tiny_patch16_224           a timm model              (prefix `timm:`)
+    python -m camflow.export my_models.py:build              any function that returns an `nn.Module`
+
+A function's module may carry a dict `camflow_metadata` with any of: task, classes, preprocess, aliases, default_layers,
+layers, tokens, primary_output, example ([H, W]). What it gives is taken as it is; the rest is found from the module.
+`layers` lists paths, or entries {path, layout: nchw | nhwc | tokens, tokens: {grid: [rows, columns], prefix}}.
+
+A model whose forward returns an object (Hugging Face's do) is wrapped by a subclass that returns tensors, one or a dict:
+
+    def segformer():
+        class Logits(SegformerForSemanticSegmentation):
+            def forward(self, pixel_values):
+                return super().forward(pixel_values).logits
+        model = Logits.from_pretrained("folder/of/the/checkpoint")
+        model.camflow_metadata = {"task": "segmentation", "classes": model.config.id2label, "preprocess": [...]}
+        return model
+
+A module around the model does as well; its module paths then begin with the attribute that holds it.
+
+The archive is checked against the model before it gets its name: outputs at several batch and image sizes, and the
+value of every layer. Exit codes: 0 written, 1 failed (nothing was replaced), 2 wrong arguments or an unknown model.
+As a library: `camflow.export.load_model(ref)` gives a `LoadedModel`, `export(loaded, path)` writes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .archive import export
+from .classes import read_classes
+from .loading import load_model
+from .messages import ExportError, first_line, say
+from .transforms import steps_from_flags
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if not found or not 0 < int(found[1]) < 1 << 15 or not 0 < int(found[2]) < 1 << 15:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a size: write height x width, such as 520x693")
+    return int(found[1]), int(found[2])
+
+
+def _resize(text: str) -> list[int]:
+    return [int(text)] if text.isdecimal() and 0 < int(text) < 1 << 15 else list(_size(text))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is not numbers with commas, such as 0.5,0.5,0.5") from None
+
+
+def _layout(text: str) -> tuple[str, dict[str, Any]]:
+    """`PATH=nchw`, `PATH=nhwc`, `PATH=tokens`, `PATH=tokens:14x14` or `PATH=tokens:14x14+1` as (path, layer entry)."""
+    found = re.fullmatch(r"([\w.]+)=(?:(nchw|nhwc|tokens)|tokens:(\d+)x(\d+)(?:\+(\d+))?)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"`{text}` is no layout: write PATH=nchw, PATH=nhwc or PATH=tokens:ROWSxCOLUMNS+PREFIX")
+    path, layout, rows, columns, prefix = found.groups()
+    if layout:
+        return path, {"layout": layout}
+    return path, {"layout": "tokens", "tokens": {"grid": [int(rows), int(columns)], "prefix": int(prefix or 0)}}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, those of this process for None; ends the process where they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m camflow.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model's name, or module:function, or file.py:function")
+    parser.add_argument("--out", metavar="FILE", help="the archive to write (default: NAME.pt2 in this folder; a folder is fine)")
+    parser.add_argument("--name", help="the model's name in the archive (default: its own)")
+    parser.add_argument(
+        "--weights", default="default", metavar="default|none|PATH", help="published, random, or from a state dict"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random weights and of --warm-batchnorm's noise")
+    parser.add_argument(
+        "--warm-batchnorm", type=int, default=0, metavar="N", help="N passes of noise to set batch norms' statistics"
+    )
+    parser.add_argument("--size", type=_size, metavar="HxW", help="example image size (default: what the model is made for)")
+    parser.add_argument("--static-size", action="store_true", help="do not let height and width vary")
+    parser.add_argument(
+        "--layout",
+        type=_layout,
+        action="append",
+        default=[],
+        metavar="PATH=LAYOUT",
+        help="how a layer's output lies over the image, where the guess from its shape is wrong: "
+        "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated",
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="classes of the weights, for a zoo, torchvision or timm name (default: as in the file)",
+    )
+    parser.add_argument(
+        "--classes", metavar="NAMES", help="their names in the order of the channels: a file (JSON, or one name a line), or a,b,c"
+    )
+    parser.add_argument(
+        "--preprocess",
+        metavar="imagenet|none|FILE",
+        help="how images are preprocessed: ImageNet's usual way, samples in [0, 1], "
+        "or a JSON file of steps or of Hugging Face (default: what the model says)",
+    )
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="M,M,M", help="of samples in [0, 1]; one number for all channels will do"
+    )
+    parser.add_argument("--std", type=_numbers, metavar="S,S,S", help="likewise")
+    parser.add_argument("--resize", type=_resize, metavar="HxW|N", help="resize images to this, or their smaller side")
+    parser.add_argument(
+        "--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)"
+    )
+    parser.add_argument(
+        "--measure-with",
+        metavar="CAMFLOW",
+        help="the program that measures how the archive behaves when it is run; `camflow export` gives itself",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
+    parser.add_argument("--verbose", action="store_true", help="show what torch says while it exports")
+    parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
+    """Does what the command line asks; `emit` gets the line for stdout.
+
+    Raises:
+        ExportError: nothing was written, and nothing replaced.
+    """
+    if args.out and not args.out.endswith(".pt2") and not (args.out.endswith("/") or os.path.isdir(args.out)):
+        raise ExportError(f"`{args.out}` does not end in `.pt2`", code=2)
+    if args.warm_batchnorm < 0:
+        raise ExportError("`--warm-batchnorm` takes a number of passes, 0 or more", code=2)
+
+    def target(name: str) -> Path:
+        return (
+            Path(args.out)
+            if args.out and args.out.endswith(".pt2")
+            else Path(args.out or ".") / (re.sub(r"[^\w.@-]+", "_", name) + ".pt2")
+        )
+
+    def refuse(path: Path) -> None:
+        if path.exists() and os.path.isfile(args.model) and path.samefile(args.model):
+            raise ExportError(f"`{path}` is the program itself", "choose another file with `--out`", code=2)
+        if path.exists() and not args.force:
+            raise ExportError(f"`{path}` is already there", "replace it with `--force`, or choose another with `--out`", code=2)
+
+    guess = args.name or (Path(args.model).stem if os.path.isfile(args.model) else args.model.rpartition(":")[2])
+    refuse(target(guess))  # before minutes of work
+    steps = steps_from_flags(args.preprocess, args.mean, args.std, args.resize)
+    classes = None if args.classes is None else read_classes(args.classes)
+    num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
+    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps)
+    loaded.name = args.name or loaded.name
+    path = target(loaded.name)
+    meta = export(
+        loaded,
+        path,
+        args.size,
+        args.static_size,
+        args.primary_output,
+        args.warm_batchnorm,
+        args.seed,
+        dict(args.layout),
+        args.verbose,
+        args.measure_with,
+    )
+    verified = meta["verified"]
+    if args.format == "json":
+        emit(
+            json.dumps(
+                {
+                    "path": str(path),
+                    "name": meta["name"],
+                    "source": meta["source"],
+                    "task": meta["task"],
+                    "layers": len(meta["layers"]),
+                    "default_layers": meta["default_layers"],
+                    "classes": len(meta["classes"]),
+                    "dynamic": meta["input"]["dynamic"],
+                    "size_bytes": path.stat().st_size,
+                    "max_abs_difference": verified["max_abs_difference"],
+                    "hooks_checked": verified["hooks_checked"],
+                }
+            )
+        )
+    else:
+        aliases = ", ".join(f"{k} {v}" for k, v in list(meta["aliases"].items())[-4:])
+        emit(
+            f"{path}: {meta['name']}, {meta['task']}, {len(meta['layers'])} layers ({aliases}), sizes free: {meta['input']['dynamic']}; "
+            f"checked at {len(verified['shapes'])} sizes and {verified['hooks_checked']} layers, largest difference {verified['max_abs_difference']:.1e}"
+        )
+
+
+def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
+    """Exports what the arguments say; gives the exit code.
+
+    With `of_program` it is `camflow export`, which takes these arguments behind its own.
+    """
+    args = parse(argv)
+    # Libraries print on import (FiftyOne its notices, hubs their progress), some below Python: move the descriptor itself
+    sys.stdout.flush()
+    result = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        run(args, lambda line: print(line, file=result, flush=True))
+        return 0
+    except ExportError as error:
+        say(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        if of_program and re.search(r"`--[a-z]", f"{error} {error.hint}"):
+            say("arguments of the exporter come after ` -- `")
+        return error.code
+    except ImportError as error:
+        say(
+            f"error: a Python package is missing: {first_line(error)}\nhint: run this with the Python that has torch, torchvision and FiftyOne"
+        )
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted: nothing was written")
+        return 130
+    except Exception as error:
+        say(f"error: exporting `{args.model}` failed: {type(error).__name__}: {first_line(error)}")
+        if os.environ.get("CAMFLOW_TRACEBACK"):
+            raise
+        say("hint: CAMFLOW_TRACEBACK=1 shows where")
+        return 1

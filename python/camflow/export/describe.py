@@ -1,0 +1,148 @@
+"""camflow.json: what the archive says of its model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys
+from .loaders import LoadedModel
+from .messages import ExportError, say
+from .preprocess import checked_steps, normalize_step, resize_step
+from .reasons import say_gradient_cuts, without_inference_mode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1  # of camflow.json; the reader refuses what it does not know
+
+
+def overlay_layouts(layers: Iterable[Layer], layouts: dict[str, Layer], shapes: Shapes) -> list[Layer]:
+    """Layers with what the command line says about their layout; such as it names are layers even if they did not look it.
+
+    Raises:
+        ExportError: a path is no module that returns one tensor.
+    """
+    by_path = {layer["path"]: layer for layer in layers}
+    for path, said in layouts.items():
+        if not shapes.get(path):
+            near = difflib.get_close_matches(path, [p for p, shape in shapes.items() if shape], n=4)
+            raise ExportError(
+                f"the model has no module `{path}` that returns one tensor",
+                f"the nearest are {', '.join(f'`{p}`' for p in near)}" if near else None,
+                code=2,
+            )
+        kept = {k: v for k, v in by_path.get(path, {"path": path, "type": None, "shape": shapes[path]}).items() if k != "tokens"}
+        by_path[path] = {**kept, **said}
+    return list(by_path.values())
+
+
+def describe(
+    loaded: LoadedModel,
+    shapes: Shapes,
+    image: Tensor,
+    output: Any,
+    primary: str | int | None = None,
+    layouts: dict[str, Layer] | None = None,
+) -> dict[str, Any]:
+    """camflow.json but for what export and verification add; `output` is the model's for `image` [N, C, H, W].
+
+    Raises:
+        ExportError: the output cannot be explained, or what is known of the model does not fit it.
+    """
+    import torch
+
+    example = list(image.shape)
+    given = loaded.metadata
+    keys, leaves = output_keys(output)
+    wanted = primary if primary is not None else given.get("primary_output")
+    if wanted is None:
+        index = next((keys.index(k) for k in ("out", "logits") if k in keys), 0)
+    elif wanted in keys:
+        index = keys.index(wanted)
+    elif str(wanted).isdigit() and int(wanted) < len(keys):
+        index = int(wanted)
+    else:
+        raise ExportError(f"the model has no output `{wanted}`", f"its outputs are {', '.join(f'`{k}`' for k in keys)}", code=2)
+    scores = leaves[index]
+    if not isinstance(scores, torch.Tensor) or (scores.ndim == 0 and example[0] > 1):
+        what = f"has shape {list(scores.shape)}" if isinstance(scores, torch.Tensor) else f"is a {type(scores).__name__}"
+        raise ExportError(
+            f"output {f'`{keys[index]}` ' if keys[index] else ''}{what}, and is no tensor [N, classes, ...]",
+            "choose another with `--primary-output`, or wrap the model",
+        )
+    # Of one class, some models leave out the dimension of classes: [N], or [N, H, W] of the image's size.
+    is_map = scores.ndim == 3 and (given.get("task") == "segmentation" or list(scores.shape[1:]) == example[2:])
+    num_classes = 1 if scores.ndim < 2 or is_map else scores.shape[1]
+    if not torch.isfinite(scores).all():
+        raise ExportError(
+            "the model's output has infinities or NaN",
+            "random weights? `--warm-batchnorm 4` gives its batch norms sane statistics",
+        )
+    classes = given.get("classes") or {}
+    if num_classes == 1 and len(classes) == 2:
+        negative, positive = (name for _, name in sorted(classes.items(), key=lambda entry: int(entry[0])))
+        say(
+            f"the output has one channel: it stands for `{positive}` where a sigmoid of it is above 0.5, and for `{negative}` elsewhere"
+        )
+    elif len(classes) != num_classes and classes:
+        if given.get("all_classes"):
+            raise ExportError(
+                f"`--classes` gives {len(classes)} names for the {num_classes} channels of the output",
+                "name each, in the order of the channels",
+                code=2,
+            )
+        say(f"warning: {len(classes)} class names for {num_classes} channels of the output")
+    layers, tokens = find_layers(loaded.module, shapes, example)
+    found, tokens = {layer["path"]: layer for layer in layers}, given.get("tokens", tokens)
+    if "layers" in given:  # paths, or entries that say more than was found, such as the layout
+        wanted = [{"path": layer} if isinstance(layer, str) else layer for layer in given["layers"]]
+        layers = [{**found.get(layer["path"], {"type": None, "shape": shapes.get(layer["path"])}), **layer} for layer in wanted]
+        if any("layout" not in layer for layer in layers):
+            raise ExportError(
+                f"the layout of layers {[la['path'] for la in layers if 'layout' not in la]} is not plain from their shape",
+                "say it in `camflow_metadata`: {'path': ..., 'layout': 'nchw', 'nhwc' or 'tokens'}",
+                code=2,
+            )
+    layers = overlay_layouts(layers, layouts or {}, shapes)
+    with without_inference_mode():
+        fed = feeding(loaded.module, image, lambda output: output_keys(output)[1][index])
+    counted = [layer for layer in layers if fed is None or layer["path"] in fed]
+    if layers and not counted:
+        say_gradient_cuts(loaded.module, image)
+    aliases, default = number_layers(counted or layers)
+    if "aliases" in given:
+        aliases = {str(k): v for k, v in given["aliases"].items()}
+        default = list(aliases)[-1:]
+    channels, steps = example[1], given.get("preprocess")
+    if not steps:
+        say(
+            "warning: nothing says how images are preprocessed: `camflow annotate` and `explain` will refuse them for this model\n"
+            "`--preprocess imagenet`, `--preprocess none` (samples in [0, 1]) or `--mean`, `--std` and `--resize` say it"
+        )
+    assumed = [] if steps else ["preprocess"]
+    steps = checked_steps(steps or [resize_step("resize", example[2:])], channels)
+    steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
+    task = given.get("task") or (
+        "segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other"
+    )
+    return {
+        "camflow": FORMAT,
+        "name": loaded.name,
+        "source": loaded.source,
+        "weights": given.get("weights"),
+        "seed": given.get("seed"),
+        "torch": torch.__version__.split("+")[0],
+        "task": task,
+        "input": {"layout": "NCHW", "dtype": "float32", "channels": channels, "example": list(example)},
+        "preprocess": steps,
+        "assumed": assumed,
+        "outputs": keys,
+        "primary_output": index,
+        "classes": classes,
+        "aliases": aliases,
+        "default_layers": [str(k) for k in given.get("default_layers", default)],
+        "layers": layers,
+        "tokens": tokens,
+    }

@@ -1,0 +1,64 @@
+"""Programs in files of `torch.export.save`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from ..file_kinds import described, kind_of
+from ..messages import ExportError, first_line
+from . import LoadedModel
+
+
+def load(path: str) -> LoadedModel:
+    """A program of `torch.export.save`; what other files are is said.
+
+    Raises:
+        ExportError: there is no such file, it is of another kind, or its program does not take one tensor of images [N, C, H, W].
+    """
+    import torch
+
+    if not Path(path).is_file():
+        raise ExportError(f"there is no file `{path}`", code=2)
+    if kind_of(path) != "export":
+        what, hint = described(path)
+        raise ExportError(
+            f"`{path}` {what}",
+            hint or "MODEL is a model's name, `file.py:function` or a `.pt2` file of `torch.export.save`",
+            code=2,
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(path)
+            module = torch.export.unflatten(program)
+    except Exception as error:
+        raise ExportError(
+            f"`torch.export.load` cannot read `{path}`: {first_line(error)}", "it may be of another version of torch"
+        ) from error
+    inputs = [
+        node.meta.get("val")
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+    ]
+    shapes = [
+        [int(side) if isinstance(side, int) else None for side in value.shape]
+        for value in inputs
+        if isinstance(value, torch.Tensor)
+    ]
+    if len(inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ExportError(
+            f"`{path}` takes {len(inputs)} inputs{f' of shape {shapes[0]}' if shapes else ''}, not one tensor of images [N, C, H, W]",
+            code=2,
+        )
+    if shapes[0][1] not in (1, 3, None):
+        raise ExportError(f"`{path}` takes images of {shapes[0][1]} channels: camflow feeds colour (3) or gray (1)", code=2)
+    example = program.example_inputs and program.example_inputs[0] and program.example_inputs[0][0]
+    sides = (
+        list(example.shape)
+        if isinstance(example, torch.Tensor)
+        else [side or fallback for side, fallback in zip(shapes[0], (2, 3, 224, 224))]
+    )
+    return LoadedModel(
+        module, Path(path).stem, f"file:{Path(path).name}", {"example": sides, "fixed": [side is not None for side in shapes[0]]}
+    )

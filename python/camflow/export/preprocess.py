@@ -1,0 +1,182 @@
+"""The steps of preprocessing: how they are made, checked, and what size of image they give."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .messages import ExportError, say
+
+# A step as camflow.json has it: `op` and the keys that STEPS lists for it.
+Step = dict[str, Any]
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+RESIZING = {"interpolation", "antialias"}
+# The keys that a step has to have, and those that it may have.
+STEPS = {
+    "grayscale": ({"channels"}, set()),
+    "resize": ({"height", "width"}, RESIZING),
+    "resize_smaller": ({"size"}, RESIZING),
+    "resize_min": (set(), {"size", "height", "width", *RESIZING}),
+    "resize_max": (set(), {"size", "height", "width", *RESIZING}),
+    "center_crop": ({"height", "width"}, set()),
+    "center_crop_multiple": ({"of"}, set()),
+    "pad_multiple": ({"of"}, set()),
+    "normalize": ({"mean", "std"}, set()),
+}
+
+
+def _interpolation(mode: Any) -> str:
+    value = str(getattr(mode, "value", mode)).lower()
+    if value not in INTERPOLATIONS:
+        raise ExportError(
+            f"the model's preprocessing resizes with `{value}`, which camflow does not have",
+            f"it has {', '.join(INTERPOLATIONS)}; give `preprocess` in `camflow_metadata` of a function of your own",
+        )
+    return value
+
+
+def resize_step(op: str, size: Any, interpolation: Any = "bilinear", antialias: bool | None = True) -> Step:
+    """A resize step. A pair is (height, width); a single number means what `op` makes of it."""
+    how = {"interpolation": _interpolation(interpolation), "antialias": antialias is not False}
+    sizes = [int(s) for s in size] if isinstance(size, (list, tuple)) else [int(size)]
+    if len(sizes) == 1 or (op != "resize" and sizes[0] == sizes[1]):
+        return {"op": "resize_smaller" if op == "resize" else op, "size": sizes[0], **how}
+    return {"op": op, "height": sizes[0], "width": sizes[1], **how}
+
+
+def crop_step(size: Any) -> Step:
+    """A crop of the middle, of (height, width) or a square of one number of pixels."""
+    sizes = [int(s) for s in size] if isinstance(size, (list, tuple)) else [int(size)]
+    return {"op": "center_crop", "height": sizes[0], "width": sizes[-1]}
+
+
+def normalize_step(mean: Iterable[float] | None = None, std: Iterable[float] | None = None) -> Step:
+    """The last step, of samples in [0, 1]: by channel, what is subtracted, and what is then divided by."""
+    # seven digits: timm keeps these as float32 tensors, whose 0.485 reads 0.48500001
+    means, stds = ([float(f"{v:.7g}") for v in values] for values in (mean or (0, 0, 0), std or (1, 1, 1)))
+    return {"op": "normalize", "mean": means, "std": stds}
+
+
+def fixed_size(steps: Sequence[Step] | None) -> tuple[int, int] | None:
+    """(height, width) that the steps always give, or None when it depends on the image."""
+    size: tuple[int, int] | None = None
+    for step in steps or ():
+        if step["op"] in ("resize", "center_crop"):
+            size = step["height"], step["width"]
+        elif step["op"] in ("center_crop_multiple", "pad_multiple"):
+            up = step["of"] - 1 if step["op"] == "pad_multiple" else 0
+            of = step["of"]
+            size = size and ((size[0] + up) // of * of, (size[1] + up) // of * of)
+        elif step["op"] not in ("normalize", "grayscale"):
+            size = None
+    return size
+
+
+def with_padding(steps: list[Step], of: int) -> list[Step]:
+    """Steps that pad images to a multiple of what the model wants, unless they give such sizes already."""
+    size = fixed_size(steps)
+    last = next((step for step in reversed(steps) if step["op"] not in ("normalize", "grayscale")), {})
+    gives_multiples = (
+        all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0
+    )
+    if of == 1 or gives_multiples:
+        return steps
+    say(
+        f"the model takes images whose sides are multiples of {of}: others are padded, at the bottom and at the right (step `pad_multiple`)"
+    )
+    return [*steps[:-1], {"op": "pad_multiple", "of": of}, steps[-1]]
+
+
+def checked_steps(steps: Any, channels: int | None = None, where: str = "preprocess") -> list[Step]:
+    """The steps as camflow reads them: what its own reader would refuse is an `ExportError` that names step and key.
+
+    With `channels` they are made for a model of so many: single numbers count for all, and gray begins with Pillow's `L`.
+
+    Raises:
+        ExportError: a step, a key or a value is wrong.
+    """
+    if not isinstance(steps, (list, tuple)):
+        raise ExportError(f"{where} is a {type(steps).__name__}, not a list of steps", _example_of_steps(), code=2)
+    checked: list[Step] = []
+    cropped = False
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, dict) or step.get("op") not in STEPS:
+            what = f"`{step['op']}`" if isinstance(step, dict) and "op" in step else "no `op`"
+            raise ExportError(
+                f"{where}: step {number} has {what}, which camflow does not have",
+                f"it has {', '.join(f'`{s}`' for s in STEPS)}",
+                code=2,
+            )
+        step = dict(step)
+        op, at = step["op"], f"{where}: step {number} (`{step['op']}`)"
+        needed, optional = STEPS[op]
+        for keys, what in ((needed - set(step), "lacks"), (set(step) - needed - optional - {"op"}, "has the unknown key")):
+            if keys:
+                raise ExportError(
+                    f"{at} {what} `{min(keys)}`", f"its keys are {', '.join(f'`{k}`' for k in sorted(needed | optional))}", code=2
+                )
+        for key in sorted(set(step) & {"size", "height", "width", "of", "channels"}):
+            step[key] = _whole(step[key], f"{at}: `{key}`")
+        if op in ("resize_min", "resize_max") and set(step) & {"size", "height", "width"} not in ({"size"}, {"height", "width"}):
+            raise ExportError(f"{at} needs either `size` or both `height` and `width`", code=2)
+        if step.get("interpolation", "bilinear") not in INTERPOLATIONS:
+            raise ExportError(
+                f"{at}: `interpolation` is {step['interpolation']!r}", f"it is one of {', '.join(INTERPOLATIONS)}", code=2
+            )
+        if not isinstance(step.get("antialias", True), bool):
+            raise ExportError(f"{at}: `antialias` is {step['antialias']!r}, not true or false", code=2)
+        if step.get("antialias") is False and step.get("interpolation", "bilinear") not in ("nearest", "bilinear"):
+            raise ExportError(f"{at}: `antialias = false` is known for `nearest` and `bilinear` only", code=2)
+        if op == "grayscale" and (step["channels"] not in (1, 3) or any(s["op"] == "grayscale" for s in checked)):
+            raise ExportError(f"{at}: it is there once, and gives 1 channel or 3 equal ones", code=2)
+        if cropped and op.startswith("resize"):
+            raise ExportError(f"{at} resizes after a crop", "put all resizing before the crop", code=2)
+        cropped = cropped or op.startswith("center_crop")
+        if op == "normalize":
+            if number != len(steps):
+                raise ExportError(f"{at} is not the last step", "normalize once, as the last step", code=2)
+            step["mean"], step["std"] = (_per_channel(step[key], channels, f"{at}: `{key}`") for key in ("mean", "std"))
+            if min(step["std"]) <= 0:
+                raise ExportError(f"{at}: `std` is {step['std']}, and has to be above 0", code=2)
+        checked.append(step)
+    given = next((step["channels"] for step in checked if step["op"] == "grayscale"), None)
+    if channels == 1 and given is None:
+        return [{"op": "grayscale", "channels": 1}, *checked]
+    if channels and channels != (given or 3):
+        raise ExportError(f"{where} gives {given or 3} channels, the model takes {channels}", code=2)
+    return checked
+
+
+def _example_of_steps() -> str:
+    return "for example [{'op': 'resize_smaller', 'size': 256}, {'op': 'normalize', 'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}]"
+
+
+def _whole(value: Any, what: str) -> int:
+    try:
+        number = operator.index(value) if not isinstance(value, bool) else 0
+    except TypeError:
+        number = 0
+    if not 0 < number < 1 << 15:
+        raise ExportError(f"{what} is {value!r}, not a whole number from 1 to {(1 << 15) - 1}", code=2)
+    return number
+
+
+def _per_channel(values: Any, channels: int | None, what: str) -> list[float]:
+    """One number for each channel, of 1 or 3 where it is not known; a single one counts for all, as in torchvision."""
+    try:
+        numbers = [float(v) for v in (values if hasattr(values, "__iter__") else [values])]
+    except (TypeError, ValueError):
+        numbers = [math.nan]
+    numbers = numbers * channels if channels and len(numbers) == 1 else numbers
+    numbers = numbers[:1] if channels == 1 and len(set(numbers)) == 1 else numbers  # the same for all colours
+    if len(numbers) not in ({channels} if channels else {1, 3}) or not all(map(math.isfinite, numbers)):
+        wanted = (
+            "1 finite number: the model takes gray images"
+            if channels == 1
+            else "3 finite numbers, one for each channel (or one for all)"
+        )
+        raise ExportError(f"{what} has to be {wanted}", code=2)
+    return numbers

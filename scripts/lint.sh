@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Format, lints and types of all Python:
+#
+#   bash scripts/lint.sh [check]
+#   bash scripts/lint.sh fix      formats, and mends what ruff can mend
+#
+# Its tools live in an environment of their own outside the checkout. pyproject.toml has the settings.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cache="${CAMFLOW_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/camflow}"
+python="${CAMFLOW_PYTHON:-python3}"
+env="$cache/lint-$( (cat scripts/lint_requirements.txt && "$python" -VV) | sha256sum | cut -c1-8)"
+mkdir -p "$cache"
+(
+    flock 9
+    if [ ! -e "$env/.complete" ]; then
+        rm -rf "$env"
+        "$python" -m venv "$env"
+        "$env/bin/python" -m pip install --quiet --disable-pip-version-check -r scripts/lint_requirements.txt
+        touch "$env/.complete"
+    fi
+) 9>"$cache/lint.lock"
+
+places=(fuzz pipelines python scripts tests)
+case "${1:-check}" in
+    check)
+        "$env/bin/ruff" format --check --quiet python pipelines
+        "$env/bin/ruff" check "${places[@]}"
+        # A folder of another name is no package to mypy.
+        plugin="$(mktemp -d)"
+        trap 'rm -rf "$plugin"' EXIT
+        ln -s "$PWD/pipelines/fiftyone-plugin" "$plugin/fiftyone_plugin"
+        for package in camflow annotate fiftyone_plugin; do
+            MYPYPATH="$plugin" "$env/bin/mypy" --no-error-summary --cache-dir "$cache/mypy" -p "$package"
+        done
+        ;;
+    fix)
+        "$env/bin/ruff" check --fix "${places[@]}"
+        exec "$env/bin/ruff" format python pipelines
+        ;;
+    *)
+        printf 'error: %s is neither check nor fix\n' "$1" >&2
+        exit 2
+        ;;
+esac
