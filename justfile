@@ -41,7 +41,7 @@ bench *NAME:
 # Rust and Python as the checks want them
 fmt:
     cargo fmt --all
-    .venv/bin/python -m ruff check --fix pipelines scripts tests
+    bash scripts/lint.sh fix
 
 # licences, advisories and sources of the crates
 deny:
