@@ -9,6 +9,7 @@ use crate::{
     fiftyone::{FiftyonePython, find_python},
     media::shown,
     program::{CudaStatus, Program, cuda_status},
+    report::error_text,
 };
 
 /// Check the installation and suggest fixes
@@ -67,7 +68,7 @@ fn cuda() -> Finding {
     // No GPU is no fault: everything works without one.
     let found = match cuda_status() {
         CudaStatus::Available(count) => format!("{count} device(s); `--device auto` uses the first"),
-        CudaStatus::Unavailable(reason) => format!("not used: {reason}"),
+        CudaStatus::Unavailable(reason) => format!("not used: {}", error_text(&reason)),
     };
     Finding { what: "CUDA", found: Ok(found), mend: None }
 }
