@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_hint_lists_few_names_and_picks_from_many() {
         assert_eq!(existing("classes", "x", &["cat", "dog"]), "the classes are `cat`, `dog`");
-        assert_eq!(existing("classes", "dgo", &["cat", "dog"]), "the classes are `dog`, `cat`");
+        assert_eq!(existing("classes", "dogg", &["cat", "dog"]), "the classes are `dog`, `cat`");
         let many: Vec<String> = (0..40).map(|number| format!("class_{number:02}")).collect();
         assert!(existing("classes", "clas_07", &many).starts_with("the nearest of its 40 classes are `class_07`"));
         assert_eq!(existing("classes", "zzz", &many), "the first of its 40 classes are `class_00`, `class_01`, `class_02`");

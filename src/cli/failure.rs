@@ -47,14 +47,6 @@ impl Failure {
         Failure { exit, error: error.into() }
     }
 
-    /// Why a subcommand gave up before it changed anything: a folder that cannot be read is the wrong one, or not mounted.
-    pub fn before_changes(error: fiftyone::Error) -> Self {
-        match error {
-            fiftyone::Error::Storage(_) => Failure { exit: Exit::Usage, error: error.into() },
-            _ => Failure::from(error),
-        }
-    }
-
     pub fn aborted(error: impl Into<anyhow::Error>) -> Self {
         Failure { exit: Exit::Aborted, error: error.into() }
     }

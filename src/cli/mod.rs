@@ -33,13 +33,14 @@ use clap::{
 };
 
 use crate::{
-    diagnostic::{Diagnose, Diagnostic},
+    diagnostic::{Class, Diagnose, Diagnostic},
+    fiftyone,
     names::Choice,
     program::keep_freed_memory,
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
 };
 pub use exit::Exit;
-use failure::{Failure, diagnosed};
+use failure::Failure;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
 #[derive(Debug, Parser)]
@@ -104,7 +105,7 @@ impl Command {
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
     if let Err(error) = surroundings::check_current_folder() {
-        Reporter::new(Format::Human).error(&diagnosed(&error), Exit::Usage.code());
+        Reporter::new(Format::Human).error(&error, Exit::Usage.code());
         return Exit::Usage;
     }
     surroundings::ignore_size_signal();
@@ -133,10 +134,10 @@ pub fn main() -> Exit {
             let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
             Ok(annotate::main(annotate::Invocation::from_matches(*args, matches), &mut None))
         }
-        Command::Run(args) => run::main(&args),
+        Command::Run(args) => run::main(&args).map_err(Diagnostic::from),
         Command::Worker(args) => {
             let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
-            worker::main(args, matches)
+            worker::main(args, matches).map_err(Diagnostic::from)
         }
         Command::Report(args) => report::main(&args),
         Command::Check(args) => check::main(&args),
@@ -149,9 +150,10 @@ pub fn main() -> Exit {
         Command::Measure(args) => measure::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
-    let exit = result.unwrap_or_else(|failure| {
-        Reporter::new(format).error(&failure.diagnose(), failure.exit.code());
-        failure.exit
+    let exit = result.unwrap_or_else(|error| {
+        let exit = Exit::from(error.class);
+        Reporter::new(format).error(&error, exit.code());
+        exit
     });
     match lost_output() {
         Some(reason) => {
@@ -160,6 +162,17 @@ pub fn main() -> Exit {
             exit.max(Exit::Aborted)
         }
         None => exit,
+    }
+}
+
+/// Why a subcommand gave up before it changed anything: a folder that cannot be read is the wrong one, or not mounted.
+fn before_changes(error: impl Into<fiftyone::Error>) -> Diagnostic {
+    match error.into() {
+        fiftyone::Error::Storage(error) => match error.diagnose() {
+            error if error.class == Class::Aborted => error.of_class(Class::Invalid),
+            error => error,
+        },
+        error => error.diagnose(),
     }
 }
 
