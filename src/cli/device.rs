@@ -7,6 +7,7 @@ use tch::Device;
 
 use super::choice;
 use crate::{
+    diagnostic::Diagnostic,
     names::Choice,
     program::{CudaStatus, DefaultMode, ModelMetadata, PlanOptions, Precision, allow_tf32, cuda_status},
 };
@@ -104,6 +105,9 @@ fn cuda(index: usize) -> anyhow::Result<Device> {
     match cuda_status() {
         CudaStatus::Available(count) if index < count => Ok(Device::Cuda(index)),
         CudaStatus::Available(count) => bail!("there is no device `cuda:{index}`; this machine has {count}, counted from 0"),
-        CudaStatus::Unavailable(reason) => bail!("CUDA cannot be used here: {reason}\nhint: `--device cpu` works everywhere"),
+        CudaStatus::Unavailable(reason) => {
+            let found = Diagnostic { message: format!("CUDA cannot be used here: {reason}"), ..reason };
+            Err(found.hint("`--device cpu` works everywhere").into())
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::report::Ending;
+use crate::{diagnostic::Class, report::Ending};
 
 /// How the program ended, from good to bad: a run of several jobs ends as the worst of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +44,18 @@ impl Exit {
             Exit::Aborted => 3,
             Exit::Locked => 4,
             Exit::Interrupted => 130,
+        }
+    }
+}
+
+/// What an error means to whoever started the program.
+impl From<Class> for Exit {
+    fn from(class: Class) -> Exit {
+        match class {
+            Class::Invalid => Exit::Usage,
+            Class::Locked => Exit::Locked,
+            Class::Unavailable | Class::Aborted => Exit::Aborted,
+            Class::Interrupted => Exit::Interrupted,
         }
     }
 }

@@ -8,7 +8,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 use super::{
@@ -17,6 +16,7 @@ use super::{
     print,
 };
 use crate::{
+    diagnostic::Diagnostic,
     fiftyone::find_python,
     job::ModelRef,
     media::{create_folders, named_file, shown},
@@ -45,11 +45,11 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    check_name(&args.model)?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    check_name(&args.model).map_err(Failure::from)?;
     let path = match &args.out {
         Some(path) => path.clone(),
-        None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),
+        None => ModelRef::Name(args.model.clone()).path(&cache_folder().map_err(Failure::from)?.join("models")),
     };
     run(&args.model, &path, &args.more, args.python.clone())?;
     if args.more.iter().any(|arg| arg == "--help" || arg == "-h") {
@@ -69,13 +69,18 @@ fn eprint_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", without_controls(text));
 }
 
+fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Diagnostic {
+    Diagnostic::invalid(what).because(error)
+}
+
 /// Exports `model` to `path`.
-pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> Result<(), Diagnostic> {
     let python = find_python(python)?;
-    let path = &named_file(path)
-        .map_err(|error| anyhow::anyhow!("cannot write the model to `{}`: {error}\nhint: name a file", shown(path)))?;
+    let path = &named_file(path).map_err(|error| {
+        Diagnostic::invalid(format!("cannot write the model to `{}`: {error}", shown(path))).hint("name a file")
+    })?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    create_folders(folder).with_context(|| format!("cannot make the folder `{}`", shown(folder)))?;
+    create_folders(folder).map_err(|error| failed(&format!("cannot make the folder `{}`", shown(folder)), &error))?;
     // Until Python has ended: it reads modules when it needs them.
     let unpacked = unpack(folder)?;
     let mut child = Command::new(&python.executable)
@@ -83,7 +88,7 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         .args([model, "--out"])
         .arg(path)
         .arg("--measure-with")
-        .arg(std::env::current_exe().context("camflow cannot find its own program")?)
+        .arg(std::env::current_exe().map_err(|error| failed("camflow cannot find its own program", &error))?)
         .args(more)
         .env("FIFTYONE_DO_NOT_TRACK", "true")
         .stdin(Stdio::null())
@@ -91,14 +96,14 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         // It may quote what it is given.
         .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
-        .with_context(|| format!("cannot run `{}`", shown(&python.executable)))?;
+        .map_err(|error| failed(&format!("cannot run `{}`", shown(&python.executable)), &error))?;
     if let Some(said) = child.stderr.take() {
         let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
         lines.for_each(|line| eprint_line(&String::from_utf8_lossy(&line)));
     }
-    let status = child.wait().context("the exporter cannot be waited for")?;
+    let status = child.wait().map_err(|error| failed("the exporter cannot be waited for", &error))?;
     if !status.success() {
-        bail!("exporting `{model}` failed ({status}); what Python said stands above");
+        return Err(Diagnostic::invalid(format!("exporting `{model}` failed ({status}); what Python said stands above")));
     }
     Ok(())
 }
@@ -107,14 +112,15 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
 ///
 /// Of what it is given as a file, Python looks for modules in that file first and in no current folder, where anybody may have put
 /// a `torch.py`. The exporter looks there by itself for a model that is named as `module:function`.
-fn unpack(beside: &Path) -> anyhow::Result<TempDir> {
+fn unpack(beside: &Path) -> Result<TempDir, Diagnostic> {
     let mut folder = tempfile::Builder::new();
     folder.prefix("camflow-").permissions(Permissions::from_mode(0o700));
-    let made = folder.tempdir().or_else(|_| folder.tempdir_in(beside)).with_context(|| {
-        format!("cannot make a folder for the exporter in `{}` or `{}`", shown(&std::env::temp_dir()), shown(beside))
+    let made = folder.tempdir().or_else(|_| folder.tempdir_in(beside)).map_err(|error| {
+        let (usual, beside) = (std::env::temp_dir(), shown(beside));
+        failed(&format!("cannot make a folder for the exporter in `{}` or `{beside}`", shown(&usual)), &error)
     })?;
     let path = made.path().join(PACKAGE_NAME);
-    fs::write(&path, PACKAGE).with_context(|| format!("cannot write the exporter to `{}`", shown(&path)))?;
+    fs::write(&path, PACKAGE).map_err(|error| failed(&format!("cannot write the exporter to `{}`", shown(&path)), &error))?;
     Ok(made)
 }
 

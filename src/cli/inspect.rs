@@ -4,6 +4,7 @@ use std::{fmt::Write, path::PathBuf};
 
 use super::{Exit, Failure, model, print};
 use crate::{
+    diagnostic::Diagnostic,
     media::shown,
     names::word,
     program::{Dynamic, Influence, ModelMetadata, Program},
@@ -24,8 +25,8 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let program = model::open(&args.model, args.python.clone(), &Reporter::new(Format::Human))?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    let program = model::open(&args.model, args.python.clone(), &Reporter::new(Format::Human)).map_err(Failure::from)?;
     print(&describe(&program, args.all));
     Ok(Exit::Done)
 }

@@ -5,8 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
-
 use super::{
     Exit, Failure,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs, chosen_ids, chosen_tags, listed_ids},
@@ -14,9 +12,10 @@ use super::{
     signals::cancel_on_signals,
 };
 use crate::{
+    diagnostic::{Class, Diagnose, Diagnostic},
     fiftyone::{Dataset, MeasuredSource, Selection},
-    media::{Durability, check_named, read_text, shown, write_named},
-    names::{self, backticked, flag},
+    media::{Durability, MediaError, check_named, read_text, shown, write_named},
+    names::{self, backticked, counted, flag},
     pipeline::Cancellation,
     study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page},
 };
@@ -88,7 +87,7 @@ impl ReportFiles<'_> {
         dataset: &Dataset,
         source: &mut MeasuredSource,
         cancellation: &Cancellation,
-    ) -> anyhow::Result<(Study, Vec<Finding>)> {
+    ) -> Result<(Study, Vec<Finding>), Diagnostic> {
         let mut study = Study::new(self.num_worst);
         match self.csv {
             None => observe(source, &mut study, cancellation, None)?,
@@ -110,17 +109,18 @@ impl ReportFiles<'_> {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let cancellation = cancel_on_signals()?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    let cancellation = cancel_on_signals().map_err(Failure::from)?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
         if let Some(path) = path {
             check_written(flag, path)?;
         }
     }
-    let (_connected, dataset) = args.dataset.open()?;
+    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
     let mut fields = fields(&dataset, args)?;
-    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose()?;
+    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose();
+    let viewed = viewed.map_err(Failure::from)?;
     let viewed = match viewed {
         Some((ids, shown)) => {
             fields = shown_fields(args, fields, shown)?;
@@ -128,9 +128,13 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         }
         None => None,
     };
-    let ids = chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose()?);
-    let selection =
-        Selection { tags: chosen_tags(&dataset, &args.tags)?, matching: args.matching.clone(), ids, ..Selection::default() };
+    let ids = chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose().map_err(Failure::from)?);
+    let selection = Selection {
+        tags: chosen_tags(&dataset, &args.tags).map_err(Failure::from)?,
+        matching: args.matching.clone(),
+        ids,
+        ..Selection::default()
+    };
     let mut source = dataset.measured(fields.clone(), &selection)?;
     let files = ReportFiles {
         page: &args.out,
@@ -140,18 +144,16 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         baseline: baseline.as_ref(),
         selection: selected(args),
     };
-    let (study, findings) = files.write(&dataset, &mut source, &cancellation).map_err(Failure::aborted)?;
+    let (study, findings) = files.write(&dataset, &mut source, &cancellation)?;
     if cancellation.is_cancelled() {
         return Ok(Exit::Interrupted);
     }
     if study.num_samples == 0 {
         let (fields, name) = (backticked(fields.iter().map(String::as_str)), dataset.name());
         let dataset = flag("--dataset", name);
-        let hint = format!("hint: make them with `camflow annotate {dataset}`, or select other samples");
-        return Err(anyhow::anyhow!(
-            "no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`\n{hint}"
-        )
-        .into());
+        let problem = format!("no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`");
+        let hint = format!("make them with `camflow annotate {dataset}`, or select other samples");
+        return Err(Diagnostic::invalid(problem).hint(hint));
     }
 
     for finding in &findings {
@@ -160,41 +162,45 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             print(&format!("  {}", finding.samples.join(" ")));
         }
     }
-    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, shown(&args.out)));
+    let heatmaps = counted(study.num_heatmaps(), "heatmap", "heatmaps");
+    let samples = counted(study.num_samples, "sample", "samples");
+    print(&format!("{heatmaps} of {samples}: {}", shown(&args.out)));
     Ok(Exit::Done)
 }
 
 /// Refuses a file that cannot be written, before there is anything to write.
-pub fn check_written(flag: &str, path: &Path) -> anyhow::Result<()> {
-    check_named(path)
-        .map_err(|error| anyhow::anyhow!("cannot write to `{}`: {error}\nhint: choose another `{flag}`", shown(path)))
-}
-
-/// The numbers of an earlier report.
-pub fn read_baseline(path: &Path) -> anyhow::Result<Baseline> {
-    let text = read_text(path).with_context(|| format!("cannot read the earlier report `{}`", shown(path)))?;
-    Baseline::parse(&text).map_err(|reason| {
-        anyhow::anyhow!(
-            "`{}` is no earlier report: {reason}\nhint: `--baseline` takes what `camflow report --json` wrote",
-            shown(path)
-        )
+pub fn check_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
+    check_named(path).map_err(|error| {
+        Diagnostic::invalid(format!("cannot write to `{}`: {error}", shown(path))).hint(format!("choose another `{flag}`"))
     })
 }
 
+/// The numbers of an earlier report.
+pub fn read_baseline(path: &Path) -> Result<Baseline, Diagnostic> {
+    const HINT: &str = "`--baseline` takes what `camflow report --json` wrote";
+    let unreadable = |error: io::Error| {
+        Diagnostic::invalid(format!("cannot read the earlier report `{}`", shown(path))).because(&error).hint(HINT)
+    };
+    let text = read_text(path).map_err(unreadable)?;
+    Baseline::parse(&text)
+        .map_err(|reason| Diagnostic::invalid(format!("`{}` is not an earlier report: {reason}", shown(path))).hint(HINT))
+}
+
 /// The heatmap fields to read.
-fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
+fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
     let known = dataset.heatmap_fields();
     if known.is_empty() {
         let name = dataset.name();
-        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate {}`", flag("--dataset", name));
+        return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
+            .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, &args.fields)?;
+    check_heatmap_fields(dataset, &args.fields).map_err(Failure::from)?;
     match &args.run {
         None if args.fields.is_empty() => Ok(known),
         None => Ok(args.fields.clone()),
         Some(key) => {
             let runs = dataset.runs()?;
-            check_runs(dataset, &runs, [key])?;
+            check_runs(dataset, &runs, [key]).map_err(Failure::from)?;
             let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
             // Somebody may have deleted one since.
             Ok(known.into_iter().filter(|field| written.contains(&field)).collect())
@@ -203,16 +209,15 @@ fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
 }
 
 /// The fields that the view shows, with a word about those that it does not.
-fn shown_fields(args: &Args, fields: Vec<String>, shown: Vec<String>) -> anyhow::Result<Vec<String>> {
+fn shown_fields(args: &Args, fields: Vec<String>, shown: Vec<String>) -> Result<Vec<String>, Diagnostic> {
     let hidden: Vec<&str> = fields.iter().filter(|field| !shown.contains(field)).map(String::as_str).collect();
     if hidden.is_empty() {
         return Ok(shown);
     }
     let (view, hidden) = (args.view.as_deref().unwrap_or_default(), backticked(hidden));
     if shown.is_empty() || !args.fields.is_empty() {
-        bail!(
-            "the saved view `{view}` hides {hidden}\nhint: keep the heatmaps in the view, or list its samples in a file for `--ids`"
-        );
+        return Err(Diagnostic::invalid(format!("the saved view `{view}` hides {hidden}"))
+            .hint("keep the heatmaps in the view, or list its samples in a file for `--ids`"));
     }
     print(&format!("note: the saved view `{view}` hides {hidden}: left out"));
     Ok(shown)
@@ -234,7 +239,7 @@ fn observe(
     study: &mut Study,
     cancellation: &Cancellation,
     mut table: Option<&mut dyn Write>,
-) -> anyhow::Result<()> {
+) -> Result<(), Diagnostic> {
     while !cancellation.is_cancelled() {
         let samples = source.next_page()?;
         if samples.is_empty() {
@@ -242,14 +247,19 @@ fn observe(
         }
         for sample in &samples {
             study.observe(sample);
-            table.iter_mut().try_for_each(|table| table.write_all(csv_rows(sample).as_bytes()))?;
+            table.iter_mut().try_for_each(|table| table.write_all(csv_rows(sample).as_bytes())).map_err(unwritable)?;
         }
     }
     Ok(())
 }
 
 /// The same into a file, which is there when it is complete.
-fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, cancellation: &Cancellation) -> anyhow::Result<()> {
+fn observe_into(
+    path: &Path,
+    source: &mut MeasuredSource,
+    study: &mut Study,
+    cancellation: &Cancellation,
+) -> Result<(), Diagnostic> {
     let mut fault = None;
     let written = write_named(path, Durability::Process, |file| {
         writeln!(file, "{CSV_HEADER}")?;
@@ -262,10 +272,18 @@ fn observe_into(path: &Path, source: &mut MeasuredSource, study: &mut Study, can
     match (fault, written) {
         (Some(fault), _) => Err(fault),
         (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
-        (None, written) => Ok(written?),
+        (None, written) => written.map_err(aborted),
     }
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    Ok(write_named(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
+fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
+    write_named(path, Durability::Process, |file| file.write_all(text.as_bytes())).map_err(aborted)
+}
+
+fn aborted(error: MediaError) -> Diagnostic {
+    error.diagnose().of_class(Class::Aborted)
+}
+
+fn unwritable(error: io::Error) -> Diagnostic {
+    Diagnostic::aborted(format!("the table cannot be written: {error}"))
 }

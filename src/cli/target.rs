@@ -3,10 +3,11 @@
 use anyhow::Context;
 
 use crate::{
+    diagnostic::Diagnostic,
     fiftyone::{Dataset, LabelField, LabelKind, SavedView},
     job::{ClassMapping, MaskNames, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
     media::{MaskValue, shown},
-    names::{ClassNames, backticked},
+    names::{ClassNames, backticked, counted},
     pipeline::{TargetClass, Targets},
     program::{OneChannel, Plan, Program, Task},
     report::Reporter,
@@ -53,8 +54,8 @@ pub fn class_names_of(program: &Program, mappings: &[ClassMapping], reporter: &R
     let plain = ClassNames::new(program.metadata.classes.clone());
     let mut names = plain.clone();
     for ClassMapping { label, class } in mappings {
-        let (channel, notice) =
-            channel_of(class, &plain).map_err(|problem| anyhow::anyhow!("`--map {label}={class}`: {problem}"))?;
+        let (channel, notice) = channel_of(class, &plain)
+            .map_err(|problem| Diagnostic { message: format!("`--map {label}={class}`: {problem}"), ..problem })?;
         notice.iter().for_each(|notice| reporter.notice(notice));
         names.map(label.clone(), channel);
     }
@@ -87,7 +88,7 @@ pub fn resolve_targets(
     let classes = match by_name {
         Some(field) if classes.iter().any(|class| class == "all") => {
             let labels = dataset.label_names(field, view)?;
-            let (known, rest) = known_labels(&labels, names, &field.name).map_err(anyhow::Error::msg)?;
+            let (known, rest) = known_labels(&labels, names, &field.name)?;
             if !rest.is_empty() {
                 let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
                 let some = backticked(rest.iter().take(5));
@@ -116,9 +117,9 @@ pub fn resolve(
     reporter: &Reporter,
 ) -> anyhow::Result<Vec<TargetClass>> {
     let one_channel = program.one_channel();
-    let resolved = resolve_classes(requested, names, masks).map_err(|problems| {
-        let hint = if one_channel.is_some_and(|classes| classes.negative.is_none()) { SECOND_CLASS } else { "" };
-        anyhow::anyhow!("{}{hint}", problems.join("\nerror: "))
+    let resolved = resolve_classes(requested, names, masks).map_err(|error| match one_channel {
+        Some(OneChannel { negative: None, .. }) => error.hint(SECOND_CLASS),
+        _ => error,
     })?;
     resolved.notices.iter().for_each(|notice| reporter.notice(notice));
     let classes = resolved.classes;
@@ -129,19 +130,18 @@ pub fn resolve(
     };
     if let Some(missing) = classes.iter().find(|class| !is_there(class.index)) {
         let (count, model) = (program.num_channels().unwrap_or_default(), shown(program.path()));
-        let hint = if one_channel.is_some() { SECOND_CLASS } else { "\nhint: export it with a name for each channel" };
-        anyhow::bail!(
-            "class `{}` is number {}, and the output of model `{model}` has {count} channels{hint}",
-            missing.name,
-            missing.index
-        );
+        let channels = counted(count, "channel", "channels");
+        let problem =
+            format!("class `{}` is number {}, and the output of model `{model}` has {channels}", missing.name, missing.index);
+        let hint = if one_channel.is_some() { SECOND_CLASS } else { "export it with a name for each channel" };
+        return Err(Diagnostic::invalid(problem).hint(hint).into());
     }
     Ok(classes)
 }
 
 /// How the class that a sigmoid denies gets its name.
 const SECOND_CLASS: &str =
-    "\nhint: an output of one channel stands for two classes where the model is exported with two names, the negative one first";
+    "an output of one channel stands for two classes where the model is exported with two names, the negative one first";
 
 /// Says which labels name another class than the only one that a model names.
 fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, reporter: &Reporter) {

@@ -15,13 +15,14 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure,
     annotate::{self, Invocation, Session, recorded},
-    error_text, run,
+    run,
 };
 use crate::{
+    diagnostic::Diagnose,
     fiftyone::Shard,
     media::{open_regular, shown},
     pipeline::{RunError, Source},
-    report::{Format, Reporter, redact_json},
+    report::{Format, Reporter, error_text, redact_json},
 };
 
 /// Keep a job's model loaded and process the shards named on standard input
@@ -254,7 +255,7 @@ fn not_ready(answers: &mut impl Write, failure: Failure) -> Result<Exit, Failure
     let line = json!({
         "event": "not_ready", "protocol": PROTOCOL, "camflow": env!("CARGO_PKG_VERSION"),
         "host": sysinfo::System::host_name(), "process": std::process::id(),
-        "exit": ending.name, "exit_code": ending.exit_code, "error": error_text(&failure.error),
+        "exit": ending.name, "exit_code": ending.exit_code, "error": error_text(&failure.diagnose()),
     });
     // The fault that is there already matters more.
     let _ = answer(answers, &line);

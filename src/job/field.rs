@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use unicode_normalization::char::is_combining_mark;
 
 use crate::{
+    diagnostic::Diagnostic,
     names::{backticked, nearest},
     pipeline::TargetClass,
 };
@@ -57,7 +58,7 @@ impl FieldTemplate {
     ///
     /// # Errors
     /// Two heatmaps would get the same field, or nothing is left of a name.
-    pub fn names(&self, classes: &[String], columns: &[(&str, &str)], model: &str) -> Result<Vec<Vec<String>>, String> {
+    pub fn names(&self, classes: &[String], columns: &[(&str, &str)], model: &str) -> Result<Vec<Vec<String>>, Diagnostic> {
         let name = |class: &String, (method, layer): &(&str, &str)| {
             let filled = self
                 .0
@@ -90,16 +91,12 @@ impl FieldTemplate {
                 true => "these names differ in nothing but signs; ask for one after the other, each with a `--field` of its own"
                     .into(),
             };
-            return Err(format!(
-                "several heatmaps would go to the same field `{field}`: those of {}\nhint: {hint}",
-                backticked([one, other])
-            ));
+            let problem = format!("several heatmaps would go to the same field `{field}`: those of {}", backticked([one, other]));
+            return Err(Diagnostic::invalid(problem).hint(hint));
         }
         if names.iter().flatten().any(String::is_empty) {
-            return Err(format!(
-                "no letter or digit is left of a field's name\nhint: `--field` is `{}`; put some into it",
-                self.0
-            ));
+            return Err(Diagnostic::invalid("no letter or digit is left of a field's name")
+                .hint(format!("`--field` is `{}`; put some into it", self.0)));
         }
         Ok(names)
     }
@@ -168,13 +165,14 @@ mod tests {
         let refused = |template: &str, classes: &[&str], columns: &[(&str, &str)]| {
             let template: FieldTemplate = template.parse().expect("template");
             let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
-            template.names(&classes, columns, "m").expect_err("one field for two")
+            let error = template.names(&classes, columns, "m").expect_err("one field for two");
+            format!("{error}; {}", error.hints.concat())
         };
         let error = refused("{class}", &["person"], &two);
         assert!(error.contains("`person`") && error.contains("put {layer} into"), "{error}");
         let error = refused("{class}_{layer}", &["a-b", "a b"], &two[..1]);
         assert!(error.contains("`a-b`, `a b`") && error.contains("one after the other"), "{error}");
-        assert!(refused("{class}", &["-", "+"], &two[..1]).contains("hint: "));
+        assert!(refused("{class}", &["-", "+"], &two[..1]).contains("differ in nothing"));
         assert!(refused("-", &["x"], &two[..1]).contains("no letter or digit"));
         let error = "{klass}".parse::<FieldTemplate>().expect_err("unknown");
         assert!(error.contains("did you mean `{class}`?"), "{error}");

@@ -14,11 +14,3 @@ pub use field::{FieldTemplate, distinct_names};
 pub use file::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, check_name, unknown};
 pub use model::{DEFAULT_MODEL, ModelRef};
 pub use target::TargetSpec;
-
-/// Something in the job does not fit.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// One or several settings are wrong; each text has its hint.
-    #[error("{}", .0.join("\n"))]
-    Invalid(Vec<String>),
-}

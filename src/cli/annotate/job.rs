@@ -100,7 +100,7 @@ pub fn field_names(
     let methods: Vec<&str> = methods.iter().map(|method| method.name()).collect();
     let template = args.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
     let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
-    template.names(classes, &columns, model).map_err(anyhow::Error::msg)
+    Ok(template.names(classes, &columns, model)?)
 }
 
 /// What stands for the class in fingerprints where each sample has its own.

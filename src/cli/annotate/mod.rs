@@ -16,10 +16,14 @@ use std::collections::BTreeMap;
 use clap::ArgMatches;
 use serde_json::{Map, Value};
 
-use super::{Exit, Failure, error_text};
+use super::{
+    Exit,
+    failure::{Failure, diagnosed},
+};
 use crate::{
+    diagnostic::Diagnose,
     fiftyone::{Database, Shard},
-    report::{Reporter, RunRecord},
+    report::{Reporter, RunRecord, error_text},
 };
 pub use args::{Args, DatabaseArgs};
 pub use config::{is_table, settings};
@@ -73,16 +77,16 @@ pub fn recorded(
         Err(error) => Err(anyhow::anyhow!("{error}").into()),
     };
     let mut exit = result.unwrap_or_else(|failure| {
-        let text = error_text(&failure.error);
-        reporter.error(&text, failure.exit.code());
-        record.error = Some(text);
+        let error = failure.diagnose();
+        reporter.error(&error, failure.exit.code());
+        record.error = Some(error_text(&error));
         failure.exit
     });
     if let Err(error) = files.map_or(Ok(()), |files| files.write(&record, exit)) {
         exit = exit.max(Exit::Aborted);
-        let text = error_text(&error);
-        reporter.error(&text, exit.code());
-        record.error.get_or_insert(text);
+        let error = diagnosed(&error);
+        reporter.error(&error, exit.code());
+        record.error.get_or_insert_with(|| error_text(&error));
     }
     (exit, record)
 }

@@ -22,10 +22,11 @@ use crate::{
         cam::Model,
         collect::remove_replaced,
         dataset::listed_ids,
-        error_text,
+        failure::diagnosed,
         signals::cancel_on_signals,
         target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
     },
+    diagnostic::Diagnose,
     explain::{Column, ExplainOptions, TorchExplainer},
     fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View},
     media::{ExifPolicy, ImageLimits, shown},
@@ -35,7 +36,7 @@ use crate::{
         SkipReason, Source, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
-    report::{Reporter, RunRecord},
+    report::{Reporter, RunRecord, error_text},
     storage::{FolderLease, Journal, OutputFolder, Sharing},
 };
 
@@ -100,7 +101,7 @@ impl<'a> Session<'a> {
             (Ok(model), Ok(dataset)) => (model, dataset),
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error.into()),
             (Err(first), Err(second)) => {
-                return Err(anyhow::anyhow!("{}\nerror: {}", error_text(&first), error_text(&second)).into());
+                return Err(diagnosed(&first).and(diagnosed(&second)).into());
             }
         };
         let Model { program, layers, devices } = model;
@@ -363,7 +364,7 @@ impl<'a> Session<'a> {
             Some(fault @ RunError::Database { .. }) => return Err(Failure::aborted(fault)),
             Some(fault) => {
                 if let Err(error) = note() {
-                    reporter.warning(&error.to_string());
+                    reporter.warning(&error_text(&error.diagnose()));
                 }
                 return Err(Failure::aborted(fault));
             }

@@ -14,13 +14,14 @@ use super::{
     target::{check_class_flag, check_output, check_task, one_channel_notice, resolve},
 };
 use crate::{
+    diagnostic::Diagnostic,
     explain::TorchExplainer,
     job::{MaskNames, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, ClassNames},
     pipeline::{Channel, Explainer, SkipReason, listed},
     program::Program,
-    report::{Format, Reporter},
+    report::{Format, Reporter, error_text},
 };
 use file_names::{FileNames, is_tensor};
 use inputs::{Asked, AskedPixels, values_in};
@@ -51,17 +52,17 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let reporter = Reporter::new(args.format);
     let target = target(args)?;
-    check_class_flag(&target, &args.cam.classes, None).map_err(anyhow::Error::msg)?;
-    let Model { program, layers, devices } = args.cam.open(&reporter)?;
+    check_class_flag(&target, &args.cam.classes, None).map_err(|text| Failure::from(anyhow::Error::msg(text)))?;
+    let Model { program, layers, devices } = args.cam.open(&reporter).map_err(Failure::from)?;
     let [plan_options] = devices[..] else {
-        return Err(anyhow::anyhow!("`camflow explain` runs on one device\nhint: name one with `--device`").into());
+        return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
-    check_task(&program, &target)?;
+    check_task(&program, &target).map_err(Failure::from)?;
     if !args.inputs.iter().all(|input| is_tensor(input)) {
-        check_preprocess(&program, &reporter)?;
+        check_preprocess(&program, &reporter).map_err(Failure::from)?;
     }
     let asked = asked(args, &target, &program, &reporter)?;
     one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
@@ -71,7 +72,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     let file_names = FileNames::new(&args.inputs, &classes)?;
     let outputs = Outputs::new(args.out.clone(), args.format, file_names.classes.clone(), &program, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
-    check_output(&program, explainer.plan(), &target)?;
+    check_output(&program, explainer.plan(), &target).map_err(Failure::from)?;
 
     file_names.claim(&args.out, &args.inputs)?;
     file_names.notices.iter().for_each(|notice| reporter.notice(notice));
@@ -81,7 +82,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             Ok(tally) => done.add(tally),
             // A bad image costs only itself.
             Err(error) => {
-                reporter.notice(&format!("failed: `{}`: {error:#}", shown(input)));
+                reporter.notice(&format!("failed: `{}`: {}", shown(input), error_text(&error)));
                 done.num_failed += 1;
             }
         }
@@ -104,11 +105,10 @@ impl Tally {
     }
 }
 
-fn target(args: &Args) -> anyhow::Result<TargetSpec> {
+fn target(args: &Args) -> Result<TargetSpec, Diagnostic> {
     match &args.target {
-        Some(TargetSpec::Labels(_)) => anyhow::bail!(
-            "there are no labels without a dataset\nhint: give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`"
-        ),
+        Some(TargetSpec::Labels(_)) => Err(Diagnostic::invalid("there are no labels without a dataset")
+            .hint("give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`")),
         Some(target) => Ok(target.clone()),
         None if args.cam.classes.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
@@ -116,14 +116,16 @@ fn target(args: &Args) -> anyhow::Result<TargetSpec> {
 }
 
 /// What to look for in every image.
-fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> anyhow::Result<Vec<Asked>> {
+fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> Result<Vec<Asked>, Diagnostic> {
     if *target == TargetSpec::Top {
-        anyhow::ensure!(args.mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
+        if args.mask.is_some() {
+            return Err(Diagnostic::invalid("`--mask` marks a class").hint("name it with `--class`"));
+        }
         return Ok(vec![Asked { name: "top".to_owned(), channel: Channel::Top, pixels: AskedPixels::Predicted }]);
     }
     let names = ClassNames::new(program.metadata.classes.clone());
     let masks = args.mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
-    let classes = resolve(program, &names, &args.cam.classes, masks, reporter)?;
+    let classes = resolve(program, &names, &args.cam.classes, masks, reporter).map_err(Failure::from)?;
     let pixels = |value: Option<MaskValue>| match (target, &args.mask, value) {
         (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.clone(), value },
         (TargetSpec::Pixel { x, y }, ..) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
@@ -145,7 +147,7 @@ fn explain(
     explainer: &mut TorchExplainer,
     outputs: &Outputs,
     reporter: &Reporter,
-) -> anyhow::Result<Tally> {
+) -> Result<Tally, Diagnostic> {
     let (batch, image) = match is_tensor(input) {
         true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
         false => {
@@ -184,7 +186,7 @@ fn explain(
 }
 
 /// Why an image got no heatmap of a class.
-fn absence(asked: &Asked) -> anyhow::Result<String> {
+fn absence(asked: &Asked) -> Result<String, Diagnostic> {
     let (name, absent) = (&asked.name, SkipReason::ClassAbsent);
     Ok(match (&asked.pixels, asked.channel) {
         (AskedPixels::Mask { file, value }, channel) => {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use camflow_diagnostic::Diagnostic;
 use camflow_media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb};
 use camflow_pipeline::{
     BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
@@ -92,7 +93,7 @@ impl Sink for MemorySink<'_> {
         let mut outcomes = Vec::new();
         for update in updates {
             if self.0.fail_after.is_some_and(|limit| self.0.commits.load(Ordering::Relaxed) >= limit) {
-                return Err(RunError::Database { message: "the database went away".into(), source: None });
+                return Err(RunError::Database(Diagnostic::aborted("the database went away")));
             }
             self.0.commits.fetch_add(1, Ordering::Relaxed);
             let id = &update.sample.id;
@@ -670,7 +671,7 @@ fn a_lost_database_aborts_and_the_next_run_goes_on() {
     let mut world = World::new(30);
     world.memory.fail_after = Some(3);
     let (summary, fault) = world.run(&mut FirstPixel::default());
-    assert!(matches!(fault, Some(RunError::Database { .. })), "{fault:?}");
+    assert!(matches!(fault, Some(RunError::Database(_))), "{fault:?}");
     assert!(summary.num_abandoned > 0);
     assert!(world.referenced().iter().all(|path| path.exists()));
 

@@ -2,6 +2,7 @@
 //! summary in all of them; afterwards a report file and metrics. The only place that prints while a run goes on; words go to
 //! standard error, JSON to standard output.
 
+mod errors;
 mod lines;
 mod metrics;
 mod progress;
@@ -17,8 +18,11 @@ use std::{
 
 use serde_json::{Value, json};
 
+use camflow_diagnostic::Diagnostic;
 use camflow_names::{Choice, is_unseen, shown};
 use camflow_pipeline::{Event, RunError, SkipReason, Summary, Survey};
+pub use errors::error_text;
+use errors::{error_fields, painted};
 pub use lines::Level;
 use lines::{Origin, event_json, line};
 pub use metrics::metrics;
@@ -118,13 +122,12 @@ impl Reporter {
         }
     }
 
-    /// Why a job was given up. `text` is what comes after `error: `, several lines of it perhaps. Words go to standard error for
-    /// every form: what runs camflow sends mail about that.
-    pub fn error(&self, text: &str, exit_code: u8) {
+    /// Why a job was given up. Words go to standard error for every form: what runs camflow sends mail about that.
+    pub fn error(&self, error: &Diagnostic, exit_code: u8) {
         if self.format == Format::Json {
-            self.json(Level::Error, "error", json!({"message": text, "exit_code": exit_code}));
+            self.json(Level::Error, "error", error_fields(error, exit_code));
         }
-        self.say(&format!("error: {text}"));
+        self.say(&format!("error: {}", error_text(error)));
     }
 
     /// A job begins; it is number `position.0` of `position.1`.
@@ -318,7 +321,8 @@ pub fn lost_output() -> Option<String> {
 }
 
 fn stderr_line(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
+    // Colours are taken out again where standard error is no terminal, or NO_COLOR is set.
+    let _ = writeln!(anstream::stderr().lock(), "{}", painted(&without_controls(text)));
 }
 
 /// A text as it may be printed: without secrets, and without what a terminal would obey. What a model or a database calls something may hold escape sequences, and turn the text around.
