@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use camflow_diagnostic::Diagnostic;
+use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb};
 use camflow_pipeline::{
     BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
@@ -725,6 +725,6 @@ fn an_unwritable_folder_ends_the_run_with_a_clear_word() {
     let encoder = Encoder { folder: blocked, ..world.encoder() };
     let (summary, fault) = world.run_with(&mut FirstPixel::default(), &world.decoder(), &encoder, None, None);
     let fault = fault.expect("a fault");
-    assert!(fault.to_string().contains("--out"), "{fault}");
+    assert!(fault.diagnose().hints[0].contains("--out"), "{fault}");
     assert_eq!(summary.num_committed, 0);
 }
