@@ -86,6 +86,12 @@ impl Diagnostic {
         self
     }
 
+    /// This one and what else is wrong, each by itself.
+    pub fn each(&self) -> Vec<&Diagnostic> {
+        let others = self.others.iter().flat_map(Diagnostic::each);
+        std::iter::once(self).chain(others).collect()
+    }
+
     /// All of them as one; `None` where nothing is wrong.
     pub fn join(found: impl IntoIterator<Item = Diagnostic>) -> Option<Self> {
         let mut found = found.into_iter();
@@ -100,6 +106,9 @@ impl fmt::Display for Diagnostic {
         f.write_str(&self.message)
     }
 }
+
+/// Nothing is behind it: causes are texts here.
+impl std::error::Error for Diagnostic {}
 
 /// An error that can say all of that about itself.
 pub trait Diagnose {

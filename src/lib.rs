@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod diagnostic;
+pub mod engine;
 pub mod explain;
 pub mod fiftyone;
 #[doc(hidden)]

@@ -17,12 +17,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("report", &["names", "pipeline"]),
     ("study", &["measure", "media", "names"]),
     ("fuzz", &["media", "program"]),
-    ("cli", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "storage", "study"]),
+    ("engine", &["explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "storage", "study"]),
+    ("cli", &["engine", "explain", "fiftyone", "job", "media", "names", "pipeline", "program", "report", "storage", "study"]),
 ];
 
 /// Crate -> the only modules that may know it.
 const KNOWN_BY: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
+    ("schemars", &["engine"]),
     ("mongodb", &["fiftyone"]),
     ("bson", &["fiftyone"]),
     ("tch", &["program", "explain", "cli"]),

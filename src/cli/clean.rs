@@ -8,15 +8,9 @@ use std::{
 
 use anyhow::bail;
 
-use super::{
-    Exit, Failure,
-    annotate::output_folder,
-    collect::{remove_orphans, retain_orphans, unknown_datasets},
-    dataset::DatasetArgs,
-    print,
-    signals::cancel_on_signals,
-};
+use super::{Exit, Failure, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
 use crate::{
+    engine::{remove_orphans, retain_orphans, unknown_datasets},
     fiftyone::{Dataset, LabelSurvey, SampleIds},
     media::shown,
     names::{self, backticked},
@@ -73,7 +67,7 @@ struct Tally {
 pub fn main(args: &Args) -> Result<Exit, Failure> {
     let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open()?;
-    let folder = open_folder(&output_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
+    let folder = open_folder(&heatmap_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
     let leases = match args.apply {
         true => Some((
             dataset.lock(None).map_err(Failure::from_lock)?,

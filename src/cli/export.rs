@@ -9,12 +9,9 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::{
-    Exit, Failure,
-    model::{cache_folder, check_name},
-    print,
-};
+use super::{Exit, Failure, model::cache_folder, print};
 use crate::{
+    engine::check_model_name,
     fiftyone::find_python,
     job::ModelRef,
     media::{create_folders, named_file, shown},
@@ -76,7 +73,7 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
-    check_name(&args.model)?;
+    check_model_name(&args.model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),

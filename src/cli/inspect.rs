@@ -2,10 +2,11 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use super::{Exit, Failure, model, print};
+use super::{Exit, Failure, annotate::Told, model::engine, print};
 use crate::{
     media::shown,
     names::word,
+    pipeline::Cancellation,
     program::{Dynamic, Influence, ModelMetadata, Program},
     report::{Format, Reporter},
 };
@@ -25,7 +26,8 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let program = model::open(&args.model, args.python.clone(), &Reporter::new(Format::Human))?;
+    let reporter = Reporter::new(Format::Human);
+    let program = engine(Cancellation::default()).open_model(&args.model, args.python.as_deref(), &Told(&reporter))?;
     print(&describe(&program, args.all));
     Ok(Exit::Done)
 }

@@ -4,11 +4,8 @@ mod annotate;
 mod cam;
 mod check;
 mod clean;
-mod collect;
 mod dataset;
-mod device;
 mod doctor;
-mod exit;
 mod explain;
 mod export;
 mod inspect;
@@ -21,7 +18,6 @@ mod runs;
 mod secrets;
 mod signals;
 mod surroundings;
-mod target;
 mod worker;
 
 use std::io::Write;
@@ -31,14 +27,17 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub use crate::engine::Exit;
 use crate::{
+    diagnostic::Diagnostic,
     fiftyone,
     names::Choice,
     program::keep_freed_memory,
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
     storage::StorageError,
 };
-pub use exit::Exit;
+use model::engine;
+use signals::cancel_on_signals;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
 #[derive(Debug, Parser)]
@@ -83,8 +82,8 @@ impl Command {
     /// How errors are reported.
     fn format(&self) -> Format {
         match self {
-            Command::Annotate(args) => args.format,
-            Command::Run(args) => args.format,
+            Command::Annotate(args) => args.telling.format,
+            Command::Run(args) => args.telling.format,
             Command::Worker(args) => args.format(),
             Command::Explain(args) => args.format,
             Command::Runs(args) => args.format,
@@ -113,8 +112,8 @@ pub fn main() -> Exit {
     let arguments: Vec<_> = std::env::args_os().collect();
     secrets::hide();
     let parsed = Cli::command().try_get_matches_from(arguments);
-    let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
-        Ok(parsed) => parsed,
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
         Err(error) => {
             let text = error.render().to_string();
             match redact(&text) {
@@ -129,20 +128,16 @@ pub fn main() -> Exit {
     let format = cli.command.format();
     let result = match cli.command {
         Command::Annotate(args) => {
-            let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
-            Ok(annotate::main(annotate::Invocation::from_matches(*args, matches), &mut None))
+            cancel_on_signals().map(|cancellation| annotate::main(&(*args).into(), &engine(cancellation))).map_err(Failure::from)
         }
         Command::Run(args) => run::main(&args),
-        Command::Worker(args) => {
-            let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
-            worker::main(args, matches)
-        }
+        Command::Worker(args) => worker::main(args),
         Command::Report(args) => report::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Remove(args) => remove::main(&args),
-        Command::Explain(args) => explain::main(&args),
+        Command::Explain(args) => explain::main(args),
         Command::Export(args) => export::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Measure(args) => measure::main(&args),
@@ -171,8 +166,28 @@ struct Failure {
 /// Unless a subcommand says otherwise, what stops it before it began is a wrong argument or job.
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Failure { exit: Exit::Usage, error: error.into() }
+        let error = error.into();
+        let exit = error.downcast_ref::<Diagnostic>().map_or(Exit::Usage, |found| found.class.into());
+        Failure { exit, error }
     }
+}
+
+/// Says why a job was given up.
+fn report_error(reporter: &Reporter, error: &Diagnostic, exit: Exit) {
+    reporter.error(&redact(&crate::engine::error_text(error)), exit.code());
+}
+
+/// The same as a value.
+fn to_diagnostic(error: &anyhow::Error) -> Diagnostic {
+    if let Some(found) = error.downcast_ref::<Diagnostic>() {
+        return found.clone();
+    }
+    let text = error_text(error);
+    let mut parts = text.split("\nhint: ");
+    let mut said = parts.next().unwrap_or_default().split("\ncaused by: ").map(ToOwned::to_owned);
+    let mut found = Diagnostic::invalid(said.next().unwrap_or_default());
+    found.causes.extend(said);
+    parts.fold(found, Diagnostic::hint)
 }
 
 impl Failure {
@@ -209,7 +224,7 @@ fn error_text(error: &anyhow::Error) -> String {
     let mut hints = String::new();
     for (depth, cause) in error.chain().enumerate() {
         // Before it is cut: a part of a secret is one.
-        let cause = redact(&cause.to_string());
+        let cause = redact(&cause.downcast_ref::<Diagnostic>().map_or_else(|| cause.to_string(), crate::engine::error_text));
         let (said, hint) = cause.find(HINT).map_or((cause.as_str(), ""), |at| cause.split_at(at));
         if hints.is_empty() {
             hints.push_str(hint);

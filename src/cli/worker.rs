@@ -8,19 +8,24 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{ArgMatches, Subcommand};
+use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     Exit, Failure,
-    annotate::{self, Invocation, Session, recorded},
-    error_text, run,
+    annotate::{self, Invocation, Told},
+    error_text,
+    model::engine,
+    report_error, run,
+    signals::cancel_on_signals,
 };
 use crate::{
+    diagnostic::{Class, Diagnostic},
+    engine::{Outcome, Session},
     fiftyone::Shard,
     media::{open_regular, shown},
-    pipeline::{RunError, Source},
+    pipeline::Source,
     report::{Format, Reporter, redact_json},
 };
 
@@ -44,8 +49,8 @@ impl Args {
     /// How errors are reported.
     pub fn format(&self) -> Format {
         match &self.job {
-            Job::Annotate(args) => args.format,
-            Job::Run(args) => args.format,
+            Job::Annotate(args) => args.telling.format,
+            Job::Run(args) => args.telling.format,
         }
     }
 }
@@ -67,19 +72,17 @@ struct Request {
 }
 
 /// Runs the subcommand. Standard output is for answers alone.
-pub fn main(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
-    let format = args.format();
+pub fn main(args: Args) -> Result<Exit, Failure> {
     let mut answers = take_standard_output()?;
-    let invocation = match invocation(args, matches) {
+    let invocation = match invocation(args) {
         Ok(invocation) => invocation,
         Err(failure) => return not_ready(&mut answers, failure),
     };
-    let job = &invocation.args;
-    let reporter = Reporter::for_job(format, job.quiet, job.name.as_deref(), &job.dataset);
-    let reporter = reporter.accepting_known_failures(job.accept_known_failures);
+    let reporter = invocation.reporter();
+    let told = Told(&reporter);
     reporter.job_started((1, 1));
-    let mut open = None;
-    let ready = Session::open(job, &reporter, &mut open).and_then(|mut session| {
+    let engine = engine(cancel_on_signals()?);
+    let ready = engine.open(&invocation.job, &told).map_err(Failure::from).and_then(|mut session| {
         let ready = check(&mut session, &invocation)?;
         Ok((session, ready))
     });
@@ -88,7 +91,7 @@ pub fn main(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
         Err(failure) => return not_ready(&mut answers, failure),
     };
     answer(&mut answers, &ready)?;
-    let exit = serve(session, &invocation, &mut answers)?;
+    let exit = serve(session, &reporter, &mut answers)?;
     reporter.job_finished(exit.ending());
     Ok(exit)
 }
@@ -103,16 +106,13 @@ fn take_standard_output() -> anyhow::Result<impl Write> {
 }
 
 /// The one job that the worker is for.
-fn invocation(args: Args, matches: &ArgMatches) -> Result<Invocation, Failure> {
+fn invocation(args: Args) -> Result<Invocation, Failure> {
     let invocation = match args.job {
-        Job::Annotate(args) => {
-            let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-            Invocation::from_matches(*args, matches)
-        }
+        Job::Annotate(args) => (*args).into(),
         Job::Run(args) => run::only_job(&args)?,
     };
-    let args = &invocation.args;
-    let refused = match (args.is_dry(), args.shard) {
+    let spec = &invocation.job.spec;
+    let refused = match (spec.is_dry(), spec.shard) {
         (true, _) => "a worker changes things, so it takes neither `--dry-run` nor `--explain-plan`\nhint: leave them out",
         (_, Some(_)) => {
             "a worker is told its shards on standard input\nhint: leave out `--shard`, and the key `shard` of a job file"
@@ -132,7 +132,7 @@ fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Failur
         "event": "ready",
         "protocol": PROTOCOL,
         "camflow": env!("CARGO_PKG_VERSION"),
-        "job": invocation.args.name,
+        "job": invocation.job.spec.name,
         "dataset": work.dataset.name(),
         "host": sysinfo::System::host_name(),
         "process": std::process::id(),
@@ -167,10 +167,10 @@ fn check_media(source: &mut dyn Source, dataset: &str) -> Result<Option<String>,
 }
 
 /// Answers line after line, until there are no more or the worker is asked to stop.
-fn serve(mut session: Session, invocation: &Invocation, answers: &mut impl Write) -> Result<Exit, Failure> {
+fn serve(mut session: Session, reporter: &Reporter, answers: &mut impl Write) -> Result<Exit, Failure> {
     let lines = standard_input()?;
     loop {
-        if session.cancellation.is_cancelled() {
+        if session.is_cancelled() {
             return Ok(Exit::Interrupted);
         }
         let line = match lines.recv_timeout(LOOK) {
@@ -185,34 +185,22 @@ fn serve(mut session: Session, invocation: &Invocation, answers: &mut impl Write
                 continue;
             }
         };
-        let mut config = invocation.config.clone();
-        config.insert("shard".to_owned(), json!(shard.to_string()));
-        let mut broken = None;
-        let (exit, record) = recorded(&invocation.args, config, shard, session.reporter, |record| {
-            let result = session.run(shard, record).map_err(|failure| match failure.exit {
-                // The job was right when the worker began.
-                Exit::Usage => Failure::aborted(failure.error),
-                _ => failure,
-            });
-            broken = broken_by(&session, &result);
-            result
-        });
-        answer(answers, &record.answer(&shard.to_string(), exit.ending()))?;
-        if let Some(error) = broken {
-            return Err(Failure::aborted(error));
+        let (result, record) = session.run_shard(shard);
+        let exit = Exit::of(&result);
+        if let Err(error) = &result {
+            report_error(reporter, error, exit);
         }
+        answer(answers, &record.answer(&shard.to_string(), exit.ending()))?;
+        check_sound(&session, &result)?;
     }
 }
 
-/// Why this process can do no more, after a run that did not go well: else it would fail shard after shard in no time.
-fn broken_by(session: &Session, result: &Result<Exit, Failure>) -> Option<anyhow::Error> {
+/// Makes sure, after a run that did not go well, that this process can go on: else it would fail shard after shard in no time.
+fn check_sound(session: &Session, result: &Result<Outcome, Diagnostic>) -> Result<(), Diagnostic> {
     match result {
-        Ok(Exit::Done | Exit::Interrupted) => None,
-        Err(failure) if matches!(failure.error.downcast_ref(), Some(RunError::Bug(_))) => {
-            Some(anyhow::anyhow!("the worker ends after this fault\nhint: start another one"))
-        }
-        Err(failure) if failure.exit == Exit::Locked => None,
-        _ => session.check_devices().err(),
+        Ok(Outcome { exit: Exit::Done | Exit::Interrupted, .. }) => Ok(()),
+        Err(error) if error.class == Class::Locked => Ok(()),
+        _ => session.check_sound().map_err(|error| error.hint("start another worker")),
     }
 }
 

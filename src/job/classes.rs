@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::NameList;
 use crate::{
+    diagnostic::Diagnostic,
     media::MaskValue,
-    names::{ClassNames, Meaning, backticked, existing, split_lists},
+    names::{ClassNames, Meaning, backticked, existing},
     pipeline::TargetClass,
     program::OneChannel,
 };
@@ -27,16 +29,16 @@ pub struct ResolvedClasses {
     pub notices: Vec<String>,
 }
 
-/// Resolves the requested classes: texts with one name each or several with commas. `all` means every class that the model and,
+/// Resolves the requested classes. `all` means every class that the model and,
 /// where they are the targets, the masks know, except the background.
 ///
 /// # Errors
 /// Every class that the model or the masks do not know, with the names that they know, and every name that means several.
 pub fn resolve_classes(
-    requested: &[String],
+    requested: &NameList,
     names: &ClassNames,
     masks: Option<MaskNames<'_>>,
-) -> Result<ResolvedClasses, Vec<String>> {
+) -> Result<ResolvedClasses, Diagnostic> {
     let requested = split(requested, names);
     if requested.iter().any(|class| class == "all") {
         return all_classes(names, masks);
@@ -57,19 +59,19 @@ pub fn resolve_classes(
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(resolved) } else { Err(problems) }
+    Diagnostic::join(problems).map_or(Ok(resolved), Err)
 }
 
 /// A text with commas is one name if it is written so, else several names if all of them are known, else whatever it is like.
-fn split(requested: &[String], names: &ClassNames) -> Vec<String> {
+fn split(requested: &NameList, names: &ClassNames) -> Vec<String> {
     let is_exact = |name: &str| matches!(names.meaning(name), Meaning::Exact(_) | Meaning::Mapped(_));
-    split_lists(requested, |text| {
+    requested.names(|text| {
         is_exact(text)
             || names.is_folded(text) && !crate::names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
     })
 }
 
-fn all_classes(names: &ClassNames, masks: Option<MaskNames<'_>>) -> Result<ResolvedClasses, Vec<String>> {
+fn all_classes(names: &ClassNames, masks: Option<MaskNames<'_>>) -> Result<ResolvedClasses, Diagnostic> {
     let mut resolved = ResolvedClasses::default();
     for (&index, name) in names.classes().iter().filter(|(_, name)| name.as_str() != "background") {
         let mask_value = match masks.map(|masks| masks.value(index, names)) {
@@ -83,14 +85,16 @@ fn all_classes(names: &ClassNames, masks: Option<MaskNames<'_>>) -> Result<Resol
         resolved.classes.push(TargetClass { name: name.clone(), index, mask_value });
     }
     match resolved.classes.is_empty() {
-        true => Err(vec!["`--class all` finds no class that both the model and the masks know\nhint: name a class".to_owned()]),
+        true => {
+            Err(Diagnostic::invalid("`--class all` finds no class that both the model and the masks know").hint("name a class"))
+        }
         false => Ok(resolved),
     }
 }
 
 impl MaskNames<'_> {
     /// The value of a class in the masks, and what to say if its name is spelt otherwise there.
-    fn value(&self, index: i64, names: &ClassNames) -> Result<(MaskValue, Option<String>), String> {
+    fn value(&self, index: i64, names: &ClassNames) -> Result<(MaskValue, Option<String>), Diagnostic> {
         let Some(targets) = self.targets else {
             let value = match self.one_channel {
                 Some(classes) if classes.negative == Some(index) => MaskValue::Index(0),
@@ -108,14 +112,16 @@ impl MaskNames<'_> {
             [] => {
                 let doubt = targets.iter().find_map(|(target, _)| names.doubt(target, &names.meaning(target), index));
                 let known = targets.iter().map(|(name, _)| name.as_str());
-                Err(doubt.map_or_else(|| unknown(&name, "the dataset's masks", known), |doubt| format!("mask value: {doubt}")))
+                Err(doubt.map_or_else(
+                    || unknown(&name, "the dataset's masks", known),
+                    |doubt| Diagnostic::invalid(format!("mask value: {doubt}")),
+                ))
             }
             _ => {
                 let distinct: BTreeSet<&str> = found.iter().map(|(target, _)| target.as_str()).collect();
-                Err(format!(
-                    "class `{name}` stands for several values in the dataset's masks: {}\nhint: give each value its own name in FiftyOne's `mask_targets`",
-                    backticked(distinct)
-                ))
+                let problem =
+                    format!("class `{name}` stands for several values in the dataset's masks: {}", backticked(distinct));
+                Err(Diagnostic::invalid(problem).hint("give each value its own name in FiftyOne's `mask_targets`"))
             }
         }
     }
@@ -125,7 +131,7 @@ impl MaskNames<'_> {
 ///
 /// # Errors
 /// There is none, or there are several.
-pub fn channel_of(class: &str, names: &ClassNames) -> Result<(i64, Option<String>), String> {
+pub fn channel_of(class: &str, names: &ClassNames) -> Result<(i64, Option<String>), Diagnostic> {
     let by_number = || {
         let number = class.parse::<i64>().ok()?;
         (names.classes().is_empty() || names.classes().contains_key(&number)).then_some(number)
@@ -133,11 +139,8 @@ pub fn channel_of(class: &str, names: &ClassNames) -> Result<(i64, Option<String
     let several = |channels: &[i64]| {
         let listed: Vec<String> =
             channels.iter().map(|channel| format!("channel {channel} `{}`", names.name(*channel))).collect();
-        Err(format!(
-            "`{class}` may be any of {} classes of the model: {}\nhint: give the channel's number",
-            listed.len(),
-            listed.join(", ")
-        ))
+        let problem = format!("`{class}` may be any of {} classes of the model: {}", listed.len(), listed.join(", "));
+        Err(Diagnostic::invalid(problem).hint("give the channel's number"))
     };
     match names.meaning(class) {
         Meaning::Mapped(channel) | Meaning::Exact(&[channel]) => Ok((channel, None)),
@@ -164,11 +167,10 @@ fn taken(what: &str, name: &str, class: &str) -> String {
 ///
 /// # Errors
 /// There is none, or the model names no classes at all.
-pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Result<(Vec<TargetClass>, Vec<String>), String> {
+pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Result<(Vec<TargetClass>, Vec<String>), Diagnostic> {
     if names.classes().is_empty() {
-        return Err(
-            "the model names no classes, so the labels cannot be found among them\nhint: export it with class names".to_owned()
-        );
+        return Err(Diagnostic::invalid("the model names no classes, so the labels cannot be found among them")
+            .hint("export it with class names"));
     }
     let (mut channels, mut rest) = (BTreeSet::new(), Vec::new());
     for label in labels {
@@ -190,22 +192,23 @@ pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Resul
             true => "there are no labels in it".to_owned(),
             false => format!("its labels include {}", some(&mut rest.iter())),
         };
-        return Err(format!(
-            "`--class all` finds no label in field `{field}` that is a class of the model\nhint: {labels}; the model's classes include {}; `--map LABEL=CLASS` says which is which",
+        let problem = format!("`--class all` finds no label in field `{field}` that is a class of the model");
+        return Err(Diagnostic::invalid(problem).hint(format!(
+            "{labels}; the model's classes include {}; `--map LABEL=CLASS` says which is which",
             some(&mut names.classes().values()),
-        ));
+        )));
     }
     let class = |index| TargetClass { name: names.name(index), index, mask_value: None };
     Ok((channels.into_iter().map(class).collect(), rest))
 }
 
-fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -> String {
+fn unknown<'a>(class: &str, place: &str, names: impl Iterator<Item = &'a str>) -> Diagnostic {
     let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
     let hint = match names.len() {
         0 => "it names no classes; give the channel's number".to_owned(),
         _ => existing("classes", class, &names),
     };
-    format!("there is no class `{class}` in {place}\nhint: {hint}")
+    Diagnostic::invalid(format!("there is no class `{class}` in {place}")).hint(hint)
 }
 
 #[cfg(test)]
@@ -220,16 +223,22 @@ mod tests {
         names(&[(0, "background"), (7, "car"), (15, "person")])
     }
 
-    fn requested(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+    fn requested(names: &[&str]) -> NameList {
+        NameList::from_texts(names.iter().copied())
     }
 
     fn masks<'a>(targets: Option<&'a [(String, MaskValue)]>) -> Option<MaskNames<'a>> {
         Some(MaskNames { targets, one_channel: None })
     }
 
+    /// The texts of everything that is wrong, each with its hints.
+    fn texts(error: &Diagnostic) -> Vec<String> {
+        error.each().into_iter().map(|found| format!("{found}; {}", found.hints.join("; "))).collect()
+    }
+
     fn channels(asked: &[&str], names: &ClassNames) -> Result<(Vec<i64>, Vec<String>), Vec<String>> {
-        let ResolvedClasses { classes, notices } = resolve_classes(&requested(asked), names, None)?;
+        let found = resolve_classes(&requested(asked), names, None);
+        let ResolvedClasses { classes, notices } = found.map_err(|error| texts(&error))?;
         Ok((classes.iter().map(|class| class.index).collect(), notices))
     }
 
@@ -263,7 +272,8 @@ mod tests {
         let targets = [("person".to_owned(), MaskValue::Index(255))];
         let classes = resolve_classes(&requested(&["person"]), &voc(), masks(Some(&targets))).expect("classes").classes;
         assert_eq!((classes[0].index, classes[0].mask_value), (15, Some(MaskValue::Index(255))));
-        let problems = resolve_classes(&requested(&["car"]), &voc(), masks(Some(&targets))).expect_err("no car in the masks");
+        let error = resolve_classes(&requested(&["car"]), &voc(), masks(Some(&targets))).expect_err("no car in the masks");
+        let problems = texts(&error);
         assert!(problems[0].contains("the dataset's masks") && problems[0].contains("`person`"), "{problems:?}");
     }
 
@@ -272,7 +282,7 @@ mod tests {
         let value = |targets: &[(&str, i64)]| {
             let targets: Vec<_> = targets.iter().map(|(name, value)| ((*name).to_owned(), MaskValue::Index(*value))).collect();
             let found = resolve_classes(&requested(&["person"]), &voc(), masks(Some(&targets)));
-            found.map(|found| (found.classes[0].mask_value, found.notices)).map_err(|problems| problems.concat())
+            found.map(|found| (found.classes[0].mask_value, found.notices)).map_err(|error| texts(&error).concat())
         };
         let (found, notices) = value(&[("Person", 3)]).expect("a value");
         assert_eq!(found, Some(MaskValue::Index(3)));
@@ -308,7 +318,7 @@ mod tests {
     fn names_of_several_channels_are_errors_with_their_numbers() {
         let model = names(&[(134, "crane"), (517, "crane"), (3, "Car"), (4, "car")]);
         let error = channels(&["crane"], &model).expect_err("two").concat();
-        assert!(error.contains("channel 134 `crane`, channel 517 `crane`") && error.contains("\nhint: "), "{error}");
+        assert!(error.contains("channel 134 `crane`, channel 517 `crane`; give the channel's number"), "{error}");
         assert_eq!(channels(&["517"], &model).expect("a channel").0, [517]);
         assert!(channels(&["CAR"], &model).expect_err("two").concat().contains("channel 3 `Car`, channel 4 `car`"));
         assert_eq!(channels(&["car"], &model).expect("a class"), (vec![4], Vec::new()));
@@ -330,12 +340,12 @@ mod tests {
 
     #[test]
     fn labels_are_the_models_classes_or_not() {
-        let labels = requested(&["Car", "background", "cart"]);
+        let labels = ["Car", "background", "cart"].map(String::from);
         let (known, rest) = known_labels(&labels, &voc(), "gt").expect("a class");
-        assert_eq!((known[0].index, known.len(), rest), (7, 1, requested(&["background", "cart"])));
-        let error = known_labels(&requested(&["cart"]), &voc(), "gt").expect_err("none");
+        assert_eq!((known[0].index, known.len(), &rest[..]), (7, 1, &labels[1..]));
+        let error = texts(&known_labels(&labels[2..], &voc(), "gt").expect_err("none")).concat();
         assert!(error.contains("`gt`") && error.contains("`cart`") && error.contains("`person`"), "{error}");
-        assert!(known_labels(&requested(&["cart"]), &ClassNames::default(), "gt").is_err());
+        assert!(known_labels(&labels[2..], &ClassNames::default(), "gt").is_err());
     }
 
     #[test]

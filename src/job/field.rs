@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use unicode_normalization::char::is_combining_mark;
 
 use crate::{
+    diagnostic::Diagnostic,
     names::{backticked, nearest},
     pipeline::TargetClass,
 };
@@ -22,6 +23,12 @@ impl FieldTemplate {
         FieldTemplate(
             if methods == ["gradcam"] { "{class}_grad_layer_{layer}" } else { "{class}_{method}_layer_{layer}" }.to_owned(),
         )
+    }
+}
+
+impl std::fmt::Display for FieldTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -57,7 +64,7 @@ impl FieldTemplate {
     ///
     /// # Errors
     /// Two heatmaps would get the same field, or nothing is left of a name.
-    pub fn names(&self, classes: &[String], columns: &[(&str, &str)], model: &str) -> Result<Vec<Vec<String>>, String> {
+    pub fn names(&self, classes: &[String], columns: &[(&str, &str)], model: &str) -> Result<Vec<Vec<String>>, Diagnostic> {
         let name = |class: &String, (method, layer): &(&str, &str)| {
             let filled = self
                 .0
@@ -90,16 +97,15 @@ impl FieldTemplate {
                 true => "these names differ in nothing but signs; ask for one after the other, each with a `--field` of its own"
                     .into(),
             };
-            return Err(format!(
-                "several heatmaps would go to the same field `{field}`: those of {}\nhint: {hint}",
+            return Err(Diagnostic::invalid(format!(
+                "several heatmaps would go to the same field `{field}`: those of {}",
                 backticked([one, other])
-            ));
+            ))
+            .hint(hint));
         }
         if names.iter().flatten().any(String::is_empty) {
-            return Err(format!(
-                "no letter or digit is left of a field's name\nhint: `--field` is `{}`; put some into it",
-                self.0
-            ));
+            return Err(Diagnostic::invalid("no letter or digit is left of a field's name")
+                .hint(format!("`--field` is `{}`; put some into it", self.0)));
         }
         Ok(names)
     }
@@ -171,11 +177,11 @@ mod tests {
             template.names(&classes, columns, "m").expect_err("one field for two")
         };
         let error = refused("{class}", &["person"], &two);
-        assert!(error.contains("`person`") && error.contains("put {layer} into"), "{error}");
+        assert!(error.message.contains("`person`") && error.hints[0].contains("put {layer} into"), "{error:?}");
         let error = refused("{class}_{layer}", &["a-b", "a b"], &two[..1]);
-        assert!(error.contains("`a-b`, `a b`") && error.contains("one after the other"), "{error}");
-        assert!(refused("{class}", &["-", "+"], &two[..1]).contains("hint: "));
-        assert!(refused("-", &["x"], &two[..1]).contains("no letter or digit"));
+        assert!(error.message.contains("`a-b`, `a b`") && error.hints[0].contains("one after the other"), "{error:?}");
+        assert_eq!(refused("{class}", &["-", "+"], &two[..1]).hints.len(), 1);
+        assert!(refused("-", &["x"], &two[..1]).message.contains("no letter or digit"));
         let error = "{klass}".parse::<FieldTemplate>().expect_err("unknown");
         assert!(error.contains("did you mean `{class}`?"), "{error}");
         assert!("_{class}".parse::<FieldTemplate>().is_err());

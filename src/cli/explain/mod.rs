@@ -6,19 +6,14 @@ mod outputs;
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    Exit, Failure,
-    cam::{CamArgs, Model},
-    choice,
-    model::check_preprocess,
-    target::{check_class_flag, check_output, check_task, one_channel_notice, resolve},
-};
+use super::{Exit, Failure, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
+    engine::{CamSpec, Model, Observer, check_classes, check_output, check_preprocess, check_task, one_channel_notice, resolve},
     explain::TorchExplainer,
     job::{MaskNames, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, ClassNames},
-    pipeline::{Channel, Explainer, SkipReason, listed},
+    pipeline::{Cancellation, Channel, Explainer, SkipReason, listed},
     program::Program,
     report::{Format, Reporter},
 };
@@ -51,32 +46,35 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let reporter = Reporter::new(args.format);
-    let target = target(args)?;
-    check_class_flag(&target, &args.cam.classes, None).map_err(anyhow::Error::msg)?;
-    let Model { program, layers, devices } = args.cam.open(&reporter)?;
+pub fn main(args: Args) -> Result<Exit, Failure> {
+    let Args { inputs, cam, target: asked_target, mask, out, format } = args;
+    let reporter = Reporter::new(format);
+    let told = Told(&reporter);
+    let cam = cam.into_spec();
+    let target = target(asked_target, &cam)?;
+    check_classes(&target, &cam.class, None)?;
+    let Model { program, layers, devices } = cam.open(&engine(Cancellation::default()), &told)?;
     let [plan_options] = devices[..] else {
         return Err(anyhow::anyhow!("`camflow explain` runs on one device\nhint: name one with `--device`").into());
     };
     check_task(&program, &target)?;
-    if !args.inputs.iter().all(|input| is_tensor(input)) {
-        check_preprocess(&program, &reporter)?;
+    if !inputs.iter().all(|input| is_tensor(input)) {
+        check_preprocess(&program, &told)?;
     }
-    let asked = asked(args, &target, &program, &reporter)?;
-    one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
-    let options = args.cam.explain_options(&program, layers);
+    let asked = asked(&cam, mask.as_deref(), &target, &program, &told)?;
+    one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
+    let options = cam.explain_options(&program, layers);
     let channel = |asked: &Asked| if let Channel::Index(index) = asked.channel { Some(index) } else { None };
     let classes: Vec<_> = asked.iter().map(|asked| (asked.name.clone(), channel(asked))).collect();
-    let file_names = FileNames::new(&args.inputs, &classes)?;
-    let outputs = Outputs::new(args.out.clone(), args.format, file_names.classes.clone(), &program, &options);
+    let file_names = FileNames::new(&inputs, &classes)?;
+    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), &program, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     check_output(&program, explainer.plan(), &target)?;
 
-    file_names.claim(&args.out, &args.inputs)?;
+    file_names.claim(&out, &inputs)?;
     file_names.notices.iter().for_each(|notice| reporter.notice(notice));
     let mut done = Tally::default();
-    for (input, name) in args.inputs.iter().zip(&file_names.inputs) {
+    for (input, name) in inputs.iter().zip(&file_names.inputs) {
         match explain((input, name), &asked, &program, &mut explainer, &outputs, &reporter) {
             Ok(tally) => done.add(tally),
             // A bad image costs only itself.
@@ -104,28 +102,34 @@ impl Tally {
     }
 }
 
-fn target(args: &Args) -> anyhow::Result<TargetSpec> {
-    match &args.target {
+fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> anyhow::Result<TargetSpec> {
+    match asked {
         Some(TargetSpec::Labels(_)) => anyhow::bail!(
             "there are no labels without a dataset\nhint: give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`"
         ),
-        Some(target) => Ok(target.clone()),
-        None if args.cam.classes.is_empty() => Ok(TargetSpec::Top),
+        Some(target) => Ok(target),
+        None if cam.class.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
     }
 }
 
 /// What to look for in every image.
-fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> anyhow::Result<Vec<Asked>> {
+fn asked(
+    cam: &CamSpec,
+    mask: Option<&Path>,
+    target: &TargetSpec,
+    program: &Program,
+    observer: &dyn Observer,
+) -> anyhow::Result<Vec<Asked>> {
     if *target == TargetSpec::Top {
-        anyhow::ensure!(args.mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
+        anyhow::ensure!(mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
         return Ok(vec![Asked { name: "top".to_owned(), channel: Channel::Top, pixels: AskedPixels::Predicted }]);
     }
     let names = ClassNames::new(program.metadata.classes.clone());
-    let masks = args.mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
-    let classes = resolve(program, &names, &args.cam.classes, masks, reporter)?;
-    let pixels = |value: Option<MaskValue>| match (target, &args.mask, value) {
-        (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.clone(), value },
+    let masks = mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
+    let classes = resolve(program, &names, &cam.class, masks, observer)?;
+    let pixels = |value: Option<MaskValue>| match (target, mask, value) {
+        (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.to_owned(), value },
         (TargetSpec::Pixel { x, y }, ..) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
         _ => AskedPixels::Predicted,
     };

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::report::Ending;
+use super::Outcome;
+use crate::{
+    diagnostic::{Class, Diagnostic},
+    report::Ending,
+};
 
 /// How the program ended, from good to bad: a run of several jobs ends as the worst of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +26,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// How a run ended.
+    pub fn of(result: &Result<Outcome, Diagnostic>) -> Exit {
+        result.as_ref().map_or_else(|error| error.class.into(), |outcome| outcome.exit)
+    }
+
     /// The number and a word for it, for reports.
     pub fn ending(self) -> Ending {
         let name = match self {
@@ -44,6 +53,18 @@ impl Exit {
             Exit::Aborted => 3,
             Exit::Locked => 4,
             Exit::Interrupted => 130,
+        }
+    }
+}
+
+/// What an error means to whoever started the program.
+impl From<Class> for Exit {
+    fn from(class: Class) -> Exit {
+        match class {
+            Class::Invalid => Exit::Usage,
+            Class::Locked => Exit::Locked,
+            Class::Unavailable | Class::Aborted => Exit::Aborted,
+            Class::Interrupted => Exit::Interrupted,
         }
     }
 }
