@@ -14,12 +14,7 @@ impl Observer for Log {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [dataset, model, class, out] = &arguments[..] else { panic!("DATASET MODEL CLASS OUT") };
-    let job = JobSpec {
-        model: model.clone(),
-        class: [class].into(),
-        out: Some(out.into()),
-        ..JobSpec::new(dataset)
-    };
+    let job = JobSpec { model: model.clone(), class: [class].into(), out: Some(out.into()), ..JobSpec::new(dataset) };
     match Engine::new().annotate(&job.into(), &Log) {
         Ok(done) => eprintln!("{} heatmaps", done.summary.map_or(0, |summary| summary.num_heatmaps)),
         Err(error) => panic!("{error}; {}", error.hints.join("; ")),

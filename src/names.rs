@@ -52,15 +52,16 @@ fn ranked<'a>(
 /// More names than this are a page of output, not a hint.
 const FEW: usize = 30;
 
-/// What there is, for the hint of an error about `name`: all of `known` where they are few, else those most like it. `things` is
-/// what they are, in the plural.
+/// What there is, for the hint of an error about `name`: all of `known` where they are few, else those most like it; those that are
+/// like it come first. `things` is what they are, in the plural.
 pub fn existing(things: &str, name: &str, known: &[impl AsRef<str>]) -> String {
     let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
     let count = known.len();
-    if count <= FEW {
-        return format!("the {things} are {}", backticked(known));
-    }
     let near = similar(name, known.iter().copied());
+    if count <= FEW {
+        let others = known.iter().copied().filter(|other| !near.contains(other));
+        return format!("the {things} are {}", backticked(near.iter().copied().chain(others)));
+    }
     match near.is_empty() {
         false => format!("the nearest of its {count} {things} are {}", backticked(near)),
         true => format!("the first of its {count} {things} are {}", backticked(&known[..3])),
@@ -109,6 +110,12 @@ pub fn flag(flag: &str, value: &str) -> String {
 pub fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// A number of things, in the singular where it is one: `1 file`, `2 files`.
+pub fn counted(count: impl TryInto<u64> + Display + Copy, one: &str, several: &str) -> String {
+    let things = if matches!(count.try_into(), Ok(1)) { one } else { several };
+    format!("{count} {things}")
 }
 
 /// Names in backticks with commas between, for messages: `` `a`, `b` ``.
@@ -171,9 +178,15 @@ mod tests {
     #[test]
     fn a_hint_lists_few_names_and_picks_from_many() {
         assert_eq!(existing("classes", "x", &["cat", "dog"]), "the classes are `cat`, `dog`");
+        assert_eq!(existing("classes", "dogg", &["cat", "dog"]), "the classes are `dog`, `cat`");
         let many: Vec<String> = (0..40).map(|number| format!("class_{number:02}")).collect();
         assert!(existing("classes", "clas_07", &many).starts_with("the nearest of its 40 classes are `class_07`"));
         assert_eq!(existing("classes", "zzz", &many), "the first of its 40 classes are `class_00`, `class_01`, `class_02`");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!([0_i64, 1, 2].map(|count| counted(count, "file", "files")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

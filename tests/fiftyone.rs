@@ -9,6 +9,7 @@ use std::{
 
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow::{
+    diagnostic::Diagnose,
     fiftyone::{
         ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error,
         ExpectedHeatmaps, HeatmapField, HeatmapLabel, Part, RunNote, SampleSource, Selection, Shard,
@@ -352,16 +353,14 @@ fn a_tag_that_nobody_has_is_told() {
     assert!(dataset.source(tags(&["odd", "even"])).expect("a source").notices().is_empty());
     let source = dataset.source(tags(&["odd", "evn"])).expect("a source");
     assert_eq!(source.notices(), ["no sample of dataset `street` has the tag `evn`: the tags are `even`, `odd`"]);
-    let error = |selection: Selection| dataset.source(selection).map(drop).expect_err("nothing is meant").to_string();
+    let error = |selection: Selection| dataset.source(selection).map(drop).expect_err("nothing is meant").diagnose();
     let refused = error(tags(&["evn", "od"]));
-    assert!(
-        refused.contains("no sample has the tag `evn`, `od`") && refused.contains("hint: the tags are `even`, `odd`"),
-        "{refused}"
-    );
+    assert!(refused.message.contains("no sample has the tag `evn`, `od`"), "{refused}");
+    assert_eq!(refused.hints, ["the tags are `even`, `odd`"]);
     let lost: Vec<String> = (90..99).map(|n| id(n).to_hex()).collect();
     for part in [None, Some(shard("1/2")), Some(shard("2/2"))] {
         let refused = error(Selection { ids: Some(lost.clone()), shard: part, ..Selection::default() });
-        assert!(refused.contains("none of the 9 ids is in it"), "{refused}");
+        assert!(refused.message.contains("none of the 9 ids is in it"), "{refused}");
     }
     mongod.insert_dataset("new", doc! {}, Vec::new());
     let new = Dataset::open(&mongod.connect(), "new").expect("the dataset");
@@ -519,9 +518,9 @@ fn a_lost_server_ends_the_run_with_a_hint() {
     let database = Database::connect(&config, &ConnectOptions::default()).expect("a connection").database;
     let mut source = Dataset::open(&database, "street").expect("the dataset").source(Selection::default()).expect("a source");
     mongod.stop();
-    let RunError::Database { message, source } = source.next_samples().expect_err("no server") else { panic!("the database") };
-    assert!(message.contains("reading samples of dataset `street`") && message.contains("\nhint: "), "{message}");
-    assert!(source.is_some());
+    let RunError::Database(error) = source.next_samples().expect_err("no server") else { panic!("the database") };
+    assert!(error.message.contains("reading samples of dataset `street`") && error.hints.len() == 1, "{error:?}");
+    assert_eq!(error.causes.len(), 1, "{error:?}");
 }
 
 #[test]
@@ -674,7 +673,7 @@ fn what_somebody_else_changed_since_it_was_read_stays() {
             }
             (0 | 1 | 2 | 4 | 5, CommitOutcome::Abandoned(reason)) => {
                 let field = if n == 0 { "`other`" } else { "`cam`" };
-                assert!(reason.contains(field) && reason.contains("\nhint: "), "{reason}");
+                assert!(reason.contains(field) && reason.contains("; run the same command again"), "{reason}");
                 assert_eq!(mongod.sample(dataset_id, id(n)), before[n], "nothing of it was written");
             }
             (n, outcome) => panic!("sample {n}: {outcome:?}"),
@@ -810,8 +809,9 @@ fn wrong_names_are_answered_with_the_right_ones() {
     let mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {"persistent": false}, Vec::new());
     let database = mongod.connect();
-    let error = Dataset::open(&database, "stret").expect_err("no such dataset").to_string();
-    assert_eq!(error, "no dataset `stret` in database `fiftyone`\nhint: the datasets are `street`; `camflow doctor` lists them");
+    let error = Dataset::open(&database, "stret").expect_err("no such dataset").diagnose();
+    assert_eq!(error.message, "no dataset `stret` in database `fiftyone`");
+    assert_eq!(error.hints, ["the datasets are `street`; `camflow doctor` lists them"]);
     let dataset = Dataset::open(&database, "street").expect("the dataset");
     assert!(dataset.notices()[0].contains("is not persistent"));
     let error = dataset.label_field(Some("filepath")).expect_err("no label").to_string();
@@ -1132,8 +1132,8 @@ fn a_lock_that_ran_out_is_lost_to_the_next_run() {
     let mut next = dataset.sink(vec![field("person_1")]).expect("a sink");
     next.lock(Shard::WHOLE).expect("it ran out");
     let updates = [update(0, vec![heatmap("person_1", "a")])];
-    let lost = late.commit(&updates).expect_err("the lock is lost").to_string();
-    assert!(lost.contains("has taken it") && lost.contains("\nhint: "), "{lost}");
+    let lost = late.commit(&updates).expect_err("the lock is lost").diagnose();
+    assert!(lost.message.contains("has taken it") && lost.hints.len() == 1, "{lost:?}");
     assert_eq!(next.commit(&updates).expect("it holds the lock"), [CommitOutcome::Committed]);
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use camflow::{
+    diagnostic::Diagnostic,
     media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb},
     pipeline::{
         BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
@@ -95,7 +96,7 @@ impl Sink for MemorySink<'_> {
         let mut outcomes = Vec::new();
         for update in updates {
             if self.0.fail_after.is_some_and(|limit| self.0.commits.load(Ordering::Relaxed) >= limit) {
-                return Err(RunError::Database { message: "the database went away".into(), source: None });
+                return Err(RunError::Database(Diagnostic::aborted("the database went away")));
             }
             self.0.commits.fetch_add(1, Ordering::Relaxed);
             let id = &update.sample.id;
@@ -673,7 +674,7 @@ fn a_lost_database_aborts_and_the_next_run_goes_on() {
     let mut world = World::new(30);
     world.memory.fail_after = Some(3);
     let (summary, fault) = world.run(&mut FirstPixel::default());
-    assert!(matches!(fault, Some(RunError::Database { .. })), "{fault:?}");
+    assert!(matches!(fault, Some(RunError::Database(_))), "{fault:?}");
     assert!(summary.num_abandoned > 0);
     assert!(world.referenced().iter().all(|path| path.exists()));
 

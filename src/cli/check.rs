@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde_json::{Value, json};
 
@@ -17,11 +16,12 @@ use super::{
     signals::cancel_on_signals,
 };
 use crate::{
+    diagnostic::{Diagnose, Diagnostic},
     fiftyone::{ChecksumNote, Dataset, Error, HeatmapLabel, HeatmapLabelSource, InlineMap},
     media::{Damage, FileForm, ImageLimits, RecordedChecksum, inflate_array, shown, with_large_pictures_in_turn},
-    names::{Choice, flag},
+    names::{Choice, counted, flag},
     pipeline::Cancellation,
-    report::{Format, Level, Reporter},
+    report::{Format, Level, Reporter, error_text},
 };
 
 /// Verify the files of heatmaps against their sizes and checksums
@@ -42,9 +42,9 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let cancellation = cancel_on_signals()?;
-    let (_connected, dataset) = args.dataset.open()?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    let cancellation = cancel_on_signals().map_err(Failure::from)?;
+    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
     let fields = fields(&dataset, &args.fields)?;
     let mut source = dataset.heatmap_labels(fields, args.read_data);
     let mut check = Check {
@@ -56,24 +56,25 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         unseen: BTreeMap::new(),
     };
     while !check.cancellation.is_cancelled() {
-        let labels = source.next_page().map_err(Failure::aborted)?;
+        let labels = source.next_page()?;
         if labels.is_empty() {
             check.finish();
             return Ok(check.exit());
         }
-        check.page(&source, &labels).map_err(Failure::aborted)?;
+        check.page(&source, &labels)?;
     }
     check.finish();
     Ok(Exit::Interrupted)
 }
 
-fn fields(dataset: &Dataset, asked: &[String]) -> anyhow::Result<Vec<String>> {
+fn fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic> {
     let known = dataset.heatmap_fields();
     if known.is_empty() {
         let name = dataset.name();
-        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate {}`", flag("--dataset", name));
+        return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
+            .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, asked)?;
+    check_heatmap_fields(dataset, asked).map_err(Failure::from)?;
     Ok(if asked.is_empty() { known } else { asked.to_vec() })
 }
 
@@ -156,7 +157,7 @@ impl Check<'_> {
             Ok(lock) => lock,
             Err(error @ Error::Locked { .. }) => {
                 if self.counts.unsettled == 0 {
-                    self.reporter.warning(&error.to_string());
+                    self.reporter.warning(&error_text(&error.diagnose()));
                 }
                 self.counts.unsettled += suspects.len() as u64;
                 return Ok(());
@@ -215,7 +216,8 @@ impl Check<'_> {
         for ((folder, error), (count, first)) in &self.unseen {
             match self.args.format {
                 Format::Human => print(&format!(
-                    "cannot see {count} files below `{}`: {error} (the first: `{}`)\nhint: mount the folder or make it readable, and look again; nothing is said of these files, and nothing was changed",
+                    "cannot see {} below `{}`: {error} (the first: `{}`)\nhint: mount the folder or make it readable, and look again; nothing is said of these files, and nothing was changed",
+                    counted(*count, "file", "files"),
                     shown(folder),
                     shown(first)
                 )),
@@ -240,7 +242,9 @@ impl Check<'_> {
         let name = self.dataset.name();
         let how = if self.args.read_data { "contents compared" } else { "sizes compared; `--read-data` compares contents" };
         let mut lines = vec![format!(
-            "dataset `{name}`: {labels} heatmaps with {files} files looked at ({how}): {damaged} damaged, {unseen} not seen"
+            "dataset `{name}`: {} with {} looked at ({how}): {damaged} damaged, {unseen} not seen",
+            counted(labels, "heatmap", "heatmaps"),
+            counted(files, "file", "files"),
         )];
         let mut add = |count: u64, text: String| lines.extend((count > 0).then_some(text));
         let maps =

@@ -6,10 +6,9 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::bail;
-
-use super::{Exit, Failure, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
+use super::{Exit, Failure, before_changes, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
 use crate::{
+    diagnostic::Diagnostic,
     engine::{remove_orphans, retain_orphans, unknown_datasets},
     fiftyone::{Dataset, LabelSurvey, SampleIds},
     media::shown,
@@ -64,28 +63,27 @@ struct Tally {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
-    let (_connected, dataset) = args.dataset.open()?;
+    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
     let folder = open_folder(&heatmap_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
     let leases = match args.apply {
         true => Some((
-            dataset.lock(None).map_err(Failure::from_lock)?,
-            FolderLease::acquire(&folder, Sharing::Exclusive, &format!("camflow clean of dataset `{}`", dataset.name()))
-                .map_err(Failure::from_storage)?,
+            dataset.lock(None)?,
+            FolderLease::acquire(&folder, Sharing::Exclusive, &format!("camflow clean of dataset `{}`", dataset.name()))?,
         )),
         false => None,
     };
 
     // All is read before anything is changed: what cannot be read is not gone.
-    let labels = dataset.survey_labels(&folder).map_err(Failure::before_changes)?;
-    let mut leftovers = Leftovers::find(&folder, &dataset, args.grace).map_err(Failure::before_changes)?;
+    let labels = dataset.survey_labels(&folder).map_err(before_changes)?;
+    let mut leftovers = Leftovers::find(&folder, &dataset, args.grace).map_err(before_changes)?;
     let landslide = landslide(&dataset, &labels, &leftovers);
     if let (Some(landslide), true, false) = (&landslide, args.apply, args.force) {
-        return Err(anyhow::anyhow!("{landslide}; nothing was changed\nhint: {LANDSLIDE_HINT}").into());
+        return Err(Diagnostic::invalid(format!("{landslide}; nothing was changed")).hint(LANDSLIDE_HINT));
     }
 
-    let ids = dataset.sample_ids().map_err(Failure::aborted)?;
+    let ids = dataset.sample_ids()?;
     let verb = if args.apply { "removed" } else { "would remove" };
     let mut tally = Tally::default();
     let mut tell = |file: &StoredFile| {
@@ -96,8 +94,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     // The labels and fields that go, or have gone.
     let (mut broken, mut unused) = (labels.broken.iter().collect::<Vec<_>>(), labels.unused.clone());
     if let Some((lock, lease)) = &leases {
-        let removed =
-            remove_orphans(&folder, lease, &dataset, &leftovers.due, &cancellation, &mut tell).map_err(Failure::aborted)?;
+        let removed = remove_orphans(&folder, lease, &dataset, &leftovers.due, &cancellation, &mut tell)?;
         for (name, error) in &removed.stuck {
             print(&format!("cannot remove {}: {error}", shown(&folder.path().join(name.relative()))));
         }
@@ -105,18 +102,18 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         for name in &removed.referenced {
             leftovers.orphans.remove(name);
         }
-        folder.remove_unfinished().map_err(Failure::aborted)?;
-        retain_orphans(&folder, lease, &mut leftovers.orphans).map_err(Failure::aborted)?;
+        folder.remove_unfinished()?;
+        retain_orphans(&folder, lease, &mut leftovers.orphans)?;
         if cancellation.is_cancelled() {
             (broken, unused) = (Vec::new(), Vec::new());
         } else {
-            let changed = dataset.remove_labels(&labels.broken, lock).map_err(Failure::aborted)?;
+            let changed = dataset.remove_labels(&labels.broken, lock)?;
             broken.retain(|label| !changed.contains(label));
             // A cleared field leaves a key with nothing in each sample.
-            dataset.unset_heatmaps(&unused, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
-            let kept = dataset.drop_fields(&unused, lock).map_err(Failure::aborted)?;
+            dataset.unset_heatmaps(&unused, lock, &|| cancellation.is_cancelled())?;
+            let kept = dataset.drop_fields(&unused, lock)?;
             unused.retain(|field| !kept.contains(field));
-            dataset.tidy_failures(&ids).map_err(Failure::aborted)?;
+            dataset.tidy_failures(&ids)?;
         }
     } else {
         leftovers.due.iter().for_each(&mut tell);
@@ -158,23 +155,22 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 
 /// Opens the folder, if it is the one that the dataset's heatmaps are in. It may also hold heatmaps of other datasets, even of other
 /// databases; files of those that cannot be asked would look as if nothing referred to them.
-fn open_folder(path: &Path, dataset: &Dataset) -> anyhow::Result<OutputFolder> {
-    let folder = OutputFolder::open(path)?;
-    if !folder.noted_datasets()?.contains(&dataset.id()) || !dataset.knows_folder(folder.identity())? {
-        bail!(
-            "`{}` does not say that it holds heatmaps of dataset `{}`\nhint: if another disk belongs there, mount it; check `--out`; `camflow annotate` with the same `--out` notes it there",
-            shown(path),
-            names::shown(dataset.name())
-        );
+fn open_folder(path: &Path, dataset: &Dataset) -> Result<OutputFolder, Diagnostic> {
+    let folder = OutputFolder::open(path).map_err(before_changes)?;
+    if !folder.noted_datasets().map_err(before_changes)?.contains(&dataset.id()) || !dataset.knows_folder(folder.identity())? {
+        let (path, name) = (shown(path), names::shown(dataset.name()));
+        return Err(Diagnostic::invalid(format!("`{path}` does not say that it holds heatmaps of dataset `{name}`")).hint(
+            "if another disk belongs there, mount it; check `--out`; `camflow annotate` with the same `--out` notes it there",
+        ));
     }
-    let unknown = unknown_datasets(&folder, dataset)?;
+    let unknown = unknown_datasets(&folder, dataset).map_err(before_changes)?;
     if !unknown.is_empty() {
-        bail!(
-            "`{}` also holds heatmaps of datasets that this database does not have: {}\nhint: if they were deleted, remove their names from `{}`; if they are in another database, keep a folder for each",
-            shown(path),
-            backticked(unknown.iter().map(String::as_str)),
-            shown(&path.join(".camflow"))
-        );
+        let (unknown, notes) = (backticked(&unknown), path.join(".camflow"));
+        let problem = format!("`{}` also holds heatmaps of datasets that this database does not have: {unknown}", shown(path));
+        return Err(Diagnostic::invalid(problem).hint(format!(
+            "if they were deleted, remove their names from `{}`; if they are in another database, keep a folder for each",
+            shown(&notes)
+        )));
     }
     Ok(folder)
 }

@@ -6,9 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Exit, Failure, annotate::DatabaseArgs, model::cache_folder, print};
 use crate::{
+    diagnostic::{Diagnose, Diagnostic},
     fiftyone::{FiftyonePython, find_python},
     media::shown,
+    names::counted,
     program::{CudaStatus, Program, cuda_status},
+    report::error_text,
 };
 
 /// Check the installation and suggest fixes
@@ -30,7 +33,7 @@ struct Finding {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let python = find_python(args.python.clone());
     let findings = [libtorch(), cuda(), python_finding(&python), exporter(&python), mongod(&python), database(args), models()];
     let mut healthy = true;
@@ -66,8 +69,8 @@ fn libtorch() -> Finding {
 fn cuda() -> Finding {
     // No GPU is no fault: everything works without one.
     let found = match cuda_status() {
-        CudaStatus::Available(count) => format!("{count} device(s); `--device auto` uses the first"),
-        CudaStatus::Unavailable(reason) => format!("not used: {reason}"),
+        CudaStatus::Available(count) => format!("{}; `--device auto` uses the first", counted(count, "device", "devices")),
+        CudaStatus::Unavailable(reason) => format!("not used: {}", error_text(&reason)),
     };
     Finding { what: "CUDA", found: Ok(found), mend: None }
 }
@@ -79,7 +82,7 @@ fn python_finding(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Fi
         }
         Err(error) => Finding {
             what: "FiftyOne",
-            found: Err(error.to_string()),
+            found: Err(error_text(&error.diagnose())),
             mend: Some("`pip install fiftyone`, or name its Python with `--python`".into()),
         },
     }
@@ -129,7 +132,7 @@ fn database(args: &Args) -> Finding {
     let what = "database";
     let connected = match args.database.connect(args.python.clone()) {
         Ok(connected) => connected,
-        Err(error) => return Finding { what, found: Err(format!("{error:#}")), mend: None },
+        Err(error) => return Finding { what, found: Err(error_text(&Failure::from(error).diagnose())), mend: None },
     };
     let description = connected.database.describe();
     let mut text = format!(
@@ -138,13 +141,13 @@ fn database(args: &Args) -> Finding {
     );
     match connected.database.datasets() {
         Ok(datasets) => {
-            text.push_str(&format!(", {} dataset(s)", datasets.len()));
+            text.push_str(&format!(", {}", counted(datasets.len(), "dataset", "datasets")));
             for dataset in datasets.iter().take(10) {
-                text.push_str(&format!("\n{} ({} samples)", dataset.name, dataset.num_samples));
+                text.push_str(&format!("\n{} ({})", dataset.name, counted(dataset.num_samples, "sample", "samples")));
             }
             Finding { what, found: Ok(text), mend: None }
         }
-        Err(error) => Finding { what, found: Err(error.to_string()), mend: None },
+        Err(error) => Finding { what, found: Err(error_text(&error.diagnose())), mend: None },
     }
 }
 
@@ -152,7 +155,7 @@ fn models() -> Finding {
     let what = "models";
     let folder = match cache_folder() {
         Ok(folder) => folder.join("models"),
-        Err(error) => return Finding { what, found: Err(error.to_string()), mend: None },
+        Err(error) => return Finding { what, found: Err(error_text(&Failure::from(error).diagnose())), mend: None },
     };
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(&folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
@@ -165,7 +168,9 @@ fn models() -> Finding {
     let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let checked: Vec<Result<String, String>> = files
         .iter()
-        .map(|path| Program::open(path).map(|program| remarked(&name(path), &program)).map_err(|error| error.to_string()))
+        .map(|path| {
+            Program::open(path).map(|program| remarked(&name(path), &program)).map_err(|error| error_text(&error.diagnose()))
+        })
         .collect();
     let broken: Vec<&str> = checked.iter().filter_map(|result| result.as_ref().err().map(String::as_str)).collect();
     if broken.is_empty() {

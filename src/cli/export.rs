@@ -7,10 +7,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, bail};
-
 use super::{Exit, Failure, model::cache_folder, print};
 use crate::{
+    diagnostic::Diagnostic,
     engine::check_model_name,
     fiftyone::find_python,
     job::ModelRef,
@@ -72,11 +71,11 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     check_model_name(&args.model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
-        None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),
+        None => ModelRef::Name(args.model.clone()).path(&cache_folder().map_err(Failure::from)?.join("models")),
     };
     run(&args.model, &path, &args.more, args.python.clone())?;
     if args.more.iter().any(|arg| arg == "--help" || arg == "-h") {
@@ -96,13 +95,19 @@ fn eprint_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", without_controls(text));
 }
 
+fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Diagnostic {
+    Diagnostic::invalid(what).because(error)
+}
+
 /// Exports `model` to `path`.
-pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> Result<(), Diagnostic> {
     let python = find_python(python)?;
-    let path = &named_file(path)
-        .map_err(|error| anyhow::anyhow!("cannot write the model to `{}`: {error}\nhint: name a file", shown(path)))?;
+    let path = &named_file(path).map_err(|error| {
+        Diagnostic::invalid(format!("cannot write the model to `{}`: {error}", shown(path))).hint("name a file")
+    })?;
     if let Some(folder) = path.parent() {
-        create_folders(folder).with_context(|| format!("cannot make the folder `{}`", shown(folder)))?;
+        let failed = |error| failed(&format!("cannot make the folder `{}`", shown(folder)), &error);
+        create_folders(folder).map_err(failed)?;
     }
     let mut child = Command::new(&python.executable)
         // The scripts come by standard input; their own names would be lost in messages otherwise.
@@ -110,7 +115,7 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         .args([model, "--out"])
         .arg(path)
         .arg("--measure-with")
-        .arg(std::env::current_exe().context("camflow cannot find its own program")?)
+        .arg(std::env::current_exe().map_err(|error| failed("camflow cannot find its own program", &error))?)
         .args(more)
         .env("FIFTYONE_DO_NOT_TRACK", "true")
         .stdin(Stdio::piped())
@@ -118,19 +123,20 @@ pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -
         // It may quote what it is given.
         .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
-        .with_context(|| format!("cannot run `{}`", shown(&python.executable)))?;
-    let mut input = child.stdin.take().context("the exporter has no standard input")?;
+        .map_err(|error| failed(&format!("cannot run `{}`", shown(&python.executable)), &error))?;
+    let mut input = child.stdin.take().ok_or_else(|| Diagnostic::aborted("the exporter has no standard input"))?;
     // A Python that stops early says why itself.
     let sources: BTreeMap<_, _> = EXPORTER.iter().copied().collect();
-    let _ = input.write_all(&serde_json::to_vec(&sources)?);
+    let sources = serde_json::to_vec(&sources).map_err(|error| failed("the exporter cannot be sent", &error))?;
+    let _ = input.write_all(&sources);
     drop(input);
     if let Some(said) = child.stderr.take() {
         let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
         lines.for_each(|line| eprint_line(&String::from_utf8_lossy(&line)));
     }
-    let status = child.wait().context("the exporter cannot be waited for")?;
+    let status = child.wait().map_err(|error| failed("the exporter cannot be waited for", &error))?;
     if !status.success() {
-        bail!("exporting `{model}` failed ({status}); what Python said stands above");
+        return Err(Diagnostic::invalid(format!("exporting `{model}` failed ({status}); what Python said stands above")));
     }
     Ok(())
 }

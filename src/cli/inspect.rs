@@ -2,8 +2,9 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use super::{Exit, Failure, annotate::Told, model::engine, print};
+use super::{Exit, annotate::Told, model::engine, print};
 use crate::{
+    diagnostic::Diagnostic,
     media::shown,
     names::word,
     pipeline::Cancellation,
@@ -25,7 +26,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let reporter = Reporter::new(Format::Human);
     let program = engine(Cancellation::default()).open_model(&args.model, args.python.as_deref(), &Told(&reporter))?;
     print(&describe(&program, args.all));

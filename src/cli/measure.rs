@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Exit, Failure, print};
+use super::{Exit, print};
 use crate::{
+    diagnostic::Diagnostic,
     explain::{depends_on_batch, deviations},
     program::Program,
     report::{Format, Reporter},
@@ -19,7 +20,7 @@ pub struct Args {
 }
 
 /// Prints the entries that `camflow.json` is to have of it.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let reporter = Reporter::new(Format::Human);
     let program = Program::open(&args.model)?;
     let name = &program.metadata.name;

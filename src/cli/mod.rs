@@ -8,6 +8,7 @@ mod dataset;
 mod doctor;
 mod explain;
 mod export;
+mod failure;
 mod inspect;
 mod measure;
 mod model;
@@ -29,13 +30,13 @@ use clap::{
 
 pub use crate::engine::Exit;
 use crate::{
-    diagnostic::Diagnostic,
+    diagnostic::{Class, Diagnose, Diagnostic},
     fiftyone,
     names::Choice,
     program::keep_freed_memory,
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
-    storage::StorageError,
 };
+use failure::Failure;
 use model::engine;
 use signals::cancel_on_signals;
 
@@ -102,7 +103,7 @@ impl Command {
 /// Runs the program with the arguments of the process.
 pub fn main() -> Exit {
     if let Err(error) = surroundings::check_current_folder() {
-        Reporter::new(Format::Human).error(&error_text(&error), Exit::Usage.code());
+        Reporter::new(Format::Human).error(&error, Exit::Usage.code());
         return Exit::Usage;
     }
     surroundings::ignore_size_signal();
@@ -127,9 +128,7 @@ pub fn main() -> Exit {
     };
     let format = cli.command.format();
     let result = match cli.command {
-        Command::Annotate(args) => {
-            cancel_on_signals().map(|cancellation| annotate::main(&(*args).into(), &engine(cancellation))).map_err(Failure::from)
-        }
+        Command::Annotate(args) => cancel_on_signals().map(|cancellation| annotate::main(&(*args).into(), &engine(cancellation))),
         Command::Run(args) => run::main(&args),
         Command::Worker(args) => worker::main(args),
         Command::Report(args) => report::main(&args),
@@ -143,104 +142,30 @@ pub fn main() -> Exit {
         Command::Measure(args) => measure::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };
-    let exit = result.unwrap_or_else(|failure| {
-        Reporter::new(format).error(&error_text(&failure.error), failure.exit.code());
-        failure.exit
+    let exit = result.unwrap_or_else(|error| {
+        let exit = Exit::from(error.class);
+        Reporter::new(format).error(&error, exit.code());
+        exit
     });
     match lost_output() {
         Some(reason) => {
-            let text = format!("standard output could not be written: {reason}\nhint: send it to a place with room");
-            Reporter::new(Format::Human).error(&text, Exit::Aborted.code());
+            let error = Diagnostic::aborted(format!("standard output could not be written: {reason}"));
+            Reporter::new(Format::Human).error(&error.hint("send it to a place with room"), Exit::Aborted.code());
             exit.max(Exit::Aborted)
         }
         None => exit,
     }
 }
 
-/// Why a subcommand gave up, and with which exit code.
-struct Failure {
-    exit: Exit,
-    error: anyhow::Error,
-}
-
-/// Unless a subcommand says otherwise, what stops it before it began is a wrong argument or job.
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        let error = error.into();
-        let exit = error.downcast_ref::<Diagnostic>().map_or(Exit::Usage, |found| found.class.into());
-        Failure { exit, error }
+/// Why a subcommand gave up before it changed anything: a folder that cannot be read is the wrong one, or not mounted.
+fn before_changes(error: impl Into<fiftyone::Error>) -> Diagnostic {
+    match error.into() {
+        fiftyone::Error::Storage(error) => match error.diagnose() {
+            error if error.class == Class::Aborted => error.of_class(Class::Invalid),
+            error => error,
+        },
+        error => error.diagnose(),
     }
-}
-
-/// Says why a job was given up.
-fn report_error(reporter: &Reporter, error: &Diagnostic, exit: Exit) {
-    reporter.error(&redact(&crate::engine::error_text(error)), exit.code());
-}
-
-/// The same as a value.
-fn to_diagnostic(error: &anyhow::Error) -> Diagnostic {
-    if let Some(found) = error.downcast_ref::<Diagnostic>() {
-        return found.clone();
-    }
-    let text = error_text(error);
-    let mut parts = text.split("\nhint: ");
-    let mut said = parts.next().unwrap_or_default().split("\ncaused by: ").map(ToOwned::to_owned);
-    let mut found = Diagnostic::invalid(said.next().unwrap_or_default());
-    found.causes.extend(said);
-    parts.fold(found, Diagnostic::hint)
-}
-
-impl Failure {
-    /// Why a lock was not got.
-    fn from_lock(error: fiftyone::Error) -> Self {
-        let exit = if matches!(error, fiftyone::Error::Locked { .. }) { Exit::Locked } else { Exit::Aborted };
-        Failure { exit, error: error.into() }
-    }
-
-    /// The same of an output folder.
-    fn from_storage(error: StorageError) -> Self {
-        let exit = if matches!(error, StorageError::Held { .. }) { Exit::Locked } else { Exit::Aborted };
-        Failure { exit, error: error.into() }
-    }
-
-    /// Why a subcommand gave up before it changed anything: a folder that cannot be read is the wrong one, or not mounted.
-    fn before_changes(error: fiftyone::Error) -> Self {
-        let exit = if matches!(error, fiftyone::Error::Storage(_)) { Exit::Usage } else { Exit::Aborted };
-        Failure { exit, error: error.into() }
-    }
-
-    fn aborted(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::Aborted, error: error.into() }
-    }
-}
-
-/// Letters of a cause that are shown.
-const MAX_CAUSE: usize = 300;
-
-/// The error and its causes, and at the end hints on lines of their own.
-fn error_text(error: &anyhow::Error) -> String {
-    const HINT: &str = "\nhint: ";
-    let mut text = String::new();
-    let mut hints = String::new();
-    for (depth, cause) in error.chain().enumerate() {
-        // Before it is cut: a part of a secret is one.
-        let cause = redact(&cause.downcast_ref::<Diagnostic>().map_or_else(|| cause.to_string(), crate::engine::error_text));
-        let (said, hint) = cause.find(HINT).map_or((cause.as_str(), ""), |at| cause.split_at(at));
-        if hints.is_empty() {
-            hints.push_str(hint);
-        }
-        // A cause that the message above it quotes already says nothing new.
-        if depth == 0 {
-            text.push_str(said);
-        } else if !text.contains(said) {
-            // Drivers append all they know; the beginning says what is wrong.
-            let line = said.lines().next().unwrap_or_default();
-            let short: String = line.chars().take(MAX_CAUSE).collect();
-            let rest = if short.len() < line.len() { "..." } else { "" };
-            text.push_str(&format!("\ncaused by: {short}{rest}"));
-        }
-    }
-    text + &hints
 }
 
 /// Prints to standard output; a reader that went away (`| head`) is no fault.
@@ -252,20 +177,4 @@ fn print(text: &str) {
 fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
     let find = |name: String| T::ALL.iter().copied().find(|value| value.name() == name);
     PossibleValuesParser::new(T::ALL.iter().map(|value| value.name())).try_map(move |name| find(name).ok_or("unknown value"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hints_come_last() {
-        let cause = anyhow::anyhow!("permission denied\nhint: ask somebody");
-        let error = cause.context("cannot read `a`\nhint: see to `a`");
-        assert_eq!(error_text(&error), "cannot read `a`\ncaused by: permission denied\nhint: see to `a`");
-        let error = anyhow::anyhow!("permission denied\nhint: ask somebody").context("cannot read `a`");
-        assert_eq!(error_text(&error), "cannot read `a`\ncaused by: permission denied\nhint: ask somebody");
-        let quoted = anyhow::anyhow!("permission denied").context("cannot read `a`: permission denied\nhint: see to it");
-        assert_eq!(error_text(&quoted), "cannot read `a`: permission denied\nhint: see to it");
-    }
 }

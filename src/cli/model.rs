@@ -1,31 +1,29 @@
 //! The engine as the command line has it: with the user's folders, and an exporter for models that are named.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-
-use super::{export, to_diagnostic};
+use super::export;
 use crate::{
+    diagnostic::Diagnostic,
     engine::{Engine, Exporter, Folders, output_folder},
     pipeline::Cancellation,
 };
 
 /// camflow's folder for things that can be made again: `CAMFLOW_CACHE`, else the user's cache folder.
-pub fn cache_folder() -> anyhow::Result<PathBuf> {
+pub fn cache_folder() -> Result<PathBuf, Diagnostic> {
     if let Some(folder) = std::env::var_os("CAMFLOW_CACHE").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
-    let base = directories::BaseDirs::new()
-        .context("no home folder is known\nhint: set CAMFLOW_CACHE to a folder for exported models")?;
+    let base = directories::BaseDirs::new().ok_or_else(|| {
+        Diagnostic::invalid("no home folder is known").hint("set CAMFLOW_CACHE to a folder for exported models")
+    })?;
     Ok(base.cache_dir().join("camflow"))
 }
 
 /// What runs jobs here, and stops when that is cancelled.
 pub fn engine(cancellation: Cancellation) -> Engine {
     let models = cache_folder().ok().map(|folder| folder.join("models"));
-    let export: Exporter = Box::new(|name, path, python| {
-        export::run(name, path, &[], python.map(PathBuf::from)).map_err(|error| to_diagnostic(&error))
-    });
+    let export: Exporter = Box::new(|name, path, python| export::run(name, path, &[], python.map(PathBuf::from)));
     let mut engine = Engine::new();
     engine.folders = Folders { models, ..engine.folders };
     engine.exporter = Some(export);
@@ -34,6 +32,6 @@ pub fn engine(cancellation: Cancellation) -> Engine {
 }
 
 /// The folder with a dataset's heatmaps, as `annotate` has it.
-pub fn heatmap_folder(out: Option<&std::path::Path>, dataset: &str) -> anyhow::Result<PathBuf> {
-    Ok(output_folder(out, Folders::of_user().heatmaps.as_deref(), dataset)?)
+pub fn heatmap_folder(out: Option<&Path>, dataset: &str) -> Result<PathBuf, Diagnostic> {
+    output_folder(out, Folders::of_user().heatmaps.as_deref(), dataset)
 }

@@ -6,13 +6,14 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
-    Exit, Failure,
+    Exit, Failure, before_changes,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
     model::heatmap_folder,
     print,
     signals::cancel_on_signals,
 };
 use crate::{
+    diagnostic::Diagnostic,
     engine::remove_orphans,
     fiftyone::{Dataset, FieldContent, StoredRun},
     media::shown,
@@ -58,20 +59,20 @@ struct Plan {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let cancellation = cancel_on_signals()?;
-    let (_connected, dataset) = args.dataset.open()?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    let cancellation = cancel_on_signals().map_err(Failure::from)?;
+    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
     let plan = plan(args, &dataset)?;
     plan.notes.iter().for_each(|note| print(note));
     let lock = match args.apply {
-        true => Some(dataset.lock(Some(&plan.fields)).map_err(Failure::from_lock)?),
+        true => Some(dataset.lock(Some(&plan.fields))?),
         false => None,
     };
     let folders = open_folders(&plan, &dataset, args.apply)?;
-    let contents = dataset.field_contents(&plan.present).map_err(Failure::aborted)?;
+    let contents = dataset.field_contents(&plan.present)?;
     let verb = if args.apply { "removed" } else { "would remove" };
     if let Some(lock) = &lock {
-        dataset.unset_heatmaps(&plan.present, lock, &|| cancellation.is_cancelled()).map_err(Failure::aborted)?;
+        dataset.unset_heatmaps(&plan.present, lock, &|| cancellation.is_cancelled())?;
     }
     if cancellation.is_cancelled() {
         return Ok(stopped());
@@ -86,9 +87,9 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         return Ok(stopped());
     }
     if let Some(lock) = &lock {
-        let kept = dataset.drop_fields(&plan.present, lock).map_err(Failure::aborted)?;
+        let kept = dataset.drop_fields(&plan.present, lock)?;
         let gone: Vec<String> = plan.fields.iter().filter(|field| !kept.contains(field)).cloned().collect();
-        dataset.forget_in_app(&gone).map_err(Failure::aborted)?;
+        dataset.forget_in_app(&gone)?;
         let is_emptied = |field: &String| contents.iter().any(|content| content.field == *field && content.num_others == 0);
         for field in kept.iter().filter(|field| is_emptied(field)) {
             print(&format!("field `{}` stays: somebody put something into it meanwhile", names::shown(field)));
@@ -96,7 +97,7 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     }
     // What could not be removed is still to be found by the record.
     match (&lock, num_stuck) {
-        (Some(_), 0) => dataset.forget_runs(&plan.runs, &plan.fields).map_err(Failure::aborted)?,
+        (Some(_), 0) => dataset.forget_runs(&plan.runs, &plan.fields)?,
         (Some(_), _) if !plan.runs.is_empty() => {
             print("the records of the runs stay, as files do; run the same command again when these can be removed");
             return Ok(Exit::SomeFailed);
@@ -112,11 +113,11 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
     Ok(if num_stuck == 0 { Exit::Done } else { Exit::SomeFailed })
 }
 
-fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
+fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
     let runs = dataset.runs()?;
     let mut notes = Vec::new();
     let (fields, runs) = if args.fields.is_empty() {
-        check_runs(dataset, &runs, &args.runs)?;
+        check_runs(dataset, &runs, &args.runs).map_err(Failure::from)?;
         let (named, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| args.runs.contains(&run.key));
         let mut fields: Vec<String> = Vec::new();
         for field in named.iter().flat_map(|run| &run.fields) {
@@ -134,7 +135,7 @@ fn plan(args: &Args, dataset: &Dataset) -> anyhow::Result<Plan> {
         }
         (fields, named)
     } else {
-        check_heatmap_fields(dataset, &args.fields)?;
+        check_heatmap_fields(dataset, &args.fields).map_err(Failure::from)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| args.fields.contains(field));
         (args.fields.clone(), runs.into_iter().filter(emptied).collect())
     };
@@ -172,12 +173,12 @@ struct Held {
 }
 
 /// The folders that are what the dataset's heatmaps were written to. Files in others are left alone.
-fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>, Failure> {
+fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>, Diagnostic> {
     let what = format!("camflow remove of dataset `{}`", dataset.name());
     let mut folders = Vec::new();
     for path in &plan.folders {
         let folder = match OutputFolder::open_if_any(path) {
-            Ok(Some(folder)) if dataset.knows_folder(folder.identity()).map_err(Failure::aborted)? => folder,
+            Ok(Some(folder)) if dataset.knows_folder(folder.identity())? => folder,
             Ok(_) => {
                 print(&format!(
                     "`{}` is not the folder that the heatmaps were written to; files that were in it are not looked for",
@@ -189,10 +190,10 @@ fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>
                 print(&format!("there is no folder `{}`; files that were in it are not looked for", shown(path)));
                 continue;
             }
-            Err(error) => return Err(Failure::from(error)),
+            Err(error) => return Err(before_changes(error)),
         };
         let lease = match apply {
-            true => Some(FolderLease::acquire(&folder, Sharing::Exclusive, &what).map_err(Failure::from_storage)?),
+            true => Some(FolderLease::acquire(&folder, Sharing::Exclusive, &what)?),
             false => None,
         };
         folders.push(Held { folder, lease });
@@ -201,8 +202,8 @@ fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>
 }
 
 /// The files of the fields, of samples that the dataset has: those of others are for `clean`, as other datasets may have made them.
-fn files_of(plan: &Plan, dataset: &Dataset, folder: &OutputFolder) -> Result<Vec<StoredFile>, Failure> {
-    let ids = dataset.sample_ids().map_err(Failure::aborted)?;
+fn files_of(plan: &Plan, dataset: &Dataset, folder: &OutputFolder) -> Result<Vec<StoredFile>, Diagnostic> {
+    let ids = dataset.sample_ids()?;
     let mut files = Vec::new();
     for field in &plan.fields {
         let mut visit = |file: StoredFile| {
@@ -210,13 +211,13 @@ fn files_of(plan: &Plan, dataset: &Dataset, folder: &OutputFolder) -> Result<Vec
                 files.push(file);
             }
         };
-        folder.visit(Some(field), &mut visit).map_err(Failure::aborted)?;
+        folder.visit(Some(field), &mut visit)?;
     }
     Ok(files)
 }
 
-fn list_files(plan: &Plan, dataset: &Dataset, folders: &[Held]) -> Result<usize, Failure> {
-    let references = dataset.references_without(&plan.fields).map_err(Failure::aborted)?;
+fn list_files(plan: &Plan, dataset: &Dataset, folders: &[Held]) -> Result<usize, Diagnostic> {
+    let references = dataset.references_without(&plan.fields)?;
     let (mut count, mut bytes, mut num_shared) = (0, 0, 0);
     for Held { folder, .. } in folders {
         for file in files_of(plan, dataset, folder)? {
@@ -240,8 +241,8 @@ fn release_files(
     folders: &[Held],
     grace: Grace,
     cancellation: &Cancellation,
-) -> Result<usize, Failure> {
-    let references = dataset.references().map_err(Failure::aborted)?;
+) -> Result<usize, Diagnostic> {
+    let references = dataset.references()?;
     let (mut num_shared, mut num_stuck) = (0, 0);
     for Held { folder, lease } in folders {
         let Some(lease) = lease else { continue };
@@ -259,7 +260,7 @@ fn release_files(
             ));
             continue;
         }
-        let removed = remove_orphans(folder, lease, dataset, &files, cancellation, &mut |_| {}).map_err(Failure::aborted)?;
+        let removed = remove_orphans(folder, lease, dataset, &files, cancellation, &mut |_| {})?;
         for (name, error) in &removed.stuck {
             print(&format!("cannot remove {}: {error}", shown(&folder.path().join(name.relative()))));
         }

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
-
 use super::{
     Exit, Failure,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
@@ -11,11 +9,12 @@ use super::{
     signals::cancel_on_signals,
 };
 use crate::{
+    diagnostic::Diagnostic,
     engine::{NUM_WORST, StudyFiles, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline},
     fiftyone::{Dataset, Selection},
     job::NameList,
     media::shown,
-    names::{self, backticked, flag},
+    names::{self, backticked, counted, flag},
 };
 
 /// Report where the model looks: distributions, extreme samples, what stands out
@@ -60,17 +59,18 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let cancellation = cancel_on_signals()?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    let cancellation = cancel_on_signals().map_err(Failure::from)?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
         if let Some(path) = path {
             check_written(flag, path)?;
         }
     }
-    let (_connected, dataset) = args.dataset.open()?;
+    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
     let mut fields = fields(&dataset, args)?;
-    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose()?;
+    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose();
+    let viewed = viewed.map_err(Failure::from)?;
     let viewed = match viewed {
         Some((ids, shown)) => {
             fields = shown_fields(args, fields, shown)?;
@@ -94,18 +94,16 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         baseline: baseline.as_ref(),
         selection: selected(args),
     };
-    let (study, findings) = files.write(&dataset, &mut source, &cancellation).map_err(Failure::aborted)?;
+    let (study, findings) = files.write(&dataset, &mut source, &cancellation)?;
     if cancellation.is_cancelled() {
         return Ok(Exit::Interrupted);
     }
     if study.num_samples == 0 {
         let (fields, name) = (backticked(fields.iter().map(String::as_str)), dataset.name());
         let dataset = flag("--dataset", name);
-        let hint = format!("hint: make them with `camflow annotate {dataset}`, or select other samples");
-        return Err(anyhow::anyhow!(
-            "no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`\n{hint}"
-        )
-        .into());
+        let problem = format!("no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`");
+        let hint = format!("make them with `camflow annotate {dataset}`, or select other samples");
+        return Err(Diagnostic::invalid(problem).hint(hint));
     }
 
     for finding in &findings {
@@ -114,24 +112,27 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
             print(&format!("  {}", finding.samples.join(" ")));
         }
     }
-    print(&format!("{} heatmaps of {} samples: {}", study.num_heatmaps(), study.num_samples, shown(&args.out)));
+    let heatmaps = counted(study.num_heatmaps(), "heatmap", "heatmaps");
+    let samples = counted(study.num_samples, "sample", "samples");
+    print(&format!("{heatmaps} of {samples}: {}", shown(&args.out)));
     Ok(Exit::Done)
 }
 
 /// The heatmap fields to read.
-fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
+fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
     let known = dataset.heatmap_fields();
     if known.is_empty() {
         let name = dataset.name();
-        bail!("dataset `{name}` has no heatmaps\nhint: make them with `camflow annotate {}`", flag("--dataset", name));
+        return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
+            .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, &args.fields)?;
+    check_heatmap_fields(dataset, &args.fields).map_err(Failure::from)?;
     match &args.run {
         None if args.fields.is_empty() => Ok(known),
         None => Ok(args.fields.clone()),
         Some(key) => {
             let runs = dataset.runs()?;
-            check_runs(dataset, &runs, [key])?;
+            check_runs(dataset, &runs, [key]).map_err(Failure::from)?;
             let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
             // Somebody may have deleted one since.
             Ok(known.into_iter().filter(|field| written.contains(&field)).collect())
@@ -140,16 +141,15 @@ fn fields(dataset: &Dataset, args: &Args) -> anyhow::Result<Vec<String>> {
 }
 
 /// The fields that the view shows, with a word about those that it does not.
-fn shown_fields(args: &Args, fields: Vec<String>, shown: Vec<String>) -> anyhow::Result<Vec<String>> {
+fn shown_fields(args: &Args, fields: Vec<String>, shown: Vec<String>) -> Result<Vec<String>, Diagnostic> {
     let hidden: Vec<&str> = fields.iter().filter(|field| !shown.contains(field)).map(String::as_str).collect();
     if hidden.is_empty() {
         return Ok(shown);
     }
     let (view, hidden) = (args.view.as_deref().unwrap_or_default(), backticked(hidden));
     if shown.is_empty() || !args.fields.is_empty() {
-        bail!(
-            "the saved view `{view}` hides {hidden}\nhint: keep the heatmaps in the view, or list its samples in a file for `--ids`"
-        );
+        return Err(Diagnostic::invalid(format!("the saved view `{view}` hides {hidden}"))
+            .hint("keep the heatmaps in the view, or list its samples in a file for `--ids`"));
     }
     print(&format!("note: the saved view `{view}` hides {hidden}: left out"));
     Ok(shown)

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Exit, Failure, choice, dataset::DatasetArgs, print};
 use crate::{
+    diagnostic::Diagnostic,
     fiftyone::StoredRun,
     names::{Choice, backticked, shown},
     report::{Format, Reporter},
@@ -21,9 +22,9 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
-    let (_connected, dataset) = args.dataset.open()?;
-    let runs = dataset.runs().map_err(Failure::aborted)?;
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
+    let runs = dataset.runs()?;
     match args.format {
         Format::Json => {
             let reporter = Reporter::new(args.format);

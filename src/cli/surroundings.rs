@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::diagnostic::Diagnostic;
+
 /// A file that reaches the limit on its size (`ulimit -f`) is an error of writing then, instead of the end of the process.
 pub fn ignore_size_signal() {
     #[cfg(unix)]
@@ -56,14 +58,14 @@ static LEAVE_GONE_FOLDER: extern "C" fn() = {
 ///
 /// # Errors
 /// It was deleted, or may not be seen.
-pub fn check_current_folder() -> anyhow::Result<()> {
+pub fn check_current_folder() -> Result<(), Diagnostic> {
     #[cfg(target_os = "linux")]
     let is_gone = IS_GONE.load(Ordering::Relaxed);
     #[cfg(not(target_os = "linux"))]
     let is_gone = std::env::current_dir().is_err();
-    anyhow::ensure!(
-        !is_gone,
-        "the current folder is gone, or you may not see it\nhint: go to another one with `cd`, and start camflow there again"
-    );
+    if is_gone {
+        let error = Diagnostic::invalid("the current folder is gone, or you may not see it");
+        return Err(error.hint("go to another one with `cd`, and start camflow there again"));
+    }
     Ok(())
 }

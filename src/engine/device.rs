@@ -1,6 +1,5 @@
 //! Where and how the model runs.
 
-use super::said;
 use crate::{
     diagnostic::Diagnostic,
     names::Choice,
@@ -23,7 +22,7 @@ pub struct DeviceSpec {
 impl DeviceSpec {
     /// How to run on each of the devices, which were checked to be there.
     pub(super) fn resolve(&self) -> Result<Vec<PlanOptions>, Diagnostic> {
-        let devices = self.devices.iter().map(|name| find_device(name).map_err(said)).collect::<Result<Vec<_>, _>>()?;
+        let devices = self.devices.iter().map(|name| find_device(name)).collect::<Result<Vec<_>, _>>()?;
         let precision = self.precision;
         if self.exact && precision != Precision::Fp32 {
             let precision = precision.name();

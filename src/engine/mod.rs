@@ -23,7 +23,6 @@ mod settings;
 mod spec;
 mod study_files;
 mod target;
-mod transitional;
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +50,6 @@ pub use session::{Session, Work};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
 pub use study_files::{NUM_WORST, StudyFiles, check_written, read_baseline};
 pub use target::{check_classes, check_output, check_task, one_channel_notice, resolve};
-pub use transitional::error_text;
 
 /// Makes the file of a model that was never exported: its name, the file, and the Python that was asked for.
 pub type Exporter = Box<dyn Fn(&str, &Path, Option<&Path>) -> Result<(), Diagnostic> + Send + Sync>;
@@ -161,11 +159,4 @@ pub fn connect(flags: &DatabaseFlags, python: Option<PathBuf>) -> Result<Connect
 fn aborted(error: impl Into<Diagnostic>) -> Diagnostic {
     let error = error.into();
     if error.class == Class::Invalid { error.of_class(Class::Aborted) } else { error }
-}
-
-/// An error that was said with its hint.
-fn said(text: String) -> Diagnostic {
-    let mut parts = text.split("\nhint: ");
-    let error = Diagnostic::invalid(parts.next().unwrap_or_default());
-    parts.fold(error, Diagnostic::hint)
 }

@@ -18,7 +18,7 @@ use super::{
     target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
 };
 use crate::{
-    diagnostic::{Class, Diagnostic},
+    diagnostic::{Class, Diagnose, Diagnostic},
     explain::{Column, ExplainOptions, TorchExplainer},
     fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View},
     media::{ExifPolicy, ImageLimits, shown},
@@ -28,7 +28,7 @@ use crate::{
         Source, Targets, run, survey,
     },
     program::{PlanOptions, Program, device_name},
-    report::RunRecord,
+    report::{RunRecord, error_text},
     storage::{FolderLease, Journal, OutputFolder, Sharing},
 };
 
@@ -394,7 +394,7 @@ impl<'a> Session<'a> {
             Some(fault @ RunError::Database { .. }) => return Err(aborted(fault)),
             Some(fault) => {
                 if let Err(error) = note() {
-                    observer.warning(&error.to_string());
+                    observer.warning(&error_text(&error.diagnose()));
                 }
                 return Err(aborted(fault));
             }

@@ -79,12 +79,13 @@ pub fn check_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
 /// # Errors
 /// The file cannot be read, or holds something else.
 pub fn read_baseline(path: &Path) -> Result<Baseline, Diagnostic> {
-    let text = read_text(path)
-        .map_err(|error| Diagnostic::invalid(format!("cannot read the earlier report `{}`", shown(path))).because(&error))?;
-    Baseline::parse(&text).map_err(|reason| {
-        Diagnostic::invalid(format!("`{}` is no earlier report: {reason}", shown(path)))
-            .hint("`--baseline` takes what `camflow report --json` wrote")
-    })
+    const HINT: &str = "`--baseline` takes what `camflow report --json` wrote";
+    let unreadable = |error: io::Error| {
+        Diagnostic::invalid(format!("cannot read the earlier report `{}`", shown(path))).because(&error).hint(HINT)
+    };
+    let text = read_text(path).map_err(unreadable)?;
+    Baseline::parse(&text)
+        .map_err(|reason| Diagnostic::invalid(format!("`{}` is not an earlier report: {reason}", shown(path))).hint(HINT))
 }
 
 /// Reads all of the source into the study, and to the table a line for each heatmap.
@@ -130,10 +131,10 @@ fn observe_into(
     match (fault, written) {
         (Some(fault), _) => Err(fault),
         (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
-        (None, written) => Ok(written?),
+        (None, written) => written.map_err(aborted),
     }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
-    Ok(write_named(path, Durability::Process, |file| file.write_all(text.as_bytes()))?)
+    write_named(path, Durability::Process, |file| file.write_all(text.as_bytes())).map_err(aborted)
 }

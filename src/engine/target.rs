@@ -6,7 +6,7 @@ use crate::{
     fiftyone::{Dataset, LabelField, LabelKind, SavedView},
     job::{ClassMapping, MaskNames, NameList, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
     media::{MaskValue, shown},
-    names::{ClassNames, backticked},
+    names::{ClassNames, backticked, counted},
     pipeline::{TargetClass, Targets},
     program::{OneChannel, Plan, Program, Task},
 };
@@ -138,12 +138,11 @@ pub fn resolve(
     };
     if let Some(missing) = classes.iter().find(|class| !is_there(class.index)) {
         let (count, model) = (program.num_channels().unwrap_or_default(), shown(program.path()));
+        let channels = counted(count, "channel", "channels");
+        let problem =
+            format!("class `{}` is number {}, and the output of model `{model}` has {channels}", missing.name, missing.index);
         let hint = if one_channel.is_some() { SECOND_CLASS } else { "export it with a name for each channel" };
-        return Err(Diagnostic::invalid(format!(
-            "class `{}` is number {}, and the output of model `{model}` has {count} channels",
-            missing.name, missing.index
-        ))
-        .hint(hint));
+        return Err(Diagnostic::invalid(problem).hint(hint));
     }
     Ok(classes)
 }

@@ -219,6 +219,7 @@ fn absolute(path: &Path, home: Option<&Path>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnostic::Diagnose;
 
     fn resolve(flags: DatabaseFlags, environment: &[(&str, &str)], config: Option<&str>) -> Result<DatabaseConfig, Error> {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
@@ -277,8 +278,8 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_named() {
-        let error = resolve(DatabaseFlags::default(), &[], Some("{")).unwrap_err().to_string();
-        assert!(error.contains("config.json") && error.contains("\nhint: "), "{error}");
+        let error = resolve(DatabaseFlags::default(), &[], Some("{")).unwrap_err().diagnose();
+        assert!(error.message.contains("config.json") && error.hints.len() == 1, "{error:?}");
     }
 
     #[test]

@@ -4,22 +4,14 @@
 use std::path::PathBuf;
 
 use super::{driver_error::DriverError, service::Stranger, shard::Shard};
-use crate::{
-    media::shown,
-    names::{existing, word},
-    pipeline::RunError,
-    storage::StorageError,
-};
+use crate::{media::shown, storage::StorageError};
 
 /// A fault of the database, the dataset or what is asked of them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// FiftyOne's configuration file is there but not usable.
-    #[error(
-        "cannot read FiftyOne's configuration `{}`: {reason}\nhint: correct the file, or point FIFTYONE_CONFIG_PATH to another",
-        shown(path)
-    )]
+    #[error("cannot read FiftyOne's configuration `{}`: {reason}", shown(path))]
     Config {
         /// The file.
         path: PathBuf,
@@ -27,14 +19,10 @@ pub enum Error {
         reason: String,
     },
     /// Two places for one database.
-    #[error(
-        "`--database-uri` and `--database-dir` exclude each other\nhint: the first connects to a running server, the second to FiftyOne's own service for that folder"
-    )]
+    #[error("`--database-uri` and `--database-dir` exclude each other")]
     UriAndDir,
     /// Not a connection string.
-    #[error(
-        "`{address}`, from {from}, is not a MongoDB connection string\nhint: it looks like `mongodb://user:password@host:27017`, with `%`-escapes for special characters in the password"
-    )]
+    #[error("`{address}`, from {from}, is not a MongoDB connection string")]
     InvalidUri {
         /// Redacted.
         address: String,
@@ -42,7 +30,7 @@ pub enum Error {
         from: &'static str,
     },
     /// No server answers.
-    #[error("no MongoDB server answers at `{address}`\nhint: {hint}")]
+    #[error("no MongoDB server answers at `{address}`")]
     Unreachable {
         /// Redacted.
         address: String,
@@ -53,15 +41,13 @@ pub enum Error {
         source: Box<DriverError>,
     },
     /// The server wants other credentials.
-    #[error(
-        "the MongoDB server at `{address}` refuses the credentials, or wants some\nhint: put user and password into the connection string, and `authSource` if they are not kept in `admin`; FiftyOne reads it from FIFTYONE_DATABASE_URI or `database_uri` in its config.json"
-    )]
+    #[error("the MongoDB server at `{address}` refuses the credentials, or wants some")]
     Credentials {
         /// Redacted.
         address: String,
     },
     /// A server answers, but the two do not trust each other.
-    #[error("no secure connection to the MongoDB server at `{address}`: {reason}\nhint: {hint}")]
+    #[error("no secure connection to the MongoDB server at `{address}`: {reason}")]
     Tls {
         /// Redacted.
         address: String,
@@ -74,7 +60,7 @@ pub enum Error {
         source: Box<DriverError>,
     },
     /// Older than FiftyOne supports.
-    #[error("the MongoDB server at `{address}` is version {version}; FiftyOne needs 6.0 or newer\nhint: upgrade the server")]
+    #[error("the MongoDB server at `{address}` is version {version}; FiftyOne needs 6.0 or newer")]
     ServerTooOld {
         /// Redacted.
         address: String,
@@ -82,9 +68,7 @@ pub enum Error {
         version: String,
     },
     /// The database belongs to another edition of FiftyOne.
-    #[error(
-        "database `{database}` at `{address}` is of type `{kind}`, not of the open-source FiftyOne's\nhint: choose another database with `--database-name`"
-    )]
+    #[error("database `{database}` at `{address}` is of type `{kind}`, not of the open-source FiftyOne's")]
     ClientType {
         /// The database's name.
         database: String,
@@ -95,10 +79,9 @@ pub enum Error {
     },
     /// The running service serves another folder.
     #[error(
-        "FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`\nhint: FiftyOne uses the running service whatever folder is configured; close the Python and App processes that use it, or run camflow with `--database-dir {}`",
+        "FiftyOne's database service is running (process {pid}) with the folder `{}`, not with `{}`",
         shown(running),
-        shown(configured),
-        word(running)
+        shown(configured)
     )]
     ServiceElsewhere {
         /// The service's process.
@@ -109,9 +92,7 @@ pub enum Error {
         configured: PathBuf,
     },
     /// The service is there but does not answer.
-    #[error(
-        "FiftyOne's database service (process {pid}) does not answer: {reason}\nhint: if no Python or App uses FiftyOne any more, end that process and run the same command again"
-    )]
+    #[error("FiftyOne's database service (process {pid}) does not answer: {reason}")]
     ServiceSilent {
         /// The service's process.
         pid: i32,
@@ -119,7 +100,7 @@ pub enum Error {
         reason: String,
     },
     /// The service cannot be started.
-    #[error("cannot start FiftyOne's database service for `{}`: {reason}\nhint: {hint}", shown(dir))]
+    #[error("cannot start FiftyOne's database service for `{}`: {reason}", shown(dir))]
     ServiceStart {
         /// The database's folder.
         dir: PathBuf,
@@ -129,21 +110,17 @@ pub enum Error {
         hint: String,
     },
     /// Processes cannot be listed on this system.
-    #[error(
-        "finding FiftyOne's own database service works on Linux only so far\nhint: pass `--database-uri mongodb://127.0.0.1:PORT`; in a Python with FiftyOne running, the port is `os.environ[\"FIFTYONE_PRIVATE_DATABASE_PORT\"]`"
-    )]
+    #[error("finding FiftyOne's own database service works on Linux only so far")]
     NoProcessTable,
     /// No Python with FiftyOne.
-    #[error(
-        "no Python with FiftyOne found; looked at {tried}\nhint: name one with CAMFLOW_PYTHON, activate its environment, or `pip install fiftyone`"
-    )]
+    #[error("no Python with FiftyOne found; looked at {tried}")]
     NoPython {
         /// The interpreters that were tried.
         tried: String,
     },
     /// A Python was found that somebody else may have put there.
     #[error(
-        "the Python `{}` is not used: `{}` belongs to {}, not to you\nhint: start camflow in another folder, or name a Python that you trust with `--python` or CAMFLOW_PYTHON",
+        "the Python `{}` is not used: `{}` belongs to {}, not to you",
         shown(python), shown(&stranger.path), stranger.owner
     )]
     PythonOfAnother {
@@ -153,11 +130,7 @@ pub enum Error {
         stranger: Stranger,
     },
     /// The Python that was named is no use.
-    #[error(
-        "`{}` cannot be used as the Python with FiftyOne: {reason}\nhint: name another, or `{} -m pip install fiftyone`",
-        shown(path),
-        word(path)
-    )]
+    #[error("`{}` cannot be used as the Python with FiftyOne: {reason}", shown(path))]
     PythonWithoutFiftyone {
         /// The interpreter.
         path: PathBuf,
@@ -165,7 +138,7 @@ pub enum Error {
         reason: String,
     },
     /// No such dataset.
-    #[error("{}", unknown_dataset(name, database, known))]
+    #[error("no dataset `{name}` in database `{database}`")]
     UnknownDataset {
         /// As asked for.
         name: String,
@@ -175,7 +148,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// A dataset that has no plain images.
-    #[error("dataset `{name}` {reason}\nhint: {hint}")]
+    #[error("dataset `{name}` {reason}")]
     UnsupportedDataset {
         /// The dataset.
         name: String,
@@ -185,7 +158,7 @@ pub enum Error {
         hint: String,
     },
     /// The dataset's document does not look as FiftyOne writes it.
-    #[error("dataset `{name}` cannot be read: {reason}\nhint: load it in FiftyOne, which repairs and migrates what it can")]
+    #[error("dataset `{name}` cannot be read: {reason}")]
     MalformedDataset {
         /// The dataset.
         name: String,
@@ -193,7 +166,7 @@ pub enum Error {
         reason: String,
     },
     /// A label field that does not exist or is of no use.
-    #[error("{problem} in dataset `{dataset}`\nhint: {hint}")]
+    #[error("{problem} in dataset `{dataset}`")]
     LabelField {
         /// What is wrong with it.
         problem: String,
@@ -203,7 +176,7 @@ pub enum Error {
         hint: String,
     },
     /// A class that the masks do not know.
-    #[error("{problem} in the mask targets of field `{field}` of dataset `{dataset}`\nhint: {hint}")]
+    #[error("{problem} in the mask targets of field `{field}` of dataset `{dataset}`")]
     MaskTargets {
         /// What is wrong.
         problem: String,
@@ -215,7 +188,7 @@ pub enum Error {
         hint: String,
     },
     /// A selection that cannot be made.
-    #[error("cannot select samples of dataset `{dataset}`: {reason}\nhint: {hint}")]
+    #[error("cannot select samples of dataset `{dataset}`: {reason}")]
     Selection {
         /// The dataset.
         dataset: String,
@@ -225,9 +198,7 @@ pub enum Error {
         hint: String,
     },
     /// A field of ours whose name is taken or not allowed.
-    #[error(
-        "cannot store heatmaps in field `{field}` of dataset `{dataset}`: {reason}\nhint: choose another name with `--field`"
-    )]
+    #[error("cannot store heatmaps in field `{field}` of dataset `{dataset}`: {reason}")]
     HeatmapField {
         /// The field.
         field: String,
@@ -237,14 +208,14 @@ pub enum Error {
         reason: String,
     },
     /// Deleted by somebody while we worked on it.
-    #[error("dataset `{name}` was deleted while camflow worked on it\nhint: the files that were written stay where they are")]
+    #[error("dataset `{name}` was deleted while camflow worked on it")]
     DatasetGone {
         /// The dataset's name, as it was opened.
         name: String,
     },
     /// Another run writes the same fields.
     #[error(
-        "another camflow run writes these fields of dataset `{dataset}`{}: process {process} on `{host}`, begun at {since}\nhint: wait until it is done; if it was cut off, its lock runs out within two minutes",
+        "another camflow run writes these fields of dataset `{dataset}`{}: process {process} on `{host}`, begun at {since}",
         of_shard(*shard)
     )]
     Locked {
@@ -260,9 +231,7 @@ pub enum Error {
         since: String,
     },
     /// Another run took over.
-    #[error(
-        "the lock on dataset `{dataset}` (lease {number}) ran out, and another camflow run has taken it\nhint: this run was held up for longer than its lock lasts; what it had committed stays, and the other run does the rest"
-    )]
+    #[error("the lock on dataset `{dataset}` (lease {number}) ran out, and another camflow run has taken it")]
     LockLost {
         /// The dataset.
         dataset: String,
@@ -270,9 +239,7 @@ pub enum Error {
         number: i64,
     },
     /// Commands do not fall into the time of the lease, although it is renewed.
-    #[error(
-        "updates of dataset `{dataset}` come after the end of the lease under which they were sent\nhint: the clock of the database server jumps, or it takes more than a minute for a command; run the same command again to go on"
-    )]
+    #[error("updates of dataset `{dataset}` come after the end of the lease under which they were sent")]
     OutOfTime {
         /// The dataset.
         dataset: String,
@@ -281,9 +248,7 @@ pub enum Error {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The server did not answer in time.
-    #[error(
-        "the database did not answer within {seconds} s while {doing}\nhint: run the same command again to go on; what was committed stays"
-    )]
+    #[error("the database did not answer within {seconds} s while {doing}")]
     Timeout {
         /// How long was waited.
         seconds: u64,
@@ -291,7 +256,7 @@ pub enum Error {
         doing: String,
     },
     /// Anything else the driver reports.
-    #[error("the database failed while {doing}\nhint: run the same command again to go on; what was committed stays")]
+    #[error("the database failed while {doing}")]
     Driver {
         /// What was being done, with the dataset.
         doing: String,
@@ -300,7 +265,7 @@ pub enum Error {
         source: Box<DriverError>,
     },
     /// The asynchronous runtime cannot be started.
-    #[error("cannot start the threads that talk to the database: {0}\nhint: the system may be out of threads or memory")]
+    #[error("cannot start the threads that talk to the database")]
     Runtime(#[source] std::io::Error),
 }
 
@@ -332,61 +297,6 @@ fn is_transient(error: &mongodb::error::Error) -> bool {
     }
 }
 
-impl From<Error> for RunError {
-    fn from(error: Error) -> Self {
-        RunError::Database {
-            message: error.to_string(),
-            source: match error {
-                Error::Driver { source, .. } | Error::Unreachable { source, .. } | Error::Tls { source, .. } => Some(source),
-                _ => None,
-            },
-        }
-    }
-}
-
 fn of_shard(shard: Shard) -> String {
     if shard.is_whole() { String::new() } else { format!(" in shard {shard}") }
-}
-
-fn unknown_dataset(name: &str, database: &str, known: &[String]) -> String {
-    let hint = if known.is_empty() {
-        "the database has no datasets; check `--database-name`, `--database-dir` and `--database-uri`".to_owned()
-    } else {
-        format!("{}; `camflow doctor` lists them", existing("datasets", name, known))
-    };
-    format!("no dataset `{name}` in database `{database}`\nhint: {hint}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn unknown(known: Vec<String>) -> String {
-        Error::UnknownDataset { name: "quickstrat".into(), database: "fiftyone".into(), known }.to_string()
-    }
-
-    #[test]
-    fn a_few_datasets_are_all_listed() {
-        assert_eq!(
-            unknown(vec!["a".into(), "quickstart".into()]),
-            "no dataset `quickstrat` in database `fiftyone`\nhint: the datasets are `a`, `quickstart`; `camflow doctor` lists them"
-        );
-        assert!(unknown(Vec::new()).contains("has no datasets"));
-    }
-
-    #[test]
-    fn of_many_datasets_the_nearest_are_named() {
-        let mut many: Vec<String> = (0..100).map(|n| format!("other-{n}")).collect();
-        many.push("quickstart".into());
-        assert!(unknown(many).ends_with("the nearest of its 101 datasets are `quickstart`; `camflow doctor` lists them"));
-    }
-
-    #[test]
-    fn run_errors_keep_the_hint() {
-        let RunError::Database { message, source } = Error::DatasetGone { name: "d".into() }.into() else {
-            panic!("a database error")
-        };
-        assert!(message.starts_with("dataset `d` was deleted") && message.contains("\nhint: "));
-        assert!(source.is_none());
-    }
 }

@@ -8,6 +8,7 @@ mod app_config;
 mod config;
 mod database;
 mod dataset;
+mod diagnose;
 mod driver;
 mod driver_error;
 mod error;

@@ -218,7 +218,7 @@ impl Sink for UpdateSink {
 
 fn changed_meanwhile(field: &str) -> String {
     format!(
-        "somebody changed its `{}` while it was computed; the label stays as it is\nhint: run the same command again, which looks at the sample as it is now",
+        "somebody changed its `{}` while it was computed; the label stays as it is; run the same command again, which looks at the sample as it is now",
         shown(field)
     )
 }

@@ -297,7 +297,7 @@ mod tests {
     fn every_unknown_class_is_reported_with_those_there_are() {
         let problems = channels(&["persn", "21"], &voc()).expect_err("unknown");
         assert_eq!(problems.len(), 2);
-        assert!(problems[0].contains("`background`, `car`, `person`"), "{problems:?}");
+        assert!(problems[0].contains("the classes are `person`, `background`, `car`"), "{problems:?}");
     }
 
     #[test]

@@ -16,11 +16,3 @@ pub use file::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, check_n
 pub use model::{DEFAULT_MODEL, ModelRef};
 pub use name_list::NameList;
 pub use target::TargetSpec;
-
-/// Something in the job does not fit.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// One or several settings are wrong; each text has its hint.
-    #[error("{}", .0.join("\n"))]
-    Invalid(Vec<String>),
-}

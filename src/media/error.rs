@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::{elsewhere::why_unreadable, file::shown};
+use crate::diagnostic::{Diagnose, Diagnostic};
 
 /// A fault of one file or one array; none of them concerns the run as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,13 @@ pub enum MediaError {
         /// What the system said.
         cause: io::Error,
     },
+}
+
+/// What to do stands in the message: a run lists its failed samples by one line each.
+impl Diagnose for MediaError {
+    fn diagnose(&self) -> Diagnostic {
+        Diagnostic::invalid(self.to_string())
+    }
 }
 
 impl MediaError {

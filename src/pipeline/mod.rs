@@ -31,24 +31,16 @@ pub use stages::{
 };
 pub use survey::{Survey, survey};
 
+use crate::diagnostic::{Class, Diagnose, Diagnostic};
+
 /// A fault that ends the run. What was committed stays; the next run goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The database went away or refused.
-    #[error("{message}")]
-    Database {
-        /// What happened, to which dataset, and what to do.
-        message: String,
-        /// The driver's own words.
-        #[source]
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    },
+    /// The database went away or refused: what happened, to which dataset, and what to do.
+    #[error("{0}")]
+    Database(Diagnostic),
     /// Files cannot be written any more.
-    #[error(
-        "cannot write to `{}`: {source}\nhint: {}; run the same command again to go on",
-        crate::media::shown(path),
-        remedy(source)
-    )]
+    #[error("cannot write to `{}`: {source}", crate::media::shown(path))]
     Output {
         /// The folder or file.
         path: std::path::PathBuf,
@@ -60,7 +52,7 @@ pub enum RunError {
     Device(String),
     /// More samples failed than the job allows.
     #[error(
-        "{failed} of {num_samples} samples failed, more than the {} that `--max-failures {allowed}` allows; the first: {first}\nhint: look whether a disk is missing or the model is another one; repair or remove the samples, or raise `--max-failures`",
+        "{failed} of {num_samples} samples failed, more than the {} that `--max-failures {allowed}` allows; the first: {first}",
         allowed.most(*num_samples)
     )]
     TooManyFailures {
@@ -76,6 +68,20 @@ pub enum RunError {
     /// A stage panicked or could not be started.
     #[error("the {0} stage stopped unexpectedly; this is a bug in camflow")]
     Bug(Stage),
+}
+
+impl Diagnose for RunError {
+    fn diagnose(&self) -> Diagnostic {
+        let aborted = Diagnostic::aborted(self.to_string());
+        match self {
+            RunError::Database(error) => error.clone().of_class(Class::Aborted),
+            RunError::Output { source, .. } => aborted.hint(format!("{}; run the same command again to go on", remedy(source))),
+            RunError::TooManyFailures { .. } => aborted.hint(
+                "look whether a disk is missing or the model is another one; repair or remove the samples, or raise `--max-failures`",
+            ),
+            RunError::Device(_) | RunError::Bug(_) => aborted,
+        }
+    }
 }
 
 /// Where samples come from.

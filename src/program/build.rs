@@ -10,11 +10,20 @@ use super::{
     symbolic::SymbolicOp,
 };
 
+/// Why there is no graph.
+#[derive(Debug)]
+pub struct Refused {
+    /// Everything that is wrong, one text each.
+    pub problems: Vec<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
 /// Builds the graph.
 ///
 /// # Errors
-/// Everything that is wrong with it, one text each.
-pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Vec<String>> {
+/// Something is wrong with it.
+pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Refused> {
     let module = &program.graph_module;
     let mut builder = Builder { batch_symbol: batch_symbol(module), ..Builder::default() };
     let mut scope = Scope::default();
@@ -23,11 +32,9 @@ pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Vec<String>> {
     builder.tensors(&module.graph, &scope);
     builder.signature_outputs(module, &scope);
     builder.module_signatures(&module.module_call_graph, &scope);
-    if builder.refused_operators {
-        builder.problems.push(operators::HINT.to_owned());
-    }
     if !builder.problems.is_empty() {
-        return Err(builder.problems);
+        let hint = builder.refused_operators.then(|| operators::HINT.to_owned());
+        return Err(Refused { problems: builder.problems, hint });
     }
     let mut graph = builder.graph;
     add_modules_from_stacks(&mut graph);

@@ -5,13 +5,15 @@ use std::{ffi::CString, path::Path};
 
 use tch::Cuda;
 
+use crate::diagnostic::Diagnostic;
+
 /// Whether CUDA can be used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CudaStatus {
     /// That many devices.
     Available(usize),
     /// The reason why not, with what to do about it.
-    Unavailable(String),
+    Unavailable(Diagnostic),
 }
 
 /// Loads libtorch's CUDA half, which registers itself with the rest. Must come before the first question about CUDA, whose
@@ -48,13 +50,17 @@ pub fn cuda_status() -> CudaStatus {
     // SAFETY: opening the driver's library has no effect but to load it.
     let driver = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_LAZY) };
     if driver.is_null() {
-        return CudaStatus::Unavailable("no NVIDIA driver (`libcuda.so.1`) is installed".into());
+        return unavailable("no NVIDIA driver (`libcuda.so.1`) is installed");
     }
     if let Err(reason) = load_cuda() {
-        return CudaStatus::Unavailable(format!("{reason}\nhint: install the CUDA build of torch 2.11.0"));
+        return CudaStatus::Unavailable(Diagnostic::invalid(reason).hint("install the CUDA build of torch 2.11.0"));
     }
     match usize::try_from(Cuda::device_count()).unwrap_or(0) {
-        0 => CudaStatus::Unavailable("the NVIDIA driver reports no device; `nvidia-smi` says why".into()),
+        0 => unavailable("the NVIDIA driver reports no device; `nvidia-smi` says why"),
         count => CudaStatus::Available(count),
     }
+}
+
+fn unavailable(reason: &str) -> CudaStatus {
+    CudaStatus::Unavailable(Diagnostic::invalid(reason))
 }

@@ -5,12 +5,13 @@ use std::sync::OnceLock;
 use tch::{Device, Kind, Tensor};
 
 use super::{CudaStatus, ExecError, Plan, cuda_status, from_tch};
+use crate::diagnostic::Diagnostic;
 
 /// The device that is called so: `auto`, `cpu`, `cuda` or `cuda:N`.
 ///
 /// # Errors
 /// There is no such device, with what there is.
-pub fn find_device(name: &str) -> Result<Device, String> {
+pub fn find_device(name: &str) -> Result<Device, Diagnostic> {
     match name {
         "cpu" => Ok(Device::Cpu),
         "auto" => Ok(match cuda_status() {
@@ -20,19 +21,20 @@ pub fn find_device(name: &str) -> Result<Device, String> {
         "cuda" => cuda(0),
         other => match other.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
             Some(index) => cuda(index),
-            None => Err(format!("`{other}` is not a device\nhint: use `auto`, `cpu`, `cuda` or `cuda:N`")),
+            None => Err(Diagnostic::invalid(format!("`{other}` is not a device")).hint("use `auto`, `cpu`, `cuda` or `cuda:N`")),
         },
     }
 }
 
-fn cuda(index: usize) -> Result<Device, String> {
+fn cuda(index: usize) -> Result<Device, Diagnostic> {
     match cuda_status() {
         CudaStatus::Available(count) if index < count => Ok(Device::Cuda(index)),
         CudaStatus::Available(count) => {
-            Err(format!("there is no device `cuda:{index}`; this machine has {count}, counted from 0"))
+            Err(Diagnostic::invalid(format!("there is no device `cuda:{index}`; this machine has {count}, counted from 0")))
         }
         CudaStatus::Unavailable(reason) => {
-            Err(format!("CUDA cannot be used here: {reason}\nhint: `--device cpu` works everywhere"))
+            let found = Diagnostic { message: format!("CUDA cannot be used here: {reason}"), ..reason };
+            Err(found.hint("`--device cpu` works everywhere"))
         }
     }
 }

@@ -107,19 +107,18 @@ impl Program {
             if problems.is_empty() {
                 return Ok(());
             }
-            problems
-                .push("hint: use a method that has target layers, such as gradcam, with a layer behind that place".to_owned());
-            return Err(self.invalid(problems));
+            let hint = "use a method that has target layers, such as gradcam, with a layer behind that place".to_owned();
+            return Err(self.invalid(problems, vec![hint]));
         };
         let near = self.nearest_layers(first.tap, needed, &influences);
-        problems.push(match (near.is_empty(), needed) {
-            (false, _) => format!("hint: the nearest layers that have influence are {}; name one with `--layers`", backticked(near.iter())),
+        let hint = match (near.is_empty(), needed) {
+            (false, _) => format!("the nearest layers that have influence are {}; name one with `--layers`", backticked(near.iter())),
             (true, Influence::Gradient) => {
-                "hint: no layer of this model has a gradient; export it so that it returns class logits, without `detach`, `torch.no_grad()` or `argmax` before them, or use a method without gradients, such as eigencam or scorecam".to_owned()
+                "no layer of this model has a gradient; export it so that it returns class logits, without `detach`, `torch.no_grad()` or `argmax` before them, or use a method without gradients, such as eigencam or scorecam".to_owned()
             }
-            (true, _) => "hint: no layer of this model has any; export it so that it returns class logits".to_owned(),
-        });
-        Err(self.invalid(problems))
+            (true, _) => "no layer of this model has any; export it so that it returns class logits".to_owned(),
+        };
+        Err(self.invalid(problems, vec![hint]))
     }
 
     fn problem(&self, what: &str, value: ValueId, influences: &Influences) -> String {

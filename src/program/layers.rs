@@ -7,7 +7,10 @@ use super::{
     graph::ValueId,
     metadata::{Layout, TokenInfo},
 };
-use crate::names::{backticked, nearest, word};
+use crate::{
+    diagnostic::Diagnostic,
+    names::{backticked, counted, nearest, word},
+};
 
 /// A target layer, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,15 +50,19 @@ impl Program {
     /// # Errors
     /// [`ProgramError::Invalid`] with every layer that the model does not have, and the nearest that it has.
     pub fn resolve_layers(&self, specs: &[String]) -> Result<Vec<Layer>, ProgramError> {
-        let mut problems = Vec::new();
+        let (mut problems, mut hints) = (Vec::new(), Vec::new());
         let mut layers: Vec<Layer> = Vec::new();
         for spec in specs {
             match self.resolve_layer(spec) {
                 Ok(layer) => layers.push(layer),
-                Err(problem) => problems.push(problem),
+                Err(problem) => {
+                    problems.push(problem.message);
+                    hints.extend(problem.hints);
+                }
             }
         }
-        if problems.is_empty() { Ok(layers) } else { Err(self.invalid(problems)) }
+        hints.dedup();
+        if problems.is_empty() { Ok(layers) } else { Err(self.invalid(problems, hints)) }
     }
 
     /// Where a module's activation is captured, if it can be.
@@ -63,40 +70,63 @@ impl Program {
         self.resolve_layer(path).ok().map(|layer| layer.tap)
     }
 
-    pub(super) fn resolve_layer(&self, spec: &str) -> Result<Layer, String> {
+    pub(super) fn resolve_layer(&self, spec: &str) -> Result<Layer, Diagnostic> {
         let (name, call) = match spec.split_once('@') {
             Some((name, call)) => {
-                (name, Some(call.parse::<usize>().map_err(|_| format!("`{spec}`: `{call}` is no call number"))?))
+                let number = call.parse::<usize>();
+                (name, Some(number.map_err(|_| Diagnostic::invalid(format!("`{spec}`: `{call}` is not the number of a call")))?))
             }
             None => (spec, None),
         };
         let aliases = &self.metadata.aliases;
         let path = aliases.get(name).map_or(name, String::as_str);
         let Some(calls) = self.graph.modules.get(path) else {
-            let file = word(self.archive.path());
-            let there_are = match name.parse::<u32>() {
-                Ok(_) if !aliases.is_empty() => format!("its numbered layers are {}", backticked(numbered(aliases.keys()))),
-                _ => format!("the nearest are {}", backticked(nearest_modules(name, self.graph.modules.keys()))),
-            };
-            return Err(format!(
-                "it has no module `{name}` to use as a layer\nhint: {there_are}; `camflow inspect {file}` lists them all"
-            ));
+            return Err(self.no_layer(name));
         };
         let outputs = match call {
             // A module that is called several times gives its last activation, unless one call is asked for.
             None => calls.last(),
             Some(call) => calls.get(call),
         };
-        let outputs =
-            outputs.ok_or_else(|| format!("module `{path}` is called {} times; `{spec}` asks for another", calls.len()))?;
+        let outputs = outputs.ok_or_else(|| {
+            let times = counted(calls.len(), "time", "times");
+            Diagnostic::invalid(format!("module `{path}` is called {times}, so there is no `{spec}`"))
+                .hint("calls are counted from 0")
+        })?;
         let [tap] = outputs[..] else {
-            return Err(format!("module `{path}` returns {} tensors; choose a module that returns one", outputs.len()));
+            let problem = format!("module `{path}` returns {} tensors", outputs.len());
+            return Err(Diagnostic::invalid(problem).hint("choose a module that returns one"));
         };
         let known = self.metadata.layers.iter().find(|layer| layer.path == path);
         let layout = known.map(|layer| layer.layout).unwrap_or_default();
         let own = known.and_then(|layer| layer.tokens.as_ref());
         let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout == Layout::Tokens).cloned();
         Ok(Layer { label: spec.to_owned(), path: path.to_owned(), tap, layout, tokens })
+    }
+
+    /// Says which layers there are instead.
+    fn no_layer(&self, name: &str) -> Diagnostic {
+        let aliases = &self.metadata.aliases;
+        let (problem, there_are) = match name.parse::<u32>() {
+            Ok(_) if !aliases.is_empty() => (format!("it has no layer `{name}`"), numbers(&numbered(aliases.keys()))),
+            _ => (
+                format!("it has no module `{name}` to use as a layer"),
+                format!("the nearest to `{name}` are {}", backticked(nearest_modules(name, self.graph.modules.keys()))),
+            ),
+        };
+        let file = word(self.archive.path());
+        Diagnostic::invalid(problem).hint(format!("{there_are}; `camflow inspect {file}` lists them all"))
+    }
+}
+
+/// What numbers there are: those of numbered layers mostly have no gaps.
+fn numbers(aliases: &[&str]) -> String {
+    let numbers: Option<Vec<u32>> = aliases.iter().map(|alias| alias.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([first, .., last]) if (last - first) as usize + 1 == aliases.len() => {
+            format!("layers are numbered {first} to {last}")
+        }
+        _ => format!("the numbered layers are {}", backticked(aliases)),
     }
 }
 

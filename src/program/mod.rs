@@ -52,7 +52,11 @@ pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
 #[doc(hidden)]
 pub use untrusted::{read_archive, read_graph};
 
-use crate::media::shown;
+use crate::{
+    diagnostic::{Class, Diagnose, Diagnostic},
+    media::shown,
+    names::word,
+};
 use archive::{Archive, StoredTensor};
 use graph::{Binding, Graph};
 
@@ -60,10 +64,7 @@ use graph::{Binding, Graph};
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// The file cannot be read.
-    #[error(
-        "cannot read model `{}`: {source}\nhint: see that this user may read the file and its folder, and that the disk is mounted and sound",
-        shown(path)
-    )]
+    #[error("cannot read model `{}`: {source}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -71,13 +72,13 @@ pub enum ProgramError {
         source: std::io::Error,
     },
     /// Somebody wrote it meanwhile: what was read may belong to no version of it.
-    #[error("model `{}` changed while it was read\nhint: run the same command again when it is complete", shown(path))]
+    #[error("model `{}` changed while it was read", shown(path))]
     Changed {
         /// The file.
         path: PathBuf,
     },
     /// The bytes are not a complete archive.
-    #[error("`{}` is no usable model: {what}\nhint: `camflow export` writes models", shown(path))]
+    #[error("`{}` is no usable model: {what}", shown(path))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -85,7 +86,7 @@ pub enum ProgramError {
         what: String,
     },
     /// The file is something else that people have models in.
-    #[error("`{}` is not a camflow model: it is {what}\nhint: {hint}", shown(path))]
+    #[error("`{}` is not a camflow model: it is {what}", shown(path))]
     OtherKind {
         /// The file.
         path: PathBuf,
@@ -96,8 +97,7 @@ pub enum ProgramError {
     },
     /// A program of `torch.export.save` alone.
     #[error(
-        "`{}` is not a camflow model: it is a plain torch.export archive, which does not say how images are prepared\nhint: `camflow export {}` makes one of it",
-        shown(path),
+        "`{}` is not a camflow model: it is a plain torch.export archive, which does not say how images are prepared",
         shown(path)
     )]
     PlainExport {
@@ -105,10 +105,7 @@ pub enum ProgramError {
         path: PathBuf,
     },
     /// Another version of torch wrote it.
-    #[error(
-        "`{}` was written in another format: {what}\nhint: export the model again with the torch version that `camflow doctor` names",
-        shown(path)
-    )]
+    #[error("`{}` was written in another format: {what}", shown(path))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -116,12 +113,14 @@ pub enum ProgramError {
         what: String,
     },
     /// The model cannot do what is asked; every reason at once.
-    #[error("model `{}` cannot be used:\n{}", shown(path), listed(problems))]
+    #[error("model `{}` cannot be used:{}", shown(path), listed(problems))]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong, one text each.
         problems: Vec<String>,
+        /// What to do about it.
+        hints: Vec<String>,
     },
     /// The device cannot hold the model.
     #[error("model `{}` cannot be loaded to {device}: {reason}", shown(path))]
@@ -139,13 +138,44 @@ pub enum ProgramError {
 const MAX_LISTED: usize = 20;
 
 fn listed(problems: &[String]) -> String {
-    let (hints, problems): (Vec<&String>, Vec<&String>) = problems.iter().partition(|problem| problem.starts_with("hint: "));
-    let mut lines: Vec<String> = problems.iter().take(MAX_LISTED).map(ToString::to_string).collect();
-    if problems.len() > MAX_LISTED {
-        lines.push(format!("... and {} more", problems.len() - MAX_LISTED));
+    if let [problem] = problems {
+        return format!(" {problem}");
     }
-    lines.extend(hints.into_iter().cloned());
-    lines.join("\n")
+    let mut lines: Vec<String> = problems.iter().take(MAX_LISTED).map(|problem| format!("\n  {problem}")).collect();
+    if problems.len() > MAX_LISTED {
+        lines.push(format!("\n  ... and {} more", problems.len() - MAX_LISTED));
+    }
+    lines.concat()
+}
+
+impl Diagnose for ProgramError {
+    fn diagnose(&self) -> Diagnostic {
+        let hints = match self {
+            ProgramError::Unreadable { .. } => {
+                vec!["see that this user may read the file and its folder, and that the disk is mounted and sound".to_owned()]
+            }
+            ProgramError::Changed { .. } => vec!["run the same command again when it is complete".to_owned()],
+            ProgramError::Malformed { .. } => vec!["`camflow export` writes models".to_owned()],
+            ProgramError::OtherKind { hint, .. } => vec![(*hint).to_owned()],
+            ProgramError::PlainExport { path } => vec![format!("`camflow export {}` makes one of it", word(path))],
+            ProgramError::Foreign { .. } => {
+                vec!["export the model again with the torch version that `camflow doctor` names".to_owned()]
+            }
+            ProgramError::Invalid { hints, .. } => hints.clone(),
+            ProgramError::Device { .. } => vec!["free memory there, or choose another device with `--device`".to_owned()],
+        };
+        let class = match self {
+            ProgramError::Device { .. } => Class::Unavailable,
+            ProgramError::Unreadable { .. }
+            | ProgramError::Changed { .. }
+            | ProgramError::Malformed { .. }
+            | ProgramError::OtherKind { .. }
+            | ProgramError::PlainExport { .. }
+            | ProgramError::Foreign { .. }
+            | ProgramError::Invalid { .. } => Class::Invalid,
+        };
+        Diagnostic { hints, ..Diagnostic::new(class, self.to_string()) }
+    }
 }
 
 /// A model, read and checked.
@@ -168,9 +198,13 @@ impl Program {
     }
 
     fn of_archive(archive: Archive) -> Result<Program, ProgramError> {
-        let invalid = |problems| ProgramError::Invalid { path: archive.path().to_owned(), problems };
+        let invalid = |problems, hint: Option<String>| ProgramError::Invalid {
+            path: archive.path().to_owned(),
+            problems,
+            hints: hint.into_iter().collect(),
+        };
         let metadata = read_metadata(&archive)?;
-        let graph = build::graph(&archive.program()?).map_err(invalid)?;
+        let graph = build::graph(&archive.program()?).map_err(|refused| invalid(refused.problems, refused.hint))?;
         let (mut weights, mut constants) = (archive.weights(), archive.constants());
         let mut problems = [std::mem::take(&mut weights.problems), std::mem::take(&mut constants.problems)].concat();
         let mut stored = HashMap::new();
@@ -197,7 +231,7 @@ impl Program {
             problems.push(format!("its output {} is not a tensor", metadata.primary_output));
         }
         if !problems.is_empty() {
-            return Err(invalid(problems));
+            return Err(invalid(problems, None));
         }
         Ok(Program { archive, graph, stored, metadata })
     }
@@ -294,8 +328,8 @@ impl Program {
         self.stored.get(&id).and_then(|stored| self.archive.tensor(stored).ok())
     }
 
-    fn invalid(&self, problems: Vec<String>) -> ProgramError {
-        ProgramError::Invalid { path: self.path().to_owned(), problems }
+    fn invalid(&self, problems: Vec<String>, hints: Vec<String>) -> ProgramError {
+        ProgramError::Invalid { path: self.path().to_owned(), problems, hints }
     }
 
     fn device_error(&self, device: Device, error: &tch::TchError) -> ProgramError {

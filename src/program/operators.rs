@@ -104,7 +104,7 @@ const INTERNAL: [(&str, &str); 18] = [
 ];
 
 /// What to do about an operator that is not admitted; stands once behind all of them.
-pub const HINT: &str = "hint: write the model without it and export it again; if other people's models have it, too, ask the \
+pub const HINT: &str = "write the model without it and export it again; if other people's models have it, too, ask the \
                         project to admit it, by its name (ARCHITECTURE.md says what it takes)";
 
 /// Whether a model may have this operator of the namespace `aten`; `name` is without namespace and overload.

@@ -217,7 +217,7 @@ impl Plan {
             }
         }
         if !problems.is_empty() {
-            return Err(program.invalid(problems));
+            return Err(program.invalid(problems, Vec::new()));
         }
         Ok(Plan {
             steps,

@@ -31,7 +31,7 @@ pub fn read_archive(bytes: &[u8]) -> Result<(), String> {
         assert!(tensor.numel() == 0 || tensor.f_max().is_ok() || tensor.f_abs().is_ok(), "{stored:?}");
     }
     read_metadata(&archive).map_err(text)?.preprocess.check().map_err(|error| error.to_string())?;
-    check(build::graph(&archive.program().map_err(text)?).map_err(|problems| problems.join("\n"))?);
+    check(build::graph(&archive.program().map_err(text)?).map_err(|refused| refused.problems.join("\n"))?);
     Ok(())
 }
 
@@ -44,7 +44,7 @@ pub fn read_archive(bytes: &[u8]) -> Result<(), String> {
 /// A graph that was accepted is not sound: a bug.
 pub fn read_graph(json: &[u8]) -> Result<(), String> {
     let program: ExportedProgram = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    check(build::graph(&program).map_err(|problems| problems.join("\n"))?);
+    check(build::graph(&program).map_err(|refused| refused.problems.join("\n"))?);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! summary in all of them; afterwards a report file and metrics. The only place that prints while a run goes on; words go to
 //! standard error, JSON to standard output.
 
+mod errors;
 mod lines;
 mod metrics;
 mod progress;
@@ -18,9 +19,12 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    diagnostic::Diagnostic,
     names::{Choice, is_unseen, shown},
     pipeline::{Event, RunError, SkipReason, Summary, Survey},
 };
+use errors::error_fields;
+pub use errors::error_text;
 pub use lines::Level;
 use lines::{Origin, event_json, line};
 pub use metrics::metrics;
@@ -120,13 +124,12 @@ impl Reporter {
         }
     }
 
-    /// Why a job was given up. `text` is what comes after `error: `, several lines of it perhaps. Words go to standard error for
-    /// every form: what runs camflow sends mail about that.
-    pub fn error(&self, text: &str, exit_code: u8) {
+    /// Why a job was given up. Words go to standard error for every form: what runs camflow sends mail about that.
+    pub fn error(&self, error: &Diagnostic, exit_code: u8) {
         if self.format == Format::Json {
-            self.json(Level::Error, "error", json!({"message": text, "exit_code": exit_code}));
+            self.json(Level::Error, "error", error_fields(error, exit_code));
         }
-        self.say(&format!("error: {text}"));
+        self.say(&format!("error: {}", error_text(error)));
     }
 
     /// A job begins; it is number `position.0` of `position.1`.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::errors::error_text;
 use crate::{
+    diagnostic::Diagnose,
     names::shown,
     pipeline::{RunError, SkipReason, Summary},
 };
@@ -108,7 +110,7 @@ pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
     fields["interrupted"] = json!(summary.interrupted);
     fields["elapsed_s"] = json!(summary.elapsed.as_secs_f64());
     fields["stages"] = stages(summary);
-    fields["error"] = json!(fault.map(ToString::to_string));
+    fields["error"] = json!(fault.map(|fault| error_text(&fault.diagnose())));
     fields
 }
 

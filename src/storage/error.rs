@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use super::{Owner, Sharing};
 use crate::{
+    diagnostic::{Class, Diagnose, Diagnostic},
     media::{MediaError, shown},
     names,
 };
@@ -13,23 +14,20 @@ use crate::{
 #[non_exhaustive]
 pub enum StorageError {
     /// There is no such folder.
-    #[error("there is no output folder `{}`\nhint: if it is on a disk that is not mounted, mount it; check `--out`", shown(path))]
+    #[error("there is no output folder `{}`", shown(path))]
     NoFolder {
         /// The folder.
         path: PathBuf,
     },
     /// Nothing says that camflow wrote there.
-    #[error(
-        "`{}` is no output folder of camflow's: it has no `.camflow/identity`\nhint: if it is on a disk that is not mounted, mount it; check `--out`; a folder of an earlier version gets an identity when `camflow annotate` next writes there",
-        shown(path)
-    )]
+    #[error("`{}` is no output folder of camflow's: it has no `.camflow/identity`", shown(path))]
     NoIdentity {
         /// The folder.
         path: PathBuf,
     },
     /// What says so cannot be read.
     #[error(
-        "the identity of the output folder `{}` is damaged: `.camflow/identity` does not hold 32 hexadecimal digits\nhint: bring the file back from a backup, or remove it and run `camflow annotate --new-folder`",
+        "the identity of the output folder `{}` is damaged: `.camflow/identity` does not hold 32 hexadecimal digits",
         shown(path)
     )]
     DamagedIdentity {
@@ -37,7 +35,7 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// The system refuses.
-    #[error("cannot {doing} `{}`: {source}\nhint: {}", shown(path), hint(source))]
+    #[error("cannot {doing} `{}`: {source}", shown(path))]
     Io {
         /// What was being done: `read`, `write to`.
         doing: &'static str,
@@ -48,7 +46,7 @@ pub enum StorageError {
     },
     /// Somebody else holds the folder.
     #[error(
-        "the output folder `{}` is in use: {}, {owner}{}\nhint: wait until it is done; if it was cut off, its lease runs out within two minutes",
+        "the output folder `{}` is in use: {}, {owner}{}",
         shown(path), names::shown(what), exclusive(*sharing)
     )]
     Held {
@@ -62,10 +60,7 @@ pub enum StorageError {
         sharing: Sharing,
     },
     /// Our own lease is not there any more.
-    #[error(
-        "the lease on the output folder `{}` was lost\nhint: this run was held up for longer than its lease lasts and another camflow went on without it, or the folder is not mounted any more; what was committed stays; run the same command again to go on",
-        shown(path)
-    )]
+    #[error("the lease on the output folder `{}` was lost", shown(path))]
     LeaseLost {
         /// The folder.
         path: PathBuf,
@@ -88,7 +83,33 @@ impl StorageError {
     }
 }
 
-fn hint(error: &io::Error) -> &'static str {
+impl Diagnose for StorageError {
+    fn diagnose(&self) -> Diagnostic {
+        let (class, hint) = match self {
+            StorageError::NoFolder { .. } => (Class::Invalid, "if it is on a disk that is not mounted, mount it; check `--out`"),
+            StorageError::NoIdentity { .. } => (
+                Class::Invalid,
+                "if it is on a disk that is not mounted, mount it; check `--out`; a folder of an earlier version gets an identity \
+                 when `camflow annotate` next writes there",
+            ),
+            StorageError::DamagedIdentity { .. } => {
+                (Class::Invalid, "bring the file back from a backup, or remove it and run `camflow annotate --new-folder`")
+            }
+            StorageError::Io { source, .. } => (Class::Aborted, remedy(source)),
+            StorageError::Held { .. } => {
+                (Class::Locked, "wait until it is done; if it was cut off, its lease expires within two minutes")
+            }
+            StorageError::LeaseLost { .. } => (
+                Class::Aborted,
+                "this run was held up for longer than its lease lasts and another camflow went on without it, or the folder is not \
+                 mounted any more; what was committed stays; run the same command again to go on",
+            ),
+        };
+        Diagnostic::new(class, self.to_string()).hint(hint)
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             "give this user the right to read and write there, or choose another folder with `--out`"

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use clap::Arg;
+
 use crate::{
     cli::{
         cam::{CamArgs, as_key},
         choice,
     },
+    diagnostic::Diagnostic,
     engine::{BatchSize, CamSpec, DeviceSpec, JobSpec, check_limit, check_metrics_file, connect},
     fiftyone::{Connected, DatabaseFlags, Shard},
     job::{ClassMapping, FieldTemplate, NameList, TargetSpec, check_name},
@@ -114,7 +117,7 @@ pub struct Telling {
 
 /// Flags about the database; FiftyOne's own settings hold where they are left out.
 #[derive(Clone, Debug, clap::Args)]
-#[command(mut_args = as_key)]
+#[command(mut_args = as_database_key)]
 pub struct DatabaseArgs {
     #[arg(long, hide_env_values = true)]
     database_uri: Option<String>,
@@ -124,11 +127,16 @@ pub struct DatabaseArgs {
     database_name: Option<String>,
 }
 
+/// Of the flags of other commands only these are keys of a job.
+fn as_database_key(arg: Arg) -> Arg {
+    if arg.get_long().is_some_and(|name| name.starts_with("database-")) { as_key(arg) } else { arg }
+}
+
 impl DatabaseArgs {
     /// Connects as FiftyOne would.
-    pub fn connect(&self, python: Option<PathBuf>) -> anyhow::Result<Connected> {
+    pub fn connect(&self, python: Option<PathBuf>) -> Result<Connected, Diagnostic> {
         let DatabaseArgs { database_uri: uri, database_dir: dir, database_name: name } = self.clone();
-        Ok(connect(&DatabaseFlags { uri, dir, name }, python)?)
+        connect(&DatabaseFlags { uri, dir, name }, python)
     }
 }
 

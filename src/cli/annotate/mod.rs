@@ -4,7 +4,7 @@ mod args;
 
 use serde_json::Value;
 
-use super::{Exit, report_error};
+use super::Exit;
 use crate::{
     engine::{Engine, Job, JobSpec, Observer},
     names::Choice,
@@ -56,7 +56,7 @@ pub fn main(invocation: &Invocation, engine: &Engine) -> Exit {
     let result = engine.annotate(&invocation.job, &Told(&reporter));
     let exit = Exit::of(&result);
     if let Err(error) = result {
-        report_error(&reporter, &error, exit);
+        reporter.error(&error, exit.code());
     }
     reporter.job_finished(exit.ending());
     exit

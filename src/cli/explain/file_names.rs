@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
-
-use crate::media::{Durability, read_text, shown, write_atomically};
+use crate::{
+    diagnostic::Diagnostic,
+    media::{Durability, read_text, shown, write_atomically},
+};
 
 /// Of which input the files in the folder are, by the beginning of their names: a later run must not replace another image's.
 const INDEX: &str = ".explained.json";
@@ -25,7 +26,7 @@ pub struct FileNames {
 impl FileNames {
     /// Inputs are called by their stem and classes by their name; where several would be called the same, also by their extension or
     /// folders, and by their channel. A class without a channel has only its name.
-    pub fn new(inputs: &[PathBuf], classes: &[(String, Option<i64>)]) -> anyhow::Result<Self> {
+    pub fn new(inputs: &[PathBuf], classes: &[(String, Option<i64>)]) -> Result<Self, Diagnostic> {
         let mut notices = Vec::new();
         let paths: Vec<PathBuf> = inputs.iter().map(|input| identity(input)).collect();
         let called = |path: &PathBuf, level: usize| input_name(path, level);
@@ -48,11 +49,11 @@ impl FileNames {
                 let here = (path, label, channel);
                 let before = seen.insert(folded(&format!("{input}.{class}")), here).filter(|before| *before != here);
                 if let Some((other, other_class, _)) = before {
-                    bail!(
-                        "class `{other_class}` of `{}` and class `{label}` of `{}` would get the same files, `{input}.{class}.*`\nhint: explain them one after the other, with an `--out` for each",
-                        shown(other),
-                        shown(path)
+                    let (other, path) = (shown(other), shown(path));
+                    let problem = format!(
+                        "class `{other_class}` of `{other}` and class `{label}` of `{path}` would get the same files, `{input}.{class}.*`"
                     );
+                    return Err(Diagnostic::invalid(problem).hint("explain them one after the other, with an `--out` for each"));
                 }
             }
         }
@@ -60,27 +61,30 @@ impl FileNames {
     }
 
     /// Makes sure that the folder has no results of other inputs under these names, and notes whose they are from now on.
-    pub fn claim(&self, folder: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
+    pub fn claim(&self, folder: &Path, inputs: &[PathBuf]) -> Result<(), Diagnostic> {
         let path = folder.join(INDEX);
         let mut index: BTreeMap<String, String> = match read_text(&path) {
-            Ok(text) => serde_json::from_str(&text).with_context(|| {
-                format!("`{}` does not say whose files are in the folder\nhint: choose another folder with `--out`", shown(&path))
+            Ok(text) => serde_json::from_str(&text).map_err(|error| {
+                Diagnostic::invalid(format!("`{}` does not say whose files are in the folder", shown(&path)))
+                    .because(&error)
+                    .hint("choose another folder with `--out`")
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", shown(&path))),
+            Err(error) => return Err(Diagnostic::invalid(format!("cannot read `{}`", shown(&path))).because(&error)),
         };
         for (input, name) in inputs.iter().zip(&self.inputs) {
             let source = identity(input).to_string_lossy().into_owned();
             if let Some(other) = index.insert(folded(name), source.clone()).filter(|other| *other != source) {
-                bail!(
-                    "the files `{name}.*` in `{}` are those of `{}`, and `{}` would replace them\nhint: choose another folder with `--out`, or name both images in one command",
-                    shown(folder),
-                    shown(Path::new(&other)),
-                    shown(input)
+                let (folder, other, input) = (shown(folder), shown(Path::new(&other)), shown(input));
+                let problem =
+                    format!("the files `{name}.*` in `{folder}` are those of `{other}`, and `{input}` would replace them");
+                return Err(
+                    Diagnostic::invalid(problem).hint("choose another folder with `--out`, or name both images in one command")
                 );
             }
         }
-        let text = serde_json::to_string_pretty(&index)?;
+        let text = serde_json::to_string_pretty(&index)
+            .map_err(|error| Diagnostic::aborted(format!("cannot write `{}`", shown(&path))).because(&error))?;
         write_atomically(&path, Durability::Process, |writer| std::io::Write::write_all(writer, text.as_bytes()))?;
         Ok(())
     }
@@ -189,7 +193,7 @@ mod tests {
         assert_eq!(inputs(&["/a/x.npy", "/a/x.0.png"]).unwrap(), ["x.npy", "x.0.png"]);
         // What cannot be told apart is refused.
         let refused = inputs(&["/a/p q.png", "/a/p_q.png"]).unwrap_err();
-        assert!(refused.contains("`/a/p q.png`") && refused.contains("hint: "), "{refused}");
+        assert!(refused.contains("`/a/p q.png`"), "{refused}");
         let refused = inputs(&["/a/x.png", "/b/x.png", "/c/a_x.png"]).unwrap_err();
         assert!(refused.contains("`a_x.top.*`"), "{refused}");
     }
@@ -213,7 +217,7 @@ mod tests {
         claim("/a/x.png").unwrap();
         claim("/a/x.png").unwrap();
         claim("/a/y.png").unwrap();
-        let refused = claim("/b/X.png").unwrap_err().to_string();
-        assert!(refused.contains("are those of `/a/x.png`") && refused.contains("hint: "), "{refused}");
+        let refused = claim("/b/X.png").unwrap_err();
+        assert!(refused.message.contains("are those of `/a/x.png`") && refused.hints.len() == 1, "{refused:?}");
     }
 }

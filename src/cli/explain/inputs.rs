@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-
 use crate::{
+    diagnostic::Diagnostic,
     media::{
         Array, ArrayValues, BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside, Preprocess,
         RgbImage, read_array_file, read_image,
@@ -45,7 +44,12 @@ pub enum AskedPixels {
 }
 
 /// A batch of one image, which is called `name`, and the image.
-pub fn image_batch(path: &Path, name: &str, asked: &[Asked], preprocess: &Preprocess) -> anyhow::Result<(InputBatch, RgbImage)> {
+pub fn image_batch(
+    path: &Path,
+    name: &str,
+    asked: &[Asked],
+    preprocess: &Preprocess,
+) -> Result<(InputBatch, RgbImage), Diagnostic> {
     let limits = ImageLimits::default();
     let image = read_image(path, &limits, ExifPolicy::Ignore)?;
     let input = preprocess.apply(&image)?;
@@ -67,15 +71,15 @@ pub fn image_batch(path: &Path, name: &str, asked: &[Asked], preprocess: &Prepro
 }
 
 /// A batch of the images `[N, C, H, W]` in an array file.
-pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i64>) -> anyhow::Result<InputBatch> {
+pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i64>) -> Result<InputBatch, Diagnostic> {
     let limits = ImageLimits::default();
     let array = read_array_file(path, limits.max_bytes)?;
     let channels = channels.and_then(|channels| usize::try_from(channels).ok()).unwrap_or(3);
     let [num_samples, found, height, width] = array.shape[..] else {
-        bail!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape);
+        return Err(Diagnostic::invalid(format!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape)));
     };
     if found != channels {
-        bail!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape);
+        return Err(Diagnostic::invalid(format!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape)));
     }
     let pixels = array.values.to_f32();
     let region = FrameRegion::whole(height, width);
@@ -95,17 +99,22 @@ pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i
     Ok(InputBatch { samples, pixels, height, width })
 }
 
-fn pixel(x: usize, y: usize, region: &FrameRegion, (height, width): (usize, usize)) -> anyhow::Result<TargetPixels> {
+fn pixel(x: usize, y: usize, region: &FrameRegion, (height, width): (usize, usize)) -> Result<TargetPixels, Diagnostic> {
     match region.place(y, x, height, width) {
         Ok((y, x)) => Ok(TargetPixels::Point { y, x }),
         Err(Outside::Image) => {
-            bail!("pixel {x},{y} is outside the image of {} x {} pixels", region.image_width, region.image_height)
+            return Err(Diagnostic::invalid(format!(
+                "pixel {x},{y} is outside the image of {} x {} pixels",
+                region.image_width, region.image_height
+            )));
         }
-        Err(Outside::Crop) => bail!("pixel {x},{y} is outside the part of the image that the model sees"),
+        Err(Outside::Crop) => {
+            return Err(Diagnostic::invalid(format!("pixel {x},{y} is outside the part of the image that the model sees")));
+        }
     }
 }
 
-fn read_mask(path: &Path, limits: &ImageLimits) -> anyhow::Result<LabelMask> {
+fn read_mask(path: &Path, limits: &ImageLimits) -> Result<LabelMask, Diagnostic> {
     if path.extension().is_some_and(|extension| extension == "npy") {
         return Ok(LabelMask::from_array(read_array_file(path, limits.max_bytes)?)?);
     }
@@ -113,7 +122,7 @@ fn read_mask(path: &Path, limits: &ImageLimits) -> anyhow::Result<LabelMask> {
 }
 
 /// The values in a mask file, of all masks in it.
-pub fn values_in(path: &Path) -> anyhow::Result<Vec<MaskValue>> {
+pub fn values_in(path: &Path) -> Result<Vec<MaskValue>, Diagnostic> {
     let limits = ImageLimits::default();
     let mask = match path.extension().is_some_and(|extension| extension == "npy") {
         false => LabelMask::read(path, &limits)?,
@@ -127,15 +136,20 @@ pub fn values_in(path: &Path) -> anyhow::Result<Vec<MaskValue>> {
 }
 
 /// One of several masks `[N, H, W]`, or the one `[H, W]` for all.
-fn mask_of(path: &Path, value: MaskValue, number: usize, count: usize, limits: &ImageLimits) -> anyhow::Result<BinaryMask> {
+fn mask_of(path: &Path, value: MaskValue, number: usize, count: usize, limits: &ImageLimits) -> Result<BinaryMask, Diagnostic> {
     let masks = read_array_file(path, limits.max_bytes)?;
     let (height, width, offset) = match masks.shape[..] {
         [h, w] => (h, w, 0),
         [n, h, w] if n == count => (h, w, number * h * w),
-        _ => bail!("the mask holds shape {:?}; [H, W] or [{count}, H, W] is wanted", masks.shape),
+        _ => {
+            return Err(Diagnostic::invalid(format!(
+                "the mask holds shape {:?}; [H, W] or [{count}, H, W] is wanted",
+                masks.shape
+            )));
+        }
     };
     let values = masks.values.to_f32();
-    let values = values.get(offset..offset + height * width).context("the mask is too short")?;
+    let values = values.get(offset..offset + height * width).ok_or_else(|| Diagnostic::invalid("the mask is too short"))?;
     let array = Array { shape: vec![height, width], values: ArrayValues::F32(values.to_vec()) };
     Ok(LabelMask::from_array(array)?.select(&value)?)
 }

@@ -6,8 +6,9 @@ mod outputs;
 
 use std::path::{Path, PathBuf};
 
-use super::{Exit, Failure, annotate::Told, cam::CamArgs, choice, model::engine};
+use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
+    diagnostic::Diagnostic,
     engine::{CamSpec, Model, Observer, check_classes, check_output, check_preprocess, check_task, one_channel_notice, resolve},
     explain::TorchExplainer,
     job::{MaskNames, TargetSpec},
@@ -15,7 +16,7 @@ use crate::{
     names::{Choice, ClassNames},
     pipeline::{Cancellation, Channel, Explainer, SkipReason, listed},
     program::Program,
-    report::{Format, Reporter},
+    report::{Format, Reporter, error_text},
 };
 use file_names::{FileNames, is_tensor};
 use inputs::{Asked, AskedPixels, values_in};
@@ -46,7 +47,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: Args) -> Result<Exit, Failure> {
+pub fn main(args: Args) -> Result<Exit, Diagnostic> {
     let Args { inputs, cam, target: asked_target, mask, out, format } = args;
     let reporter = Reporter::new(format);
     let told = Told(&reporter);
@@ -55,7 +56,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
     check_classes(&target, &cam.class, None)?;
     let Model { program, layers, devices } = cam.open(&engine(Cancellation::default()), &told)?;
     let [plan_options] = devices[..] else {
-        return Err(anyhow::anyhow!("`camflow explain` runs on one device\nhint: name one with `--device`").into());
+        return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
     check_task(&program, &target)?;
     if !inputs.iter().all(|input| is_tensor(input)) {
@@ -79,7 +80,7 @@ pub fn main(args: Args) -> Result<Exit, Failure> {
             Ok(tally) => done.add(tally),
             // A bad image costs only itself.
             Err(error) => {
-                reporter.notice(&format!("failed: `{}`: {error:#}", shown(input)));
+                reporter.notice(&format!("failed: `{}`: {}", shown(input), error_text(&error)));
                 done.num_failed += 1;
             }
         }
@@ -102,11 +103,10 @@ impl Tally {
     }
 }
 
-fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> anyhow::Result<TargetSpec> {
+fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagnostic> {
     match asked {
-        Some(TargetSpec::Labels(_)) => anyhow::bail!(
-            "there are no labels without a dataset\nhint: give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`"
-        ),
+        Some(TargetSpec::Labels(_)) => Err(Diagnostic::invalid("there are no labels without a dataset")
+            .hint("give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`")),
         Some(target) => Ok(target),
         None if cam.class.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
@@ -120,9 +120,11 @@ fn asked(
     target: &TargetSpec,
     program: &Program,
     observer: &dyn Observer,
-) -> anyhow::Result<Vec<Asked>> {
+) -> Result<Vec<Asked>, Diagnostic> {
     if *target == TargetSpec::Top {
-        anyhow::ensure!(mask.is_none(), "`--mask` marks a class\nhint: name it with `--class`");
+        if mask.is_some() {
+            return Err(Diagnostic::invalid("`--mask` marks a class").hint("name it with `--class`"));
+        }
         return Ok(vec![Asked { name: "top".to_owned(), channel: Channel::Top, pixels: AskedPixels::Predicted }]);
     }
     let names = ClassNames::new(program.metadata.classes.clone());
@@ -149,7 +151,7 @@ fn explain(
     explainer: &mut TorchExplainer,
     outputs: &Outputs,
     reporter: &Reporter,
-) -> anyhow::Result<Tally> {
+) -> Result<Tally, Diagnostic> {
     let (batch, image) = match is_tensor(input) {
         true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
         false => {
@@ -188,7 +190,7 @@ fn explain(
 }
 
 /// Why an image got no heatmap of a class.
-fn absence(asked: &Asked) -> anyhow::Result<String> {
+fn absence(asked: &Asked) -> Result<String, Diagnostic> {
     let (name, absent) = (&asked.name, SkipReason::ClassAbsent);
     Ok(match (&asked.pixels, asked.channel) {
         (AskedPixels::Mask { file, value }, channel) => {

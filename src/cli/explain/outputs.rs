@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
 use serde_json::json;
 
 use crate::{
     cli::print,
+    diagnostic::Diagnostic,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
         Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, shown,
@@ -45,7 +45,7 @@ impl Outputs {
     }
 
     /// Writes the files of one class and prints what was written. `image` is missing for tensors, which nobody can look at.
-    pub fn write(&self, input: &Path, sample: &str, class: &ClassHeatmaps, image: Option<&RgbImage>) -> anyhow::Result<()> {
+    pub fn write(&self, input: &Path, sample: &str, class: &ClassHeatmaps, image: Option<&RgbImage>) -> Result<(), Diagnostic> {
         let class_name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
         let stem = |rest: &str| self.folder.join(format!("{sample}.{}.{rest}", self.names[class.class]).replace(['/', ' '], "_"));
         let mut rows: Vec<Vec<Tile>> = Vec::new();
@@ -90,7 +90,7 @@ impl Outputs {
     }
 
     /// The heatmap in colour over its image, at the heatmap's size; small maps of a layer at the image's.
-    fn overlay(&self, image: &RgbImage, heatmap: &Heatmap) -> anyhow::Result<RgbImage> {
+    fn overlay(&self, image: &RgbImage, heatmap: &Heatmap) -> Result<RgbImage, Diagnostic> {
         let Heatmap { height, width, values, .. } = heatmap;
         if self.size != HeatmapSize::Layer {
             let image = resize_rgb(image, *height, *width, Interpolation::Bilinear, true)?;
@@ -102,10 +102,11 @@ impl Outputs {
         Ok(overlay(image, image.height, image.width, &enlarged, OPACITY)?)
     }
 
-    fn files(&self, stem: &Path, heatmap: &Heatmap, overlay: Option<&RgbImage>) -> anyhow::Result<Vec<PathBuf>> {
+    fn files(&self, stem: &Path, heatmap: &Heatmap, overlay: Option<&RgbImage>) -> Result<Vec<PathBuf>, Diagnostic> {
         let Heatmap { height, width, values, levels } = heatmap;
         let mut npy = Vec::new();
-        write_f32(&mut npy, &[*height, *width], values).context("the array cannot be encoded")?;
+        write_f32(&mut npy, &[*height, *width], values)
+            .map_err(|error| Diagnostic::aborted("the array cannot be encoded").because(&error))?;
         let mut files =
             vec![(with_suffix(stem, ".npy"), npy), (with_suffix(stem, ".png"), encode_gray(*height, *width, levels)?)];
         if let Some(overlay) = overlay {
@@ -123,6 +124,6 @@ fn text(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }
 
-fn write_bytes(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     Ok(write_atomically(path, Durability::Process, |writer| std::io::Write::write_all(writer, bytes))?)
 }

@@ -6,16 +6,14 @@ mod reference;
 
 use std::{path::PathBuf, str::FromStr};
 
-use anyhow::Context;
-
 use super::{
-    Exit, Failure,
+    Exit,
     annotate::{self, Telling},
     model::engine,
     print,
     signals::cancel_on_signals,
 };
-use crate::{engine::job_file_schema, media::shown, names::backticked, report::Reporter};
+use crate::{diagnostic::Diagnostic, engine::job_file_schema, media::shown, names::backticked, report::Reporter};
 
 /// Run the jobs of a job file in order
 #[derive(Debug, clap::Args)]
@@ -66,7 +64,7 @@ impl FromStr for Assignment {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let Some(file) = &args.file else {
         print(&if args.print_schema { format!("{:#}", job_file_schema()) } else { reference::text() });
         return Ok(Exit::Done);
@@ -97,18 +95,15 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
 }
 
 /// The job of a file, for what can do only one.
-pub fn only_job(args: &Args) -> anyhow::Result<annotate::Invocation> {
-    let Some(file) = &args.file else { anyhow::bail!("no job file is named") };
+pub fn only_job(args: &Args) -> Result<annotate::Invocation, Diagnostic> {
+    let Some(file) = &args.file else { return Err(Diagnostic::invalid("no job file is named")) };
     let mut jobs = plan::jobs(file, args)?;
-    let names: Vec<&str> = jobs.iter().map(|job| job.job.spec.job_name()).collect();
-    anyhow::ensure!(
-        names.len() < 2,
-        "the job file `{}` has {} jobs: {}\nhint: name one of them with `--only`",
-        shown(file),
-        names.len(),
-        backticked(&names)
-    );
-    jobs.pop().with_context(|| format!("the job file `{}` has no job", shown(file)))
+    if jobs.len() > 1 {
+        let names: Vec<&str> = jobs.iter().map(|job| job.job.spec.job_name()).collect();
+        let what = format!("the job file `{}` has {} jobs: {}", shown(file), names.len(), backticked(&names));
+        return Err(Diagnostic::invalid(what).hint("name one of them with `--only`"));
+    }
+    jobs.pop().ok_or_else(|| Diagnostic::invalid(format!("the job file `{}` has no job", shown(file))))
 }
 
 #[cfg(test)]

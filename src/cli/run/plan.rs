@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::Context;
 use serde_json::{Map, Value as Json};
 
 use super::{
@@ -11,6 +10,7 @@ use super::{
 };
 use crate::{
     cli::{annotate::Invocation, secrets},
+    diagnostic::Diagnostic,
     engine::{Job, JobSpec},
     fiftyone::stranger_of,
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
@@ -23,15 +23,14 @@ use crate::{
 ///
 /// # Errors
 /// The file cannot be read, or something in it or in `--set` and `--only` is wrong.
-pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
+pub fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnostic> {
     let named = shown(path).to_string();
-    let text = read_text(path).with_context(|| {
-        format!(
-            "cannot read the job file `{named}`\nhint: `camflow run --print-default > {}` writes one to start from",
-            word(path)
-        )
+    let text = read_text(path).map_err(|error| {
+        Diagnostic::invalid(format!("cannot read the job file `{named}`"))
+            .because(&error)
+            .hint(format!("`camflow run --print-default > {}` writes one to start from", word(path)))
     })?;
-    let path = std::path::absolute(path).with_context(|| format!("`{named}` is no path"))?;
+    let path = std::path::absolute(path).map_err(|error| Diagnostic::invalid(format!("`{named}` is no path")).because(&error))?;
     let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
         let value = std::env::var(name).ok()?;
         secrets::hide_variable(name, &value);
@@ -50,19 +49,20 @@ pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
         count => format!("are {count} mistakes"),
     };
     let lines: String = mistakes.iter().map(|mistake| format!("\n  {}", mistake.located(&named))).collect();
-    anyhow::bail!("there {count} in the job file `{named}`{lines}\nhint: `camflow run --print-default` explains all keys")
+    Err(Diagnostic::invalid(format!("there {count} in the job file `{named}`{lines}"))
+        .hint("`camflow run --print-default` explains all keys"))
 }
 
 /// A program that a file of somebody else names is run for nobody.
-fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> anyhow::Result<()> {
+fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> Result<(), Diagnostic> {
     let is_typed = args.set.iter().any(|set| set.key == "python") || std::env::var_os("CAMFLOW_PYTHON").is_some();
     let named = jobs.iter().find_map(|job| job.job.spec.python.as_deref().filter(|_| !is_typed));
     let Some((python, owner)) = named.zip(stranger_of(path)) else { return Ok(()) };
-    anyhow::bail!(
-        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run\nhint: if you trust it, say so with `--set {}`",
-        shown(path),
-        word(&format!("python={}", python.to_string_lossy()))
-    )
+    Err(Diagnostic::invalid(format!(
+        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run",
+        shown(path)
+    ))
+    .hint(format!("if you trust it, say so with `--set {}`", word(&format!("python={}", python.to_string_lossy())))))
 }
 
 fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Invocation>, Vec<Mistake>) {
@@ -238,7 +238,8 @@ overwrite = false
     fn the_command_line_has_the_last_word() {
         let (jobs, mistakes) = planned(TWO, &["--set", "limit=3", "--set", "b.limit=4", "--set", "overwrite=true", "--dry-run"]);
         assert!(mistakes.is_empty(), "{mistakes:?}");
-        let settings: Vec<_> = jobs.iter().map(|Invocation { job, .. }| (job.spec.limit, job.spec.overwrite, job.spec.dry_run)).collect();
+        let settings: Vec<_> =
+            jobs.iter().map(|Invocation { job, .. }| (job.spec.limit, job.spec.overwrite, job.spec.dry_run)).collect();
         assert_eq!(settings, [(Some(3), true, true), (Some(4), true, true)]);
         let (jobs, _) = planned(TWO, &["--only", "b"]);
         assert_eq!((jobs.len(), jobs[0].job.spec.job_name(), jobs[0].position), (1, "b", (1, 1)));

@@ -212,6 +212,7 @@ fn last_lines(mut output: fs::File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnostic::Diagnose;
 
     fn wrapper(pid: i32, dbpath: &str) -> Wrapper {
         let argv = ["python", "main.py", "--51-service", "db", "--multi", "mongod", "--dbpath", dbpath, "--port", "0"];
@@ -228,8 +229,11 @@ mod tests {
 
     #[test]
     fn a_service_of_another_folder_is_refused() {
-        let error = choose(vec![wrapper(7, "/nowhere/other")], Path::new("/nowhere/ours")).unwrap_err().to_string();
+        let error = choose(vec![wrapper(7, "/nowhere/other")], Path::new("/nowhere/ours")).unwrap_err().diagnose();
+        let [hint] = &error.hints[..] else { panic!("{error:?}") };
+        assert!(hint.contains("--database-dir /nowhere/other"), "{hint}");
+        let error = error.message;
         assert!(error.contains("`/nowhere/other`") && error.contains("`/nowhere/ours`"), "{error}");
-        assert!(error.contains("process 7") && error.contains("\nhint: "), "{error}");
+        assert!(error.contains("process 7"), "{error}");
     }
 }

@@ -186,6 +186,7 @@ pub(in crate::fiftyone) fn wait_within(child: &mut Child, limit: Duration) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnostic::Diagnose;
 
     #[test]
     fn environments_come_before_the_path() {
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_named_python_without_fiftyone_is_an_error() {
-        let error = find_python(Some("/nowhere/python".into())).unwrap_err().to_string();
-        assert!(error.starts_with("`/nowhere/python` cannot be used") && error.contains("\nhint: "), "{error}");
+        let error = find_python(Some("/nowhere/python".into())).unwrap_err().diagnose();
+        assert!(error.message.starts_with("`/nowhere/python` cannot be used") && error.hints.len() == 1, "{error:?}");
     }
 }
