@@ -126,6 +126,7 @@ class JobRun:
         arguments += ["--format", "json"] if args.logs else ["--quiet"]
         self.workers = Workers(demand, (args.program, arguments, environment, args.logs))
         self.stopping, self.teller = stopping, teller
+        self.refusals: set[int] = set()
         self.started = self.last_ready = time.monotonic()
         self.is_draining = False
 
@@ -142,7 +143,9 @@ class JobRun:
                 self.hand_out()
             if reason := self.hopeless():
                 self.workers.close()
-                self.shards.lost += [{"shard": shard.name, "exit_code": USAGE, "error": reason} for shard in self.shards.pending]
+                # What all nodes lack may be there later, or never.
+                code = ABORTED if self.refusals == {ABORTED} else USAGE
+                self.shards.lost += [{"shard": shard.name, "exit_code": code, "error": reason} for shard in self.shards.pending]
                 break
             self.hear()
         self.workers.close()
@@ -192,6 +195,7 @@ class JobRun:
             self.workers.drop(hand)
         else:
             self.teller.tell("node_refused", host=hand.host, node=hand.node, error=answer["error"])
+            self.refusals.add(answer["exit_code"])
             self.workers.refuse(hand, f"{hand.host}: {answer['error']}")
 
     def heard_shard(self, hand, answer: dict) -> None:

@@ -131,9 +131,7 @@ impl Archive {
         let config = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
         let mut zip = zip::ZipArchive::with_config(config, Cursor::new(&content[..])).map_err(|source| {
             malformed(if content.starts_with(LOCAL_HEADER) {
-                format!(
-                    "it starts like a zip archive but has no readable directory at its end ({source}), so it was probably cut off"
-                )
+                "it begins like a zip archive, but its end is missing: it was probably cut off".to_owned()
             } else {
                 format!("it is not a zip archive ({source})")
             })

@@ -126,6 +126,7 @@ fn numbers(aliases: &[&str]) -> String {
         Some([first, .., last]) if (last - first) as usize + 1 == aliases.len() => {
             format!("layers are numbered {first} to {last}")
         }
+        Some([only]) => format!("the only numbered layer is {only}"),
         _ => format!("the numbered layers are {}", backticked(aliases)),
     }
 }

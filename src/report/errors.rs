@@ -1,5 +1,6 @@
 //! Errors as users see them: `error:`, `caused by:` and `hint:` lines, and the same as fields for machines.
 
+use anstyle::AnsiColor;
 use serde_json::{Map, Value, json};
 
 use super::secrets::redact;
@@ -49,6 +50,22 @@ fn causes(error: &Diagnostic) -> Vec<String> {
         causes.push(short);
     }
     causes
+}
+
+/// The text with its labels in colour, as clap has them.
+pub fn painted(text: &str) -> String {
+    let labels = [("error:", AnsiColor::Red), ("warning:", AnsiColor::Yellow), ("hint:", AnsiColor::Green)];
+    let lines = text.split('\n').map(|line| {
+        let label = labels.iter().find_map(|(label, colour)| Some((label, colour, line.strip_prefix(label)?)));
+        label.map_or_else(
+            || line.to_owned(),
+            |(label, colour, rest)| {
+                let style = colour.on_default().bold();
+                format!("{style}{label}{style:#}{rest}")
+            },
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The same as fields of an `error` event. `message` is the text that people see.
@@ -104,6 +121,12 @@ mod tests {
     fn of_a_long_cause_the_beginning_is_shown() {
         let text = error_text(&caused("the database failed", &[&format!("{}\nTopology: ...", "x".repeat(400))]));
         assert_eq!(text, format!("the database failed\ncaused by: {}...", "x".repeat(MAX_CAUSE)));
+    }
+
+    #[test]
+    fn labels_have_colours() {
+        let painted = painted("error: a\nhint: b\nc: hint: d");
+        assert_eq!(painted, "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m a\n\u{1b}[1m\u{1b}[32mhint:\u{1b}[0m b\nc: hint: d");
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::{
     names::{Choice, is_unseen, shown},
     pipeline::{Event, RunError, SkipReason, Summary, Survey},
 };
-use errors::error_fields;
 pub use errors::error_text;
+use errors::{error_fields, painted};
 pub use lines::Level;
 use lines::{Origin, event_json, line};
 pub use metrics::metrics;
@@ -323,7 +323,8 @@ pub fn lost_output() -> Option<String> {
 }
 
 fn stderr_line(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", without_controls(text));
+    // Colours are taken out again where standard error is no terminal, or NO_COLOR is set.
+    let _ = writeln!(anstream::stderr().lock(), "{}", painted(&without_controls(text)));
 }
 
 /// A text as it may be printed: without secrets, and without what a terminal would obey. What a model or a database calls something may hold escape sequences, and turn the text around.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{stderr_line, without_controls};
+use super::stderr_line;
 
 /// Between two lines in a log: a night's run of hours fills a few pages, not a disk.
 const BETWEEN_LINES: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ impl Progress {
 
     /// A line above the bar.
     pub fn line(&self, text: &str) {
-        if self.is_terminal { self.bar.println(without_controls(text)) } else { stderr_line(text) }
+        if self.is_terminal { self.bar.suspend(|| stderr_line(text)) } else { stderr_line(text) }
     }
 
     pub fn clear(&self) {

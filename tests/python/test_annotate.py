@@ -284,8 +284,8 @@ def test_masks_on_disk_predictions_and_inline_maps(dataset, annotate):
 
 
 def test_mistakes_are_named_before_anything_runs(dataset, annotate, camflow, standin_model, database):
-    def told(*flags, **more):
-        return annotate(dataset, *flags, code=2, **more).stderr
+    def told(*flags, code=2, **more):
+        return annotate(dataset, *flags, code=code, **more).stderr
 
     text = told("--layers", "5", "--target", "labels:ground_trut")
     assert "`5`" in text and "`ground_trut`" in text and "hint" in text, "both mistakes at once"
@@ -296,7 +296,7 @@ def test_mistakes_are_named_before_anything_runs(dataset, annotate, camflow, sta
     missing = camflow("annotate", "--dataset", "standin", "--class", "person", "--model", "no.pt2", code=2).stderr
     assert "no.pt2" in missing
     secret = "mongodb://someone:s3cret-word@127.0.0.1:1/?serverSelectionTimeoutMS=500"
-    text = told(env={"FIFTYONE_DATABASE_URI": secret})
+    text = told(env={"FIFTYONE_DATABASE_URI": secret}, code=3)
     assert "s3cret-word" not in text and "127.0.0.1" in text
     video = fo.Dataset("a-video", overwrite=True)
     video.media_type = "video"

@@ -174,4 +174,4 @@ def test_fields_are_refused_where_fiftyone_refuses_them(boxes, model, annotate):
 def test_layers_that_are_not_there_are_told_with_the_nearest(boxes, model, annotate):
     tiny, dataset = model({1: "car"}), boxes(["car"])
     refused = said(annotate(dataset, tiny, "--class", "car", "--layers", "9", code=2), "error")
-    assert "hint: its numbered layers are `1`" in refused, refused
+    assert "hint: the only numbered layer is 1" in refused, refused

@@ -174,7 +174,7 @@ def test_commands_in_hints_can_be_copied(night, camflow, tiny_model, tmp_path):
 
 def test_an_error_ends_with_its_hint(night, camflow, tmp_path):
     nobody = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300"
-    said = night.run("--set", f"database-uri={nobody}", code=2).stderr
+    said = night.run("--set", f"database-uri={nobody}", code=3).stderr
     assert re.search(r"\nerror: no MongoDB server answers at .*\ncaused by: Connection refused \(os error 111\)\nhint: .*\n$", said)
     night.path.write_text("version = 1\n[[job]]\nname = 'a'\nlimit = 'x'\n[[job]]\nname = 'b'\n")
     said = camflow("run", night.path, code=2).stderr

@@ -102,14 +102,12 @@ pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i
 fn pixel(x: usize, y: usize, region: &FrameRegion, (height, width): (usize, usize)) -> Result<TargetPixels, Diagnostic> {
     match region.place(y, x, height, width) {
         Ok((y, x)) => Ok(TargetPixels::Point { y, x }),
-        Err(Outside::Image) => {
-            return Err(Diagnostic::invalid(format!(
-                "pixel {x},{y} is outside the image of {} x {} pixels",
-                region.image_width, region.image_height
-            )));
-        }
+        Err(Outside::Image) => Err(Diagnostic::invalid(format!(
+            "pixel {x},{y} is outside the image of {} x {} pixels",
+            region.image_width, region.image_height
+        ))),
         Err(Outside::Crop) => {
-            return Err(Diagnostic::invalid(format!("pixel {x},{y} is outside the part of the image that the model sees")));
+            Err(Diagnostic::invalid(format!("pixel {x},{y} is outside the part of the image that the model sees")))
         }
     }
 }
