@@ -255,7 +255,7 @@ fn unknown_ids(dataset: &Dataset, all: &[ObjectId], shard: Option<Shard>) -> Res
     if unknown > 0 && known == Some(0) && count(dataset, &Document::new(), Some(all))? == Some(0) {
         return Err(Error::Selection {
             dataset: dataset.name.clone(),
-            reason: match &all[..] {
+            reason: match all {
                 [only] => format!("the id `{only}` is not in it"),
                 _ => format!("none of the {} ids is in it; the first is `{}`", all.len(), all[0]),
             },
