@@ -175,7 +175,7 @@ mod tests {
             format!("{error}; {}", error.hints.concat())
         };
         let error = refused("{class}", &["person"], &two);
-        assert!(error.message.contains("`person`") && error.hints[0].contains("put {layer} into"), "{error:?}");
+        assert!(error.contains("`person`") && error.contains("put {layer} into"), "{error}");
         let error = refused("{class}_{layer}", &["a-b", "a b"], &two[..1]);
         assert!(error.contains("`a-b`, `a b`") && error.contains("one after the other"), "{error}");
         assert!(refused("{class}", &["-", "+"], &two[..1]).contains("differ in nothing"));
