@@ -1,4 +1,4 @@
-"""Writes the pages of the documentation that are the program's own texts: docs/reference/cli.md and docs/reference/job-file.md.
+"""Writes what the program itself says in the documentation: cli.md, job-file.md and job-file.schema.json in docs/reference.
 
     python3 scripts/write_reference.py [CAMFLOW]
 
@@ -39,6 +39,20 @@ def job_file(camflow: str) -> str:
 `camflow run --print-default` prints this file: every key, with its default.
 [Run every night](../how-to/nightly.md) says how to use one.
 
+`camflow run --print-schema` prints the [JSON Schema](job-file.schema.json) of job files. Editors with a TOML plugin complete and
+check a file that begins with a line that names it:
+
+```toml
+#:schema ./job-file.schema.json
+```
+
+## From Rust
+
+The same keys are the fields of `JobSpec`, and `examples/annotate.rs` runs a job without the command line:
+`cargo run --example annotate -- DATASET MODEL CLASS FOLDER`.
+
+## All keys
+
 ```toml
 {text_of(camflow, "run", "--print-default")}```
 """
@@ -46,7 +60,11 @@ def job_file(camflow: str) -> str:
 
 def pages(camflow: str) -> dict[Path, str]:
     """What the pages have to say, by file."""
-    return {PAGES / "cli.md": command_line(camflow), PAGES / "job-file.md": job_file(camflow)}
+    return {
+        PAGES / "cli.md": command_line(camflow),
+        PAGES / "job-file.md": job_file(camflow),
+        PAGES / "job-file.schema.json": text_of(camflow, "run", "--print-schema"),
+    }
 
 
 def main() -> None:

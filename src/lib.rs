@@ -1,8 +1,8 @@
 //! camflow computes class-activation heatmaps for whole FiftyOne datasets.
 //!
 //! The flow of a run is in [`pipeline`]; [`program`] reads and executes exported models, [`explain`] turns gradients into
-//! heatmaps, [`media`] handles images, masks and arrays, [`fiftyone`] is the database behind FiftyOne. [`cli`] puts them
-//! together: start at `cli/annotate/mod.rs` for the main job.
+//! heatmaps, [`media`] handles images, masks and arrays, [`fiftyone`] is the database behind FiftyOne. [`engine`] puts them
+//! together: a [`engine::JobSpec`] is what it does. [`cli`] is the program on top.
 
 pub use camflow_diagnostic as diagnostic;
 pub use camflow_fiftyone as fiftyone;
@@ -16,6 +16,7 @@ pub use camflow_study as study;
 pub use camflow_torch::{explain, program};
 
 pub mod cli;
+pub mod engine;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod job;

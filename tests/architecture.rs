@@ -3,7 +3,8 @@
 use std::{fs, path::Path};
 
 /// Folder of sources, relative to the root -> what it may not use of its own crate.
-const MAY_NOT_USE: &[(&str, &[&str])] = &[("src/torch/src/program", &["explain"]), ("src/job", &["cli"])];
+const MAY_NOT_USE: &[(&str, &[&str])] =
+    &[("src/torch/src/program", &["explain"]), ("src/engine", &["cli"]), ("src/job", &["cli", "engine"])];
 
 /// Outside crate -> the only packages, as folders, that may depend on it.
 const KNOWN_BY: &[(&str, &[&str])] = &[
@@ -11,6 +12,7 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     ("mongodb", &["src/fiftyone"]),
     ("tch", &["src/torch", "."]),
     ("torch-sys", &["src/torch"]),
+    ("schemars", &["."]),
     ("indicatif", &["src/report"]),
     ("anyhow", &["."]),
 ];

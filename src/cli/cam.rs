@@ -1,145 +1,93 @@
-//! What is asked of which model: the flags that `annotate` and `explain` share.
+//! The flags that `annotate` and `explain` share. What they mean is said where the engine has the keys of a job.
 
 use std::path::PathBuf;
 
-use clap::ValueHint;
+use clap::Arg;
 
-use super::{choice, device::DeviceArgs, model};
+use super::choice;
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch},
-    job::DEFAULT_MODEL,
-    media::shown,
-    names::{Choice, word},
-    program::{Influence, Layer, PlanOptions, Program, Task, split_layers},
-    report::Reporter,
+    engine::{CamSpec, DeviceSpec, key},
+    explain::{HeatmapSize, Method},
+    job::NameList,
+    program::Precision,
 };
 
 /// Flags about the model and what to compute with it.
 #[derive(Debug, clap::Args)]
+#[command(mut_args = as_key)]
 pub struct CamArgs {
-    /// Class to explain, by name or output channel, or `all`; several by repeating the flag, or with commas. A text with commas that
-    /// is the name of one class is taken whole; `\,` is a comma that separates nothing
-    #[arg(long = "class", value_name = "CLASS")]
-    pub classes: Vec<String>,
-    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`); several by repeating the flag, or with commas;
-    /// `camflow inspect` lists them; default: the model's own choice
-    #[arg(long, value_name = "LAYERS")]
+    #[arg(long)]
+    pub class: Vec<String>,
+    #[arg(long)]
     layers: Vec<String>,
-    /// A zoo name (exported on first use) or a `.pt2` file
-    #[arg(long, default_value = DEFAULT_MODEL, value_hint = ValueHint::FilePath)]
+    #[arg(long)]
     model: String,
-    /// CAM method; several, by repeating the flag or with commas, share what they can
-    #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', default_value = Method::Gradcam.name(), value_parser = choice::<Method>())]
-    pub methods: Vec<Method>,
-    /// One map of all layers: the mean of theirs, scaled to [0, 1] again
+    #[arg(long, value_delimiter = ',', value_parser = choice::<Method>())]
+    method: Vec<Method>,
     #[arg(long)]
-    pub fuse_layers: bool,
-    /// Smooth by the first principal component of a method's channels instead of their sum
+    fuse_layers: bool,
     #[arg(long)]
-    pub eigen_smooth: bool,
-    /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
+    eigen_smooth: bool,
     #[arg(long)]
-    pub aug_smooth: bool,
-    /// How many variants of an image scorecam, ablationcam and `--faithfulness` run at a time; less where memory is short
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    aug_smooth: bool,
+    #[arg(long)]
     cam_batch_size: usize,
-    /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
-    #[arg(long, default_value = HeatmapSize::Input.name(), value_parser = choice::<HeatmapSize>())]
-    pub size: HeatmapSize,
-    #[command(flatten)]
-    pub device: DeviceArgs,
-    /// Python with FiftyOne, for exporting a model (and for `annotate`, to start FiftyOne's database)
-    #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON", value_hint = ValueHint::ExecutablePath)]
-    pub python: Option<PathBuf>,
-}
-
-/// The model with the layers that were asked for, and its devices.
-pub struct Model {
-    pub program: Program,
-    pub layers: Vec<Layer>,
-    /// At least one.
-    pub devices: Vec<PlanOptions>,
+    #[arg(long, value_parser = choice::<HeatmapSize>())]
+    size: HeatmapSize,
+    #[arg(long, value_delimiter = ',')]
+    device: Vec<String>,
+    #[arg(long, value_parser = choice::<Precision>())]
+    precision: Precision,
+    #[arg(long)]
+    exact: bool,
+    #[arg(long, conflicts_with = "exact")]
+    fast: bool,
+    #[arg(long, env = "CAMFLOW_PYTHON")]
+    python: Option<PathBuf>,
 }
 
 impl CamArgs {
-    /// Whether opening the model means exporting it.
-    pub fn needs_export(&self) -> bool {
-        model::needs_export(&self.model)
-    }
-
-    /// Opens the model and finds the layers in it.
-    pub fn open(&self, reporter: &Reporter) -> anyhow::Result<Model> {
-        let devices = self.device.resolve()?;
-        let mut program = model::open(&self.model, self.python.clone(), reporter)?;
-        let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
-        let wanted = match &self.layers[..] {
-            [_, ..] => split_layers(&self.layers.join(",")),
-            [] => {
-                let (layers, notice) = program.default_layers(needed);
-                notice.iter().for_each(|notice| reporter.notice(notice));
-                layers
-            }
-        };
-        let layers = program.resolve_layers(&wanted)?;
-        anyhow::ensure!(
-            !layers.is_empty(),
-            "no layer is named\nhint: name one with `--layers`; `camflow inspect {}` lists them",
-            word(program.path())
-        );
-        anyhow::ensure!(
-            program.metadata.task != Task::Segmentation || !self.methods.contains(&Method::Finercam),
-            "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores\nhint: use another `--method`",
-            shown(program.path())
-        );
-        program.check_influence(&layers, needed, self.methods.contains(&Method::Fullgrad))?;
-        self.device.notice(&program.metadata).iter().for_each(|notice| reporter.notice(notice));
-        let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
-        look_at_batches(&mut program, reporter);
-        Ok(Model { program, layers, devices })
-    }
-
-    /// What is to be computed with these layers of the model.
-    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>) -> ExplainOptions {
-        let mut methods: Vec<Method> = Vec::new();
-        for &method in &self.methods {
-            if !methods.contains(&method) {
-                methods.push(method);
-            }
-        }
-        ExplainOptions {
+    /// What is asked of the model.
+    pub fn into_spec(self) -> CamSpec {
+        let CamArgs {
+            class,
             layers,
-            methods,
-            fuse_layers: self.fuse_layers,
-            eigen_smooth: self.eigen_smooth,
-            aug_smooth: self.aug_smooth,
-            size: self.size,
-            reading: Reading {
-                background: program.metadata.background(),
-                one_channel: program.one_channel(),
-                is_probability: program.ends_in_sigmoid(),
-            },
-            faithfulness: false,
-            one_by_one: program.metadata.is_one_by_one(),
-            probe_batch: self.cam_batch_size,
+            model,
+            method,
+            fuse_layers,
+            eigen_smooth,
+            aug_smooth,
+            cam_batch_size,
+            size,
+            device,
+            precision,
+            exact,
+            fast,
+            python,
+        } = self;
+        CamSpec {
+            class: NameList::from_texts(class),
+            layers: NameList::from_texts(layers),
+            model,
+            methods: method,
+            fuse_layers,
+            eigen_smooth,
+            aug_smooth,
+            cam_batch_size,
+            size,
+            device: DeviceSpec { devices: device, precision, exact, fast },
+            python,
         }
     }
 }
 
-/// Finds out whether images may be run together, where the exporter has not, and tells if they may not.
-fn look_at_batches(program: &mut Program, reporter: &Reporter) {
-    let name = program.metadata.name.clone();
-    if program.metadata.independent_of_batch.is_none() {
-        // A model that cannot be run on a batch will refuse those of the run, too.
-        match depends_on_batch(program, false) {
-            Ok(depends) => program.metadata.independent_of_batch = Some(!depends),
-            Err(reason) => {
-                reporter.notice(&format!("whether model `{name}` mixes the images of a batch could not be found out: {reason}"));
-            }
-        }
-    }
-    if program.metadata.is_one_by_one() {
-        reporter.notice(&format!(
-            "model `{name}` mixes the images of a batch (a batch norm without running statistics does, for one), so images are run one by one whatever `--batch-size` and `--cam-batch-size` say"
-        ));
+/// A flag with the documentation, the default and the name of the value that the key of a job has.
+pub fn as_key(arg: Arg) -> Arg {
+    let Some(key) = arg.get_long().and_then(key) else { return arg };
+    let arg = arg.help(key.doc.as_str());
+    let arg = if key.value.is_empty() { arg } else { arg.value_name(key.value.as_str()) };
+    match key.default.as_deref() {
+        Some(default) if !key.value.is_empty() => arg.required(false).default_value(default),
+        _ => arg,
     }
 }

@@ -6,17 +6,10 @@ use std::{
     time::SystemTime,
 };
 
-use super::{
-    Exit, Failure,
-    annotate::output_folder,
-    before_changes,
-    collect::{remove_orphans, retain_orphans, unknown_datasets},
-    dataset::DatasetArgs,
-    print,
-    signals::cancel_on_signals,
-};
+use super::{Exit, Failure, before_changes, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
 use crate::{
     diagnostic::Diagnostic,
+    engine::{remove_orphans, retain_orphans, unknown_datasets},
     fiftyone::{Dataset, LabelSurvey, SampleIds},
     media::shown,
     names::{self, backticked},
@@ -71,10 +64,9 @@ struct Tally {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let cancellation = cancel_on_signals().map_err(Failure::from)?;
+    let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
-    let path = output_folder(args.out.as_deref(), dataset.name()).map_err(Failure::from)?;
-    let folder = open_folder(&path, &dataset)?;
+    let folder = open_folder(&heatmap_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
     let leases = match args.apply {
         true => Some((
             dataset.lock(None)?,

@@ -1,17 +1,13 @@
 //! The dataset that a subcommand is about: its flags, and what is said where something of it is not there.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::annotate::DatabaseArgs;
 use crate::{
     fiftyone::{Connected, Dataset, StoredRun, View},
-    media::{read_text, shown},
-    names::{existing, split_lists},
+    names::existing,
 };
 
 /// Which dataset, and where.
@@ -39,38 +35,6 @@ impl DatasetArgs {
     pub fn viewed(&self, dataset: &Dataset, view: &str, fields: &[String]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
         Ok(dataset.view_of_heatmaps(View::Saved(view), fields, self.python.clone())?)
     }
-}
-
-/// The ids in a file, one a line.
-pub fn listed_ids(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = read_text(path).with_context(|| {
-        format!("cannot read the ids in `{}`\nhint: `--ids` takes a text file with one sample id a line", shown(path))
-    })?;
-    Ok(text.split_whitespace().map(ToOwned::to_owned).collect())
-}
-
-/// The ids of the samples of a saved view that are listed too, in the view's order; `None` where neither is given.
-pub fn chosen_ids(viewed: Option<Vec<String>>, listed: Option<Vec<String>>) -> Option<Vec<String>> {
-    match (viewed, listed) {
-        (Some(mut viewed), Some(listed)) => {
-            let listed: HashSet<String> = listed.into_iter().collect();
-            viewed.retain(|id| listed.contains(id));
-            Some(viewed)
-        }
-        (viewed, listed) => viewed.or(listed),
-    }
-}
-
-/// The tags in texts with one tag each or several with commas. A tag that holds commas is taken whole.
-pub fn chosen_tags(dataset: &Dataset, texts: &[String]) -> anyhow::Result<Vec<String>> {
-    let mut lost = None;
-    let tags = split_lists(texts, |tag| {
-        dataset.has_tag(tag).unwrap_or_else(|error| {
-            lost = Some(error);
-            false
-        })
-    });
-    lost.map_or(Ok(tags), |error| Err(error.into()))
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.

@@ -10,13 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{
-    Exit, Failure,
-    model::{cache_folder, check_name},
-    print,
-};
+use super::{Exit, Failure, model::cache_folder, print};
 use crate::{
     diagnostic::Diagnostic,
+    engine::check_model_name,
     fiftyone::find_python,
     job::ModelRef,
     media::{create_folders, named_file, shown},
@@ -46,7 +43,7 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    check_name(&args.model).map_err(Failure::from)?;
+    check_model_name(&args.model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => ModelRef::Name(args.model.clone()).path(&cache_folder().map_err(Failure::from)?.join("models")),

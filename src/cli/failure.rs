@@ -35,23 +35,6 @@ impl Diagnose for Failure {
     }
 }
 
-impl Failure {
-    /// Why a lock was not got.
-    pub fn from_lock(error: fiftyone::Error) -> Self {
-        Failure::from(error)
-    }
-
-    /// The same of an output folder.
-    pub fn from_storage(error: StorageError) -> Self {
-        let exit = if matches!(error, StorageError::Held { .. }) { Exit::Locked } else { Exit::Aborted };
-        Failure { exit, error: error.into() }
-    }
-
-    pub fn aborted(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::Aborted, error: error.into() }
-    }
-}
-
 /// The same as a value: with the class and the hints of the first of its causes that has any.
 pub fn diagnosed(error: &anyhow::Error) -> Diagnostic {
     let mut whole: Option<Diagnostic> = None;

@@ -2,11 +2,12 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use super::{Exit, Failure, model, print};
+use super::{Exit, annotate::Told, model::engine, print};
 use crate::{
     diagnostic::Diagnostic,
     media::shown,
     names::word,
+    pipeline::Cancellation,
     program::{Dynamic, Influence, ModelMetadata, Program},
     report::{Format, Reporter},
 };
@@ -26,7 +27,8 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let program = model::open(&args.model, args.python.clone(), &Reporter::new(Format::Human)).map_err(Failure::from)?;
+    let reporter = Reporter::new(Format::Human);
+    let program = engine(Cancellation::default()).open_model(&args.model, args.python.as_deref(), &Told(&reporter))?;
     print(&describe(&program, args.all));
     Ok(Exit::Done)
 }

@@ -4,11 +4,8 @@ mod annotate;
 mod cam;
 mod check;
 mod clean;
-mod collect;
 mod dataset;
-mod device;
 mod doctor;
-mod exit;
 mod explain;
 mod export;
 mod failure;
@@ -22,7 +19,6 @@ mod runs;
 mod secrets;
 mod signals;
 mod surroundings;
-mod target;
 mod worker;
 
 use std::io::Write;
@@ -32,6 +28,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+pub use crate::engine::Exit;
 use crate::{
     diagnostic::{Class, Diagnose, Diagnostic},
     fiftyone,
@@ -39,8 +36,9 @@ use crate::{
     program::keep_freed_memory,
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
 };
-pub use exit::Exit;
 use failure::Failure;
+use model::engine;
+use signals::cancel_on_signals;
 
 /// Class-activation heatmaps for whole FiftyOne datasets.
 #[derive(Debug, Parser)]
@@ -85,8 +83,8 @@ impl Command {
     /// How errors are reported.
     fn format(&self) -> Format {
         match self {
-            Command::Annotate(args) => args.format,
-            Command::Run(args) => args.format,
+            Command::Annotate(args) => args.telling.format,
+            Command::Run(args) => args.telling.format,
             Command::Worker(args) => args.format(),
             Command::Explain(args) => args.format,
             Command::Runs(args) => args.format,
@@ -115,8 +113,8 @@ pub fn main() -> Exit {
     let arguments: Vec<_> = std::env::args_os().collect();
     secrets::hide();
     let parsed = Cli::command().try_get_matches_from(arguments);
-    let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
-        Ok(parsed) => parsed,
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
         Err(error) => {
             let text = error.render().to_string();
             match redact(&text) {
@@ -130,21 +128,15 @@ pub fn main() -> Exit {
     };
     let format = cli.command.format();
     let result = match cli.command {
-        Command::Annotate(args) => {
-            let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
-            Ok(annotate::main(annotate::Invocation::from_matches(*args, matches), &mut None))
-        }
-        Command::Run(args) => run::main(&args).map_err(Diagnostic::from),
-        Command::Worker(args) => {
-            let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
-            worker::main(args, matches).map_err(Diagnostic::from)
-        }
+        Command::Annotate(args) => cancel_on_signals().map(|cancellation| annotate::main(&(*args).into(), &engine(cancellation))),
+        Command::Run(args) => run::main(&args),
+        Command::Worker(args) => worker::main(args),
         Command::Report(args) => report::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Remove(args) => remove::main(&args),
-        Command::Explain(args) => explain::main(&args),
+        Command::Explain(args) => explain::main(args),
         Command::Export(args) => export::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Measure(args) => measure::main(&args),

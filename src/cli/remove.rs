@@ -6,16 +6,15 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
-    Exit, Failure,
-    annotate::output_folder,
-    before_changes,
-    collect::remove_orphans,
+    Exit, Failure, before_changes,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
+    model::heatmap_folder,
     print,
     signals::cancel_on_signals,
 };
 use crate::{
     diagnostic::Diagnostic,
+    engine::remove_orphans,
     fiftyone::{Dataset, FieldContent, StoredRun},
     media::shown,
     names,
@@ -142,7 +141,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
     };
     let mut folders: BTreeSet<PathBuf> = runs.iter().flat_map(|run| run.folders.clone()).collect();
     if args.out.is_some() || folders.is_empty() {
-        folders.insert(output_folder(args.out.as_deref(), dataset.name()).map_err(Failure::from)?);
+        folders.insert(heatmap_folder(args.out.as_deref(), dataset.name())?);
     }
     // What a command that was cut off has taken out of the schema already may still have files.
     let known = dataset.heatmap_fields();

@@ -1,23 +1,20 @@
 //! `camflow report`: what the measures of a dataset's heatmaps say, as a page, as JSON and as CSV.
 
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use super::{
     Exit, Failure,
-    dataset::{DatasetArgs, check_heatmap_fields, check_runs, chosen_ids, chosen_tags, listed_ids},
+    dataset::{DatasetArgs, check_heatmap_fields, check_runs},
     print,
     signals::cancel_on_signals,
 };
 use crate::{
-    diagnostic::{Class, Diagnose, Diagnostic},
-    fiftyone::{Dataset, MeasuredSource, Selection},
-    media::{Durability, MediaError, check_named, read_text, shown, write_named},
+    diagnostic::Diagnostic,
+    engine::{NUM_WORST, StudyFiles, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline},
+    fiftyone::{Dataset, Selection},
+    job::NameList,
+    media::shown,
     names::{self, backticked, counted, flag},
-    pipeline::Cancellation,
-    study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page},
 };
 
 /// Report where the model looks: distributions, extreme samples, what stands out
@@ -61,53 +58,6 @@ pub struct Args {
     ids: Option<PathBuf>,
 }
 
-/// The files of a report.
-pub struct ReportFiles<'a> {
-    /// The page.
-    pub page: &'a Path,
-    /// The numbers.
-    pub json: Option<&'a Path>,
-    /// A line for each heatmap.
-    pub csv: Option<&'a Path>,
-    /// How many of the worst and of the best samples to show.
-    pub num_worst: usize,
-    /// What to compare with.
-    pub baseline: Option<&'a Baseline>,
-    /// The selection in words.
-    pub selection: Option<String>,
-}
-
-/// How many of the worst and of the best samples a page shows.
-pub const NUM_WORST: usize = 6;
-
-impl ReportFiles<'_> {
-    /// Reads heatmaps and writes the files, unless there is none; what was found. Less was read if it was cancelled.
-    pub fn write(
-        &self,
-        dataset: &Dataset,
-        source: &mut MeasuredSource,
-        cancellation: &Cancellation,
-    ) -> Result<(Study, Vec<Finding>), Diagnostic> {
-        let mut study = Study::new(self.num_worst);
-        match self.csv {
-            None => observe(source, &mut study, cancellation, None)?,
-            Some(path) => observe_into(path, source, &mut study, cancellation)?,
-        }
-        let findings = findings(&study, self.baseline);
-        if cancellation.is_cancelled() || study.num_samples == 0 {
-            return Ok((study, findings));
-        }
-        let created = format!("{:.0}", jiff::Timestamp::now());
-        let heading = Heading { dataset: dataset.name(), created: &created, selection: self.selection.as_deref() };
-        write(self.page, &page(&study, &findings, self.baseline, heading))?;
-        if let Some(path) = self.json {
-            let report = json(&study, &findings, dataset.name(), &created);
-            write(path, &format!("{report:#}\n"))?;
-        }
-        Ok((study, findings))
-    }
-}
-
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals().map_err(Failure::from)?;
@@ -128,15 +78,15 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
         }
         None => None,
     };
-    let ids = chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose().map_err(Failure::from)?);
+    let ids = chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose()?);
     let selection = Selection {
-        tags: chosen_tags(&dataset, &args.tags).map_err(Failure::from)?,
+        tags: chosen_tags(&dataset, &NameList::from_texts(&args.tags))?,
         matching: args.matching.clone(),
         ids,
         ..Selection::default()
     };
     let mut source = dataset.measured(fields.clone(), &selection)?;
-    let files = ReportFiles {
+    let files = StudyFiles {
         page: &args.out,
         json: args.json.as_deref(),
         csv: args.csv.as_deref(),
@@ -166,24 +116,6 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let samples = counted(study.num_samples, "sample", "samples");
     print(&format!("{heatmaps} of {samples}: {}", shown(&args.out)));
     Ok(Exit::Done)
-}
-
-/// Refuses a file that cannot be written, before there is anything to write.
-pub fn check_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
-    check_named(path).map_err(|error| {
-        Diagnostic::invalid(format!("cannot write to `{}`: {error}", shown(path))).hint(format!("choose another `{flag}`"))
-    })
-}
-
-/// The numbers of an earlier report.
-pub fn read_baseline(path: &Path) -> Result<Baseline, Diagnostic> {
-    const HINT: &str = "`--baseline` takes what `camflow report --json` wrote";
-    let unreadable = |error: io::Error| {
-        Diagnostic::invalid(format!("cannot read the earlier report `{}`", shown(path))).because(&error).hint(HINT)
-    };
-    let text = read_text(path).map_err(unreadable)?;
-    Baseline::parse(&text)
-        .map_err(|reason| Diagnostic::invalid(format!("`{}` is not an earlier report: {reason}", shown(path))).hint(HINT))
 }
 
 /// The heatmap fields to read.
@@ -231,59 +163,4 @@ fn selected(args: &Args) -> Option<String> {
     let ids = args.ids.as_ref().map(|path| format!("listed in {}", shown(path)));
     let parts: Vec<String> = tags.into_iter().chain(matching).chain(view).chain(ids).collect();
     (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// Reads all of the source into the study, and to the table a line for each heatmap.
-fn observe(
-    source: &mut MeasuredSource,
-    study: &mut Study,
-    cancellation: &Cancellation,
-    mut table: Option<&mut dyn Write>,
-) -> Result<(), Diagnostic> {
-    while !cancellation.is_cancelled() {
-        let samples = source.next_page()?;
-        if samples.is_empty() {
-            break;
-        }
-        for sample in &samples {
-            study.observe(sample);
-            table.iter_mut().try_for_each(|table| table.write_all(csv_rows(sample).as_bytes())).map_err(unwritable)?;
-        }
-    }
-    Ok(())
-}
-
-/// The same into a file, which is there when it is complete.
-fn observe_into(
-    path: &Path,
-    source: &mut MeasuredSource,
-    study: &mut Study,
-    cancellation: &Cancellation,
-) -> Result<(), Diagnostic> {
-    let mut fault = None;
-    let written = write_named(path, Durability::Process, |file| {
-        writeln!(file, "{CSV_HEADER}")?;
-        observe(source, study, cancellation, Some(file)).map_err(|error| {
-            fault = Some(error);
-            io::Error::other("reading ended early")
-        })?;
-        if cancellation.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-    });
-    match (fault, written) {
-        (Some(fault), _) => Err(fault),
-        (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
-        (None, written) => written.map_err(aborted),
-    }
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
-    write_named(path, Durability::Process, |file| file.write_all(text.as_bytes())).map_err(aborted)
-}
-
-fn aborted(error: MediaError) -> Diagnostic {
-    error.diagnose().of_class(Class::Aborted)
-}
-
-fn unwritable(error: io::Error) -> Diagnostic {
-    Diagnostic::aborted(format!("the table cannot be written: {error}"))
 }

@@ -5,13 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::Context;
-
 use super::Exit;
-use crate::pipeline::Cancellation;
+use crate::{diagnostic::Diagnostic, pipeline::Cancellation};
 
 /// What the first Ctrl-C or SIGTERM cancels; the second one stops at once. The same for all who ask.
-pub fn cancel_on_signals() -> anyhow::Result<Cancellation> {
+pub fn cancel_on_signals() -> Result<Cancellation, Diagnostic> {
     static CANCELLATION: OnceLock<Cancellation> = OnceLock::new();
     static ASKED: AtomicBool = AtomicBool::new(false);
     if let Some(cancellation) = CANCELLATION.get() {
@@ -27,6 +25,6 @@ pub fn cancel_on_signals() -> anyhow::Result<Cancellation> {
         }
         handle.cancel();
     })
-    .context("signals cannot be handled")?;
+    .map_err(|error| Diagnostic::aborted("signals cannot be handled").because(&error))?;
     Ok(cancellation)
 }

@@ -7,21 +7,23 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-use clap::{ArgMatches, Subcommand};
+use clap::Subcommand;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Exit, Failure,
-    annotate::{self, Invocation, Session, recorded},
+    Exit,
+    annotate::{self, Invocation, Told},
+    model::engine,
     run,
+    signals::cancel_on_signals,
 };
 use crate::{
-    diagnostic::Diagnose,
+    diagnostic::{Class, Diagnostic},
+    engine::{Outcome, Session},
     fiftyone::Shard,
     media::{open_regular, shown},
-    pipeline::{RunError, Source},
+    pipeline::Source,
     report::{Format, Reporter, error_text, redact_json},
 };
 
@@ -45,8 +47,8 @@ impl Args {
     /// How errors are reported.
     pub fn format(&self) -> Format {
         match &self.job {
-            Job::Annotate(args) => args.format,
-            Job::Run(args) => args.format,
+            Job::Annotate(args) => args.telling.format,
+            Job::Run(args) => args.telling.format,
         }
     }
 }
@@ -68,63 +70,60 @@ struct Request {
 }
 
 /// Runs the subcommand. Standard output is for answers alone.
-pub fn main(args: Args, matches: &ArgMatches) -> Result<Exit, Failure> {
-    let format = args.format();
+pub fn main(args: Args) -> Result<Exit, Diagnostic> {
     let mut answers = take_standard_output()?;
-    let invocation = match invocation(args, matches) {
+    let invocation = match invocation(args) {
         Ok(invocation) => invocation,
-        Err(failure) => return not_ready(&mut answers, failure),
+        Err(error) => return not_ready(&mut answers, error),
     };
-    let job = &invocation.args;
-    let reporter = Reporter::for_job(format, job.quiet, job.name.as_deref(), &job.dataset);
-    let reporter = reporter.accepting_known_failures(job.accept_known_failures);
+    let reporter = invocation.reporter();
+    let told = Told(&reporter);
     reporter.job_started((1, 1));
-    let mut open = None;
-    let ready = Session::open(job, &reporter, &mut open).and_then(|mut session| {
+    let engine = engine(cancel_on_signals()?);
+    let ready = engine.open(&invocation.job, &told).and_then(|mut session| {
         let ready = check(&mut session, &invocation)?;
         Ok((session, ready))
     });
     let (session, ready) = match ready {
         Ok(ready) => ready,
-        Err(failure) => return not_ready(&mut answers, failure),
+        Err(error) => return not_ready(&mut answers, error),
     };
     answer(&mut answers, &ready)?;
-    let exit = serve(session, &invocation, &mut answers)?;
+    let exit = serve(session, &reporter, &mut answers)?;
     reporter.job_finished(exit.ending());
     Ok(exit)
 }
 
 /// From now on whatever else this process or its children print goes to standard error.
-fn take_standard_output() -> anyhow::Result<impl Write> {
-    let answers = io::stdout().as_fd().try_clone_to_owned().context("standard output cannot be used")?;
+fn take_standard_output() -> Result<impl Write, Diagnostic> {
+    let unusable = |error: io::Error| Diagnostic::aborted("standard output cannot be used").because(&error);
+    let answers = io::stdout().as_fd().try_clone_to_owned().map_err(unusable)?;
     // SAFETY: both are open, and nobody in this process owns either.
     let redirected = unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) };
-    anyhow::ensure!(redirected >= 0, "standard output cannot be used: {}", io::Error::last_os_error());
+    if redirected < 0 {
+        return Err(unusable(io::Error::last_os_error()));
+    }
     Ok(std::fs::File::from(answers))
 }
 
 /// The one job that the worker is for.
-fn invocation(args: Args, matches: &ArgMatches) -> Result<Invocation, Failure> {
+fn invocation(args: Args) -> Result<Invocation, Diagnostic> {
     let invocation = match args.job {
-        Job::Annotate(args) => {
-            let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-            Invocation::from_matches(*args, matches)
-        }
+        Job::Annotate(args) => (*args).into(),
         Job::Run(args) => run::only_job(&args)?,
     };
-    let args = &invocation.args;
-    let refused = match (args.is_dry(), args.shard) {
-        (true, _) => "a worker changes things, so it takes neither `--dry-run` nor `--explain-plan`\nhint: leave them out",
-        (_, Some(_)) => {
-            "a worker is told its shards on standard input\nhint: leave out `--shard`, and the key `shard` of a job file"
-        }
-        _ => return Ok(invocation),
-    };
-    Err(anyhow::anyhow!(refused).into())
+    let spec = &invocation.job.spec;
+    match (spec.is_dry(), spec.shard) {
+        (true, _) => Err(Diagnostic::invalid("a worker changes things, so it takes neither `--dry-run` nor `--explain-plan`")
+            .hint("leave them out")),
+        (_, Some(_)) => Err(Diagnostic::invalid("a worker is told its shards on standard input")
+            .hint("leave out `--shard`, and the key `shard` of a job file")),
+        _ => Ok(invocation),
+    }
 }
 
 /// Makes sure of all that can be known before the first shard: also that this machine sees the folders that the job names.
-fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Failure> {
+fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Diagnostic> {
     let mut work = session.prepare()?;
     let media = check_media(&mut session.source(&mut work, Shard::WHOLE, Some(TRIED))?, work.dataset.name())?;
     session.load()?;
@@ -133,7 +132,7 @@ fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Failur
         "event": "ready",
         "protocol": PROTOCOL,
         "camflow": env!("CARGO_PKG_VERSION"),
-        "job": invocation.args.name,
+        "job": invocation.job.spec.name,
         "dataset": work.dataset.name(),
         "host": sysinfo::System::host_name(),
         "process": std::process::id(),
@@ -147,8 +146,8 @@ fn check(session: &mut Session, invocation: &Invocation) -> Result<Value, Failur
 }
 
 /// The first file of the dataset's that can be read; `None` where there are no samples.
-fn check_media(source: &mut dyn Source, dataset: &str) -> Result<Option<String>, Failure> {
-    let samples = source.next_samples().map_err(Failure::aborted)?;
+fn check_media(source: &mut dyn Source, dataset: &str) -> Result<Option<String>, Diagnostic> {
+    let samples = source.next_samples()?;
     let mut first = None;
     for sample in samples.into_iter().map(|selected| selected.sample) {
         let reason = match open_regular(&sample.media_path) {
@@ -159,19 +158,19 @@ fn check_media(source: &mut dyn Source, dataset: &str) -> Result<Option<String>,
         first.get_or_insert((sample, reason));
     }
     let Some((sample, reason)) = first else { return Ok(None) };
-    Err(anyhow::anyhow!(
-        "no image of dataset `{dataset}` can be read here; the first is `{}` of sample `{}`: {reason}\nhint: this machine needs the folder with the images under the same path as the dataset has it",
+    Err(Diagnostic::invalid(format!(
+        "no image of dataset `{dataset}` can be read here; the first is `{}` of sample `{}`: {reason}",
         shown(&sample.media_path),
         sample.id
-    )
-    .into())
+    ))
+    .hint("this machine needs the folder with the images under the same path as the dataset has it"))
 }
 
 /// Answers line after line, until there are no more or the worker is asked to stop.
-fn serve(mut session: Session, invocation: &Invocation, answers: &mut impl Write) -> Result<Exit, Failure> {
+fn serve(mut session: Session, reporter: &Reporter, answers: &mut impl Write) -> Result<Exit, Diagnostic> {
     let lines = standard_input()?;
     loop {
-        if session.cancellation.is_cancelled() {
+        if session.is_cancelled() {
             return Ok(Exit::Interrupted);
         }
         let line = match lines.recv_timeout(LOOK) {
@@ -186,39 +185,27 @@ fn serve(mut session: Session, invocation: &Invocation, answers: &mut impl Write
                 continue;
             }
         };
-        let mut config = invocation.config.clone();
-        config.insert("shard".to_owned(), json!(shard.to_string()));
-        let mut broken = None;
-        let (exit, record) = recorded(&invocation.args, config, shard, session.reporter, |record| {
-            let result = session.run(shard, record).map_err(|failure| match failure.exit {
-                // The job was right when the worker began.
-                Exit::Usage => Failure::aborted(failure.error),
-                _ => failure,
-            });
-            broken = broken_by(&session, &result);
-            result
-        });
-        answer(answers, &record.answer(&shard.to_string(), exit.ending()))?;
-        if let Some(error) = broken {
-            return Err(Failure::aborted(error));
+        let (result, record) = session.run_shard(shard);
+        let exit = Exit::of(&result);
+        if let Err(error) = &result {
+            reporter.error(error, exit.code());
         }
+        answer(answers, &record.answer(&shard.to_string(), exit.ending()))?;
+        check_sound(&session, &result)?;
     }
 }
 
-/// Why this process can do no more, after a run that did not go well: else it would fail shard after shard in no time.
-fn broken_by(session: &Session, result: &Result<Exit, Failure>) -> Option<anyhow::Error> {
+/// Makes sure, after a run that did not go well, that this process can go on: else it would fail shard after shard in no time.
+fn check_sound(session: &Session, result: &Result<Outcome, Diagnostic>) -> Result<(), Diagnostic> {
     match result {
-        Ok(Exit::Done | Exit::Interrupted) => None,
-        Err(failure) if matches!(failure.error.downcast_ref(), Some(RunError::Bug(_))) => {
-            Some(anyhow::anyhow!("the worker ends after this fault\nhint: start another one"))
-        }
-        Err(failure) if failure.exit == Exit::Locked => None,
-        _ => session.check_devices().err(),
+        Ok(Outcome { exit: Exit::Done | Exit::Interrupted, .. }) => Ok(()),
+        Err(error) if error.class == Class::Locked => Ok(()),
+        _ => session.check_sound().map_err(|error| error.hint("start another worker")),
     }
 }
 
 /// The lines of standard input, each when the one before it is answered.
-fn standard_input() -> anyhow::Result<Receiver<Vec<u8>>> {
+fn standard_input() -> Result<Receiver<Vec<u8>>, Diagnostic> {
     let (sender, lines) = sync_channel(0);
     let read = move || {
         let mut input = io::stdin().lock();
@@ -231,8 +218,8 @@ fn standard_input() -> anyhow::Result<Receiver<Vec<u8>>> {
             }
         }
     };
-    std::thread::Builder::new().name("standard input".to_owned()).spawn(read).context("standard input cannot be read")?;
-    Ok(lines)
+    let thread = std::thread::Builder::new().name("standard input".to_owned()).spawn(read);
+    thread.map(|_| lines).map_err(|error| Diagnostic::aborted("standard input cannot be read").because(&error))
 }
 
 fn request(line: &[u8]) -> Result<Shard, String> {
@@ -250,23 +237,24 @@ fn refusal(reason: &str) -> Value {
 }
 
 /// The only answer of a worker that cannot work. The same is said by its exit code and on standard error.
-fn not_ready(answers: &mut impl Write, failure: Failure) -> Result<Exit, Failure> {
-    let ending = failure.exit.ending();
+fn not_ready(answers: &mut impl Write, error: Diagnostic) -> Result<Exit, Diagnostic> {
+    let ending = Exit::from(error.class).ending();
     let line = json!({
         "event": "not_ready", "protocol": PROTOCOL, "camflow": env!("CARGO_PKG_VERSION"),
         "host": sysinfo::System::host_name(), "process": std::process::id(),
-        "exit": ending.name, "exit_code": ending.exit_code, "error": error_text(&failure.diagnose()),
+        "exit": ending.name, "exit_code": ending.exit_code, "error": error_text(&error),
     });
     // The fault that is there already matters more.
     let _ = answer(answers, &line);
-    Err(failure)
+    Err(error)
 }
 
-fn answer(answers: &mut impl Write, line: &Value) -> Result<(), Failure> {
-    writeln!(answers, "{}", redact_json(line.clone()))
-        .and_then(|()| answers.flush())
-        .context("nobody reads the worker's answers any more\nhint: what the last shard stored stays stored")
-        .map_err(Failure::aborted)
+fn answer(answers: &mut impl Write, line: &Value) -> Result<(), Diagnostic> {
+    writeln!(answers, "{}", redact_json(line.clone())).and_then(|()| answers.flush()).map_err(|error| {
+        Diagnostic::aborted("nobody reads the worker's answers any more")
+            .because(&error)
+            .hint("what the last shard stored stays stored")
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `--map`: which class a label is.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 /// A label that means a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +12,23 @@ pub struct ClassMapping {
 }
 
 impl ClassMapping {
-    /// What a flag takes for this: see [`ClassMapping::from_str`].
-    pub fn argument(label: &str, class: &str) -> String {
-        format!("{}={class}", label.replace('\\', "\\\\").replace('=', "\\="))
+    /// A label and the class that it means.
+    ///
+    /// # Errors
+    /// One of the two has no name.
+    pub fn new(label: impl Into<String>, class: impl Into<String>) -> Result<Self, String> {
+        let mapping = ClassMapping { label: label.into(), class: class.into() };
+        match mapping.label.is_empty() || mapping.class.is_empty() {
+            true => Err(format!("`{}={}` lacks a name beside the `=`", mapping.label, mapping.class)),
+            false => Ok(mapping),
+        }
+    }
+}
+
+/// As it is read.
+impl fmt::Display for ClassMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.label.replace('\\', "\\\\").replace('=', "\\="), self.class)
     }
 }
 
@@ -34,11 +48,7 @@ impl FromStr for ClassMapping {
                 Some(c) => label.push(c),
             }
         }
-        let class = rest.as_str().to_owned();
-        match label.is_empty() || class.is_empty() {
-            true => Err(format!("`{text}` lacks a name beside the `=`")),
-            false => Ok(ClassMapping { label, class }),
-        }
+        ClassMapping::new(label, rest.as_str())
     }
 }
 
@@ -49,8 +59,8 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         for (label, class) in [("potted plant", "pottedplant"), ("a=b", "c=d"), (r"a\", "15"), (r"\=", r"\="), ("a,b", "c, d")] {
-            let mapping = ClassMapping { label: label.into(), class: class.into() };
-            assert_eq!(ClassMapping::argument(label, class).parse(), Ok(mapping));
+            let mapping = ClassMapping::new(label, class).expect("a mapping");
+            assert_eq!(mapping.to_string().parse(), Ok(mapping));
         }
         for wrong in ["", "=", "a", "a=", "=b", r"a\=b"] {
             assert!(wrong.parse::<ClassMapping>().is_err(), "{wrong}");

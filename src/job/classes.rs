@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::NameList;
 use crate::{
     diagnostic::Diagnostic,
     media::MaskValue,
-    names::{ClassNames, Meaning, backticked, existing, split_lists},
+    names::{ClassNames, Meaning, backticked, existing},
     pipeline::TargetClass,
     program::OneChannel,
 };
@@ -28,13 +29,13 @@ pub struct ResolvedClasses {
     pub notices: Vec<String>,
 }
 
-/// Resolves the requested classes: texts with one name each or several with commas. `all` means every class that the model and,
+/// Resolves the requested classes. `all` means every class that the model and,
 /// where they are the targets, the masks know, except the background.
 ///
 /// # Errors
 /// Every class that the model or the masks do not know, with the names that they know, and every name that means several.
 pub fn resolve_classes(
-    requested: &[String],
+    requested: &NameList,
     names: &ClassNames,
     masks: Option<MaskNames<'_>>,
 ) -> Result<ResolvedClasses, Diagnostic> {
@@ -62,9 +63,9 @@ pub fn resolve_classes(
 }
 
 /// A text with commas is one name if it is written so, else several names if all of them are known, else whatever it is like.
-fn split(requested: &[String], names: &ClassNames) -> Vec<String> {
+fn split(requested: &NameList, names: &ClassNames) -> Vec<String> {
     let is_exact = |name: &str| matches!(names.meaning(name), Meaning::Exact(_) | Meaning::Mapped(_));
-    split_lists(requested, |text| {
+    requested.names(|text| {
         is_exact(text)
             || names.is_folded(text) && !crate::names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
     })
@@ -222,8 +223,8 @@ mod tests {
         names(&[(0, "background"), (7, "car"), (15, "person")])
     }
 
-    fn requested(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+    fn requested(names: &[&str]) -> NameList {
+        NameList::from_texts(names.iter().copied())
     }
 
     fn masks<'a>(targets: Option<&'a [(String, MaskValue)]>) -> Option<MaskNames<'a>> {
@@ -339,12 +340,12 @@ mod tests {
 
     #[test]
     fn labels_are_the_models_classes_or_not() {
-        let labels = requested(&["Car", "background", "cart"]);
+        let labels = ["Car", "background", "cart"].map(String::from);
         let (known, rest) = known_labels(&labels, &voc(), "gt").expect("a class");
-        assert_eq!((known[0].index, known.len(), rest), (7, 1, requested(&["background", "cart"])));
-        let error = texts(&known_labels(&requested(&["cart"]), &voc(), "gt").expect_err("none")).concat();
+        assert_eq!((known[0].index, known.len(), &rest[..]), (7, 1, &labels[1..]));
+        let error = texts(&known_labels(&labels[2..], &voc(), "gt").expect_err("none")).concat();
         assert!(error.contains("`gt`") && error.contains("`cart`") && error.contains("`person`"), "{error}");
-        assert!(known_labels(&requested(&["cart"]), &ClassNames::default(), "gt").is_err());
+        assert!(known_labels(&labels[2..], &ClassNames::default(), "gt").is_err());
     }
 
     #[test]

@@ -26,6 +26,12 @@ impl FieldTemplate {
     }
 }
 
+impl std::fmt::Display for FieldTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl std::str::FromStr for FieldTemplate {
     type Err = String;
 

@@ -6,6 +6,7 @@ mod classes;
 mod field;
 mod file;
 mod model;
+mod name_list;
 mod target;
 
 pub use class_map::ClassMapping;
@@ -13,4 +14,5 @@ pub use classes::{MaskNames, ResolvedClasses, channel_of, known_labels, resolve_
 pub use field::{FieldTemplate, distinct_names};
 pub use file::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, check_name, unknown};
 pub use model::{DEFAULT_MODEL, ModelRef};
+pub use name_list::NameList;
 pub use target::TargetSpec;

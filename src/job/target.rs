@@ -20,6 +20,12 @@ pub enum TargetSpec {
     },
 }
 
+impl Default for TargetSpec {
+    fn default() -> Self {
+        TargetSpec::Labels(None)
+    }
+}
+
 impl FromStr for TargetSpec {
     type Err = String;
 

@@ -276,3 +276,16 @@ def test_a_report_that_cannot_be_written_is_said_before_the_work(camflow, job_fi
     (tmp_path / "file").write_text("")
     refused = camflow("run", job_file('name = "a"'), "--set", f"report-file={tmp_path / 'file' / 'r.json'}", code=2)
     assert "--report-file" in refused.stderr and "annotated" not in refused.stderr
+
+
+def test_a_job_runs_from_rust(binary, dataset, tiny_model, tmp_path):
+    example = binary.parent / "examples" / "annotate"
+    arguments = [example, dataset.name, tiny_model, "middle", tmp_path / "maps"]
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "heatmaps" in done.stderr.splitlines()[-1] and not done.stdout
+    dataset.reload()
+    fields = [field for field in dataset.get_field_schema() if field.startswith("middle_grad_layer_")]
+    assert sum(len(dataset.exists(field)) for field in fields) == int(done.stderr.splitlines()[-1].split()[0]) > 0
+    refused = subprocess.run([example, "none", *arguments[2:]], check=False, capture_output=True, text=True)
+    assert refused.returncode != 0 and "no dataset `none`" in refused.stderr

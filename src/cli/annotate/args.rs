@@ -1,15 +1,18 @@
-//! What can be asked of `annotate`: its flags, which are also the keys of a job file.
+//! What can be asked of `annotate`: a flag for each key of a job, and how it is told.
 
-use std::{
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::path::PathBuf;
+
+use clap::Arg;
 
 use crate::{
-    cli::{cam::CamArgs, choice},
-    fiftyone::{ConnectOptions, Database, DatabaseConfig, DatabaseFlags, Shard},
-    job::{ClassMapping, FieldTemplate, TargetSpec, check_name},
+    cli::{
+        cam::{CamArgs, as_key},
+        choice,
+    },
+    diagnostic::Diagnostic,
+    engine::{BatchSize, CamSpec, DeviceSpec, JobSpec, check_limit, check_metrics_file, connect},
+    fiftyone::{Connected, DatabaseFlags, Shard},
+    job::{ClassMapping, FieldTemplate, NameList, TargetSpec, check_name},
     names::Choice,
     pipeline::{MaxFailures, NpyFormat, Store},
     report::Format,
@@ -19,258 +22,294 @@ use crate::{
 /// Add heatmaps to the samples of a FiftyOne dataset
 // A flag given twice takes its last value, so that scripts can put defaults before `"$@"`; one that takes several takes all.
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, mut_args = as_key)]
 pub struct Args {
-    /// Name of the dataset
     #[arg(long)]
-    pub dataset: String,
+    dataset: String,
     #[command(flatten)]
-    pub cam: CamArgs,
-    /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
-    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
-    #[arg(long, default_value = "labels")]
-    pub target: TargetSpec,
-    /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
-    /// ROAD; 61 more forward passes for each heatmap
+    cam: CamArgs,
     #[arg(long)]
-    pub faithfulness: bool,
-    /// Which class of the model a label of the dataset is, where the two are not written the same; may be repeated
-    #[arg(long = "map", value_name = "LABEL=CLASS")]
-    pub mappings: Vec<ClassMapping>,
-    /// Template for the names of fields, with `{class}`, `{layer}`, `{method}` and `{model}`; default: `{class}_grad_layer_{layer}`,
-    /// for other methods than gradcam `{class}_{method}_layer_{layer}`
-    #[arg(long, value_name = "TEMPLATE")]
-    pub field: Option<FieldTemplate>,
-    /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
-    #[arg(long, value_name = "FOLDER")]
-    pub out: Option<PathBuf>,
-    /// Write to `--out` although it is not the folder that the dataset's heatmaps were written to before: it was deleted or is on
-    /// another disk now
+    target: TargetSpec,
     #[arg(long)]
-    pub new_folder: bool,
-    /// How long files stay that nothing refers to, from when a run replaced them: `1d`, `36h`, `0`
-    #[arg(long, value_name = "TIME", default_value_t)]
-    pub grace: Grace,
-    /// Exact floats beside the picture
-    #[arg(long, default_value = NpyFormat::F32.name(), value_parser = choice::<NpyFormat>())]
-    pub npy: NpyFormat,
-    /// Where the App finds the picture: an 8-bit PNG on disk (`path`) or the array in the document (`inline`)
-    #[arg(long, default_value = Store::Path.name(), value_parser = choice::<Store>())]
-    pub store: Store,
-    /// Samples per batch: a number, or `auto`, by the size of the images and the memory that is free
-    #[arg(long, value_name = "N", default_value = "auto")]
-    pub batch_size: BatchSize,
-    /// Threads that read images, and as many that write heatmaps; default: one per core
-    #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
-    /// Only samples with one of these tags: repeat the flag, or separate them with commas; a tag that holds commas is taken whole
-    #[arg(long, value_name = "TAG")]
-    pub tags: Vec<String>,
-    /// Only samples that match this MongoDB query (JSON)
-    #[arg(long = "match", value_name = "QUERY")]
-    pub matching: Option<String>,
-    /// Only the samples whose ids stand in this file, one a line, in its order
-    #[arg(long, value_name = "FILE")]
-    pub ids: Option<PathBuf>,
-    /// Only these slices of a grouped dataset, as for tags; default: all that hold images
-    #[arg(long, value_name = "SLICE")]
-    pub slices: Vec<String>,
-    /// Only the samples of this saved view, in its order
-    #[arg(long, value_name = "VIEW")]
-    pub view: Option<String>,
-    /// Only the samples of the view whose stages are in this file, as FiftyOne's `view._serialize()` gives them (JSON)
-    #[arg(long, value_name = "FILE")]
-    pub view_stages: Option<PathBuf>,
-    /// No more than this many samples
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub limit: Option<u64>,
-    /// Take samples in a random order, so that `--limit` takes a random part; the same order each time
+    faithfulness: bool,
     #[arg(long)]
-    pub shuffle: bool,
-    /// Another random order for `--shuffle`
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Only this part of the samples: I of N that together are the whole selection, for several machines
-    #[arg(long, value_name = "I/N")]
-    pub shard: Option<Shard>,
-    /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
+    map: Vec<ClassMapping>,
     #[arg(long)]
-    pub apply_exif: bool,
-    /// Leave the App's settings of the dataset alone: no colours for new fields, none of them ticked
+    field: Option<FieldTemplate>,
     #[arg(long)]
-    pub no_app_config: bool,
-    /// Put the heatmaps of this run in the place of those that another model made or that show something else: another class,
-    /// target, layer or method. What is up to date stays
+    out: Option<PathBuf>,
     #[arg(long)]
-    pub replace: bool,
-    /// Recompute up-to-date heatmaps, and replace all others, too
+    new_folder: bool,
     #[arg(long)]
-    pub overwrite: bool,
-    /// Change nothing, but say how many samples would be annotated and why
+    grace: Grace,
+    #[arg(long, value_parser = choice::<NpyFormat>())]
+    npy: NpyFormat,
+    #[arg(long, value_parser = choice::<Store>())]
+    store: Store,
     #[arg(long)]
-    pub dry_run: bool,
-    /// The same, and say it of each sample: `new`, or whether its label, its image, the model or the settings changed
+    batch_size: BatchSize,
     #[arg(long)]
-    pub explain_plan: bool,
-    /// Abort when more samples than this fail: a number, or a share of all samples of the selection (`5%`, `0.05`), rounded up.
-    /// Known failures do not count: samples that failed in an earlier run with the same inputs
-    #[arg(long, value_name = "N")]
-    pub max_failures: Option<MaxFailures>,
-    /// End with exit code 0 where no sample failed but known ones, which are tried and reported all the same; needs `max-failures`,
-    /// so that a disk that is missing makes no known failures
+    workers: Option<usize>,
     #[arg(long)]
-    pub accept_known_failures: bool,
-    /// Name of this job in reports, metrics and JSON lines
-    #[arg(long, value_name = "JOB", value_parser = job_name)]
-    pub name: Option<String>,
-    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name, `{shard}` the shard
-    /// (`3-of-10`), `{date}` the day (UTC)
-    #[arg(long, value_name = "FILE")]
-    pub report_file: Option<PathBuf>,
-    /// Write metrics for Prometheus here when the run is over, `*.prom` in the folder of node_exporter's textfile collector; `{name}`
-    /// is the job's name, `{shard}` the shard (`3-of-10`)
-    #[arg(long, value_name = "FILE", value_parser = prom_file)]
-    pub metrics_file: Option<PathBuf>,
-    /// Write the page of `camflow report` about the job's fields here when the run is over; `{name}` is the job's name, `{date}` the
-    /// day (UTC)
-    #[arg(long, value_name = "PAGE.html")]
-    pub html_file: Option<PathBuf>,
-    /// Write the numbers of that page here, too (JSON): the baseline of a later one
-    #[arg(long, value_name = "N.json")]
-    pub numbers_file: Option<PathBuf>,
-    /// Compare that page with an earlier one: what `numbers-file` or `camflow report --json` wrote
-    #[arg(long, value_name = "OLD.json")]
-    pub baseline: Option<PathBuf>,
+    tags: Vec<String>,
+    #[arg(long = "match")]
+    matching: Option<String>,
+    #[arg(long)]
+    ids: Option<PathBuf>,
+    #[arg(long)]
+    slices: Vec<String>,
+    #[arg(long)]
+    view: Option<String>,
+    #[arg(long)]
+    view_stages: Option<PathBuf>,
+    #[arg(long, value_parser = limit)]
+    limit: Option<u64>,
+    #[arg(long)]
+    shuffle: bool,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    shard: Option<Shard>,
+    #[arg(long)]
+    apply_exif: bool,
+    #[arg(long)]
+    no_app_config: bool,
+    #[arg(long)]
+    replace: bool,
+    #[arg(long)]
+    overwrite: bool,
+    #[arg(long)]
+    dry_run: bool,
+    #[arg(long)]
+    explain_plan: bool,
+    #[arg(long)]
+    max_failures: Option<MaxFailures>,
+    #[arg(long)]
+    accept_known_failures: bool,
+    #[arg(long, value_parser = job_name)]
+    name: Option<String>,
+    #[arg(long)]
+    report_file: Option<PathBuf>,
+    #[arg(long, value_parser = metrics_file)]
+    metrics_file: Option<PathBuf>,
+    #[arg(long)]
+    html_file: Option<PathBuf>,
+    #[arg(long)]
+    numbers_file: Option<PathBuf>,
+    #[arg(long)]
+    baseline: Option<PathBuf>,
+    #[command(flatten)]
+    pub telling: Telling,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// How a job is told.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Telling {
     /// Output format: text, or JSON Lines
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
     /// Print warnings and errors only
     #[arg(long, short)]
     pub quiet: bool,
-    #[command(flatten)]
-    pub database: DatabaseArgs,
 }
 
 /// Flags about the database; FiftyOne's own settings hold where they are left out.
 #[derive(Clone, Debug, clap::Args)]
+#[command(mut_args = as_database_key)]
 pub struct DatabaseArgs {
-    /// MongoDB connection string; default: as FiftyOne is configured. Credentials are better kept in FIFTYONE_DATABASE_URI
-    #[arg(long, value_name = "URI", hide_env_values = true)]
-    pub database_uri: Option<String>,
-    /// Folder of FiftyOne's own database
-    #[arg(long, value_name = "FOLDER")]
-    pub database_dir: Option<PathBuf>,
-    /// Name of the database
-    #[arg(long, value_name = "NAME")]
-    pub database_name: Option<String>,
+    #[arg(long, hide_env_values = true)]
+    database_uri: Option<String>,
+    #[arg(long)]
+    database_dir: Option<PathBuf>,
+    #[arg(long)]
+    database_name: Option<String>,
+}
+
+/// Of the flags of other commands only these are keys of a job.
+fn as_database_key(arg: Arg) -> Arg {
+    if arg.get_long().is_some_and(|name| name.starts_with("database-")) { as_key(arg) } else { arg }
 }
 
 impl DatabaseArgs {
     /// Connects as FiftyOne would.
-    pub fn connect(&self, python: Option<PathBuf>) -> anyhow::Result<crate::fiftyone::Connected> {
-        let flags =
-            DatabaseFlags { uri: self.database_uri.clone(), dir: self.database_dir.clone(), name: self.database_name.clone() };
-        let config = DatabaseConfig::discover(&flags)?;
-        Ok(Database::connect(&config, &ConnectOptions { python })?)
+    pub fn connect(&self, python: Option<PathBuf>) -> Result<Connected, Diagnostic> {
+        let DatabaseArgs { database_uri: uri, database_dir: dir, database_name: name } = self.clone();
+        connect(&DatabaseFlags { uri, dir, name }, python)
     }
 }
 
-impl Args {
-    /// What the job is called where nobody named it.
-    pub const UNNAMED: &str = "annotate";
-
-    /// The part of the samples that this run is about.
-    pub fn shard(&self) -> Shard {
-        self.shard.unwrap_or(Shard::WHOLE)
-    }
-
-    /// Whether nothing is to be changed.
-    pub fn is_dry(&self) -> bool {
-        self.dry_run || self.explain_plan
-    }
-
-    /// What is wrong with flags that are each right by themselves.
-    pub fn contradiction(&self) -> Option<&'static str> {
-        let has_page = self.html_file.is_some();
-        match self {
-            _ if self.accept_known_failures && self.max_failures.is_none() => Some(
-                "`accept-known-failures` needs `max-failures` beside it: where a disk is missing, all samples fail, and would be known the next time",
-            ),
-            _ if !has_page && self.numbers_file.is_some() => {
-                Some("`numbers-file` needs `html-file` beside it, the page whose numbers they are")
-            }
-            _ if !has_page && self.baseline.is_some() => Some("`baseline` needs `html-file` beside it, the page that compares"),
-            _ => None,
-        }
-    }
-
-    /// What the job is called.
-    pub fn job_name(&self) -> &str {
-        self.name.as_deref().unwrap_or(Self::UNNAMED)
-    }
-
-    /// The report file, with the job's name and the shard put in.
-    pub fn report_file(&self, shard: Shard) -> Option<PathBuf> {
-        self.report_file.as_deref().map(|path| self.named(path, shard))
-    }
-
-    /// The metrics file, with the job's name and the shard put in.
-    pub fn metrics_file(&self, shard: Shard) -> Option<PathBuf> {
-        self.metrics_file.as_deref().map(|path| self.named(path, shard))
-    }
-
-    /// The page of the run, its numbers and what it is compared with.
-    pub fn page_files(&self) -> [Option<PathBuf>; 3] {
-        let named = |path: &Option<PathBuf>| path.as_deref().map(|path| self.named(path, Shard::WHOLE));
-        [&self.html_file, &self.numbers_file, &self.baseline].map(named)
-    }
-
-    fn named(&self, path: &Path, shard: Shard) -> PathBuf {
-        match path.to_str() {
-            Some(text) => {
-                let shard = format!("{}-of-{}", shard.index(), shard.count());
-                let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-                text.replace("{name}", self.job_name()).replace("{shard}", &shard).replace("{date}", &date).into()
-            }
-            None => path.to_owned(),
+/// Taken apart, so that no flag is forgotten.
+impl From<Args> for JobSpec {
+    fn from(args: Args) -> JobSpec {
+        let Args {
+            dataset,
+            cam,
+            target,
+            faithfulness,
+            map,
+            field,
+            out,
+            new_folder,
+            grace,
+            npy,
+            store,
+            batch_size,
+            workers,
+            tags,
+            matching,
+            ids,
+            slices,
+            view,
+            view_stages,
+            limit,
+            shuffle,
+            seed,
+            shard,
+            apply_exif,
+            no_app_config,
+            replace,
+            overwrite,
+            dry_run,
+            explain_plan,
+            max_failures,
+            accept_known_failures,
+            name,
+            report_file,
+            metrics_file,
+            html_file,
+            numbers_file,
+            baseline,
+            telling: Telling { .. },
+            database: DatabaseArgs { database_uri, database_dir, database_name },
+        } = args;
+        let CamSpec {
+            class,
+            layers,
+            model,
+            methods: method,
+            fuse_layers,
+            eigen_smooth,
+            aug_smooth,
+            cam_batch_size,
+            size,
+            device: DeviceSpec { devices: device, precision, exact, fast },
+            python,
+        } = cam.into_spec();
+        JobSpec {
+            dataset,
+            class,
+            layers,
+            model,
+            method,
+            fuse_layers,
+            eigen_smooth,
+            aug_smooth,
+            cam_batch_size,
+            size,
+            device,
+            precision,
+            exact,
+            fast,
+            python,
+            target,
+            faithfulness,
+            map,
+            field,
+            out,
+            new_folder,
+            grace,
+            npy,
+            store,
+            batch_size,
+            workers,
+            tags: NameList::from_texts(tags),
+            matching,
+            ids,
+            slices: NameList::from_texts(slices),
+            view,
+            view_stages,
+            limit,
+            shuffle,
+            seed,
+            shard,
+            apply_exif,
+            no_app_config,
+            replace,
+            overwrite,
+            dry_run,
+            explain_plan,
+            max_failures,
+            accept_known_failures,
+            name,
+            report_file,
+            metrics_file,
+            html_file,
+            numbers_file,
+            baseline,
+            database_uri,
+            database_dir,
+            database_name,
         }
     }
 }
 
-fn at_least_one(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(0) => Err("no sample would be taken; leave it out to take all".to_owned()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("it is a number from 1".to_owned()),
-    }
+fn limit(text: &str) -> Result<u64, String> {
+    let limit = text.parse().map_err(|_| "it is a number from 1".to_owned())?;
+    check_limit(limit).map(|()| limit)
 }
 
 fn job_name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-fn prom_file(text: &str) -> Result<PathBuf, String> {
+fn metrics_file(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    let is_read = path.extension().is_some_and(|extension| extension == "prom");
-    if is_read { Ok(path) } else { Err("it ends in `.prom`: the collector reads no other files".to_owned()) }
+    check_metrics_file(&path).map(|()| path)
 }
 
-/// How many samples make a batch.
-#[derive(Clone, Copy, Debug)]
-pub enum BatchSize {
-    /// As many as are good for the device and fit into its memory.
-    Auto,
-    /// At most so many.
-    Samples(NonZeroUsize),
-}
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches};
 
-impl FromStr for BatchSize {
-    type Err = String;
+    use super::*;
+    use crate::engine::{Kind, keys};
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(BatchSize::Auto),
-            number => number.parse().map(BatchSize::Samples).map_err(|_| "it is `auto` or a number from 1".to_owned()),
+    fn command() -> Command {
+        Args::augment_args(Command::new("annotate").no_binary_name(true).disable_help_flag(true))
+    }
+
+    #[test]
+    fn flags_are_the_keys_of_a_job() {
+        let command = command();
+        let flags: Vec<&clap::Arg> = command.get_arguments().collect();
+        let mut names: Vec<&str> = flags.iter().filter_map(|flag| flag.get_long()).collect();
+        names.retain(|name| !["format", "quiet"].contains(name));
+        names.sort_unstable();
+        assert_eq!(names, keys().iter().map(|key| key.name.as_str()).collect::<Vec<_>>());
+        for key in keys() {
+            let flag = flags.iter().find(|flag| flag.get_long() == Some(&key.name)).expect("a flag");
+            let takes = flag.get_action().takes_values();
+            let is_list = matches!(flag.get_action(), clap::ArgAction::Append);
+            assert_eq!((takes, is_list), (key.kind != Kind::Switch, matches!(key.kind, Kind::List | Kind::Table)), "{key:?}");
+            let choices = flag.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect::<Vec<_>>();
+            assert!(!takes || choices == key.choices, "{key:?}: {choices:?}");
+            assert_eq!(flag.is_required_set(), key.is_required, "{key:?}");
         }
+    }
+
+    #[test]
+    fn a_flag_says_what_a_key_says() {
+        let spec = |line: &[&str]| {
+            let matches = command().try_get_matches_from(line).expect("flags");
+            JobSpec::from(Args::from_arg_matches(&matches).expect("flags"))
+        };
+        let python = std::env::var_os("CAMFLOW_PYTHON").map(PathBuf::from);
+        assert_eq!(spec(&["--dataset", "d"]), JobSpec { python: python.clone(), ..JobSpec::new("d") }, "the defaults are one");
+        let line = ["--dataset=d", "--class=a,b", "--class=c", "--map=x=y", "--limit=3", "--npy=none", "--method=fem,eigencam"];
+        let job = r#"{"dataset": "d", "map": {"x": "y"}, "limit": 3, "npy": "none", "method": ["fem", "eigencam"]}"#;
+        let job: JobSpec = serde_json::from_str(job).expect("a job");
+        assert_eq!(spec(&line), JobSpec { class: NameList::from_texts(["a,b", "c"]), python, ..job });
     }
 }

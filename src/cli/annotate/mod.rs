@@ -1,92 +1,92 @@
-//! `camflow annotate`: the main job. [`args`] has the flags, [`job`] what they come to, [`session`] the flow, [`record`] what is
-//! left of the run.
+//! `camflow annotate`: the main job. [`args`] has the flags, the engine does the work.
 
 mod args;
-mod config;
-mod job;
-mod labels;
-mod note;
-mod page;
-mod present;
-mod record;
-mod session;
 
-use std::collections::BTreeMap;
+use serde_json::Value;
 
-use clap::ArgMatches;
-use serde_json::{Map, Value};
-
-use super::{
-    Exit,
-    failure::{Failure, diagnosed},
-};
+use super::Exit;
 use crate::{
-    diagnostic::Diagnose,
-    fiftyone::{Database, Shard},
-    report::{Reporter, RunRecord, error_text},
+    engine::{Engine, Job, JobSpec, Observer},
+    names::Choice,
+    pipeline::{Event, RunError, Summary, Survey},
+    report::Reporter,
 };
-pub use args::{Args, DatabaseArgs};
-pub use config::{is_table, settings};
-pub use job::output_folder;
-use record::RecordFiles;
-pub use session::Session;
+pub use args::{Args, DatabaseArgs, Telling};
 
-/// One job: its arguments, and what there is to say about them.
+/// One job, and how it is told.
 pub struct Invocation {
-    /// The arguments.
-    pub args: Args,
-    /// Every setting by the name of its flag, without secrets.
-    pub config: Map<String, Value>,
+    /// The job.
+    pub job: Job,
+    /// How it is told.
+    pub telling: Telling,
     /// The job's number and how many there are.
     pub position: (usize, usize),
 }
 
 impl Invocation {
-    /// The only job of the process, from the command line.
-    pub fn from_matches(args: Args, matches: &ArgMatches) -> Self {
-        Invocation { args, config: config::settings(matches, &BTreeMap::new()), position: (1, 1) }
+    /// A job among several of the process.
+    pub fn new(mut job: Job, telling: Telling) -> Self {
+        job.settings.insert("format".to_owned(), Value::from(telling.format.name()));
+        job.settings.insert("quiet".to_owned(), Value::from(telling.quiet));
+        Invocation { job, telling, position: (1, 1) }
+    }
+
+    /// What tells of it.
+    pub fn reporter(&self) -> Reporter {
+        let (spec, Telling { format, quiet }) = (&self.job.spec, self.telling);
+        let reporter = Reporter::for_job(format, quiet, spec.name.as_deref(), &spec.dataset);
+        reporter.accepting_known_failures(spec.accept_known_failures)
     }
 }
 
-/// Runs a job to its end, and reports how it ended. The database stays in `open` until the next one is.
-pub fn main(invocation: Invocation, open: &mut Option<Database>) -> Exit {
-    let Invocation { args, config, position } = invocation;
-    let reporter = Reporter::for_job(args.format, args.quiet, args.name.as_deref(), &args.dataset);
-    let reporter = reporter.accepting_known_failures(args.accept_known_failures);
+/// The only job of the process, from the command line.
+impl From<Args> for Invocation {
+    fn from(args: Args) -> Self {
+        let telling = args.telling;
+        Invocation::new(JobSpec::from(args).into(), telling)
+    }
+}
+
+/// Runs a job to its end, and reports how it ended.
+pub fn main(invocation: &Invocation, engine: &Engine) -> Exit {
+    let reporter = invocation.reporter();
     // Whoever asks what would be done wants to hear it.
-    let reporter = if args.is_dry() { reporter } else { reporter.holding_back() };
-    reporter.job_started(position);
-    let shard = args.shard();
-    let (exit, _) = recorded(&args, config, shard, &reporter, |record| Session::open(&args, &reporter, open)?.run(shard, record));
+    let reporter = if invocation.job.spec.is_dry() { reporter } else { reporter.holding_back() };
+    reporter.job_started(invocation.position);
+    let result = engine.annotate(&invocation.job, &Told(&reporter));
+    let exit = Exit::of(&result);
+    if let Err(error) = result {
+        reporter.error(&error, exit.code());
+    }
     reporter.job_finished(exit.ending());
     exit
 }
 
-/// Does something of which report and metrics are written, and says what went wrong.
-pub fn recorded(
-    args: &Args,
-    config: Map<String, Value>,
-    shard: Shard,
-    reporter: &Reporter,
-    run: impl FnOnce(&mut RunRecord) -> Result<Exit, Failure>,
-) -> (Exit, RunRecord) {
-    let mut record = RunRecord::begin(args.job_name().to_owned(), args.dataset.clone(), config);
-    let files = RecordFiles::check(args, shard);
-    let result = match &files {
-        Ok(_) => run(&mut record),
-        Err(error) => Err(anyhow::anyhow!("{error}").into()),
-    };
-    let mut exit = result.unwrap_or_else(|failure| {
-        let error = failure.diagnose();
-        reporter.error(&error, failure.exit.code());
-        record.error = Some(error_text(&error));
-        failure.exit
-    });
-    if let Err(error) = files.map_or(Ok(()), |files| files.write(&record, exit)) {
-        exit = exit.max(Exit::Aborted);
-        let error = diagnosed(&error);
-        reporter.error(&error, exit.code());
-        record.error.get_or_insert_with(|| error_text(&error));
+/// What the engine says, to whoever started the program.
+pub struct Told<'a>(pub &'a Reporter);
+
+impl Observer for Told<'_> {
+    fn notice(&self, text: &str) {
+        self.0.notice(text);
     }
-    (exit, record)
+
+    fn step(&self, text: &str) {
+        self.0.step(text);
+    }
+
+    fn warning(&self, text: &str) {
+        self.0.warning(text);
+    }
+
+    fn tell(&self, event: Event) {
+        self.0.tell(event);
+    }
+
+    fn finish(&self, summary: &Summary, fault: Option<&RunError>) {
+        self.0.finish(summary, fault);
+    }
+
+    fn surveyed(&self, survey: &Survey, num_columns: usize) {
+        self.0.surveyed(survey, num_columns);
+    }
 }

@@ -6,20 +6,15 @@ mod outputs;
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    Exit, Failure,
-    cam::{CamArgs, Model},
-    choice,
-    model::check_preprocess,
-    target::{check_class_flag, check_output, check_task, one_channel_notice, resolve},
-};
+use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
+    engine::{CamSpec, Model, Observer, check_classes, check_output, check_preprocess, check_task, one_channel_notice, resolve},
     explain::TorchExplainer,
     job::{MaskNames, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, ClassNames},
-    pipeline::{Channel, Explainer, SkipReason, listed},
+    pipeline::{Cancellation, Channel, Explainer, SkipReason, listed},
     program::Program,
     report::{Format, Reporter, error_text},
 };
@@ -52,32 +47,35 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let reporter = Reporter::new(args.format);
-    let target = target(args)?;
-    check_class_flag(&target, &args.cam.classes, None).map_err(|text| Failure::from(anyhow::Error::msg(text)))?;
-    let Model { program, layers, devices } = args.cam.open(&reporter).map_err(Failure::from)?;
+pub fn main(args: Args) -> Result<Exit, Diagnostic> {
+    let Args { inputs, cam, target: asked_target, mask, out, format } = args;
+    let reporter = Reporter::new(format);
+    let told = Told(&reporter);
+    let cam = cam.into_spec();
+    let target = target(asked_target, &cam)?;
+    check_classes(&target, &cam.class, None)?;
+    let Model { program, layers, devices } = cam.open(&engine(Cancellation::default()), &told)?;
     let [plan_options] = devices[..] else {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
-    check_task(&program, &target).map_err(Failure::from)?;
-    if !args.inputs.iter().all(|input| is_tensor(input)) {
-        check_preprocess(&program, &reporter).map_err(Failure::from)?;
+    check_task(&program, &target)?;
+    if !inputs.iter().all(|input| is_tensor(input)) {
+        check_preprocess(&program, &told)?;
     }
-    let asked = asked(args, &target, &program, &reporter)?;
-    one_channel_notice(&program, args.mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
-    let options = args.cam.explain_options(&program, layers);
+    let asked = asked(&cam, mask.as_deref(), &target, &program, &told)?;
+    one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
+    let options = cam.explain_options(&program, layers);
     let channel = |asked: &Asked| if let Channel::Index(index) = asked.channel { Some(index) } else { None };
     let classes: Vec<_> = asked.iter().map(|asked| (asked.name.clone(), channel(asked))).collect();
-    let file_names = FileNames::new(&args.inputs, &classes)?;
-    let outputs = Outputs::new(args.out.clone(), args.format, file_names.classes.clone(), &program, &options);
+    let file_names = FileNames::new(&inputs, &classes)?;
+    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), &program, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
-    check_output(&program, explainer.plan(), &target).map_err(Failure::from)?;
+    check_output(&program, explainer.plan(), &target)?;
 
-    file_names.claim(&args.out, &args.inputs)?;
+    file_names.claim(&out, &inputs)?;
     file_names.notices.iter().for_each(|notice| reporter.notice(notice));
     let mut done = Tally::default();
-    for (input, name) in args.inputs.iter().zip(&file_names.inputs) {
+    for (input, name) in inputs.iter().zip(&file_names.inputs) {
         match explain((input, name), &asked, &program, &mut explainer, &outputs, &reporter) {
             Ok(tally) => done.add(tally),
             // A bad image costs only itself.
@@ -105,29 +103,35 @@ impl Tally {
     }
 }
 
-fn target(args: &Args) -> Result<TargetSpec, Diagnostic> {
-    match &args.target {
+fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagnostic> {
+    match asked {
         Some(TargetSpec::Labels(_)) => Err(Diagnostic::invalid("there are no labels without a dataset")
             .hint("give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`")),
-        Some(target) => Ok(target.clone()),
-        None if args.cam.classes.is_empty() => Ok(TargetSpec::Top),
+        Some(target) => Ok(target),
+        None if cam.class.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
     }
 }
 
 /// What to look for in every image.
-fn asked(args: &Args, target: &TargetSpec, program: &Program, reporter: &Reporter) -> Result<Vec<Asked>, Diagnostic> {
+fn asked(
+    cam: &CamSpec,
+    mask: Option<&Path>,
+    target: &TargetSpec,
+    program: &Program,
+    observer: &dyn Observer,
+) -> Result<Vec<Asked>, Diagnostic> {
     if *target == TargetSpec::Top {
-        if args.mask.is_some() {
+        if mask.is_some() {
             return Err(Diagnostic::invalid("`--mask` marks a class").hint("name it with `--class`"));
         }
         return Ok(vec![Asked { name: "top".to_owned(), channel: Channel::Top, pixels: AskedPixels::Predicted }]);
     }
     let names = ClassNames::new(program.metadata.classes.clone());
-    let masks = args.mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
-    let classes = resolve(program, &names, &args.cam.classes, masks, reporter).map_err(Failure::from)?;
-    let pixels = |value: Option<MaskValue>| match (target, &args.mask, value) {
-        (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.clone(), value },
+    let masks = mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
+    let classes = resolve(program, &names, &cam.class, masks, observer)?;
+    let pixels = |value: Option<MaskValue>| match (target, mask, value) {
+        (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.to_owned(), value },
         (TargetSpec::Pixel { x, y }, ..) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },
         _ => AskedPixels::Predicted,
     };

@@ -1,129 +1,109 @@
-//! The keys of a job: the flags of `camflow annotate`, as clap knows them, so that the two can never differ.
+//! Settings of a job file to values of a job's keys, each by itself: what is wrong is said of its line.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use clap::{
-    Arg, ArgAction, Args as _, Command, ValueHint,
-    error::{ContextKind, ContextValue, Error, ErrorKind},
-};
+use serde_json::{Map, Value as Json, json};
 
 use crate::{
-    cli::annotate,
+    engine::{JobSpec, Key, Kind, PathKind, key, keys},
     job::{ClassMapping, Origin, Setting, Text, Value, unknown},
-    names::{backticked, list_of_one},
+    names::{backticked, similar},
 };
 
-/// Flags of `annotate` that are no keys, and why not.
+/// What is asked for elsewhere, and where.
 const NO_KEYS: [(&str, &str); 3] = [
     ("name", "every job has a `name` of its own, below its `[[job]]`"),
     ("format", "`format` is one for all jobs: `camflow run --format`"),
     ("quiet", "`quiet` is one for all jobs: `camflow run --quiet`"),
 ];
 
-/// The keys of a job.
+/// The keys that a job file may have below `[[job]]` and `[defaults]`.
+pub fn settable() -> impl Iterator<Item = &'static Key> {
+    keys().iter().filter(|key| NO_KEYS.iter().all(|(no_key, _)| *no_key != key.name))
+}
+
+/// Reads the settings of a job file.
 pub struct Keys {
-    command: Command,
     /// What relative paths in the file are relative to.
     folder: PathBuf,
 }
 
 impl Keys {
-    /// Those of `camflow annotate`, for a job file in that folder.
+    /// For a job file in that folder.
     pub fn new(folder: &Path) -> Self {
-        let command = Command::new("annotate").no_binary_name(true).disable_help_flag(true);
-        Keys { command: annotate::Args::augment_args(command), folder: folder.to_owned() }
+        Keys { folder: folder.to_owned() }
     }
 
-    /// The command line that jobs are parsed as.
-    pub fn command(&self) -> &Command {
-        &self.command
-    }
-
-    /// All keys with their flags, in the order of the help text.
-    pub fn all(&self) -> impl Iterator<Item = (&str, &Arg)> {
-        let named = self.command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
-        named.filter(|(name, _)| NO_KEYS.iter().all(|(no_key, _)| no_key != name))
-    }
-
-    /// The keys that a job cannot be without.
-    pub fn required(&self) -> impl Iterator<Item = &str> {
-        self.all().filter(|(_, arg)| arg.is_required_set()).map(|(name, _)| name)
-    }
-
-    /// The command-line arguments that say the same.
+    /// The value that a job has of this setting; `None` where that is the default.
     ///
     /// # Errors
     /// There is no such key, or it does not take this value.
-    pub fn arguments(&self, setting: &Setting) -> Result<Vec<OsString>, String> {
-        let key = &setting.key;
-        if let Some((_, reason)) = NO_KEYS.iter().find(|(no_key, _)| no_key == key) {
+    pub fn value(&self, setting: &Setting) -> Result<Option<Json>, String> {
+        let name = &setting.key;
+        if let Some((_, reason)) = NO_KEYS.iter().find(|(no_key, _)| no_key == name) {
             return Err((*reason).to_owned());
         }
-        let Some((_, arg)) = self.all().find(|(name, _)| name == key) else {
-            return Err(unknown("key", key, self.all().map(|(name, _)| name)));
+        let Some(key) = key(name) else {
+            return Err(unknown("key", name, settable().map(|key| key.name.as_str())));
         };
-        let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
-        let is_list = matches!(arg.get_action(), ArgAction::Append);
-        let is_table = annotate::is_table(arg);
-        let texts = match &setting.value {
-            Value::Wrong => return Ok(Vec::new()),
-            Value::Switch(false) if is_switch => return Ok(Vec::new()),
-            Value::Switch(true) if is_switch => return Ok(vec![format!("--{key}").into()]),
+        let Some(value) = self.read(key, setting)? else { return Ok(None) };
+        let alone: Map<String, Json> = [(name.clone(), value.clone())].into_iter().collect();
+        match serde_json::from_value::<JobSpec>(alone.into()) {
+            Ok(_) => Ok(Some(value)),
+            Err(error) => Err(refused(key, &setting.value, &error.to_string())),
+        }
+    }
+
+    /// As JSON, of the key's type.
+    fn read(&self, key: &Key, setting: &Setting) -> Result<Option<Json>, String> {
+        let name = &key.name;
+        let is_typed = matches!(setting.origin, Origin::Set(_));
+        let located = |text: &Text| json!(self.located(key, &text.filled, &setting.origin));
+        match (key.kind, &setting.value) {
+            (_, Value::Wrong) => Ok(None),
+            (Kind::Switch, Value::Switch(switch)) => Ok(Some(json!(switch))),
             // From the command line, where everything is text.
-            Value::Text(text) if is_switch && matches!(setting.origin, Origin::Set(_)) => {
-                return match text.filled.as_str() {
-                    "true" => Ok(vec![format!("--{key}").into()]),
-                    "false" => Ok(Vec::new()),
-                    _ => Err(format!("`{key}` is `true` or `false`")),
-                };
+            (Kind::Switch, Value::Text(text)) if is_typed => match text.filled.as_str() {
+                "true" => Ok(Some(json!(true))),
+                "false" => Ok(Some(json!(false))),
+                _ => Err(format!("`{name}` is `true` or `false`")),
+            },
+            (Kind::Switch, _) => Err(format!("`{name}` is `true` or `false`, without quotes")),
+            (Kind::Table, Value::Table(entries)) => {
+                let entries: Map<String, Json> = entries.iter().map(|(label, text)| (label.clone(), located(text))).collect();
+                Ok(Some(entries.into()))
             }
-            _ if is_switch => return Err(format!("`{key}` is `true` or `false`, without quotes")),
-            Value::Table(entries) if is_table => entries.iter().map(|(_, text)| text).collect::<Vec<_>>(),
-            Value::Table(_) => return Err(format!("`{key}` takes {}, not a table", takes(arg, is_list))),
-            _ if is_table && matches!(setting.origin, Origin::Line(_)) => {
-                return Err(format!("`{key}` is a table: write `{key} = {{ \"{}\" }}`", value_name(arg).replace('=', "\" = \"")));
+            (Kind::Table, Value::Text(text)) if is_typed => {
+                let mapping: ClassMapping =
+                    text.filled.parse().map_err(|reason: String| refused(key, &setting.value, &reason))?;
+                Ok(Some(json!({ mapping.label: mapping.class })))
             }
-            Value::Switch(_) => return Err(format!("`{key}` takes {}, not `true` or `false`", takes(arg, is_list))),
-            Value::List(_) if !is_list => return Err(format!("`{key}` takes one value, not an array")),
-            Value::List(texts) => texts.iter().collect::<Vec<_>>(),
-            Value::Text(text) => vec![text],
-        };
-        let filled = texts.iter().map(|text| self.located(arg, &text.filled, &setting.origin));
-        let arguments: Vec<OsString> = match &setting.value {
-            // Where names are split at commas, those of an array are not.
-            Value::List(_) if takes_any_text(arg) => {
-                filled.map(|text| format!("--{key}={}", list_of_one(&text)).into()).collect()
+            (Kind::Table, _) => {
+                Err(format!("`{name}` is a table: write `{name} = {{ \"{}\" }}`", key.value.replace('=', "\" = \"")))
             }
-            Value::Table(entries) => {
-                let labels = entries.iter().map(|(label, _)| label);
-                labels
-                    .zip(filled)
-                    .map(|(label, text)| format!("--{key}={}", ClassMapping::argument(label, &text)).into())
-                    .collect()
-            }
-            _ => filled.map(|text| format!("--{key}={text}").into()).collect(),
-        };
-        let alone = Command::new("key").no_binary_name(true).disable_help_flag(true).arg(arg.clone().required(false));
-        match alone.try_get_matches_from(&arguments) {
-            Ok(_) => Ok(arguments),
-            Err(error) => Err(refused(key, &setting.value, &texts, &error)),
+            (_, Value::Table(_)) => Err(format!("`{name}` takes {}, not a table", takes(key))),
+            (_, Value::Switch(_)) => Err(format!("`{name}` takes {}, not `true` or `false`", takes(key))),
+            // What it takes back is what `[defaults]` says.
+            (Kind::List, Value::List(texts)) if texts.is_empty() => Ok(None),
+            (Kind::List, Value::List(texts)) => Ok(Some(texts.iter().map(located).collect())),
+            (_, Value::List(_)) => Err(format!("`{name}` takes one value, not an array")),
+            (Kind::Number, Value::Text(text)) => match text.filled.parse::<u64>() {
+                Ok(number) => Ok(Some(json!(number))),
+                Err(_) => Err(refused(key, &setting.value, &format!("it is a number from {}", key.minimum))),
+            },
+            (Kind::Text | Kind::List, Value::Text(text)) => Ok(Some(located(text))),
         }
     }
 
     /// Paths of the file are relative to the file's folder: a job means the same from wherever it is started. Those of `--set` are
     /// typed in a shell, and relative to where that is.
-    fn located(&self, arg: &Arg, text: &str, origin: &Origin) -> String {
+    fn located(&self, key: &Key, text: &str, origin: &Origin) -> String {
         let path = Path::new(text);
-        let is_path = match arg.get_value_hint() {
-            ValueHint::AnyPath | ValueHint::DirPath => true,
-            // A zoo name or a file.
-            ValueHint::FilePath => path.extension().is_some_and(|extension| extension == "pt2"),
-            // A program by itself is looked for where programs are.
-            ValueHint::ExecutablePath => text.contains('/'),
-            _ => false,
+        let is_path = match key.path {
+            Some(PathKind::File | PathKind::Folder) => true,
+            Some(PathKind::Model) => path.extension().is_some_and(|extension| extension == "pt2"),
+            Some(PathKind::Program) => text.contains('/'),
+            None => false,
         };
         let home = || Some(directories::BaseDirs::new()?.home_dir().join(text.strip_prefix("~/")?));
         let located = match origin {
@@ -134,37 +114,22 @@ impl Keys {
     }
 }
 
-fn value_name(arg: &Arg) -> &str {
-    arg.get_value_names().and_then(|names| names.first()).map_or("a value", |name| name.as_str())
+fn takes(key: &Key) -> String {
+    if key.kind == Kind::List { format!("{} or an array of them", key.value) } else { key.value.clone() }
 }
 
-/// Whether clap leaves it to others to take the value apart.
-fn takes_any_text(arg: &Arg) -> bool {
-    arg.get_value_delimiter().is_none()
-}
-
-fn takes(arg: &Arg, is_list: bool) -> String {
-    let what = value_name(arg);
-    if is_list { format!("{what} or an array of them") } else { what.to_owned() }
-}
-
-/// Why clap refuses a value, without showing what environment variables hold.
-fn refused(key: &str, value: &Value, texts: &[&Text], error: &Error) -> String {
-    let mut text = format!("`{key}` cannot be `{value}`");
-    let valid = match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(valid)) => valid.as_slice(),
-        _ => &[],
-    };
-    if !valid.is_empty() {
-        let wrong = texts.iter().find(|text| !text.is_secret && !valid.contains(&text.filled));
-        let near = wrong.map(|wrong| crate::names::similar(&wrong.filled, valid)).unwrap_or_default();
+/// Why a value is refused, without showing what environment variables hold.
+fn refused(key: &Key, value: &Value, reason: &str) -> String {
+    let mut text = format!("`{}` cannot be `{value}`", key.name);
+    let texts: Vec<&Text> = value.texts().collect();
+    if !key.choices.is_empty() {
+        let names = texts.iter().filter(|text| !text.is_secret).flat_map(|text| text.filled.split(','));
+        let wrong = names.map(str::trim).find(|name| !key.choices.iter().any(|choice| choice == name));
+        let near = wrong.map(|wrong| similar(wrong, &key.choices)).unwrap_or_default();
         let near = near.first().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        text.push_str(&format!(": it takes {}{near}", backticked(valid)));
-    } else if texts.iter().all(|text| !text.is_secret)
-        && error.kind() == ErrorKind::ValueValidation
-        && let Some(cause) = std::error::Error::source(error)
-    {
-        text.push_str(&format!(": {cause}"));
+        text.push_str(&format!(": it takes {}{near}", backticked(&key.choices)));
+    } else if texts.iter().all(|text| !text.is_secret) {
+        text.push_str(&format!(": {reason}"));
     }
     text
 }
@@ -181,69 +146,80 @@ mod tests {
         Value::Text(Text::plain(text))
     }
 
-    fn argument(key: &str, value: Value) -> Result<Option<String>, String> {
-        let arguments = Keys::new(Path::new("/jobs")).arguments(&setting(key, value))?;
-        let texts: Vec<String> = arguments.into_iter().map(|argument| argument.into_string().expect("text")).collect();
-        Ok(Some(texts.join(" ")).filter(|texts| !texts.is_empty()))
+    fn list(texts: &[&str]) -> Value {
+        Value::List(texts.iter().map(|text| Text::plain(*text)).collect())
+    }
+
+    fn value(key: &str, value: Value) -> Result<Option<Json>, String> {
+        Keys::new(Path::new("/jobs")).value(&setting(key, value))
     }
 
     #[test]
-    fn settings_become_arguments() {
-        let some = |text: &str| Ok(Some(text.to_owned()));
-        assert_eq!(argument("dataset", text("-d")), some("--dataset=-d"));
-        assert_eq!(argument("limit", text("3")), some("--limit=3"));
-        assert_eq!(argument("layers", text("4")), some("--layers=4"));
-        assert_eq!(argument("exact", Value::Switch(true)), some("--exact"));
-        assert_eq!(argument("exact", Value::Switch(false)), Ok(None));
-        assert_eq!(argument("class", Value::List(vec![Text::plain("a"), Text::plain("15")])), some("--class=a --class=15"));
-        let names = Value::List(vec![Text::plain("tabby, tabby cat"), Text::plain("dog")]);
-        assert_eq!(argument("class", names), some(r"--class=tabby\, tabby cat --class=dog"));
-        assert_eq!(argument("layers", Value::List(vec![Text::plain("1-2"), Text::plain("4")])), some("--layers=1-2 --layers=4"));
+    fn settings_become_values_of_their_types() {
+        let some = |value: Json| Ok(Some(value));
+        assert_eq!(value("dataset", text("-d")), some(json!("-d")));
+        assert_eq!(value("limit", text("3")), some(json!(3)));
+        assert_eq!(value("layers", text("4")), some(json!("4")));
+        assert_eq!(value("exact", Value::Switch(true)), some(json!(true)));
+        assert_eq!(value("exact", Value::Switch(false)), some(json!(false)));
+        assert_eq!(value("class", list(&["tabby, tabby cat", "15"])), some(json!(["tabby, tabby cat", "15"])));
+        assert_eq!(value("class", text("a,b")), some(json!("a,b")), "split where it is known what there is");
+        assert_eq!(value("method", text("fem,eigencam")), some(json!("fem,eigencam")));
         let table = Value::Table(vec![("a=b".into(), Text::plain("c")), ("d".into(), Text::plain("15"))]);
-        assert_eq!(argument("map", table), some(r"--map=a\=b=c --map=d=15"));
-        assert_eq!(argument("class", text("a,b")), some("--class=a,b"));
-        assert_eq!(argument("tags", Value::List(Vec::new())), Ok(None));
+        assert_eq!(value("map", table), some(json!({"a=b": "c", "d": "15"})));
+        assert_eq!(value("tags", list(&[])), Ok(None));
+        assert_eq!(value("batch-size", text("4")), some(json!("4")));
+        let typed = |key: &str, value: &str| {
+            let origin = Origin::Set(format!("{key}={value}"));
+            Keys::new(Path::new("/jobs")).value(&Setting { key: key.into(), value: text(value), origin })
+        };
+        assert_eq!(typed("map", r"a\=b=c"), some(json!({"a=b": "c"})));
+        assert_eq!(typed("exact", "true"), some(json!(true)));
+        assert_eq!(typed("exact", "yes"), Err("`exact` is `true` or `false`".into()));
+        assert_eq!(typed("out", "maps"), some(json!("maps")));
     }
 
     #[test]
     fn paths_are_relative_to_the_file() {
-        let some = |text: &str| Ok(Some(text.to_owned()));
-        assert_eq!(argument("out", text("maps")), some("--out=/jobs/maps"));
-        assert_eq!(argument("out", text("/maps")), some("--out=/maps"));
-        assert_eq!(argument("ids", text("../ids.txt")), some("--ids=/jobs/../ids.txt"));
-        assert_eq!(argument("metrics-file", text("{name}.prom")), some("--metrics-file=/jobs/{name}.prom"));
-        assert_eq!(argument("model", text("m.pt2")), some("--model=/jobs/m.pt2"));
-        assert_eq!(argument("model", text("resnet50")), some("--model=resnet50"));
-        assert_eq!(argument("python", text("python3")), some("--python=python3"));
-        assert_eq!(argument("python", text("venv/bin/python")), some("--python=/jobs/venv/bin/python"));
+        let some = |value: &str| Ok(Some(json!(value)));
+        assert_eq!(value("out", text("maps")), some("/jobs/maps"));
+        assert_eq!(value("out", text("/maps")), some("/maps"));
+        assert_eq!(value("ids", text("../ids.txt")), some("/jobs/../ids.txt"));
+        assert_eq!(value("metrics-file", text("{name}.prom")), some("/jobs/{name}.prom"));
+        assert_eq!(value("model", text("m.pt2")), some("/jobs/m.pt2"));
+        assert_eq!(value("model", text("resnet50")), some("resnet50"));
+        assert_eq!(value("python", text("python3")), some("python3"));
+        assert_eq!(value("python", text("venv/bin/python")), some("/jobs/venv/bin/python"));
         let home = directories::BaseDirs::new().expect("a home").home_dir().join("maps");
-        assert_eq!(argument("out", text("~/maps")), some(&format!("--out={}", home.display())));
-        let typed = Setting { key: "out".into(), value: text("maps"), origin: Origin::Set("out=maps".into()) };
-        assert_eq!(Keys::new(Path::new("/jobs")).arguments(&typed), Ok(vec!["--out=maps".into()]));
+        assert_eq!(value("out", text("~/maps")), some(&home.display().to_string()));
     }
 
     #[test]
     fn wrong_keys_and_values_are_refused_with_what_there_is() {
-        let refused = |key: &str, value: Value| argument(key, value).expect_err("a mistake");
+        let refused = |key: &str, wrong: Value| value(key, wrong).expect_err("a mistake");
         assert_eq!(refused("clas", text("x")), "there is no key `clas`; the nearest: `class`, `layers`");
         assert!(refused("batch_size", text("x")).contains("`batch-size`"));
         assert!(refused("format", text("json")).contains("camflow run --format"));
         assert_eq!(refused("exact", text("true")), "`exact` is `true` or `false`, without quotes");
         assert_eq!(refused("limit", Value::Switch(true)), "`limit` takes N, not `true` or `false`");
         assert_eq!(refused("tags", Value::Switch(true)), "`tags` takes TAG or an array of them, not `true` or `false`");
-        assert_eq!(refused("limit", Value::List(Vec::new())), "`limit` takes one value, not an array");
+        assert_eq!(refused("limit", list(&[])), "`limit` takes one value, not an array");
         assert_eq!(refused("limit", text("many")), "`limit` cannot be `many`: it is a number from 1");
         assert!(refused("limit", text("0")).contains("no sample would be taken"));
         assert_eq!(refused("sub", Value::Table(Vec::new())), "there is no key `sub`");
         assert_eq!(refused("tags", Value::Table(Vec::new())), "`tags` takes TAG or an array of them, not a table");
         assert_eq!(refused("map", text("a=b")), "`map` is a table: write `map = { \"LABEL\" = \"CLASS\" }`");
+        assert!(refused("map", Value::Table(vec![("a".into(), Text::plain(""))])).contains("lacks a name"));
         assert_eq!(refused("npy", text("f33")), "`npy` cannot be `f33`: it takes `f32`, `f16`, `none`; did you mean `f32`?");
         assert!(refused("method", text("gradcan")).ends_with("did you mean `gradcam`?"));
+        assert!(refused("method", list(&["fem", "gradcan"])).ends_with("did you mean `gradcam`?"));
+        assert!(refused("target", text("labels:")).starts_with("`target` cannot be `labels:`: `labels:` is not a target"));
         let secret = |key: &str| {
             let text = Text { written: "${PW}".into(), filled: "hunter2".into(), is_secret: true };
             refused(key, Value::Text(text))
         };
         assert_eq!(secret("limit"), "`limit` cannot be `${PW}`");
+        assert_eq!(secret("target"), "`target` cannot be `${PW}`");
         assert!(secret("npy").ends_with("it takes `f32`, `f16`, `none`"));
     }
 }

@@ -6,20 +6,20 @@ mod reference;
 
 use std::{path::PathBuf, str::FromStr};
 
-use anyhow::Context;
-
-use super::{Exit, Failure, annotate, choice, print, signals::cancel_on_signals};
-use crate::{
-    media::shown,
-    names::{Choice, backticked},
-    report::{Format, Reporter},
+use super::{
+    Exit,
+    annotate::{self, Telling},
+    model::engine,
+    print,
+    signals::cancel_on_signals,
 };
+use crate::{diagnostic::Diagnostic, engine::job_file_schema, media::shown, names::backticked, report::Reporter};
 
 /// Run the jobs of a job file in order
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job file (TOML); `--print-default` prints one with all keys
-    #[arg(value_name = "FILE", required_unless_present = "print_default")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["print_default", "print_schema"])]
     file: Option<PathBuf>,
     /// Set a key of all jobs, or of one, whatever the file says
     #[arg(long = "set", value_name = "[JOB.]KEY=VALUE")]
@@ -36,12 +36,11 @@ pub struct Args {
     /// Print a job file that explains all keys
     #[arg(long, exclusive = true)]
     print_default: bool,
-    /// Output format: text, or JSON Lines
-    #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
-    pub format: Format,
-    /// Print warnings and errors only
-    #[arg(long, short)]
-    quiet: bool,
+    /// Print the JSON Schema of job files, for editors
+    #[arg(long, exclusive = true)]
+    print_schema: bool,
+    #[command(flatten)]
+    pub telling: Telling,
 }
 
 /// What `--set` was given.
@@ -65,24 +64,24 @@ impl FromStr for Assignment {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Failure> {
+pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let Some(file) = &args.file else {
-        print(&reference::text());
+        print(&if args.print_schema { format!("{:#}", job_file_schema()) } else { reference::text() });
         return Ok(Exit::Done);
     };
     let jobs = plan::jobs(file, args)?;
     let cancellation = cancel_on_signals()?;
+    let engine = engine(cancellation.clone());
     let mut ends: Vec<(String, Exit)> = Vec::new();
-    let mut open = None;
     let mut left = Vec::new();
     for job in jobs {
-        let name = job.args.job_name().to_owned();
+        let name = job.job.spec.job_name().to_owned();
         if cancellation.is_cancelled() {
             left.push(name);
             continue;
         }
         // What ends one job (a lost dataset, a full disk) need not touch the others, and if it does they say so themselves.
-        ends.push((name, annotate::main(job, &mut open)));
+        ends.push((name, annotate::main(&job, &engine)));
     }
     let worst = ends.iter().map(|(_, exit)| *exit).chain((!left.is_empty()).then_some(Exit::Interrupted)).max();
     let worst = worst.unwrap_or(Exit::Done);
@@ -90,24 +89,21 @@ pub fn main(args: &Args) -> Result<Exit, Failure> {
         let ended = ends.iter().map(|(name, exit)| format!("`{name}` {}", exit.ending().name.replace('_', " ")));
         let begun = left.iter().map(|name| format!("`{name}` not begun"));
         let text = ended.chain(begun).collect::<Vec<_>>().join(", ");
-        Reporter::new(args.format).warning(&format!("not every job is done: {text}"));
+        Reporter::new(args.telling.format).warning(&format!("not every job is done: {text}"));
     }
     Ok(worst)
 }
 
 /// The job of a file, for what can do only one.
-pub fn only_job(args: &Args) -> anyhow::Result<annotate::Invocation> {
-    let Some(file) = &args.file else { anyhow::bail!("no job file is named") };
+pub fn only_job(args: &Args) -> Result<annotate::Invocation, Diagnostic> {
+    let Some(file) = &args.file else { return Err(Diagnostic::invalid("no job file is named")) };
     let mut jobs = plan::jobs(file, args)?;
-    let names: Vec<&str> = jobs.iter().map(|job| job.args.job_name()).collect();
-    anyhow::ensure!(
-        names.len() < 2,
-        "the job file `{}` has {} jobs: {}\nhint: name one of them with `--only`",
-        shown(file),
-        names.len(),
-        backticked(&names)
-    );
-    jobs.pop().with_context(|| format!("the job file `{}` has no job", shown(file)))
+    if jobs.len() > 1 {
+        let names: Vec<&str> = jobs.iter().map(|job| job.job.spec.job_name()).collect();
+        let what = format!("the job file `{}` has {} jobs: {}", shown(file), names.len(), backticked(&names));
+        return Err(Diagnostic::invalid(what).hint("name one of them with `--only`"));
+    }
+    jobs.pop().ok_or_else(|| Diagnostic::invalid(format!("the job file `{}` has no job", shown(file))))
 }
 
 #[cfg(test)]

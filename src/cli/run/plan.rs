@@ -2,19 +2,20 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::Context;
-use clap::FromArgMatches;
+use serde_json::{Map, Value as Json};
 
-use super::{Args, keys::Keys};
+use super::{
+    Args,
+    keys::{Keys, settable},
+};
 use crate::{
-    cli::{
-        annotate::{self, Invocation},
-        secrets,
-    },
+    cli::{annotate::Invocation, secrets},
+    diagnostic::Diagnostic,
+    engine::{Job, JobSpec},
     fiftyone::stranger_of,
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
     media::{read_text, shown},
-    names::{Choice, word},
+    names::word,
     report::keep_secret,
 };
 
@@ -22,15 +23,14 @@ use crate::{
 ///
 /// # Errors
 /// The file cannot be read, or something in it or in `--set` and `--only` is wrong.
-pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
+pub fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnostic> {
     let named = shown(path).to_string();
-    let text = read_text(path).with_context(|| {
-        format!(
-            "cannot read the job file `{named}`\nhint: `camflow run --print-default > {}` writes one to start from",
-            word(path)
-        )
+    let text = read_text(path).map_err(|error| {
+        Diagnostic::invalid(format!("cannot read the job file `{named}`"))
+            .because(&error)
+            .hint(format!("`camflow run --print-default > {}` writes one to start from", word(path)))
     })?;
-    let path = std::path::absolute(path).with_context(|| format!("`{named}` is no path"))?;
+    let path = std::path::absolute(path).map_err(|error| Diagnostic::invalid(format!("`{named}` is no path")).because(&error))?;
     let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
         let value = std::env::var(name).ok()?;
         secrets::hide_variable(name, &value);
@@ -49,19 +49,20 @@ pub fn jobs(path: &Path, args: &Args) -> anyhow::Result<Vec<Invocation>> {
         count => format!("are {count} mistakes"),
     };
     let lines: String = mistakes.iter().map(|mistake| format!("\n  {}", mistake.located(&named))).collect();
-    anyhow::bail!("there {count} in the job file `{named}`{lines}\nhint: `camflow run --print-default` explains all keys")
+    Err(Diagnostic::invalid(format!("there {count} in the job file `{named}`{lines}"))
+        .hint("`camflow run --print-default` explains all keys"))
 }
 
 /// A program that a file of somebody else names is run for nobody.
-fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> anyhow::Result<()> {
+fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> Result<(), Diagnostic> {
     let is_typed = args.set.iter().any(|set| set.key == "python") || std::env::var_os("CAMFLOW_PYTHON").is_some();
-    let named = jobs.iter().find_map(|job| job.args.cam.python.as_deref().filter(|_| !is_typed));
+    let named = jobs.iter().find_map(|job| job.job.spec.python.as_deref().filter(|_| !is_typed));
     let Some((python, owner)) = named.zip(stranger_of(path)) else { return Ok(()) };
-    anyhow::bail!(
-        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run\nhint: if you trust it, say so with `--set {}`",
-        shown(path),
-        word(&format!("python={}", python.to_string_lossy()))
-    )
+    Err(Diagnostic::invalid(format!(
+        "the job file `{}` belongs to {owner}, not to you, so the Python that it names is not run",
+        shown(path)
+    ))
+    .hint(format!("if you trust it, say so with `--set {}`", word(&format!("python={}", python.to_string_lossy())))))
 }
 
 fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Invocation>, Vec<Mistake>) {
@@ -84,7 +85,7 @@ fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Optio
     }
     let mut check = |setting: &Setting, job: Option<&str>| {
         let origin = setting.origin.clone();
-        let wrong = keys.arguments(setting).err();
+        let wrong = keys.value(setting).err();
         mistakes.extend(wrong.map(|text| Mistake { origin, job: job.map(Into::into), text }));
     };
     file.defaults.iter().for_each(|setting| check(setting, None));
@@ -105,31 +106,31 @@ fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Optio
         let mut wrong = |text: String| {
             mistakes.push(Mistake { origin: Origin::Line(job.line), job: Some(job.name.clone()), text });
         };
-        for key in keys.required().filter(|key| !settings.contains_key(key)) {
+        for key in required().filter(|key| !settings.contains_key(key)) {
             wrong(format!("it has no `{key}`"));
         }
         // The rest makes sense only for a job without mistakes, which are reported already.
-        match invocation(&keys, job, &settings, args) {
-            Some(Ok(invocation)) => {
-                let (args, shard) = (&invocation.args, invocation.args.shard());
-                if let Some(text) = args.contradiction() {
-                    wrong(text.to_owned());
-                }
-                let (report, metrics) = (args.report_file(shard), args.metrics_file(shard));
-                let [page, numbers, _] = args.page_files();
-                let written = [report, metrics, page, numbers];
+        match spec(&keys, job, &settings, args) {
+            Some(Ok(spec)) => {
+                spec.problems().into_iter().for_each(&mut wrong);
+                let shard = spec.shard();
+                let [page, numbers, _] = spec.page_files();
+                let written = [spec.report_file(shard), spec.metrics_file(shard), page, numbers];
                 for (key, path) in ["report-file", "metrics-file", "html-file", "numbers-file"].into_iter().zip(written) {
                     if let Some(other) = path.and_then(|path| files.insert(path, &job.name)) {
                         wrong(format!("its `{key}` is that of job `{other}`; put `{{name}}` into it, the name of the job"));
                     }
                 }
-                jobs.push(invocation);
+                let shown = settings.iter().filter(|(_, setting)| has_secrets(&setting.value));
+                let shown = shown.map(|(key, setting)| ((*key).to_owned(), setting.value.to_string())).collect();
+                let settings = spec.settings(&shown);
+                jobs.push(Invocation::new(Job { spec, settings }, args.telling));
             }
             Some(Err(text)) => wrong(text),
             None => {}
         }
     }
-    jobs.retain(|job| only.is_empty() || only.contains(&job.args.job_name()));
+    jobs.retain(|job| only.is_empty() || only.contains(&job.job.spec.job_name()));
     let count = jobs.len();
     jobs.iter_mut().enumerate().for_each(|(index, job)| job.position = (index + 1, count));
     (jobs, mistakes)
@@ -148,27 +149,31 @@ fn merged<'a>(file: &'a JobFile, job: &'a JobTable, typed: &'a [(Option<&str>, S
     file.defaults.iter().chain(&job.settings).chain(typed).map(|setting| (setting.key.as_str(), setting)).collect()
 }
 
-/// The job as `camflow annotate` would run it; `None` if it has mistakes.
-fn invocation(
-    keys: &Keys,
-    job: &JobTable,
-    settings: &BTreeMap<&str, &Setting>,
-    args: &Args,
-) -> Option<Result<Invocation, String>> {
-    let arguments: Option<Vec<_>> = settings.values().map(|setting| keys.arguments(setting).ok()).collect();
-    let complete = keys.required().all(|key| settings.get(key).is_some_and(|setting| setting.value != Value::Wrong));
-    let mut arguments: Vec<_> = arguments.filter(|_| complete && !job.name.is_empty())?.into_iter().flatten().collect();
-    arguments.extend([format!("--name={}", job.name).into(), format!("--format={}", args.format.name()).into()]);
-    let switches = [("--quiet", args.quiet), ("--dry-run", args.dry_run), ("--explain-plan", args.explain_plan)];
-    arguments.extend(switches.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).into()));
-    let shown = settings.iter().filter(|(_, setting)| has_secrets(&setting.value));
-    let shown = shown.map(|(key, setting)| ((*key).to_owned(), setting.value.to_string())).collect();
-    let parsed = keys.command().clone().try_get_matches_from(arguments).and_then(|matches| {
-        let config = annotate::settings(&matches, &shown);
-        Ok(Invocation { args: annotate::Args::from_arg_matches(&matches)?, config, position: (1, 1) })
-    });
-    // Every setting was right by itself; this is about two that do not go together.
-    Some(parsed.map_err(|error| error.kind().to_string()))
+/// The keys that a job cannot be without.
+fn required() -> impl Iterator<Item = &'static str> {
+    settable().filter(|key| key.is_required).map(|key| key.name.as_str())
+}
+
+/// What the job asks for; `None` if it has mistakes, which are reported already.
+fn spec(keys: &Keys, job: &JobTable, settings: &BTreeMap<&str, &Setting>, args: &Args) -> Option<Result<JobSpec, String>> {
+    let complete = required().all(|key| settings.get(key).is_some_and(|setting| setting.value != Value::Wrong));
+    if !complete || job.name.is_empty() || settings.values().any(|setting| setting.value == Value::Wrong) {
+        return None;
+    }
+    let mut values = Map::new();
+    values.insert("name".to_owned(), Json::from(job.name.as_str()));
+    for (key, setting) in settings {
+        if let Some(value) = keys.value(setting).ok()? {
+            values.insert((*key).to_owned(), value);
+        }
+    }
+    let spec = serde_json::from_value::<JobSpec>(values.into()).map_err(|error| error.to_string());
+    Some(spec.map(|spec| JobSpec {
+        python: spec.python.or_else(|| std::env::var_os("CAMFLOW_PYTHON").map(Into::into)),
+        dry_run: spec.dry_run || args.dry_run,
+        explain_plan: spec.explain_plan || args.explain_plan,
+        ..spec
+    }))
 }
 
 fn has_secrets(value: &Value) -> bool {
@@ -179,10 +184,11 @@ fn has_secrets(value: &Value) -> bool {
 mod tests {
     use std::{fs, path::PathBuf};
 
-    use clap::{Args as _, Command};
+    use clap::{Args as _, Command, FromArgMatches};
     use serde_json::json;
 
     use super::*;
+    use crate::job::NameList;
 
     fn args(line: &[&str]) -> Args {
         let matches = Args::augment_args(Command::new("run")).get_matches_from([&["run", "f.toml"], line].concat());
@@ -219,23 +225,24 @@ overwrite = false
         let (jobs, mistakes) = planned(TWO, &[]);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         let [a, b] = &jobs[..] else { panic!("two jobs") };
-        assert_eq!((a.args.job_name(), a.args.dataset.as_str(), a.args.overwrite), ("a", "d", true));
-        assert_eq!((b.args.job_name(), b.args.dataset.as_str(), b.args.overwrite), ("b", "e", false));
-        assert_eq!((a.args.tags.as_slice(), b.args.tags.as_slice()), (&["night".to_owned()][..], &[][..]));
-        assert_eq!(a.args.report_file(crate::fiftyone::Shard::WHOLE), Some("/jobs/a.json".into()));
+        assert_eq!((a.job.spec.job_name(), a.job.spec.dataset.as_str(), a.job.spec.overwrite), ("a", "d", true));
+        assert_eq!((b.job.spec.job_name(), b.job.spec.dataset.as_str(), b.job.spec.overwrite), ("b", "e", false));
+        assert_eq!((&a.job.spec.tags, &b.job.spec.tags), (&["night"].into(), &NameList::default()));
+        assert_eq!(a.job.spec.report_file(crate::fiftyone::Shard::WHOLE), Some("/jobs/a.json".into()));
         assert_eq!((a.position, b.position), ((1, 2), (2, 2)));
-        assert_eq!((&a.config["dataset"], &a.config["overwrite"]), (&json!("d"), &json!(true)));
-        assert_eq!((&a.config["database-uri"], &a.config["field"]), (&json!("(hidden)"), &json!("${DB}_{layer}")));
+        assert_eq!((&a.job.settings["dataset"], &a.job.settings["overwrite"]), (&json!("d"), &json!(true)));
+        assert_eq!((&a.job.settings["database-uri"], &a.job.settings["field"]), (&json!("(hidden)"), &json!("${DB}_{layer}")));
     }
 
     #[test]
     fn the_command_line_has_the_last_word() {
         let (jobs, mistakes) = planned(TWO, &["--set", "limit=3", "--set", "b.limit=4", "--set", "overwrite=true", "--dry-run"]);
         assert!(mistakes.is_empty(), "{mistakes:?}");
-        let settings: Vec<_> = jobs.iter().map(|job| (job.args.limit, job.args.overwrite, job.args.dry_run)).collect();
+        let settings: Vec<_> =
+            jobs.iter().map(|Invocation { job, .. }| (job.spec.limit, job.spec.overwrite, job.spec.dry_run)).collect();
         assert_eq!(settings, [(Some(3), true, true), (Some(4), true, true)]);
         let (jobs, _) = planned(TWO, &["--only", "b"]);
-        assert_eq!((jobs.len(), jobs[0].args.job_name(), jobs[0].position), (1, "b", (1, 1)));
+        assert_eq!((jobs.len(), jobs[0].job.spec.job_name(), jobs[0].position), (1, "b", (1, 1)));
         let wrong = ["--set", "limit=x", "--set", "c.limit=1", "--set", "a.dataste=d", "--only", "z"];
         assert_eq!(
             planned(TWO, &wrong).1,
@@ -325,9 +332,8 @@ metrics-file = "f.txt"
             .collect();
         let (jobs, mistakes) = planned(&uncommented, &[]);
         assert!(mistakes.is_empty() && jobs.len() == 1, "{mistakes:?}");
-        let keys = Keys::new(Path::new("/"));
-        for (key, _) in keys.all() {
-            assert_eq!(uncommented.matches(&format!("\n{key} = ")).count(), 1, "{key}");
+        for key in settable() {
+            assert_eq!(uncommented.matches(&format!("\n{} = ", key.name)).count(), 1, "{key:?}");
         }
     }
 }

@@ -1,11 +1,15 @@
-//! `--print-default`: a job file that explains every key, made from the flags' own help texts.
+//! `--print-default`: a job file that explains every key, by what the engine says of it.
 
 use std::path::Path;
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Args as _, Command};
 
-use super::keys::Keys;
-use crate::cli::annotate;
+use super::keys::{Keys, settable};
+use crate::{
+    cli::annotate,
+    engine::{Key, Kind},
+    job::{Origin, Setting, Text, Value},
+};
 
 /// How wide explanations are.
 const WIDTH: usize = 100;
@@ -30,30 +34,30 @@ version = 1
 name = \"example\"
 ";
 
-/// The whole file.
+/// The whole file, with the keys in the order of the flags.
 pub fn text() -> String {
-    let keys = Keys::new(Path::new("/"));
+    let command = annotate::Args::augment_args(Command::new("annotate"));
+    let flags = command.get_arguments().filter_map(|flag| settable().find(|key| flag.get_long() == Some(&key.name)));
+    let mut keys: Vec<&Key> = flags.collect();
+    keys.sort_by_key(|key| !key.is_required);
     let mut text = HEAD.to_owned();
-    let mut required: Vec<_> = keys.all().collect();
-    required.sort_by_key(|(_, arg)| !arg.is_required_set());
-    for (key, arg) in required {
-        let (value, is_example) = value(arg);
+    for key in keys {
+        let (value, is_example) = value(key);
         text.push('\n');
-        text.push_str(&explanation(arg, is_example));
-        let mark = if arg.is_required_set() { "" } else { "#" };
-        text.push_str(&format!("{mark}{key} = {value}\n"));
+        text.push_str(&explanation(key, is_example));
+        let mark = if key.is_required { "" } else { "#" };
+        text.push_str(&format!("{mark}{} = {value}\n", key.name));
     }
     text
 }
 
-/// The help text as comments, with the values that there are to choose from.
-fn explanation(arg: &Arg, is_example: bool) -> String {
-    let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-    let possible: Vec<String> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-    if !possible.is_empty() && !matches!(arg.get_action(), ArgAction::SetTrue) {
-        help.push_str(&format!("; one of: {}", possible.join(", ")));
+/// What it is for as comments, with the values that there are to choose from.
+fn explanation(key: &Key, is_example: bool) -> String {
+    let mut help = key.doc.clone();
+    if !key.choices.is_empty() {
+        help.push_str(&format!("; one of: {}", key.choices.join(", ")));
     }
-    if is_example && !arg.is_required_set() {
+    if is_example && !key.is_required {
         help.push_str(" (an example)");
     }
     let mut lines = vec!["#".to_owned()];
@@ -67,34 +71,28 @@ fn explanation(arg: &Arg, is_example: bool) -> String {
 }
 
 /// The default, else an example (`true`), as TOML.
-fn value(arg: &Arg) -> (String, bool) {
-    if matches!(arg.get_action(), ArgAction::SetTrue) {
-        return ("false".to_owned(), false);
+fn value(key: &Key) -> (String, bool) {
+    match key.kind {
+        Kind::Switch => return ("false".to_owned(), false),
+        Kind::Table => return ("{ \"a label\" = \"a class\" }".to_owned(), true),
+        Kind::Number | Kind::Text | Kind::List => {}
     }
-    if annotate::is_table(arg) {
-        return ("{ \"a label\" = \"a class\" }".to_owned(), true);
-    }
-    let is_list = matches!(arg.get_action(), ArgAction::Append);
-    let default = arg.get_default_values().first().and_then(|value| value.to_str());
-    let (text, is_example) = match default {
-        Some(default) => (default.to_owned(), false),
-        None => (example(arg), true),
-    };
+    let (text, is_example) = key.default.clone().map_or_else(|| (example(key), true), |default| (default, false));
     // JSON's strings are TOML's too.
     let is_number = text.parse::<u64>().is_ok();
     let quoted = if is_number { text } else { serde_json::Value::from(text).to_string() };
-    (if is_list { format!("[{quoted}]") } else { quoted }, is_example)
+    (if key.kind == Kind::List { format!("[{quoted}]") } else { quoted }, is_example)
 }
 
-/// Something that the flag takes: the name of its value, else a number, a part of the whole, a file for metrics.
-fn example(arg: &Arg) -> String {
-    let name = arg.get_value_names().and_then(|names| names.first()).map_or("value".to_owned(), |name| name.to_lowercase());
+/// Something that the key takes: the name of its value, else a number, a part of the whole, a file for metrics.
+fn example(key: &Key) -> String {
+    let name = key.value.to_lowercase();
     let named = if name == "n" { "1" } else { &name };
-    let candidates = [named, "1", "1/10", "camflow-{name}.prom"].map(ToOwned::to_owned);
-    let is_taken = |text: &&String| {
-        let alone = Command::new("key").no_binary_name(true).disable_help_flag(true).arg(arg.clone().required(false));
-        let flag = arg.get_long().unwrap_or_default();
-        alone.try_get_matches_from([format!("--{flag}={text}")]).is_ok()
+    let candidates = [named, "1", "1/10", "camflow-{name}.prom"];
+    let is_taken = |text: &&&str| {
+        let value = Value::Text(Text::plain(**text));
+        let setting = Setting { key: key.name.clone(), value, origin: Origin::Set(String::new()) };
+        Keys::new(Path::new("/")).value(&setting).is_ok()
     };
-    candidates.iter().find(is_taken).cloned().unwrap_or(name)
+    candidates.iter().find(is_taken).map_or(name.clone(), |text| (*text).to_owned())
 }

@@ -8,6 +8,7 @@ mod archive;
 mod biases;
 mod build;
 mod cuda;
+mod device;
 mod dispatch;
 mod exec;
 mod file_kind;
@@ -38,6 +39,7 @@ use tch::{Device, Tensor};
 
 pub use biases::Bias;
 pub use cuda::{CudaStatus, cuda_status, load_cuda};
+pub use device::{find_device, share_cores};
 pub use dispatch::{DispatchError, allow_tf32, use_math_attention};
 pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;

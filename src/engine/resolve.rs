@@ -1,4 +1,4 @@
-//! From flags to what they mean for this model and this dataset, each part checked.
+//! From what is asked to what it means for this model and this dataset, each part checked.
 
 use std::{
     io::ErrorKind,
@@ -7,24 +7,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-
-use super::Args;
+use super::{
+    CamSpec, Engine, JobSpec, Model, Observer,
+    chosen::{chosen_ids, chosen_tags},
+    model::check_preprocess,
+    target::{check_classes, check_task},
+};
 use crate::{
-    cli::{
-        cam::Model,
-        dataset::{chosen_ids, chosen_tags},
-        model::check_preprocess,
-        target::{check_class_flag, check_task},
-    },
+    diagnostic::Diagnostic,
     explain::{Column, Method},
-    fiftyone::{Connected, Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink},
+    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink},
     job::{FieldTemplate, TargetSpec},
     media::{MaskValue, PreprocessStep, shown},
-    names::{Choice, backticked, split_lists},
+    names::{Choice, backticked},
     pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
     program::{Dynamic, ModelMetadata, OneChannel, Program, Task},
-    report::Reporter,
     storage::{OutputFolder, StorageError},
 };
 
@@ -36,53 +33,45 @@ pub struct DatasetSide {
     pub notices: Vec<String>,
 }
 
-pub fn check_model(args: &Args, reporter: &Reporter) -> anyhow::Result<Model> {
-    let model = args.cam.open(reporter)?;
+pub fn check_model(spec: &JobSpec, cam: &CamSpec, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
+    let model = cam.open(engine, observer)?;
     let program = &model.program;
-    check_preprocess(program, reporter)?;
+    check_preprocess(program, observer)?;
     check_input_size(program)?;
-    check_task(program, &args.target)?;
+    check_task(program, &spec.target)?;
     Ok(model)
 }
 
 /// A model of one size needs a preprocessing that ends in that size.
-fn check_input_size(program: &Program) -> anyhow::Result<()> {
+fn check_input_size(program: &Program) -> Result<(), Diagnostic> {
     let metadata = &program.metadata;
     let [_, _, height, width] = metadata.input.example[..] else {
-        anyhow::bail!("model `{}` takes {:?}, not an image [N, C, H, W]", shown(program.path()), metadata.input.example);
+        let (path, example) = (shown(program.path()), &metadata.input.example);
+        return Err(Diagnostic::invalid(format!("model `{path}` takes {example:?}, not an image [N, C, H, W]")));
     };
     let (given_height, given_width) = metadata.preprocess.output_size(480, 640);
     let fits = (given_height as i64, given_width as i64) == (height, width);
     if metadata.input.dynamic != Dynamic::Bhw && !fits {
-        anyhow::bail!(
-            "model `{}` takes images of {height}x{width} only, but its preprocessing makes {given_height}x{given_width} of 480x640\nhint: export it with `--size {given_height}x{given_width}`",
+        return Err(Diagnostic::invalid(format!(
+            "model `{}` takes images of {height}x{width} only, but its preprocessing makes {given_height}x{given_width} of 480x640",
             shown(program.path())
-        );
+        ))
+        .hint(format!("export it with `--size {given_height}x{given_width}`")));
     }
     Ok(())
 }
 
-/// Keeps the database in `open`, also if something else is wrong.
-pub fn connect(args: &Args, open: &mut Option<Database>) -> anyhow::Result<Connected> {
-    let connected = args.database.connect(args.cam.python.clone())?;
-    *open = Some(connected.database.clone());
-    Ok(connected)
-}
-
-pub fn check_dataset(args: &Args, database: &Database) -> anyhow::Result<DatasetSide> {
-    let dataset = Dataset::open(database, &args.dataset)?;
+pub fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide, Diagnostic> {
+    let dataset = Dataset::open(database, &spec.dataset)?;
     let notices = dataset.notices();
-    let label = match &args.target {
+    let label = match &spec.target {
         TargetSpec::Labels(field) => Some(dataset.label_field(field.as_deref())?),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
     };
-    if let Err(problem) = check_class_flag(&args.target, &args.cam.classes, label.as_ref()) {
-        anyhow::bail!("{problem}");
+    check_classes(&spec.target, &spec.class, label.as_ref())?;
+    if spec.view.is_some() && spec.view_stages.is_some() {
+        return Err(Diagnostic::invalid("`--view` and `--view-stages` name two views").hint("leave one of them out"));
     }
-    anyhow::ensure!(
-        args.view.is_none() || args.view_stages.is_none(),
-        "`--view` and `--view-stages` name two views\nhint: leave one of them out"
-    );
     let mask_targets = match label.as_ref().filter(|label| label.kind == LabelKind::Segmentation) {
         Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,
@@ -91,16 +80,16 @@ pub fn check_dataset(args: &Args, database: &Database) -> anyhow::Result<Dataset
 }
 
 pub fn field_names(
-    args: &Args,
+    spec: &JobSpec,
     classes: &[String],
     methods: &[Method],
     columns: &[Column],
     model: &str,
-) -> anyhow::Result<Vec<Vec<String>>> {
+) -> Result<Vec<Vec<String>>, Diagnostic> {
     let methods: Vec<&str> = methods.iter().map(|method| method.name()).collect();
-    let template = args.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
+    let template = spec.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
     let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
-    Ok(template.names(classes, &columns, model)?)
+    template.names(classes, &columns, model)
 }
 
 /// What stands for the class in fingerprints where each sample has its own.
@@ -142,8 +131,8 @@ pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Prog
 }
 
 /// Everything that the heatmaps of all samples depend on.
-pub fn job_fingerprint(args: &Args, program: &Program, label: Option<&LabelField>) -> Fingerprint {
-    fingerprint_of(program, &job_settings(args, program, label))
+pub fn job_fingerprint(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Fingerprint {
+    fingerprint_of(program, &job_settings(spec, program, label))
 }
 
 /// The fingerprint of a job with these settings.
@@ -157,34 +146,34 @@ fn settings_text(settings: &[(&str, String)]) -> String {
 }
 
 /// What was asked for, as far as heatmaps depend on it.
-pub fn job_settings(args: &Args, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
-    settings(args, &program.metadata, program.one_channel(), label)
+pub fn job_settings(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
+    settings(spec, &program.metadata, program.one_channel(), label)
 }
 
 fn settings(
-    args: &Args,
+    spec: &JobSpec,
     metadata: &ModelMetadata,
     one_channel: Option<OneChannel>,
     label: Option<&LabelField>,
 ) -> Vec<(&'static str, String)> {
-    let target = label.map_or_else(|| args.target.to_string(), |label| format!("labels:{}", label.name));
+    let target = label.map_or_else(|| spec.target.to_string(), |label| format!("labels:{}", label.name));
     // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![
-        ("smooth", format!("eigen={} aug={}", args.cam.eigen_smooth, args.cam.aug_smooth)),
+        ("smooth", format!("eigen={} aug={}", spec.eigen_smooth, spec.aug_smooth)),
         ("target", target),
-        ("size", args.cam.size.name().to_owned()),
-        ("npy", args.npy.name().to_owned()),
-        ("store", args.store.name().to_owned()),
-        ("precision", if args.cam.device.is_exact(metadata) { "exact" } else { args.cam.device.precision.name() }.to_owned()),
-        ("exif", args.apply_exif.to_string()),
+        ("size", spec.size.name().to_owned()),
+        ("npy", spec.npy.name().to_owned()),
+        ("store", spec.store.name().to_owned()),
+        ("precision", if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()),
+        ("exif", spec.apply_exif.to_string()),
         // Labels of earlier versions have none.
-        ("measures", if args.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
+        ("measures", if spec.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
     settings.extend(one_channel_setting(one_channel));
     // Earlier versions counted what a model predicts in the padding around an image.
     let pads = metadata.preprocess.steps.iter().any(|step| matches!(step, PreprocessStep::CenterCrop { .. }));
     let is_predicted = match label.map(|label| label.kind) {
-        None => !matches!(args.target, TargetSpec::Pixel { .. }),
+        None => !matches!(spec.target, TargetSpec::Pixel { .. }),
         Some(kind) => matches!(kind, LabelKind::Classification | LabelKind::Classifications),
     };
     if pads && is_predicted && metadata.task == Task::Segmentation {
@@ -204,50 +193,58 @@ fn one_channel_setting(one_channel: Option<OneChannel>) -> Option<(&'static str,
 }
 
 pub fn selection(
-    args: &Args,
+    spec: &JobSpec,
     dataset: &Dataset,
     label: Option<LabelField>,
     fields: &[HeatmapField],
     view: Option<SavedView>,
     listed: Option<Vec<String>>,
-) -> anyhow::Result<Selection> {
-    anyhow::ensure!(args.shuffle || args.seed == 0, "`--seed` does nothing by itself\nhint: add `--shuffle`");
+) -> Result<Selection, Diagnostic> {
+    if !spec.shuffle && spec.seed != 0 {
+        return Err(Diagnostic::invalid("`--seed` does nothing by itself").hint("add `--shuffle`"));
+    }
     let (viewed, changes) = view.map(|view| (view.ids, view.changes)).unzip();
     let ids = chosen_ids(viewed, listed);
     Ok(Selection {
         label,
         changes: changes.flatten(),
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
-        tags: chosen_tags(dataset, &args.tags)?,
+        tags: chosen_tags(dataset, &spec.tags)?,
         ids,
-        matching: args.matching.clone(),
-        slices: split_lists(&args.slices, |slice| dataset.has_slice(slice)),
-        shuffle: args.shuffle.then_some(args.seed),
-        limit: args.limit,
+        matching: spec.matching.clone(),
+        slices: spec.slices.names(|slice| dataset.has_slice(slice)),
+        shuffle: spec.shuffle.then_some(spec.seed),
+        limit: spec.limit,
         ..Selection::default()
     })
 }
 
-/// Absolute, because the database holds these paths and the App runs elsewhere.
-pub fn output_folder(out: Option<&Path>, dataset: &str) -> anyhow::Result<PathBuf> {
+/// Absolute, because the database holds these paths and the App runs elsewhere. `base` has a folder for each dataset.
+///
+/// # Errors
+/// There is neither, or `out` is no path.
+pub fn output_folder(out: Option<&Path>, base: Option<&Path>, dataset: &str) -> Result<PathBuf, Diagnostic> {
     if let Some(out) = out {
-        return std::path::absolute(out).with_context(|| format!("`--out {}` is no path", shown(out)));
+        let absolute = std::path::absolute(out);
+        return absolute.map_err(|error| Diagnostic::invalid(format!("`--out {}` is no path", shown(out))).because(&error));
     }
-    let base = directories::BaseDirs::new().context("no home folder is known\nhint: choose a folder with `--out`")?;
+    let Some(base) = base else {
+        return Err(Diagnostic::invalid("no home folder is known").hint("choose a folder with `--out`"));
+    };
     let name: String = dataset.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
     // `..` would be the folder above.
     let name = if name.trim_matches('.').is_empty() { name.replace('.', "_") } else { name };
-    Ok(base.data_local_dir().join("camflow").join(name))
+    Ok(base.join(name))
 }
 
 /// The output folder, which can be written to; `None` where nothing is written to disk.
-pub fn destination(args: &Args, dataset: &Dataset) -> anyhow::Result<Option<PathBuf>> {
-    if args.store != Store::Path && args.npy == NpyFormat::None {
+pub fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) -> Result<Option<PathBuf>, Diagnostic> {
+    if spec.store != Store::Path && spec.npy == NpyFormat::None {
         return Ok(None);
     }
-    let folder = output_folder(args.out.as_deref(), dataset.name())?;
-    check_folder(args, dataset, &folder)?;
-    if !args.is_dry() {
+    let folder = output_folder(spec.out.as_deref(), engine.folders.heatmaps.as_deref(), dataset.name())?;
+    check_folder(spec, dataset, &folder)?;
+    if !spec.is_dry() {
         check_writable(&folder)?;
     }
     Ok(Some(folder))
@@ -255,8 +252,8 @@ pub fn destination(args: &Args, dataset: &Dataset) -> anyhow::Result<Option<Path
 
 /// Makes sure that the folder is the one that the dataset's heatmaps were written to: what is there instead may be the place where
 /// a disk is mounted on other days. Writes nothing.
-fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Result<()> {
-    let Some(known) = dataset.folder_at(path)?.filter(|_| !args.new_folder) else { return Ok(()) };
+fn check_folder(spec: &JobSpec, dataset: &Dataset, path: &Path) -> Result<(), Diagnostic> {
+    let Some(known) = dataset.folder_at(path)?.filter(|_| !spec.new_folder) else { return Ok(()) };
     let what = match OutputFolder::open_if_any(path) {
         Ok(Some(folder)) if folder.identity() == known => return Ok(()),
         Ok(Some(_)) => "it is another folder of camflow's",
@@ -264,27 +261,32 @@ fn check_folder(args: &Args, dataset: &Dataset, path: &Path) -> anyhow::Result<(
         Err(StorageError::NoFolder { .. }) => "it is not there",
         Err(error) => return Err(error.into()),
     };
-    anyhow::bail!(
-        "`{}` is not the folder that the heatmaps of dataset `{}` were written to: {what}\nhint: if it is on a disk that is not mounted, mount it; if the folder was deleted or moved, or the disk is another one now, say `--new-folder` once",
+    Err(Diagnostic::invalid(format!(
+        "`{}` is not the folder that the heatmaps of dataset `{}` were written to: {what}",
         shown(path),
         dataset.name()
-    )
+    ))
+    .hint("if it is on a disk that is not mounted, mount it; if the folder was deleted or moved, or the disk is another one now, say `--new-folder` once"))
 }
 
-fn check_writable(folder: &Path) -> anyhow::Result<()> {
-    let hint = "hint: choose another folder with `--out`";
-    crate::media::create_folders(folder).with_context(|| format!("cannot make the folder `{}`\n{hint}", shown(folder)))?;
-    tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder `{}`\n{hint}", shown(folder)))?;
+fn check_writable(folder: &Path) -> Result<(), Diagnostic> {
+    let refused = |what: &str, error: &std::io::Error| {
+        let what = format!("cannot {what} the folder `{}`", shown(folder));
+        Diagnostic::invalid(what).because(error).hint("choose another folder with `--out`")
+    };
+    crate::media::create_folders(folder).map_err(|error| refused("make", &error))?;
+    tempfile::tempfile_in(folder).map_err(|error| refused("write to", &error))?;
     Ok(())
 }
 
 /// The database can name the folder, and the folder can hold the fields: both before anything is computed.
-pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> Result<(), Diagnostic> {
     if folder.to_str().is_none() {
-        anyhow::bail!(
-            "the folder `{}` is not UTF-8, and a database can name no other files\nhint: choose another folder with `--out`",
+        return Err(Diagnostic::invalid(format!(
+            "the folder `{}` is not UTF-8, and a database can name no other files",
             shown(folder)
-        );
+        ))
+        .hint("choose another folder with `--out`"));
     }
     // What is too long, a file system says of names in folders that it has.
     let present = folder.ancestors().find(|above| above.is_dir()).unwrap_or(folder);
@@ -300,10 +302,13 @@ pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> 
                 _ => false,
             };
             match std::fs::symlink_metadata(&path) {
-                Err(error) if is_of_name(&error) => anyhow::bail!(
-                    "field `{field}` cannot have a folder below `{}`: {error}\nhint: choose another name with `--field`, or another folder with `--out`",
-                    shown(folder)
-                ),
+                Err(error) if is_of_name(&error) => {
+                    return Err(Diagnostic::invalid(format!(
+                        "field `{field}` cannot have a folder below `{}`: {error}",
+                        shown(folder)
+                    ))
+                    .hint("choose another name with `--field`, or another folder with `--out`"));
+                }
                 _ => {}
             }
         }
@@ -312,7 +317,7 @@ pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> 
 }
 
 /// Someone may have deleted a field while the run lasted; a sample with an undeclared field makes the dataset unreadable.
-pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter) -> anyhow::Result<()> {
+pub fn check_schema(sink: &UpdateSink, has_committed: bool, observer: &dyn Observer) -> Result<(), Diagnostic> {
     /// FiftyOne takes a field from the samples first, and a moment later from the schema; updates may have come in between.
     const MOMENT: Duration = Duration::from_millis(250);
     if has_committed {
@@ -322,9 +327,9 @@ pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter)
     if !restored.is_empty() {
         let fields = backticked(restored.iter().map(String::as_str));
         match has_committed {
-            true => reporter.warning(&format!("declared again, after someone removed them meanwhile: {fields}")),
+            true => observer.warning(&format!("declared again, after someone removed them meanwhile: {fields}")),
             // An earlier camflow knew fewer attributes.
-            false => reporter.notice(&format!("declared what the dataset's schema lacked of: {fields}")),
+            false => observer.notice(&format!("declared what the dataset's schema lacked of: {fields}")),
         }
     }
     Ok(())
@@ -332,18 +337,16 @@ pub fn check_schema(sink: &UpdateSink, has_committed: bool, reporter: &Reporter)
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args as _, Command, FromArgMatches};
-
     use super::*;
 
-    fn settings_of(flags: &[&str], more: &str) -> String {
-        let command = Args::augment_args(Command::new("annotate").no_binary_name(true));
-        let matches = command.try_get_matches_from([&["--dataset", "d", "--target", "top"], flags].concat()).expect("arguments");
-        let args = Args::from_arg_matches(&matches).expect("arguments");
+    fn settings_of(asked: &[&str], more: &str) -> String {
+        let is_asked = |flag: &str| asked.contains(&flag);
+        let (exact, fast) = (is_asked("exact"), is_asked("fast"));
+        let spec = JobSpec { target: TargetSpec::Top, exact, fast, ..JobSpec::new("d") };
         let metadata = format!(
             r#"{{"camflow": 1, "name": "m", "input": {{"example": [2, 3, 8, 8], "dynamic": "batch"}}, "preprocess": []{more}}}"#
         );
-        settings_text(&settings(&args, &ModelMetadata::parse(&metadata).expect("metadata"), None, None))
+        settings_text(&settings(&spec, &ModelMetadata::parse(&metadata).expect("metadata"), None, None))
     }
 
     /// The labels of every dataset hold digests of these texts: another one would have all heatmaps made again.
@@ -358,8 +361,8 @@ mod tests {
         assert_eq!(settings_of(&[], ""), PLAIN);
         assert_eq!(settings_of(&[], bounded), PLAIN);
         assert_eq!(settings_of(&[], missed), exact, "run with PyTorch's operators");
-        assert_eq!(settings_of(&["--exact"], missed), exact);
-        assert_eq!(settings_of(&["--fast"], missed), PLAIN);
+        assert_eq!(settings_of(&["exact"], missed), exact);
+        assert_eq!(settings_of(&["fast"], missed), PLAIN);
         let mixing = r#", "independent_of_batch": false"#;
         assert_eq!(settings_of(&[], mixing), format!("{PLAIN}\0batch=one by one"), "what was made in batches was wrong");
     }

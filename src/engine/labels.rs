@@ -1,12 +1,12 @@
 //! Whether the labels of the dataset have the classes that a run is to explain: a name that is spelt otherwise there would end in a
 //! run with nothing to do.
 
-use super::session::Work;
+use super::{Observer, session::Work};
 use crate::{
+    diagnostic::Diagnostic,
     fiftyone::{LabelField, LabelKind},
     names::{ClassNames, Meaning, backticked, nearest},
     pipeline::{TargetClass, Targets},
-    report::Reporter,
 };
 
 /// Labels that an error names.
@@ -17,7 +17,7 @@ const FEW: usize = 10;
 
 /// Refuses a class that no label of the whole field is of. That none of the selected samples has it is fine, and so is one whose
 /// heatmaps are there: labels may lose a class.
-pub fn check_labels(work: &Work, names: &ClassNames, reporter: &Reporter) -> anyhow::Result<()> {
+pub fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) -> Result<(), Diagnostic> {
     let Some(field) = work.label.as_ref().filter(|label| label.kind != LabelKind::Segmentation) else { return Ok(()) };
     let missing: Vec<usize> = match &work.targets {
         Targets::Classes(classes) => {
@@ -41,7 +41,7 @@ pub fn check_labels(work: &Work, names: &ClassNames, reporter: &Reporter) -> any
     }
     let (dataset, labels) = (work.dataset.name(), work.dataset.label_names(field, work.view.as_ref())?);
     if labels.is_empty() {
-        reporter.warning(&format!("field `{}` of dataset `{dataset}` has no labels, so there is nothing to explain", field.name));
+        observer.warning(&format!("field `{}` of dataset `{dataset}` has no labels, so there is nothing to explain", field.name));
         return Ok(());
     }
     let is_of = |label: &String, index: usize| match &work.targets {
@@ -61,7 +61,7 @@ pub fn check_labels(work: &Work, names: &ClassNames, reporter: &Reporter) -> any
         let known = work.dataset.heatmap_fields();
         let text = format!("no label in field `{}` of dataset `{dataset}` is {what}", field.name);
         if fields.iter().any(|field| known.contains(field)) {
-            reporter.warning(&format!("{text} any more"));
+            observer.warning(&format!("{text} any more"));
             continue;
         }
         let near = backticked(nearest(name, &labels, NAMED));
@@ -69,21 +69,20 @@ pub fn check_labels(work: &Work, names: &ClassNames, reporter: &Reporter) -> any
             ..=NAMED => format!("its labels are {near}"),
             count => format!("the nearest of its {count} labels are {near}"),
         };
-        problems.push(format!("{text}\nhint: {there_are}; `--map LABEL=CLASS` says which class a label is"));
+        problems.push(Diagnostic::invalid(text).hint(format!("{there_are}; `--map LABEL=CLASS` says which class a label is")));
     }
-    anyhow::ensure!(problems.is_empty(), "{}", problems.join("\nerror: "));
-    Ok(())
+    Diagnostic::join(problems).map_or(Ok(()), Err)
 }
 
 /// Whether labels are written as the class is, or as the user says.
-fn is_written(work: &Work, field: &LabelField, names: &ClassNames, class: &TargetClass) -> anyhow::Result<bool> {
+fn is_written(work: &Work, field: &LabelField, names: &ClassNames, class: &TargetClass) -> Result<bool, Diagnostic> {
     let own = Some(class.name.as_str()).filter(|name| names.means(name, (&class.name, class.index)));
     let written: Vec<&str> = own.into_iter().chain(names.mapped_to(class.index)).collect();
     has_written(work, field, &written)
 }
 
 /// A view may show other names than those that are stored.
-fn has_written(work: &Work, field: &LabelField, written: &[&str]) -> anyhow::Result<bool> {
+fn has_written(work: &Work, field: &LabelField, written: &[&str]) -> Result<bool, Diagnostic> {
     let is_stored = work.view.as_ref().is_none_or(|view| view.changes.is_none());
     Ok(is_stored && work.dataset.has_label(field, written)?)
 }

@@ -4,27 +4,33 @@
 use serde_json::Value;
 
 use super::{
-    Args,
-    job::{class_identity, column_identity, fingerprint_of, job_fingerprint, job_settings},
+    JobSpec, Observer,
+    resolve::{UNNAMED_CLASSES, class_identity, column_identity, fingerprint_of, job_fingerprint, job_settings},
     session::Work,
 };
 use crate::{
+    diagnostic::Diagnostic,
     explain::Column,
     fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun},
     media::MaskValue,
     names::{Choice, backticked},
     pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
     program::{Precision, Program},
-    report::Reporter,
 };
 
 /// Origins that a message names.
 const NAMED: usize = 3;
 
 /// Refuses to replace what is none of the run's own, unless that was asked for, and says which fields will hold what others hold.
-pub fn check_present(args: &Args, program: &Program, columns: &[Column], work: &Work, reporter: &Reporter) -> anyhow::Result<()> {
+pub fn check_present(
+    spec: &JobSpec,
+    program: &Program,
+    columns: &[Column],
+    work: &Work,
+    observer: &dyn Observer,
+) -> Result<(), Diagnostic> {
     let Work { dataset, fields, .. } = work;
-    let job = job_fingerprint(args, program, work.label.as_ref()).into();
+    let job = job_fingerprint(spec, program, work.label.as_ref()).into();
     let cells = || (0..work.names.len()).flat_map(|class| (0..columns.len()).map(move |column| (class, column)));
     let expected: Vec<ExpectedHeatmaps> = cells()
         .map(|(class, column)| ExpectedHeatmaps {
@@ -34,7 +40,7 @@ pub fn check_present(args: &Args, program: &Program, columns: &[Column], work: &
         .collect();
     let others = dataset.other_heatmaps(&expected)?;
     let runs = if others.is_empty() { Vec::new() } else { dataset.runs()? };
-    let of_job = OfJob { args, program, label: work.label.as_ref(), runs };
+    let of_job = OfJob { spec, program, label: work.label.as_ref(), runs };
     let mut told = Vec::new();
     for origin in &others {
         let Some((class, column)) = cells().find(|(class, column)| fields.name(*class, *column) == origin.field) else {
@@ -52,17 +58,19 @@ pub fn check_present(args: &Args, program: &Program, columns: &[Column], work: &
     let more = told.len().saturating_sub(NAMED);
     told.truncate(NAMED);
     let told = told.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() };
-    match (told.is_empty(), args.replace || args.overwrite) {
+    match (told.is_empty(), spec.replace || spec.overwrite) {
         (true, _) => {}
-        (false, true) => reporter.notice(&format!("heatmaps of dataset `{}` are replaced: {told}", dataset.name())),
-        (false, false) => anyhow::bail!(
-            "the run would replace other heatmaps of dataset `{}`: {told}\nhint: give this run fields of its own with `--field`, in which `{{model}}` stands for the model's name, or replace them with `--replace` (`replace = true` in a job file)",
-            dataset.name()
-        ),
+        (false, true) => observer.notice(&format!("heatmaps of dataset `{}` are replaced: {told}", dataset.name())),
+        (false, false) => {
+            let what = format!("the run would replace other heatmaps of dataset `{}`: {told}", dataset.name());
+            return Err(Diagnostic::invalid(what).hint(
+                "give this run fields of its own with `--field`, in which `{model}` stands for the model's name, or replace them with `--replace` (`replace = true` in a job file)",
+            ));
+        }
     }
     let (old, new): (Vec<String>, Vec<String>) = dataset.same_heatmaps(&expected)?.into_iter().unzip();
     if !old.is_empty() {
-        reporter.notice(&format!(
+        observer.notice(&format!(
             "{} will hold the same heatmaps as {}, and whoever looks at measures counts both; `camflow remove --fields` takes the old ones away",
             backticked(&new),
             backticked(&old)
@@ -79,7 +87,7 @@ fn beginning(fingerprint: Fingerprint) -> String {
 
 /// What a run makes, to be compared with what is there.
 struct OfJob<'a> {
-    args: &'a Args,
+    spec: &'a JobSpec,
     program: &'a Program,
     label: Option<&'a LabelField>,
     runs: Vec<StoredRun>,
@@ -91,7 +99,7 @@ impl OfJob<'_> {
         let Some(stored) = &origin.fingerprint else { return Some("of another program".to_owned()) };
         // An earlier camflow had other fingerprints.
         let (model, settings) = Fingerprint::job_parts(stored)?;
-        let base = job_fingerprint(self.args, self.program, self.label).to_string();
+        let base = job_fingerprint(self.spec, self.program, self.label).to_string();
         let (own_model, _) = Fingerprint::job_parts(&base)?;
         let name = &self.program.metadata.name;
         if model != own_model {
@@ -118,7 +126,7 @@ impl OfJob<'_> {
     fn shows_the_same(&self, stored: &str, class: Option<&TargetClass>, column: &Column) -> bool {
         let measures = ["1", "2", "2 and faithfulness"].map(|version| Some(version.to_owned()));
         let precisions = Precision::ALL.iter().map(|precision| Some(precision.name().to_owned()));
-        let now = job_settings(self.args, self.program, self.label);
+        let now = job_settings(self.spec, self.program, self.label);
         // Earlier versions had nothing there.
         let added = |key: &'static str| {
             let mut values = vec![None, now.iter().find(|(other, _)| *other == key).map(|(_, value)| value.clone())];
@@ -160,7 +168,7 @@ impl OfJob<'_> {
                 is_stored(&class_identity(class))
                     || class.mask_value.is_some() && values.map(of_value).any(|class| is_stored(&class))
             }
-            None => super::job::UNNAMED_CLASSES.iter().any(|class| is_stored(class)),
+            None => UNNAMED_CLASSES.iter().any(|class| is_stored(class)),
         }
     }
 
@@ -171,16 +179,16 @@ impl OfJob<'_> {
         let text = |key: &str| config.get(key).and_then(Value::as_str);
         let target =
             text("label_field").map_or_else(|| text("target").map(str::to_owned), |field| Some(format!("labels:{field}")));
-        let own = self.label.map_or_else(|| self.args.target.to_string(), |label| format!("labels:{}", label.name));
+        let own = self.label.map_or_else(|| self.spec.target.to_string(), |label| format!("labels:{}", label.name));
         if let Some(target) = target.filter(|target| *target != own) {
             return Some(format!("of target `{target}`, this run's is `{own}`"));
         }
         let settings = config.get("settings")?;
         let own = [
-            ("eigen-smooth", Value::from(self.args.cam.eigen_smooth)),
-            ("aug-smooth", Value::from(self.args.cam.aug_smooth)),
-            ("apply-exif", Value::from(self.args.apply_exif)),
-            ("size", Value::from(self.args.cam.size.name())),
+            ("eigen-smooth", Value::from(self.spec.eigen_smooth)),
+            ("aug-smooth", Value::from(self.spec.aug_smooth)),
+            ("apply-exif", Value::from(self.spec.apply_exif)),
+            ("size", Value::from(self.spec.size.name())),
         ];
         let differs = |(key, value): &&(&str, Value)| settings.get(key).is_some_and(|stored| stored != value);
         let (key, value) = own.iter().find(differs)?;

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::{diagnostic::Class, report::Ending};
+use super::Outcome;
+use crate::{
+    diagnostic::{Class, Diagnostic},
+    report::Ending,
+};
 
 /// How the program ended, from good to bad: a run of several jobs ends as the worst of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +26,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// How a run ended.
+    pub fn of(result: &Result<Outcome, Diagnostic>) -> Exit {
+        result.as_ref().map_or_else(|error| error.class.into(), |outcome| outcome.exit)
+    }
+
     /// The number and a word for it, for reports.
     pub fn ending(self) -> Ending {
         let name = match self {

@@ -1,16 +1,14 @@
-//! `--target` and `--class` of `annotate`: checked against each other, then against dataset and model.
+//! What is explained, `target` and `class` of a job: checked against each other, then against dataset and model.
 
-use anyhow::Context;
-
+use super::Observer;
 use crate::{
     diagnostic::Diagnostic,
     fiftyone::{Dataset, LabelField, LabelKind, SavedView},
-    job::{ClassMapping, MaskNames, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
+    job::{ClassMapping, MaskNames, NameList, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
     media::{MaskValue, shown},
     names::{ClassNames, backticked, counted},
     pipeline::{TargetClass, Targets},
     program::{OneChannel, Plan, Program, Task},
-    report::Reporter,
 };
 
 /// The target in words, with the field that was found for it.
@@ -18,23 +16,26 @@ pub fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
     label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.type_name()))
 }
 
-/// Whether `--class` goes with the target; needs no model. The error says what is possible.
-pub fn check_class_flag(target: &TargetSpec, classes: &[String], label: Option<&LabelField>) -> Result<(), String> {
+/// Makes sure that `class` goes with the target; needs no model.
+///
+/// # Errors
+/// It does not; the hint says what is possible.
+pub fn check_classes(target: &TargetSpec, classes: &NameList, label: Option<&LabelField>) -> Result<(), Diagnostic> {
     match (target, label.map(|label| label.kind), classes.is_empty()) {
-        (TargetSpec::Top, _, false) => Err(format!(
-            "`--target top` explains the class that the model itself puts first, so it takes no `--class {}`\nhint: leave out `--class`, or use `--target predicted`",
-            classes.join(",")
-        )),
+        (TargetSpec::Top, _, false) => Err(Diagnostic::invalid(format!(
+            "`--target top` explains the class that the model itself puts first, so it takes no `--class {classes}`"
+        ))
+        .hint("leave out `--class`, or use `--target predicted`")),
         (TargetSpec::Top, _, true) | (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
         (_, Some(LabelKind::Classifications), true) => {
             let field = label.map_or("", |label| label.name.as_str());
-            Err(format!(
-                "field `{field}` may hold several classes per sample (Classifications), so `--class` has to say which\nhint: name classes with `--class`, or take those in the field with `--class all`"
+            Err(Diagnostic::invalid(format!(
+                "field `{field}` may hold several classes per sample (Classifications), so `--class` has to say which"
             ))
+            .hint("name classes with `--class`, or take those in the field with `--class all`"))
         }
-        (target, _, true) => Err(format!(
-            "target {} needs `--class`\nhint: name classes of the model, or `--class all`; without `--class` there are `--target top` (the model's own first class) and Classification fields (each sample's own class)",
-            described(target, label),
+        (target, _, true) => Err(Diagnostic::invalid(format!("target {} needs `--class`", described(target, label))).hint(
+            "name classes of the model, or `--class all`; without `--class` there are `--target top` (the model's own first class) and Classification fields (each sample's own class)",
         )),
     }
 }
@@ -50,13 +51,15 @@ pub struct Labels<'a> {
 }
 
 /// The names of the model's classes, with those that the user says mean one of them.
-pub fn class_names_of(program: &Program, mappings: &[ClassMapping], reporter: &Reporter) -> anyhow::Result<ClassNames> {
+pub fn class_names_of(program: &Program, mappings: &[ClassMapping], observer: &dyn Observer) -> Result<ClassNames, Diagnostic> {
     let plain = ClassNames::new(program.metadata.classes.clone());
     let mut names = plain.clone();
     for ClassMapping { label, class } in mappings {
-        let (channel, notice) = channel_of(class, &plain)
-            .map_err(|problem| Diagnostic { message: format!("`--map {label}={class}`: {problem}"), ..problem })?;
-        notice.iter().for_each(|notice| reporter.notice(notice));
+        let (channel, notice) = channel_of(class, &plain).map_err(|error| {
+            let message = format!("`--map {label}={class}`: {error}");
+            Diagnostic { message, ..error }
+        })?;
+        notice.iter().for_each(|notice| observer.notice(notice));
         names.map(label.clone(), channel);
     }
     Ok(names)
@@ -65,41 +68,43 @@ pub fn class_names_of(program: &Program, mappings: &[ClassMapping], reporter: &R
 /// What is explained in each sample, by the dataset's and the model's classes.
 pub fn resolve_targets(
     target: &TargetSpec,
-    classes: &[String],
+    classes: &NameList,
     program: &Program,
     names: &ClassNames,
     labels: Labels,
-    reporter: &Reporter,
-) -> anyhow::Result<Targets> {
+    observer: &dyn Observer,
+) -> Result<Targets, Diagnostic> {
     let Labels { dataset, field: label, view, mask_targets } = labels;
     if *target == TargetSpec::Top {
         return Ok(Targets::Top);
     }
     if classes.is_empty() {
-        anyhow::ensure!(
-            !names.classes().is_empty(),
-            "model `{}` names no classes, so the samples' labels cannot be found among them\nhint: export it with class names, or use `--target top`",
-            shown(program.path())
-        );
-        notice_other_names(program, names, labels, reporter);
+        if names.classes().is_empty() {
+            return Err(Diagnostic::invalid(format!(
+                "model `{}` names no classes, so the samples' labels cannot be found among them",
+                shown(program.path())
+            ))
+            .hint("export it with class names, or use `--target top`"));
+        }
+        notice_other_names(program, names, labels, observer);
         return Ok(Targets::OwnClass);
     }
     let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
     let classes = match by_name {
-        Some(field) if classes.iter().any(|class| class == "all") => {
+        Some(field) if classes.has("all") => {
             let labels = dataset.label_names(field, view)?;
             let (known, rest) = known_labels(&labels, names, &field.name)?;
             if !rest.is_empty() {
                 let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
                 let some = backticked(rest.iter().take(5));
-                reporter.notice(&format!("labels in field `{}` that are no class of the model: {some}{more}", field.name));
+                observer.notice(&format!("labels in field `{}` that are no class of the model: {some}{more}", field.name));
             }
             known
         }
         _ => {
             let one_channel = program.one_channel();
             let masks = (label.is_some() && by_name.is_none()).then_some(MaskNames { targets: mask_targets, one_channel });
-            resolve(program, names, classes, masks, reporter)?
+            resolve(program, names, classes, masks, observer)?
         }
     };
     Ok(match *target {
@@ -109,19 +114,22 @@ pub fn resolve_targets(
 }
 
 /// The requested classes by the model's and the masks' own names, all of them channels that the output has.
+///
+/// # Errors
+/// The model, the masks or the output have no such class.
 pub fn resolve(
     program: &Program,
     names: &ClassNames,
-    requested: &[String],
+    requested: &NameList,
     masks: Option<MaskNames>,
-    reporter: &Reporter,
-) -> anyhow::Result<Vec<TargetClass>> {
+    observer: &dyn Observer,
+) -> Result<Vec<TargetClass>, Diagnostic> {
     let one_channel = program.one_channel();
     let resolved = resolve_classes(requested, names, masks).map_err(|error| match one_channel {
         Some(OneChannel { negative: None, .. }) => error.hint(SECOND_CLASS),
         _ => error,
     })?;
-    resolved.notices.iter().for_each(|notice| reporter.notice(notice));
+    resolved.notices.iter().for_each(|notice| observer.notice(notice));
     let classes = resolved.classes;
     let is_there = |index: i64| match (one_channel, program.num_channels()) {
         (Some(classes), _) => index == classes.positive || Some(index) == classes.negative,
@@ -134,7 +142,7 @@ pub fn resolve(
         let problem =
             format!("class `{}` is number {}, and the output of model `{model}` has {channels}", missing.name, missing.index);
         let hint = if one_channel.is_some() { SECOND_CLASS } else { "export it with a name for each channel" };
-        return Err(Diagnostic::invalid(problem).hint(hint).into());
+        return Err(Diagnostic::invalid(problem).hint(hint));
     }
     Ok(classes)
 }
@@ -144,7 +152,7 @@ const SECOND_CLASS: &str =
     "an output of one channel stands for two classes where the model is exported with two names, the negative one first";
 
 /// Says which labels name another class than the only one that a model names.
-fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, reporter: &Reporter) {
+fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, observer: &dyn Observer) {
     let Labels { dataset, field: Some(field), view, .. } = labels else { return };
     let Some(OneChannel { positive, negative: None }) = program.one_channel() else { return };
     let name = names.name(positive);
@@ -153,7 +161,7 @@ fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, rep
     others.retain(|label| !names.means(label, (&name, positive)));
     if !others.is_empty() {
         let some = backticked(others.iter().take(5));
-        reporter.notice(&format!(
+        observer.notice(&format!(
             "the model's output has one channel, for `{name}`, and field `{}` has other labels, {some}, whose samples are skipped: to explain them, export the model with two names, the negative one first",
             field.name
         ));
@@ -187,42 +195,54 @@ pub fn class_names(targets: &Targets, label: Option<&LabelField>, program: &Prog
 }
 
 /// What to do with a model that gives no scores of classes.
-const WRAP: &str = "hint: wrap it at export: a Python function that returns a module whose output is class logits, [N, K] or [N, K, H, W], exported with `camflow export file.py:function`";
+const WRAP: &str = "wrap it at export: a Python function that returns a module whose output is class logits, [N, K] or [N, K, H, W], exported with `camflow export file.py:function`";
 
 /// Refuses by what the exporter says of the model's output.
-pub fn check_task(program: &Program, target: &TargetSpec) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It has no such scores.
+pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnostic> {
     let model = shown(program.path());
     let num_names = program.metadata.classes.len();
-    anyhow::ensure!(
-        program.one_channel().is_none() || num_names <= 2,
-        "model `{model}` names {num_names} classes, and its output has one channel\nhint: export it with the name of that class, or with two names, the negative one first"
-    );
+    if program.one_channel().is_some() && num_names > 2 {
+        return Err(Diagnostic::invalid(format!("model `{model}` names {num_names} classes, and its output has one channel"))
+            .hint("export it with the name of that class, or with two names, the negative one first"));
+    }
     match (program.metadata.task, target) {
-        (Task::Detection, _) => anyhow::bail!("model `{model}` gives boxes, not scores of classes\n{WRAP}"),
+        (Task::Detection, _) => {
+            Err(Diagnostic::invalid(format!("model `{model}` gives boxes, not scores of classes")).hint(WRAP))
+        }
         (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),
         _ => Ok(()),
     }
 }
 
-fn no_pixels(program: &Program) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "model `{}` gives one score per class, not per pixel, so there is none for `--target pixel=X,Y`\nhint: use `--target predicted`, which explains the class's score",
+fn no_pixels(program: &Program) -> Result<(), Diagnostic> {
+    Err(Diagnostic::invalid(format!(
+        "model `{}` gives one score per class, not per pixel, so there is none for `--target pixel=X,Y`",
         shown(program.path())
-    )
+    ))
+    .hint("use `--target predicted`, which explains the class's score"))
 }
 
 /// Of a model whose exporter does not say what its output is, the shape of one: it takes a forward pass of zeros.
-pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It has no such scores.
+pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> Result<(), Diagnostic> {
     if program.metadata.task != Task::Other {
         return Ok(());
     }
     let model = shown(program.path());
-    let zeros = tch::Tensor::f_zeros(&program.metadata.input.example[..], (tch::Kind::Float, plan.device()));
-    let output = zeros.map_err(anyhow::Error::from).and_then(|zeros| Ok(plan.run(&zeros)?.output));
-    let shape = output.with_context(|| format!("model `{model}` cannot be run on an empty image"))?.size();
+    let shape = plan
+        .output_shape(&program.metadata.input.example)
+        .map_err(|error| Diagnostic::invalid(format!("model `{model}` cannot be run on an empty image")).because(&error))?;
     match shape.len() {
         2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program),
         2 | 4 => Ok(()),
-        _ => anyhow::bail!("model `{model}` gives an output of shape {shape:?}, not scores of classes\n{WRAP}"),
+        _ => {
+            Err(Diagnostic::invalid(format!("model `{model}` gives an output of shape {shape:?}, not scores of classes"))
+                .hint(WRAP))
+        }
     }
 }

@@ -20,7 +20,9 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// What was removed.
 #[derive(Debug, Default)]
 pub struct Removed {
+    /// So many files.
     pub count: u64,
+    /// Their size together.
     pub bytes: u64,
     /// Files whose grace period is over, in a folder that notes datasets of which nothing is known.
     pub kept: u64,

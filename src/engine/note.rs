@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Args;
+use super::{Exit, JobSpec};
 use crate::{
-    cli::Exit,
     explain::Column,
     fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard},
     names::Choice,
@@ -29,7 +28,7 @@ pub struct Computed<'a> {
 /// Notes the run, unless it changed nothing: a job that runs every night would otherwise say only when the last night was. A job
 /// without a record, whose heatmaps are all there, lost it: the run that made them was killed.
 pub fn note_run(
-    args: &Args,
+    spec: &JobSpec,
     dataset: &Dataset,
     computed: Computed,
     record: &RunRecord,
@@ -55,7 +54,7 @@ pub fn note_run(
         "layers": distinct(columns.iter().map(|column| column.path.as_str())),
         "methods": distinct(columns.iter().map(|column| column.method.name())),
         "classes": classes,
-        "target": args.target.to_string(),
+        "target": spec.target.to_string(),
         "label_field": label.map(|label| label.name.as_str()),
         "camflow_version": env!("CARGO_PKG_VERSION"),
         "started": record.started.to_string(),
@@ -66,7 +65,7 @@ pub fn note_run(
         "settings": settings,
     });
     let note = RunNote {
-        job: args.name.clone(),
+        job: spec.name.clone(),
         fields: fields.names().map(ToOwned::to_owned).collect(),
         folder,
         part: part.map(|shard| Part { shard, is_done: matches!(exit, Exit::Done | Exit::SomeFailed), is_idle: !is_changed }),

@@ -1,17 +1,16 @@
-//! `--html-file`: the page of `camflow report` at the end of a run, beside an earlier one.
+//! `html-file`: the page of `camflow report` at the end of a run, beside an earlier one.
 
 use std::path::PathBuf;
 
-use super::Args;
+use super::{
+    JobSpec, Observer, aborted,
+    study_files::{NUM_WORST, StudyFiles, check_written, read_baseline},
+};
 use crate::{
-    cli::{
-        Failure,
-        report::{NUM_WORST, ReportFiles, check_written, read_baseline},
-    },
+    diagnostic::Diagnostic,
     fiftyone::{Dataset, Selection, Shard},
     media::shown,
     pipeline::{Cancellation, HeatmapFields},
-    report::Reporter,
     study::Baseline,
 };
 
@@ -24,11 +23,11 @@ pub struct Page {
 
 impl Page {
     /// Reads what it compares with, and checks that it can be written, before hours of work.
-    pub fn check(args: &Args, shard: Shard, reporter: &Reporter) -> anyhow::Result<Option<Self>> {
-        let [Some(html), numbers, baseline] = args.page_files() else { return Ok(None) };
+    pub fn check(spec: &JobSpec, shard: Shard, observer: &dyn Observer) -> Result<Option<Self>, Diagnostic> {
+        let [Some(html), numbers, baseline] = spec.page_files() else { return Ok(None) };
         if !shard.is_whole() {
             let html = shown(&html);
-            reporter.notice(&format!(
+            observer.notice(&format!(
                 "no shard writes the page `{html}`, as none has all heatmaps: `camflow report` does when all shards are done"
             ));
             return Ok(None);
@@ -36,12 +35,12 @@ impl Page {
         let baseline = match baseline {
             // A job that is compared with its own last run has none at first.
             Some(path) if Some(&path) == numbers.as_ref() && !path.exists() => {
-                reporter.notice(&format!("there is no earlier report `{}` yet; this run writes it", shown(&path)));
+                observer.notice(&format!("there is no earlier report `{}` yet; this run writes it", shown(&path)));
                 None
             }
             path => path.as_deref().map(read_baseline).transpose()?,
         };
-        if !args.is_dry() {
+        if !spec.is_dry() {
             check_written("--html-file", &html)?;
             numbers.as_deref().map_or(Ok(()), |path| check_written("--numbers-file", path))?;
         }
@@ -54,11 +53,11 @@ impl Page {
         dataset: &Dataset,
         fields: &HeatmapFields,
         cancellation: &Cancellation,
-        reporter: &Reporter,
-    ) -> Result<(), Failure> {
+        observer: &dyn Observer,
+    ) -> Result<(), Diagnostic> {
         let fields: Vec<String> = fields.names().map(ToOwned::to_owned).collect();
-        let mut source = dataset.measured(fields, &Selection::default()).map_err(Failure::aborted)?;
-        let files = ReportFiles {
+        let mut source = dataset.measured(fields, &Selection::default()).map_err(aborted)?;
+        let files = StudyFiles {
             page: &self.html,
             json: self.numbers.as_deref(),
             csv: None,
@@ -66,12 +65,12 @@ impl Page {
             baseline: self.baseline.as_ref(),
             selection: None,
         };
-        let (study, findings) = files.write(dataset, &mut source, cancellation).map_err(Failure::aborted)?;
+        let (study, findings) = files.write(dataset, &mut source, cancellation).map_err(aborted)?;
         let page = shown(&self.html);
         if study.num_samples == 0 {
-            reporter.notice(&format!("no page `{page}` was written: no sample has heatmaps in the job's fields"));
+            observer.notice(&format!("no page `{page}` was written: no sample has heatmaps in the job's fields"));
         } else if !cancellation.is_cancelled() {
-            reporter.step(&format!(
+            observer.step(&format!(
                 "page `{page}`: {} heatmaps of {} samples, {} findings",
                 study.num_heatmaps(),
                 study.num_samples,

@@ -1,0 +1,122 @@
+//! What is asked of which model: what jobs and single images share.
+
+use std::path::PathBuf;
+
+use super::{Engine, Observer, device::DeviceSpec};
+use crate::{
+    diagnostic::Diagnostic,
+    explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch},
+    job::NameList,
+    media::shown,
+    names::word,
+    program::{Influence, Layer, PlanOptions, Program, Task, split_layers},
+};
+
+/// The model and what to compute with it; what the fields mean is said at [`JobSpec`](super::JobSpec).
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "said at `JobSpec`")]
+pub struct CamSpec {
+    pub class: NameList,
+    pub layers: NameList,
+    pub model: String,
+    pub methods: Vec<Method>,
+    pub fuse_layers: bool,
+    pub eigen_smooth: bool,
+    pub aug_smooth: bool,
+    pub cam_batch_size: usize,
+    pub size: HeatmapSize,
+    pub device: DeviceSpec,
+    pub python: Option<PathBuf>,
+}
+
+/// The model with the layers that were asked for, and its devices.
+pub struct Model {
+    /// The model.
+    pub program: Program,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// At least one.
+    pub devices: Vec<PlanOptions>,
+}
+
+impl CamSpec {
+    /// Opens the model and finds the layers in it.
+    ///
+    /// # Errors
+    /// There is no such model, layer or device, or the model cannot do what is asked.
+    pub fn open(&self, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
+        let devices = self.device.resolve()?;
+        let mut program = engine.open_model(&self.model, self.python.as_deref(), observer)?;
+        let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
+        let wanted = match self.layers.is_empty() {
+            false => split_layers(&self.layers.names(|_| false).join(",")),
+            true => {
+                let (layers, notice) = program.default_layers(needed);
+                notice.iter().for_each(|notice| observer.notice(notice));
+                layers
+            }
+        };
+        let layers = program.resolve_layers(&wanted)?;
+        if layers.is_empty() {
+            let hint = format!("name one with `--layers`; `camflow inspect {}` lists them", word(program.path()));
+            return Err(Diagnostic::invalid("no layer is named").hint(hint));
+        }
+        if program.metadata.task == Task::Segmentation && self.methods.contains(&Method::Finercam) {
+            return Err(Diagnostic::invalid(format!(
+                "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores",
+                shown(program.path())
+            ))
+            .hint("use another `--method`"));
+        }
+        program.check_influence(&layers, needed, self.methods.contains(&Method::Fullgrad))?;
+        self.device.notice(&program.metadata).iter().for_each(|notice| observer.notice(notice));
+        let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
+        look_at_batches(&mut program, observer);
+        Ok(Model { program, layers, devices })
+    }
+
+    /// What is to be computed with these layers of the model.
+    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>) -> ExplainOptions {
+        let mut methods: Vec<Method> = Vec::new();
+        for &method in &self.methods {
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+        ExplainOptions {
+            layers,
+            methods,
+            fuse_layers: self.fuse_layers,
+            eigen_smooth: self.eigen_smooth,
+            aug_smooth: self.aug_smooth,
+            size: self.size,
+            reading: Reading {
+                background: program.metadata.background(),
+                one_channel: program.one_channel(),
+                is_probability: program.ends_in_sigmoid(),
+            },
+            faithfulness: false,
+            one_by_one: program.metadata.is_one_by_one(),
+            probe_batch: self.cam_batch_size,
+        }
+    }
+}
+
+/// Finds out whether images may be run together, where the exporter has not, and tells if they may not.
+fn look_at_batches(program: &mut Program, observer: &dyn Observer) {
+    let name = program.metadata.name.clone();
+    if program.metadata.independent_of_batch.is_none() {
+        // A model that cannot be run on a batch will refuse those of the run, too.
+        match depends_on_batch(program, false) {
+            Ok(depends) => program.metadata.independent_of_batch = Some(!depends),
+            Err(reason) => {
+                observer.notice(&format!("whether model `{name}` mixes the images of a batch could not be found out: {reason}"));
+            }
+        }
+    }
+    if program.metadata.is_one_by_one() {
+        observer.notice(&format!(
+            "model `{name}` mixes the images of a batch (a batch norm without running statistics does, for one), so images are run one by one whatever `--batch-size` and `--cam-batch-size` say"
+        ));
+    }
+}

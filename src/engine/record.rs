@@ -1,0 +1,95 @@
+//! `report-file` and `metrics-file`: what is left of a run for those who were not there.
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value};
+
+use super::{Exit, Job, JobSpec, Outcome, study_files::check_written};
+use crate::{
+    diagnostic::{Class, Diagnose, Diagnostic},
+    fiftyone::Shard,
+    media::{Durability, MediaError, open_regular, write_named},
+    report::{RunRecord, error_text, metrics},
+};
+
+/// The files to write when the run is over. A dry run writes none: a job's last report must not be lost to a question.
+struct RecordFiles {
+    report: Option<PathBuf>,
+    metrics: Option<PathBuf>,
+}
+
+impl RecordFiles {
+    /// Checks that they can be written, before hours of work.
+    fn check(spec: &JobSpec, shard: Shard) -> Result<Self, Diagnostic> {
+        let wanted = |path: Option<PathBuf>| path.filter(|_| !spec.is_dry());
+        let files = RecordFiles { report: wanted(spec.report_file(shard)), metrics: wanted(spec.metrics_file(shard)) };
+        for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
+            let Some(path) = path else { continue };
+            check_written(flag, path)?;
+        }
+        Ok(files)
+    }
+
+    /// Writes them, each in one step.
+    fn write(&self, record: &RunRecord, exit: Exit) -> Result<(), Diagnostic> {
+        if let Some(path) = &self.report {
+            let text = record.json(exit.ending(), &held(path));
+            write_named(path, Durability::Machine, |file| file.write_all(text.as_bytes()))
+                .map_err(|error| unwritten("the run has no report", &error))?;
+        }
+        if let Some(path) = &self.metrics {
+            let text = metrics(record, exit.ending(), &held(path));
+            write_named(path, Durability::Machine, |file| file.write_all(text.as_bytes()))
+                .map_err(|error| unwritten("the run has no metrics", &error))?;
+        }
+        Ok(())
+    }
+}
+
+fn unwritten(what: &str, error: &MediaError) -> Diagnostic {
+    error.diagnose().context(what).of_class(Class::Aborted)
+}
+
+/// Does something with a job of which report and metrics are written, however it ends.
+pub fn recorded(
+    job: &Job,
+    settings: Map<String, Value>,
+    shard: Shard,
+    run: impl FnOnce(&mut RunRecord) -> Result<Outcome, Diagnostic>,
+) -> (Result<Outcome, Diagnostic>, RunRecord) {
+    let mut record = RunRecord::begin(job.spec.job_name().to_owned(), job.spec.dataset.clone(), settings);
+    let files = match RecordFiles::check(&job.spec, shard) {
+        Ok(files) => files,
+        Err(error) => {
+            record.error = Some(error_text(&error));
+            return (Err(error), record);
+        }
+    };
+    let mut result = run(&mut record);
+    record.error = result.as_ref().err().map(error_text);
+    if let Err(error) = files.write(&record, Exit::of(&result)) {
+        record.error.get_or_insert_with(|| error_text(&error));
+        result = Err(match result {
+            Err(first) if matches!(first.class, Class::Invalid | Class::Locked) => first.of_class(Class::Aborted).and(error),
+            Err(first) => first.and(error),
+            Ok(Outcome { exit: Exit::Interrupted, .. }) => error.of_class(Class::Interrupted),
+            Ok(_) => error,
+        });
+    }
+    (result, record)
+}
+
+/// What a file holds; nothing if it is none. A pipe would be waited for, and what is very long is a log, through `/dev/stdout`.
+fn held(path: &Path) -> String {
+    const LONG: u64 = 16 << 20;
+    let mut text = String::new();
+    if let Ok(Ok((mut file, size))) = open_regular(path)
+        && size <= LONG
+    {
+        let _ = file.read_to_string(&mut text);
+    }
+    text
+}

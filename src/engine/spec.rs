@@ -1,0 +1,441 @@
+//! What somebody asks for.
+
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::{
+    cam::CamSpec,
+    device::DeviceSpec,
+    form::{choice, choices, device_names, mappings, text, text_or_none},
+};
+use crate::{
+    diagnostic::Diagnostic,
+    explain::{HeatmapSize, Method},
+    fiftyone::{DatabaseFlags, Shard},
+    job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name},
+    pipeline::{MaxFailures, NpyFormat, Store},
+    program::Precision,
+    storage::Grace,
+};
+
+/// A job: heatmaps for the samples of a dataset.
+///
+/// ```
+/// use camflow::engine::JobSpec;
+///
+/// let job = JobSpec { class: ["person"].into(), limit: Some(10), ..JobSpec::new("quickstart") };
+/// assert_eq!(job.model, "deeplabv3-resnet50-coco-torch");
+/// ```
+// The documentation of a field is the help text of the flag and the explanation in job files. `x-value` is what its value is called
+// there, `x-path` what kind of path it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct JobSpec {
+    /// Name of the dataset
+    #[schemars(extend("x-value" = "DATASET"))]
+    pub dataset: String,
+    /// Class to explain, by name or output channel, or `all`; several by repeating the flag, or with commas. A text with commas that
+    /// is the name of one class is taken whole; `\,` is a comma that separates nothing
+    #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "CLASS"))]
+    pub class: NameList,
+    /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`); several by repeating the flag, or with commas;
+    /// `camflow inspect` lists them; default: the model's own choice
+    #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "LAYERS"))]
+    pub layers: NameList,
+    /// A zoo name (exported on first use) or a `.pt2` file
+    #[schemars(extend("x-value" = "MODEL", "x-path" = "model"))]
+    pub model: String,
+    /// CAM method; several, by repeating the flag or with commas, share what they can
+    #[serde(with = "choices")]
+    #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
+    pub method: Vec<Method>,
+    /// One map of all layers: the mean of theirs, scaled to [0, 1] again
+    pub fuse_layers: bool,
+    /// Smooth by the first principal component of a method's channels instead of their sum
+    pub eigen_smooth: bool,
+    /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
+    pub aug_smooth: bool,
+    /// How many variants of an image scorecam, ablationcam and `--faithfulness` run at a time; less where memory is short
+    #[schemars(extend("x-value" = "N"))]
+    pub cam_batch_size: usize,
+    /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<HeatmapSize>", extend("x-value" = "SIZE"))]
+    pub size: HeatmapSize,
+    /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`; several with commas share the work
+    #[serde(deserialize_with = "device_names")]
+    #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "DEVICE"))]
+    pub device: Vec<String>,
+    /// `fp32`; `bf16` is about twice as fast and deviates (see Speed in the documentation); `tf32` is something between, on GPUs only
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<Precision>", extend("x-value" = "PRECISION"))]
+    pub precision: Precision,
+    /// Exactly the operators of eager PyTorch (slower); without it sums may differ in the last bit
+    pub exact: bool,
+    /// The faster operators also for a model whose heatmaps they move too far from float64; `camflow inspect` says how far
+    pub fast: bool,
+    /// Python with FiftyOne, for exporting a model (and for `annotate`, to start FiftyOne's database)
+    #[schemars(extend("x-value" = "PYTHON", "x-path" = "program"))]
+    pub python: Option<PathBuf>,
+    /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
+    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("x-value" = "TARGET"))]
+    pub target: TargetSpec,
+    /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
+    /// ROAD; 61 more forward passes for each heatmap
+    pub faithfulness: bool,
+    /// Which class of the model a label of the dataset is, where the two are not written the same; may be repeated
+    #[serde(with = "mappings")]
+    #[schemars(with = "std::collections::BTreeMap<String, String>", extend("x-value" = "LABEL=CLASS"))]
+    pub map: Vec<ClassMapping>,
+    /// Template for the names of fields, with `{class}`, `{layer}`, `{method}` and `{model}`; default: `{class}_grad_layer_{layer}`,
+    /// for other methods than gradcam `{class}_{method}_layer_{layer}`
+    #[serde(with = "text_or_none")]
+    #[schemars(with = "String", extend("x-value" = "TEMPLATE"))]
+    pub field: Option<FieldTemplate>,
+    /// Folder for the heatmaps; default: a folder for this dataset in the user's data folder
+    #[schemars(extend("x-value" = "FOLDER", "x-path" = "folder"))]
+    pub out: Option<PathBuf>,
+    /// Write to `--out` although it is not the folder that the dataset's heatmaps were written to before: it was deleted or is on
+    /// another disk now
+    pub new_folder: bool,
+    /// How long files stay that nothing refers to, from when a run replaced them: `1d`, `36h`, `0`
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("x-value" = "TIME"))]
+    pub grace: Grace,
+    /// Exact floats beside the picture
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<NpyFormat>", extend("x-value" = "NPY"))]
+    pub npy: NpyFormat,
+    /// Where the App finds the picture: an 8-bit PNG on disk (`path`) or the array in the document (`inline`)
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<Store>", extend("x-value" = "STORE"))]
+    pub store: Store,
+    /// Samples per batch: a number, or `auto`, by the size of the images and the memory that is free
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("type" = ["string", "integer"], "x-value" = "N"))]
+    pub batch_size: BatchSize,
+    /// Threads that read images, and as many that write heatmaps; default: one per core
+    #[schemars(extend("x-value" = "N"))]
+    pub workers: Option<usize>,
+    /// Only samples with one of these tags: repeat the flag, or separate them with commas; a tag that holds commas is taken whole
+    #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "TAG"))]
+    pub tags: NameList,
+    /// Only samples that match this MongoDB query (JSON)
+    #[serde(rename = "match")]
+    #[schemars(extend("x-value" = "QUERY"))]
+    pub matching: Option<String>,
+    /// Only the samples whose ids stand in this file, one a line, in its order
+    #[schemars(extend("x-value" = "FILE", "x-path" = "file"))]
+    pub ids: Option<PathBuf>,
+    /// Only these slices of a grouped dataset, as for tags; default: all that hold images
+    #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "SLICE"))]
+    pub slices: NameList,
+    /// Only the samples of this saved view, in its order
+    #[schemars(extend("x-value" = "VIEW"))]
+    pub view: Option<String>,
+    /// Only the samples of the view whose stages are in this file, as FiftyOne's `view._serialize()` gives them (JSON)
+    #[schemars(extend("x-value" = "FILE", "x-path" = "file"))]
+    pub view_stages: Option<PathBuf>,
+    /// No more than this many samples
+    #[serde(deserialize_with = "limit")]
+    #[schemars(range(min = 1), extend("x-value" = "N"))]
+    pub limit: Option<u64>,
+    /// Take samples in a random order, so that `--limit` takes a random part; the same order each time
+    pub shuffle: bool,
+    /// Another random order for `--shuffle`
+    #[schemars(extend("x-value" = "N"))]
+    pub seed: u64,
+    /// Only this part of the samples: I of N that together are the whole selection, for several machines
+    #[serde(with = "text_or_none")]
+    #[schemars(with = "String", extend("x-value" = "I/N"))]
+    pub shard: Option<Shard>,
+    /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
+    pub apply_exif: bool,
+    /// Leave the App's settings of the dataset alone: no colours for new fields, none of them ticked
+    pub no_app_config: bool,
+    /// Put the heatmaps of this run in the place of those that another model made or that show something else: another class,
+    /// target, layer or method. What is up to date stays
+    pub replace: bool,
+    /// Recompute up-to-date heatmaps, and replace all others, too
+    pub overwrite: bool,
+    /// Change nothing, but say how many samples would be annotated and why
+    pub dry_run: bool,
+    /// The same, and say it of each sample: `new`, or whether its label, its image, the model or the settings changed
+    pub explain_plan: bool,
+    /// Abort when more samples than this fail: a number, or a share of all samples of the selection (`5%`, `0.05`), rounded up.
+    /// Known failures do not count: samples that failed in an earlier run with the same inputs
+    #[serde(with = "text_or_none")]
+    #[schemars(with = "String", extend("type" = ["string", "number"], "x-value" = "N"))]
+    pub max_failures: Option<MaxFailures>,
+    /// End with exit code 0 where no sample failed but known ones, which are tried and reported all the same; needs `max-failures`,
+    /// so that a disk that is missing makes no known failures
+    pub accept_known_failures: bool,
+    /// Name of this job in reports, metrics and JSON lines
+    #[serde(deserialize_with = "job_name")]
+    #[schemars(extend("x-value" = "JOB"))]
+    pub name: Option<String>,
+    /// Write a report (JSON) here when the run is over, however it ended; `{name}` is the job's name, `{shard}` the shard
+    /// (`3-of-10`), `{date}` the day (UTC)
+    #[schemars(extend("x-value" = "FILE", "x-path" = "file"))]
+    pub report_file: Option<PathBuf>,
+    /// Write metrics for Prometheus here when the run is over, `*.prom` in the folder of node_exporter's textfile collector; `{name}`
+    /// is the job's name, `{shard}` the shard (`3-of-10`)
+    #[serde(deserialize_with = "metrics_file")]
+    #[schemars(extend("x-value" = "FILE", "x-path" = "file"))]
+    pub metrics_file: Option<PathBuf>,
+    /// Write the page of `camflow report` about the job's fields here when the run is over; `{name}` is the job's name, `{date}` the
+    /// day (UTC)
+    #[schemars(extend("x-value" = "PAGE.html", "x-path" = "file"))]
+    pub html_file: Option<PathBuf>,
+    /// Write the numbers of that page here, too (JSON): the baseline of a later one
+    #[schemars(extend("x-value" = "N.json", "x-path" = "file"))]
+    pub numbers_file: Option<PathBuf>,
+    /// Compare that page with an earlier one: what `numbers-file` or `camflow report --json` wrote
+    #[schemars(extend("x-value" = "OLD.json", "x-path" = "file"))]
+    pub baseline: Option<PathBuf>,
+    /// MongoDB connection string; default: as FiftyOne is configured. Credentials are better kept in FIFTYONE_DATABASE_URI
+    #[schemars(extend("x-value" = "URI"))]
+    pub database_uri: Option<String>,
+    /// Folder of FiftyOne's own database
+    #[schemars(extend("x-value" = "FOLDER", "x-path" = "folder"))]
+    pub database_dir: Option<PathBuf>,
+    /// Name of the database
+    #[schemars(extend("x-value" = "NAME"))]
+    pub database_name: Option<String>,
+}
+
+impl Default for JobSpec {
+    fn default() -> Self {
+        JobSpec {
+            dataset: String::new(),
+            class: NameList::default(),
+            layers: NameList::default(),
+            model: DEFAULT_MODEL.to_owned(),
+            method: vec![Method::Gradcam],
+            fuse_layers: false,
+            eigen_smooth: false,
+            aug_smooth: false,
+            cam_batch_size: 32,
+            size: HeatmapSize::default(),
+            device: vec!["auto".to_owned()],
+            precision: Precision::default(),
+            exact: false,
+            fast: false,
+            python: None,
+            target: TargetSpec::default(),
+            faithfulness: false,
+            map: Vec::new(),
+            field: None,
+            out: None,
+            new_folder: false,
+            grace: Grace::default(),
+            npy: NpyFormat::default(),
+            store: Store::default(),
+            batch_size: BatchSize::Auto,
+            workers: None,
+            tags: NameList::default(),
+            matching: None,
+            ids: None,
+            slices: NameList::default(),
+            view: None,
+            view_stages: None,
+            limit: None,
+            shuffle: false,
+            seed: 0,
+            shard: None,
+            apply_exif: false,
+            no_app_config: false,
+            replace: false,
+            overwrite: false,
+            dry_run: false,
+            explain_plan: false,
+            max_failures: None,
+            accept_known_failures: false,
+            name: None,
+            report_file: None,
+            metrics_file: None,
+            html_file: None,
+            numbers_file: None,
+            baseline: None,
+            database_uri: None,
+            database_dir: None,
+            database_name: None,
+        }
+    }
+}
+
+impl JobSpec {
+    /// What a job is called where nobody named it.
+    pub const UNNAMED: &str = "annotate";
+
+    /// The job that does with this dataset what is done by default. It may lack a class.
+    pub fn new(dataset: impl Into<String>) -> Self {
+        JobSpec { dataset: dataset.into(), ..JobSpec::default() }
+    }
+
+    /// Everything that is wrong by itself, whatever dataset and model are.
+    pub fn problems(&self) -> Vec<String> {
+        let has_page = self.html_file.is_some();
+        let is_wrong = |wrong: bool, text: &str| wrong.then(|| text.to_owned());
+        let of = |key: &str, problem: Option<String>| problem.map(|problem| format!("`{key}`: {problem}"));
+        let checks = [
+            is_wrong(self.dataset.is_empty(), "it has no `dataset`"),
+            of("limit", self.limit.and_then(|limit| check_limit(limit).err())),
+            of("name", self.name.as_deref().and_then(|name| check_name(name).err())),
+            of("metrics-file", self.metrics_file.as_deref().and_then(|path| check_metrics_file(path).err())),
+            is_wrong(self.exact && self.fast, "`exact` and `fast` are opposites: leave one of them out"),
+            is_wrong(
+                self.accept_known_failures && self.max_failures.is_none(),
+                "`accept-known-failures` needs `max-failures` beside it: where a disk is missing, all samples fail, and would be known the next time",
+            ),
+            is_wrong(
+                !has_page && self.numbers_file.is_some(),
+                "`numbers-file` needs `html-file` beside it, the page whose numbers they are",
+            ),
+            is_wrong(!has_page && self.baseline.is_some(), "`baseline` needs `html-file` beside it, the page that compares"),
+        ];
+        checks.into_iter().flatten().collect()
+    }
+
+    /// Refuses a job in which something is wrong by itself.
+    pub(super) fn check(&self) -> Result<(), Diagnostic> {
+        Diagnostic::join(self.problems().into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)
+    }
+
+    /// What is asked of the model.
+    pub fn cam(&self) -> CamSpec {
+        CamSpec {
+            class: self.class.clone(),
+            layers: self.layers.clone(),
+            model: self.model.clone(),
+            methods: self.method.clone(),
+            fuse_layers: self.fuse_layers,
+            eigen_smooth: self.eigen_smooth,
+            aug_smooth: self.aug_smooth,
+            cam_batch_size: self.cam_batch_size,
+            size: self.size,
+            device: DeviceSpec { devices: self.device.clone(), precision: self.precision, exact: self.exact, fast: self.fast },
+            python: self.python.clone(),
+        }
+    }
+
+    /// What is said about the database.
+    pub fn database(&self) -> DatabaseFlags {
+        DatabaseFlags { uri: self.database_uri.clone(), dir: self.database_dir.clone(), name: self.database_name.clone() }
+    }
+
+    /// The part of the samples that the run is about.
+    pub fn shard(&self) -> Shard {
+        self.shard.unwrap_or(Shard::WHOLE)
+    }
+
+    /// Whether nothing is to be changed.
+    pub fn is_dry(&self) -> bool {
+        self.dry_run || self.explain_plan
+    }
+
+    /// What the job is called.
+    pub fn job_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(Self::UNNAMED)
+    }
+
+    /// The report file, with the job's name and the shard put in.
+    pub fn report_file(&self, shard: Shard) -> Option<PathBuf> {
+        self.report_file.as_deref().map(|path| self.named(path, shard))
+    }
+
+    /// The metrics file, with the job's name and the shard put in.
+    pub fn metrics_file(&self, shard: Shard) -> Option<PathBuf> {
+        self.metrics_file.as_deref().map(|path| self.named(path, shard))
+    }
+
+    /// The page of the run, its numbers and what it is compared with.
+    pub fn page_files(&self) -> [Option<PathBuf>; 3] {
+        let named = |path: &Option<PathBuf>| path.as_deref().map(|path| self.named(path, Shard::WHOLE));
+        [&self.html_file, &self.numbers_file, &self.baseline].map(named)
+    }
+
+    fn named(&self, path: &Path, shard: Shard) -> PathBuf {
+        match path.to_str() {
+            Some(text) => {
+                let shard = format!("{}-of-{}", shard.index(), shard.count());
+                let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+                text.replace("{name}", self.job_name()).replace("{shard}", &shard).replace("{date}", &date).into()
+            }
+            None => path.to_owned(),
+        }
+    }
+}
+
+/// Whether so many samples can be a job's limit.
+///
+/// # Errors
+/// Why not.
+pub fn check_limit(limit: u64) -> Result<(), String> {
+    if limit > 0 { Ok(()) } else { Err("no sample would be taken; leave it out to take all".to_owned()) }
+}
+
+/// Whether node_exporter would read this file.
+///
+/// # Errors
+/// Why not.
+pub fn check_metrics_file(path: &Path) -> Result<(), String> {
+    let is_read = path.extension().is_some_and(|extension| extension == "prom");
+    if is_read { Ok(()) } else { Err("it ends in `.prom`: the collector reads no other files".to_owned()) }
+}
+
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    checked(Option::<u64>::deserialize(deserializer)?, |limit| check_limit(*limit))
+}
+
+fn job_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(Option::<String>::deserialize(deserializer)?, |name| check_name(name))
+}
+
+fn metrics_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    checked(Option::<PathBuf>::deserialize(deserializer)?, |path| check_metrics_file(path))
+}
+
+fn checked<T, E: de::Error>(value: Option<T>, check: impl FnOnce(&T) -> Result<(), String>) -> Result<Option<T>, E> {
+    value.as_ref().map_or(Ok(()), check).map_err(E::custom)?;
+    Ok(value)
+}
+
+/// How many samples make a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BatchSize {
+    /// As many as are good for the device and fit into its memory.
+    #[default]
+    Auto,
+    /// At most so many.
+    Samples(NonZeroUsize),
+}
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(BatchSize::Auto),
+            number => number.parse().map(BatchSize::Samples).map_err(|_| "it is `auto` or a number from 1".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for BatchSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BatchSize::Auto => f.write_str("auto"),
+            BatchSize::Samples(samples) => write!(f, "{samples}"),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What the measures of heatmaps say, as files: a page, numbers, a table.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use super::aborted;
+use crate::{
+    diagnostic::Diagnostic,
+    fiftyone::{Dataset, MeasuredSource},
+    media::{Durability, check_named, read_text, shown, write_named},
+    pipeline::Cancellation,
+    study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page},
+};
+
+/// The files of a report.
+pub struct StudyFiles<'a> {
+    /// The page.
+    pub page: &'a Path,
+    /// The numbers.
+    pub json: Option<&'a Path>,
+    /// A line for each heatmap.
+    pub csv: Option<&'a Path>,
+    /// How many of the worst and of the best samples to show.
+    pub num_worst: usize,
+    /// What to compare with.
+    pub baseline: Option<&'a Baseline>,
+    /// The selection in words.
+    pub selection: Option<String>,
+}
+
+/// How many of the worst and of the best samples a page shows.
+pub const NUM_WORST: usize = 6;
+
+impl StudyFiles<'_> {
+    /// Reads heatmaps and writes the files, unless there is none; what was found. Less was read if it was cancelled.
+    ///
+    /// # Errors
+    /// The database is lost, or a file cannot be written.
+    pub fn write(
+        &self,
+        dataset: &Dataset,
+        source: &mut MeasuredSource,
+        cancellation: &Cancellation,
+    ) -> Result<(Study, Vec<Finding>), Diagnostic> {
+        let mut study = Study::new(self.num_worst);
+        match self.csv {
+            None => observe(source, &mut study, cancellation, None)?,
+            Some(path) => observe_into(path, source, &mut study, cancellation)?,
+        }
+        let findings = findings(&study, self.baseline);
+        if cancellation.is_cancelled() || study.num_samples == 0 {
+            return Ok((study, findings));
+        }
+        let created = format!("{:.0}", jiff::Timestamp::now());
+        let heading = Heading { dataset: dataset.name(), created: &created, selection: self.selection.as_deref() };
+        write(self.page, &page(&study, &findings, self.baseline, heading))?;
+        if let Some(path) = self.json {
+            let report = json(&study, &findings, dataset.name(), &created);
+            write(path, &format!("{report:#}\n"))?;
+        }
+        Ok((study, findings))
+    }
+}
+
+/// Refuses a file that cannot be written, before there is anything to write.
+///
+/// # Errors
+/// The system's reason.
+pub fn check_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
+    check_named(path).map_err(|error| {
+        Diagnostic::invalid(format!("cannot write to `{}`: {error}", shown(path))).hint(format!("choose another `{flag}`"))
+    })
+}
+
+/// The numbers of an earlier report.
+///
+/// # Errors
+/// The file cannot be read, or holds something else.
+pub fn read_baseline(path: &Path) -> Result<Baseline, Diagnostic> {
+    const HINT: &str = "`--baseline` takes what `camflow report --json` wrote";
+    let unreadable = |error: io::Error| {
+        Diagnostic::invalid(format!("cannot read the earlier report `{}`", shown(path))).because(&error).hint(HINT)
+    };
+    let text = read_text(path).map_err(unreadable)?;
+    Baseline::parse(&text)
+        .map_err(|reason| Diagnostic::invalid(format!("`{}` is not an earlier report: {reason}", shown(path))).hint(HINT))
+}
+
+/// Reads all of the source into the study, and to the table a line for each heatmap.
+fn observe(
+    source: &mut MeasuredSource,
+    study: &mut Study,
+    cancellation: &Cancellation,
+    mut table: Option<&mut dyn Write>,
+) -> Result<(), Diagnostic> {
+    while !cancellation.is_cancelled() {
+        let samples = source.next_page().map_err(aborted)?;
+        if samples.is_empty() {
+            break;
+        }
+        for sample in &samples {
+            study.observe(sample);
+            if let Some(table) = &mut table {
+                table
+                    .write_all(csv_rows(sample).as_bytes())
+                    .map_err(|error| Diagnostic::aborted("the table cannot be written").because(&error))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same into a file, which is there when it is complete.
+fn observe_into(
+    path: &Path,
+    source: &mut MeasuredSource,
+    study: &mut Study,
+    cancellation: &Cancellation,
+) -> Result<(), Diagnostic> {
+    let mut fault = None;
+    let written = write_named(path, Durability::Process, |file| {
+        writeln!(file, "{CSV_HEADER}")?;
+        observe(source, study, cancellation, Some(file)).map_err(|error| {
+            fault = Some(error);
+            io::Error::other("reading ended early")
+        })?;
+        if cancellation.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    });
+    match (fault, written) {
+        (Some(fault), _) => Err(fault),
+        (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
+        (None, written) => written.map_err(aborted),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
+    write_named(path, Durability::Process, |file| file.write_all(text.as_bytes())).map_err(aborted)
+}
