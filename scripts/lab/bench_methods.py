@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

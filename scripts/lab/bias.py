@@ -32,6 +32,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 import torch
 from torch import nn
 

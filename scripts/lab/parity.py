@@ -28,8 +28,9 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_grad_cam as reference
-import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, SemanticSegmentationTarget
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import export_model

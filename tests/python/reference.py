@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import torch
 from logits import Logits
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
+
+import torch
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

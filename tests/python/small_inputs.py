@@ -5,8 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lab" / "standin"))
 
-import torch
 from model import METADATA, standin_deeplab
+
+import torch
 
 SMALL = {**METADATA, "preprocess": METADATA["preprocess"][-1:], "example": [64, 64]}
 

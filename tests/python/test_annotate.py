@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fiftyone as fo

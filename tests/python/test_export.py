@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from camflow import export as export_package
 from camflow.export import cli
 from camflow.export.loaders import zoo
@@ -21,6 +20,8 @@ from camflow.export.transforms import steps_from_transforms, steps_from_zoo_conf
 from camflow.export.weights import warm_batchnorm
 from conftest import PACKAGES, SCRIPTS
 from PIL import Image
+
+import torch
 
 SCRIPT = SCRIPTS / "export_model.py"
 SIZES = [(640, 427), (427, 640), (100, 80), (3000, 1201), (224, 224), (521, 520)]  # width, height

@@ -5,13 +5,14 @@ import pickle
 import zipfile
 
 import pytest
-import torch
 import torchvision
 from camflow import export as export_package
 from camflow.export import ExportError, cli, load_model
 from camflow.export.classes import classes_by_channel, read_classes
 from camflow.export.preprocess import checked_steps, fixed_size
 from camflow.export.transforms import steps_from_flags
+
+import torch
 
 MODELS = '''
 import torch

@@ -8,11 +8,12 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
 from pytorch_grad_cam.metrics.road import ROADCombined
 from scipy import ndimage
+
+import torch
 
 MODELS = Path(__file__).with_name("small_inputs.py")
 SIDE = 64

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import PACKAGES
 from PIL import Image
 from pytorch_grad_cam import GradCAM
+
+import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

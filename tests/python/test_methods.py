@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+
+import torch
 
 LAB = Path(__file__).resolve().parents[2] / "scripts" / "lab"
 sys.path.insert(0, str(LAB))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]

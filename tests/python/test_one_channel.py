@@ -9,11 +9,12 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
-import torch
 from conftest import PACKAGES
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import BinaryClassifierOutputTarget
+
+import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

@@ -7,10 +7,11 @@ import re
 import sys
 
 import pytest
-import torch
 import torch_folder
 import yaml
 from conftest import ROOT
+
+import torch
 
 
 def test_the_versions_agree():

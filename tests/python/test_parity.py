@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import PACKAGES
 from PIL import Image
+
+import torch
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "silent_models.py"

@@ -268,8 +268,9 @@ def test_polygons_and_lines_are_where_fiftyone_draws_them(dataset, annotate):
 
 
 def logits(module, sample):
-    import torch
     from torchvision.transforms import v2
+
+    import torch
 
     picture = Image.open(sample.filepath).convert("RGB")
     steps = v2.Compose([v2.Resize(72), v2.CenterCrop(64), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])

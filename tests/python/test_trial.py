@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import PACKAGES
+
+import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

@@ -8,11 +8,12 @@ from pathlib import Path
 import gray_models
 import numpy as np
 import pytest
-import torch
 from archive_copies import copy_archive
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+import torch
 
 MODELS = Path(gray_models.__file__)
 

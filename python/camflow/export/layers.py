@@ -95,8 +95,9 @@ def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -
 
 def output_keys(output: Any) -> tuple[list[str | None], list[Any]]:
     """([key or None], [leaf]) of a model's output, flattened in the order of the archive's outputs."""
-    import torch
     from torch.utils import _pytree
+
+    import torch
 
     if isinstance(output, torch.Tensor):
         return [None], [output]

@@ -10,8 +10,9 @@ from .messages import ExportError, say
 from .reasons import hint_for, quiet, reason
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from torch.export import ExportedProgram
+
+    from torch import Tensor, nn
 
 
 def trace(

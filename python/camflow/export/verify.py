@@ -10,8 +10,9 @@ from .layers import other_sizes, output_keys
 from .messages import ExportError, first_line, say
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx, nn
     from torch.export import ExportedProgram
+
+    from torch import Tensor, fx, nn
 
 
 def signatures(program: ExportedProgram) -> dict[str, str | None]:

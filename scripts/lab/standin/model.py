@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabV3
+
+import torch
+from torch import nn
 
 WEIGHTS = Path(__file__).resolve().parent / "weights.pt"
 

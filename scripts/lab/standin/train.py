@@ -28,9 +28,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import photos
-import torch
 import torch.nn.functional as F
 from model import METADATA, WEIGHTS, standin_deeplab, untrained
+
+import torch
 
 FIGURES = Path(__file__).resolve().parent / "training.json"
 NORMALIZE = METADATA["preprocess"][1]
