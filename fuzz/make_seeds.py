@@ -52,7 +52,18 @@ def with_no_grad():
 # What camflow's reader does not look at, and what is long.
 IGNORED = {
     *("stack_trace", "torch_fn", "from_node", "hint", "requires_grad", "device", "kind", "sym_int_values", "sym_bool_values"),
-    *("strides", "in_spec", "out_spec", "storage_offset", "range_constraints", "guards_code", "verifiers", "opset_version", "is_hop_single_tensor_return", "custom_obj_values"),
+    *(
+        "strides",
+        "in_spec",
+        "out_spec",
+        "storage_offset",
+        "range_constraints",
+        "guards_code",
+        "verifiers",
+        "opset_version",
+        "is_hop_single_tensor_return",
+        "custom_obj_values",
+    ),
 }
 
 

@@ -25,7 +25,7 @@ mkdir -p "$cache"
 places=(fuzz pipelines python scripts tests)
 case "${1:-check}" in
     check)
-        "$env/bin/ruff" format --check --quiet python pipelines
+        "$env/bin/ruff" format --check --quiet "${places[@]}"
         "$env/bin/ruff" check "${places[@]}"
         # A folder of another name is no package to mypy.
         plugin="$(mktemp -d)"
@@ -37,7 +37,7 @@ case "${1:-check}" in
         ;;
     fix)
         "$env/bin/ruff" check --fix "${places[@]}"
-        exec "$env/bin/ruff" format python pipelines
+        exec "$env/bin/ruff" format "${places[@]}"
         ;;
     *)
         printf 'error: %s is neither check nor fix\n' "$1" >&2

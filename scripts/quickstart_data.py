@@ -58,9 +58,7 @@ def reachable() -> bool:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
     except OSError as error:
         why = error.reason if isinstance(error, urllib.error.URLError) else error
-        print(
-            f"the FiftyOne zoo cannot be reached ({why}): making a stand-in from installed photographs"
-        )
+        print(f"the FiftyOne zoo cannot be reached ({why}): making a stand-in from installed photographs")
         return False
     return True
 
@@ -195,13 +193,9 @@ def make_from_zoo(name: str) -> fo.Dataset:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--name", default="quickstart", help="of the dataset (default: %(default)s)"
-    )
+    parser.add_argument("--name", default="quickstart", help="of the dataset (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for the stand-in's images")
-    parser.add_argument(
-        "--offline", action="store_true", help="make the stand-in, whatever can be reached"
-    )
+    parser.add_argument("--offline", action="store_true", help="make the stand-in, whatever can be reached")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
 
@@ -215,12 +209,8 @@ def main() -> int:
 
             predict(dataset, foz.load_zoo_model(ZOO_MODEL))
         else:
-            print(
-                f"error: there is a dataset `{args.name}` without `{PREDICTIONS}`", file=sys.stderr
-            )
-            print(
-                "hint: `--name OTHER` makes another one, `--overwrite` replaces it", file=sys.stderr
-            )
+            print(f"error: there is a dataset `{args.name}` without `{PREDICTIONS}`", file=sys.stderr)
+            print("hint: `--name OTHER` makes another one, `--overwrite` replaces it", file=sys.stderr)
             return 2
         print(f"model: {dataset.info.get('model', ZOO_MODEL)}")
         return 0
@@ -235,9 +225,7 @@ def main() -> int:
         try:
             dataset = make_from_zoo(unfinished)
         except Exception as error:  # noqa: BLE001 (a download can end in anything)
-            print(
-                f"the download did not work ({error}): making a stand-in from installed photographs"
-            )
+            print(f"the download did not work ({error}): making a stand-in from installed photographs")
             if fo.dataset_exists(unfinished):
                 fo.delete_dataset(unfinished)
     if dataset is None:

@@ -47,8 +47,7 @@ def find(python: str = sys.executable) -> str:
     # `2.11.0+cu128` is 2.11.0.
     if version.partition("+")[0] != wanted():
         sys.exit(
-            f"error: {python} has torch {version}, and camflow needs {wanted()}\n"
-            f"hint: {python} -m pip install torch=={wanted()}"
+            f"error: {python} has torch {version}, and camflow needs {wanted()}\nhint: {python} -m pip install torch=={wanted()}"
         )
     # The program keeps the path, and links may lead elsewhere tomorrow.
     return os.path.realpath(folder)

@@ -77,7 +77,9 @@ def measure(command: list, log: Path, environment: dict) -> dict:
     process.returncode = os.waitstatus_to_exitcode(status)
     text = log.read_text()
     if process.returncode != 0:
-        raise SystemExit(f"error: {' '.join(map(str, command))} ended with {process.returncode}\n{text[-2000:]}\n{log.with_suffix('.err').read_text()[-4000:]}")
+        raise SystemExit(
+            f"error: {' '.join(map(str, command))} ended with {process.returncode}\n{text[-2000:]}\n{log.with_suffix('.err').read_text()[-4000:]}"
+        )
     return {
         "lines": [json.loads(line) for line in text.splitlines() if line.startswith("{")],
         "wall_s": time.perf_counter() - start,
@@ -164,7 +166,14 @@ def summarised(runs: list[dict]) -> dict:
     cpu = statistics.median(run.get("loop_cpu_s", run["cpu_s"]) / run["num_samples"] for run in runs)
     keys = ("peak_memory_bytes", "cpu_s", "start_s", "gpu_memory_bytes")
     figures = {key: median(runs, key) for key in keys}
-    return {"num_samples": runs[0]["num_samples"], "images_per_s": rate, "s_per_image": 1 / rate, "cpu_s_per_image": cpu, **figures, "runs": runs}
+    return {
+        "num_samples": runs[0]["num_samples"],
+        "images_per_s": rate,
+        "s_per_image": 1 / rate,
+        "cpu_s_per_image": cpu,
+        **figures,
+        "runs": runs,
+    }
 
 
 def ratios(contenders: dict) -> dict:
@@ -209,7 +218,10 @@ def table(result: dict) -> str:
     deviation = result["agreement"]
     lines += ["", f"Distance to the heatmaps of {CONTENDERS[deviation['base']]}, over {deviation['num_maps']} maps:", ""]
     lines += ["| | largest | median of the maps' largest | mean |", "| --- | --- | --- | --- |"]
-    lines += [f"| {CONTENDERS[name]} | {d['max']:.1e} | {d['median_of_max']:.1e} | {d['mean']:.1e} |" for name, d in deviation["deviation"].items()]
+    lines += [
+        f"| {CONTENDERS[name]} | {d['max']:.1e} | {d['median_of_max']:.1e} | {d['mean']:.1e} |"
+        for name, d in deviation["deviation"].items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -226,12 +238,16 @@ def plot(result: dict, path: Path) -> None:
     names = list(contenders)[::-1]
     rates = [contenders[name]["images_per_s"] for name in names]
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(names) + 1.2))
-    bars = axes.barh([CONTENDERS[name] for name in names], rates, color=["#d1495b" if name in CAMFLOW_FLAGS else "#8d99ae" for name in names])
+    bars = axes.barh(
+        [CONTENDERS[name] for name in names], rates, color=["#d1495b" if name in CAMFLOW_FLAGS else "#8d99ae" for name in names]
+    )
     base = contenders.get("notebook")
     texts = [f" {rate:.3g}" + (f"  ({rate / base['images_per_s']:.1f} times (a))" if base else "") for rate in rates]
     axes.bar_label(bars, texts)
     axes.set_xlim(0, max(rates) * 1.3)
-    axes.set_xlabel(f"images/s: {result['model']}, {len(result['layers'])} layers, 3x{result['input'][1]}x{result['input'][2]}\n{machine_text(result)}, {result['date']}")
+    axes.set_xlabel(
+        f"images/s: {result['model']}, {len(result['layers'])} layers, 3x{result['input'][1]}x{result['input'][2]}\n{machine_text(result)}, {result['date']}"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
 
@@ -249,9 +265,16 @@ def benchmark(args: argparse.Namespace) -> dict:
         folder = Path(temporary)
         session = Session(args, folder, mongod.uri)
         job = {
-            "model": args.model, "archive": args.archive and str(args.archive.resolve()), "models": str(args.models), "class": args.class_name,
-            "layers": args.layers, "image_size": args.image_size, "samples": args.samples, "notebook_samples": args.notebook_samples,
-            "batch_size": args.python_batch, "contenders": names,
+            "model": args.model,
+            "archive": args.archive and str(args.archive.resolve()),
+            "models": str(args.models),
+            "class": args.class_name,
+            "layers": args.layers,
+            "image_size": args.image_size,
+            "samples": args.samples,
+            "notebook_samples": args.notebook_samples,
+            "batch_size": args.python_batch,
+            "contenders": names,
         }
         (folder / "job.json").write_text(json.dumps(job))
         say("making the model's archive and the datasets")
@@ -263,7 +286,9 @@ def benchmark(args: argparse.Namespace) -> dict:
         for session.round in range(1, args.repeat + 1):
             for name, done in runs.items():
                 done.append(session.device(job) if name == "device" else session.contender(name, job))
-                say(f"{name}: {done[-1]['num_samples'] / done[-1]['loop_s']:.3f} images/s ({done[-1]['loop_s']:.1f} s for {done[-1]['num_samples']})")
+                say(
+                    f"{name}: {done[-1]['num_samples'] / done[-1]['loop_s']:.3f} images/s ({done[-1]['loop_s']:.1f} s for {done[-1]['num_samples']})"
+                )
         agreement = session.child("compare")["lines"][-1]
     contenders = {name: summarised(done) for name, done in runs.items()}
     return {
@@ -273,7 +298,21 @@ def benchmark(args: argparse.Namespace) -> dict:
         "model": args.model,
         "class": args.class_name,
         "repeat": args.repeat,
-        **{key: made[key] for key in ("torch", "python", "threads", "weights", "device", "input", "layers", "samples", "notebook_samples", "batch_size")},
+        **{
+            key: made[key]
+            for key in (
+                "torch",
+                "python",
+                "threads",
+                "weights",
+                "device",
+                "input",
+                "layers",
+                "samples",
+                "notebook_samples",
+                "batch_size",
+            )
+        },
         "contenders": contenders,
         "ratios": ratios(contenders),
         "agreement": agreement,
@@ -293,8 +332,32 @@ def long_run(args: argparse.Namespace) -> dict:
         job = {"model": "torchvision:resnet18", "archive": None, "models": str(args.models), "samples": args.flat_memory}
         (folder / "job.json").write_text(json.dumps(job))
         archive = session.child("make_long")["lines"][-1]["archive"]
-        command = [args.camflow, "annotate", "--dataset", "bench-long", "--target", "top", "--layers", "4", "--model", archive, "--device", "cpu"]
-        command += ["--size", "layer", "--npy", "none", "--out", folder / "maps", "--database-uri", mongod.uri, "--format", "json"]
+        command = [
+            args.camflow,
+            "annotate",
+            "--dataset",
+            "bench-long",
+            "--target",
+            "top",
+            "--layers",
+            "4",
+            "--model",
+            archive,
+            "--device",
+            "cpu",
+        ]
+        command += [
+            "--size",
+            "layer",
+            "--npy",
+            "none",
+            "--out",
+            folder / "maps",
+            "--database-uri",
+            mongod.uri,
+            "--format",
+            "json",
+        ]
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True, env=session.environment)
         memory, done = [], 0
         for line in process.stdout:
@@ -313,7 +376,9 @@ def memory_table(result: dict) -> str:
     last, used = result["memory"][-1]
     largest = max(used for done, used in result["memory"] if done >= 200)
     rows = [("after 200 samples", at_200), (f"after {last} samples", used), ("largest in between", largest)]
-    return "| resident memory of camflow | |\n| --- | --- |\n" + "".join(f"| {what} | {used / 2**20:.0f} MiB |\n" for what, used in rows)
+    return "| resident memory of camflow | |\n| --- | --- |\n" + "".join(
+        f"| {what} | {used / 2**20:.0f} MiB |\n" for what, used in rows
+    )
 
 
 def file_table(result: dict, path: Path) -> None:
@@ -334,23 +399,48 @@ def main() -> None:
     release = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     cache = Path(os.environ.get("CAMFLOW_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camflow")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, where `benches/RESULTS.md` marks its place")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table there, where `benches/RESULTS.md` marks its place"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture there: .svg or .png")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing; take the figures of an earlier --json")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="measure nothing; take the figures of an earlier --json"
+    )
     parser.add_argument("--repeat", type=int, default=1, help="rounds in which contenders take turns (default: %(default)s)")
     parser.add_argument("--samples", type=int, help="images (default: 8 on a CPU, 256 on a GPU)")
     parser.add_argument("--notebook-samples", type=int, help="images for the tutorial's loop (default: 2 on a CPU, 32 on a GPU)")
-    parser.add_argument("--python-batch", dest="python_batch", type=int, metavar="N", help="batch size of (b) and (c) (default: 1 on a CPU, 8 on a GPU)")
+    parser.add_argument(
+        "--python-batch",
+        dest="python_batch",
+        type=int,
+        metavar="N",
+        help="batch size of (b) and (c) (default: 1 on a CPU, 8 on a GPU)",
+    )
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=[], metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
     parser.add_argument("--model", default="torchvision:deeplabv3_resnet50", help="as for export_model.py (default: %(default)s)")
     parser.add_argument("--archive", type=Path, metavar="FILE", help="that model, exported already")
-    parser.add_argument("--models", type=Path, default=cache / "bench", metavar="FOLDER", help="where exported models are kept (default: %(default)s)")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=cache / "bench",
+        metavar="FOLDER",
+        help="where exported models are kept (default: %(default)s)",
+    )
     parser.add_argument("--class", dest="class_name", default="person")
-    parser.add_argument("--layers", type=lambda text: text.split(","), default=["1", "2", "3", "4"], help="numbers, with commas (default: 1,2,3,4)")
-    parser.add_argument("--image-size", type=size, default=[480, 640], metavar="HxW", help="of the image files (default: 480x640)")
+    parser.add_argument(
+        "--layers",
+        type=lambda text: text.split(","),
+        default=["1", "2", "3", "4"],
+        help="numbers, with commas (default: 1,2,3,4)",
+    )
+    parser.add_argument(
+        "--image-size", type=size, default=[480, 640], metavar="HxW", help="of the image files (default: 480x640)"
+    )
     parser.add_argument("--camflow", type=Path, default=release / "camflow", metavar="BINARY")
     parser.add_argument("--device-rate", type=Path, metavar="BINARY", help="the example of that name (default: beside camflow)")
-    parser.add_argument("--flat-memory", type=int, metavar="N", help="measure camflow's memory over a run of N samples instead (300 at least)")
+    parser.add_argument(
+        "--flat-memory", type=int, metavar="N", help="measure camflow's memory over a run of N samples instead (300 at least)"
+    )
     args = parser.parse_args()
     args.camflow = args.camflow.resolve()
     if not args.source and not args.camflow.is_file():

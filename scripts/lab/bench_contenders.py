@@ -60,7 +60,11 @@ def exported(job: dict) -> tuple[Path, tuple[str, ...]]:
     arguments = ()
     if prefix == "torchvision":
         cached = Path(torch.hub.get_dir()) / "checkpoints"
-        arguments = ("--weights", "default") if list(cached.glob(f"{rest}_*.pth")) else ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
+        arguments = (
+            ("--weights", "default")
+            if list(cached.glob(f"{rest}_*.pth"))
+            else ("--weights", "none", "--seed", "0", "--warm-batchnorm", "4")
+        )
     if job["archive"]:
         return Path(job["archive"]), arguments
     exporter = b"".join(path.read_bytes() for path in sorted((SCRIPTS.parent / "python" / "camflow" / "export").rglob("*.py")))
@@ -89,7 +93,9 @@ def transform(job: dict) -> transforms.Compose:
     """The model's preprocessing of a PIL image, by torchvision."""
     resize, normalize = job["preprocess"]
     assert (resize["op"], normalize["op"]) == ("resize_smaller", "normalize"), job["preprocess"]
-    return transforms.Compose([transforms.Resize(resize["size"]), transforms.ToTensor(), transforms.Normalize(normalize["mean"], normalize["std"])])
+    return transforms.Compose(
+        [transforms.Resize(resize["size"]), transforms.ToTensor(), transforms.Normalize(normalize["mean"], normalize["std"])]
+    )
 
 
 def on_output(mask: np.ndarray, height: int, width: int, channel: int) -> np.ndarray:
@@ -106,12 +112,19 @@ def pictures(count: int, height: int, width: int):
     backgrounds = photos.HELD_OUT_BACKGROUNDS + photos.TRAINING_BACKGROUNDS
     people = tuple(photos.PEOPLE)
     for index in range(count):
-        piece = photos.window(photos.photo(backgrounds[index % len(backgrounds)]), height, width, rng.uniform(1, 1.4), rng.random(2))
+        piece = photos.window(
+            photos.photo(backgrounds[index % len(backgrounds)]), height, width, rng.uniform(1, 1.4), rng.random(2)
+        )
         image, mask = np.ascontiguousarray(piece), np.zeros((height, width), np.uint8)
         tall = rng.uniform(0.6, 0.9) * height
         photos.paste(
-            image, mask, people[index % len(people)], tall=tall, bottom=height + 0.1 * tall,
-            centre=width * rng.uniform(0.3, 0.7), mirrored=rng.random() < 0.5,
+            image,
+            mask,
+            people[index % len(people)],
+            tall=tall,
+            bottom=height + 0.1 * tall,
+            centre=width * rng.uniform(0.3, 0.7),
+            mirrored=rng.random() < 0.5,
         )
         yield image, mask
 
@@ -163,7 +176,10 @@ def make(folder: Path, job: dict) -> dict:
         dataset.add_samples([sample.copy() for sample in samples], progress=False)
     (folder / "job.json").write_text(json.dumps(job))
     return {
-        **{key: job[key] for key in ("weights", "layers", "device", "samples", "notebook_samples", "batch_size", "input", "archive")},
+        **{
+            key: job[key]
+            for key in ("weights", "layers", "device", "samples", "notebook_samples", "batch_size", "input", "archive")
+        },
         "torch": torch.__version__.partition("+")[0],
         "gpu": torch.cuda.get_device_name() if on_gpu else None,
         "threads": torch.get_num_threads(),
@@ -197,7 +213,9 @@ def measured(job: dict, count: int, result: dict):
     """Adds what the loop inside took; the process's start and loading the model are counted apart."""
 
     def cpu() -> float:
-        return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+        return sum(
+            usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        )
 
     start, cpu_start = time.perf_counter(), cpu()
     yield
@@ -278,7 +296,9 @@ def heatmaps(model, captured: list, pixels, masks, channel: int) -> list[np.ndar
     for activation, gradient in zip(captured, gradients, strict=True):
         activation, gradient = activation.detach().float(), gradient.float()
         saliency = (gradient.mean((2, 3), keepdim=True) * activation).sum(1).relu()
-        resized = torch.nn.functional.interpolate(scaled(saliency)[:, None], pixels.shape[2:], mode="bilinear", align_corners=False)
+        resized = torch.nn.functional.interpolate(
+            scaled(saliency)[:, None], pixels.shape[2:], mode="bilinear", align_corners=False
+        )
         maps.append(scaled(resized[:, 0]).cpu().numpy())
     return maps
 
@@ -314,7 +334,10 @@ def one_pass(job: dict, contender: str, tuned: bool, kind: torch.dtype) -> dict:
     with measured(job, len(dataset), result), concurrent.futures.ThreadPoolExecutor(1) as writer:
         ids, paths, labels = dataset.values(["id", "filepath", f"{LABEL}.mask"])
         loader = torch.utils.data.DataLoader(
-            Pictures(job, paths, labels), batch_size=job["batch_size"], num_workers=min(8, os.cpu_count() or 1), pin_memory=device == "cuda"
+            Pictures(job, paths, labels),
+            batch_size=job["batch_size"],
+            num_workers=min(8, os.cpu_count() or 1),
+            pin_memory=device == "cuda",
         )
         writes, done, found = [], 0, {}
         for pixels, masks in loader:

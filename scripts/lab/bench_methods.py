@@ -59,7 +59,17 @@ def main() -> None:
                 with contextlib.redirect_stderr(io.StringIO()):
                     wanted = parity.reference_map(case, model, layers, pixels.to(device), None, 7, method, eigen=False, aug=False)
                 theirs.append(time.perf_counter() - start)
-                command = [args.camflow, "explain", folder / "input.npy", "--model", archive, "--class", 7, "--layers", args.layer]
+                command = [
+                    args.camflow,
+                    "explain",
+                    folder / "input.npy",
+                    "--model",
+                    archive,
+                    "--class",
+                    7,
+                    "--layers",
+                    args.layer,
+                ]
                 command += ["--method", method, "--device", device, "--out", folder / "maps", "--format", "json"]
                 start = time.perf_counter()
                 subprocess.run([str(part) for part in command], check=True, capture_output=True)

@@ -234,7 +234,14 @@ def run(args: argparse.Namespace, folder: Path, scratch: Path) -> int:
         models[world] = train(world, args.pictures, args.epochs, args.seed)
         torch.save(models[world].state_dict(), folder / f"{world}.pt")
         archives[world] = folder / f"{world}.pt2"
-        export = [sys.executable, SCRIPTS / "export_model.py", f"{Path(__file__).resolve()}:{world}", "--out", archives[world], "--force"]
+        export = [
+            sys.executable,
+            SCRIPTS / "export_model.py",
+            f"{Path(__file__).resolve()}:{world}",
+            "--out",
+            archives[world],
+            "--force",
+        ]
         environment = {**os.environ, WEIGHTS: str(folder)}
         subprocess.run([str(part) for part in export], check=True, stdout=subprocess.DEVNULL, env=environment)
 
@@ -245,7 +252,20 @@ def run(args: argparse.Namespace, folder: Path, scratch: Path) -> int:
         dataset, emptied = make_dataset("people", pictures, args.samples, args.seed)
         for world, archive in archives.items():
             field = FIELD.replace("{model}", world)
-            camflow(args, "annotate", "--model", archive, "--class", "person", "--layers", LAYER, "--field", field, "--out", folder / "maps")
+            camflow(
+                args,
+                "annotate",
+                "--model",
+                archive,
+                "--class",
+                "person",
+                "--layers",
+                LAYER,
+                "--field",
+                field,
+                "--out",
+                folder / "maps",
+            )
         report = ("--out", folder / "report.html", "--json", folder / "report.json", "--csv", folder / "report.csv")
         camflow(args, "report", *report, show=True)
         if args.out:
@@ -289,7 +309,9 @@ def judge(folder: Path, models: dict[str, Classifier], emptied: dict[str, tuple[
         )
         if 0 < wanted.sum() < len(wanted):
             named = (below & wanted).sum()
-            print(f"  within `{world}`: AUC {auc(measured, wanted):.3f}; below chance are {named} of {wanted.sum()} that lean, and {(below & ~wanted).sum()} of {(~wanted).sum()} others")
+            print(
+                f"  within `{world}`: AUC {auc(measured, wanted):.3f}; below chance are {named} of {wanted.sum()} that lean, and {(below & ~wanted).sum()} of {(~wanted).sum()} others"
+            )
         if world != "mixed":
             scores.append(measured)
             truth.append(wanted)
@@ -308,7 +330,9 @@ def accusations(findings: list[dict], world: str) -> int:
     accused = 0
     for finding in findings:
         about, _, other = finding["text"].partition(" lies more on the object than ")
-        looks_past = finding["kind"] == "below_chance" or (finding["kind"] == "tag" and "`home`" in about and "less attention" in about)
+        looks_past = finding["kind"] == "below_chance" or (
+            finding["kind"] == "tag" and "`home`" in about and "less attention" in about
+        )
         accused += (looks_past and f" of {world}:" in about) or (finding["kind"] == "series" and f" of {world} " in other)
     return accused
 

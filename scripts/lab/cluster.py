@@ -63,7 +63,10 @@ class World:
         """The job in one process; the end of its report."""
         done = subprocess.run(
             [self.camflow, "run", self.file, "--format", "json"],
-            check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
             # As many as a worker has.
             env={**self.environment, "OMP_NUM_THREADS": "1"},
         )
@@ -131,7 +134,9 @@ def cluster(num_nodes: int):
 def lose(made, node) -> None:
     """All processes of a node are gone at once, as when its power fails; of those that camflow started, too."""
     raylets = [one.process for ones in node.all_processes.values() for one in ones]
-    processes = [process for one in raylets for process in [psutil.Process(one.pid), *psutil.Process(one.pid).children(recursive=True)]]
+    processes = [
+        process for one in raylets for process in [psutil.Process(one.pid), *psutil.Process(one.pid).children(recursive=True)]
+    ]
     for process in processes:
         try:
             process.send_signal(signal.SIGKILL)
@@ -163,7 +168,10 @@ def main() -> int:
         world = World(Path(work), str(Path(args.camflow).resolve()), mongod.uri, args.samples)
         whole = world.single()
         expected = world.state()
-        print(f"single run: {whole['num_committed']} samples, {whole['num_heatmaps']} heatmaps in {whole['elapsed_s']:.0f} s", flush=True)
+        print(
+            f"single run: {whole['num_committed']} samples, {whole['num_heatmaps']} heatmaps in {whole['elapsed_s']:.0f} s",
+            flush=True,
+        )
         world.forget()
         assert not any(label for name, label in world.state().items() if " " in name), "nothing is left"
         with cluster(args.nodes) as made:
@@ -192,7 +200,10 @@ def lost_and_gained(args, world: World, made, expected: dict) -> tuple[int, int]
     found = world.state()
     different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
     wrong = [
-        not check(f"exit code 0, all shards done ({code}, {summary['num_shards_done']})", (code, summary["num_shards_done"]) == (0, args.shards)),
+        not check(
+            f"exit code 0, all shards done ({code}, {summary['num_shards_done']})",
+            (code, summary["num_shards_done"]) == (0, args.shards),
+        ),
         not check(f"the new node took part ({len(news)})", len(news) == 1),
         not check(f"{len(stored)} samples were stored, {len(twice)} of them twice", len(stored) == args.samples),
     ]
@@ -217,7 +228,10 @@ def asked_again(args, world: World, address: str) -> bool:
     job.until(lambda event: event["event"] == "shard_started")
     job.process.send_signal(signal.SIGTERM)
     code, summary = job.end()
-    held &= check(f"a signal ends it, and what was in flight is stored ({code}, {summary['counts']})", code == 130 and summary["num_shards_done"] < 2)
+    held &= check(
+        f"a signal ends it, and what was in flight is stored ({code}, {summary['counts']})",
+        code == 130 and summary["num_shards_done"] < 2,
+    )
     stored = world.database.datasets.find_one({"name": DATASET})
     labels = world.database[stored["sample_collection_name"]].count_documents({f"{FIELDS[0]}.fingerprint": {"$type": "string"}})
     return held & check(f"no heatmap is gone ({labels})", labels == args.samples)

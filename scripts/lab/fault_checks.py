@@ -14,7 +14,20 @@ from bson import ObjectId
 from fault_world import EDITED, FIELDS, MEASURED, MEASURES, ORIGINAL, PATIENCE, Dataset, digest, measures
 
 # What every label of camflow's has.
-KEYS = {"_id", "_cls", "tags", "range", "map_path", "npy_path", "fingerprint", "target_class", "layer", "method", "model", "score"}
+KEYS = {
+    "_id",
+    "_cls",
+    "tags",
+    "range",
+    "map_path",
+    "npy_path",
+    "fingerprint",
+    "target_class",
+    "layer",
+    "method",
+    "model",
+    "score",
+}
 KEYS |= {*MEASURES}
 OUR_NAME = re.compile(r"[0-9a-f]{24}\.[0-9a-f]{8}\.(npy|png)|\.camflow-.*\.tmp")
 
@@ -66,7 +79,9 @@ def of_unknown_image(known: dict[str, dict], label: dict) -> dict | None:
     for fingerprint, right in known.items():
         if [model, settings, target] == fingerprint.split("-")[:2] + fingerprint.split("-")[3:]:
             # Names hold fingerprints; what is in the files is the same.
-            contents = {suffix: set().union(*(right[name] for name in right if name.endswith(suffix))) for suffix in (".npy", ".png")}
+            contents = {
+                suffix: set().union(*(right[name] for name in right if name.endswith(suffix))) for suffix in (".npy", ".png")
+            }
             paths = (Path(label[of]) for of in ("npy_path", "map_path"))
             return {MEASURED: right[MEASURED], **{path.name: contents[path.suffix] for path in paths}}
     return None
@@ -101,6 +116,7 @@ def wrong(dataset: Dataset, key: tuple[str, str], label: dict, complete: bool, u
 
 def dangling(world, below: Path) -> list[str]:
     """Files that anything in any sample of any dataset names, at any depth, and that are not there."""
+
     def named(value):
         if isinstance(value, str):
             yield value
@@ -209,6 +225,11 @@ def self_test(world) -> int:
             raise SystemExit(f"error: the checks do not notice `{expected}`; they found {found[:3]}")
         dataset.delete()
     summary = {"num_read": 3, "num_committed": 1, "num_skipped": 1, "num_failed": 0, "num_abandoned": 0}
-    if not adds_up(summary) or not adds_up({}) or adds_up(summary | {"num_failed": 1}, 3) or not adds_up(summary | {"num_failed": 1}, 4):
+    if (
+        not adds_up(summary)
+        or not adds_up({})
+        or adds_up(summary | {"num_failed": 1}, 3)
+        or not adds_up(summary | {"num_failed": 1}, 4)
+    ):
         raise SystemExit("error: the checks do not notice a summary that does not add up")
     return len(breaks) + 1

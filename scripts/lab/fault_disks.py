@@ -63,6 +63,7 @@ def full(suite: Suite) -> None:
 
 def read_only(suite: Suite) -> None:
     """The file system becomes read-only, as Linux makes it after an error of the disk."""
+
     def remount(one: Fault, folder: Path, options: str) -> None:
         # Refused while a file is open for writing.
         for _ in range(10_000):
@@ -71,7 +72,10 @@ def read_only(suite: Suite) -> None:
             time.sleep(0.001)
         one.expect(False, f"the file system could not be made {options}: {problem}")
 
-    with suite.fault("output folder becomes read-only") as one, disk(suite.world.folder / "disks/read-only", "size=64m") as folder:
+    with (
+        suite.fault("output folder becomes read-only") as one,
+        disk(suite.world.folder / "disks/read-only", "size=64m") as folder,
+    ):
         dataset = suite.dataset(out=folder)
         run = suite.midway(one, dataset)
         # The writers stand still for a moment, so that none is in the middle of a file for ever.
@@ -155,7 +159,9 @@ def disks(suite: Suite) -> None:
         with disk(suite.world.folder / "disks" / "trial", "size=1m"):
             pass
     except CannotMount as error:
-        suite.not_tried.update(dict.fromkeys(("disk full", "disk without inodes", "output folder becomes read-only, is unmounted"), str(error)))
+        suite.not_tried.update(
+            dict.fromkeys(("disk full", "disk without inodes", "output folder becomes read-only, is unmounted"), str(error))
+        )
         return
     full(suite)
     read_only(suite)

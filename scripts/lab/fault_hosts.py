@@ -192,7 +192,10 @@ def servers_clock(suite: Suite, host: tuple, clock: Path) -> None:
         dataset.labels = dict.fromkeys(dataset.labels, ORIGINAL if other.code == LOCKED else SMOOTH)
         one.check(dataset, complete=True)
         dataset.delete()
-    with suite.fault("the server's clock goes back under a holder, which then dies on another host") as one, Gate(port, *UPDATE) as gate:
+    with (
+        suite.fault("the server's clock goes back under a holder, which then dies on another host") as one,
+        Gate(port, *UPDATE) as gate,
+    ):
         dataset = suite.dataset()
         owner = dataset.run(*SINGLE, uri=f"mongodb://127.0.0.1:{gate.port}", before=host)
         one.comes_to(owner, gate.reached.is_set, "its first update")

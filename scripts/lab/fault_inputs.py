@@ -16,6 +16,7 @@ from fault_world import EXACT, FIELDS, FLAGS, SINGLE, Dataset, digest
 
 READS = ("read", "pread64", "readv")
 
+
 def other_weights(model: Path) -> None:
     """Changes the weights in place: the file has the same size and the same names in it."""
     with zipfile.ZipFile(model) as archive:

@@ -56,6 +56,7 @@ class Fault:
 
     def recover(self, dataset: Dataset, *flags) -> None:
         """The next run does exactly what is left to do, and then everything is there and right."""
+
         def current(sample: dict) -> bool:
             of = world.current[dataset.labels[str(sample["_id"])]]
             return all((sample.get(field) or {}).get("fingerprint") == of[str(sample["_id"]), field] for field in FIELDS)
@@ -68,7 +69,10 @@ class Fault:
         self.violations += fault_checks.adds_up(summary, len(samples))
         if summary:
             found = (summary["num_committed"], summary["skipped"].get("up to date", 0))
-            self.expect(found == (len(samples) - num_done, num_done), f"of {len(samples)} samples {num_done} were done; the rerun annotated and skipped {found}")
+            self.expect(
+                found == (len(samples) - num_done, num_done),
+                f"of {len(samples)} samples {num_done} were done; the rerun annotated and skipped {found}",
+            )
         self.check(dataset, complete=True)
 
 

@@ -125,11 +125,13 @@ class Lab:
 
     def wrong(self, complete: bool, unsure: bool = False) -> list[str]:
         """What is wrong anywhere: in the dataset, in other fields and in other datasets, with files of nobody's."""
+
         def is_known(problem: str) -> bool:
             return any(f"{key} refers to" in problem or f"{key} has no heatmap" in problem for key in self.broken)
 
         found = [one for one in fault_checks.violations(self.dataset, complete, unsure=unsure) if not is_known(one)]
         found += fault_checks.violations(self.neighbour, complete=self.has_neighbour)
+
         def is_broken(problem: str) -> bool:
             return any(f"{sample} names" in problem and f"/{field}/" in problem for sample, field in self.broken)
 

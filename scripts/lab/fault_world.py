@@ -266,7 +266,9 @@ class World:
                     label, key = sample[field], (str(sample["_id"]), field)
                     values, levels = np.load(label["npy_path"]), np.asarray(Image.open(label["map_path"]))
                     far = np.abs(values - before.setdefault(key, values)).max()
-                    if not (values.shape == levels.shape == (32, 32) and values.min() == 0 and 0 < values.max() <= 1 and far < 1e-4):
+                    if not (
+                        values.shape == levels.shape == (32, 32) and values.min() == 0 and 0 < values.max() <= 1 and far < 1e-4
+                    ):
                         raise SystemExit(f"error: an undisturbed run made no heatmap of sample {key}, or another one each time")
                     current[key] = label["fingerprint"]
                     right = self.right.setdefault(key, {}).setdefault(label["fingerprint"], {})

@@ -63,6 +63,7 @@ def enter_namespace() -> None:
 
 def small(group, num_samples: int, *variants: str):
     """A group that works on few samples, in a database of its own."""
+
     def run(suite: Suite) -> None:
         name = group.__name__
         folder = suite.world.folder / name
@@ -95,6 +96,7 @@ ASIDE = {"cuts": ("cuts",), "hosts": ("hosts",), "small": ("folders", "copies", 
 def all_faults(suite: Suite) -> None:
     """Every kind of fault; what waits for a lost database or the end of a lease goes on beside what does not."""
     with ThreadPoolExecutor() as beside:
+
         def each(names: tuple[str, ...]) -> None:
             for name in names:
                 GROUPS[name](suite.part(name))
@@ -137,7 +139,9 @@ def soak(suite: Suite, minutes: float) -> bool:
         kills(suite, 5) if name == "kills" else GROUPS[name](suite)
     last = peak(suite)
     say(f"soak: {minutes:g} minutes, {num_rounds} rounds")
-    say(f"peak memory of a run: {first:.1f} MiB at first, {last:.1f} MiB at last ({100 * (last / first - 1):+.1f} %; {100 * MEMORY_MARGIN:.0f} % is allowed)")
+    say(
+        f"peak memory of a run: {first:.1f} MiB at first, {last:.1f} MiB at last ({100 * (last / first - 1):+.1f} %; {100 * MEMORY_MARGIN:.0f} % is allowed)"
+    )
     return last <= first * (1 + MEMORY_MARGIN)
 
 
@@ -146,11 +150,24 @@ def main() -> int:
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--camflow", type=Path, default=target / "debug" / "camflow", metavar="BINARY")
     parser.add_argument("--long", action="store_true", help="more kills, and the driver's own patience")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="random faults for so long instead; then --long is what one round of a kind does")
+    parser.add_argument(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help="random faults for so long instead; then --long is what one round of a kind does",
+    )
     parser.add_argument("--only", choices=GROUPS, help="one group of faults instead")
     parser.add_argument("--swept", choices=SWEPT, help="with --only sweep: one command instead of all")
-    parser.add_argument("--first-call", type=int, default=0, metavar="N", help="with --swept: from the call with this number on, to go on with a sweep")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments; default: a new one")
+    parser.add_argument(
+        "--first-call",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --swept: from the call with this number on, to go on with a sweep",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the moments; default: a new one"
+    )
     parser.add_argument("--samples", type=int, default=160, metavar="N", help="size of the datasets (default: %(default)s)")
     args = parser.parse_args()
     args.camflow = args.camflow.resolve()
@@ -158,7 +175,10 @@ def main() -> int:
         parser.error(f"no camflow at {args.camflow}: run `cargo build` or say --camflow")
     enter_namespace()
     say(f"seed {args.seed}")
-    with tempfile.TemporaryDirectory(prefix="camflow-faults-") as folder, World(Path(folder), args.camflow, args.samples) as world:
+    with (
+        tempfile.TemporaryDirectory(prefix="camflow-faults-") as folder,
+        World(Path(folder), args.camflow, args.samples) as world,
+    ):
         say(f"an undisturbed run over {args.samples} samples takes {world.undisturbed_s:.1f} s")
         say(f"the checks notice all of {fault_checks.self_test(world)} ways in which a dataset was broken on purpose")
         suite = Suite(world, args.seed, args.long, say)

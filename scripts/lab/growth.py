@@ -315,7 +315,6 @@ def main() -> None:
             # Spawned, not forked: what it imports stays out of this process.
             ProcessPoolExecutor(1, mp_context=get_context("spawn")) as helper,
         ):
-
             os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
 
             def apart(function, *arguments):

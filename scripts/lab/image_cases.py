@@ -229,9 +229,7 @@ def bmp() -> Iterator[tuple[str, bytes | None]]:
     yield "bmp-555-top-down.bmp", file(16, rows(five[::-1], "<u2"), height=-HEIGHT)
     yield (
         "bmp-444.bmp",
-        file(
-            16, rows((red >> 4 << 8) | (green >> 4 << 4) | blue >> 4, "<u2"), 3, struct.pack("<III", 0xF00, 0xF0, 0xF)
-        ),
+        file(16, rows((red >> 4 << 8) | (green >> 4 << 4) | blue >> 4, "<u2"), 3, struct.pack("<III", 0xF00, 0xF0, 0xF)),
     )
     yield "bmp-32.bmp", file(32, rows(wide, "<u4"))
     masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
@@ -445,9 +443,7 @@ def tiff_by_hand() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-five-bands.tif", tiff_file(order, [*bands, alpha, alpha], 2, extra=(2, 0), **options)
         palette = tuple(
             int(v)
-            for v in np.concatenate([bands[0].ravel()[:256], bands[1].ravel()[:256], bands[2].ravel()[:256]]).astype(
-                np.uint32
-            )
+            for v in np.concatenate([bands[0].ravel()[:256], bands[1].ravel()[:256], bands[2].ravel()[:256]]).astype(np.uint32)
             * 257
         )
         yield f"{name}-palette.tif", tiff_file(order, [bands[0]], 3, more={320: (3, palette)}, **options)
@@ -512,17 +508,13 @@ def raster() -> Iterator[tuple[str, bytes | None]]:
     mirrored = bytearray(saved("RGB", "TGA"))
     mirrored[17] |= 0x10
     yield "tga-mirrored.tga", bytes(mirrored)
-    for mode, sizes, kind in itertools.product(
-        ("L", "P", "RGB", "RGBA"), (((16, 16),), ((16, 16), (20, 20))), ("png", "bmp")
-    ):
+    for mode, sizes, kind in itertools.product(("L", "P", "RGB", "RGBA"), (((16, 16),), ((16, 16), (20, 20))), ("png", "bmp")):
         yield f"ico-{mode}-{len(sizes)}-{kind}.ico", saved(mode, "ICO", sizes=sizes, bitmap_format=kind)
     for mode in ("1", "L", "P", "RGB"):
         yield f"pcx-{mode}.pcx", saved(mode, "PCX")
     for mode, bpc in itertools.product(("L", "RGB", "RGBA"), (1, 2)):
         yield f"sgi-{mode}-{bpc}.sgi", saved(mode, "SGI", bpc=bpc)
-    for mode, squeeze in itertools.product(
-        ("L", "LA", "RGB", "RGBA"), (None, "DXT1", "DXT3", "DXT5", "BC2", "BC3", "BC5")
-    ):
+    for mode, squeeze in itertools.product(("L", "LA", "RGB", "RGBA"), (None, "DXT1", "DXT3", "DXT5", "BC2", "BC3", "BC5")):
         yield f"dds-{mode}-{squeeze}.dds", saved(mode, "DDS", **({"pixel_format": squeeze} if squeeze else {}))
     for mode in ("RGB", "RGBA"):
         yield f"qoi-{mode}.qoi", saved(mode, "QOI")

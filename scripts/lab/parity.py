@@ -85,12 +85,35 @@ CASES = (
     Case("torchvision:resnet50", ("layer3", "layer4"), (96, 80)),
     Case("torchvision:vgg16", ("features.30",), (96, 64)),
     Case("torchvision:densenet121", ("features.denseblock3", "features.denseblock4"), (96, 96)),
-    Case("torchvision:mobilenet_v3_small", ("features.8", "features.12"), (128, 96), without=frozenset({"shapleycam"})),  # hardsigmoid has no second derivative
+    Case(
+        "torchvision:mobilenet_v3_small", ("features.8", "features.12"), (128, 96), without=frozenset({"shapleycam"})
+    ),  # hardsigmoid has no second derivative
     Case("torchvision:efficientnet_b0", ("features.4", "features.8"), (96, 96)),
     Case("torchvision:convnext_tiny", ("features.5", "features.7"), (96, 96), without=frozenset(PROBING)),
-    Case("timm:swin_tiny_patch4_window7_224", ("layers.2", "layers.3.blocks.1.norm1"), (224, 224), layout="nhwc", without=frozenset({*PROBING, *FOR_MAPS_ONLY})),
-    Case("timm:deit_tiny_patch16_224", ("blocks.6.norm1", "blocks.11.norm1"), (224, 224), "tokens", (14, 14), 1, without=FOR_MAPS_ONLY),
-    Case("torchvision:deeplabv3_resnet50", ("backbone.layer1", "backbone.layer4"), (96, 128), segmentation=True, channel=15, without=frozenset(PROBING)),
+    Case(
+        "timm:swin_tiny_patch4_window7_224",
+        ("layers.2", "layers.3.blocks.1.norm1"),
+        (224, 224),
+        layout="nhwc",
+        without=frozenset({*PROBING, *FOR_MAPS_ONLY}),
+    ),
+    Case(
+        "timm:deit_tiny_patch16_224",
+        ("blocks.6.norm1", "blocks.11.norm1"),
+        (224, 224),
+        "tokens",
+        (14, 14),
+        1,
+        without=FOR_MAPS_ONLY,
+    ),
+    Case(
+        "torchvision:deeplabv3_resnet50",
+        ("backbone.layer1", "backbone.layer4"),
+        (96, 128),
+        segmentation=True,
+        channel=15,
+        without=frozenset(PROBING),
+    ),
 )
 # Enough for every code path, and quick: what continuous integration runs.
 SUBSET = ("torchvision:resnet18", "torchvision:convnext_tiny", "timm:swin_tiny_patch4_window7_224", "timm:deit_tiny_patch16_224")
@@ -187,7 +210,9 @@ def picture(height: int, width: int, seed: int) -> torch.Tensor:
     return (smooth + 0.1 * torch.randn(1, 3, height, width, generator=generator)).contiguous()
 
 
-def camflow_maps(binary: Path, archive: Path, case: Case, layers, pixels, mask, channel, methods, flags) -> dict[tuple[str, str], np.ndarray]:
+def camflow_maps(
+    binary: Path, archive: Path, case: Case, layers, pixels, mask, channel, methods, flags
+) -> dict[tuple[str, str], np.ndarray]:
     """(method, layer) -> heatmap."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -260,7 +285,12 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
             means = []
             for layer in layers:
                 targets = [] if layer == "all" else [model.model.get_submodule(layer)]
-                with documented_sign(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH) if method == "shapleycam" else contextlib.nullcontext():
+                with (
+                    documented_sign(),
+                    torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+                    if method == "shapleycam"
+                    else contextlib.nullcontext(),
+                ):
                     single = reference_map(case, model, targets, pixels, mask, channel, method, eigen, aug)
                 difference = np.abs(exact[method, layer] - single)
                 row.largest = max(row.largest, float(difference.max())) if not np.isnan(difference).any() else float("nan")
@@ -268,7 +298,12 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
                 # The gradient-free methods have no fp64 reference: a pass a channel in fp64 takes minutes.
                 if smoothing == "none" and method not in PROBING:
                     targets = [] if layer == "all" else [double.model.get_submodule(layer)]
-                    with documented_sign(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH) if method == "shapleycam" else contextlib.nullcontext():
+                    with (
+                        documented_sign(),
+                        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+                        if method == "shapleycam"
+                        else contextlib.nullcontext(),
+                    ):
                         truth = reference_map(case, double, targets, pixels.double(), mask, channel, method, eigen, aug)
                     row.default = max(row.default or 0.0, float(np.abs(folded[method, layer] - truth).max()))
                     row.single = max(row.single or 0.0, float(np.abs(single - truth).max()))
@@ -292,19 +327,26 @@ def median_ratio(rows: list[Row]) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| model | method | smoothing | max | mean | allowed | default from fp64 | fp32 from fp64 |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| model | method | smoothing | max | mean | allowed | default from fp64 | fp32 from fp64 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
         rest = ("", "") if row.default is None else (f"{row.default:.1e}", f"{row.single:.1e}")
         name = row.model.partition(":")[2]
         mark = "" if row.passed() else " **failed**"
-        lines.append(f"| {name} | {row.method} | {row.smoothing} | {row.largest:.1e}{mark} | {row.mean:.1e} | {row.allowed:.0e} | {rest[0]} | {rest[1]} |")
+        lines.append(
+            f"| {name} | {row.method} | {row.smoothing} | {row.largest:.1e}{mark} | {row.mean:.1e} | {row.allowed:.0e} | {rest[0]} | {rest[1]} |"
+        )
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
-    parser.add_argument("--models", type=Path, metavar="FOLDER", help="where exported models are kept (default: a temporary folder)")
+    parser.add_argument(
+        "--models", type=Path, metavar="FOLDER", help="where exported models are kept (default: a temporary folder)"
+    )
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     args = parser.parse_args()
@@ -312,14 +354,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         models = args.models or Path(temporary)
         models.mkdir(parents=True, exist_ok=True)
-        rows = [row for case in CASES if not args.only or case.model in args.only for row in compare(args.camflow, case, exported(case, models))]
+        rows = [
+            row
+            for case in CASES
+            if not args.only or case.model in args.only
+            for row in compare(args.camflow, case, exported(case, models))
+        ]
     ratio = median_ratio(rows)
     failed = sum(not row.passed() for row in rows) + (ratio > 1.5)
     print(f"median of the default's distance to fp64 relative to fp32's: {ratio:.2f}")
     if args.write:
         intro = __doc__.partition("For each model")[2].partition("The last line")[0]
         note = f"Median of the default's distance to fp64 relative to fp32's: {ratio:.2f}."
-        args.write.write_text(f"# Parity with pytorch_grad_cam\n\nMade by `scripts/parity.sh`. For each model{intro}{note}\n\n{table(rows)}\n")
+        args.write.write_text(
+            f"# Parity with pytorch_grad_cam\n\nMade by `scripts/parity.sh`. For each model{intro}{note}\n\n{table(rows)}\n"
+        )
     print(f"{len(rows) - sum(not row.passed() for row in rows)} passed, {failed} failed")
     return 1 if failed else 0
 

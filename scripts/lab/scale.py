@@ -76,9 +76,20 @@ def check(args: argparse.Namespace) -> None:
                 best = max(goes, key=lambda go: go["images_per_s"])
                 between = best["shard_s"] * real.SHARDS / args.images
                 left = max(0.01, cores - best["others_cores"])
-                alone, beside = (model.bound(model.one_machine(profile, costs, count, real.SHARDS, free, between)) for free in (cores, left))
+                alone, beside = (
+                    model.bound(model.one_machine(profile, costs, count, real.SHARDS, free, between)) for free in (cores, left)
+                )
                 of_cpu = {"predicted_cpu_s": model.machine_cpu(profile, costs, real.SHARDS)}
-                rows.append({"job": job, "alone": alone["images_per_s"], "predicted": beside["images_per_s"], "limit": beside["limit"], **of_cpu, **best})
+                rows.append(
+                    {
+                        "job": job,
+                        "alone": alone["images_per_s"],
+                        "predicted": beside["images_per_s"],
+                        "limit": beside["limit"],
+                        **of_cpu,
+                        **best,
+                    }
+                )
                 say(f"{rows[-1]}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -105,37 +116,67 @@ def measured_table(profile: dict) -> str:
         lines.append(f"| {name} | {' | '.join(value(job) for job in jobs.values())} |")
 
     for stage in STAGES:
-        row(f"{stage}: CPU ms (by the clock)", lambda job, stage=stage: f"{1e3 * job['cpu_s'][stage]:.2f} ({1e3 * job['busy_s'][stage]:.2f})")
+        row(
+            f"{stage}: CPU ms (by the clock)",
+            lambda job, stage=stage: f"{1e3 * job['cpu_s'][stage]:.2f} ({1e3 * job['busy_s'][stage]:.2f})",
+        )
     row("mongod: CPU ms in this run", lambda job: f"{1e3 * job['server_cpu_s']:.2f}")
     row("mongod: CPU ms by its parts", lambda job: f"{1e3 * model.database_cpu(profile, job, 1):.2f}")
     row("read: kB of image", lambda job: f"{job['image_bytes'] / 1e3:.0f}")
     row("written: kB", lambda job: f"{job['write_bytes'] / 1e3:.0f}")
     row("written: files", lambda job: f"{job['files']:.0f}")
-    lines += ["", "| writers | updates/s | mongod's CPU ms | the writers' | by the law | files/s | MB/s |", "| ---: |" + " ---: |" * 6]
+    lines += [
+        "",
+        "| writers | updates/s | mongod's CPU ms | the writers' | by the law | files/s | MB/s |",
+        "| ---: |" + " ---: |" * 6,
+    ]
     law = model.usl([(row["writers"], row["per_s"]) for row in database["updates"]])
     small = min(row["bytes"] for row in disk["files"])
     for update in database["updates"]:
         writers = update["writers"]
         files = {one["bytes"] == small: one for one in disk["files"] if one["writers"] == writers}
         cpu = f"{1e3 * update['server_cpu_s']:.3f} | {1e3 * update['client_cpu_s']:.3f} | {model.usl_rate(law, writers):.0f}"
-        lines.append(f"| {writers} | {update['per_s']:.0f} | {cpu} | {files[True]['per_s']:.0f} | {files[False]['bytes_per_s'] / 1e6:.0f} |")
-    parts = {"a document read": "read_cpu_s", "an id walked, for each shard": "id_cpu_s", "an update": "update_cpu_s", "a heatmap in it": "heatmap_cpu_s"}
+        lines.append(
+            f"| {writers} | {update['per_s']:.0f} | {cpu} | {files[True]['per_s']:.0f} | {files[False]['bytes_per_s'] / 1e6:.0f} |"
+        )
+    parts = {
+        "a document read": "read_cpu_s",
+        "an id walked, for each shard": "id_cpu_s",
+        "an update": "update_cpu_s",
+        "a heatmap in it": "heatmap_cpu_s",
+    }
     costs = ", ".join(f"{what} {1e6 * database[key]:.3g} µs" for what, key in parts.items())
     heatmaps, large = max(job["heatmaps"] for job in jobs.values()), max(row["bytes"] for row in disk["files"])
     lines += ["", f"Updates have {heatmaps} heatmaps, and go to documents of {database['document_bytes'] / 1e3:.1f} kB."]
-    lines += [f"Files are flushed: {small / 1e3:.1f} kB for files/s, {large / 1e6:.2f} MB for MB/s. Read anew: {disk['read_bytes_per_s'] / 1e6:.0f} MB/s."]
+    lines += [
+        f"Files are flushed: {small / 1e3:.1f} kB for files/s, {large / 1e6:.2f} MB for MB/s. Read anew: {disk['read_bytes_per_s'] / 1e6:.0f} MB/s."
+    ]
     lines += [f"The law is Gunther's, with contention {law[1]:.3f} and coherency {law[2]:.4f}. mongod's CPU: {costs}."]
     return "\n".join(lines) + "\n"
 
 
 def check_table(rows: list[dict]) -> str:
     """What was predicted and what came, in Markdown."""
-    head = ["job", "workers", "alone", "others took, of cores", "predicted images/s", "by", "measured", "ratio", "CPU ms predicted", "measured", "ratio"]
+    head = [
+        "job",
+        "workers",
+        "alone",
+        "others took, of cores",
+        "predicted images/s",
+        "by",
+        "measured",
+        "ratio",
+        "CPU ms predicted",
+        "measured",
+        "ratio",
+    ]
     lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | ---: | ---: | --- |" + " ---: |" * 5]
     for row in rows:
         ratios = [row["images_per_s"] / row["predicted"], row["cpu_s"] / row["predicted_cpu_s"]]
         rate = f"{row['alone']:.1f} | {row['others_cores']:.2f} | {row['predicted']:.1f} | {row['limit']} | {row['images_per_s']:.1f} | {ratios[0]:.2f}"
-        lines.append(f"| {row['job']} | {row['workers']} | {rate} | {1e3 * row['predicted_cpu_s']:.1f} | {1e3 * row['cpu_s']:.1f} | {ratios[1]:.2f} |")
+        lines.append(
+            f"| {row['job']} | {row['workers']} | {rate} | {1e3 * row['predicted_cpu_s']:.1f} | {1e3 * row['cpu_s']:.1f} | {ratios[1]:.2f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -220,7 +261,9 @@ def predict(args: argparse.Namespace) -> None:
         raise SystemExit(f"error: a site has no {error}\nhint: it has {', '.join(model.site(profile))}") from None
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
-    what_then = {limit: advice for limit, advice in model.ADVICE.items() if any(limit in result["what_then"] for result in results)}
+    what_then = {
+        limit: advice for limit, advice in model.ADVICE.items() if any(limit in result["what_then"] for result in results)
+    }
     advice = "".join(f"- {limit}: {then}.\n" for limit, then in what_then.items())
     text = "\n".join([*map(predicted_table, results), f"What to do then:\n\n{advice}"])
     print(text)
@@ -265,8 +308,16 @@ def main() -> None:
     real.add_argument("--samples", type=count, default=20_000, metavar="N", help="in the dataset (default: %(default)s)")
     real.add_argument("--images", type=count, default=192, metavar="N", help="that a job does (default: %(default)s)")
     real.add_argument("--repeat", type=count, default=3, metavar="N", help="the best of so many (default: %(default)s)")
-    real.add_argument("--work", type=Path, metavar="FOLDER", help="for the database and files, on the disk to measure; default: a temporary one")
-    real.add_argument("--maps", type=Path, default=shared if shared.is_dir() else None, metavar="FOLDER", help="for heatmaps; default: in memory")
+    real.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="for the database and files, on the disk to measure; default: a temporary one"
+    )
+    real.add_argument(
+        "--maps",
+        type=Path,
+        default=shared if shared.is_dir() else None,
+        metavar="FOLDER",
+        help="for heatmaps; default: in memory",
+    )
 
     one = commands.add_parser("measure", parents=[real], help="what an image takes, on this machine")
     one.add_argument("--json", type=Path, default=PROFILE, metavar="FILE", help="the profile (default: %(default)s)")
@@ -279,7 +330,13 @@ def main() -> None:
     known.add_argument("--profile", type=Path, default=PROFILE, metavar="FILE", help="of `measure` (default: %(default)s)")
     known.add_argument("--json", type=Path, metavar="FILE", help="all figures")
     known.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, where `benches/RESULTS.md` marks their places")
-    known.add_argument("--jobs", nargs="+", default=["full", "pictures", "small pictures"], metavar="JOB", help="of the profile (default: %(default)s)")
+    known.add_argument(
+        "--jobs",
+        nargs="+",
+        default=["full", "pictures", "small pictures"],
+        metavar="JOB",
+        help="of the profile (default: %(default)s)",
+    )
 
     two = commands.add_parser("check", parents=[real, known], help="some workers on this machine, beside what is predicted")
     two.add_argument("--workers", type=count, nargs="+", default=[1, 2, 4], metavar="N")
@@ -287,9 +344,23 @@ def main() -> None:
 
     three = commands.add_parser("predict", parents=[known], help="images/s by the number of GPUs, and what limits them")
     three.add_argument("--gpus", type=count, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N")
-    three.add_argument("--device-ms", type=positive, nargs="+", default=[5.0, 20.0, 100.0], metavar="MS", help="for an image on a GPU (default: %(default)s)")
+    three.add_argument(
+        "--device-ms",
+        type=positive,
+        nargs="+",
+        default=[5.0, 20.0, 100.0],
+        metavar="MS",
+        help="for an image on a GPU (default: %(default)s)",
+    )
     three.add_argument("--cores-per-gpu", type=count, metavar="N")
-    three.add_argument("--set", type=setting, nargs="+", default=[], metavar="NAME=VALUE", help="of the site, as in `database_cores=16 write_bytes_per_s=2e9`")
+    three.add_argument(
+        "--set",
+        type=setting,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the site, as in `database_cores=16 write_bytes_per_s=2e9`",
+    )
     three.add_argument("--plot", type=Path, metavar="FILE", help="a picture: .svg or .png")
     three.set_defaults(do=predict)
 

@@ -149,7 +149,18 @@ class World:
 
     def flags(self, out: Path, name: str = "light") -> list:
         """What makes a job, behind `annotate`."""
-        command = ["--dataset", DATASET, "--class", name, "--layers", f"1-{LAYERS}", "--target", "labels:ground_truth", "--model", self.model]
+        command = [
+            "--dataset",
+            DATASET,
+            "--class",
+            name,
+            "--layers",
+            f"1-{LAYERS}",
+            "--target",
+            "labels:ground_truth",
+            "--model",
+            self.model,
+        ]
         return [*command, "--device", "cpu", "--workers", 1, "--batch-size", 1, "--out", out]
 
     def run(self, *flags) -> dict:
@@ -192,7 +203,13 @@ def measure_job(world: World, name: str) -> dict:
             }
     files = [file.stat().st_size for file in out.rglob("*.*") if file.suffix in (".png", ".npy")]
     shutil.rmtree(out)
-    return {**best, "heatmaps": LAYERS, "image_bytes": world.image_bytes, "write_bytes": sum(files) / count, "files": len(files) / count}
+    return {
+        **best,
+        "heatmaps": LAYERS,
+        "image_bytes": world.image_bytes,
+        "write_bytes": sum(files) / count,
+        "files": len(files) / count,
+    }
 
 
 def measure_updates(world: World, writers: int, heatmaps: int) -> dict:
@@ -202,7 +219,14 @@ def measure_updates(world: World, writers: int, heatmaps: int) -> dict:
         server, clients = world.server_cpu(), children_cpu()
         found = world.example("updates", world.mongod.uri, DATASET, writers, world.args.seconds, heatmaps)
         each = {"server_cpu_s": world.server_cpu() - server, "client_cpu_s": children_cpu() - clients}
-        goes.append({"writers": writers, "heatmaps": heatmaps, "per_s": found["per_s"], **{key: cpu / found["count"] for key, cpu in each.items()}})
+        goes.append(
+            {
+                "writers": writers,
+                "heatmaps": heatmaps,
+                "per_s": found["per_s"],
+                **{key: cpu / found["count"] for key, cpu in each.items()},
+            }
+        )
     return max(goes, key=lambda go: go["per_s"])
 
 
@@ -273,7 +297,17 @@ class Worker:
     """A `camflow worker`, which takes shards from a queue."""
 
     def __init__(self, world: World, job: str, out: Path):
-        command = [world.args.camflow, "worker", "annotate", *world.flags(out), "--new-folder", *JOBS[job], "--limit", world.args.images, "--overwrite"]
+        command = [
+            world.args.camflow,
+            "worker",
+            "annotate",
+            *world.flags(out),
+            "--new-folder",
+            *JOBS[job],
+            "--limit",
+            world.args.images,
+            "--overwrite",
+        ]
         pipe, self.log = subprocess.PIPE, world.work / f"worker-{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen([str(part) for part in command], stdin=pipe, stdout=pipe, stderr=log, text=True)
@@ -334,4 +368,10 @@ def measure_together(world: World, job: str, count: int) -> dict:
             worker.process.wait()
     if done != world.args.images:
         raise SystemExit(f"error: {count} workers did {done} of {world.args.images} images")
-    return {"workers": count, "shard_s": min(filter(None, alone), default=0.0), "images_per_s": done / wall, "cpu_s": cpu / done, "others_cores": max(0.0, (everybody - cpu) / wall)}
+    return {
+        "workers": count,
+        "shard_s": min(filter(None, alone), default=0.0),
+        "images_per_s": done / wall,
+        "cpu_s": cpu / done,
+        "others_cores": max(0.0, (everybody - cpu) / wall),
+    }

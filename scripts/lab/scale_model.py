@@ -65,7 +65,11 @@ def site(profile: dict, changes: dict | None = None) -> dict:
     Raises KeyError for a name that is none.
     """
     disk, cores = profile["disk"], profile["machine"]["cores"]
-    known = {**ASSUMED, "database_cores": cores, **{name: disk[name] for name in ("read_bytes_per_s", "write_bytes_per_s", "files_per_s")}}
+    known = {
+        **ASSUMED,
+        "database_cores": cores,
+        **{name: disk[name] for name in ("read_bytes_per_s", "write_bytes_per_s", "files_per_s")},
+    }
     for name, value in (changes or {}).items():
         if name not in known:
             raise KeyError(name)

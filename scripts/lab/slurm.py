@@ -362,7 +362,11 @@ def main() -> int:
     args = parser.parse_args()
     if args.shards < 4:
         parser.error("--shards: three tasks are disturbed, and one must not be")
-    os.environ |= {"FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_VALIDATION": "false", "CAMFLOW_BIN": str(args.camflow.resolve())}
+    os.environ |= {
+        "FIFTYONE_DO_NOT_TRACK": "true",
+        "FIFTYONE_DATABASE_VALIDATION": "false",
+        "CAMFLOW_BIN": str(args.camflow.resolve()),
+    }
     # What was started ends then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     with tempfile.TemporaryDirectory(prefix="camflow-slurm-") as name, PrivateMongod(Path(name) / "mongo") as mongod:
@@ -397,7 +401,9 @@ def compare(args, cluster: Cluster, database, work: Path, model: Path) -> int:
     tasks = array.wait()
     restarts = {task: int(values["Restarts"]) for task, values in tasks.items()}
     for task, values in sorted(tasks.items()):
-        say(f"task {task}: {values['JobState']}, exit code {values['ExitCode']}, restarts {restarts[task]}, {faults.get(task, 'undisturbed')}")
+        say(
+            f"task {task}: {values['JobState']}, exit code {values['ExitCode']}, restarts {restarts[task]}, {faults.get(task, 'undisturbed')}"
+        )
     wrong = [task for task in tasks if tasks[task]["JobState"] != "COMPLETED" or restarts[task] != (task in faults)]
     for task in wrong:
         print(f"--- task {task}\n{array.log(task)[-3000:]}")

@@ -214,9 +214,7 @@ def tiny_dataset(database, request, tmp_path):
             Image.fromarray(levels).save(folder / f"{n:03}.png")
             mask = np.digitize(levels.mean(2), (100, 150)).astype(np.uint8)
             values = {name: value(n) for name, value in fields.items()}
-            samples.append(
-                fo.Sample(str(folder / f"{n:03}.png"), ground_truth=fo.Segmentation(mask=mask), n=n, **values)
-            )
+            samples.append(fo.Sample(str(folder / f"{n:03}.png"), ground_truth=fo.Segmentation(mask=mask), n=n, **values))
         dataset.add_samples(samples, progress=False)
         return dataset
 

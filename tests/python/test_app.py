@@ -197,8 +197,5 @@ def test_new_heatmaps_are_seen_at_first_sight(as_left, page, tmp_path):
     for sample, (hot, zero) in zip(samples, painted(on), strict=True):
         print(f"{Path(sample.filepath).name}: magenta by {hot:.0f} levels where hot, {zero:.0f} where not")
         assert hot > 60 and hot > zero + 40
-    boxes = {
-        field: page.locator(f"[data-cy=checkbox-{field}] input").is_checked()
-        for field in (SHOWN, "person_grad_layer_1")
-    }
+    boxes = {field: page.locator(f"[data-cy=checkbox-{field}] input").is_checked() for field in (SHOWN, "person_grad_layer_1")}
     assert boxes == {SHOWN: True, "person_grad_layer_1": False}

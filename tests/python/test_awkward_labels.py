@@ -61,7 +61,9 @@ def test_lists_and_inner_fields_give_what_labels_give(tiny_dataset, annotate):
         mask = sample.ground_truth.mask
         sample["raw"], sample["bare_lines"], sample["bare_names"] = boxes(n), lines(n), names(n)
         sample["meta"] = fo.DynamicEmbeddedDocument(
-            boxes=fo.Detections(detections=boxes(n)), raw=boxes(n), masks=fo.Segmentation(mask=mask),
+            boxes=fo.Detections(detections=boxes(n)),
+            raw=boxes(n),
+            masks=fo.Segmentation(mask=mask),
             deep=fo.DynamicEmbeddedDocument(boxes=fo.Detections(detections=boxes(n))),
         )
         sample["metas"] = [fo.DynamicEmbeddedDocument(boxes=fo.Detections(detections=boxes(n)))]
@@ -90,9 +92,16 @@ def test_lists_and_inner_fields_give_what_labels_give(tiny_dataset, annotate):
         for other in others:
             assert scores(other, classes) == wanted, other
     refused = {
-        "metas.boxes": "lies in the list `metas`", "many": "list of Detections", "masks": "list of Segmentation", "settings": "DictField",
-        "anything": "ListField", "boxes.detections": "a part of the labels in field `boxes`", "meta": "DynamicEmbeddedDocument",
-        "meta.other": "add_dynamic_sample_fields", "meta.boxes.detections.label": "a part of the labels", "n": "IntField",
+        "metas.boxes": "lies in the list `metas`",
+        "many": "list of Detections",
+        "masks": "list of Segmentation",
+        "settings": "DictField",
+        "anything": "ListField",
+        "boxes.detections": "a part of the labels in field `boxes`",
+        "meta": "DynamicEmbeddedDocument",
+        "meta.other": "add_dynamic_sample_fields",
+        "meta.boxes.detections.label": "a part of the labels",
+        "n": "IntField",
     }
     for target, words in refused.items():
         error = annotate(dataset, f"labels:{target}", code=2).stderr
@@ -119,12 +128,19 @@ def test_pixels_are_no_fractions(tiny_dataset, annotate):
     box = lambda bounds: fo.Detections(detections=[fo.Detection(label="light", bounding_box=bounds)])
     line = lambda points: fo.Polylines(polylines=[fo.Polyline(label="light", points=[points], closed=True, filled=True)])
     bounds = [[10, 5, 20, 15], [0, 0, 20, 15], [0.5, -0.2, 0.7, 0.9], [-0.2, 0.5, 1.5, 0.6]]
-    points = [[(10, 5), (30, 5), (20, 20)], [(0, 0), (20, 0), (20, 15)], [(-0.3, 0.5), (1.2, 0.5), (0.5, 1.4)], [(0, 0), (1, 0), (1, 1)]]
+    points = [
+        [(10, 5), (30, 5), (20, 20)],
+        [(0, 0), (20, 0), (20, 15)],
+        [(-0.3, 0.5), (1.2, 0.5), (0.5, 1.4)],
+        [(0, 0), (1, 0), (1, 1)],
+    ]
     dataset = tiny_dataset(4, boxes=lambda n: box(bounds[n]), lines=lambda n: line(points[n]))
     for field in ("boxes", "lines"):
         done = annotate(dataset, f"labels:{field}", "--overwrite", code=1)
         errors = failures(done)
-        assert len(errors) == 2 and all("fractions of its width and height" in error and "divide pixels" in error for error in errors)
+        assert len(errors) == 2 and all(
+            "fractions of its width and height" in error and "divide pixels" in error for error in errors
+        )
         assert [score is not None for score in dataset.values(f"{FIELD}.score")] == [False, False, True, True]
     # What goes on beside the image is cut off, as FiftyOne does.
     for sample in dataset[2:]:
@@ -134,7 +150,14 @@ def test_pixels_are_no_fractions(tiny_dataset, annotate):
 
 def test_media_elsewhere_are_called_so(tiny_dataset, annotate):
     dataset = tiny_dataset(1)
-    paths = ["s3://bucket/a.png", "gs://bucket/a.png", "az://store/a.png", "https://host/a.png", "file:///data/a.png", "C:\\data\\a.png"]
+    paths = [
+        "s3://bucket/a.png",
+        "gs://bucket/a.png",
+        "az://store/a.png",
+        "https://host/a.png",
+        "file:///data/a.png",
+        "C:\\data\\a.png",
+    ]
     dataset.add_samples([fo.Sample(path, ground_truth=dataset.first().ground_truth.copy()) for path in paths], progress=False)
     errors = "\n".join(failures(annotate(dataset, "labels:ground_truth", code=1)))
     for path in paths[:4]:
@@ -157,7 +180,9 @@ def test_the_values_of_masks_without_the_class_are_told(tiny_dataset, annotate):
         sample.save()
     for flags in ([], ["--dry-run"]):
         warning = told(annotate(dataset, "labels:ground_truth", *flags))
-        assert "no mask in field `ground_truth` holds `light` (2); the first 3 hold 0, 255" in warning and "mask_targets" in warning
+        assert (
+            "no mask in field `ground_truth` holds `light` (2); the first 3 hold 0, 255" in warning and "mask_targets" in warning
+        )
     dataset.mask_targets = {"ground_truth": {255: "light"}}
     assert not told(annotate(dataset, "labels:ground_truth"))
     assert len(dataset.exists(FIELD)) == 3
@@ -171,7 +196,18 @@ def test_explain_tells_the_values_of_a_mask(camflow, tiny_model, tiny_dataset, t
     def explain(mask, *arguments, code=1):
         Image.fromarray(mask).save(tmp_path / "mask.png")
         done = camflow(
-            *("explain", picture, "--model", tiny_model, "--mask", tmp_path / "mask.png", "--out", tmp_path / "out", "--device", "cpu"),
+            *(
+                "explain",
+                picture,
+                "--model",
+                tiny_model,
+                "--mask",
+                tmp_path / "mask.png",
+                "--out",
+                tmp_path / "out",
+                "--device",
+                "cpu",
+            ),
             *("--format", "json", *arguments),
             code=code,
         )

@@ -22,7 +22,9 @@ def bench(*arguments) -> str:
 def test_the_benchmark_measures_and_its_contenders_agree(binary, standin_model, tmp_path):
     figures, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
     model = ("--model", "scripts/lab/standin/model.py:standin_deeplab", "--archive", standin_model)
-    printed = bench("--camflow", binary, *model, "--samples", 3, "--notebook-samples", 1, "--image-size", "120x160", "--json", figures)
+    printed = bench(
+        "--camflow", binary, *model, "--samples", 3, "--notebook-samples", 1, "--image-size", "120x160", "--json", figures
+    )
     result = json.loads(figures.read_text())
 
     # Where the example was not built there is no device alone.

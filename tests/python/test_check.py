@@ -179,7 +179,12 @@ def test_a_folder_that_is_not_there_is_no_damage(tiny_dataset, annotate, check, 
     before = list(samples(dataset).find())
     maps, away = tmp_path / "maps", tmp_path / "away"
     maps.rename(away)
-    for make in (lambda: None, maps.mkdir, lambda: (maps.rmdir(), maps.symlink_to(maps)), lambda: (maps.unlink(), maps.write_text(""))):
+    for make in (
+        lambda: None,
+        maps.mkdir,
+        lambda: (maps.rmdir(), maps.symlink_to(maps)),
+        lambda: (maps.unlink(), maps.write_text("")),
+    ):
         make()
         for flags in ((), ("--read-data",)):
             named, counts = check(dataset, *flags, code=3)

@@ -56,7 +56,9 @@ def slurm(tmp_path):
             # Requeueing a task sends SIGTERM to all of its processes, scontrol too.
             for name, body in (("camflow", camflow), ("scontrol", "kill -TERM $$ $PPID")):
                 program(tmp_path, name, body)
-            environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CAMFLOW", "FIFTYONE"))}
+            environment = {
+                name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CAMFLOW", "FIFTYONE"))
+            }
             environment |= {
                 "PATH": f"{tmp_path}:{environment['PATH']}",
                 "HOME": str(tmp_path),
@@ -74,7 +76,9 @@ def slurm(tmp_path):
             # Slurm runs it in the folder of the submission.
             command = ["bash", SCRIPT, *(arguments or ("night.toml",))]
             environment = {name: value for name, value in environment.items() if value is not None}
-            return subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                command, env=environment, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
 
         def run(self, *arguments, **more):
             """Exit code, what it said, the calls of camflow and of scontrol."""
@@ -120,7 +124,9 @@ def test_what_is_missing_is_said_before_anything_runs(slurm, tmp_path):
         assert (code, camflow, scontrol) == (2, [], []) and words in said and "hint: " in said
     # A file of the user's has what is not in the environment, and no more than that.
     (tmp_path / ".config").mkdir()
-    (tmp_path / ".config" / "camflow.env").write_text("# mine\nthis is no=variable\nFIFTYONE_DATABASE_URI=mongodb://of-file/?a=b&c=d\nHOME=/elsewhere\n")
+    (tmp_path / ".config" / "camflow.env").write_text(
+        "# mine\nthis is no=variable\nFIFTYONE_DATABASE_URI=mongodb://of-file/?a=b&c=d\nHOME=/elsewhere\n"
+    )
     show = 'echo "$FIFTYONE_DATABASE_URI $HOME"'
     assert f"mongodb://of-file/?a=b&c=d {tmp_path}\n" in slurm.run(0, camflow=show, FIFTYONE_DATABASE_URI=None)[1]
     assert "mongodb://mine " in slurm.run(0, camflow=show, FIFTYONE_DATABASE_URI="mongodb://mine")[1]
@@ -145,7 +151,9 @@ def test_what_follows_from_an_exit_code(slurm):
 
 def test_signals_reach_camflow_once_and_only_the_time_limit_requeues(slurm, tmp_path):
     # A camflow that ends when it was told to, and says how often that was.
-    drains = f'trap "echo told >>{tmp_path}/told" TERM; touch {tmp_path}/begun; for _ in $(seq 15); do sleep 0.1; done; exit $CODE'
+    drains = (
+        f'trap "echo told >>{tmp_path}/told" TERM; touch {tmp_path}/begun; for _ in $(seq 15); do sleep 0.1; done; exit $CODE'
+    )
 
     def signalled(*numbers, code, camflow=drains):
         for name in ("told", "begun", "camflow.calls", "scontrol.calls"):
@@ -211,7 +219,10 @@ def test_what_kubernetes_asks_for_beyond_its_schema(documents, container):
     rules = spec["podFailurePolicy"]["rules"]
     assert [rule["action"] for rule in rules] == ["Ignore", "FailJob", "FailIndex"], "the first that fits counts"
     codes = {rule["action"]: rule["onExitCodes"] for rule in rules if "onExitCodes" in rule}
-    assert {action: (one["operator"], one["values"]) for action, one in codes.items()} == {"FailJob": ("In", [2]), "FailIndex": ("In", [1])}
+    assert {action: (one["operator"], one["values"]) for action, one in codes.items()} == {
+        "FailJob": ("In", [2]),
+        "FailIndex": ("In", [1]),
+    }
     assert {one["containerName"] for one in codes.values()} == {container["name"]}
     # Waiting for the lock of a dead run, with the delays of Kubernetes.
     assert sum(10 * 2**n for n in range(spec["backoffLimitPerIndex"])) > 90
@@ -245,7 +256,9 @@ def test_every_index_does_its_shard(documents, container, tmp_path):
     assert subprocess.run(container["command"], check=False, env={"PATH": str(tmp_path) + ":/bin:/usr/bin"}).returncode != 3
 
 
-def test_the_job_file_and_the_command_of_the_manifest_do_the_whole_dataset(documents, container, binary, tiny_dataset, tiny_model, tmp_path):
+def test_the_job_file_and_the_command_of_the_manifest_do_the_whole_dataset(
+    documents, container, binary, tiny_dataset, tiny_model, tmp_path
+):
     """camflow itself, started as the pods would, one after the other."""
     dataset = tiny_dataset(12)
     folder = tmp_path / "job"
@@ -267,7 +280,9 @@ def test_the_job_file_and_the_command_of_the_manifest_do_the_whole_dataset(docum
         assert done.returncode == 0, done.stdout + done.stderr
     dataset.reload()
     assert len(dataset.exists("light_grad_layer_1")) == 12
-    assert sorted(path.name for path in (tmp_path / "heatmaps" / "reports").iterdir()) == [f"people-{n}-of-3.json" for n in (1, 2, 3)]
+    assert sorted(path.name for path in (tmp_path / "heatmaps" / "reports").iterdir()) == [
+        f"people-{n}-of-3.json" for n in (1, 2, 3)
+    ]
     assert fo.dataset_exists(dataset.name)
 
 
@@ -278,6 +293,11 @@ def test_the_image_is_made_of_files_that_are_there(tmp_path):
     for name in copied:
         (tmp_path / name).symlink_to(ROOT / name)
         assert (tmp_path / name).exists()
-    subprocess.run(["cargo", "metadata", "--no-deps", "--offline", "--locked", "--format-version=1"], check=True, cwd=tmp_path, capture_output=True)
+    subprocess.run(
+        ["cargo", "metadata", "--no-deps", "--offline", "--locked", "--format-version=1"],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
     [torch] = re.findall(r"torch==[\d.]+", lines)
     assert f'"{torch}"' in (ROOT / "pyproject.toml").read_text()

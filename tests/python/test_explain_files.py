@@ -24,9 +24,7 @@ def picture(path: Path, seed: int) -> Path:
 
 
 def test_no_result_replaces_another(camflow, look_alikes, tmp_path):
-    images = [
-        picture(tmp_path / name, seed) for seed, name in enumerate(("a/x.png", "b/x.png", "a/x.bmp", "a/y z.png"))
-    ]
+    images = [picture(tmp_path / name, seed) for seed, name in enumerate(("a/x.png", "b/x.png", "a/x.bmp", "a/y z.png"))]
 
     def explain(*inputs, code=0):
         flags = ("--class", "hot dog,hot_dog", "--target", "pixel=1,1", "--layers", "1", "--format", "json")

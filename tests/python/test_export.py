@@ -83,7 +83,9 @@ def toy(tmp_path):
 
 
 def command(*arguments, cwd=None):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], check=False, capture_output=True, text=True, cwd=cwd, timeout=600)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], check=False, capture_output=True, text=True, cwd=cwd, timeout=600
+    )
 
 
 def entry(path, suffix):
@@ -145,17 +147,22 @@ def assert_same_input(steps, transform, sizes=SIZES):
 STATS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
-@pytest.mark.parametrize("config", [
-    {"image_dim": 520, **STATS},
-    {"image_size": [299, 251], **STATS},
-    {"image_min_dim": 224, "image_max_dim": 2048, **STATS},
-    {"image_min_size": [300, 200], "image_max_size": [400, 600], **STATS},
-    {"image_patch_size": 14, "image_min_dim": 140},
-    {"image_patch_size": 16, **STATS},
-    {},
-], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"image_dim": 520, **STATS},
+        {"image_size": [299, 251], **STATS},
+        {"image_min_dim": 224, "image_max_dim": 2048, **STATS},
+        {"image_min_size": [300, 200], "image_max_size": [400, 600], **STATS},
+        {"image_patch_size": 14, "image_min_dim": 140},
+        {"image_patch_size": 16, **STATS},
+        {},
+    ],
+    ids=str,
+)
 def test_zoo_preprocessing_is_fiftyones(exporter, config):
     import fiftyone.utils.torch as fout
+
     theirs = fout.TorchImageModel(fout.TorchImageModelConfig({"model": torch.nn.Identity(), "device": "cpu", **config}))
     steps = steps_from_zoo_config(config)
     assert steps[-1]["op"] == "normalize"
@@ -195,10 +202,17 @@ def test_torchvision_preprocessing_is_that_of_its_weights(exporter, name):
     assert_same_input(steps_from_transforms(preset), preset, SIZES[:4])
 
 
-@pytest.mark.parametrize("options", [{"input_size": (3, 224, 224), "crop_pct": 0.9, "interpolation": "bicubic"},
-                                     {"input_size": (3, 96, 96), "crop_pct": 0.95, "crop_mode": "squash", "interpolation": "bilinear"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_size": (3, 224, 224), "crop_pct": 0.9, "interpolation": "bicubic"},
+        {"input_size": (3, 96, 96), "crop_pct": 0.95, "crop_mode": "squash", "interpolation": "bilinear"},
+    ],
+    ids=str,
+)
 def test_timm_preprocessing_is_timms(exporter, options):
     from timm import data
+
     transform = data.create_transform(**options, is_training=False)
     steps = steps_from_transforms(transform)
     assert steps[-1]["mean"] == [0.485, 0.456, 0.406], "not the single-precision digits of timm's tensors"
@@ -217,7 +231,9 @@ def test_unreadable_preprocessing_is_an_error(exporter):
 
 
 def test_command_writes_a_verified_archive(tmp_path):
-    done = command("resnet18", "--weights", "none", "--warm-batchnorm", 2, "--size", "64x96", "--out", tmp_path / "r.pt2", "--format", "json")
+    done = command(
+        "resnet18", "--weights", "none", "--warm-batchnorm", 2, "--size", "64x96", "--out", tmp_path / "r.pt2", "--format", "json"
+    )
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)  # one object and nothing else on stdout
     assert (line["path"], line["name"], line["dynamic"]) == (str(tmp_path / "r.pt2"), "resnet18", "bhw")
@@ -274,16 +290,20 @@ def test_failed_verification_keeps_the_old_file(toy, tmp_path):
     assert out.read_text() == "precious" and sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".pt2") == ["old.pt2"]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["resnet81"], ["`resnet81`", "resnet18"]),
-    (["deeplabv3-resnet50-coco"], ["deeplabv3-resnet50-coco-torch"]),
-    (["timm:deit_tiny_patch16"], ["deit_tiny_patch16_224"]),
-    (["fasterrcnn_resnet50_fpn"], ["detection", "wrap"]),
-    (["resnet18", "--weights", "nowhere.pth"], ["nowhere.pth"]),
-    (["resnet18", "--out", "model.onnx"], ["model.onnx", ".pt2"]),
-    (["nowhere.py:build"], ["nowhere.py"]),
-    (["no_such_package:build"], ["no_such_package"]),
-], ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["resnet81"], ["`resnet81`", "resnet18"]),
+        (["deeplabv3-resnet50-coco"], ["deeplabv3-resnet50-coco-torch"]),
+        (["timm:deit_tiny_patch16"], ["deit_tiny_patch16_224"]),
+        (["fasterrcnn_resnet50_fpn"], ["detection", "wrap"]),
+        (["resnet18", "--weights", "nowhere.pth"], ["nowhere.pth"]),
+        (["resnet18", "--out", "model.onnx"], ["model.onnx", ".pt2"]),
+        (["nowhere.py:build"], ["nowhere.py"]),
+        (["no_such_package:build"], ["no_such_package"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
 def test_wrong_requests_are_explained(exporter, capsys, monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(exporter.ExportError) as caught:
@@ -295,7 +315,9 @@ def test_wrong_requests_are_explained(exporter, capsys, monkeypatch, tmp_path, a
 
 def test_wrong_metadata_is_refused(exporter, tmp_path):
     for wrong in ({"preproces": []}, {"preprocess": [{"op": "rotate"}]}):
-        (tmp_path / "bad.py").write_text(f"import torch\ndef build():\n    m = torch.nn.Identity()\n    m.camflow_metadata = {wrong!r}\n    return m\n")
+        (tmp_path / "bad.py").write_text(
+            f"import torch\ndef build():\n    m = torch.nn.Identity()\n    m.camflow_metadata = {wrong!r}\n    return m\n"
+        )
         with pytest.raises(exporter.ExportError) as caught:
             exporter.load_model(f"{tmp_path / 'bad.py'}:build")
         assert caught.value.code == 2
@@ -329,12 +351,20 @@ def test_zoo_model_is_loaded_from_fiftyones_own_folder(exporter, tmp_path):
     state = exporter.load_model("torchvision:resnet18", "none", seed=5).module.state_dict()
     torch.save(state, tmp_path / "resnet18-f37072fd.pth")  # torchvision's name for it
     (tmp_path / zoo.manifest()["resnet18-imagenet-torch"]["base_filename"]).touch()  # FiftyOne looks only whether it is there
-    program = ("import sys, urllib.request; sys.path.insert(0, sys.argv[1]); from camflow import export as e\n"
-               "def no_network(*a, **k): raise OSError('network used')\n"
-               "urllib.request.urlopen = no_network\n"
-               "m = e.load_model('resnet18-imagenet-torch')\n"
-               "print('sum', m.module.state_dict()['fc.weight'].double().sum().item(), m.metadata['classes']['0'], m.source)")
-    done = subprocess.run([sys.executable, "-c", program, str(PACKAGES)], check=False, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "FIFTYONE_MODEL_ZOO_DIR": str(tmp_path), "TORCH_HOME": str(tmp_path / "torch")})
+    program = (
+        "import sys, urllib.request; sys.path.insert(0, sys.argv[1]); from camflow import export as e\n"
+        "def no_network(*a, **k): raise OSError('network used')\n"
+        "urllib.request.urlopen = no_network\n"
+        "m = e.load_model('resnet18-imagenet-torch')\n"
+        "print('sum', m.module.state_dict()['fc.weight'].double().sum().item(), m.metadata['classes']['0'], m.source)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(PACKAGES)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "FIFTYONE_MODEL_ZOO_DIR": str(tmp_path), "TORCH_HOME": str(tmp_path / "torch")},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"sum {state['fc.weight'].double().sum().item()} tench fiftyone:resnet18-imagenet-torch" in done.stdout

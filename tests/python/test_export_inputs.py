@@ -143,13 +143,17 @@ def fine_tuned():
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: state,
-    lambda state: {"model": {f"_orig_mod.{k}": v for k, v in state.items()}, "epoch": 3},
-    lambda state: {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
-    lambda state: {"net": {k.replace("features.", "features._orig_mod."): v for k, v in state.items()}},
-    lambda state: {"state_dict": {**{f"backbone.encoder.{k}": v for k, v in state.items()}, "loss.weight": torch.ones(5)}},
-], ids=("plain", "compiled", "parallel", "part compiled", "any prefix"))
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": {f"_orig_mod.{k}": v for k, v in state.items()}, "epoch": 3},
+        lambda state: {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+        lambda state: {"net": {k.replace("features.", "features._orig_mod."): v for k, v in state.items()}},
+        lambda state: {"state_dict": {**{f"backbone.encoder.{k}": v for k, v in state.items()}, "loss.weight": torch.ones(5)}},
+    ],
+    ids=("plain", "compiled", "parallel", "part compiled", "any prefix"),
+)
 def test_a_checkpoint_brings_its_number_of_classes(fine_tuned, tmp_path, capsys, wrap):
     torch.save(wrap(fine_tuned), tmp_path / "w.pth")
     loaded = load_model("torchvision:squeezenet1_1", str(tmp_path / "w.pth"), classes=list("abcde"))
@@ -167,7 +171,9 @@ def test_published_names_are_not_those_of_other_classes(fine_tuned, tmp_path, ca
     loaded = load_model("torchvision:squeezenet1_1", str(tmp_path / "w.pth"))
     assert loaded.metadata["classes"] == {str(i): name for i, name in enumerate("vwxyz")}
     assert "names of classes as in" in capsys.readouterr().err
-    assert "4 names, the model has 5" in refusal(load_model, "torchvision:squeezenet1_1", str(tmp_path / "w.pth"), classes=list("abcd"))
+    assert "4 names, the model has 5" in refusal(
+        load_model, "torchvision:squeezenet1_1", str(tmp_path / "w.pth"), classes=list("abcd")
+    )
 
 
 def test_classes_can_be_counted_and_named(models, tmp_path):
@@ -216,13 +222,27 @@ def foreign(folder):
         archive.writestr("a/b.jpg", b"x")
     (folder / "cut.pth").write_bytes((folder / "list.pth").read_bytes()[:300])
     (folder / "packed.pth").write_bytes(b"\x1f\x8b\x08\x00")
-    return {"script.pt": "TorchScript", "program.pt2": "torch.export.save", "page.pth": "HTML page", "lfs.pth": "git lfs pull",
-            "net.onnx": "ONNX", "net.bin": "ONNX", "plain.pkl": "pickle", "empty.pth": "is empty", "photos.zip": "zip archive of other files",
-            "cut.pth": "cut off", "packed.pth": "gzip"}
+    return {
+        "script.pt": "TorchScript",
+        "program.pt2": "torch.export.save",
+        "page.pth": "HTML page",
+        "lfs.pth": "git lfs pull",
+        "net.onnx": "ONNX",
+        "net.bin": "ONNX",
+        "plain.pkl": "pickle",
+        "empty.pth": "is empty",
+        "photos.zip": "zip archive of other files",
+        "cut.pth": "cut off",
+        "packed.pth": "gzip",
+    }
 
 
 def test_files_that_are_no_weights_are_named(models, tmp_path):
-    said = foreign(tmp_path) | {"list.pth": "holds a list", "args.pth": "test_export_inputs.Args", "settings.pth": "but `epoch`, `lr`"}
+    said = foreign(tmp_path) | {
+        "list.pth": "holds a list",
+        "args.pth": "test_export_inputs.Args",
+        "settings.pth": "but `epoch`, `lr`",
+    }
     for name, words in said.items():
         text = refusal(load_model, f"{models}:Net", str(tmp_path / name))
         assert words in text and f"`{tmp_path / name}`" in text and "\x1b" not in text, text
@@ -237,7 +257,9 @@ def test_files_that_are_no_models_are_named(models, tmp_path):
         assert words in refusal(load_model, str(tmp_path / name))
     meta = export(load_model(f"{models}:Net"), tmp_path)
     assert meta["layers"] and "is a camflow model already" in refusal(load_model, str(tmp_path / "model.pt2"))
-    assert "gives weights without a network" in refusal(load_model, f"{models}:weights") or "OrderedDict" in refusal(load_model, f"{models}:weights")
+    assert "gives weights without a network" in refusal(load_model, f"{models}:weights") or "OrderedDict" in refusal(
+        load_model, f"{models}:weights"
+    )
     assert "TorchScript" in refusal(load_model, f"{models}:scripted")
 
 
@@ -249,7 +271,9 @@ def test_a_program_of_torch_export_becomes_a_model(models, tmp_path, is_free):
     model, free = load_model(f"{models}:Net").module, torch.export.Dim.DYNAMIC
     dims = ({0: free, 2: free, 3: free},) if is_free else None
     torch.export.save(torch.export.export(model, (torch.randn(2, 3, 32, 40),), dynamic_shapes=dims), tmp_path / "own.pt2")
-    loaded = load_model(str(tmp_path / "own.pt2"), classes=["ant", "bee", "cat"], preprocess=[{"op": "normalize", "mean": [0.5], "std": [0.5]}])
+    loaded = load_model(
+        str(tmp_path / "own.pt2"), classes=["ant", "bee", "cat"], preprocess=[{"op": "normalize", "mean": [0.5], "std": [0.5]}]
+    )
     meta = export(loaded, tmp_path)
     arguments = cli.parse([str(tmp_path / "own.pt2"), "--out", str(tmp_path / "own.pt2"), "--force"])
     assert "is the program itself" in refusal(cli.run, arguments, print)
@@ -286,7 +310,12 @@ def test_a_detached_backbone_is_said(models, tmp_path, capsys):
 def test_flow_that_depends_on_data_is_one_short_error(models, tmp_path, capfd, name):
     text = refusal(export, load_model(f"{models}:{name}"), tmp_path)
     line = next(n for n, code in enumerate(MODELS.splitlines(), 1) if code.endswith(f"# {name.lower()}"))
-    assert "takes values out of a tensor" in text and f"{models}:{line}" in text and f"# {name.lower()}`" in text and text.count("\n") == 1, text
+    assert (
+        "takes values out of a tensor" in text
+        and f"{models}:{line}" in text
+        and f"# {name.lower()}`" in text
+        and text.count("\n") == 1
+    ), text
     printed = capfd.readouterr()
     assert "def forward" not in printed.out + printed.err, "torch's graph is for `--verbose`"
 
@@ -297,7 +326,10 @@ def test_randomness_is_called_so(models, tmp_path, name, words):
     assert "the model is random" in text and words in text
 
 
-@pytest.mark.parametrize("name, words", [("volume", "Conv3d"), ("signal", "Conv1d"), ("multispectral", "6 channels (its first convolution is `conv1`)")])
+@pytest.mark.parametrize(
+    "name, words",
+    [("volume", "Conv3d"), ("signal", "Conv1d"), ("multispectral", "6 channels (its first convolution is `conv1`)")],
+)
 def test_other_inputs_are_refused_by_name(models, tmp_path, name, words):
     assert words in refusal(export, load_model(f"{models}:{name}"), tmp_path)
 
@@ -314,24 +346,31 @@ def test_gray_models_get_gray_images(models, tmp_path):
 # ------------------------------------------------------------------------------------------------------- preprocessing
 
 
-@pytest.mark.parametrize("steps, words", [
-    ([{"op": "letterbox", "size": 640}], ("step 1", "`letterbox`", "`resize_smaller`")),
-    ([{"size": 640}], ("no `op`",)),
-    ({"op": "resize"}, ("not a list",)),
-    ([{"op": "resize", "height": 8}], ("(`resize`)", "lacks `width`")),
-    ([{"op": "resize_smaller", "sise": 8, "size": 8}], ("unknown key `sise`",)),
-    ([{"op": "resize_smaller", "size": 7.5}], ("`size` is 7.5",)),
-    ([{"op": "resize_smaller", "size": 0}], ("`size` is 0",)),
-    ([{"op": "resize_smaller", "size": 8, "interpolation": "cubic"}], ("`interpolation`", "bicubic")),
-    ([{"op": "resize_smaller", "size": 8, "interpolation": "lanczos", "antialias": False}], ("antialias",)),
-    ([{"op": "resize_min", "height": 8}], ("either `size` or both",)),
-    ([{"op": "center_crop", "height": 8, "width": 8}, {"op": "resize_smaller", "size": 9}], ("step 2", "after a crop")),
-    ([{"op": "normalize", "mean": [0.5], "std": [1]}, {"op": "resize_smaller", "size": 9}], ("step 1", "not the last")),
-    ([{"op": "normalize", "mean": [0.5, 0.5], "std": [1]}], ("`mean`", "3 finite numbers")),
-    ([{"op": "normalize", "mean": [0.5], "std": [0, 1, 1]}], ("`std`", "above 0")),
-    ([{"op": "normalize", "mean": [float("nan")], "std": [1]}], ("`mean`", "finite")),
-    ([{"op": "grayscale", "channels": 1}, {"op": "normalize", "mean": [0], "std": [1]}], ("gives 1 channels, the model takes 3",)),
-], ids=str)
+@pytest.mark.parametrize(
+    "steps, words",
+    [
+        ([{"op": "letterbox", "size": 640}], ("step 1", "`letterbox`", "`resize_smaller`")),
+        ([{"size": 640}], ("no `op`",)),
+        ({"op": "resize"}, ("not a list",)),
+        ([{"op": "resize", "height": 8}], ("(`resize`)", "lacks `width`")),
+        ([{"op": "resize_smaller", "sise": 8, "size": 8}], ("unknown key `sise`",)),
+        ([{"op": "resize_smaller", "size": 7.5}], ("`size` is 7.5",)),
+        ([{"op": "resize_smaller", "size": 0}], ("`size` is 0",)),
+        ([{"op": "resize_smaller", "size": 8, "interpolation": "cubic"}], ("`interpolation`", "bicubic")),
+        ([{"op": "resize_smaller", "size": 8, "interpolation": "lanczos", "antialias": False}], ("antialias",)),
+        ([{"op": "resize_min", "height": 8}], ("either `size` or both",)),
+        ([{"op": "center_crop", "height": 8, "width": 8}, {"op": "resize_smaller", "size": 9}], ("step 2", "after a crop")),
+        ([{"op": "normalize", "mean": [0.5], "std": [1]}, {"op": "resize_smaller", "size": 9}], ("step 1", "not the last")),
+        ([{"op": "normalize", "mean": [0.5, 0.5], "std": [1]}], ("`mean`", "3 finite numbers")),
+        ([{"op": "normalize", "mean": [0.5], "std": [0, 1, 1]}], ("`std`", "above 0")),
+        ([{"op": "normalize", "mean": [float("nan")], "std": [1]}], ("`mean`", "finite")),
+        (
+            [{"op": "grayscale", "channels": 1}, {"op": "normalize", "mean": [0], "std": [1]}],
+            ("gives 1 channels, the model takes 3",),
+        ),
+    ],
+    ids=str,
+)
 def test_what_the_reader_refuses_is_refused_at_export(steps, words):
     text = refusal(checked_steps, steps, 3)
     assert all(word in text for word in words), text
@@ -353,12 +392,27 @@ def test_flags_say_the_preprocessing(models, tmp_path, capsys):
     assert [step["op"] for step in steps("--preprocess", "imagenet")] == ["resize_smaller", "center_crop", "normalize"]
     assert steps("--preprocess", "none") == [{"op": "normalize", "mean": [0.0], "std": [1.0]}]
     assert steps("--mean", "0.5", "--std", "0.5", "--resize", "32x40")[0]["width"] == 40
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({
-        "do_resize": True, "size": {"shortest_edge": 64}, "resample": 3, "do_center_crop": True, "crop_size": {"height": 32, "width": 40},
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "do_resize": True,
+                "size": {"shortest_edge": 64},
+                "resample": 3,
+                "do_center_crop": True,
+                "crop_size": {"height": 32, "width": 40},
+                "do_rescale": True,
+                "rescale_factor": 1 / 255,
+                "do_normalize": True,
+                "image_mean": [0.5, 0.5, 0.5],
+                "image_std": [0.25, 0.25, 0.25],
+            }
+        )
+    )
     assert steps("--preprocess", str(tmp_path / "preprocessor_config.json")) == [
-        {"op": "resize_smaller", "size": 64, "interpolation": "bicubic", "antialias": True}, {"op": "center_crop", "height": 32, "width": 40},
-        {"op": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3}]
+        {"op": "resize_smaller", "size": 64, "interpolation": "bicubic", "antialias": True},
+        {"op": "center_crop", "height": 32, "width": 40},
+        {"op": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3},
+    ]
     assert "cannot be read" in refusal(steps, "--preprocess", "nowhere.json")
 
     assert export(load_model(f"{models}:Net"), tmp_path)["assumed"] == ["preprocess"]
@@ -368,7 +422,8 @@ def test_flags_say_the_preprocessing(models, tmp_path, capsys):
 
 
 def test_functions_of_timm_and_hugging_face_are_known(tmp_path, capsys):
-    (tmp_path / "library.py").write_text("""
+    (tmp_path / "library.py").write_text(
+        """
 import timm, torch
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -384,14 +439,27 @@ def hugging_face():
     model = ViTForImageClassification(config)
     model.config._name_or_path = FOLDER
     return model
-""".replace("FOLDER", repr(str(tmp_path))))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({
-        "do_resize": True, "size": {"height": 64, "width": 64}, "resample": 2, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+""".replace("FOLDER", repr(str(tmp_path)))
+    )
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "do_resize": True,
+                "size": {"height": 64, "width": 64},
+                "resample": 2,
+                "do_normalize": True,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+            }
+        )
+    )
     vit = load_model(f"{tmp_path / 'library.py'}:of_timm").metadata
     assert vit["preprocess"][-1]["mean"] == [0.5] * 3 and fixed_size(vit["preprocess"]) == (64, 64)
     assert vit["classes"]["0"] == "tench, Tinca tinca" and "`pretrained_cfg`" in capsys.readouterr().err
     other = load_model(f"{tmp_path / 'library.py'}:fine_tuned").metadata
-    assert other["preprocess"][-1]["mean"] == [0.485, 0.456, 0.406] and not other.get("classes"), "its three classes are not ImageNet's"
+    assert other["preprocess"][-1]["mean"] == [0.485, 0.456, 0.406] and not other.get("classes"), (
+        "its three classes are not ImageNet's"
+    )
     ours = load_model(f"{tmp_path / 'library.py'}:hugging_face").metadata
     assert ours["classes"] == {"0": "tabby, tabby cat", "1": "Egyptian cat", "2": "crane"} and ours["example"] == (64, 64)
     assert ours["preprocess"][0] == {"op": "resize", "height": 64, "width": 64, "interpolation": "bilinear", "antialias": True}

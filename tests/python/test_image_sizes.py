@@ -37,7 +37,11 @@ def unet(tmp_path_factory):
     """A model whose sides are multiples of 4, and what the exporter said of it."""
     folder = tmp_path_factory.mktemp("models")
     done = subprocess.run(
-        [sys.executable, "-c", EXPORT, folder], check=False, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"}, capture_output=True, text=True
+        [sys.executable, "-c", EXPORT, folder],
+        check=False,
+        env={"PYTHONPATH": f"{PACKAGES}:{HERE}"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return folder / "unet.pt2", done.stderr
@@ -76,7 +80,20 @@ def test_images_are_padded_and_their_heatmaps_are_not(unet, camflow, picture, tm
         wanted = reference(padded, [target])[0]
     for size, shape in (("input", SIZE), ("image", SIZE)):
         done = camflow(
-            *("explain", picture, "--model", path, "--class", "cat", "--layers", "middle", "--out", tmp_path / size, "--device", "cpu"),
+            *(
+                "explain",
+                picture,
+                "--model",
+                path,
+                "--class",
+                "cat",
+                "--layers",
+                "middle",
+                "--out",
+                tmp_path / size,
+                "--device",
+                "cpu",
+            ),
             *("--exact", "--size", size, "--format", "json"),
         )
         found = np.load(tmp_path / size / "x.cat.gradcam.layer_middle.npy")

@@ -93,7 +93,11 @@ def test_a_job_that_fails_does_not_stop_the_next(camflow, job_file, dataset, tmp
         defaults='report-file = "reports/{name}.json"',
     )
     done = camflow("run", file, "--format", "json", code=2, cwd="/")
-    assert [(e["job"], e["exit_code"]) for e in done.events if e["event"] == "job_finished"] == [("lost", 2), ("good", 0), ("all", 1)]
+    assert [(e["job"], e["exit_code"]) for e in done.events if e["event"] == "job_finished"] == [
+        ("lost", 2),
+        ("good", 0),
+        ("all", 1),
+    ]
     assert "there-is-none" in event(done, "error", "lost")["message"]
     assert "`lost` cannot start, `good` done, `all` some failed" in event(done, "warning")["message"]
     assert event(done, "run_finished", "good")["num_committed"] == 3
@@ -148,7 +152,9 @@ def test_mistakes_are_found_before_anything_runs(camflow, job_file, dataset, tin
     assert not any("grad" in field for field in dataset.get_field_schema())
     reference = camflow("run", "--print-default").stdout
     (file.parent / "reference.toml").write_text(reference)
-    assert "no dataset" in camflow("run", file.parent / "reference.toml", "--dry-run", "--set", f"model={tiny_model}", code=2).stderr
+    assert (
+        "no dataset" in camflow("run", file.parent / "reference.toml", "--dry-run", "--set", f"model={tiny_model}", code=2).stderr
+    )
 
 
 def test_secrets_come_from_the_environment_and_stay_there(camflow, job_file, database):
@@ -193,7 +199,9 @@ def test_a_signal_ends_the_job_and_the_next_does_not_begin(binary, quickstart, c
         name = "second"
         field = "again_{{layer}}"
     """)
-    process = subprocess.Popen([binary, "run", file, "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [binary, "run", file, "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if "sample_committed" in line:
             process.send_signal(signal.SIGTERM)

@@ -159,10 +159,18 @@ def answered(binary, place):
         if arguments[0] == "annotate" and "--model" not in arguments and "--dataset" in arguments:
             arguments += ["--model", "good.pt2"]
         environment = {**os.environ, "FIFTYONE_DATABASE_URI": database, "COLUMNS": "120"}
-        done = subprocess.run([binary, *arguments], check=False, capture_output=True, text=True, cwd=place, env=environment, timeout=300)
-        said = done.stderr.replace(str(place.resolve()), "/here").replace(str(place), "/here").replace(database, "mongodb://DATABASE")
+        done = subprocess.run(
+            [binary, *arguments], check=False, capture_output=True, text=True, cwd=place, env=environment, timeout=300
+        )
+        said = (
+            done.stderr.replace(str(place.resolve()), "/here")
+            .replace(str(place), "/here")
+            .replace(database, "mongodb://DATABASE")
+        )
         said = re.sub(r"127\.0\.0\.1:\d{4,}", "127.0.0.1:PORT", said).replace(socket.gethostname(), "HOST")
-        said = "".join(part for part in said.splitlines(keepends=True) if not re.match(r"note: (?!failed)|\d{4}-\d\d-\d\dT", part))
+        said = "".join(
+            part for part in said.splitlines(keepends=True) if not re.match(r"note: (?!failed)|\d{4}-\d\d-\d\dT", part)
+        )
         return f"$ camflow {line}\n{said.strip()}\n=> {done.returncode}\n"
 
     return run

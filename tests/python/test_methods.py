@@ -44,7 +44,9 @@ def test_shapleys_second_order_is_not_nothing(rows, binary, export):
     """On a network without ReLU ShapleyCAM and Grad-CAM differ, or the comparison above compares nothing."""
     case = CASES["timm:deit_tiny_patch16_224"]
     pixels = parity.picture(*case.size, seed=1)
-    maps = parity.camflow_maps(binary, export(case.model, *case.export), case, case.layers, pixels, None, 3, ["gradcam", "shapleycam"], [])
+    maps = parity.camflow_maps(
+        binary, export(case.model, *case.export), case, case.layers, pixels, None, 3, ["gradcam", "shapleycam"], []
+    )
     assert np.abs(maps["gradcam", case.layers[0]] - maps["shapleycam", case.layers[0]]).max() > 1e-3
 
 
@@ -79,7 +81,9 @@ def classifier(export):
 
 
 def test_a_trained_classifier_looks_at_the_cup(camflow, classifier, photo, tmp_path):
-    done = camflow("explain", photo, "--model", classifier, "--out", tmp_path, "--format", "json", "--method", "gradcam,layercam,eigencam")
+    done = camflow(
+        "explain", photo, "--model", classifier, "--out", tmp_path, "--format", "json", "--method", "gradcam,layercam,eigencam"
+    )
     heatmaps = [event for event in done.events if event["event"] == "heatmap"]
     assert [event["method"] for event in heatmaps] == ["gradcam", "layercam", "eigencam"]
     for event in heatmaps:
@@ -106,7 +110,18 @@ def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_pat
     np.save(tmp_path / "input.npy", pixels.numpy())
     layers = [model.model.get_submodule(layer) for layer in case.layers]
     wanted = parity.reference_map(case, model, layers, pixels, None, 5, "gradcam", eigen=False, aug=False)
-    arguments = ("--model", archive, "--class", 5, "--layers", ",".join(case.layers), "--fuse-layers", "--exact", "--device", "cpu")
+    arguments = (
+        "--model",
+        archive,
+        "--class",
+        5,
+        "--layers",
+        ",".join(case.layers),
+        "--fuse-layers",
+        "--exact",
+        "--device",
+        "cpu",
+    )
     done = camflow("explain", tmp_path / "input.npy", *arguments, "--out", tmp_path / "maps", "--format", "json")
     [event] = done.events
     assert event["layer"] == "fused" and event["path"] == "layer2 + layer4"
@@ -120,7 +135,19 @@ def test_classes_of_one_image_share_a_run_and_keep_their_own_maps(camflow, expor
     methods = "gradcam,scorecam,ablationcam,finercam,shapleycam,fullgrad"
 
     def maps(classes):
-        arguments = ("--model", archive, "--class", classes, "--layers", "layer4", "--method", methods, "--exact", "--device", "cpu")
+        arguments = (
+            "--model",
+            archive,
+            "--class",
+            classes,
+            "--layers",
+            "layer4",
+            "--method",
+            methods,
+            "--exact",
+            "--device",
+            "cpu",
+        )
         done = camflow("explain", tmp_path / "input.npy", *arguments, "--out", tmp_path / classes, "--format", "json")
         return {(event["channel"], event["method"]): np.load(event["files"][0]) for event in done.events}
 
@@ -139,8 +166,19 @@ def test_the_second_half_of_the_tutorial(camflow, export, quickstart, tmp_path):
     case = CASES["timm:deit_tiny_patch16_224"]
 
     def annotate(methods):
-        arguments = ("--dataset", dataset.name, "--model", export(case.model, *case.export), "--target", "top", "--method", methods)
-        done = camflow("annotate", *arguments, "--eigen-smooth", "--out", tmp_path / "maps", "--device", "cpu", "--format", "json")
+        arguments = (
+            "--dataset",
+            dataset.name,
+            "--model",
+            export(case.model, *case.export),
+            "--target",
+            "top",
+            "--method",
+            methods,
+        )
+        done = camflow(
+            "annotate", *arguments, "--eigen-smooth", "--out", tmp_path / "maps", "--device", "cpu", "--format", "json"
+        )
         dataset.reload()
         return next(event for event in done.events if event["event"] == "run_finished")
 

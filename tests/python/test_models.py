@@ -53,30 +53,78 @@ CASES = [
     Case("torchvision:resnet18", "bn1 layer1.0.relu@0 layer2 layer3.1.bn2 layer4", "64x96"),
     Case("torchvision:resnet50", "conv1 layer1.2.bn3 layer3.0.downsample layer4", "64x96"),
     Case("torchvision:vgg16", "features.0 features.12 features.23 features.29 classifier.0", "64x96"),
-    Case("torchvision:densenet121", "features.norm0 features.denseblock2 features.denseblock3.denselayer9.conv1 features", "64x96"),
+    Case(
+        "torchvision:densenet121", "features.norm0 features.denseblock2 features.denseblock3.denselayer9.conv1 features", "64x96"
+    ),
     Case("torchvision:mobilenet_v3_small", "features.0 features.4.block.1.0 features.7.block.2 features.12", "96x128"),
     Case("torchvision:efficientnet_b0", "features.0 features.3.1 features.5.0.block.2.scale_activation features.8", "96x128"),
     Case("torchvision:convnext_tiny", "features.0.1 features.1.2.block.2 features.3 features.7.2", "96x128"),
-    Case("torchvision:swin_t", "features.1.1.norm1 features.3.1 features.5.5.attn features.7.1", "96x128", ((1, 96, 128), (3, 96, 128)), ATTENTION),
-    Case(f"{WRAPPED}:vit_b_16", "conv_proj encoder.layers.encoder_layer_0.ln_1 encoder.layers.encoder_layer_6 encoder.layers.encoder_layer_11.ln_1",
-         None, ((1, 96, 96), (3, 96, 96)), ATTENTION),
-    Case("torchvision:regnet_y_400mf", "stem trunk_output.block1 trunk_output.block3.block3-2.f.se trunk_output.block4", "96x128"),
-    Case("torchvision:inception_v3", "Conv2d_2b_3x3 Mixed_5d Mixed_6c.branch7x7dbl_3 Mixed_7c", "107x139", ((1, 101, 123), (3, 96, 128))),
+    Case(
+        "torchvision:swin_t",
+        "features.1.1.norm1 features.3.1 features.5.5.attn features.7.1",
+        "96x128",
+        ((1, 96, 128), (3, 96, 128)),
+        ATTENTION,
+    ),
+    Case(
+        f"{WRAPPED}:vit_b_16",
+        "conv_proj encoder.layers.encoder_layer_0.ln_1 encoder.layers.encoder_layer_6 encoder.layers.encoder_layer_11.ln_1",
+        None,
+        ((1, 96, 96), (3, 96, 96)),
+        ATTENTION,
+    ),
+    Case(
+        "torchvision:regnet_y_400mf", "stem trunk_output.block1 trunk_output.block3.block3-2.f.se trunk_output.block4", "96x128"
+    ),
+    Case(
+        "torchvision:inception_v3",
+        "Conv2d_2b_3x3 Mixed_5d Mixed_6c.branch7x7dbl_3 Mixed_7c",
+        "107x139",
+        ((1, 101, 123), (3, 96, 128)),
+    ),
     Case("torchvision:deeplabv3_resnet50", "backbone.layer1 backbone.layer3 backbone.layer4 classifier.0.project", "64x96"),
     Case("torchvision:deeplabv3_resnet101", "backbone.layer1 backbone.layer3.11.bn3 backbone.layer4 classifier.0", "64x96"),
     Case("torchvision:deeplabv3_mobilenet_v3_large", "backbone.1 backbone.6.block.2 backbone.16 classifier.0.convs.2", "96x128"),
     Case("torchvision:fcn_resnet50", "backbone.layer2 backbone.layer3 backbone.layer4 classifier.0", "64x96"),
-    Case("torchvision:lraspp_mobilenet_v3_large", "backbone.3 backbone.6 backbone.16 classifier.scale classifier.high_classifier", "96x128"),
+    Case(
+        "torchvision:lraspp_mobilenet_v3_large",
+        "backbone.3 backbone.6 backbone.16 classifier.scale classifier.high_classifier",
+        "96x128",
+    ),
     Case("timm:deit_tiny_patch16_224", "patch_embed blocks.0.norm1 blocks.5 blocks.11.norm1", None, FIXED_224, ATTENTION),
-    Case("timm:vit_small_patch16_224", "patch_embed blocks.3.attn.proj blocks.8.mlp.fc1 blocks.11.norm1", None, FIXED_224, ATTENTION),
-    Case("timm:swin_tiny_patch4_window7_224", "patch_embed layers.0.blocks.1.norm1 layers.2.blocks.5.attn.proj layers.3.blocks.1", None, FIXED_224, ATTENTION),
+    Case(
+        "timm:vit_small_patch16_224",
+        "patch_embed blocks.3.attn.proj blocks.8.mlp.fc1 blocks.11.norm1",
+        None,
+        FIXED_224,
+        ATTENTION,
+    ),
+    Case(
+        "timm:swin_tiny_patch4_window7_224",
+        "patch_embed layers.0.blocks.1.norm1 layers.2.blocks.5.attn.proj layers.3.blocks.1",
+        None,
+        FIXED_224,
+        ATTENTION,
+    ),
     Case("timm:efficientnet_lite0", "conv_stem blocks.1.1 blocks.4.2.bn2 blocks.6", "96x128"),
     Case("timm:convnext_tiny", "stem stages.0.blocks.1.norm stages.2.blocks.8 stages.3", "96x128"),
     Case(f"{WRAPPED}:timm_resnet50", "bn1 layer1 layer2.0.bn2 layer3 layer4"),
-    Case(f"{WRAPPED}:segformer", "segformer.stages.0.patch_embeddings.proj segformer.stages.1.blocks.1 segformer.stages.2.blocks.0.layernorm_before "
-         "segformer.stages.3 decode_head.activation", None, ((1, 96, 128), (3, 107, 83)), ATTENTION),
-    Case(f"{WRAPPED}:detr", "model.backbone.model.encoder.stages.1 model.backbone.model.encoder.stages.3 model.encoder.layers.0.self_attn_layer_norm "
-         "model.encoder.layers.1 model.decoder.layers.1.encoder_attn_layer_norm", None, ((1, 128, 160), (3, 111, 149)), ATTENTION),
+    Case(
+        f"{WRAPPED}:segformer",
+        "segformer.stages.0.patch_embeddings.proj segformer.stages.1.blocks.1 segformer.stages.2.blocks.0.layernorm_before "
+        "segformer.stages.3 decode_head.activation",
+        None,
+        ((1, 96, 128), (3, 107, 83)),
+        ATTENTION,
+    ),
+    Case(
+        f"{WRAPPED}:detr",
+        "model.backbone.model.encoder.stages.1 model.backbone.model.encoder.stages.3 model.encoder.layers.0.self_attn_layer_norm "
+        "model.encoder.layers.1 model.decoder.layers.1.encoder_attn_layer_norm",
+        None,
+        ((1, 128, 160), (3, 111, 149)),
+        ATTENTION,
+    ),
 ]
 
 
@@ -169,7 +217,9 @@ def state_dict(path):
         root = archive.namelist()[0].split("/")[0]
         for name, entry in json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"].items():
             meta = entry["tensor_meta"]
-            storage = torch.frombuffer(bytearray(archive.read(f"{root}/data/weights/{entry['path_name']}")), dtype=kinds[meta["dtype"]])
+            storage = torch.frombuffer(
+                bytearray(archive.read(f"{root}/data/weights/{entry['path_name']}")), dtype=kinds[meta["dtype"]]
+            )
             sizes, strides = ([item["as_int"] for item in meta[key]] for key in ("sizes", "strides"))
             state[name] = storage.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
     return state
@@ -333,12 +383,16 @@ class ComplexNumber(odd_models.Between):
         return (x * 1j).imag
 
 
-@pytest.mark.parametrize("kind, node, reason", [
-    (Branches, "node `cond`", "higher-order operator `cond` is not supported"),
-    # torchvision may ask for the version of CUDA first, which is an operator of its own as well
-    (ForeignOperator, "node `roi_align`", "operator `torch.ops.torchvision."),
-    (ComplexNumber, "node `mul`", "an argument of kind `as_complex` is not supported"),
-], ids=["branches", "foreign operator", "complex number"])
+@pytest.mark.parametrize(
+    "kind, node, reason",
+    [
+        (Branches, "node `cond`", "higher-order operator `cond` is not supported"),
+        # torchvision may ask for the version of CUDA first, which is an operator of its own as well
+        (ForeignOperator, "node `roi_align`", "operator `torch.ops.torchvision."),
+        (ComplexNumber, "node `mul`", "an argument of kind `as_complex` is not supported"),
+    ],
+    ids=["branches", "foreign operator", "complex number"],
+)
 def test_what_cannot_run_is_refused_by_name(kind, node, reason, trace, tmp_path):
     save_plainly(kind().requires_grad_(False), tmp_path / "odd.pt2")
     said = trace(tmp_path / "odd.pt2", image(1, 18, 22), ["first"])
@@ -377,11 +431,20 @@ def spatial(layer, meta):
 
 
 LAYOUTS = [
-    ("swin_t", {"features.0": "nhwc", "features.5.5.norm1": "nhwc", "features.7": "nhwc", "features.0.0": "nchw", "permute": "nchw"}),
+    (
+        "swin_t",
+        {"features.0": "nhwc", "features.5.5.norm1": "nhwc", "features.7": "nhwc", "features.0.0": "nchw", "permute": "nchw"},
+    ),
     ("swin_tiny_patch4_window7_224", {"layers.0": "nhwc", "layers.3.blocks.1.norm1": "nhwc", "patch_embed.proj": "nchw"}),
-    ("torchvision:convnext_tiny", {"features.7": "nchw", "features.7.2": "nchw", "features.7.2.block.2": "nhwc", "features.7.2.block.0": "nchw"}),
+    (
+        "torchvision:convnext_tiny",
+        {"features.7": "nchw", "features.7.2": "nchw", "features.7.2.block.2": "nhwc", "features.7.2.block.0": "nchw"},
+    ),
     ("timm:convnext_tiny", {"stages.3": "nchw", "stages.3.blocks.1": "nchw", "stages.3.blocks.1.norm": "nhwc"}),
-    ("vit_small_patch16_224", {"blocks.11.norm1": "tokens", "blocks.0": "tokens", "patch_embed": "tokens", "patch_embed.proj": "nchw"}),
+    (
+        "vit_small_patch16_224",
+        {"blocks.11.norm1": "tokens", "blocks.0": "tokens", "patch_embed": "tokens", "patch_embed.proj": "nchw"},
+    ),
     ("segformer", {"segformer.stages.2": "nchw", "segformer.stages.2.blocks.0": "tokens", "decode_head.classifier": "nchw"}),
     ("detr", {"model.encoder.layers.1": "tokens", "model.input_projection": "nchw"}),
 ]
@@ -442,7 +505,9 @@ def test_a_detectors_queries_are_no_layer(export, exporter):
 def test_layouts_can_be_given(exporter, tmp_path):
     arguments = ["m.py:f", "--layout", "last=nhwc", "--layout", "first=tokens:3x2+4", "--layout", "a.b=tokens"]
     layouts = dict(exporter.parse(arguments).layout)
-    assert layouts["first"] == {"layout": "tokens", "tokens": {"grid": [3, 2], "prefix": 4}} and layouts.pop("a.b") == {"layout": "tokens"}
+    assert layouts["first"] == {"layout": "tokens", "tokens": {"grid": [3, 2], "prefix": 4}} and layouts.pop("a.b") == {
+        "layout": "tokens"
+    }
     loaded = exporter.load_model(f"{ODD}:tied", "none")
     layers = {layer["path"]: layer for layer in exporter.export(loaded, tmp_path / "a.pt2", layouts=layouts)["layers"]}
     assert layers["last"]["layout"] == "nhwc" and layers["first"]["tokens"]["grid"] == [3, 2]
@@ -450,7 +515,10 @@ def test_layouts_can_be_given(exporter, tmp_path):
         exporter.export(loaded, tmp_path / "b.pt2", layouts={"furst": {"layout": "nchw"}})
     with pytest.raises(SystemExit):
         exporter.parse(["m.py:f", "--layout", "last=upside-down"])
-    loaded.metadata |= {"layers": [{"path": "mix", "layout": "tokens", "tokens": {"grid": [5, 5], "prefix": 1}}], "aliases": {"1": "mix"}}
+    loaded.metadata |= {
+        "layers": [{"path": "mix", "layout": "tokens", "tokens": {"grid": [5, 5], "prefix": 1}}],
+        "aliases": {"1": "mix"},
+    }
     (layer,) = exporter.export(loaded, tmp_path / "c.pt2")["layers"]
     assert (layer["path"], layer["layout"], layer["tokens"]) == ("mix", "tokens", {"grid": [5, 5], "prefix": 1})
 
@@ -460,11 +528,14 @@ def lite0(export):
     return export(f"{LITE0}:efficientnet_lite0", inputs=(LITE0,))
 
 
-@pytest.mark.parametrize("photo, classes", [
-    ("chelsea", ["tabby, tabby cat", "tiger cat", "Egyptian cat"]),
-    ("coffee", ["espresso", "coffee mug", "cup"]),
-    ("rocket", ["missile", "projectile, missile", "space shuttle"]),
-])
+@pytest.mark.parametrize(
+    "photo, classes",
+    [
+        ("chelsea", ["tabby, tabby cat", "tiger cat", "Egyptian cat"]),
+        ("coffee", ["espresso", "coffee mug", "cup"]),
+        ("rocket", ["missile", "projectile, missile", "space shuttle"]),
+    ],
+)
 def test_a_trained_classifier_knows_real_photographs(photo, classes, lite0, exporter, trace):
     import skimage.data
     from PIL import Image

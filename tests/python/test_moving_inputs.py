@@ -59,9 +59,7 @@ def other_weights(model: Path) -> tuple[int, bytes]:
     return model.read_bytes().find(stored), values.tobytes()
 
 
-def test_a_model_that_is_swapped_under_a_run_changes_nothing(
-    tiny_dataset, tiny_model, arguments, started, camflow, tmp_path
-):
+def test_a_model_that_is_swapped_under_a_run_changes_nothing(tiny_dataset, tiny_model, arguments, started, camflow, tmp_path):
     dataset = tiny_dataset(60)
     model = tmp_path / "model.pt2"
     shutil.copy(tiny_model, model)

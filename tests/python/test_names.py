@@ -65,7 +65,11 @@ def test_labels_may_be_spelt_otherwise(boxes, model, annotate):
     dataset = boxes(["Motorcycle"], ["potted plant", "motorbike"], ["bike"], ["cat"])
     done = annotate(dataset, tiny, "--class", "motorcycle,potted plant")
     assert counts(done) == (2, {"class absent": 2})
-    for text in ("class `motorcycle` is taken as the model's class `motorbike`", "label `Motorcycle` is taken as", "label `potted plant`"):
+    for text in (
+        "class `motorcycle` is taken as the model's class `motorbike`",
+        "label `Motorcycle` is taken as",
+        "label `potted plant`",
+    ):
         assert text in said(done), said(done)
     assert dataset.values("motorbike_grad_layer_1.target_class") == ["motorbike", "motorbike", None, None]
     # What counts newly is made, and nothing else again.

@@ -28,7 +28,8 @@ def night(camflow, tiny_dataset, tiny_model, database, tmp_path):
 
         def run(self, *flags, code=0, format="json", **keys):
             lines = [f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in keys.items()]
-            self.path.write_text(f"""
+            self.path.write_text(
+                f"""
                 version = 1
                 [[job]]
                 name = "people"
@@ -40,7 +41,9 @@ def night(camflow, tiny_dataset, tiny_model, database, tmp_path):
                 device = "cpu"
                 out = "maps"
                 report-file = "people.json"
-            """ + "\n".join(lines))
+            """
+                + "\n".join(lines)
+            )
             done = camflow("run", self.path, "--format", format, *flags, code=code)
             done.counts = next((e for e in done.events if e["event"] == "run_finished"), None)
             return done
@@ -77,13 +80,20 @@ def test_what_fails_every_night_is_told_once(night, camflow, tmp_path):
     report = night.report()
     assert report["exit"] == "done" and [failure["known"] for failure in report["failures"]] == [True, True]
     work = report["last_work"]
-    assert (work["exit"], work["counts"]["num_committed"], [f["known"] for f in work["failures"]]) == ("some_failed", 13, [False] * 2)
+    assert (work["exit"], work["counts"]["num_committed"], [f["known"] for f in work["failures"]]) == (
+        "some_failed",
+        13,
+        [False] * 2,
+    )
     assert "camflow_last_run_known_failed_samples{" in (tmp_path / "people.prom").read_text()
     assert night.run(**strict).returncode == 0 and night.report()["last_work"] == work
     quiet = night.run("--quiet", format="human", **strict)
     assert quiet.stdout + quiet.stderr == ""
     line = night.run(format="human", **strict).stderr
-    assert line.count("\n") == 1 and "nothing to do: 15 samples read: 0 annotated, up to date: 13, failed as in an earlier run: 2" in line
+    assert (
+        line.count("\n") == 1
+        and "nothing to do: 15 samples read: 0 annotated, up to date: 13, failed as in an earlier run: 2" in line
+    )
     # Nobody asked for that here; nor is it more than the limit.
     again = night.run(code=1, format="human", max_failures=0)
     assert again.stderr.count("failed again: sample `") == 2 and "with the same inputs: 2" in again.stderr
@@ -163,7 +173,18 @@ def test_a_first_run_that_skips_everything_says_why(night):
 
 def test_commands_in_hints_can_be_copied(night, camflow, tiny_model, tmp_path):
     night.dataset.name = "it's ünï 犬"
-    flags = ("--model", tiny_model, "--class", "light", "--target", "labels:ground_truth", "--layers", "1", "--out", tmp_path / "maps")
+    flags = (
+        "--model",
+        tiny_model,
+        "--class",
+        "light",
+        "--target",
+        "labels:ground_truth",
+        "--layers",
+        "1",
+        "--out",
+        tmp_path / "maps",
+    )
     said = camflow("report", "--dataset", night.dataset.name, code=2).stderr
     (command,) = re.findall(r"make them with `(.*)`", said)
     assert shlex.split(command) == ["camflow", "annotate", "--dataset", night.dataset.name]
@@ -175,13 +196,19 @@ def test_commands_in_hints_can_be_copied(night, camflow, tiny_model, tmp_path):
 def test_an_error_ends_with_its_hint(night, camflow, tmp_path):
     nobody = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300"
     said = night.run("--set", f"database-uri={nobody}", code=3).stderr
-    assert re.search(r"\nerror: no MongoDB server answers at .*\ncaused by: Connection refused \(os error 111\)\nhint: .*\n$", said)
+    assert re.search(
+        r"\nerror: no MongoDB server answers at .*\ncaused by: Connection refused \(os error 111\)\nhint: .*\n$", said
+    )
     night.path.write_text("version = 1\n[[job]]\nname = 'a'\nlimit = 'x'\n[[job]]\nname = 'b'\n")
     said = camflow("run", night.path, code=2).stderr
     assert "error: there are 3 mistakes in the job file `" in said and said.count(str(night.path)) == 4
     missing = tmp_path / "my jobs.toml"
     said = camflow("run", missing, code=2).stderr.splitlines()
-    assert said[0].startswith("error: cannot read the job file") and said[1].startswith("caused by: ") and said[2].startswith("hint: ")
+    assert (
+        said[0].startswith("error: cannot read the job file")
+        and said[1].startswith("caused by: ")
+        and said[2].startswith("hint: ")
+    )
     assert shlex.split(re.search(r"`(camflow run .*)`", said[2]).group(1))[-1] == str(missing)
 
 
@@ -196,5 +223,10 @@ def test_systemd_tells_of_a_night_that_failed(tmp_path):
     for name, body in {"systemctl": 'echo "systemctl $*"', "mail": 'echo "mail $*"; cat'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/bin:/usr/bin", "MAIL_TO": "me"})
-    assert done.stdout.splitlines() == ["mail -s camflow.service failed on gpu1 me", "systemctl --user status --full --lines=100 camflow.service"]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/bin:/usr/bin", "MAIL_TO": "me"}
+    )
+    assert done.stdout.splitlines() == [
+        "mail -s camflow.service failed on gpu1 me",
+        "systemctl --user status --full --lines=100 camflow.service",
+    ]

@@ -29,8 +29,17 @@ for name in sys.argv[2:]:
     loaded = LoadedModel(model, name, name, metadata)
     export(loaded, f"{sys.argv[1]}/{name}.pt2", size=(48, 64))
 """
-NAMES = ("tumour", "named_tumour", "named_healthy", "squeezed", "squeezed_whole", "flat_map", "flat_map_of_logits", "three_names",
-         "detached")
+NAMES = (
+    "tumour",
+    "named_tumour",
+    "named_healthy",
+    "squeezed",
+    "squeezed_whole",
+    "flat_map",
+    "flat_map_of_logits",
+    "three_names",
+    "detached",
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +66,21 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def explain(camflow, models, pictures, tmp_path):
     def run(model, *arguments, code=0, picture=0):
-        return camflow("explain", pictures[picture], "--model", models / f"{model}.pt2", "--out", tmp_path / "out", "--device", "cpu",
-                       "--format", "json", *arguments, code=code)
+        return camflow(
+            "explain",
+            pictures[picture],
+            "--model",
+            models / f"{model}.pt2",
+            "--out",
+            tmp_path / "out",
+            "--device",
+            "cpu",
+            "--format",
+            "json",
+            *arguments,
+            code=code,
+        )
+
     return run
 
 
@@ -66,7 +88,9 @@ def explain(camflow, models, pictures, tmp_path):
 def dataset(database, pictures, request):
     dataset = fo.Dataset(request.node.name, persistent=True)
     names = ("healthy", "tumour", "healthy")
-    dataset.add_samples([fo.Sample(str(path), state=fo.Classification(label=name)) for path, name in zip(pictures, names)], progress=False)
+    dataset.add_samples(
+        [fo.Sample(str(path), state=fo.Classification(label=name)) for path, name in zip(pictures, names)], progress=False
+    )
     yield dataset
     dataset.delete()
 
@@ -74,10 +98,24 @@ def dataset(database, pictures, request):
 @pytest.fixture
 def annotate(camflow, models, dataset, tmp_path):
     def run(model, *arguments, code=0):
-        done = camflow("annotate", "--dataset", dataset.name, "--model", models / f"{model}.pt2", "--out", tmp_path / "maps", "--device", "cpu",
-                       "--format", "json", *arguments, code=code)
+        done = camflow(
+            "annotate",
+            "--dataset",
+            dataset.name,
+            "--model",
+            models / f"{model}.pt2",
+            "--out",
+            tmp_path / "maps",
+            "--device",
+            "cpu",
+            "--format",
+            "json",
+            *arguments,
+            code=code,
+        )
         dataset.reload()
         return done
+
     return run
 
 

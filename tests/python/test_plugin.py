@@ -250,8 +250,12 @@ def test_a_view_and_a_delegated_run(dataset, clone, settings, tmp_path):
 
     # The labels that count are those that the view shows, or that the patches are.
     wide = [fo.Detection(label="person", bounding_box=[0.1, 0.1, 0.8, 0.8], confidence=0.1) for _ in boxes]
-    boxes.set_values("sure", [fo.Detections(detections=[fo.Detection(label="person", bounding_box=[0.2, 0.2, 0.3, 0.4])]) for _ in boxes])
-    boxes.set_values("all", [fo.Detections(detections=[*sample.sure.detections, more]) for sample, more in zip(boxes, wide, strict=True)])
+    boxes.set_values(
+        "sure", [fo.Detections(detections=[fo.Detection(label="person", bounding_box=[0.2, 0.2, 0.3, 0.4])]) for _ in boxes]
+    )
+    boxes.set_values(
+        "all", [fo.Detections(detections=[*sample.sure.detections, more]) for sample, more in zip(boxes, wide, strict=True)]
+    )
     sure = {"target": "labels:sure", "field": "wanted"}
     execute(boxes, view=boxes.limit(2), params=params(settings, **sure))
     few = F("confidence") != 0.1
@@ -266,7 +270,9 @@ def test_a_view_and_a_delegated_run(dataset, clone, settings, tmp_path):
     assert boxes.exists("of_cut").values("of_cut.score") == wanted
     # A view that cannot be honoured is refused in camflow's words.
     with pytest.raises(ExecutionError, match="changes labels at random"):
-        execute(boxes, view=boxes.filter_labels("all", F.rand() > 0.5), params=params(settings, target="labels:all", field="random"))
+        execute(
+            boxes, view=boxes.filter_labels("all", F.rand() > 0.5), params=params(settings, target="labels:all", field="random")
+        )
 
     # A run that others wait for: its counts are the result, and a broken sample is one of them.
     broken = boxes.last()

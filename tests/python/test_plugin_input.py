@@ -120,7 +120,16 @@ def test_paths_stay_below_the_folders_that_are_allowed(plugin, folders):
     for out in (folders / "data" / "camflow" / "mine", folders / "more", folders / "more" / "deeper"):
         made = plugin.form.arguments(request(model=str(model), out=str(out)))
         assert f"--out={out}" in made and f"--model={model}" in made
-    outs = ("/etc", "maps", "relative/maps", f"{folders}/more/../x", f"{folders}/more-not", f"{folders}/more/\0", "--report-file=/x", "~/x")
+    outs = (
+        "/etc",
+        "maps",
+        "relative/maps",
+        f"{folders}/more/../x",
+        f"{folders}/more-not",
+        f"{folders}/more/\0",
+        "--report-file=/x",
+        "~/x",
+    )
     for out in outs:
         with pytest.raises(plugin.folders.NotAllowedError, match=r"(?s)does not allow the folder.*set CAMFLOW_PLUGIN_OUT"):
             plugin.form.arguments(request(model=str(model), out=out))

@@ -37,7 +37,19 @@ def attribute(dataset, field, name):
 
 
 def test_the_numbers_are_those_of_the_labels(dataset, camflow, tmp_path):
-    camflow(*("report", "--dataset", dataset.name, "--out", tmp_path / "r.html", "--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv"))
+    camflow(
+        *(
+            "report",
+            "--dataset",
+            dataset.name,
+            "--out",
+            tmp_path / "r.html",
+            "--json",
+            tmp_path / "r.json",
+            "--csv",
+            tmp_path / "r.csv",
+        )
+    )
     rows = list(csv.DictReader((tmp_path / "r.csv").open()))
     assert len(rows) == 24 and {row["field"] for row in rows} == set(FIELDS)
     for row in rows:
@@ -120,7 +132,9 @@ def test_a_report_of_chosen_samples(dataset, camflow, clone, tmp_path):
     said = report(few, "--csv", tmp_path / "r.csv").stdout
     assert f"hides `{FIELDS[0]}`: left out" in said
     with (tmp_path / "r.csv").open() as file:
-        assert {row["field"] for row in csv.DictReader(file)} == set(copy.get_field_schema(fo.EmbeddedDocumentField, fo.Heatmap)) - {FIELDS[0]}
+        assert {row["field"] for row in csv.DictReader(file)} == set(
+            copy.get_field_schema(fo.EmbeddedDocumentField, fo.Heatmap)
+        ) - {FIELDS[0]}
     assert f"hides `{FIELDS[0]}`" in report(few, "--fields", ",".join(FIELDS), code=2).stderr
     changed = copy.set_field(f"{FIELDS[0]}.energy_ratio", 1.0)
     refused = report(changed, code=2).stderr

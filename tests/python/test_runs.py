@@ -95,9 +95,7 @@ def test_a_job_is_a_custom_run_of_fiftyones(tiny_dataset, job, camflow, db, data
     assert dataset.get_run_info(key).timestamp == info.timestamp
     dataset.rename_run(key, "mine")
     job.annotate(dataset, "--name", "people-2", classes="light,middle")
-    assert (
-        dataset.list_runs() == ["mine"] and db.runs.count_documents({"_dataset_id": document(db, dataset)["_id"]}) == 1
-    )
+    assert dataset.list_runs() == ["mine"] and db.runs.count_documents({"_dataset_id": document(db, dataset)["_id"]}) == 1
     again = dataset.get_run_info("mine")
     assert again.timestamp > info.timestamp and again.config.fields == [LIGHT, MIDDLE]
     assert again.config.first_started == config.first_started < again.config.started
@@ -255,9 +253,7 @@ def test_the_app_is_told_of_new_fields_alone(tiny_dataset, job, db):
     scheme.validate()
     # The first class's last layer is ticked; the other labels stay as they were.
     assert dataset.app_config.active_fields.paths == [MIDDLE, "boxes"]
-    assert (
-        [entry["path"] for entry in scheme.fields] == [entry["path"] for entry in scheme.colorscales] == [MIDDLE, LIGHT]
-    )
+    assert [entry["path"] for entry in scheme.fields] == [entry["path"] for entry in scheme.colorscales] == [MIDDLE, LIGHT]
     assert len({entry["fieldColor"] for entry in scheme.fields}) == 2
 
     # What somebody has taken back is not set again, what somebody has changed is not touched.

@@ -76,7 +76,10 @@ def test_a_right_value_is_not_shown_and_the_record_has_none(job, tiny_dataset, c
 def test_no_core_is_dumped_while_a_password_is_known(binary, tmp_path):
     """Other processes of the user cannot look into it, and it leaves no core file."""
     command = [str(binary), "worker", "annotate", "--dataset", "x", "--model", str(tmp_path / "fifo.pt2")]
-    for uri, limit in (("mongodb://ada:secret@127.0.0.1:1/?serverSelectionTimeoutMS=20000", "0"), ("mongodb://127.0.0.1:1", "unlimited")):
+    for uri, limit in (
+        ("mongodb://ada:secret@127.0.0.1:1/?serverSelectionTimeoutMS=20000", "0"),
+        ("mongodb://127.0.0.1:1", "unlimited"),
+    ):
         env = {**os.environ, "FIFTYONE_DATABASE_URI": uri}
         shell = ["bash", "-c", 'ulimit -c unlimited; exec "$@"', "bash", *command]
         process = subprocess.Popen(shell, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

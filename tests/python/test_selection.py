@@ -133,6 +133,5 @@ def test_each_mistake_says_what_to_do(tiny_dataset, annotate, tmp_path):
     dataset.clone_sample_field("ground_truth", "prediction")
     refused = error(annotate(dataset, *dry, code=2))
     assert (
-        "there are 2 Segmentation fields" in refused
-        and "`ground_truth` (Segmentation), `prediction` (Segmentation)" in refused
+        "there are 2 Segmentation fields" in refused and "`ground_truth` (Segmentation), `prediction` (Segmentation)" in refused
     )

@@ -179,9 +179,7 @@ report-file = "{{name}}-{{shard}}.json"
     (tmp_path / "job.toml").write_text(text)
     reports = []
     for shard in ("1/2", "2/2"):
-        camflow(
-            "run", tmp_path / "job.toml", "--set", f"shard={shard}", "--set", f"report-file={tmp_path}/{{shard}}.json"
-        )
+        camflow("run", tmp_path / "job.toml", "--set", f"shard={shard}", "--set", f"report-file={tmp_path}/{{shard}}.json")
         reports.append(json.loads((tmp_path / f"{shard.replace('/', '-of-')}.json").read_text()))
     assert [report["config"]["shard"] for report in reports] == ["1/2", "2/2"]
     counts = [report["counts"] for report in reports]

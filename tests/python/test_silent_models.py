@@ -32,8 +32,22 @@ for name in sys.argv[2:]:
 def models(tmp_path_factory):
     """All of them as archives, made by one process; the folder."""
     folder = tmp_path_factory.mktemp("models")
-    names = ["detached", "rounded", "by_shape", "constant", "classes", "behind", "dead_channel", "two", "misled",
-             "one_channel", "never", "probabilities", "tumour", "healthy"]
+    names = [
+        "detached",
+        "rounded",
+        "by_shape",
+        "constant",
+        "classes",
+        "behind",
+        "dead_channel",
+        "two",
+        "misled",
+        "one_channel",
+        "never",
+        "probabilities",
+        "tumour",
+        "healthy",
+    ]
     command = [sys.executable, "-c", EXPORT, str(folder), *names]
     subprocess.run(command, check=True, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"})
     return folder
@@ -51,8 +65,21 @@ def picture(tmp_path_factory):
 @pytest.fixture
 def explain(camflow, models, picture, tmp_path):
     def run(model, *arguments, code=0):
-        return camflow("explain", picture[0], "--model", models / f"{model}.pt2", "--out", tmp_path / "out", "--device", "cpu",
-                       "--format", "json", *arguments, code=code)
+        return camflow(
+            "explain",
+            picture[0],
+            "--model",
+            models / f"{model}.pt2",
+            "--out",
+            tmp_path / "out",
+            "--device",
+            "cpu",
+            "--format",
+            "json",
+            *arguments,
+            code=code,
+        )
+
     return run
 
 
@@ -60,15 +87,18 @@ GRADCAM = ["gradcam", "eigencam,finercam,shapleycam"]
 
 
 @pytest.mark.parametrize("methods", GRADCAM)
-@pytest.mark.parametrize(("model", "layers", "words"), [
-    ("detached", "backbone", ["node `detach`", "`neck`"]),
-    ("detached", "neck,backbone.0", ["layer `backbone.0`", "node `detach`"]),
-    ("rounded", "backbone", ["whole numbers", "`neck`"]),
-    ("by_shape", "backbone", ["nothing flows", "`neck`"]),
-    ("constant", "backbone", ["nothing flows", "no layer of this model has a gradient"]),
-    ("classes", "backbone", ["node `argmax`, which gives whole numbers", "no layer of this model"]),
-    ("behind", "aux,after", ["layer `aux` has no influence on the model's output `out`", "layer `after`"]),
-])
+@pytest.mark.parametrize(
+    ("model", "layers", "words"),
+    [
+        ("detached", "backbone", ["node `detach`", "`neck`"]),
+        ("detached", "neck,backbone.0", ["layer `backbone.0`", "node `detach`"]),
+        ("rounded", "backbone", ["whole numbers", "`neck`"]),
+        ("by_shape", "backbone", ["nothing flows", "`neck`"]),
+        ("constant", "backbone", ["nothing flows", "no layer of this model has a gradient"]),
+        ("classes", "backbone", ["node `argmax`, which gives whole numbers", "no layer of this model"]),
+        ("behind", "aux,after", ["layer `aux` has no influence on the model's output `out`", "layer `after`"]),
+    ],
+)
 def test_a_layer_without_influence_is_refused_before_the_first_image(explain, model, layers, words, methods):
     said = explain(model, "--class", "0", "--layers", layers, "--method", methods, code=2)
     for word in words:

@@ -36,9 +36,7 @@ def run(binary, folder):
 
     def run(*arguments):
         command = [str(binary), *map(str, arguments)]
-        return subprocess.run(
-            command, check=False, capture_output=True, text=True, cwd=folder, env=environment(), timeout=300
-        )
+        return subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=environment(), timeout=300)
 
     return run
 

@@ -40,7 +40,16 @@ def annotate(camflow, standin_model, tmp_path):
         arguments = ["annotate", "--dataset", dataset.name, "--model", model, "--target", target, "--out", tmp_path / "maps"]
         # The classifiers of these tests have two layers, the stand-in network four.
         # They compare targets in one field.
-        arguments += ["--replace", "--device", "cpu", "--format", "json", "--layers", "4" if model == standin_model else "1", *flags]
+        arguments += [
+            "--replace",
+            "--device",
+            "cpu",
+            "--format",
+            "json",
+            "--layers",
+            "4" if model == standin_model else "1",
+            *flags,
+        ]
         arguments += ["--class", classes] if classes else []
         arguments += ["--field", field] if field else []
         done = camflow(*arguments, code=code)
@@ -132,9 +141,7 @@ def test_boxes_and_small_masks_are_where_fiftyone_puts_them(dataset, annotate, t
     for sample in dataset:
         boxes = [[0.1, 0.15, 0.33, 0.4], [0.37, 0.5, 0.4, 0.47], [0.9, 0.9, 0.3, 0.05]]
         sample["plain"] = fo.Detections(detections=[fo.Detection(label="person", bounding_box=box) for box in boxes])
-        masked = [
-            fo.Detection(label="person", bounding_box=box, mask=rng.random((9, 7)) > 0.4) for box in boxes
-        ]
+        masked = [fo.Detection(label="person", bounding_box=box, mask=rng.random((9, 7)) > 0.4) for box in boxes]
         sample["masked"] = fo.Detections(detections=masked)
         files = [on_disk(sample, number, box) for number, box in enumerate(boxes)]
         sample["files"] = fo.Detections(detections=files)

@@ -91,8 +91,20 @@ def test_neighbours_and_variants_make_no_difference(camflow, request, tmp_path, 
     model = request.getfixturevalue(made) / f"{name}.pt2"
     images = torch.randn(3, 3, 48, 64, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 2, 3]).reshape(3, 1, 1, 1)
     np.save(tmp_path / "all.npy", images.numpy())
-    flags = ("--model", model, "--class", "bee", "--layers", "second", "--device", "cpu",
-             "--method", "gradcam,layercam,scorecam,ablationcam", "--aug-smooth", "--exact")
+    flags = (
+        "--model",
+        model,
+        "--class",
+        "bee",
+        "--layers",
+        "second",
+        "--device",
+        "cpu",
+        "--method",
+        "gradcam,layercam,scorecam,ablationcam",
+        "--aug-smooth",
+        "--exact",
+    )
     done = camflow("explain", tmp_path / "all.npy", *flags, "--out", tmp_path / "together")
     assert "run one by one" in done.stderr
     together = heatmaps(tmp_path / "together")
@@ -110,9 +122,28 @@ def test_annotate_runs_such_a_model_one_by_one_and_finds_it_done(camflow, databa
     model = unmeasured / "no_statistics.pt2"
 
     def annotate(field, *flags):
-        return camflow("annotate", "--dataset", dataset.name, "--model", model, "--target", "predicted", "--class", "all",
-                       "--layers", "second", "--device", "cpu", "--exact", "--faithfulness", "--out", tmp_path / "out",
-                       "--field", f"{field}_{{class}}", *flags).stderr
+        return camflow(
+            "annotate",
+            "--dataset",
+            dataset.name,
+            "--model",
+            model,
+            "--target",
+            "predicted",
+            "--class",
+            "all",
+            "--layers",
+            "second",
+            "--device",
+            "cpu",
+            "--exact",
+            "--faithfulness",
+            "--out",
+            tmp_path / "out",
+            "--field",
+            f"{field}_{{class}}",
+            *flags,
+        ).stderr
 
     assert "run one by one" in annotate("six", "--batch-size", 6)
     annotate("one", "--batch-size", 1, "--cam-batch-size", 1)
@@ -122,7 +153,12 @@ def test_annotate_runs_such_a_model_one_by_one_and_finds_it_done(camflow, databa
         for sample in dataset.exists(f"six_{name}"):
             six, one = sample[f"six_{name}"], sample[f"one_{name}"]
             assert np.array_equal(np.load(six.npy_path), np.load(one.npy_path))
-            assert (six.score, six.confidence, six.road, six.deletion_auc) == (one.score, one.confidence, one.road, one.deletion_auc)
+            assert (six.score, six.confidence, six.road, six.deletion_auc) == (
+                one.score,
+                one.confidence,
+                one.road,
+                one.deletion_auc,
+            )
             compared += 1
     assert compared == 12, "four pictures, three classes"
     assert "nothing to do" in annotate("six")
@@ -134,8 +170,27 @@ def test_labels_of_versions_that_ran_batches_are_made_again_and_not_refused(camf
     together = copy_archive(model, tmp_path / "together.pt2", lambda metadata: metadata.update(independent_of_batch=True))
 
     def annotate(model, *flags):
-        return camflow("annotate", "--dataset", dataset.name, "--model", model, "--target", "predicted", "--class", trial_models.NAMES[0],
-                       "--layers", "second", "--device", "cpu", "--exact", "--out", tmp_path / "out", "--field", "cam", *flags)
+        return camflow(
+            "annotate",
+            "--dataset",
+            dataset.name,
+            "--model",
+            model,
+            "--target",
+            "predicted",
+            "--class",
+            trial_models.NAMES[0],
+            "--layers",
+            "second",
+            "--device",
+            "cpu",
+            "--exact",
+            "--out",
+            tmp_path / "out",
+            "--field",
+            "cam",
+            *flags,
+        )
 
     def fingerprints():
         dataset.reload()
@@ -176,11 +231,33 @@ def test_the_default_of_a_u_net_keeps_to_its_bound(camflow, unet, tmp_path):
         return np.stack(maps)
 
     def explained(*flags):
-        done = camflow("explain", tmp_path / "x.npy", "--mask", tmp_path / "mask.npy", "--class", 1, "--model", unet, "--device", "cpu",
-                       "--layers", ",".join(layers), "--method", "gradcam,layercam", "--out", tmp_path / "out", *flags)
+        done = camflow(
+            "explain",
+            tmp_path / "x.npy",
+            "--mask",
+            tmp_path / "mask.npy",
+            "--class",
+            1,
+            "--model",
+            unet,
+            "--device",
+            "cpu",
+            "--layers",
+            ",".join(layers),
+            "--method",
+            "gradcam,layercam",
+            "--out",
+            tmp_path / "out",
+            *flags,
+        )
         maps = heatmaps(tmp_path / "out")
-        return done, np.stack([next(m for name, m in maps.items() if f".{method}." in name and layer.split(".")[1] in name)
-                               for method in ("gradcam", "layercam") for layer in layers])
+        return done, np.stack(
+            [
+                next(m for name, m in maps.items() if f".{method}." in name and layer.split(".")[1] in name)
+                for method in ("gradcam", "layercam")
+                for layer in layers
+            ]
+        )
 
     for seed in (2, 3, 4):
         generator = torch.Generator().manual_seed(seed)
@@ -213,7 +290,10 @@ def test_inspect_and_doctor_say_how_a_model_is_run(camflow, database, measured, 
     for name, path in {"u-net": unet, "sorting": measured / "sorted_batch.pt2", "old": unmeasured / "plain.pt2"}.items():
         (models / f"{name}.pt2").symlink_to(path)
     said = camflow("doctor", env={"CAMFLOW_CACHE": str(tmp_path)}).stdout
-    assert "u-net: the same as `--exact`" in said and "old: faster than `--exact`; its distance from float64 was not measured" in said
+    assert (
+        "u-net: the same as `--exact`" in said
+        and "old: faster than `--exact`; its distance from float64 was not measured" in said
+    )
     assert "images one by one, as it mixes those of a batch" in next(line for line in said.splitlines() if "sorting" in line)
 
 

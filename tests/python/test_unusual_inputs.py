@@ -45,7 +45,9 @@ def test_a_gray_model_sees_pillows_gray(camflow, gray_model, tmp_path):
         theirs = cam(input_tensor=pixels, targets=[ClassifierOutputTarget(0)])[0]
     for given in (image, tmp_path / "tensor.npy"):
         done = camflow("explain", given, "--model", gray_model, *flags, "--out", tmp_path / given.stem)
-        (file,) = [file for event in done.events if event["event"] == "heatmap" for file in event["files"] if file.endswith(".npy")]
+        (file,) = [
+            file for event in done.events if event["event"] == "heatmap" for file in event["files"] if file.endswith(".npy")
+        ]
         ours = np.load(file).squeeze()
         assert ours.shape == theirs.shape and np.abs(ours - theirs).max() < 1e-5, given
     np.save(tmp_path / "rgb.npy", np.zeros((1, 3, 32, 40), np.float32))
@@ -69,7 +71,19 @@ def test_a_model_that_says_no_preprocessing_gets_no_images(camflow, export, sile
     done = camflow("explain", image, "--model", silent_model, *flags, code=2)
     assert "does not say how images are preprocessed" in done.stderr and "--preprocess imagenet" in done.stderr
     dataset = tiny_dataset(2)
-    done = camflow("annotate", "--dataset", dataset.name, "--class", "light", "--target", "predicted", "--model", silent_model, *flags, code=2)
+    done = camflow(
+        "annotate",
+        "--dataset",
+        dataset.name,
+        "--class",
+        "light",
+        "--target",
+        "predicted",
+        "--model",
+        silent_model,
+        *flags,
+        code=2,
+    )
     assert "does not say how images are preprocessed" in done.stderr
     np.save(tmp_path / "tensor.npy", np.zeros((1, 3, 32, 40), np.float32))
     camflow("explain", tmp_path / "tensor.npy", "--model", silent_model, *flags)  # is prepared already

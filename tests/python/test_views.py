@@ -100,9 +100,7 @@ CHANGING = {
     "by another": lambda d: d.limit_labels("other", 1).set_field("boxes", F("other")),
     "order and part": lambda d: d.sort_by("n", reverse=True).skip(1).limit_labels("boxes", 1).limit(3),
     "then chosen": lambda d: d.limit_labels("boxes", 1).match(F("n") > 1).take(3, seed=1),
-    "match after": lambda d: d.set_field("boxes.detections", F("detections")[2:]).match_labels(
-        filter=F("label") == "lamp"
-    ),
+    "match after": lambda d: d.set_field("boxes.detections", F("detections")[2:]).match_labels(filter=F("label") == "lamp"),
     "flattened": lambda d: d.limit_labels("boxes", 2).group_by("scene").flatten(),
     "flattened in part": lambda d: d.group_by("scene").flatten([fo.MapLabels("boxes", {"lamp": "light"}), fo.Limit(2)]),
     "grouped flat": lambda d: d.group_by("scene", flat=True).limit_labels("boxes", 1),
@@ -118,9 +116,7 @@ CHOOSING = {
     "another field": lambda d: d.filter_labels("other", F("confidence") > 0.5).set_field("n", F("n") + 1),
     "select_fields": lambda d: d.select_fields("boxes"),
     "exclude_fields": lambda d: d.exclude_fields("other"),
-    "sort of mongo's": lambda d: d.mongo(
-        [{"$addFields": {"_s": "$n"}}, {"$sort": {"_s": -1}}, {"$project": {"_s": False}}]
-    ),
+    "sort of mongo's": lambda d: d.mongo([{"$addFields": {"_s": "$n"}}, {"$sort": {"_s": -1}}, {"$project": {"_s": False}}]),
     "concat": lambda d: d[:2].concat(d[3:]),
     "grouped flat": lambda d: d.group_by("scene", flat=True),
     "flattened": lambda d: d.group_by("scene").limit_labels("boxes", 1).flatten(),

@@ -25,9 +25,7 @@ class Worker:
     def __init__(self, command: list[str], log: Path):
         self.log = log
         with log.open("w") as stderr:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
-            )
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     def hear(self) -> dict:
         line = self.process.stdout.readline()

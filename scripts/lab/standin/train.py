@@ -78,9 +78,7 @@ def background(names: tuple[str, ...], height: int, width: int, rng: np.random.G
     if kind < 0.5:
         image, other = image.copy(), piece()
         for _ in range(rng.integers(1, 4)):
-            (y, low), (x, last) = (
-                np.sort(rng.integers(0, side + 1, 2)) for side in (height, width)
-            )
+            (y, low), (x, last) = (np.sort(rng.integers(0, side + 1, 2)) for side in (height, width))
             image[y:low, x:last] = other[y:low, x:last]
     return image
 
@@ -96,9 +94,7 @@ def scene(names: tuple[str, ...], rng: np.random.Generator) -> tuple[np.ndarray,
             image, mask = image[:, ::-1], mask[:, ::-1]
         scale = rng.uniform(0.35, 1)
         image = photos.resized(np.ascontiguousarray(image), scale)
-        mask = cv2.resize(
-            np.ascontiguousarray(mask), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
-        )
+        mask = cv2.resize(np.ascontiguousarray(mask), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         return altered(image, rng), mask
     height, width = (int(v) for v in rng.integers(300, 640, 2))
     image = altered(background(names, height, width, rng), rng)
@@ -112,9 +108,7 @@ def scene(names: tuple[str, ...], rng: np.random.Generator) -> tuple[np.ndarray,
             looks = np.ascontiguousarray(background(names, *looks.shape[:2], rng))
         tall = math.exp(rng.uniform(*map(math.log, TALL)))
         # Mostly standing on the lower edge, as they do in a photograph.
-        bottom = (
-            height + (rng.uniform(0, 0.3) if rng.random() < 0.8 else rng.uniform(-0.4, 0)) * tall
-        )
+        bottom = height + (rng.uniform(0, 0.3) if rng.random() < 0.8 else rng.uniform(-0.4, 0)) * tall
         photos.paste(
             image,
             mask,
@@ -216,9 +210,7 @@ def measured(model: torch.nn.Module, count: int) -> dict:
         "person_iou": round(float(both / either), 4),
         "person_iou_mean_per_image": round(float(np.mean(each)), 4),
         "person_iou_lowest_image": round(float(np.min(each)), 4),
-        "person_iou_by_background": {
-            k: round(float(b / max(e, 1)), 4) for k, (b, e) in areas.items()
-        },
+        "person_iou_by_background": {k: round(float(b / max(e, 1)), 4) for k, (b, e) in areas.items()},
         "false_person_share_of_empty_images": round(float(alarms / max(empty, 1)), 5),
         "images": count,
     }
@@ -246,9 +238,7 @@ def main() -> None:
     # Weights that have learned something lose it again at the full rate.
     rate = 1e-3 if args.resume else 2e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
-    loader = iter(
-        torch.utils.data.DataLoader(Crops(args.seed + before["steps"]), BATCH, num_workers=1)
-    )
+    loader = iter(torch.utils.data.DataLoader(Crops(args.seed + before["steps"]), BATCH, num_workers=1))
     # torchvision's dropout of 0.5 is meant for long trainings.
     model.classifier[0].project[3].p = 0.1
     # The average of the late weights is smoother than the last ones.
@@ -272,9 +262,7 @@ def main() -> None:
         # Most pixels are background, and entropy alone would rather miss a
         # person than raise an alarm: the overlap (Dice) weighs both alike.
         share_of_person, person = logits.softmax(1)[:, photos.PERSON], (wanted > 0).float()
-        overlap = (
-            2 * (share_of_person * person).sum() / (share_of_person + person).sum().clamp(min=1)
-        )
+        overlap = 2 * (share_of_person * person).sum() / (share_of_person + person).sum().clamp(min=1)
         loss = loss + 0.5 * (1 - overlap)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -288,10 +276,7 @@ def main() -> None:
             if steps % 400 == 0:
                 now += f"  held-out IoU {measured(average.module, 12)['person_iou']:.3f}"
             print(f"{time.monotonic() - begin:5.0f} s  step {steps:4d}  {now}", flush=True)
-    stored = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in average.module.state_dict().items()
-    }
+    stored = {key: value.half() if value.is_floating_point() else value for key, value in average.module.state_dict().items()}
     torch.save(stored, WEIGHTS)
     figures = {
         "held_out": measured(standin_deeplab(), 60),
