@@ -152,11 +152,26 @@ class DryRunFinished(_Line):
     elapsed_s: float
 
 
-class Failed(_Line):
-    """The job is given up. Hints stand on lines of their own in `message`; `exit_code` is what the program will end with."""
+# Python keeps the name for itself.
+_Class = TypedDict("_Class", {"class": str})
+
+
+class _Others(TypedDict, total=False):
+    """What else was found wrong in the same look, if anything: `message`, `class`, `hints` and `causes` of each."""
+
+    others: list[dict[str, Any]]
+
+
+class Failed(_Line, _Class, _Others):
+    """The job is given up. `message` is all that is said, with hints and causes on lines of their own.
+
+    `class` is what the error means (such as `invalid`, `locked` or `unavailable`); `exit_code` is what the program will end with.
+    """
 
     event: Literal["error"]
     message: str
+    hints: list[str]
+    causes: list[str]
     exit_code: int
 
 

@@ -238,4 +238,4 @@ def test_mistakes_say_what_to_do(tiny_dataset, annotate, camflow):
     annotate(dataset)
     assert f"`{FIELD}`" in camflow("check", "--dataset", dataset.name, "--fields", "light_grad_layer_2", code=2).stderr
     said = camflow("check", "--dataset", dataset.name, "--fields", FIELD).stdout
-    assert "1 heatmaps with 2 files" in said and "0 damaged" in said
+    assert "1 heatmap with 2 files" in said and "0 damaged" in said

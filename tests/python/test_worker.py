@@ -188,17 +188,19 @@ def test_a_machine_that_lacks_something_says_so_at_once(tiny_dataset, start, fla
     (tmp_path / "file").touch()
     images = Path(dataset.first().filepath).parent
 
-    def refused(*arguments) -> str:
+    def refused(*arguments, exit: str = "cannot_start", code: int = 2) -> str:
         worker = start(*arguments)
         told = worker.hear()
-        assert (told["event"], told["exit"], told["exit_code"]) == ("not_ready", "cannot_start", 2)
-        assert worker.end() == 2 and told["error"].splitlines()[0] in worker.log.read_text()
+        assert (told["event"], told["exit"], told["exit_code"]) == ("not_ready", exit, code)
+        assert worker.end() == code and told["error"].splitlines()[0] in worker.log.read_text()
         return told["error"]
 
     assert "cannot make the folder" in refused(*flags(dataset, "--out", tmp_path / "file" / "maps"))
     assert "there is no model file" in refused(*flags(dataset, "--model", tmp_path / "none.pt2"))
     nowhere = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
-    assert "no MongoDB server answers" in refused(*flags(dataset, "--database-uri", nowhere))
+    assert "no MongoDB server answers" in refused(
+        *flags(dataset, "--database-uri", nowhere), exit="aborted", code=3
+    )
     assert "standard input" in refused(*flags(dataset, "--shard", "1/2"))
     assert "`--dry-run`" in refused(*flags(dataset, "--dry-run"))
     images.rename(tmp_path / "moved")
