@@ -13,7 +13,6 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     ("torch-sys", &["src/torch"]),
     ("schemars", &["src/engine"]),
     ("indicatif", &["src/report"]),
-    ("anyhow", &["."]),
 ];
 
 fn root() -> &'static Path {
