@@ -5,6 +5,7 @@
 //! together: a [`engine::JobSpec`] is what it does. [`cli`] is the program on top.
 
 pub use camflow_diagnostic as diagnostic;
+pub use camflow_engine::{self as engine, job};
 pub use camflow_fiftyone as fiftyone;
 pub use camflow_measure as measure;
 pub use camflow_media as media;
@@ -16,7 +17,5 @@ pub use camflow_study as study;
 pub use camflow_torch::{explain, program};
 
 pub mod cli;
-pub mod engine;
 #[doc(hidden)]
 pub mod fuzz;
-pub mod job;

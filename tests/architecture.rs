@@ -3,8 +3,7 @@
 use std::{fs, path::Path};
 
 /// Folder of sources, relative to the root -> what it may not use of its own crate.
-const MAY_NOT_USE: &[(&str, &[&str])] =
-    &[("src/torch/src/program", &["explain"]), ("src/engine", &["cli"]), ("src/job", &["cli", "engine"])];
+const MAY_NOT_USE: &[(&str, &[&str])] = &[("src/torch/src/program", &["explain"])];
 
 /// Outside crate -> the only packages, as folders, that may depend on it.
 const KNOWN_BY: &[(&str, &[&str])] = &[
@@ -12,9 +11,8 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     ("mongodb", &["src/fiftyone"]),
     ("tch", &["src/torch", "."]),
     ("torch-sys", &["src/torch"]),
-    ("schemars", &["."]),
+    ("schemars", &["src/engine"]),
     ("indicatif", &["src/report"]),
-    ("anyhow", &["."]),
 ];
 
 fn root() -> &'static Path {

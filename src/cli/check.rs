@@ -10,7 +10,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde_json::{Value, json};
 
 use super::{
-    Exit, Failure, choice,
+    Exit, choice,
     dataset::{DatasetArgs, check_heatmap_fields},
     print,
     signals::cancel_on_signals,
@@ -43,8 +43,8 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let cancellation = cancel_on_signals().map_err(Failure::from)?;
-    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
+    let cancellation = cancel_on_signals()?;
+    let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, &args.fields)?;
     let mut source = dataset.heatmap_labels(fields, args.read_data);
     let mut check = Check {
@@ -74,7 +74,7 @@ fn fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, asked).map_err(Failure::from)?;
+    check_heatmap_fields(dataset, asked)?;
     Ok(if asked.is_empty() { known } else { asked.to_vec() })
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Exit, Failure, before_changes, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
+use super::{Exit, before_changes, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
 use crate::{
     diagnostic::Diagnostic,
     engine::{remove_orphans, retain_orphans, unknown_datasets},
@@ -65,7 +65,7 @@ struct Tally {
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
-    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let folder = open_folder(&heatmap_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
     let leases = match args.apply {
         true => Some((

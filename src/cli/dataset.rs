@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
-
 use super::annotate::DatabaseArgs;
 use crate::{
+    diagnostic::Diagnostic,
     fiftyone::{Connected, Dataset, StoredRun, View},
     names::existing,
 };
@@ -25,40 +24,46 @@ pub struct DatasetArgs {
 
 impl DatasetArgs {
     /// The dataset, with the connection to keep as long as it is used.
-    pub fn open(&self) -> anyhow::Result<(Connected, Dataset)> {
+    pub fn open(&self) -> Result<(Connected, Dataset), Diagnostic> {
         let connected = self.database.connect(self.python.clone())?;
         let dataset = Dataset::open(&connected.database, &self.dataset)?;
         Ok((connected, dataset))
     }
 
     /// The samples of a saved view whose heatmaps in these fields are looked at, and the fields that it shows.
-    pub fn viewed(&self, dataset: &Dataset, view: &str, fields: &[String]) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    pub fn viewed(&self, dataset: &Dataset, view: &str, fields: &[String]) -> Result<(Vec<String>, Vec<String>), Diagnostic> {
         Ok(dataset.view_of_heatmaps(View::Saved(view), fields, self.python.clone())?)
     }
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.
-pub fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> anyhow::Result<()> {
+pub fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<(), Diagnostic> {
     let known = dataset.heatmap_fields();
     if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
         let there_are = match known.is_empty() {
             true => "it has none".to_owned(),
             false => existing("heatmap fields", unknown, &known),
         };
-        bail!("dataset `{}` has no heatmap field `{unknown}`\nhint: {there_are}", dataset.name());
+        let message = format!("dataset `{}` has no heatmap field `{unknown}`", dataset.name());
+        return Err(Diagnostic::invalid(message).hint(there_are));
     }
     Ok(())
 }
 
 /// Refuses keys that are none of the dataset's runs of camflow's.
-pub fn check_runs<'a>(dataset: &Dataset, runs: &[StoredRun], asked: impl IntoIterator<Item = &'a String>) -> anyhow::Result<()> {
+pub fn check_runs<'a>(
+    dataset: &Dataset,
+    runs: &[StoredRun],
+    asked: impl IntoIterator<Item = &'a String>,
+) -> Result<(), Diagnostic> {
     let keys: Vec<&str> = runs.iter().map(|run| run.key.as_str()).collect();
     if let Some(unknown) = asked.into_iter().find(|run| !keys.contains(&run.as_str())) {
         let there_are = match keys.is_empty() {
             true => "it has no runs of camflow's; name heatmap fields with `--fields`".to_owned(),
             false => existing("runs", unknown, &keys),
         };
-        bail!("dataset `{}` has no run `{unknown}` of camflow's\nhint: {there_are}", dataset.name());
+        let message = format!("dataset `{}` has no run `{unknown}` of camflow's", dataset.name());
+        return Err(Diagnostic::invalid(message).hint(there_are));
     }
     Ok(())
 }

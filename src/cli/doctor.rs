@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Exit, Failure, annotate::DatabaseArgs, model::cache_folder, print};
+use super::{Exit, annotate::DatabaseArgs, model::cache_folder, print};
 use crate::{
     diagnostic::{Diagnose, Diagnostic},
     fiftyone::{FiftyonePython, find_python},
@@ -132,7 +132,7 @@ fn database(args: &Args) -> Finding {
     let what = "database";
     let connected = match args.database.connect(args.python.clone()) {
         Ok(connected) => connected,
-        Err(error) => return Finding { what, found: Err(error_text(&Failure::from(error).diagnose())), mend: None },
+        Err(error) => return Finding { what, found: Err(error_text(&error)), mend: None },
     };
     let description = connected.database.describe();
     let mut text = format!(
@@ -155,7 +155,7 @@ fn models() -> Finding {
     let what = "models";
     let folder = match cache_folder() {
         Ok(folder) => folder.join("models"),
-        Err(error) => return Finding { what, found: Err(error_text(&Failure::from(error).diagnose())), mend: None },
+        Err(error) => return Finding { what, found: Err(error_text(&error)), mend: None },
     };
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(&folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Exit, Failure, model::cache_folder, print};
+use super::{Exit, model::cache_folder, print};
 use crate::{
     diagnostic::Diagnostic,
     engine::check_model_name,
@@ -46,7 +46,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     check_model_name(&args.model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
-        None => ModelRef::Name(args.model.clone()).path(&cache_folder().map_err(Failure::from)?.join("models")),
+        None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),
     };
     run(&args.model, &path, &args.more, args.python.clone())?;
     if args.more.iter().any(|arg| arg == "--help" || arg == "-h") {

@@ -8,7 +8,6 @@ mod dataset;
 mod doctor;
 mod explain;
 mod export;
-mod failure;
 mod inspect;
 mod measure;
 mod model;
@@ -36,7 +35,6 @@ use crate::{
     program::keep_freed_memory,
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
 };
-use failure::Failure;
 use model::engine;
 use signals::cancel_on_signals;
 

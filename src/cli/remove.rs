@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
-    Exit, Failure, before_changes,
+    Exit, before_changes,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
     model::heatmap_folder,
     print,
@@ -60,8 +60,8 @@ struct Plan {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let cancellation = cancel_on_signals().map_err(Failure::from)?;
-    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
+    let cancellation = cancel_on_signals()?;
+    let (_connected, dataset) = args.dataset.open()?;
     let plan = plan(args, &dataset)?;
     plan.notes.iter().for_each(|note| print(note));
     let lock = match args.apply {
@@ -117,7 +117,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
     let runs = dataset.runs()?;
     let mut notes = Vec::new();
     let (fields, runs) = if args.fields.is_empty() {
-        check_runs(dataset, &runs, &args.runs).map_err(Failure::from)?;
+        check_runs(dataset, &runs, &args.runs)?;
         let (named, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|run| args.runs.contains(&run.key));
         let mut fields: Vec<String> = Vec::new();
         for field in named.iter().flat_map(|run| &run.fields) {
@@ -135,7 +135,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         }
         (fields, named)
     } else {
-        check_heatmap_fields(dataset, &args.fields).map_err(Failure::from)?;
+        check_heatmap_fields(dataset, &args.fields)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| args.fields.contains(field));
         (args.fields.clone(), runs.into_iter().filter(emptied).collect())
     };

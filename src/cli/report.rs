@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Exit, Failure,
+    Exit,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
     print,
     signals::cancel_on_signals,
@@ -60,17 +60,17 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let cancellation = cancel_on_signals().map_err(Failure::from)?;
+    let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
         if let Some(path) = path {
             check_written(flag, path)?;
         }
     }
-    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let mut fields = fields(&dataset, args)?;
     let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose();
-    let viewed = viewed.map_err(Failure::from)?;
+    let viewed = viewed?;
     let viewed = match viewed {
         Some((ids, shown)) => {
             fields = shown_fields(args, fields, shown)?;
@@ -126,13 +126,13 @@ fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, &args.fields).map_err(Failure::from)?;
+    check_heatmap_fields(dataset, &args.fields)?;
     match &args.run {
         None if args.fields.is_empty() => Ok(known),
         None => Ok(args.fields.clone()),
         Some(key) => {
             let runs = dataset.runs()?;
-            check_runs(dataset, &runs, [key]).map_err(Failure::from)?;
+            check_runs(dataset, &runs, [key])?;
             let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
             // Somebody may have deleted one since.
             Ok(known.into_iter().filter(|field| written.contains(&field)).collect())

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Exit, Failure, choice, dataset::DatasetArgs, print};
+use super::{Exit, choice, dataset::DatasetArgs, print};
 use crate::{
     diagnostic::Diagnostic,
     fiftyone::StoredRun,
@@ -23,7 +23,7 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    let (_connected, dataset) = args.dataset.open().map_err(Failure::from)?;
+    let (_connected, dataset) = args.dataset.open()?;
     let runs = dataset.runs()?;
     match args.format {
         Format::Json => {

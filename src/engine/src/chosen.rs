@@ -2,12 +2,10 @@
 
 use std::{collections::HashSet, path::Path};
 
-use crate::{
-    diagnostic::Diagnostic,
-    fiftyone::Dataset,
-    job::NameList,
-    media::{read_text, shown},
-};
+use crate::job::NameList;
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::Dataset;
+use camflow_media::{read_text, shown};
 
 /// The ids in a file, one a line.
 ///

@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::NameList;
-use crate::{
-    diagnostic::Diagnostic,
-    media::MaskValue,
-    names::{ClassNames, Meaning, backticked, existing},
-    pipeline::TargetClass,
-    program::OneChannel,
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_media::MaskValue;
+use camflow_names::{ClassNames, Meaning, backticked, existing};
+use camflow_pipeline::TargetClass;
+use camflow_torch::program::OneChannel;
 
 /// What the values in the masks of a dataset mean, where they are the targets.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +65,7 @@ fn split(requested: &NameList, names: &ClassNames) -> Vec<String> {
     let is_exact = |name: &str| matches!(names.meaning(name), Meaning::Exact(_) | Meaning::Mapped(_));
     requested.names(|text| {
         is_exact(text)
-            || names.is_folded(text) && !crate::names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
+            || names.is_folded(text) && !camflow_names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
     })
 }
 

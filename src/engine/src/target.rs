@@ -1,15 +1,13 @@
 //! What is explained, `target` and `class` of a job: checked against each other, then against dataset and model.
 
 use super::Observer;
-use crate::{
-    diagnostic::Diagnostic,
-    fiftyone::{Dataset, LabelField, LabelKind, SavedView},
-    job::{ClassMapping, MaskNames, NameList, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes},
-    media::{MaskValue, shown},
-    names::{ClassNames, backticked, counted},
-    pipeline::{TargetClass, Targets},
-    program::{OneChannel, Plan, Program, Task},
-};
+use crate::job::{ClassMapping, MaskNames, NameList, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView};
+use camflow_media::{MaskValue, shown};
+use camflow_names::{ClassNames, backticked, counted};
+use camflow_pipeline::{TargetClass, Targets};
+use camflow_torch::program::{OneChannel, Plan, Program, Task};
 
 /// The target in words, with the field that was found for it.
 pub fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {

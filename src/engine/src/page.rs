@@ -6,13 +6,11 @@ use super::{
     JobSpec, Observer, aborted,
     study_files::{NUM_WORST, StudyFiles, check_written, read_baseline},
 };
-use crate::{
-    diagnostic::Diagnostic,
-    fiftyone::{Dataset, Selection, Shard},
-    media::shown,
-    pipeline::{Cancellation, HeatmapFields},
-    study::Baseline,
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{Dataset, Selection, Shard};
+use camflow_media::shown;
+use camflow_pipeline::{Cancellation, HeatmapFields};
+use camflow_study::Baseline;
 
 /// What is to be written when the run is over.
 pub struct Page {

@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 
 use super::{Engine, Observer, device::DeviceSpec};
-use crate::{
-    diagnostic::Diagnostic,
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch},
-    job::NameList,
-    media::shown,
-    names::word,
-    program::{Influence, Layer, PlanOptions, Program, Task, split_layers},
-};
+use crate::job::NameList;
+use camflow_diagnostic::Diagnostic;
+use camflow_media::shown;
+use camflow_names::word;
+use camflow_torch::explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch};
+use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, split_layers};
 
 /// The model and what to compute with it; what the fields mean is said at [`JobSpec`](super::JobSpec).
 #[derive(Clone, Debug)]

@@ -3,14 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::{Exit, JobSpec};
-use crate::{
-    explain::Column,
-    fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard},
-    names::Choice,
-    pipeline::{HeatmapFields, SkipReason, Summary},
-    program::Program,
-    report::{RunRecord, redact_json},
-};
+use camflow_fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard};
+use camflow_names::Choice;
+use camflow_pipeline::{HeatmapFields, SkipReason, Summary};
+use camflow_report::{RunRecord, redact_json};
+use camflow_torch::explain::Column;
+use camflow_torch::program::Program;
 
 /// What was computed, beside what the arguments say.
 pub struct Computed<'a> {

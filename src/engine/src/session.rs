@@ -17,20 +17,18 @@ use super::{
     },
     target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
 };
-use crate::{
-    diagnostic::{Class, Diagnose, Diagnostic},
-    explain::{Column, ExplainOptions, TorchExplainer},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View},
-    media::{ExifPolicy, ImageLimits, shown},
-    names::{backticked, word},
-    pipeline::{
-        BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SeenMasks, SkipReason,
-        Source, Targets, run, survey,
-    },
-    program::{PlanOptions, Program, device_name},
-    report::{RunRecord, error_text},
-    storage::{FolderLease, Journal, OutputFolder, Sharing},
+use camflow_diagnostic::{Class, Diagnose, Diagnostic};
+use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View};
+use camflow_media::{ExifPolicy, ImageLimits, shown};
+use camflow_names::{backticked, word};
+use camflow_pipeline::{
+    BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SeenMasks, SkipReason, Source,
+    Targets, run, survey,
 };
+use camflow_report::{RunRecord, error_text};
+use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
+use camflow_torch::explain::{Column, ExplainOptions, TorchExplainer};
+use camflow_torch::program::{PlanOptions, Program, device_name};
 
 /// What stays from one run of the job to the next.
 pub struct Session<'a> {

@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 use super::Outcome;
-use crate::{
-    diagnostic::{Class, Diagnostic},
-    report::Ending,
-};
+use camflow_diagnostic::{Class, Diagnostic};
+use camflow_report::Ending;
 
 /// How the program ended, from good to bad: a run of several jobs ends as the worst of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,12 +8,10 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{Exit, Job, JobSpec, Outcome, study_files::check_written};
-use crate::{
-    diagnostic::{Class, Diagnose, Diagnostic},
-    fiftyone::Shard,
-    media::{Durability, MediaError, open_regular, write_named},
-    report::{RunRecord, error_text, metrics},
-};
+use camflow_diagnostic::{Class, Diagnose, Diagnostic};
+use camflow_fiftyone::Shard;
+use camflow_media::{Durability, MediaError, open_regular, write_named};
+use camflow_report::{RunRecord, error_text, metrics};
 
 /// The files to write when the run is over. A dry run writes none: a job's last report must not be lost to a question.
 struct RecordFiles {

@@ -6,13 +6,11 @@ use std::{
 };
 
 use super::aborted;
-use crate::{
-    diagnostic::Diagnostic,
-    fiftyone::{Dataset, MeasuredSource},
-    media::{Durability, check_named, read_text, shown, write_named},
-    pipeline::Cancellation,
-    study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page},
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{Dataset, MeasuredSource};
+use camflow_media::{Durability, check_named, read_text, shown, write_named};
+use camflow_pipeline::Cancellation;
+use camflow_study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page};
 
 /// The files of a report.
 pub struct StudyFiles<'a> {

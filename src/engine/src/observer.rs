@@ -1,6 +1,6 @@
 //! What the engine says while it works.
 
-use crate::pipeline::{Event, RunError, Summary, Survey};
+use camflow_pipeline::{Event, RunError, Summary, Survey};
 
 /// Hears what happens to a job. Texts are lowercase sentences without a period.
 pub trait Observer: Sync {

@@ -3,13 +3,11 @@
 use std::path::Path;
 
 use super::{Engine, Observer};
-use crate::{
-    diagnostic::Diagnostic,
-    job::ModelRef,
-    media::{PreprocessStep, shown},
-    names::word,
-    program::Program,
-};
+use crate::job::ModelRef;
+use camflow_diagnostic::Diagnostic;
+use camflow_media::{PreprocessStep, shown};
+use camflow_names::word;
+use camflow_torch::program::Program;
 
 /// Refuses what cannot be a model before it is handed to another program: an address may hold a password.
 ///

@@ -2,12 +2,10 @@
 //! run with nothing to do.
 
 use super::{Observer, session::Work};
-use crate::{
-    diagnostic::Diagnostic,
-    fiftyone::{LabelField, LabelKind},
-    names::{ClassNames, Meaning, backticked, nearest},
-    pipeline::{TargetClass, Targets},
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{LabelField, LabelKind};
+use camflow_names::{ClassNames, Meaning, backticked, nearest};
+use camflow_pipeline::{TargetClass, Targets};
 
 /// Labels that an error names.
 const NAMED: usize = 10;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::names::split_list;
+use camflow_names::split_list;
 
 /// Names of classes, layers, tags or slices.
 ///

@@ -9,6 +9,7 @@ mod collect;
 mod device;
 mod exit;
 mod form;
+pub mod job;
 mod keys;
 mod labels;
 mod model;
@@ -32,12 +33,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::{
-    diagnostic::{Class, Diagnostic},
-    fiftyone::{ConnectOptions, Connected, Database, DatabaseConfig, DatabaseFlags},
-    pipeline::{Cancellation, Summary},
-};
 pub use cam::{CamSpec, Model};
+use camflow_diagnostic::{Class, Diagnostic};
+use camflow_fiftyone::{ConnectOptions, Connected, Database, DatabaseConfig, DatabaseFlags};
+use camflow_pipeline::{Cancellation, Summary};
 pub use chosen::{chosen_ids, chosen_tags, listed_ids};
 pub use collect::{Removed, remove_orphans, retain_orphans, unknown_datasets};
 pub use device::DeviceSpec;

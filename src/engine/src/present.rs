@@ -8,15 +8,13 @@ use super::{
     resolve::{UNNAMED_CLASSES, class_identity, column_identity, fingerprint_of, job_fingerprint, job_settings},
     session::Work,
 };
-use crate::{
-    diagnostic::Diagnostic,
-    explain::Column,
-    fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun},
-    media::MaskValue,
-    names::{Choice, backticked},
-    pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
-    program::{Precision, Program},
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun};
+use camflow_media::MaskValue;
+use camflow_names::{Choice, backticked};
+use camflow_pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
+use camflow_torch::explain::Column;
+use camflow_torch::program::{Precision, Program};
 
 /// Origins that a message names.
 const NAMED: usize = 3;

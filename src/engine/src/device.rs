@@ -1,10 +1,8 @@
 //! Where and how the model runs.
 
-use crate::{
-    diagnostic::Diagnostic,
-    names::Choice,
-    program::{DefaultMode, ModelMetadata, PlanOptions, Precision, allow_tf32, find_device, share_cores},
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_names::Choice;
+use camflow_torch::program::{DefaultMode, ModelMetadata, PlanOptions, Precision, allow_tf32, find_device, share_cores};
 
 /// What is asked of the device.
 #[derive(Clone, Debug)]

@@ -13,17 +13,15 @@ use super::{
     model::check_preprocess,
     target::{check_classes, check_task},
 };
-use crate::{
-    diagnostic::Diagnostic,
-    explain::{Column, Method},
-    fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink},
-    job::{FieldTemplate, TargetSpec},
-    media::{MaskValue, PreprocessStep, shown},
-    names::{Choice, backticked},
-    pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets},
-    program::{Dynamic, ModelMetadata, OneChannel, Program, Task},
-    storage::{OutputFolder, StorageError},
-};
+use crate::job::{FieldTemplate, TargetSpec};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink};
+use camflow_media::{MaskValue, PreprocessStep, shown};
+use camflow_names::{Choice, backticked};
+use camflow_pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
+use camflow_storage::{OutputFolder, StorageError};
+use camflow_torch::explain::{Column, Method};
+use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
 
 /// What the dataset's side of the job comes to.
 pub struct DatasetSide {
@@ -274,7 +272,7 @@ fn check_writable(folder: &Path) -> Result<(), Diagnostic> {
         let what = format!("cannot {what} the folder `{}`", shown(folder));
         Diagnostic::invalid(what).because(error).hint("choose another folder with `--out`")
     };
-    crate::media::create_folders(folder).map_err(|error| refused("make", &error))?;
+    camflow_media::create_folders(folder).map_err(|error| refused("make", &error))?;
     tempfile::tempfile_in(folder).map_err(|error| refused("write to", &error))?;
     Ok(())
 }

@@ -76,7 +76,7 @@ pub mod choice {
     use serde::Serializer;
 
     use super::*;
-    use crate::names::{Choice, backticked};
+    use camflow_names::{Choice, backticked};
 
     /// The value of that name.
     pub fn find<T: Choice, E: de::Error>(name: &str) -> Result<T, E> {
@@ -103,7 +103,7 @@ pub mod choices {
     use serde::Serializer;
 
     use super::*;
-    use crate::names::Choice;
+    use camflow_names::Choice;
 
     pub fn serialize<T: Choice, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(|value| value.name()))

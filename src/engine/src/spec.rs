@@ -15,15 +15,13 @@ use super::{
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, text, text_or_none},
 };
-use crate::{
-    diagnostic::Diagnostic,
-    explain::{HeatmapSize, Method},
-    fiftyone::{DatabaseFlags, Shard},
-    job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name},
-    pipeline::{MaxFailures, NpyFormat, Store},
-    program::Precision,
-    storage::Grace,
-};
+use crate::job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{DatabaseFlags, Shard};
+use camflow_pipeline::{MaxFailures, NpyFormat, Store};
+use camflow_storage::Grace;
+use camflow_torch::explain::{HeatmapSize, Method};
+use camflow_torch::program::Precision;
 
 /// A job: heatmaps for the samples of a dataset.
 ///

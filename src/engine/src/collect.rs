@@ -7,11 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    fiftyone::{Dataset, Error},
-    pipeline::Cancellation,
-    storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StorageError, StoredFile},
-};
+use camflow_fiftyone::{Dataset, Error};
+use camflow_pipeline::Cancellation;
+use camflow_storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StorageError, StoredFile};
 
 /// References are read anew after so many files, and when so much time has gone by, or as much as it takes to read them.
 const FILES: usize = 20_000;

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use unicode_normalization::char::is_combining_mark;
 
-use crate::{
-    diagnostic::Diagnostic,
-    names::{backticked, nearest},
-    pipeline::TargetClass,
-};
+use camflow_diagnostic::Diagnostic;
+use camflow_names::{backticked, nearest};
+use camflow_pipeline::TargetClass;
 
 /// What stands in braces for something else.
 const PLACEHOLDERS: [&str; 4] = ["class", "layer", "method", "model"];

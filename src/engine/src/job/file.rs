@@ -8,7 +8,7 @@ use toml::{
     de::{DeArray, DeTable, DeValue},
 };
 
-use crate::names::{backticked, similar};
+use camflow_names::{backticked, similar};
 
 /// The version of job files that this camflow reads.
 const VERSION: &str = "1";
