@@ -7,7 +7,6 @@ of EfficientNet-Lite0, which a package carries. `pytest -s` prints the largest d
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ LITE0 = ROOT / "scripts" / "lab" / "efficientnet_lite0.py"
 sys.path.insert(0, str(HERE))
 import odd_models
 from camflow import export as export_package
+from camflow.export.cli import parse
 
 RANDOM = ("--weights", "none", "--warm-batchnorm", "2")
 CONV, ATTENTION = 1e-5, 1e-4  # of the largest value; attention sums in another order per batch size
@@ -506,7 +506,7 @@ def test_a_detectors_queries_are_no_layer(export, exporter):
 
 def test_layouts_can_be_given(exporter, tmp_path):
     arguments = ["m.py:f", "--layout", "last=nhwc", "--layout", "first=tokens:3x2+4", "--layout", "a.b=tokens"]
-    layouts = dict(importlib.import_module("camflow.export.cli").parse(arguments).layout)
+    layouts = dict(parse(arguments).layout)
     assert layouts["first"] == {"layout": "tokens", "tokens": {"grid": [3, 2], "prefix": 4}} and layouts.pop("a.b") == {
         "layout": "tokens"
     }
@@ -516,7 +516,7 @@ def test_layouts_can_be_given(exporter, tmp_path):
     with pytest.raises(exporter.ExportError, match="no module `furst`"):
         exporter.export(loaded, tmp_path / "b.pt2", layouts={"furst": {"layout": "nchw"}})
     with pytest.raises(SystemExit):
-        exporter.parse(["m.py:f", "--layout", "last=upside-down"])
+        parse(["m.py:f", "--layout", "last=upside-down"])
     loaded.metadata |= {
         "layers": [{"path": "mix", "layout": "tokens", "tokens": {"grid": [5, 5], "prefix": 1}}],
         "aliases": {"1": "mix"},

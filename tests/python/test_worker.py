@@ -198,9 +198,7 @@ def test_a_machine_that_lacks_something_says_so_at_once(tiny_dataset, start, fla
     assert "cannot make the folder" in refused(*flags(dataset, "--out", tmp_path / "file" / "maps"))
     assert "there is no model file" in refused(*flags(dataset, "--model", tmp_path / "none.pt2"))
     nowhere = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"
-    assert "no MongoDB server answers" in refused(
-        *flags(dataset, "--database-uri", nowhere), exit="aborted", code=3
-    )
+    assert "no MongoDB server answers" in refused(*flags(dataset, "--database-uri", nowhere), exit="aborted", code=3)
     assert "standard input" in refused(*flags(dataset, "--shard", "1/2"))
     assert "`--dry-run`" in refused(*flags(dataset, "--dry-run"))
     images.rename(tmp_path / "moved")
