@@ -26,7 +26,7 @@ use camflow_torch::program::Precision;
 /// A job: heatmaps for the samples of a dataset.
 ///
 /// ```
-/// use camflow::engine::JobSpec;
+/// use camflow_engine::JobSpec;
 ///
 /// let job = JobSpec { class: ["person"].into(), limit: Some(10), ..JobSpec::new("quickstart") };
 /// assert_eq!(job.model, "deeplabv3-resnet50-coco-torch");
