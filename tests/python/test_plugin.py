@@ -229,6 +229,12 @@ def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
     submit(app)
     app.get_by_text(re.compile(r"^[1-9]\d* of 30 samples")).wait_for()
     keep(app, "progress")
+    # Samples without people count as progress, too: the first heatmap may still be in flight.
+    samples = fo.core.odm.get_db_conn()[everybody._sample_collection_name]
+    late = time.monotonic() + PATIENCE
+    while not samples.find_one({"person_gradcam_layer_1": {"$ne": None}}):
+        assert time.monotonic() < late, "no heatmap was stored"
+        time.sleep(0.1)
     runs = [process for process in psutil.process_iter() if everybody.name in " ".join(process.cmdline())]
     assert len(runs) == 1
     app.goto("about:blank")
