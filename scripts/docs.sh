@@ -9,19 +9,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-cache="${CAMFLOW_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/camflow}"
-python="${CAMFLOW_PYTHON:-python3}"
-env="$cache/docs-$( (cat docs/requirements.txt && "$python" -VV) | sha256sum | cut -c1-8)"
-mkdir -p "$cache"
-(
-    flock 9
-    if [ ! -e "$env/.complete" ]; then
-        rm -rf "$env"
-        "$python" -m venv "$env"
-        "$env/bin/python" -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
-        touch "$env/.complete"
-    fi
-) 9>"$cache/docs.lock"
+# shellcheck source=scripts/tool_environment.sh
+source scripts/tool_environment.sh
+tool_environment docs docs/requirements.txt
 
 command="${1:-build}"
 [ $# -eq 0 ] || shift

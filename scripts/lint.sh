@@ -8,19 +8,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-cache="${CAMFLOW_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/camflow}"
-python="${CAMFLOW_PYTHON:-python3}"
-env="$cache/lint-$( (cat scripts/lint_requirements.txt && "$python" -VV) | sha256sum | cut -c1-8)"
-mkdir -p "$cache"
-(
-    flock 9
-    if [ ! -e "$env/.complete" ]; then
-        rm -rf "$env"
-        "$python" -m venv "$env"
-        "$env/bin/python" -m pip install --quiet --disable-pip-version-check -r scripts/lint_requirements.txt
-        touch "$env/.complete"
-    fi
-) 9>"$cache/lint.lock"
+# shellcheck source=scripts/tool_environment.sh
+source scripts/tool_environment.sh
+tool_environment lint scripts/lint_requirements.txt
 
 places=(fuzz pipelines python scripts tests)
 case "${1:-check}" in

@@ -69,8 +69,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     }
     let (_connected, dataset) = args.dataset.open()?;
     let mut fields = fields(&dataset, args)?;
-    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose();
-    let viewed = viewed?;
+    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose()?;
     let viewed = match viewed {
         Some((ids, shown)) => {
             fields = shown_fields(args, fields, shown)?;

@@ -180,8 +180,8 @@ fn serve(mut session: Session, reporter: &Reporter, answers: &mut impl Write) ->
         };
         let shard = match request(&line) {
             Ok(shard) => shard,
-            Err(reason) => {
-                answer(answers, &refusal(&reason))?;
+            Err(error) => {
+                answer(answers, &refusal(&error))?;
                 continue;
             }
         };
@@ -222,16 +222,19 @@ fn standard_input() -> Result<Receiver<Vec<u8>>, Diagnostic> {
     thread.map(|_| lines).map_err(|error| Diagnostic::aborted("standard input cannot be read").because(&error))
 }
 
-fn request(line: &[u8]) -> Result<Shard, String> {
-    let request: Request = serde_json::from_slice(line)
-        .map_err(|error| format!("this line is no request ({error})\nhint: write one as {{\"shard\": \"3/10\"}}"))?;
-    request.shard.parse().map_err(|reason| format!("`{}` is not a shard: {reason}", request.shard))
+fn request(line: &[u8]) -> Result<Shard, Diagnostic> {
+    let request: Request = serde_json::from_slice(line).map_err(|error| {
+        Diagnostic::invalid(format!("this line is no request ({error})")).hint("write one as {\"shard\": \"3/10\"}")
+    })?;
+    let refused = |reason| Diagnostic::invalid(format!("`{}` is not a shard: {reason}", request.shard));
+    request.shard.parse().map_err(refused)
 }
 
-fn refusal(reason: &str) -> Value {
-    let ending = Exit::Usage.ending();
+fn refusal(error: &Diagnostic) -> Value {
+    let ending = Exit::from(error.class).ending();
     json!({
-        "event": "shard_finished", "shard": null, "exit": ending.name, "exit_code": ending.exit_code, "error": reason,
+        "event": "shard_finished", "shard": null, "exit": ending.name, "exit_code": ending.exit_code,
+        "error": error_text(error),
         "counts": null, "elapsed_s": 0.0, "stages": null, "failures": [],
     })
 }
@@ -263,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_line_names_one_shard() {
-        let shard = |line: &str| request(line.as_bytes()).map(|shard| shard.to_string());
+        let shard = |line: &str| request(line.as_bytes()).map(|shard| shard.to_string()).map_err(|error| error_text(&error));
         assert_eq!(shard("{\"shard\": \"3/10\"}\n"), Ok("3/10".into()));
         assert_eq!(shard(" {\"shard\":\"1/1\"}\r\n"), Ok("1/1".into()));
         for line in
