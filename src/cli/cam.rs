@@ -1,10 +1,10 @@
 //! The flags that `annotate` and `explain` share. What they mean is said where the engine has the keys of a job.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Arg;
 
-use super::choice;
+use super::{choice, positive};
 use crate::{
     engine::{CamSpec, DeviceSpec, key},
     explain::{HeatmapSize, Method},
@@ -30,8 +30,8 @@ pub struct CamArgs {
     eigen_smooth: bool,
     #[arg(long)]
     aug_smooth: bool,
-    #[arg(long)]
-    cam_batch_size: usize,
+    #[arg(long, value_parser = positive)]
+    cam_batch_size: NonZeroUsize,
     #[arg(long, value_parser = choice::<HeatmapSize>())]
     size: HeatmapSize,
     #[arg(long, value_delimiter = ',')]

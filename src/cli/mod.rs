@@ -20,7 +20,7 @@ mod signals;
 mod surroundings;
 mod worker;
 
-use std::io::Write;
+use std::{io::Write, num::NonZeroUsize};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
@@ -87,15 +87,18 @@ impl Command {
             Command::Explain(args) => args.format,
             Command::Runs(args) => args.format,
             Command::Check(args) => args.format,
-            Command::Report(_)
-            | Command::Clean(_)
-            | Command::Remove(_)
-            | Command::Export(_)
-            | Command::Inspect(_)
-            | Command::Measure(_)
-            | Command::Doctor(_) => Format::Human,
+            Command::Inspect(args) => args.format,
+            Command::Doctor(args) => args.format,
+            Command::Report(_) | Command::Clean(_) | Command::Remove(_) | Command::Export(_) | Command::Measure(_) => {
+                Format::Human
+            }
         }
     }
+}
+
+/// Reads a count of which there is at least one.
+fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "it is a number from 1".to_owned())
 }
 
 /// Runs the program with the arguments of the process.

@@ -224,7 +224,7 @@ fn standard_input() -> Result<Receiver<Vec<u8>>, Diagnostic> {
 
 fn request(line: &[u8]) -> Result<Shard, Diagnostic> {
     let request: Request = serde_json::from_slice(line).map_err(|error| {
-        Diagnostic::invalid(format!("this line is no request ({error})")).hint("write one as {\"shard\": \"3/10\"}")
+        Diagnostic::invalid(format!("this line is not a request ({error})")).hint("write one as {\"shard\": \"3/10\"}")
     })?;
     let refused = |reason| Diagnostic::invalid(format!("`{}` is not a shard: {reason}", request.shard));
     request.shard.parse().map_err(refused)
@@ -273,7 +273,7 @@ mod tests {
             ["", "\n", "3/10", "[]", "{}", "{\"shard\": 3}", "{\"shard\": \"3/10\", \"limit\": 3}", "{\"shard\": \"3/10\"} {"]
         {
             let refused = shard(line).expect_err(line);
-            assert!(refused.starts_with("this line is no request (") && refused.contains("\nhint: "), "{refused}");
+            assert!(refused.starts_with("this line is not a request (") && refused.contains("\nhint: "), "{refused}");
         }
         assert_eq!(shard("{\"shard\": \"0/3\"}"), Err("`0/3` is not a shard: the shards are 1/3 to 3/3".into()));
         assert!(request(&[0xff, b'\n']).is_err());

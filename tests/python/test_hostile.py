@@ -120,7 +120,7 @@ def bad_masks(trap: Path) -> dict[str, tuple[bytes, str]]:
         "honest bomb": (zlib.compress(array("'|u1'", "(40000, 40000)") + bytes(1 << 28), 9), "more than the"),
         "lying bomb": (zlib.compress(small + bytes(1 << 29), 9), "more than the"),
         "object": (zlib.compress(array("'|O'", "(1, 1)", pickle.dumps(np.array([[Trap()]], object)))), "Python objects"),
-        "pickle": (zlib.compress(pickle.dumps(Trap())), "no .npy file"),
+        "pickle": (zlib.compress(pickle.dumps(Trap())), "not a .npy file"),
         "huge": (zlib.compress(array("'<f8'", "(4294967296, 4294967296)", bytes(64))), "larger than any memory"),
         "truncated": (zlib.compress(array("'|u1'", "(5000, 5000)", bytes(64))), "truncated"),
         "negative": (zlib.compress(array("'|u1'", "(-8, 8)", bytes(64))), "header"),
@@ -373,7 +373,7 @@ def bad_models(tiny: Path, folder: Path) -> dict[str, tuple[Path, str]]:
         "short": ({"change": changed_json(weights, weight(sizes=ints(1 << 20), strides=ints(1)))}, "too few for shape"),
         "minus": ({"change": changed_json(weights, weight(sizes=ints(-1), strides=ints(1)))}, "make no sense"),
         "offset": ({"change": changed_json(weights, weight(storage_offset={"as_int": 1 << 60}))}, "too few for shape"),
-        "example": ({"change": changed_json(camflow, example)}, "no batch of images"),
+        "example": ({"change": changed_json(camflow, example)}, "not a batch of images"),
     }
     made = {}
     for name, (changes, text) in cases.items():

@@ -80,6 +80,14 @@ def test_labels_may_be_spelt_otherwise(boxes, model, annotate):
     assert "`--map bike=bicycle`: there is no class `bicycle` in the model" in refused
 
 
+def test_a_map_of_a_label_that_nobody_has_is_mentioned(boxes, model, annotate):
+    tiny = model({1: "car", 2: "truck"})
+    dataset = boxes(["car"], ["lorry"])
+    done = annotate(dataset, tiny, "--class", "car", "--map", "lory=truck", "--map", "lorry=truck", "--map", "van=car")
+    assert "`--map` names labels that field `boxes`" in said(done) and "does not have: `lory`, `van`" in said(done), said(done)
+    assert "`--map`" not in said(annotate(dataset, tiny, "--class", "car", "--map", "lorry=truck"))
+
+
 def test_a_map_changes_only_the_samples_that_it_is_about(boxes, model, annotate, camflow, tmp_path):
     tiny = model({1: "car", 2: "truck", 3: "cat"})
     dataset = boxes(["car"], ["car", "lorry"], ["cat"])

@@ -297,6 +297,21 @@ def test_inspect_and_doctor_say_how_a_model_is_run(camflow, database, measured, 
     assert "images one by one, as it mixes those of a batch" in next(line for line in said.splitlines() if "sorting" in line)
 
 
+def test_inspect_and_doctor_for_machines(camflow, database, measured, unet, tmp_path):
+    (model,) = camflow("inspect", unet, "--format", "json").events
+    assert model["event"] == "model" and model["runs_exact_operators"] and not model["one_by_one"]
+    assert camflow("inspect", measured / "sorted_batch.pt2", "--format", "json").events[0]["one_by_one"]
+    assert model["preprocess"][-1]["op"] == "normalize" and model["free_dimensions"][0] == "batch"
+    numbered = {layer["number"]: layer for layer in model["layers"] if layer["number"]}
+    assert numbered["1"]["has_gradient"] and len(numbered["1"]["shape"]) == 4
+    checks = {event["check"]: event for event in camflow("doctor", "--format", "json").events}
+    assert {"libtorch", "CUDA", "FiftyOne", "exporter", "mongod", "database", "models"} == set(checks)
+    assert all(check["ok"] for check in checks.values())
+    # Where a database is named and answers, nobody needs FiftyOne's own.
+    checks = {e["check"]: e for e in camflow("doctor", "--python", "/bin/false", "--format", "json", code=1).events}
+    assert not checks["FiftyOne"]["ok"] and checks["FiftyOne"]["hints"] and checks["mongod"]["ok"]
+
+
 def test_an_archive_without_figures_runs_as_before_and_says_so(camflow, unmeasured, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 48, 64), np.float32))
     run = ("explain", tmp_path / "x.npy", "--class", "bee", "--device", "cpu", "--out", tmp_path / "out", "--model")

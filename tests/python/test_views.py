@@ -184,7 +184,7 @@ def test_classes_of_a_view_are_those_that_it_shows(dataset, annotate):
     done = annotate(dataset, "--view", _save(dataset, "mapped", view), classes="all")
     dataset.reload()
     assert dataset.has_sample_field("middle_grad_layer_1") and not dataset.has_sample_field(FIELD)
-    assert "no class of the model: `none`" in notices(done)
+    assert "not classes of the model: `none`" in notices(done)
 
 
 def test_views_that_cannot_be_honoured_say_why(dataset, annotate):

@@ -99,7 +99,7 @@ def test_a_worker_does_shard_after_shard(tiny_dataset, start, camflow, flags, ti
     again = worker.do("2/3")
     assert again["counts"]["skipped"] == {"up to date": answers[0]["counts"]["num_committed"]}
 
-    # A line that is no request costs nothing but its answer.
+    # A line that is not a request costs nothing but its answer.
     for line in ("", "3/3", '{"shard": "4/3"}', '{"shard": "1/3", "limit": 2}', "\u00ff{"):
         worker.say(line)
         refused = worker.hear()

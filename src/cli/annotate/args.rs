@@ -1,13 +1,13 @@
 //! What can be asked of `annotate`: a flag for each key of a job, and how it is told.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Arg;
 
 use crate::{
     cli::{
         cam::{CamArgs, as_key},
-        choice,
+        choice, positive,
     },
     diagnostic::Diagnostic,
     engine::{BatchSize, CamSpec, DeviceSpec, JobSpec, check_limit, check_metrics_file, connect},
@@ -48,8 +48,8 @@ pub struct Args {
     store: Store,
     #[arg(long)]
     batch_size: BatchSize,
-    #[arg(long)]
-    workers: Option<usize>,
+    #[arg(long, value_parser = positive)]
+    workers: Option<NonZeroUsize>,
     #[arg(long)]
     tags: Vec<String>,
     #[arg(long = "match")]

@@ -30,7 +30,8 @@ pub fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnostic> {
             .because(&error)
             .hint(format!("`camflow run --print-default > {}` writes one to start from", word(path)))
     })?;
-    let path = std::path::absolute(path).map_err(|error| Diagnostic::invalid(format!("`{named}` is no path")).because(&error))?;
+    let path =
+        std::path::absolute(path).map_err(|error| Diagnostic::invalid(format!("`{named}` is not a path")).because(&error))?;
     let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
         let value = std::env::var(name).ok()?;
         secrets::hide_variable(name, &value);

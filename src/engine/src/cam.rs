@@ -1,6 +1,6 @@
 //! What is asked of which model: what jobs and single images share.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use super::{Engine, Observer, device::DeviceSpec};
 use crate::job::NameList;
@@ -21,7 +21,7 @@ pub struct CamSpec {
     pub fuse_layers: bool,
     pub eigen_smooth: bool,
     pub aug_smooth: bool,
-    pub cam_batch_size: usize,
+    pub cam_batch_size: NonZeroUsize,
     pub size: HeatmapSize,
     pub device: DeviceSpec,
     pub python: Option<PathBuf>,
@@ -95,7 +95,7 @@ impl CamSpec {
             },
             faithfulness: false,
             one_by_one: program.metadata.is_one_by_one(),
-            probe_batch: self.cam_batch_size,
+            probe_batch: self.cam_batch_size.get(),
         }
     }
 }

@@ -17,6 +17,7 @@ const FEW: usize = 10;
 /// heatmaps are there: labels may lose a class.
 pub fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) -> Result<(), Diagnostic> {
     let Some(field) = work.label.as_ref().filter(|label| label.kind != LabelKind::Segmentation) else { return Ok(()) };
+    check_mapped(work, field, names, observer)?;
     let missing: Vec<usize> = match &work.targets {
         Targets::Classes(classes) => {
             let mut missing = Vec::new();
@@ -70,6 +71,29 @@ pub fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) ->
         problems.push(Diagnostic::invalid(text).hint(format!("{there_are}; `--map LABEL=CLASS` says which class a label is")));
     }
     Diagnostic::join(problems).map_or(Ok(()), Err)
+}
+
+/// Mentions the labels of `--map` that no sample has: one that is misspelt would be passed over for ever.
+fn check_mapped(work: &Work, field: &LabelField, names: &ClassNames, observer: &dyn Observer) -> Result<(), Diagnostic> {
+    let mut absent: Vec<&str> = Vec::new();
+    let few = names.mapped().count() <= FEW && work.view.as_ref().is_none_or(|view| view.changes.is_none());
+    let labels = if few { Vec::new() } else { work.dataset.label_names(field, work.view.as_ref())? };
+    for label in names.mapped() {
+        let is_there = if few { work.dataset.has_label(field, &[label])? } else { labels.iter().any(|other| other == label) };
+        if !is_there {
+            absent.push(label);
+        }
+    }
+    if !absent.is_empty() {
+        let dataset = work.dataset.name();
+        let what = if absent.len() == 1 { "a label" } else { "labels" };
+        observer.notice(&format!(
+            "`--map` names {what} that field `{}` of dataset `{dataset}` does not have: {}",
+            field.name,
+            backticked(&absent)
+        ));
+    }
+    Ok(())
 }
 
 /// Whether labels are written as the class is, or as the user says.

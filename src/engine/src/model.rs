@@ -74,8 +74,7 @@ pub fn check_preprocess(program: &Program, observer: &dyn Observer) -> Result<()
         ))
         .hint("export the model again"));
     }
-    let is_assumed = |assumed: &Vec<String>| assumed.iter().any(|key| key == "preprocess");
-    if metadata.assumed.as_ref().is_some_and(is_assumed) {
+    if metadata.is_preprocess_assumed() {
         return Err(Diagnostic::invalid(format!(
             "model `{path}` does not say how images are preprocessed, and heatmaps of images that are prepared otherwise look right and are wrong"
         ))

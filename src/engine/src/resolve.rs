@@ -220,11 +220,11 @@ pub fn selection(
 /// Absolute, because the database holds these paths and the App runs elsewhere. `base` has a folder for each dataset.
 ///
 /// # Errors
-/// There is neither, or `out` is no path.
+/// There is neither, or `out` is not a path.
 pub fn output_folder(out: Option<&Path>, base: Option<&Path>, dataset: &str) -> Result<PathBuf, Diagnostic> {
     if let Some(out) = out {
         let absolute = std::path::absolute(out);
-        return absolute.map_err(|error| Diagnostic::invalid(format!("`--out {}` is no path", shown(out))).because(&error));
+        return absolute.map_err(|error| Diagnostic::invalid(format!("`--out {}` is not a path", shown(out))).because(&error));
     }
     let Some(base) = base else {
         return Err(Diagnostic::invalid("no home folder is known").hint("choose a folder with `--out`"));

@@ -1,6 +1,6 @@
 //! A job with its model loaded and its database open: it is run once, or shard by shard.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::Path};
 
 use super::{
     BatchSize, Engine, Exit, Job, JobSpec, Model, Observer, Outcome, aborted,
@@ -307,7 +307,7 @@ impl<'a> Session<'a> {
             masks: SeenMasks::default(),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let num_workers = spec.workers.unwrap_or(cores);
+        let num_workers = spec.workers.map_or(cores, NonZeroUsize::get);
         let field_names: Vec<String> = fields.names().map(ToOwned::to_owned).collect();
         let failures = dataset.failure_key(spec.name.as_deref(), &field_names);
         let mut known = dataset.known_failures(failures).map_err(aborted)?;

@@ -23,6 +23,9 @@ use camflow_storage::Grace;
 use camflow_torch::explain::{HeatmapSize, Method};
 use camflow_torch::program::Precision;
 
+/// Variants of a sample that go through the model at once, where nobody says otherwise.
+const CAM_BATCH_SIZE: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not 0");
+
 /// A job: heatmaps for the samples of a dataset.
 ///
 /// ```
@@ -62,7 +65,7 @@ pub struct JobSpec {
     pub aug_smooth: bool,
     /// How many variants of an image scorecam, ablationcam and `--faithfulness` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
-    pub cam_batch_size: usize,
+    pub cam_batch_size: NonZeroUsize,
     /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
     #[serde(with = "choice")]
     #[schemars(schema_with = "choice::schema::<HeatmapSize>", extend("x-value" = "SIZE"))]
@@ -123,7 +126,7 @@ pub struct JobSpec {
     pub batch_size: BatchSize,
     /// Threads that read images, and as many that write heatmaps; default: one per core
     #[schemars(extend("x-value" = "N"))]
-    pub workers: Option<usize>,
+    pub workers: Option<NonZeroUsize>,
     /// Only samples with one of these tags: repeat the flag, or separate them with commas; a tag that holds commas is taken whole
     #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "TAG"))]
     pub tags: NameList,
@@ -222,7 +225,7 @@ impl Default for JobSpec {
             fuse_layers: false,
             eigen_smooth: false,
             aug_smooth: false,
-            cam_batch_size: 32,
+            cam_batch_size: CAM_BATCH_SIZE,
             size: HeatmapSize::default(),
             device: vec!["auto".to_owned()],
             precision: Precision::default(),

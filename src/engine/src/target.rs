@@ -95,7 +95,7 @@ pub fn resolve_targets(
             if !rest.is_empty() {
                 let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
                 let some = backticked(rest.iter().take(5));
-                observer.notice(&format!("labels in field `{}` that are no class of the model: {some}{more}", field.name));
+                observer.notice(&format!("labels in field `{}` that are not classes of the model: {some}{more}", field.name));
             }
             known
         }

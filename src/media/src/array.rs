@@ -96,7 +96,7 @@ pub fn read_array_file(path: &Path, max_bytes: u64) -> Result<Array, MediaError>
 pub fn inflate_array(bytes: &[u8], max_bytes: u64) -> Result<Array, MediaError> {
     const ORIGIN: &str = "the array in the document";
     let error = |reason: String| MediaError::array(ORIGIN, reason);
-    let damaged = |cause: io::Error| error(format!("is no complete zlib stream: {cause}"));
+    let damaged = |cause: io::Error| error(format!("is not a complete zlib stream: {cause}"));
     let mut stream = ZlibDecoder::new(bytes);
     let mut inflated = Vec::new();
     stream.by_ref().take(MAX_START_BYTES).read_to_end(&mut inflated).map_err(damaged)?;
@@ -263,7 +263,7 @@ fn plain_header(header: &[u8]) -> Option<(TypeStr, Order, Vec<usize>)> {
 /// shape unchecked and recurses into its brackets.
 fn check_header(bytes: &[u8]) -> Result<Range<usize>, String> {
     if !bytes.starts_with(b"\x93NUMPY") {
-        return Err("is no .npy file: it does not begin with \\x93NUMPY".to_owned());
+        return Err("is not a .npy file: it does not begin with \\x93NUMPY".to_owned());
     }
     let short = || "ends within its header: it is truncated".to_owned();
     let (prefix, length) = match bytes.get(6).ok_or_else(short)? {
@@ -454,7 +454,7 @@ mod tests {
         assert!(reason(b"\x93NUMPY\x01\x00\x76\x00{").contains("truncated"));
         let deep = header(&format!("{}1{}", "(".repeat(4000), ")".repeat(4000)), "False", "(1, 1)");
         assert!(reason(&npy(&deep, &[])).contains("nested"));
-        assert!(reason(b"PK\x03\x04").contains("no .npy file"));
+        assert!(reason(b"PK\x03\x04").contains("not a .npy file"));
         assert!(reason(&npy("garbage\n", &[])).contains("header"));
     }
 

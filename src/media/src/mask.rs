@@ -49,7 +49,7 @@ impl LabelMask {
             [height, width, channels @ (1 | 3 | 4)] => (height, width, channels),
             _ => {
                 return Err(MediaError::mask(format!(
-                    "an array of shape {shape:?} is no mask; (height, width) or (height, width, 3) is"
+                    "an array of shape {shape:?} is not a mask; (height, width) or (height, width, 3) is"
                 )));
             }
         };
@@ -245,7 +245,7 @@ fn whole_numbers(values: ArrayValues) -> Result<Vec<i64>, MediaError> {
         values
             .map(|value| match value.fract() == 0.0 && value.abs() <= LARGEST {
                 true => Ok(value as i64),
-                false => Err(MediaError::mask(format!("it holds {value}, which is no class number"))),
+                false => Err(MediaError::mask(format!("it holds {value}, which is not a class number"))),
             })
             .collect()
     }

@@ -136,7 +136,7 @@ impl<'a> Reader<'a> {
         let word = self.word()?;
         let scale: f64 = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()).unwrap_or_default();
         if scale == 0.0 || !scale.is_finite() {
-            return Err("its scale is no number".to_owned());
+            return Err("its scale is not a number".to_owned());
         }
         let float = |four: &[u8]| {
             let four = [four[0], four[1], four[2], four[3]];

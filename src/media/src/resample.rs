@@ -5,7 +5,7 @@
 //! point with 22 fractional bits and rounded to 8 bits in between. SIMD crates such as fast_image_resize keep fewer bits and
 //! differ by one level in some pixels; a ReLU network answers that with visibly other shallow heatmaps.
 
-use std::f64::consts::PI;
+use std::{f64::consts::PI, fmt};
 
 use super::{error::MediaError, image::RgbImage};
 
@@ -22,6 +22,17 @@ pub enum Interpolation {
     Bicubic,
     /// A windowed sinc of radius 3.
     Lanczos,
+}
+
+impl fmt::Display for Interpolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interpolation::Nearest => "nearest",
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+            Interpolation::Lanczos => "lanczos",
+        })
+    }
 }
 
 impl Interpolation {

@@ -147,7 +147,7 @@ fn check(coordinate: f64) -> Result<(), MediaError> {
     match (BEFORE..=FAR).contains(&coordinate) {
         true => Ok(()),
         false => Err(MediaError::shape(format!(
-            "the coordinate {coordinate} is no place in the image: FiftyOne's coordinates are fractions of its width and height, so divide pixels by these"
+            "the coordinate {coordinate} is not a place in the image: FiftyOne's coordinates are fractions of its width and height, so divide pixels by these"
         ))),
     }
 }

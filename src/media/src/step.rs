@@ -1,6 +1,8 @@
 //! The steps of preprocessing, one by one, with the rounding of those who defined them: torchvision's transforms, and FiftyOne's
 //! `MinResize`, `MaxResize` and `PatchSize` (`fiftyone/utils/torch.py`).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{error::MediaError, image::RgbImage, resample::Interpolation};
@@ -100,6 +102,39 @@ pub enum PreprocessStep {
         /// Of red, green and blue, or of gray.
         std: Vec<f32>,
     },
+}
+
+/// As a person reads it: `resize the smaller side to 520 (bilinear, antialiased)`.
+impl fmt::Display for PreprocessStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filter = |interpolation: &Interpolation, antialias: &bool| {
+            format!("({interpolation}{})", if *antialias { ", antialiased" } else { "" })
+        };
+        let least = |size: &Option<usize>, height: &Option<usize>, width: &Option<usize>| match (size, height, width) {
+            (Some(size), ..) => size.to_string(),
+            (None, height, width) => format!("{}x{}", height.unwrap_or_default(), width.unwrap_or_default()),
+        };
+        match self {
+            PreprocessStep::Grayscale { channels: 1 } => write!(f, "to grayscale, 1 channel"),
+            PreprocessStep::Grayscale { channels } => write!(f, "to grayscale, {channels} equal channels"),
+            PreprocessStep::Resize { height, width, interpolation, antialias } => {
+                write!(f, "resize to {height}x{width} {}", filter(interpolation, antialias))
+            }
+            PreprocessStep::ResizeSmaller { size, interpolation, antialias } => {
+                write!(f, "resize the smaller side to {size} {}", filter(interpolation, antialias))
+            }
+            PreprocessStep::ResizeMin { size, height, width, interpolation, antialias } => {
+                write!(f, "enlarge to at least {} {}", least(size, height, width), filter(interpolation, antialias))
+            }
+            PreprocessStep::ResizeMax { size, height, width, interpolation, antialias } => {
+                write!(f, "shrink to at most {} {}", least(size, height, width), filter(interpolation, antialias))
+            }
+            PreprocessStep::CenterCrop { height, width } => write!(f, "center crop to {height}x{width}"),
+            PreprocessStep::CenterCropMultiple { of } => write!(f, "center crop to multiples of {of}"),
+            PreprocessStep::PadMultiple { of } => write!(f, "pad to multiples of {of}"),
+            PreprocessStep::Normalize { mean, std } => write!(f, "normalize with mean {mean:?}, std {std:?}"),
+        }
+    }
 }
 
 fn yes() -> bool {

@@ -65,6 +65,11 @@ impl ClassNames {
         self.classes.get(&class).cloned().unwrap_or_else(|| class.to_string())
     }
 
+    /// The labels that the user says the class of.
+    pub fn mapped(&self) -> impl Iterator<Item = &str> {
+        self.mapped.keys().map(String::as_str)
+    }
+
     /// The names that the user says mean a class.
     pub fn mapped_to(&self, class: i64) -> impl Iterator<Item = &str> {
         self.mapped.iter().filter(move |(_, mapped)| **mapped == class).map(|(name, _)| name.as_str())

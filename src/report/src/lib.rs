@@ -244,6 +244,15 @@ impl Reporter {
         }
     }
 
+    /// An image that could not be explained, and why.
+    pub fn image_failed(&self, path: &str, error: &str) {
+        match self.format {
+            Format::Human if error.contains(path) => self.say(&format!("failed: {error}")),
+            Format::Human => self.say(&format!("failed: `{path}`: {error}")),
+            Format::Json => self.json(Level::Warn, "image_failed", json!({"path": path, "error": error})),
+        }
+    }
+
     /// A run that a dataset knows, for machines.
     pub fn listed_run(&self, fields: Value) {
         self.json(Level::Info, "run", fields);

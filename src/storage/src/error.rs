@@ -18,7 +18,7 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// Nothing says that camflow wrote there.
-    #[error("`{}` is no output folder of camflow's: it has no `.camflow/identity`", shown(path))]
+    #[error("`{}` is not an output folder of camflow: it has no `.camflow/identity`", shown(path))]
     NoIdentity {
         /// The folder.
         path: PathBuf,

@@ -43,7 +43,7 @@ fn map(heatmap: &MeasuredHeatmap, limits: &ImageLimits) -> Result<Option<RgbImag
 fn from_array(path: &Path, limits: &ImageLimits) -> Result<RgbImage, MediaError> {
     let array = read_array_file(path, limits.max_bytes)?;
     let [height, width] = array.shape[..] else {
-        return Err(MediaError::shape(format!("an array of shape {:?} is no heatmap", array.shape)));
+        return Err(MediaError::shape(format!("an array of shape {:?} is not a heatmap", array.shape)));
     };
     let levels = array.values.to_f32().into_iter().map(|value| (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8);
     Ok(RgbImage::new(height, width, levels.flat_map(|level| [level; 3]).collect()))

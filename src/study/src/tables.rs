@@ -114,7 +114,7 @@ impl Baseline {
         match report["version"].as_u64() {
             Some(VERSION) if report["series"].is_array() => {}
             Some(other) if other != VERSION => return Err(format!("it is of version {other}; this camflow reads {VERSION}")),
-            _ => return Err("it is no report of `camflow report --json`".to_owned()),
+            _ => return Err("it is not a report of `camflow report --json`".to_owned()),
         }
         let mut medians = BTreeMap::new();
         for entry in report["series"].as_array().into_iter().flatten() {

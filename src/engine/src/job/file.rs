@@ -97,7 +97,7 @@ impl JobFile {
         let mut reader = Reader { text, variable, mistakes: Vec::new() };
         for error in &errors {
             let line = reader.line(&error.span().unwrap_or_default());
-            reader.mistake(line, None, format!("this is no TOML: {}", error.message()));
+            reader.mistake(line, None, format!("this is not valid TOML: {}", error.message()));
         }
         if !errors.is_empty() {
             // What could be made of the rest would be mistaken for more mistakes.
@@ -145,7 +145,7 @@ pub fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a s
 /// What is wrong with it.
 pub fn check_name(name: &str) -> Result<(), String> {
     let fits = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c));
-    if fits { Ok(()) } else { Err(format!("`{name}` is no name for a job: use letters, digits, `-` and `_`")) }
+    if fits { Ok(()) } else { Err(format!("`{name}` is not a name for a job: use letters, digits, `-` and `_`")) }
 }
 
 struct Reader<'a> {
@@ -381,7 +381,7 @@ mod tests {
                 "f.toml:2: there is no key `jobs`; the nearest: `job`; settings belong below `[[job]]` or `[defaults]`",
                 "f.toml:3: this job has no `name`",
                 "f.toml:5: `limit` is a date: write it in quotes",
-                "f.toml:7: `b c` is no name for a job: use letters, digits, `-` and `_`",
+                "f.toml:7: `b c` is not a name for a job: use letters, digits, `-` and `_`",
                 "f.toml:10: job `x`: `tags` takes strings and numbers in its array",
                 "f.toml:11: there is another job `x`",
                 "f.toml:13: job `x`: `limit` takes decimal numbers",
@@ -394,7 +394,7 @@ mod tests {
         );
         assert_eq!(mistakes("version = 1"), ["f.toml:1: there is no job: begin one with a line `[[job]]`"]);
         let broken = mistakes("version = 1\n[[job]]\nname = a\nout = 'x\n");
-        assert!(broken.len() == 2 && broken[0].starts_with("f.toml:3: this is no TOML: "), "{broken:?}");
+        assert!(broken.len() == 2 && broken[0].starts_with("f.toml:3: this is not valid TOML: "), "{broken:?}");
     }
 
     #[test]

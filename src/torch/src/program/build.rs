@@ -98,7 +98,7 @@ impl Builder {
                     self.graph.inputs.push(id);
                 }
                 InputSpec::UserInput { arg } => {
-                    self.problem(format!("an input of the model is no tensor but {}; wrap the model at export", kind_of(arg)));
+                    self.problem(format!("an input of the model is not a tensor but {}; wrap the model at export", kind_of(arg)));
                 }
                 InputSpec::ConstantInput(_) => {}
                 InputSpec::Unknown(value) => {

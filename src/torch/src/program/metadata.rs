@@ -125,7 +125,7 @@ impl ModelMetadata {
         let example = &metadata.input.example;
         let elements = example.iter().try_fold(1_i64, |product, side| product.checked_mul(*side).filter(|_| *side > 0));
         if elements.is_none_or(|elements| elements > MAX_EXAMPLE_ELEMENTS) {
-            return Err(format!("the example input {example:?} is no batch of images"));
+            return Err(format!("the example input {example:?} is not a batch of images"));
         }
         let of_layers = metadata.layers.iter().filter_map(|layer| layer.tokens.as_ref());
         of_layers.chain(&metadata.tokens).try_for_each(TokenInfo::check)?;
@@ -159,7 +159,12 @@ impl ModelMetadata {
         DefaultMode::of(self.default_mode.as_deref())
     }
 
-    /// How many channels the model's images have; `None` where its input is no batch of images.
+    /// Whether nobody said how images are preprocessed, so that the steps are made up.
+    pub fn is_preprocess_assumed(&self) -> bool {
+        self.assumed.as_ref().is_some_and(|assumed| assumed.iter().any(|key| key == "preprocess"))
+    }
+
+    /// How many channels the model's images have; `None` where its input is not a batch of images.
     pub fn image_channels(&self) -> Option<i64> {
         match self.input.example[..] {
             [_, channels, _, _] => Some(channels),
@@ -329,8 +334,8 @@ mod tests {
             (r#""1": "body""#, r#""1": "body", "1": "head""#, "the key `1` is there twice"),
             (r#""0": "a""#, r#""zero": "a""#, "invalid"),
             (r#""0": "a""#, r#""0": "\u202eevil""#, "the name of a class holds the character"),
-            ("[1, 3, 8, 8]", "[1, 3, 9223372036854775807, 8]", "no batch of images"),
-            ("[1, 3, 8, 8]", "[1, 3, -8, 8]", "no batch of images"),
+            ("[1, 3, 8, 8]", "[1, 3, 9223372036854775807, 8]", "not a batch of images"),
+            ("[1, 3, 8, 8]", "[1, 3, -8, 8]", "not a batch of images"),
             ("[1, 3, 8, 8]", "[1, 3, NaN, 8]", "expected value"),
             ("[2, 2]", "[9223372036854775807, 2]", "is none"),
             (r#"{"grid": [2, 2]}"#, r#"{"grid": [2, 2], "stride": [9223372036854775807, 1]}"#, "is none"),

@@ -76,7 +76,7 @@ pub enum ProgramError {
         path: PathBuf,
     },
     /// The bytes are not a complete archive.
-    #[error("`{}` is no usable model: {what}", shown(path))]
+    #[error("`{}` is not a camflow model: {what}", shown(path))]
     Malformed {
         /// The file.
         path: PathBuf,
