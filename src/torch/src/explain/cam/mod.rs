@@ -182,7 +182,7 @@ pub struct LayerView {
 
 impl Method {
     /// The saliency `[N, H', W']` of a layer, not yet clipped. `weights` are the channel weights `[N, C]` of the methods that find
-    /// them by other means than the view. FullGrad has none: see [`full_gradient`].
+    /// them by other means than the view. FullGrad has none: see `full_gradient`.
     ///
     /// # Errors
     /// libtorch fails, for want of memory say.
