@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,8 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from . import form, program
-from ._camflow.events import Event, SampleFailed
+from ._camflow.collection import selection
+from ._camflow.ledger import Ledger
 from ._camflow.process import Run
 
 if TYPE_CHECKING:
@@ -71,31 +71,17 @@ def samples(ctx: ExecutionContext) -> dict[str, str]:
         return {}
     if chosen.media_type == fo.core.media.GROUP:
         chosen = ctx.flatten_group_slices(chosen, media_type="image")
-    # The ids of patches and frames are their own; heatmaps belong to the samples that they are cut from.
-    if chosen._is_patches:
-        chosen = of_patches(chosen)
-    if chosen._is_frames or chosen._is_clips or not ctx.params["target"].startswith("labels"):
-        ids = chosen.values("sample_id" if chosen._is_frames or chosen._is_clips else "id")
-        return {"--ids": "".join(f"{sample}\n" for sample in dict.fromkeys(ids))}
-    # The labels that count are those that the view shows.
-    return {"--view-stages": json.dumps(chosen._serialize(include_uuids=False))}
-
-
-def of_patches(patches: fo.DatasetView) -> fo.DatasetView:
-    """The view of the samples that patches are cut from, with the labels that are the patches."""
-    view, fields = patches._source_collection.view(), patches._label_fields
-    samples = view.select(list(dict.fromkeys(patches.values("sample_id"))), ordered=True)
-    return samples.select_labels(ids=patches._get_label_ids(fields=fields), fields=fields)
+    return selection(chosen, of_labels=ctx.params["target"].startswith("labels"))
 
 
 def delegated(ctx: ExecutionContext, command: Command) -> dict[str, Any]:
     """Runs to the end, with the progress kept in the delegated operation."""
-    ledger = Ledger()
+    ledger = Ledger(SHOWN_FAILURES)
     with closing(program.start(*command)) as run:
         for label, progress in watch(run, ledger):
             ctx.set_progress(progress=progress, label=label)
         ledger.check(run)
-    return ledger.result()
+    return result(ledger)
 
 
 async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[Any]:
@@ -104,7 +90,7 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
     The server then cancels the task that waits here. To a plain generator it would only drop its references, and when
     that is collected nobody knows.
     """
-    ledger = Ledger()
+    ledger = Ledger(SHOWN_FAILURES)
     with closing(program.start(*command)) as run:
         steps = watch(run, ledger)
         while step := await asyncio.to_thread(next, steps, None):
@@ -119,7 +105,7 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
             raise
         yield ctx.ops.show_output(error_property().to_json(), {"error": str(error).replace("\n", "\n\n")})
         return
-    yield ctx.ops.show_output(summary_property().to_json(), ledger.result())
+    yield ctx.ops.show_output(summary_property().to_json(), result(ledger))
 
 
 def is_streamed(ctx: ExecutionContext) -> bool:
@@ -153,70 +139,7 @@ def watch(run: Run, ledger: Ledger) -> Iterator[tuple[str, float]]:
     yield ledger.progress()
 
 
-class Ledger:
-    """What a run has said so far."""
-
-    def __init__(self) -> None:
-        self.step = "starting"
-        self.num_samples: int | None = None
-        self.num_done = self.num_failed = 0
-        self.finished: Mapping[str, Any] = {}
-        self.error: str | None = None
-        self.failures: list[SampleFailed] = []
-
-    def take(self, event: Event) -> None:
-        """Notes one of camflow's lines; docs/operations.md lists them."""
-        match event["event"]:
-            case "step":
-                self.step = event["message"]
-            case "run_started":
-                self.num_samples, self.step = event["num_samples"], ""
-            case "sample_committed" | "sample_skipped":
-                self.num_done += 1
-            case "sample_failed":
-                self.num_done += 1
-                self.num_failed += 1
-                if len(self.failures) < SHOWN_FAILURES:
-                    self.failures.append(event)
-            case "draining":
-                self.step = "stopping"
-            case "run_finished":
-                self.finished = event
-            case "error":
-                self.error = event["message"]
-
-    def progress(self) -> tuple[str, float]:
-        """A label and a fraction. Samples that are up to date are not counted one by one, so that the bar may jump."""
-        if self.finished:
-            return "done", 1.0
-        if self.step or not self.num_samples:
-            return self.step or f"{self.num_done} samples", 0.0
-        failed = f", {self.num_failed} failed" if self.num_failed else ""
-        return f"{self.num_done} of {self.num_samples} samples{failed}", min(self.num_done / self.num_samples, 1.0)
-
-    def check(self, run: Run) -> None:
-        """
-        Raises:
-            CamflowError: the run gave up, or was ended; 1 is a run that came to its end, with failed samples.
-        """
-        if run.code in (0, 1):
-            return
-        text = self.error or self.finished.get("error") or run.said
-        what = "camflow was killed" if run.code < 0 else "camflow was stopped" if run.code == 130 else "camflow ended"
-        raise program.CamflowError(text or f"{what} (exit code {run.code})")
-
-    def result(self) -> dict[str, Any]:
-        """The counts, and a summary in words."""
-        counts = {name: self.finished.get(name, 0) for name in NUMBERS}
-        summary = (
-            f"{counts['num_read']} samples read: {counts['num_committed']} annotated ({counts['num_heatmaps']} heatmaps), "
-            f"{counts['num_skipped']} skipped, {counts['num_failed']} failed"
-        )
-        lines = [f"- {number} skipped: {reason}" for reason, number in self.finished.get("skipped", {}).items()]
-        lines += [f"- failed: `{event['sample']}` ({event['media_path']}): {event['error']}" for event in self.failures]
-        if counts["num_failed"] > len(self.failures):
-            lines.append(f"- and {counts['num_failed'] - len(self.failures)} more failed")
-        return {**counts, "summary": "\n".join([summary, "", *lines])}
-
-
-NUMBERS = ("num_read", "num_committed", "num_heatmaps", "num_withdrawn", "num_skipped", "num_failed")
+def result(ledger: Ledger) -> dict[str, Any]:
+    """The counts, and a summary in words."""
+    lines = [f"- {line}" for line in ledger.details()]
+    return {**ledger.counts(), "summary": "\n".join([ledger.headline(), "", *lines])}

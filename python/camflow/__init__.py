@@ -1,9 +1,35 @@
-"""camflow in Python: the exporter that turns PyTorch models into archives, and what reads archives and runs the program.
+"""camflow in Python: class-activation heatmaps for FiftyOne datasets.
+
+    import camflow
+
+    camflow.compute_heatmaps(dataset, model, classes="person", label_field="ground_truth")
+    camflow.explain("bus.jpg", model)                   heatmaps of one image, as arrays
+    camflow.report(dataset)                             where the model looks, as a page
+    camflow.load(sample["person_grad_layer_4"])         a heatmap as an array
+
+Its modules, of which importing one imports none of torch, torchvision, timm and FiftyOne (those are imported when they are needed):
 
     from camflow.archive import Model, NoModelError     what an archive says of itself
     from camflow.events import Event                    the lines of `--format json`
     from camflow.export import export, load_model       from an `nn.Module` to an archive (needs torch)
     from camflow.process import Run, find               a `camflow` that runs beside this process
-
-Importing a module imports none of torch, torchvision, timm and FiftyOne: the exporter does so when it needs them.
 """
+
+from .explanations import Explanation, HeatmapOf, explain
+from .heatmaps import Failure, HeatmapsResult, compute_heatmaps
+from .labels import load
+from .pages import Report, report
+from .process import CamflowError
+
+__all__ = [
+    "CamflowError",
+    "Explanation",
+    "Failure",
+    "HeatmapOf",
+    "HeatmapsResult",
+    "Report",
+    "compute_heatmaps",
+    "explain",
+    "load",
+    "report",
+]

@@ -59,10 +59,12 @@ class Run:
         arguments: Sequence[str],
         files: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        own_group: bool = False,
     ) -> None:
         """Starts `PROGRAM ARGUMENTS`, which should have `--format=json` among them.
 
         Each of `files` is the content of a file for the flag that is its name. `environment` stands for this process's own.
+        With `own_group` it does not hear a Ctrl-C that is typed for this process: whoever started it decides what that means.
 
         Raises:
             CamflowError: it does not start.
@@ -83,6 +85,7 @@ class Run:
                 text=True,
                 errors="replace",
                 env=environment,
+                preexec_fn=os.setpgrp if own_group else None,  # noqa: PLW1509  (`process_group` is Python 3.11's)
             )
         except OSError as error:
             self._folder.cleanup()
@@ -92,12 +95,15 @@ class Run:
         self._said = ""
         threading.Thread(target=self._follow, name="camflow", daemon=True).start()
 
+    def stop(self) -> None:
+        """Asks it to finish what is in flight and to end; asked again, it ends at once. What it says till then is still to be read."""
+        self._process.terminate()
+
     def close(self) -> None:
         """Asks it to stop, if it has not ended. Whoever closes it may be the server's only thread, so this does not wait."""
         if self._ended.is_set():
             return
-        # SIGTERM: camflow finishes what is in flight.
-        self._process.terminate()
+        self.stop()
         threading.Thread(target=self._insist, name="camflow-stop", daemon=True).start()
 
     def events(self, every: float) -> Iterator[Event | None]:

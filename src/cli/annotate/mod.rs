@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Exit;
 use crate::{
     engine::{Engine, Job, JobSpec, Observer},
-    names::Choice,
+    names::{Choice, word},
     pipeline::{Event, RunError, Summary, Survey},
     report::Reporter,
 };
@@ -84,6 +84,14 @@ impl Observer for Told<'_> {
 
     fn finish(&self, summary: &Summary, fault: Option<&RunError>) {
         self.0.finish(summary, fault);
+    }
+
+    fn annotated(&self, dataset: &str) {
+        self.0.suggest(&format!(
+            "look at them with `fiftyone app launch {}{}`; a Python that has the dataset open sees them after `dataset.reload()`",
+            if dataset.starts_with('-') { "-- " } else { "" },
+            word(dataset)
+        ));
     }
 
     fn surveyed(&self, survey: &Survey, num_columns: usize) {

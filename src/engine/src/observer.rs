@@ -19,6 +19,9 @@ pub trait Observer: Sync {
     /// The run is over, with a fault or without one.
     fn finish(&self, _summary: &Summary, _fault: Option<&RunError>) {}
 
+    /// Samples of the dataset have new heatmaps, and nothing is left to do.
+    fn annotated(&self, _dataset: &str) {}
+
     /// A dry run is over; every sample that would be annotated would get a heatmap of each class in so many columns.
     fn surveyed(&self, _survey: &Survey, _num_columns: usize) {}
 }

@@ -20,7 +20,7 @@ use super::{
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View};
 use camflow_media::{ExifPolicy, ImageLimits, shown};
-use camflow_names::{backticked, word};
+use camflow_names::backticked;
 use camflow_pipeline::{
     BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SeenMasks, SkipReason, Source,
     Targets, run, survey,
@@ -282,6 +282,7 @@ impl<'a> Session<'a> {
         source.notices().iter().for_each(|notice| observer.notice(notice));
         let mut sink = work.dataset.sink(work.heatmap_fields.clone())?;
         self.load()?;
+        record.fields = work.fields.names().map(ToOwned::to_owned).collect();
         let part = Some(shard).filter(|shard| !shard.is_whole());
         observer.step(&format!(
             "dataset `{}`: {} samples{}, target {}; model `{}` on {}; fields {}",
@@ -291,7 +292,7 @@ impl<'a> Session<'a> {
             described(&spec.target, work.label.as_ref()),
             self.program.metadata.name,
             self.device_names().join(", "),
-            backticked(work.fields.names()),
+            backticked(&record.fields),
         ));
         let Work { dataset, label, targets, labels, class_names, names, fields, folder, .. } = work;
         let tell_taken = || labels.take_notices().iter().for_each(|notice| observer.notice(notice));
@@ -308,8 +309,7 @@ impl<'a> Session<'a> {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = spec.workers.map_or(cores, NonZeroUsize::get);
-        let field_names: Vec<String> = fields.names().map(ToOwned::to_owned).collect();
-        let failures = dataset.failure_key(spec.name.as_deref(), &field_names);
+        let failures = dataset.failure_key(spec.name.as_deref(), &record.fields);
         let mut known = dataset.known_failures(failures).map_err(aborted)?;
         if spec.is_dry() {
             let tell = |event| match event {
@@ -416,11 +416,7 @@ impl<'a> Session<'a> {
             }
         }
         if summary.num_committed > 0 {
-            observer.notice(&format!(
-                "look at them with `fiftyone app launch {}{}`; a Python that has the dataset open sees them after `dataset.reload()`",
-                if dataset.name().starts_with('-') { "-- " } else { "" },
-                word(dataset.name())
-            ));
+            observer.annotated(dataset.name());
         }
         Ok(Outcome { exit, summary: Some(summary) })
     }

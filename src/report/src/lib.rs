@@ -106,6 +106,13 @@ impl Reporter {
         }
     }
 
+    /// What people may want to do next; programs know.
+    pub fn suggest(&self, text: &str) {
+        if self.format == Format::Human {
+            self.mention(format!("note: {text}"));
+        }
+    }
+
     /// A step of the preparation that takes a moment.
     pub fn step(&self, text: &str) {
         match self.format {

@@ -23,6 +23,8 @@ pub struct RunRecord {
     pub dataset: String,
     /// Every setting, defaults too, by the flag's name; without secrets.
     pub config: Map<String, Value>,
+    /// The fields that its heatmaps go to; none before they are known.
+    pub fields: Vec<String>,
     /// When it began.
     pub started: Timestamp,
     /// What it came to, if it came to run at all.
@@ -34,7 +36,7 @@ pub struct RunRecord {
 impl RunRecord {
     /// The record of a job that begins now.
     pub fn begin(job: String, dataset: String, config: Map<String, Value>) -> Self {
-        RunRecord { job, dataset, config, started: Timestamp::now(), summary: None, error: None }
+        RunRecord { job, dataset, config, fields: Vec::new(), started: Timestamp::now(), summary: None, error: None }
     }
 
     /// From the first moment to now, in seconds.
@@ -87,6 +89,7 @@ impl RunRecord {
             "exit_code": ending.exit_code,
             "error": self.error,
             "config": self.config,
+            "fields": self.fields,
             "counts": self.counts(),
             "stages": summary.map(summary::stages),
             "failures": self.failures(),

@@ -1,0 +1,94 @@
+"""What a run of `camflow annotate` says, added up while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .events import Event, SampleFailed
+from .process import CamflowError, Run
+
+# The exit code of a run that was asked to stop.
+INTERRUPTED = 130
+NUMBERS = ("num_read", "num_committed", "num_heatmaps", "num_withdrawn", "num_skipped", "num_failed")
+
+
+class Ledger:
+    """What a run has said so far."""
+
+    def __init__(self, kept_failures: int) -> None:
+        """Of so many failed samples it keeps what was said; it counts all."""
+        self.kept_failures = kept_failures
+        self.step = "starting"
+        self.num_samples: int | None = None
+        self.num_done = self.num_failed = 0
+        self.finished: Mapping[str, Any] = {}
+        self.error: str | None = None
+        self.failures: list[SampleFailed] = []
+
+    def take(self, event: Event) -> None:
+        """Notes one of camflow's lines; docs/operations.md lists them."""
+        match event["event"]:
+            case "step":
+                self.step = event["message"]
+            case "run_started":
+                self.num_samples, self.step = event["num_samples"], ""
+            case "sample_committed" | "sample_skipped":
+                self.num_done += 1
+            case "sample_failed":
+                self.num_done += 1
+                self.num_failed += 1
+                if len(self.failures) < self.kept_failures:
+                    self.failures.append(event)
+            case "draining":
+                self.step = "stopping"
+            case "run_finished":
+                self.finished = event
+            case "error":
+                self.error = event["message"]
+
+    def progress(self) -> tuple[str, float]:
+        """A label and a fraction. Samples that are up to date are not counted one by one, so that the bar may jump."""
+        if self.finished:
+            return "done", 1.0
+        if self.step or not self.num_samples:
+            return self.step or f"{self.num_done} samples", 0.0
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        return f"{self.num_done} of {self.num_samples} samples{failed}", min(self.num_done / self.num_samples, 1.0)
+
+    def check(self, run: Run) -> None:
+        """Looks at how a run has ended; 1 is one that came to its end, with failed samples.
+
+        Raises:
+            CamflowError: it gave up, or was ended.
+        """
+        if run.code in (0, 1):
+            return
+        text = self.error or self.finished.get("error") or run.said
+        what = "camflow was killed" if run.code < 0 else "camflow was stopped" if run.code == INTERRUPTED else "camflow ended"
+        # What flags there are is no help to those who call this from Python.
+        text = text.removeprefix("error: ").partition("\n\nUsage: ")[0]
+        raise CamflowError(text or f"{what} (exit code {run.code})")
+
+    def counts(self) -> dict[str, int]:
+        """How many samples and heatmaps came to what, by NUMBERS."""
+        return {name: self.finished.get(name, 0) for name in NUMBERS}
+
+    def headline(self) -> str:
+        """The counts in a sentence."""
+        counts = self.counts()
+        read, heatmaps = _counted(counts["num_read"], "sample"), _counted(counts["num_heatmaps"], "heatmap")
+        skipped, failed = counts["num_skipped"], counts["num_failed"]
+        return f"{read} read: {counts['num_committed']} annotated ({heatmaps}), {skipped} skipped, {failed} failed"
+
+    def details(self) -> list[str]:
+        """A line for each reason to skip, and for each failure that was kept."""
+        lines = [f"{number} skipped: {reason}" for reason, number in self.finished.get("skipped", {}).items()]
+        lines += [f"failed: `{event['sample']}` ({event['media_path']}): {event['error']}" for event in self.failures]
+        if self.counts()["num_failed"] > len(self.failures):
+            lines.append(f"and {self.counts()['num_failed'] - len(self.failures)} more failed")
+        return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

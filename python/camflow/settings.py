@@ -1,0 +1,42 @@
+"""Settings of camflow as keyword arguments of Python: `store="inline"` is `--store=inline`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def names(values: str | Iterable[Any] | None, flag: str) -> list[str]:
+    """One flag for each name, in which no comma separates: the names of classes may hold some."""
+    values = [] if values is None else [values] if isinstance(values, (str, int)) else values
+    return [f"{flag}={str(value).replace(chr(92), chr(92) * 2).replace(',', chr(92) + ',')}" for value in values]
+
+
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """The flags of `settings`: None and False are left out, True is the flag alone, items of a list are flags of their own.
+
+    Raises:
+        TypeError: a value is nothing that can be written as a flag.
+    """
+    made: list[str] = []
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is None or value is False:
+            continue
+        if value is True:
+            made.append(flag)
+        elif isinstance(value, Mapping):
+            made += [f"{flag}={_escaped(key)}={item}" for key, item in value.items()]
+        elif isinstance(value, (str, int, float, os.PathLike)):
+            made.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
+        elif isinstance(value, Iterable):
+            made += names(value, flag)
+        else:
+            raise TypeError(f"`{name}` is a {type(value).__name__}, which is no setting of camflow's")
+    return made
+
+
+def _escaped(label: object) -> str:
+    """The label of `--map`, in which a `=` would end it."""
+    return str(label).replace("\\", "\\\\").replace("=", "\\=")
