@@ -58,6 +58,7 @@ if [ "$layer" != fast ]; then
 fi
 step "documentation"
 bash scripts/docs.sh build
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --locked --quiet
 if [ "$layer" = fast ]; then
     step "unit tests"
     cargo test --workspace --locked --lib
