@@ -5,6 +5,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use crate::program::to_host;
 use camflow_media::FrameRegion;
 use camflow_names::Choice;
 use camflow_pipeline::Heatmap;
@@ -131,7 +132,7 @@ pub fn resize_to_image(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor,
 ///
 /// # Errors
 /// libtorch fails.
-pub fn to_host(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
+pub fn to_heatmaps(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
     if maps.is_empty() {
         return Ok(Vec::new());
     }
@@ -139,7 +140,7 @@ pub fn to_host(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
     let all = Tensor::f_cat(&flat, 0)?;
     // The cast cuts off, so half a level more rounds.
     let levels = all.f_mul_scalar(255.0)?.f_add_scalar(0.5)?.f_to_kind(Kind::Uint8)?;
-    let (mut values, mut levels) = (&Vec::<f32>::try_from(&all)?[..], &Vec::<u8>::try_from(&levels)?[..]);
+    let (mut values, mut levels) = (&to_host::<f32>(&all)?[..], &to_host::<u8>(&levels)?[..]);
     let mut heatmaps = Vec::with_capacity(maps.len());
     for map in maps {
         let (_, height, width) = map.size3()?;
@@ -204,7 +205,7 @@ mod tests {
     fn levels_are_rounded_and_maps_of_other_sizes_stay_apart() {
         let first = Tensor::from_slice(&[0.0, 1.0, 0.5, 0.49 / 255.0, 0.5 / 255.0, 127.4f32 / 255.0]).view([1, 2, 3]);
         let second = Tensor::from_slice(&[0.25f32]).view([1, 1, 1]);
-        let [first, second] = &to_host(&[&first, &second]).expect("copied")[..] else { panic!("two maps") };
+        let [first, second] = &to_heatmaps(&[&first, &second]).expect("copied")[..] else { panic!("two maps") };
         assert_eq!((first.height, first.width), (2, 3));
         assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
         assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));

@@ -244,7 +244,7 @@ impl TorchExplainer {
             faithfulness = self.faithfulness(&input, &plain, &maps)?;
         }
         let shown: Vec<&Tensor> = maps.iter().flatten().flatten().flatten().map(|map| &map.shown).collect();
-        let mut on_host = heatmap::to_host(&shown)?.into_iter();
+        let mut on_host = heatmap::to_heatmaps(&shown)?.into_iter();
         let mut classes = Vec::with_capacity(samples.len());
         for (index, ((sample, found), maps)) in samples.iter().zip(plain).zip(maps).enumerate() {
             let mut of_sample = Vec::new();

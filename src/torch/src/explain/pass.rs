@@ -112,7 +112,7 @@ impl TorchExplainer {
                 });
             }
             let columns = self.columns_of(&execution, &views, &gradients, &probed, keys, pass)?;
-            let values = Vec::<f64>::try_from(Tensor::f_stack(&values, 0)?.f_to_kind(Kind::Double)?)?;
+            let values = program::to_host::<f64>(&Tensor::f_stack(&values, 0)?.f_to_kind(Kind::Double)?)?;
             for ((sample, score), value) in present.iter().zip(values) {
                 let of_sample = |map: &Tensor| map.f_narrow(0, *sample as i64, 1);
                 let columns = columns.iter().map(|layers| layers.iter().map(of_sample).collect::<Result<_, _>>());

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use tch::{Kind, TchError, Tensor};
 
 use super::Reading;
-use crate::program::OneChannel;
+use crate::program::{OneChannel, to_host};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -126,7 +126,7 @@ impl Score {
     pub fn pixels(&self) -> Result<Option<BinaryMask>, TchError> {
         let Some(mask) = &self.mask else { return Ok(None) };
         let (height, width) = mask.size2()?;
-        let pixels = Vec::try_from(mask.f_to_kind(Kind::Uint8)?.f_flatten(0, -1)?)?;
+        let pixels = to_host(&mask.f_to_kind(Kind::Uint8)?)?;
         Ok(Some(BinaryMask { height: height as usize, width: width as usize, pixels }))
     }
 

@@ -8,6 +8,7 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
+#include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
@@ -261,6 +262,7 @@ class MemoryMeter : public c10::MemoryReportingInfoBase {
 
   void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device device) override {
     if (device.type() != type_) return;
+    if (size > 0) allocated_.fetch_add(size);
     const int64_t now = current_.fetch_add(size) + size;
     int64_t peak = peak_.load();
     while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
@@ -273,11 +275,24 @@ class MemoryMeter : public c10::MemoryReportingInfoBase {
 
   int64_t peak() const { return peak_.load(); }
 
+  int64_t allocated() const { return allocated_.load(); }
+
  private:
   const c10::DeviceType type_;
+  std::atomic<int64_t> allocated_{0};
   std::atomic<int64_t> current_{0};
   std::atomic<int64_t> peak_{0};
 };
+
+// Of all threads, as the backward pass on a GPU has one of its own.
+std::atomic<uint64_t> num_calls{0};
+std::atomic<uint64_t> num_items{0};
+
+std::unique_ptr<at::ObserverContext> count_call(const at::RecordFunction& function) {
+  num_calls.fetch_add(1);
+  if (std::strcmp(function.name(), "aten::_local_scalar_dense") == 0) num_items.fetch_add(1);
+  return nullptr;
+}
 
 }  // namespace
 
@@ -299,11 +314,25 @@ cf_meter* cf_meter_start(const char* device, char** error) {
   return started;
 }
 
-// The most bytes that were in use at once.
-int64_t cf_meter_stop(cf_meter* meter) {
-  const int64_t peak = meter->meter->peak();
+// The most bytes that were in use at once, and all that were allocated, whether they were given back or not.
+void cf_meter_stop(cf_meter* meter, int64_t* peak, int64_t* allocated) {
+  *peak = meter->meter->peak();
+  *allocated = meter->meter->allocated();
   delete meter;
-  return peak;
+}
+
+// Counts the calls of operators in this process from here on.
+uint64_t cf_count_calls() {
+  num_calls = 0;
+  num_items = 0;
+  return at::addGlobalCallback(at::RecordFunctionCallback(count_call).scopes({at::RecordScope::FUNCTION}));
+}
+
+// Ends what cf_count_calls began: how many there were, those within others too, and how many read a number of a tensor.
+void cf_counted_calls(uint64_t handle, uint64_t* calls, uint64_t* items) {
+  at::removeCallback(handle);
+  *calls = num_calls.load();
+  *items = num_items.load();
 }
 
 // Free bytes of a device that is not the CPU, with those that libtorch holds and would reuse.

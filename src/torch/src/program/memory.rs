@@ -11,13 +11,27 @@ struct RawMeter {
 
 unsafe extern "C" {
     fn cf_meter_start(device: *const c_char, error: *mut *mut c_char) -> *mut RawMeter;
-    fn cf_meter_stop(meter: *mut RawMeter) -> i64;
+    fn cf_meter_stop(meter: *mut RawMeter, peak: *mut i64, allocated: *mut i64);
     fn cf_device_free_bytes(device: *const c_char, bytes: *mut i64, error: *mut *mut c_char) -> i32;
 }
 
 /// Runs `work` and measures the most bytes of tensors that it had in use at once on devices of this one's type (`cpu`, `cuda:0`).
 /// `None` where libtorch cannot tell.
 pub fn peak_bytes<T>(device: &str, work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    let (result, bytes) = metered(device, work);
+    (result, bytes.map(|bytes| bytes.peak))
+}
+
+/// Bytes of tensors that a piece of work took.
+pub(super) struct MeteredBytes {
+    /// The most that were in use at once.
+    peak: u64,
+    /// All of them, whether they were given back or not.
+    pub(super) allocated: u64,
+}
+
+/// As [`peak_bytes`], with all that was allocated.
+pub(super) fn metered<T>(device: &str, work: impl FnOnce() -> T) -> (T, Option<MeteredBytes>) {
     let device = CString::new(device).unwrap_or_default();
     let mut error = std::ptr::null_mut();
     // SAFETY: the string ends in a zero; the meter is stopped below, on this thread.
@@ -27,9 +41,11 @@ pub fn peak_bytes<T>(device: &str, work: impl FnOnce() -> T) -> (T, Option<u64>)
         let _ = take_text(error);
         return (result, None);
     }
-    // SAFETY: it was started above and is stopped once.
-    let peak = unsafe { cf_meter_stop(meter) };
-    (result, u64::try_from(peak).ok())
+    let (mut peak, mut allocated) = (0, 0);
+    // SAFETY: it was started above and is stopped once; the others are places to write to.
+    unsafe { cf_meter_stop(meter, &raw mut peak, &raw mut allocated) };
+    let bytes = u64::try_from(peak).ok().zip(u64::try_from(allocated).ok());
+    (result, bytes.map(|(peak, allocated)| MeteredBytes { peak, allocated }))
 }
 
 /// Bytes that a run may still take: of the machine's memory (or of what its container allows) for `cpu`, else of the device's

@@ -7,6 +7,7 @@
 mod archive;
 mod biases;
 mod build;
+mod counts;
 mod cuda;
 mod device;
 mod dispatch;
@@ -38,6 +39,7 @@ use std::{
 use tch::{Device, Tensor};
 
 pub use biases::Bias;
+pub use counts::{Counts, counted, to_host};
 pub use cuda::{CudaStatus, cuda_status, load_cuda};
 pub use device::{find_device, share_cores};
 pub use dispatch::{DispatchError, allow_tf32, use_math_attention};

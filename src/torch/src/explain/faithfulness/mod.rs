@@ -13,7 +13,7 @@ use std::f64::consts::TAU;
 use tch::{Kind, TchError, Tensor};
 
 use super::{ExplainError, TorchExplainer, cam::ProbeOptions, heatmap::DeviceMap, pass::Saliencies, target::Score};
-use crate::program::Plan;
+use crate::program::{Plan, to_host};
 use camflow_measure::{Measure, Measures};
 use imputation::impute;
 
@@ -138,7 +138,7 @@ impl Examiner<'_> {
             let logits = self.plan.forward(&change(&relevant)?)?;
             confidences.push(target.confidence(&logits)?);
         }
-        Ok(Vec::try_from(Tensor::f_cat(&confidences, 0)?.f_to_kind(Kind::Double)?)?)
+        Ok(to_host(&Tensor::f_cat(&confidences, 0)?.f_to_kind(Kind::Double)?)?)
     }
 }
 

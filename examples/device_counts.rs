@@ -1,0 +1,120 @@
+//! What explaining a batch asks of libtorch: calls of operators, bytes that are allocated and waits of the host, each with what forward
+//! and backward pass take of it by themselves. The numbers are the same on every machine, and say what holds a GPU up.
+//!
+//! ```text
+//! cargo run --example device_counts -- MODEL.pt2 HEIGHT WIDTH LAYERS METHODS TARGET BATCH
+//! ```
+//!
+//! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated).
+//! `TARGET` is `mask` (another one for each image), `predicted` or `top`. Printed is one JSON object.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+use std::{error::Error, path::Path, process::ExitCode};
+
+use camflow::{
+    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
+    media::{BinaryMask, FrameRegion},
+    names::Choice,
+    pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
+    program::{Counts, Demand, Plan, PlanOptions, Precision, Program, counted, gradients},
+};
+use tch::{Device, Kind, Tensor};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match count(&arguments) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
+    let [model, height, width, layers, methods, target, batch] = arguments else {
+        return Err("usage: device_counts MODEL.pt2 HEIGHT WIDTH LAYERS METHODS TARGET BATCH".into());
+    };
+    let (height, width, batch): (usize, usize, usize) = (height.parse()?, width.parse()?, batch.parse()?);
+    let program = Program::open(Path::new(model))?;
+    let layers = program.resolve_layers(&layers.split(',').map(str::to_owned).collect::<Vec<_>>())?;
+    let method = |name| Method::ALL.iter().copied().find(|method| method.name() == name).ok_or(format!("no method `{name}`"));
+    let options = ExplainOptions {
+        layers: layers.clone(),
+        methods: methods.split(',').map(method).collect::<Result<_, _>>()?,
+        fuse_layers: false,
+        eigen_smooth: false,
+        aug_smooth: false,
+        size: HeatmapSize::Input,
+        reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
+        faithfulness: false,
+        one_by_one: false,
+        probe_batch: 1,
+    };
+    let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
+    let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
+    let taps = layers.iter().map(|layer| layer.tap).collect();
+    let plan = Plan::new(&program, &Demand { output: program.primary_output(), taps, resume_from: Vec::new() }, plan_options)?;
+
+    tch::manual_seed(0);
+    let input = Tensor::f_randn([batch as i64, 3, height as i64, width as i64], (Kind::Float, Device::Cpu))?;
+    let pixels = Vec::try_from(input.f_flatten(0, -1)?)?;
+    let samples = (0..batch as u64).map(|seq| sample(seq, target, (height, width))).collect::<Result<_, _>>()?;
+    // The first batch of an explainer measures itself.
+    let first =
+        InputBatch { samples: vec![sample(0, target, (height, width))?], pixels: vec![0.0; 3 * height * width], height, width };
+    explainer.explain(first)?;
+
+    let mut num_logits = 0;
+    let passes = || -> Result<(), Box<dyn Error>> {
+        let execution = plan.run(&input)?;
+        num_logits = execution.output.numel();
+        gradients(&execution.output.f_sum(None::<Kind>)?, &execution.taps, false, false)?;
+        Ok(())
+    };
+    let (done, passes) = counted("cpu", passes);
+    done?;
+    let (made, all) = counted("cpu", || explainer.explain(InputBatch { samples, pixels, height, width }));
+    let made = made?;
+    if let Some(failure) = made.failed.first() {
+        return Err(failure.error.clone().into());
+    }
+    let num_heatmaps: usize = made.explained.iter().flat_map(|sample| &sample.classes).map(|class| class.heatmaps.len()).sum();
+    let (passes, all) = passes.zip(all).ok_or("this libtorch does not count")?;
+    Ok(format!(
+        "{{\"num_heatmaps\": {num_heatmaps}, \"logits_bytes\": {}, \"passes\": {}, \"all\": {}}}",
+        4 * num_logits,
+        json(passes),
+        json(all)
+    ))
+}
+
+fn json(Counts { calls, bytes, waits }: Counts) -> String {
+    format!("{{\"calls\": {calls}, \"bytes\": {bytes}, \"waits\": {waits}}}")
+}
+
+fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<DecodedSample, String> {
+    let row = (seq as usize) % height;
+    let mask = (0..height * width).map(|pixel| u8::from(pixel / width >= row)).collect();
+    let (channel, pixels) = match target {
+        "mask" => (Channel::Index(1), TargetPixels::Mask(BinaryMask { height, width, pixels: mask })),
+        "predicted" => (Channel::Index(1), TargetPixels::Predicted),
+        "top" => (Channel::Top, TargetPixels::Predicted),
+        other => return Err(format!("TARGET is mask, predicted or top, not {other}")),
+    };
+    Ok(DecodedSample {
+        sample: SampleRef { seq, id: seq.to_string(), media_path: "noise".into() },
+        pixels: Vec::new(),
+        height,
+        width,
+        region: FrameRegion::whole(height, width),
+        targets: vec![ClassTarget { class: 0, channel, pixels }],
+        fingerprint: Fingerprint::of_job("", "device_counts").into(),
+        wanted: vec![0],
+        existing: Vec::new(),
+        is_clipped: false,
+    })
+}
