@@ -12,7 +12,7 @@ use std::{hint::black_box, io::Write, time::Duration};
 
 use bson::{DateTime, Document, doc, oid::ObjectId};
 use camflow::{
-    explain::{LayerView, Method, heatmaps},
+    explain::{CamMethod, GradCam, Gradients, Reduction, heatmaps},
     fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField},
     measure::{Measure, Measured, Measures, rank_correlation},
     media::{
@@ -128,9 +128,9 @@ mod cam {
         let size = if layer == "layer1" { [1, 256, 130, 174] } else { [1, 2048, 65, 87] };
         tch::manual_seed(0);
         let random = || Tensor::randn(size, (Kind::Float, Device::Cpu));
-        let view = LayerView { activation: random().relu(), gradient: Some(random()), ..LayerView::default() };
+        let evidence = Gradients::new(random().relu(), random());
         let make = || {
-            let saliency = Method::Gradcam.saliency(&view, None, false).expect("a saliency");
+            let saliency = GradCam.saliency(&evidence, Reduction::Sum).expect("a saliency");
             let map = heatmaps(&[saliency], Some(INPUT)).expect("a heatmap");
             Vec::<f32>::try_from(map.reshape([-1])).expect("values")
         };

@@ -6,7 +6,7 @@ use super::{Engine, Observer, device::DeviceSpec};
 use crate::job::NameList;
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
-use camflow_names::word;
+use camflow_names::{Choice, word};
 use camflow_torch::explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch};
 use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, split_layers};
 
@@ -59,14 +59,14 @@ impl CamSpec {
             let hint = format!("name one with `--layers`; `camflow inspect {}` lists them", word(program.path()));
             return Err(Diagnostic::invalid("no layer is named").hint(hint));
         }
-        if program.metadata.task == Task::Segmentation && self.methods.contains(&Method::Finercam) {
-            return Err(Diagnostic::invalid(format!(
-                "finercam compares the scores of a classifier's classes; model `{}` gives a map of scores",
-                shown(program.path())
-            ))
-            .hint("use another `--method`"));
+        let for_classifiers = self.methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
+        if let Some((method, what)) = for_classifiers.filter(|_| program.metadata.task == Task::Segmentation) {
+            let path = shown(program.path());
+            return Err(Diagnostic::invalid(format!("{method} {what}; model `{path}` gives a map of scores"))
+                .hint("use another `--method`"));
         }
-        program.check_influence(&layers, needed, self.methods.contains(&Method::Fullgrad))?;
+        let needs_image_gradient = self.methods.iter().any(|method| method.needs_image_gradient());
+        program.check_influence(&layers, needed, needs_image_gradient)?;
         self.device.notice(&program.metadata).iter().for_each(|notice| observer.notice(notice));
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);

@@ -1,6 +1,7 @@
 //! How large batches may be: as large as makes the device faster, and no larger than fits into its memory.
 
 use tch::{Device, Kind, Tensor};
+use typed_index_collections::TiSlice;
 
 use super::{ExplainError, TorchExplainer};
 use crate::program::{device_name, free_bytes, peak_bytes};
@@ -83,6 +84,7 @@ impl TorchExplainer {
         let input = Tensor::f_zeros([1, self.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
         let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
         let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels };
-        self.saliencies(&input, &[String::new()], &[vec![target]], &[None]).map(drop)
+        let (targets, shown) = ([vec![target]], [None]);
+        self.saliencies(&input, &[String::new()], TiSlice::from_ref(&targets), TiSlice::from_ref(&shown)).map(drop)
     }
 }

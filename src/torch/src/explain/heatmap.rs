@@ -37,27 +37,6 @@ impl Choice for HeatmapSize {
     }
 }
 
-/// A heatmap on the device.
-#[derive(Debug)]
-pub struct DeviceMap {
-    /// `[1, H, W]`, as it is stored.
-    pub shown: Tensor,
-    /// `[1, H, W]` over the model's input, where that is another one and is needed.
-    pub of_input: Option<Tensor>,
-}
-
-impl DeviceMap {
-    /// `[1, H, W]` over the model's input; as it is stored, where nobody asked for it.
-    pub fn over_input(&self) -> &Tensor {
-        self.of_input.as_ref().unwrap_or(&self.shown)
-    }
-
-    /// One or both.
-    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        [Some(&mut self.shown), self.of_input.as_mut()].into_iter().flatten()
-    }
-}
-
 /// Min-max over each map of `[N, H, W]`: to `[0, 1]`, all zeros where the map is constant.
 pub fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[1, 2];
@@ -97,15 +76,15 @@ pub fn heatmaps(saliencies: &[Tensor], size: Option<(usize, usize)>) -> Result<T
     scale(&sum.expect("at least one layer").f_div_scalar(saliencies.len() as f64)?)
 }
 
-/// Puts the heatmap `[1, H, W]` of a cropped input where the crop was taken: zero (transparent in the App) outside.
+/// Puts heatmaps `[N, H, W]` of inputs that were cropped alike where the crop was taken: zero (transparent in the App) outside.
 ///
 /// # Errors
 /// libtorch fails.
-pub fn place_in_frame(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
-    let (height, width) = (heatmap.size()[1], heatmap.size()[2]);
+pub fn place_in_frame(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
+    let (height, width) = (heatmaps.size()[1], heatmaps.size()[2]);
     let (frame_height, frame_width) = (region.frame_height as i64, region.frame_width as i64);
     if (height, width) == (frame_height, frame_width) {
-        return Ok(heatmap.shallow_clone());
+        return Ok(heatmaps.shallow_clone());
     }
     // The part of the input that lies in the frame; a crop larger than the frame was padded.
     let overlap = |offset: i64, length: i64, frame: i64| {
@@ -114,40 +93,44 @@ pub fn place_in_frame(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor, 
     };
     let (top, rows, skip_rows) = overlap(region.top, height, frame_height);
     let (left, columns, skip_columns) = overlap(region.left, width, frame_width);
-    let visible = heatmap.f_narrow(1, skip_rows, rows)?.f_narrow(2, skip_columns, columns)?;
+    let visible = heatmaps.f_narrow(1, skip_rows, rows)?.f_narrow(2, skip_columns, columns)?;
     let pad = [left, frame_width - left - columns, top, frame_height - top - rows];
     visible.f_constant_pad_nd(pad)
 }
 
-/// The frame's heatmap `[1, H, W]` at the image's own size.
+/// The frames' heatmaps `[N, H, W]` at the images' own size.
 ///
 /// # Errors
 /// libtorch fails.
-pub fn resize_to_image(heatmap: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
-    resize(heatmap, region.image_height, region.image_width)
+pub fn resize_to_image(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
+    resize(heatmaps, region.image_height, region.image_width)
 }
 
-/// Copies maps `[1, H, W]` of any sizes to host memory, with their 8-bit levels: on a device one copy of the floats and one of
-/// the levels, for all of them.
+/// Copies maps `[1, H, W]` of any sizes to host memory, with their 8-bit levels: all of them in one copy.
 ///
 /// # Errors
 /// libtorch fails.
 pub fn to_heatmaps(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
-    if maps.is_empty() {
-        return Ok(Vec::new());
-    }
-    let flat = maps.iter().map(|map| map.f_to_kind(Kind::Float)?.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?;
-    let all = Tensor::f_cat(&flat, 0)?;
+    let Some(first) = maps.first() else { return Ok(Vec::new()) };
+    let size = first.size();
+    let all = match maps.iter().all(|map| map.size() == size) {
+        true => Tensor::f_cat(maps, 0)?.f_flatten(0, -1)?,
+        false => Tensor::f_cat(&maps.iter().map(|map| map.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?, 0)?,
+    };
+    let all = all.f_to_kind(Kind::Float)?;
     // The cast cuts off, so half a level more rounds.
     let levels = all.f_mul_scalar(255.0)?.f_add_scalar(0.5)?.f_to_kind(Kind::Uint8)?;
-    let (mut values, mut levels) = (&to_host::<f32>(&all)?[..], &to_host::<u8>(&levels)?[..]);
+    let num_pixels = all.numel();
+    let bytes = to_host::<u8>(&Tensor::f_cat(&[all.f_view_dtype(Kind::Uint8)?, levels], 0)?)?;
+    let (mut values, mut levels) = bytes.split_at(num_pixels * size_of::<f32>());
     let mut heatmaps = Vec::with_capacity(maps.len());
     for map in maps {
         let (_, height, width) = map.size3()?;
         let (height, width) = (height as usize, width as usize);
-        let (own_values, more_values) = values.split_at(height * width);
+        let (own_values, more_values) = values.split_at(height * width * size_of::<f32>());
         let (own_levels, more_levels) = levels.split_at(height * width);
-        heatmaps.push(Heatmap { height, width, values: own_values.to_vec(), levels: own_levels.to_vec() });
+        let own_values = own_values.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+        heatmaps.push(Heatmap { height, width, values: own_values, levels: own_levels.to_vec() });
         (values, levels) = (more_values, more_levels);
     }
     Ok(heatmaps)

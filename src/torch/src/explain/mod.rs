@@ -1,42 +1,46 @@
 //! Heatmaps on a torch device: one forward, one backward per class, all layers, all methods.
 //!
 //! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, says how large they may be (`batch_size.rs`), and turns saliency maps into
-//! heatmaps in host memory (`heatmap.rs`). `pass.rs` takes one tensor through the model, `cam/` has the methods, `target.rs` what
-//! is differentiated.
+//! heatmaps in host memory (`drawing.rs`, `heatmap.rs`). `saliency.rs` takes one tensor through the model, `pass.rs` has what methods are
+//! computed from, `cam/` has the methods, `target.rs` what is differentiated.
 
 mod batch_size;
 mod cam;
+mod decision;
+mod drawing;
 mod faithfulness;
+mod grid;
 mod heatmap;
 mod layout;
 mod options;
 mod pass;
+mod saliency;
 mod sizes;
 mod smoothing;
 mod target;
 mod trial;
 
-use std::mem::take;
-
 use tch::Tensor;
+use typed_index_collections::{TiSlice, TiVec};
 
-pub use cam::{LayerView, Method};
+pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
 pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Reading};
 pub use trial::{depends_on_batch, deviations};
 
 use crate::program::{Demand, Dynamic, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention};
 use batch_size::Footprint;
-use cam::Derivative;
+use cam::Needs;
 use camflow_media::{BinaryMask, FrameRegion};
 use camflow_pipeline::{
     BatchLimit, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch,
     InputBatch, RunError, SampleFailure, Stage, TargetPixels,
 };
-use heatmap::DeviceMap;
-use pass::Saliencies;
+use drawing::{DeviceMaps, is_whole};
+use grid::{Grid, SampleIndex};
+use pass::{Derivative, NetworkTaps, Order, Taps};
 use sizes::Sizes;
-use smoothing::{PLAIN, SMOOTHING, Variant};
+use smoothing::{PLAIN, SMOOTHING};
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
@@ -45,8 +49,9 @@ pub struct TorchExplainer {
     channels: i64,
     options: ExplainOptions,
     columns: Vec<Column>,
-    /// f32 `[C]` of each operator that is tapped for FullGrad.
-    biases: Vec<Tensor>,
+    taps: Taps,
+    /// Those that some method needs, one for each objective.
+    derivatives: Vec<Derivative>,
     /// 1 for a model that takes nothing but the batch of its export, or minds the others in it; lowered when memory ran out.
     max_batch: usize,
     /// What batches take of memory: known after the first one.
@@ -63,11 +68,14 @@ pub struct TorchExplainer {
 
 /// Why a batch gave nothing.
 #[derive(Debug, thiserror::Error)]
-enum ExplainError {
+pub enum ExplainError {
+    /// A node of the model failed.
     #[error(transparent)]
     Graph(#[from] ExecError),
+    /// libtorch failed elsewhere.
     #[error("{0}")]
     Torch(#[from] tch::TchError),
+    /// The model or a layer of it is of no use for what is asked; the text says which and why.
     #[error("{0}")]
     Unsuitable(String),
 }
@@ -93,27 +101,37 @@ impl TorchExplainer {
     /// # Errors
     /// The device has no memory for the weights.
     pub fn new(program: &Program, plan_options: PlanOptions, options: ExplainOptions) -> Result<Self, ProgramError> {
-        let layers: Vec<_> = options.layers.iter().map(|layer| layer.tap).collect();
-        let mut taps = layers.clone();
-        let mut biases = Vec::new();
-        if options.methods.contains(&Method::Fullgrad) {
-            taps.push(program.input());
-            for bias in program.biases(plan_options)? {
-                taps.push(bias.tap);
-                biases.push(bias.values);
+        let needs: Vec<Needs> = options.methods.iter().map(|method| method.needs()).collect();
+        let mut demand = Demand::of(program.primary_output());
+        let layers = options.layers.iter().map(|layer| demand.tap(layer.tap)).collect();
+        if needs.iter().any(|needs| needs.resumes) {
+            demand.resume_from = options.layers.iter().map(|layer| layer.tap).collect();
+        }
+        let mut network = None;
+        if needs.iter().any(|needs| needs.network) {
+            let input = demand.tap(program.input());
+            let biases = program.biases(plan_options)?;
+            let biases = biases.into_iter().map(|bias| (bias.values, demand.tap(bias.tap))).collect();
+            network = Some(NetworkTaps { input, biases });
+        }
+        let mut derivatives: Vec<Derivative> = Vec::new();
+        for derivative in needs.iter().filter_map(|needs| needs.derivative) {
+            match derivatives.iter_mut().find(|known| known.objective == derivative.objective) {
+                Some(known) => known.order = known.order.max(derivative.order),
+                None => derivatives.push(derivative),
             }
         }
-        if options.methods.iter().any(|method| method.derivative() == Derivative::Hessian) {
+        if derivatives.iter().any(|derivative| derivative.order == Order::Second) {
             use_math_attention();
         }
-        let resume_from = if options.methods.contains(&Method::Ablationcam) { layers } else { Vec::new() };
-        let plan = Plan::new(program, &Demand { output: program.primary_output(), taps, resume_from }, plan_options)?;
+        let plan = Plan::new(program, &demand, plan_options)?;
         let columns = options.columns();
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         Ok(TorchExplainer {
             plan,
+            taps: Taps { layers, network },
+            derivatives,
             columns,
-            biases,
             channels: program.metadata.image_channels().unwrap_or(3),
             max_batch,
             footprint: None,
@@ -209,84 +227,54 @@ impl TorchExplainer {
     ) -> Result<Vec<Vec<ClassHeatmaps>>, ExplainError> {
         let size = [samples.len() as i64, self.channels, height as i64, width as i64];
         let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
+        let samples = TiSlice::from_ref(samples);
         let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
-        let mut targets: Vec<Vec<ClassTarget>> = samples.iter().map(|sample| sample.targets.clone()).collect();
-        let shown: Vec<Option<BinaryMask>> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
+        let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
+        let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
         let plain = self.saliencies(&input, &keys, &targets, &shown)?;
-        let mut maps = self.heatmaps(&plain, PLAIN, samples, (height, width))?;
+        let mut maps = self.heatmaps(&plain.passes, PLAIN, samples, (height, width))?;
         if self.options.aug_smooth {
-            for (targets, found) in targets.iter_mut().zip(&plain) {
-                for (target, found) in targets.iter_mut().zip(found) {
-                    target.channel = found.as_ref().map_or(target.channel, |found| Channel::Index(found.target.class));
-                }
+            for (cell, found) in plain.targets.iter() {
+                targets[cell.sample][usize::from(cell.target)].channel = Channel::Index(found.class);
             }
             for variant in &SMOOTHING[1..] {
-                let targets: Vec<Vec<ClassTarget>> =
-                    targets.iter().map(|targets| targets.iter().map(|target| variant.of_target(target)).collect()).collect();
-                let shown: Vec<_> = shown.iter().map(|shown| Some(variant.of_mask(shown.as_ref()?))).collect();
+                let of_sample = |targets: &Vec<ClassTarget>| targets.iter().map(|target| variant.of_target(target)).collect();
+                let targets: TiVec<SampleIndex, Vec<ClassTarget>> = targets.iter().map(of_sample).collect();
+                let shown: TiVec<SampleIndex, _> =
+                    shown.iter().map(|shown| shown.as_ref().map(|shown| variant.of_mask(shown))).collect();
                 let found = self.saliencies(&variant.of_input(&input)?, &keys, &targets, &shown)?;
-                let more = self.heatmaps(&found, *variant, samples, (height, width))?;
-                // A class that a variant no longer shows adds a map of zeros to the mean.
-                for (sums, more) in maps.iter_mut().flatten().zip(more.into_iter().flatten()) {
-                    for (sum, mut map) in sums.iter_mut().flatten().zip(more.into_iter().flatten()) {
+                let mut more = self.heatmaps(&found.passes, *variant, samples, (height, width))?;
+                for (cell, sums) in maps.iter_mut() {
+                    // A class that a variant no longer shows adds a map of zeros to the mean.
+                    for (sum, mut map) in sums.iter_mut().zip(more.remove(cell).into_iter().flatten()) {
                         for (sum, map) in sum.tensors_mut().zip(map.tensors_mut()) {
                             *sum = sum.f_add(map)?;
                         }
                     }
                 }
             }
-            for sum in maps.iter_mut().flatten().flatten().flatten().flat_map(DeviceMap::tensors_mut) {
+            for sum in maps.iter_mut().flat_map(|(_, sums)| sums).flat_map(DeviceMaps::tensors_mut) {
                 *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
             }
         }
-        let mut faithfulness = Vec::new();
+        let mut faithfulness = Grid::default();
         if self.options.faithfulness {
-            faithfulness = self.faithfulness(&input, &plain, &maps)?;
+            faithfulness = self.faithfulness(&input, &plain.targets, &maps)?;
         }
-        let shown: Vec<&Tensor> = maps.iter().flatten().flatten().flatten().map(|map| &map.shown).collect();
+        let shown: Vec<&Tensor> = maps.iter().flat_map(|(_, maps)| maps).map(|maps| &maps.shown).collect();
         let mut on_host = heatmap::to_heatmaps(&shown)?.into_iter();
-        let mut classes = Vec::with_capacity(samples.len());
-        for (index, ((sample, found), maps)) in samples.iter().zip(plain).zip(maps).enumerate() {
-            let mut of_sample = Vec::new();
-            for (place, ((target, found), maps)) in sample.targets.iter().zip(found).zip(maps).enumerate() {
-                let (Some(found), Some(maps)) = (found, maps) else { continue };
-                of_sample.push(ClassHeatmaps {
-                    class: target.class,
-                    channel: found.target.class,
-                    score: found.score,
-                    object: found.predicted,
-                    heatmaps: on_host.by_ref().take(maps.len()).collect(),
-                    faithfulness: faithfulness.get_mut(index).map(|targets| take(&mut targets[place])).unwrap_or_default(),
-                });
-            }
-            classes.push(of_sample);
+        let mut classes: TiVec<SampleIndex, Vec<ClassHeatmaps>> = samples.iter().map(|_| Vec::new()).collect();
+        for ((cell, score), target) in plain.scores.into_iter().zip(plain.targets.into_iter().map(|(_, target)| target)) {
+            classes[cell.sample].push(ClassHeatmaps {
+                class: samples[cell.sample].targets[usize::from(cell.target)].class,
+                channel: target.class,
+                score,
+                object: target.predicted,
+                heatmaps: on_host.by_ref().take(self.columns.len()).collect(),
+                faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),
+            });
         }
-        Ok(classes)
-    }
-
-    /// By sample, target and column the heatmap over the image as it is; `None` for a target that is not there.
-    fn heatmaps(
-        &self,
-        found: &[Vec<Option<Saliencies>>],
-        variant: Variant,
-        samples: &[DecodedSample],
-        input: (usize, usize),
-    ) -> Result<Vec<Vec<Option<Vec<DeviceMap>>>>, ExplainError> {
-        let _no_grad = tch::no_grad_guard();
-        let mut maps = Vec::with_capacity(samples.len());
-        for (sample, targets) in samples.iter().zip(found) {
-            let mut of_sample = Vec::with_capacity(targets.len());
-            for target in targets {
-                let Some(saliencies) = target else {
-                    of_sample.push(None);
-                    continue;
-                };
-                let of_columns = saliencies.columns.iter().map(|layers| self.heatmap(layers, variant, sample, input));
-                of_sample.push(Some(of_columns.collect::<Result<_, _>>()?));
-            }
-            maps.push(of_sample);
-        }
-        Ok(maps)
+        Ok(classes.into())
     }
 
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
@@ -316,43 +304,11 @@ impl TorchExplainer {
         }
         result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, seen, classes });
     }
-
-    /// One heatmap from the saliency `[1, H', W']` of one or several layers.
-    fn heatmap(
-        &self,
-        saliencies: &[Tensor],
-        variant: Variant,
-        sample: &DecodedSample,
-        input: (usize, usize),
-    ) -> Result<DeviceMap, tch::TchError> {
-        let draw = |size| variant.undo(heatmap::heatmaps(saliencies, size)?);
-        let size = match self.options.size {
-            HeatmapSize::Layer => None,
-            HeatmapSize::Input => Some(input),
-            // Straight from the layer to the image where nothing was cropped.
-            HeatmapSize::Image if is_whole(sample) => Some((sample.region.image_height, sample.region.image_width)),
-            HeatmapSize::Image => Some(input),
-        };
-        let map = draw(size)?;
-        let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
-        if self.options.size == HeatmapSize::Layer || is_whole(sample) {
-            return Ok(DeviceMap { shown: map, of_input });
-        }
-        let placed = heatmap::place_in_frame(&map, &sample.region)?;
-        let shown =
-            if self.options.size == HeatmapSize::Image { heatmap::resize_to_image(&placed, &sample.region)? } else { placed };
-        Ok(DeviceMap { shown, of_input: Some(map) })
-    }
 }
 
 /// A mask over a model's input of `height` x `width` pixels as one over the whole image.
 fn on_image(mask: &BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
     mask.resize_nearest(height, width).onto_frame(region)
-}
-
-/// Whether the model saw the whole image.
-fn is_whole(sample: &DecodedSample) -> bool {
-    !sample.region.is_cropped(sample.height, sample.width)
 }
 
 impl Explainer for TorchExplainer {

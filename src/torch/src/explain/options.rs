@@ -2,7 +2,7 @@
 
 use crate::program::{Layer, OneChannel};
 
-use super::{HeatmapSize, Method};
+use super::{HeatmapSize, Method, grid::LayerIndex};
 
 /// What is explained.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct Column {
     /// The module path; several with ` + `.
     pub path: String,
     /// Which of the options' layers; none where the method has none.
-    pub layers: Vec<usize>,
+    pub layers: Vec<LayerIndex>,
 }
 
 impl ExplainOptions {
@@ -68,13 +68,18 @@ impl ExplainOptions {
                 columns.push(Column { method, label: "all".into(), path, layers: Vec::new() });
             } else if self.fuse_layers && self.layers.len() > 1 {
                 let path = self.layers.iter().map(|layer| layer.path.as_str()).collect::<Vec<_>>().join(" + ");
-                columns.push(Column { method, label: "fused".into(), path, layers: (0..self.layers.len()).collect() });
+                columns.push(Column {
+                    method,
+                    label: "fused".into(),
+                    path,
+                    layers: (0..self.layers.len()).map(LayerIndex::from).collect(),
+                });
             } else {
                 columns.extend(self.layers.iter().enumerate().map(|(index, layer)| Column {
                     method,
                     label: layer.label.clone(),
                     path: layer.path.clone(),
-                    layers: vec![index],
+                    layers: vec![index.into()],
                 }));
             }
         }

@@ -8,9 +8,13 @@
 use std::borrow::Cow;
 
 use tch::{Kind, TchError, Tensor};
+use typed_index_collections::TiSlice;
 
-use super::Reading;
-use crate::program::{OneChannel, to_host};
+use super::{
+    Reading,
+    decision::Decisions,
+    grid::{Cell, Grid, SampleIndex, TargetIndex},
+};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -19,8 +23,10 @@ use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 pub struct Score {
     /// The class: a channel of the output, unless that has one channel for two classes.
     pub class: i64,
+    /// The pixels that the model itself gives the class, at the output's resolution, where those count.
+    pub predicted: Option<BinaryMask>,
     source: Source,
-    /// f32 `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
+    /// `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
     mask: Option<Tensor>,
 }
 
@@ -33,108 +39,175 @@ enum Source {
     Only { is_negated: bool, is_probability: bool },
 }
 
-impl Score {
-    /// Resolves a sample's target with its logits `[1, K]` or `[1, K, h, w]`; `None` where the class is not there: nothing is
-    /// predicted as it, or its mask is empty at the output's resolution. The background is never the top class of a segmentation.
-    /// An output of one channel predicts its class where the logit is above 0, as a sigmoid above one half does. What is predicted
-    /// beside the image (where `shown` is 0) is nothing.
-    ///
-    /// # Errors
-    /// libtorch fails; a channel is out of range (checked by the job).
-    pub fn resolve(
-        logits: &Tensor,
-        target: &ClassTarget,
-        reading: Reading,
-        shown: Option<&BinaryMask>,
-    ) -> Result<Option<Score>, TchError> {
-        let logits = logits.f_squeeze_dim(0)?;
-        let is_map = logits.dim() > 1;
-        // bool `[h, w]`
-        let shown = match shown.filter(|_| is_map) {
-            Some(shown) => {
-                let (_, height, width) = logits.size3()?;
-                let shown = shown.resize_nearest(height as usize, width as usize);
-                let shown = Tensor::f_from_data_size(&shown.pixels, &[height, width], Kind::Uint8)?;
-                Some(shown.f_to_device(logits.device())?.f_to_kind(Kind::Bool)?)
-            }
-            None => None,
-        };
-        // bool `[h, w]` or of no dimension: where the one channel is above the threshold.
-        let only = match reading.one_channel {
-            Some(classes) => {
-                let above = logits.f_select(0, 0)?.f_gt(if reading.is_probability { 0.5 } else { 0.0 })?;
-                Some((classes, above))
-            }
-            None => None,
-        };
-        let class = match (target.channel, &only) {
-            (Channel::Index(index), _) => Some(index),
-            (Channel::Top, Some((classes, above))) => {
-                top_of_one(*classes, &within(above, shown.as_ref())?, reading.background.filter(|_| is_map))?
-            }
-            (Channel::Top, None) if is_map => {
-                let winners = logits.f_argmax(0i64, false)?;
-                most_predicted(&within(&winners, shown.as_ref())?, logits.size()[0], reading.background)?
-            }
-            (Channel::Top, None) => Some(logits.f_argmax(0i64, false)?.f_int64_value(&[])?),
-        };
-        let Some(class) = class else { return Ok(None) };
-        let is_negated = only.as_ref().is_some_and(|(classes, _)| classes.negative == Some(class));
-        let source = match only {
-            Some(_) => Source::Only { is_negated, is_probability: reading.is_probability },
-            None => Source::Channel(class),
-        };
-        let predicted = || {
-            let predicted = match &only {
-                Some((_, above)) if is_negated => above.f_logical_not()?,
-                Some((_, above)) => above.shallow_clone(),
-                None => logits.f_argmax(0i64, false)?.f_eq(class)?,
+/// Resolves the targets of a batch with its logits `[N, K]` or `[N, K, h, w]`, without those of which the class is not there: nothing
+/// is predicted as it, or its mask is empty at the output's resolution. The host waits for the output only where a target asks what
+/// the model decides, and all masks go to the device together.
+///
+/// # Errors
+/// libtorch fails.
+pub fn resolve(
+    logits: &Tensor,
+    targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
+    reading: Reading,
+    shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
+) -> Result<Grid<Score>, TchError> {
+    let decisions = Decisions::new(logits, reading, shown);
+    let mut scores = Grid::default();
+    let mut masks = Masks::of(logits);
+    for (sample, targets) in targets.iter_enumerated() {
+        for (target, wanted) in targets.iter().enumerate() {
+            let cell = Cell { sample, target: TargetIndex::from(target) };
+            let class = match wanted.channel {
+                Channel::Index(index) => Some(index),
+                Channel::Top => decisions.of(sample)?.top(),
             };
-            shown.as_ref().map_or(Ok(predicted.shallow_clone()), |shown| predicted.f_logical_and(shown))
-        };
-        if !is_map {
-            let is_absent = only.is_some() && target.pixels == TargetPixels::Predicted && !is_any(&predicted()?)?;
-            return Ok((!is_absent).then_some(Score { class, source, mask: None }));
-        }
-        let (_, height, width) = logits.size3()?;
-        let mask = match &target.pixels {
-            TargetPixels::Mask(mask) => match mask_tensor(mask, height, width)? {
-                Some(mask) => mask.f_to_device(logits.device())?,
-                None => return Ok(None),
-            },
-            TargetPixels::Predicted | TargetPixels::Labelled => {
-                let mask = predicted()?;
-                if !is_any(&mask)? {
-                    return Ok(None);
+            let Some(class) = class else { continue };
+            let decided = || Ok(decisions.of(sample)?.pixels_of(class));
+            let mut predicted = None;
+            let is_there = match masks.size {
+                Some(size) => {
+                    let mask = at_output(&wanted.pixels, size, decided)?;
+                    if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
+                        predicted = Some(mask.clone().into_owned());
+                    }
+                    masks.add(cell, &mask)
                 }
-                mask
+                None if reading.one_channel.is_some() && wanted.pixels == TargetPixels::Predicted => decided()?.contains(&1),
+                None => true,
+            };
+            let source = match reading.one_channel {
+                Some(classes) => {
+                    let is_negated = classes.negative == Some(class);
+                    Source::Only { is_negated, is_probability: reading.is_probability }
+                }
+                None => Source::Channel(class),
+            };
+            if is_there {
+                scores.insert(cell, Score { class, predicted, source, mask: None });
             }
-            TargetPixels::Point { y, x } => {
-                let mask = Tensor::f_zeros([height, width], (Kind::Float, logits.device()))?;
-                let at = |fraction: f64, length: i64| ((fraction * length as f64) as i64).clamp(0, length - 1);
-                let _ = mask.f_select(0, at(*y, height))?.f_select(0, at(*x, width))?.f_fill_(1.0)?;
-                mask
-            }
+        }
+    }
+    for (cell, mask) in masks.upload(logits)? {
+        if let Some(score) = scores.get_mut(cell) {
+            score.mask = Some(mask);
+        }
+    }
+    Ok(scores)
+}
+
+/// The pixels of a target as a mask of the output's size; `decided` are those that the model gives the class.
+fn at_output(
+    pixels: &TargetPixels,
+    (height, width): (usize, usize),
+    decided: impl Fn() -> Result<Vec<u8>, TchError>,
+) -> Result<Cow<'_, BinaryMask>, TchError> {
+    Ok(match pixels {
+        TargetPixels::Mask(mask) if (mask.height, mask.width) == (height, width) => Cow::Borrowed(mask),
+        TargetPixels::Mask(mask) => Cow::Owned(mask.resize_nearest(height, width)),
+        TargetPixels::Predicted | TargetPixels::Labelled => Cow::Owned(BinaryMask { height, width, pixels: decided()? }),
+        TargetPixels::Point { y, x } => {
+            let at = |fraction: f64, length: usize| ((fraction * length as f64) as usize).min(length - 1);
+            let mut mask = BinaryMask::empty(height, width);
+            mask.pixels[at(*y, height) * width + at(*x, width)] = 1;
+            Cow::Owned(mask)
+        }
+    })
+}
+
+/// Masks that go to the device in one copy.
+struct Masks {
+    /// Height and width of the output; `None` for class logits.
+    size: Option<(usize, usize)>,
+    cells: Vec<Cell>,
+    pixels: Vec<u8>,
+}
+
+impl Masks {
+    fn of(logits: &Tensor) -> Self {
+        let size = match logits.size()[..] {
+            [_, _, height, width] => Some((height as usize, width as usize)),
+            _ => None,
         };
-        Ok(Some(Score { class, source, mask: Some(mask.f_to_kind(logits.kind())?) }))
+        Masks { size, cells: Vec::new(), pixels: Vec::new() }
     }
 
-    /// The pixels that count, at the output's resolution; `None` for class logits.
-    ///
-    /// # Errors
-    /// libtorch fails.
-    pub fn pixels(&self) -> Result<Option<BinaryMask>, TchError> {
-        let Some(mask) = &self.mask else { return Ok(None) };
-        let (height, width) = mask.size2()?;
-        let pixels = to_host(&mask.f_to_kind(Kind::Uint8)?)?;
-        Ok(Some(BinaryMask { height: height as usize, width: width as usize, pixels }))
+    /// Whether there is anything in it.
+    fn add(&mut self, cell: Cell, mask: &BinaryMask) -> bool {
+        let is_any = mask.pixels.iter().any(|pixel| *pixel != 0);
+        if is_any {
+            self.cells.push(cell);
+            self.pixels.extend_from_slice(&mask.pixels);
+        }
+        is_any
     }
 
-    /// The same once more.
-    pub fn shallow_clone(&self) -> Score {
-        Score { class: self.class, source: self.source, mask: self.mask.as_ref().map(Tensor::shallow_clone) }
+    /// Each `[h, w]`, of the logits' type and where they are.
+    fn upload(self, logits: &Tensor) -> Result<Vec<(Cell, Tensor)>, TchError> {
+        let Some((height, width)) = self.size.filter(|_| !self.cells.is_empty()) else { return Ok(Vec::new()) };
+        let size = [self.cells.len() as i64, height as i64, width as i64];
+        let masks = Tensor::f_from_data_size(&self.pixels, &size, Kind::Uint8)?.f_to_device(logits.device())?;
+        Ok(self.cells.into_iter().zip(masks.f_to_kind(logits.kind())?.f_unbind(0)?).collect())
+    }
+}
+
+/// Indices as a tensor `[n]` where another one is.
+///
+/// # Errors
+/// libtorch fails.
+pub fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, TchError> {
+    Tensor::f_from_slice(indices)?.f_to_device(like.device())
+}
+
+/// The scores `[n]` of samples in a batch with logits `[N, K]` or `[N, K, h, w]`: one gather, whose backward pass makes one tensor of
+/// the logits' size, however many samples there are.
+///
+/// # Errors
+/// libtorch fails.
+pub fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {
+    let rows: Vec<i64> = scores.iter().map(|(sample, _)| sample.row()).collect();
+    let channels: Vec<i64> = scores.iter().map(|(_, score)| score.source.channel()).collect();
+    let mut own = logits.f_index(&[Some(index_tensor(&rows, logits)?), Some(index_tensor(&channels, logits)?)])?;
+    if scores.iter().any(|(_, score)| score.source.sign() < 0.0) {
+        let of_each = |value: fn(Source) -> f64| -> Result<Tensor, TchError> {
+            let values: Vec<f64> = scores.iter().map(|(_, score)| value(score.source)).collect();
+            let mut size = vec![1; own.dim()];
+            size[0] = -1;
+            Tensor::f_from_slice(&values)?.f_to_device(own.device())?.f_to_kind(own.kind())?.f_view(&size[..])
+        };
+        own = own.f_mul(&of_each(Source::sign)?)?.f_add(&of_each(Source::offset)?)?;
+    }
+    let masks: Vec<&Tensor> = scores.iter().filter_map(|(_, score)| score.mask.as_ref()).collect();
+    if masks.is_empty() {
+        return Ok(own);
+    }
+    own.f_mul(&Tensor::f_stack(&masks, 0)?)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>)
+}
+
+impl Source {
+    fn channel(self) -> i64 {
+        match self {
+            Source::Channel(channel) => channel,
+            Source::Only { .. } => 0,
+        }
     }
 
+    /// The class's own logit or probability is this times the output's number, and [`Source::offset`].
+    fn sign(self) -> f64 {
+        match self {
+            Source::Channel(_) | Source::Only { is_negated: false, .. } => 1.0,
+            Source::Only { is_negated: true, .. } => -1.0,
+        }
+    }
+
+    fn offset(self) -> f64 {
+        match self {
+            Source::Only { is_negated: true, is_probability: true } => 1.0,
+            _ => 0.0,
+        }
+    }
+}
+
+impl Score {
     /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, or the mean over the pixels that count of
     /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1.
     ///
@@ -170,56 +243,18 @@ impl Score {
 
     /// The class's own logits `[B]` or `[B, h, w]`; its probabilities, where the output is one.
     fn logits(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        match self.source {
-            Source::Channel(channel) => logits.f_select(1, channel),
-            Source::Only { is_negated: false, .. } => logits.f_select(1, 0),
-            Source::Only { is_negated: true, is_probability: true } => logits.f_select(1, 0)?.f_neg()?.f_add_scalar(1.0),
-            Source::Only { is_negated: true, is_probability: false } => logits.f_select(1, 0)?.f_neg(),
+        let own = logits.f_select(1, self.source.channel())?;
+        if self.source.sign() > 0.0 {
+            return Ok(own);
         }
+        own.f_neg()?.f_add_scalar(self.source.offset())
     }
-}
-
-fn is_any(mask: &Tensor) -> Result<bool, TchError> {
-    Ok(mask.f_any()?.f_int64_value(&[])? != 0)
-}
-
-/// The class of the two of one channel that is predicted for more pixels, or for the image; `None` where that one has no name or is
-/// the background and the other one is nowhere.
-fn top_of_one(classes: OneChannel, above: &Tensor, background: Option<i64>) -> Result<Option<i64>, TchError> {
-    let num_above = above.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-    let counts = [(Some(classes.positive), num_above), (classes.negative, above.numel() as i64 - num_above)];
-    let named = counts.into_iter().filter_map(|(class, count)| Some((class?, count)));
-    let there = named.filter(|(class, count)| *count > 0 && Some(*class) != background);
-    Ok(there.rev().max_by_key(|(_, count)| *count).map(|(class, _)| class))
-}
-
-/// The values that a mask leaves of it, if there is one, in one row.
-fn within(values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
-    mask.map_or_else(|| values.f_reshape([-1]), |mask| values.f_masked_select(mask))
-}
-
-/// The class that wins most of the pixels, apart from the background; `None` where the background wins all.
-fn most_predicted(winners: &Tensor, num_classes: i64, background: Option<i64>) -> Result<Option<i64>, TchError> {
-    let counts = winners.f_bincount(None::<Tensor>, num_classes)?;
-    if let Some(background) = background {
-        let _ = counts.f_select(0, background)?.f_fill_(0)?;
-    }
-    let channel = counts.f_argmax(0i64, false)?.f_int64_value(&[])?;
-    Ok((counts.f_int64_value(&[channel])? > 0).then_some(channel))
-}
-
-/// The mask as u8 `[height, width]` on the CPU, brought to that size by nearest neighbour; `None` where nothing is left of it.
-fn mask_tensor(mask: &BinaryMask, height: i64, width: i64) -> Result<Option<Tensor>, TchError> {
-    let mut mask = Cow::Borrowed(mask);
-    if (mask.height as i64, mask.width as i64) != (height, width) {
-        mask = Cow::Owned(mask.resize_nearest(height as usize, width as usize));
-    }
-    (mask.count() > 0).then(|| Tensor::f_from_data_size(&mask.pixels, &[height, width], Kind::Uint8)).transpose()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::{OneChannel, counted};
 
     const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false };
     const ONE: Reading =
@@ -227,9 +262,18 @@ mod tests {
     /// Of two names.
     const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
 
+    fn resolved(logits: &Tensor, target: ClassTarget, reading: Reading, shown: Option<BinaryMask>) -> Option<Score> {
+        let (targets, shown) = ([vec![target]], [shown]);
+        let found = resolve(logits, TiSlice::from_ref(&targets), reading, TiSlice::from_ref(&shown)).expect("resolved");
+        let score = found.into_iter().next().map(|(_, score)| score)?;
+        let together = class_scores(logits, &[(SampleIndex::from(0), &score)]).expect("score");
+        assert_eq!(together.double_value(&[0]), score.of(logits).expect("score").double_value(&[0]));
+        Some(score)
+    }
+
     fn read(reading: Reading, logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
         let target = ClassTarget { class: 0, channel, pixels };
-        let score = Score::resolve(logits, &target, reading, None).expect("resolved")?;
+        let score = resolved(logits, target, reading, None)?;
         Some((score.class, score.of(logits).expect("score").double_value(&[0])))
     }
 
@@ -300,7 +344,7 @@ mod tests {
         let confidence = |values: [f32; 2], class, reading| {
             let target = ClassTarget { class: 0, channel: Channel::Index(class), pixels: TargetPixels::Labelled };
             let logits = Tensor::from_slice(&values).view([2, 1]);
-            let score = Score::resolve(&logits.narrow(0, 0, 1), &target, reading, None).expect("resolved").expect("there");
+            let score = resolved(&logits.narrow(0, 0, 1), target, reading, None).expect("there");
             Vec::<f64>::try_from(score.confidence(&logits).expect("confidence").to_kind(Kind::Double)).expect("numbers")
         };
         let near = |found: Vec<f64>, wanted: [f64; 2]| {
@@ -317,7 +361,7 @@ mod tests {
         let shown = BinaryMask { height: 1, width: 2, pixels: vec![1, 0] };
         let resolve = |logits: &Tensor, channel, pixels, reading| {
             let target = ClassTarget { class: 0, channel, pixels };
-            let score = Score::resolve(logits, &target, reading, Some(&shown)).expect("resolved")?;
+            let score = resolved(logits, target, reading, Some(shown.clone()))?;
             Some((score.class, score.of(logits).expect("score").double_value(&[0])))
         };
         // Channel 1 wins three pixels, two of them in the first column; channel 0 wins in the second one.
@@ -346,5 +390,28 @@ mod tests {
         assert_eq!(score(&segmentation(), Channel::Top, TargetPixels::Predicted), Some((1, 80.0)));
         let background = Tensor::from_slice(&[5f32, 2.0]).view([1, 2, 1, 1]);
         assert_eq!(score(&background, Channel::Top, TargetPixels::Predicted), None);
+    }
+
+    #[test]
+    fn scoring_takes_memory_as_the_logits_do_however_many_samples_there_are() {
+        for (size, pixels) in [(vec![32, 1000], None), (vec![32, 21, 16, 16], Some(BinaryMask::full(16, 16)))] {
+            let logits = Tensor::rand(&size[..], tch::kind::FLOAT_CPU).set_requires_grad(true);
+            let pixels = pixels.map_or(TargetPixels::Labelled, TargetPixels::Mask);
+            let target = |sample| vec![ClassTarget { class: 0, channel: Channel::Index(sample % 7), pixels: pixels.clone() }];
+            let (targets, shown): (Vec<_>, Vec<_>) = (0..32).map(|sample| (target(sample), None)).unzip();
+            let work = || {
+                let found = tch::no_grad(|| {
+                    resolve(&logits, TiSlice::from_ref(&targets), SEVERAL, TiSlice::from_ref(&shown)).expect("resolved")
+                });
+                let scores: Vec<(SampleIndex, &Score)> = found.of_target(TargetIndex::from(0)).collect();
+                let root = class_scores(&logits, &scores).expect("scores").sum(Kind::Float);
+                Tensor::f_run_backward(&[&root], &[&logits], false, false).expect("a gradient").remove(0)
+            };
+            let (gradient, counts) = counted("cpu", work);
+            let (bytes, logits_bytes) = (counts.expect("counted").bytes, 4 * logits.numel() as u64);
+            assert!(bytes <= 2 * logits_bytes, "{bytes} bytes for {logits_bytes} of logits");
+            let counted = gradient.sum_dim_intlist([0i64].as_slice(), false, Kind::Float).count_nonzero(None);
+            assert_eq!(counted.int64_value(&[]), 7 * size[2..].iter().product::<i64>());
+        }
     }
 }

@@ -50,7 +50,7 @@ pub use layers::{Layer, split_layers};
 pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task, TokenInfo};
-pub use plan::{Demand, Plan, PlanOptions, Precision, device_name};
+pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 #[doc(hidden)]
 pub use untrusted::{read_archive, read_graph};
 

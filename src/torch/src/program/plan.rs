@@ -32,6 +32,30 @@ pub struct Demand {
     pub resume_from: Vec<ValueId>,
 }
 
+impl Demand {
+    /// Of an output, and no taps yet.
+    pub fn of(output: ValueId) -> Demand {
+        Demand { output, ..Demand::default() }
+    }
+
+    /// Asks for a value to be captured, too.
+    pub fn tap(&mut self, value: ValueId) -> Tap {
+        self.taps.push(value);
+        Tap(self.taps.len() - 1)
+    }
+}
+
+/// A value that is captured: its place among the taps of a [`Demand`], and of all that is computed for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tap(pub(super) usize);
+
+impl Tap {
+    /// What belongs to it, of one for each tap.
+    pub fn of(self, tensors: &[Tensor]) -> &Tensor {
+        &tensors[self.0]
+    }
+}
+
 /// How precisely a plan computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {

@@ -12,7 +12,7 @@ use super::{
     exec::{ExecError, Execution, Value, from_tch},
     graph::{BatchDim, Graph, Node, Operation, ValueId},
     passes::{self, Aliases, InPlace},
-    plan::Plan,
+    plan::{Plan, Tap},
 };
 
 /// The way from a tap to the output.
@@ -88,8 +88,8 @@ impl Plan {
     ///
     /// # Panics
     /// The plan was not made to resume from this tap.
-    pub fn resume(&self, tap: usize, execution: &Execution, sample: i64, activation: &Tensor) -> Result<Tensor, ExecError> {
-        let tap = self.taps[tap];
+    pub fn resume(&self, tap: Tap, execution: &Execution, sample: i64, activation: &Tensor) -> Result<Tensor, ExecError> {
+        let tap = self.taps[tap.0];
         let suffix = self.suffixes.get(&tap).expect("the plan was made to resume from this tap");
         let _no_grad = tch::no_grad_guard();
         let _precision = self.reduced_precision();

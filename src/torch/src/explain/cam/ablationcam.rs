@@ -18,9 +18,15 @@
 
 use tch::{TchError, Tensor};
 
-use super::super::target::Score;
-use super::probe::{Probe, ProbeOptions};
-use crate::program::{DispatchError, ExecError};
+use super::{
+    CamMethod, Reduction,
+    evidence::{ActivationVariants, Original},
+    probe::{Probe, score_all},
+};
+use crate::{
+    explain::{ExplainError, target::Score},
+    program::{DispatchError, ExecError},
+};
 
 /// How far below the minimum an ablated channel is put.
 const ABLATION: f32 = 1e7;
@@ -31,24 +37,30 @@ const REFERENCE_BATCH: i64 = 32;
 /// Outputs that should be equal may differ by this share of the largest: other batch sizes sum in another order.
 const TOLERANCE: f64 = 1e-3;
 
-/// Channel weights `[T, C]` of one sample, for each of its `T` scores. `activation` is the sample's, as the model has it, with
-/// the channels in dimension `channel_dim`; `tap` is the layer's place among the plan's taps.
+/// The method.
+pub struct AblationCam;
+
+impl CamMethod for AblationCam {
+    type Evidence<'a> = ActivationVariants<'a>;
+
+    fn saliency(&self, evidence: &ActivationVariants<'_>, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of_weighted(&evidence.activation, &evidence.weights::<Self>(weights)?)?)
+    }
+}
+
+/// Channel weights `[T, C]` of one sample, for each of its `T` scores.
 ///
 /// # Errors
 /// A node of the graph fails, for want of memory say; or the graph cannot be run on from this layer for another batch size.
-pub fn weights(
-    probe: &Probe<'_>,
-    options: ProbeOptions,
-    (tap, activation, channel_dim): (usize, &Tensor, i64),
-    scores: &[&Score],
-) -> Result<Tensor, ExecError> {
+fn weights(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Result<Tensor, ExecError> {
+    let Original { tap, activation, channel_dim } = *original;
     let torch = |error: TchError| probe.failed("ablate", &error);
-    check_resume(probe, options, tap, activation)?;
+    check_resume(probe, original)?;
     let num_channels = activation.size()[channel_dim as usize];
     let minimum = activation.f_min().and_then(|minimum| minimum.f_double_value(&[])).map_err(torch)?;
     let values = ablation_values(minimum as f32);
     let mut columns = Vec::new();
-    for (first, count) in options.batches(num_channels) {
+    for (first, count) in probe.options.batches(num_channels) {
         let mut repeats = vec![1; activation.dim()];
         repeats[0] = count;
         let ablated = activation.f_repeat(&repeats).map_err(torch)?;
@@ -57,10 +69,10 @@ pub fn weights(
             let place = ablated.f_select(0, row).and_then(|one| one.f_select(channel_dim - 1, channel)).map_err(torch)?;
             let _ = { place }.f_fill_(f64::from(values[(channel % REFERENCE_BATCH) as usize])).map_err(torch)?;
         }
-        let logits = probe.plan.resume(tap, probe.execution, probe.sample, &ablated)?;
-        columns.push(super::probe::score_all(&logits, scores).map_err(torch)?);
+        let logits = probe.resume(tap, &ablated)?;
+        columns.push(score_all(&logits, scores).map_err(torch)?);
     }
-    let whole = super::probe::score_all(&probe.logits().map_err(torch)?, scores).map_err(torch)?; // [T, 1]
+    let whole = score_all(&probe.logits().map_err(torch)?, scores).map_err(torch)?; // [T, 1]
     let without = Tensor::f_cat(&columns, 1).map_err(torch)?; // [T, C]
     whole.f_sub(&without).and_then(|lost| lost.f_div(&whole)).map_err(torch)
 }
@@ -79,14 +91,15 @@ fn ablation_values(minimum: f32) -> Vec<f32> {
 }
 
 /// Running on from the untouched activation, twice at once where that may be, must give the output that the image gave.
-fn check_resume(probe: &Probe<'_>, options: ProbeOptions, tap: usize, activation: &Tensor) -> Result<(), ExecError> {
+fn check_resume(probe: &Probe<'_>, original: &Original<'_>) -> Result<(), ExecError> {
+    let Original { tap, activation, .. } = *original;
     let mut size = activation.size();
-    size[0] = options.batch.min(2);
+    size[0] = probe.options.batch.min(2);
     let twice = activation
         .f_expand(&size, false)
         .and_then(|twice| twice.f_contiguous())
         .map_err(|error| probe.failed("repeat", &error))?;
-    let resumed = probe.plan.resume(tap, probe.execution, probe.sample, &twice)?;
+    let resumed = probe.resume(tap, &twice)?;
     let difference = || -> Result<(f64, f64), TchError> {
         let logits = probe.logits()?;
         Ok((resumed.f_sub(&logits)?.f_abs()?.f_max()?.f_double_value(&[])?, logits.f_abs()?.f_max()?.f_double_value(&[])?))

@@ -3,19 +3,25 @@
 //!
 //! The projection of `g * A` (both `[C, H', W']`) onto its first principal component over pixels; see `projection.rs`.
 
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
-/// The channels that are projected, `g_c * A_c`, `[N, C, H', W']`.
-pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
-    gradient.f_mul(activation)
+use super::{CamMethod, Gradients, Reduction, projection};
+use crate::explain::ExplainError;
+
+/// The method.
+pub struct EigenGradCam;
+
+impl CamMethod for EigenGradCam {
+    type Evidence<'a> = Gradients;
+
+    fn saliency(&self, evidence: &Gradients, _reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(projection::first_component(&evidence.gradient.f_mul(&evidence.activation)?)?)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{
-        projection,
-        testing::{assert_near, tensor, values},
-    };
+    use super::super::testing::{assert_near, tensor, values};
     use super::*;
 
     #[test]
@@ -23,7 +29,7 @@ mod tests {
         // Only the channel with a gradient is left: (0, 0, 3) centred is (-1, -1, 2).
         let activation = tensor(&[0.0, 0.0, 3.0, 90.0, 0.0, 6.0], [1, 2, 1, 3]);
         let gradient = tensor(&[1.0, 1.0, 1.0, 0.0, 0.0, 0.0], [1, 2, 1, 3]);
-        let map = projection::first_component(&channels(&activation, &gradient).expect("channels")).expect("projection");
+        let map = EigenGradCam.saliency(&Gradients::new(activation, gradient), Reduction::Sum).expect("projection");
         assert_near(&values(&map), &[-1.0, -1.0, 2.0]);
     }
 }

@@ -13,17 +13,30 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use super::{CamMethod, Reduction, evidence::Activation};
+use crate::explain::ExplainError;
+
 /// How many standard deviations a pixel must be above the mean.
 const SIGMAS: f64 = 2.0;
 
-/// The channels `w_c * A_c`, `[N, C, H', W']`.
-pub fn channels(activation: &Tensor) -> Result<Tensor, TchError> {
+/// The method.
+pub struct Fem;
+
+impl CamMethod for Fem {
+    type Evidence<'a> = Activation<'a>;
+
+    fn saliency(&self, evidence: &Activation<'_>, _reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(Reduction::Sum.of_weighted(&evidence.activation, &weights(&evidence.activation)?)?)
+    }
+}
+
+/// The channel weights `w_c`, `[N, C]`, of an activation `[N, C, H', W']`.
+fn weights(activation: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[2, 3];
     let mean = activation.f_mean_dim(dims, true, None::<Kind>)?;
     let deviation = activation.f_std_dim(dims, false, true)?;
     let rare = activation.f_gt_tensor(&mean.f_add(&deviation.f_mul_scalar(SIGMAS)?)?)?;
-    let weights = rare.f_to_kind(activation.kind())?.f_mean_dim(dims, true, None::<Kind>)?;
-    activation.f_mul(&weights)
+    rare.f_to_kind(activation.kind())?.f_mean_dim(dims, false, None::<Kind>)
 }
 
 #[cfg(test)]
@@ -37,9 +50,6 @@ mod tests {
         let mut pixels = vec![0.0; 10];
         pixels[4] = 10.0;
         pixels.extend([1.0; 10]);
-        let map = channels(&tensor(&pixels, [1, 2, 2, 5])).expect("channels");
-        let mut wanted = vec![0.0; 20];
-        wanted[4] = 1.0;
-        assert_near(&values(&map), &wanted);
+        assert_near(&values(&weights(&tensor(&pixels, [1, 2, 2, 5])).expect("weights")), &[0.1, 0.0]);
     }
 }

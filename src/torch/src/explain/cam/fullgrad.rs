@@ -15,17 +15,31 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::projection;
-use crate::explain::heatmap::{resize, scale};
+use super::{CamMethod, Reduction, evidence::WholeNetwork, projection};
+use crate::explain::{
+    ExplainError,
+    heatmap::{resize, scale},
+};
 
-/// The saliency `[N, H, W]` of inputs `[N, 3, H, W]` with their gradient, and of each bias `[C]` with the gradient
-/// `[N, C, H_l, W_l]` of its operator's output.
-pub fn saliency(input: &Tensor, gradient: &Tensor, biases: &[(Tensor, Tensor)], eigen_smooth: bool) -> Result<Tensor, TchError> {
+/// The method.
+pub struct FullGrad;
+
+impl CamMethod for FullGrad {
+    type Evidence<'a> = WholeNetwork<'a>;
+
+    fn saliency(&self, evidence: &WholeNetwork<'_>, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(saliency(evidence, reduction)?)
+    }
+}
+
+/// The saliency `[N, H, W]`.
+fn saliency(evidence: &WholeNetwork<'_>, reduction: Reduction) -> Result<Tensor, TchError> {
+    let WholeNetwork { input, input_gradient, biases } = evidence;
     let (_, _, height, width) = input.size4()?;
     let size = (height as usize, width as usize);
     // Channels of the result, [N, 1, H, W] each.
     let mut maps: Vec<Tensor> = Vec::new();
-    let of_input = scale_channels(&input.f_mul(gradient)?.f_abs()?)?;
+    let of_input = scale_channels(&input.f_mul(input_gradient)?.f_abs()?)?;
     for channel in 0..of_input.size()[1] {
         maps.push(of_input.f_narrow(1, channel, 1)?);
     }
@@ -35,7 +49,7 @@ pub fn saliency(input: &Tensor, gradient: &Tensor, biases: &[(Tensor, Tensor)], 
         let sum = shares.f_sum_dim_intlist(1i64, false, None::<Kind>)?;
         maps.push(resize(&sum, size.0, size.1)?.f_unsqueeze(1)?);
     }
-    if !eigen_smooth {
+    if reduction == Reduction::Sum {
         return Tensor::f_cat(&maps, 1)?.f_sum_dim_intlist(1i64, false, None::<Kind>);
     }
     let small = (size.0 / 8, size.1 / 8);
@@ -61,8 +75,10 @@ mod tests {
     fn input_and_bias_by_hand() {
         // |x g| = (0, 2, 4) -> (0, 0.5, 1); |b g| = 2 * (1, 0, 3) -> min-max (1/3, 0, 1).
         let input = tensor(&[0.0, 1.0, 2.0], [1, 1, 1, 3]);
-        let bias = (tensor(&[-2.0], [1]), tensor(&[1.0, 0.0, -3.0], [1, 1, 1, 3]));
-        let map = saliency(&input, &tensor(&[2.0, -2.0, 2.0], [1, 1, 1, 3]), &[bias], false).expect("saliency");
+        let bias = tensor(&[-2.0], [1]);
+        let biases = vec![(&bias, tensor(&[1.0, 0.0, -3.0], [1, 1, 1, 3]))];
+        let evidence = WholeNetwork { input, input_gradient: tensor(&[2.0, -2.0, 2.0], [1, 1, 1, 3]), biases };
+        let map = FullGrad.saliency(&evidence, Reduction::Sum).expect("saliency");
         assert_near(&values(&map), &[1.0 / 3.0, 0.5, 2.0]);
     }
 }

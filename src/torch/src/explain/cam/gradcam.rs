@@ -12,9 +12,23 @@
 
 use tch::{Kind, TchError, Tensor};
 
-/// The channels `alpha_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
-pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
-    activation.f_mul(&gradient.f_mean_dim([2i64, 3].as_slice(), true, None::<Kind>)?) // (1)
+use super::{CamMethod, Gradients, Reduction};
+use crate::explain::ExplainError;
+
+/// Grad-CAM.
+pub struct GradCam;
+
+impl CamMethod for GradCam {
+    type Evidence<'a> = Gradients;
+
+    fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.gradient)?)?)
+    }
+}
+
+/// The channel weights `alpha_c`, `[N, C]`, of a gradient `[N, C, H', W']`.
+pub fn weights(gradient: &Tensor) -> Result<Tensor, TchError> {
+    gradient.f_mean_dim([2i64, 3].as_slice(), false, None::<Kind>) // (1)
 }
 
 #[cfg(test)]
@@ -27,7 +41,7 @@ mod tests {
         // Channel weights are the means 1 and -0.5; the map is 1 * A0 - 0.5 * A1.
         let activation = tensor(&[1.0, 2.0, 3.0, 4.0, 2.0, 0.0, 4.0, 8.0], [1, 2, 2, 2]);
         let gradient = tensor(&[0.0, 2.0, 1.0, 1.0, -1.0, -1.0, 0.0, 0.0], [1, 2, 2, 2]);
-        let map = channels(&activation, &gradient).expect("channels").sum_dim_intlist(1i64, false, None::<Kind>);
+        let map = GradCam.saliency(&Gradients::new(activation, gradient), Reduction::Sum).expect("saliency");
         assert_eq!(values(&map), [0.0, 2.0, 1.0, 0.0]);
     }
 }

@@ -14,18 +14,31 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use super::{CamMethod, Gradients, Reduction};
+use crate::explain::ExplainError;
+
 const EPSILON: f64 = 1e-6;
 
-/// The channels `w_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
-pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+/// The method.
+pub struct GradCamPlusPlus;
+
+impl CamMethod for GradCamPlusPlus {
+    type Evidence<'a> = Gradients;
+
+    fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.activation, &evidence.gradient)?)?)
+    }
+}
+
+/// The channel weights `w_c`, `[N, C]`, of activation and gradient `[N, C, H', W']`.
+fn weights(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[2, 3];
     let squared = gradient.f_square()?;
     let cubed = squared.f_mul(gradient)?;
     let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?;
     let denominator = squared.f_mul_scalar(2.0)?.f_add(&total.f_mul(&cubed)?)?.f_add_scalar(EPSILON)?;
     let coefficients = squared.f_div(&denominator)?.f_masked_fill(&gradient.f_eq(0.0)?, 0.0)?;
-    let weights = gradient.f_relu()?.f_mul(&coefficients)?.f_sum_dim_intlist(dims, true, None::<Kind>)?;
-    activation.f_mul(&weights)
+    gradient.f_relu()?.f_mul(&coefficients)?.f_sum_dim_intlist(dims, false, None::<Kind>)
 }
 
 #[cfg(test)]
@@ -33,16 +46,20 @@ mod tests {
     use super::super::testing::{assert_near, tensor, values};
     use super::*;
 
+    fn map(activation: Tensor, gradient: Tensor) -> Tensor {
+        GradCamPlusPlus.saliency(&Gradients::new(activation, gradient), Reduction::Sum).expect("saliency")
+    }
+
     #[test]
     fn one_channel_by_hand() {
         // sum A = 3; g = 1: 1 / (2 + 3) = 0.2; g = -1: relu drops it. w = 0.2.
-        let map = channels(&tensor(&[1.0, 2.0], [1, 1, 1, 2]), &tensor(&[1.0, -1.0], [1, 1, 1, 2])).expect("channels");
+        let map = map(tensor(&[1.0, 2.0], [1, 1, 1, 2]), tensor(&[1.0, -1.0], [1, 1, 1, 2]));
         assert_near(&values(&map), &[0.2, 0.4]);
     }
 
     #[test]
     fn a_zero_gradient_weighs_nothing() {
-        let map = channels(&tensor(&[1.0, 2.0], [1, 1, 1, 2]), &tensor(&[0.0, 0.0], [1, 1, 1, 2])).expect("channels");
+        let map = map(tensor(&[1.0, 2.0], [1, 1, 1, 2]), tensor(&[0.0, 0.0], [1, 1, 1, 2]));
         assert_eq!(values(&map), [0.0, 0.0]);
     }
 }

@@ -12,8 +12,22 @@
 
 use tch::{TchError, Tensor};
 
+use super::{CamMethod, Gradients, Reduction};
+use crate::explain::ExplainError;
+
+/// The method.
+pub struct HiResCam;
+
+impl CamMethod for HiResCam {
+    type Evidence<'a> = Gradients;
+
+    fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of(&channels(&evidence.activation, &evidence.gradient)?)?)
+    }
+}
+
 /// The channels `g_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
-pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
     gradient.f_mul(activation)
 }
 

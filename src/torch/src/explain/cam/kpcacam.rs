@@ -14,10 +14,32 @@
 
 use tch::{TchError, Tensor};
 
-use super::projection;
+use super::{CamMethod, Reduction, evidence::Activation, projection};
+use crate::explain::ExplainError;
+
+/// More pixels than this make a kernel matrix of over 2 GiB.
+const MAX_KERNEL_PIXELS: i64 = 16_384;
+
+/// The method.
+pub struct KpcaCam;
+
+impl CamMethod for KpcaCam {
+    type Evidence<'a> = Activation<'a>;
+
+    fn saliency(&self, evidence: &Activation<'_>, _reduction: Reduction) -> Result<Tensor, ExplainError> {
+        let (_, _, height, width) = evidence.activation.size4()?;
+        if height * width > MAX_KERNEL_PIXELS {
+            return Err(ExplainError::Unsuitable(format!(
+                "layer `{}` has {height}x{width} pixels, too many for kpcacam's kernel matrix; use a deeper layer or eigencam",
+                evidence.layer.path
+            )));
+        }
+        Ok(saliency(&evidence.activation)?)
+    }
+}
 
 /// The saliency `[N, H', W']` of an activation `[N, C, H', W']`, sample by sample: each needs a matrix of `P x P` doubles.
-pub fn saliency(activation: &Tensor) -> Result<Tensor, TchError> {
+fn saliency(activation: &Tensor) -> Result<Tensor, TchError> {
     let (n, channels, height, width) = activation.size4()?;
     let gamma = 1.0 / channels as f64;
     let centred = |vector: &Tensor| vector.f_sub(&vector.f_mean_dim(1i64, true, None)?);

@@ -2,17 +2,20 @@
 
 use tch::{TchError, Tensor};
 
-use super::super::target::Score;
-use crate::program::{ExecError, Execution, Plan, from_tch};
+use crate::{
+    explain::{grid::SampleIndex, target::Score},
+    program::{ExecError, Execution, Plan, Tap, from_tch},
+};
 
 /// One sample of a batch that went through the model.
 pub struct Probe<'a> {
     /// The model.
     pub plan: &'a Plan,
-    /// The batch's run.
-    pub execution: &'a Execution,
     /// Which sample of the batch.
-    pub sample: i64,
+    pub sample: SampleIndex,
+    /// How its variants are run.
+    pub options: ProbeOptions,
+    execution: &'a Execution,
     image: Tensor,
 }
 
@@ -21,9 +24,9 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn new(plan: &'a Plan, execution: &'a Execution, sample: i64) -> Result<Self, TchError> {
-        let image = execution.input.f_detach()?.f_narrow(0, sample, 1)?;
-        Ok(Probe { plan, execution, sample, image })
+    pub fn new(plan: &'a Plan, execution: &'a Execution, sample: SampleIndex, options: ProbeOptions) -> Result<Self, TchError> {
+        let image = execution.input.f_detach()?.f_narrow(0, sample.row(), 1)?;
+        Ok(Probe { plan, sample, options, execution, image })
     }
 
     /// The sample's input, `[1, 3, H, W]`.
@@ -33,7 +36,15 @@ impl<'a> Probe<'a> {
 
     /// The sample's logits, `[1, K]` or `[1, K, h, w]`.
     pub fn logits(&self) -> Result<Tensor, TchError> {
-        self.execution.output.f_detach()?.f_narrow(0, self.sample, 1)
+        self.execution.output.f_detach()?.f_narrow(0, self.sample.row(), 1)
+    }
+
+    /// The logits `[B, ...]` for `B` activations at a tap in place of the sample's.
+    ///
+    /// # Errors
+    /// A node of the graph fails, for want of memory say.
+    pub fn resume(&self, tap: Tap, activations: &Tensor) -> Result<Tensor, ExecError> {
+        self.plan.resume(tap, self.execution, self.sample.row(), activations)
     }
 
     /// libtorch's error outside the graph.

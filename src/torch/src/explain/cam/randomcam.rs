@@ -9,8 +9,23 @@
 
 use tch::{TchError, Tensor};
 
+use super::{CamMethod, Reduction, evidence::Activation};
+use crate::explain::ExplainError;
+
+/// The method.
+pub struct RandomCam;
+
+impl CamMethod for RandomCam {
+    type Evidence<'a> = Activation<'a>;
+
+    fn saliency(&self, evidence: &Activation<'_>, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        let keys: Vec<String> = evidence.keys.iter().map(|key| format!("{key}\0{}", evidence.layer.path)).collect();
+        Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.activation, &keys)?)?)
+    }
+}
+
 /// Channel weights `[N, C]` like `activation` (`[N, C, H', W']`), drawn from one key per sample.
-pub fn weights(activation: &Tensor, keys: &[String]) -> Result<Tensor, TchError> {
+fn weights(activation: &Tensor, keys: &[String]) -> Result<Tensor, TchError> {
     let num_channels = activation.size()[1];
     let mut weights = Vec::with_capacity(keys.len() * num_channels as usize);
     for key in keys {

@@ -11,30 +11,47 @@
 //! ```
 //!
 //! Upsampling is bilinear with aligned corners and the scaling's epsilon is 1e-8, as in pytorch_grad_cam's `ScoreCAM`. No
-//! gradient; as many forward passes as channels, [`ProbeOptions::batch`] at a time, shared by all classes of a sample.
+//! gradient; as many forward passes as channels, as many at a time as `--cam-batch-size` says, shared by all classes of a sample.
 
 use tch::{Kind, TchError, Tensor};
 
-use super::super::target::Score;
-use super::probe::{Probe, ProbeOptions};
-use crate::program::ExecError;
+use super::{
+    CamMethod, Reduction,
+    evidence::ImageVariants,
+    probe::{Probe, score_all},
+};
+use crate::{
+    explain::{ExplainError, target::Score},
+    program::ExecError,
+};
 
 const EPSILON: f64 = 1e-8;
+
+/// The method.
+pub struct ScoreCam;
+
+impl CamMethod for ScoreCam {
+    type Evidence<'a> = ImageVariants<'a>;
+
+    fn saliency(&self, evidence: &ImageVariants<'_>, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of_weighted(&evidence.activation, &evidence.weights::<Self>(weights)?)?)
+    }
+}
 
 /// Channel weights `[T, C]` of one sample, for each of its `T` scores; `activation` is `[1, C, H', W']`.
 ///
 /// # Errors
 /// A node of the graph fails, for want of memory say.
-pub fn weights(probe: &Probe<'_>, options: ProbeOptions, activation: &Tensor, scores: &[&Score]) -> Result<Tensor, ExecError> {
+fn weights(probe: &Probe<'_>, activation: &Tensor, scores: &[&Score]) -> Result<Tensor, ExecError> {
     let (height, width) = (probe.image().size()[2], probe.image().size()[3]);
     let num_channels = activation.size()[1];
     let mut columns = Vec::new();
-    for (first, count) in options.batches(num_channels) {
+    for (first, count) in probe.options.batches(num_channels) {
         let channels = activation.f_narrow(1, first, count);
         let masked = channels.and_then(|channels| probe.image().f_mul(&masks(&channels, (height, width))?));
         let masked = masked.map_err(|error| probe.failed("mask", &error))?;
         let logits = probe.plan.forward(&masked)?;
-        columns.push(super::probe::score_all(&logits, scores).map_err(|error| probe.failed("score", &error))?);
+        columns.push(score_all(&logits, scores).map_err(|error| probe.failed("score", &error))?);
     }
     let weights = Tensor::f_cat(&columns, 1).and_then(|raised| raised.f_softmax(1, None::<Kind>));
     weights.map_err(|error| probe.failed("softmax", &error))

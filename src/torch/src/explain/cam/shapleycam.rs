@@ -13,11 +13,23 @@
 
 use tch::{TchError, Tensor};
 
-use super::gradcam;
+use super::{CamMethod, Reduction, evidence::SecondOrder, gradcam};
+use crate::explain::ExplainError;
 
-/// The channels `alpha_c * A_c`, `[N, C, H', W']`, of activation, gradient and Hessian-vector product `H A` of that shape.
-pub fn channels(activation: &Tensor, gradient: &Tensor, hessian_product: &Tensor) -> Result<Tensor, TchError> {
-    gradcam::channels(activation, &gradient.f_sub(&hessian_product.f_mul_scalar(0.5)?)?)
+/// The method.
+pub struct ShapleyCam;
+
+impl CamMethod for ShapleyCam {
+    type Evidence<'a> = SecondOrder;
+
+    fn saliency(&self, evidence: &SecondOrder, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.gradient, &evidence.hessian_product)?)?)
+    }
+}
+
+/// The channel weights `alpha_c`, `[N, C]`, of gradient and Hessian-vector product `H A`, `[N, C, H', W']` both.
+fn weights(gradient: &Tensor, hessian_product: &Tensor) -> Result<Tensor, TchError> {
+    gradcam::weights(&gradient.f_sub(&hessian_product.f_mul_scalar(0.5)?)?)
 }
 
 #[cfg(test)]
@@ -30,6 +42,7 @@ mod tests {
         // y = A^2: g = 2 A, H A = 2 A, so g - H A / 2 = A.
         let activation = tensor(&[3.0], [1, 1, 1, 1]);
         let twice = &activation * 2.0;
-        assert_eq!(values(&channels(&activation, &twice, &twice).expect("channels")), [9.0]);
+        let evidence = SecondOrder { gradient: twice.shallow_clone(), hessian_product: twice, activation };
+        assert_eq!(values(&ShapleyCam.saliency(&evidence, Reduction::Sum).expect("saliency")), [9.0]);
     }
 }

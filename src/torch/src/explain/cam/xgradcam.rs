@@ -12,14 +12,27 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use super::{CamMethod, Gradients, Reduction};
+use crate::explain::ExplainError;
+
 const EPSILON: f64 = 1e-7;
 
-/// The channels `w_c * A_c`, `[N, C, H', W']`, of activation and gradient of that shape.
-pub fn channels(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
+/// The method.
+pub struct XGradCam;
+
+impl CamMethod for XGradCam {
+    type Evidence<'a> = Gradients;
+
+    fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.activation, &evidence.gradient)?)?)
+    }
+}
+
+/// The channel weights `w_c`, `[N, C]`, of activation and gradient `[N, C, H', W']`.
+fn weights(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[2, 3];
     let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?.f_add_scalar(EPSILON)?;
-    let weights = gradient.f_mul(activation)?.f_div(&total)?.f_sum_dim_intlist(dims, true, None::<Kind>)?;
-    activation.f_mul(&weights)
+    gradient.f_mul(activation)?.f_div(&total)?.f_sum_dim_intlist(dims, false, None::<Kind>)
 }
 
 #[cfg(test)]
@@ -27,10 +40,14 @@ mod tests {
     use super::super::testing::{assert_near, tensor, values};
     use super::*;
 
+    fn map(activation: Tensor, gradient: Tensor) -> Tensor {
+        XGradCam.saliency(&Gradients::new(activation, gradient), Reduction::Sum).expect("saliency")
+    }
+
     #[test]
     fn one_channel_by_hand() {
         // sum A = 4; w = (1 * 2 + 3 * -4) / 4 = -2.5.
-        let map = channels(&tensor(&[1.0, 3.0], [1, 1, 1, 2]), &tensor(&[2.0, -4.0], [1, 1, 1, 2])).expect("channels");
+        let map = map(tensor(&[1.0, 3.0], [1, 1, 1, 2]), tensor(&[2.0, -4.0], [1, 1, 1, 2]));
         assert_near(&values(&map), &[-2.5, -7.5]);
     }
 }

@@ -11,8 +11,15 @@ mod imputation;
 use std::f64::consts::TAU;
 
 use tch::{Kind, TchError, Tensor};
+use typed_index_collections::TiVec;
 
-use super::{ExplainError, TorchExplainer, cam::ProbeOptions, heatmap::DeviceMap, pass::Saliencies, target::Score};
+use super::{
+    ExplainError, TorchExplainer,
+    cam::ProbeOptions,
+    drawing::DeviceMaps,
+    grid::{Cell, ColumnIndex, Grid},
+    target::Score,
+};
 use crate::program::{Plan, to_host};
 use camflow_measure::{Measure, Measures};
 use imputation::impute;
@@ -27,19 +34,19 @@ const NOISE: f64 = 0.01;
 const BLUR: f64 = 5.0 / 224.0;
 
 impl TorchExplainer {
-    /// How faithful the heatmaps of a batch are: by sample, target and column.
+    /// How faithful the heatmaps of a batch are, of each class that is there by column.
     pub(super) fn faithfulness(
         &self,
         input: &Tensor,
-        found: &[Vec<Option<Saliencies>>],
-        maps: &[Vec<Option<Vec<DeviceMap>>>],
-    ) -> Result<Vec<Vec<Vec<Measures>>>, ExplainError> {
+        targets: &Grid<Score>,
+        maps: &Grid<TiVec<ColumnIndex, DeviceMaps>>,
+    ) -> Result<Grid<TiVec<ColumnIndex, Measures>>, ExplainError> {
         let _no_grad = tch::no_grad_guard();
         // The images of a batch have one size.
         let drawn = Drawn::new(input)?;
-        let mut by_sample = Vec::with_capacity(maps.len());
-        for (sample, (found, maps)) in (0i64..).zip(found.iter().zip(maps)) {
-            let image = input.f_detach()?.f_narrow(0, sample, 1)?;
+        let mut measured = Grid::default();
+        for (sample, targets) in targets.by_sample() {
+            let image = input.f_detach()?.f_narrow(0, sample.row(), 1)?;
             let examiner = Examiner {
                 plan: &self.plan,
                 options: ProbeOptions { batch: self.probe_batch as i64 },
@@ -47,13 +54,14 @@ impl TorchExplainer {
                 image,
                 drawn: &drawn,
             };
-            let of_target = |(found, maps): (&Option<Saliencies>, &Option<Vec<DeviceMap>>)| match (found, maps) {
-                (Some(found), Some(maps)) => maps.iter().map(|map| examiner.measures(map.over_input(), &found.target)).collect(),
-                _ => Ok(Vec::new()),
-            };
-            by_sample.push(found.iter().zip(maps).map(of_target).collect::<Result<Vec<_>, ExplainError>>()?);
+            for (target, score) in targets {
+                let cell = Cell { sample, target };
+                let maps = maps.get(cell).into_iter().flatten();
+                let measures = maps.map(|maps| examiner.measures(maps.over_input(), score)).collect::<Result<_, _>>()?;
+                measured.insert(cell, measures);
+            }
         }
-        Ok(by_sample)
+        Ok(measured)
     }
 }
 

@@ -4,6 +4,7 @@
 //! a gradient that comes back through one that switched is another. How much that is depends on model and image, so it is measured.
 
 use tch::{Device, Kind, TchError, Tensor};
+use typed_index_collections::TiSlice;
 
 use super::{example_size, largest_difference, layers, picture};
 use crate::{
@@ -125,8 +126,10 @@ fn target(explainer: &TorchExplainer, input: &Tensor) -> Result<ClassTarget, Str
 
 fn maps(explainer: &TorchExplainer, input: &Tensor, target: &ClassTarget) -> Result<Maps, String> {
     let size = (input.size()[2] as usize, input.size()[3] as usize);
-    let found = explainer.saliencies(input, &[String::new()], &[vec![target.clone()]], &[None]).map_err(|error| error.text())?;
-    let found = found.into_iter().flatten().flatten().next().ok_or("it gives the class no pixels")?;
+    let (targets, shown) = ([vec![target.clone()]], [None]);
+    let (targets, shown) = (TiSlice::from_ref(&targets), TiSlice::from_ref(&shown));
+    let found = explainer.saliencies(input, &[String::new()], targets, shown).map_err(|error| error.text())?;
+    let found = found.passes.into_iter().next().ok_or("it gives the class no pixels")?;
     let _no_grad = tch::no_grad_guard();
     let drawn = found.columns.iter().map(|layers| heatmaps(layers, Some(size)));
     drawn.collect::<Result<_, _>>().map_err(|error| error.to_string())

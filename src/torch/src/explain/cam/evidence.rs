@@ -1,0 +1,237 @@
+//! What methods are computed from. Each kind of evidence says what has to be recorded of a run for it, and takes that from a pass.
+
+use std::{any::TypeId, marker::PhantomData};
+
+use tch::Tensor;
+
+use super::probe::Probe;
+use crate::{
+    explain::{
+        ExplainError,
+        grid::LayerIndex,
+        layout::channel_dim,
+        pass::{ClassScore, Derivative, Objective, Order, Pass},
+        target::Score,
+    },
+    program::{ExecError, Influence, Layer, Tap},
+};
+
+/// What has to be recorded of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// The derivative, if there is one.
+    pub derivative: Option<Derivative>,
+    /// What a target layer has to do to the output; `None`: no target layers are looked at.
+    pub layers: Option<Influence>,
+    /// The image and the network's biases are looked at.
+    pub network: bool,
+    /// Scores of many variants of a sample are asked for.
+    pub probes: bool,
+    /// Variants are of a layer's activation, from where the graph is run on.
+    pub resumes: bool,
+}
+
+impl Needs {
+    /// Of target layers with that influence.
+    const fn of_layers(influence: Influence) -> Needs {
+        Needs { derivative: None, layers: Some(influence), network: false, probes: false, resumes: false }
+    }
+}
+
+/// What a method is computed from.
+pub trait Evidence<'a>: Sized {
+    /// What has to be recorded for it.
+    fn needs() -> Needs;
+
+    /// Of each of the layers in a pass; where it is of no layer, of the whole network.
+    ///
+    /// # Errors
+    /// libtorch fails, for want of memory say; there is no gradient.
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError>;
+}
+
+/// The activation of a layer.
+#[derive(Debug)]
+pub struct Activation<'a> {
+    /// `[N, C, H', W']`
+    pub activation: Tensor,
+    /// Whose it is.
+    pub layer: &'a Layer,
+    /// What tells the samples apart where chance plays a part.
+    pub keys: &'a [String],
+}
+
+impl<'a> Evidence<'a> for Activation<'a> {
+    fn needs() -> Needs {
+        Needs::of_layers(Influence::None)
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        let of = |layer: &LayerIndex| {
+            Ok(Activation { activation: pass.activation(*layer)?, layer: pass.layer(*layer), keys: pass.keys() })
+        };
+        layers.iter().map(of).collect()
+    }
+}
+
+/// The activation of a layer and the gradient of a score, by default of the class's own.
+#[derive(Debug)]
+pub struct Gradients<O = ClassScore> {
+    /// `[N, C, H', W']`
+    pub activation: Tensor,
+    /// Of the same shape.
+    pub gradient: Tensor,
+    objective: PhantomData<O>,
+}
+
+impl<O> Gradients<O> {
+    /// Of two tensors `[N, C, H', W']`.
+    pub fn new(activation: Tensor, gradient: Tensor) -> Self {
+        Gradients { activation, gradient, objective: PhantomData }
+    }
+}
+
+impl<'a, O: Objective> Evidence<'a> for Gradients<O> {
+    fn needs() -> Needs {
+        let derivative = Derivative { objective: TypeId::of::<O>(), order: Order::First };
+        Needs { derivative: Some(derivative), ..Needs::of_layers(Influence::Gradient) }
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        layers.iter().map(|layer| Ok(Gradients::new(pass.activation(*layer)?, pass.gradient::<O>(*layer)?))).collect()
+    }
+}
+
+/// The activation of a layer with the first and the second derivative of the class's score; `[N, C, H', W']` each.
+#[derive(Debug)]
+pub struct SecondOrder {
+    /// The activation.
+    pub activation: Tensor,
+    /// The gradient.
+    pub gradient: Tensor,
+    /// The Hessian times the activation.
+    pub hessian_product: Tensor,
+}
+
+impl<'a> Evidence<'a> for SecondOrder {
+    fn needs() -> Needs {
+        let derivative = Derivative { objective: TypeId::of::<ClassScore>(), order: Order::Second };
+        Needs { derivative: Some(derivative), ..Needs::of_layers(Influence::Gradient) }
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        let of = |layer: &LayerIndex| {
+            Ok(SecondOrder {
+                activation: pass.activation(*layer)?,
+                gradient: pass.gradient::<ClassScore>(*layer)?,
+                hessian_product: pass.hessian_product::<ClassScore>(*layer)?,
+            })
+        };
+        layers.iter().map(of).collect()
+    }
+}
+
+/// The activation of a layer, and the scores of variants of a sample's image.
+pub struct ImageVariants<'a> {
+    /// `[N, C, H', W']`
+    pub activation: Tensor,
+    pass: &'a Pass<'a>,
+    layer: LayerIndex,
+}
+
+impl ImageVariants<'_> {
+    /// Channel weights `[N, C]` of a method, from the `[T, C]` of each sample with its activation `[1, C, H', W']` and its `T` scores.
+    ///
+    /// # Errors
+    /// Those of `weigh`.
+    pub fn weights<M: 'static>(
+        &self,
+        weigh: impl Fn(&Probe<'_>, &Tensor, &[&Score]) -> Result<Tensor, ExecError>,
+    ) -> Result<Tensor, ExplainError> {
+        self.pass.probed::<M>(self.layer, |probe, scores| {
+            let activation = self.pass.tapped(self.layer)?.f_narrow(0, probe.sample.row(), 1)?;
+            let channels = self.pass.nchw(&activation.f_to_kind(tch::Kind::Float)?, self.layer)?;
+            Ok(weigh(probe, &channels, scores)?)
+        })
+    }
+}
+
+impl<'a> Evidence<'a> for ImageVariants<'a> {
+    fn needs() -> Needs {
+        Needs { probes: true, ..Needs::of_layers(Influence::None) }
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        layers.iter().map(|layer| Ok(ImageVariants { activation: pass.activation(*layer)?, pass, layer: *layer })).collect()
+    }
+}
+
+/// The activation of a layer, and the scores of variants of it, for which the graph is run on from there.
+pub struct ActivationVariants<'a> {
+    /// `[N, C, H', W']`
+    pub activation: Tensor,
+    pass: &'a Pass<'a>,
+    layer: LayerIndex,
+}
+
+/// The activation of one sample that variants are made of.
+pub struct Original<'a> {
+    /// Where it is captured.
+    pub tap: Tap,
+    /// As the model has it.
+    pub activation: &'a Tensor,
+    /// Which of its dimensions holds the channels.
+    pub channel_dim: i64,
+}
+
+impl ActivationVariants<'_> {
+    /// Channel weights `[N, C]` of a method, from the `[T, C]` of each sample with its activation and its `T` scores.
+    ///
+    /// # Errors
+    /// Those of `weigh`.
+    pub fn weights<M: 'static>(
+        &self,
+        weigh: impl Fn(&Probe<'_>, &Original<'_>, &[&Score]) -> Result<Tensor, ExecError>,
+    ) -> Result<Tensor, ExplainError> {
+        self.pass.probed::<M>(self.layer, |probe, scores| {
+            let activation = self.pass.tapped(self.layer)?.f_narrow(0, probe.sample.row(), 1)?;
+            let channel_dim = channel_dim(self.pass.layer(self.layer));
+            let original = Original { tap: self.pass.tap(self.layer), activation: &activation, channel_dim };
+            Ok(weigh(probe, &original, scores)?)
+        })
+    }
+}
+
+impl<'a> Evidence<'a> for ActivationVariants<'a> {
+    fn needs() -> Needs {
+        // What becomes of the score without a channel can be asked without a gradient, too.
+        Needs { probes: true, resumes: true, ..Needs::of_layers(Influence::WithoutGradient) }
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        layers.iter().map(|layer| Ok(ActivationVariants { activation: pass.activation(*layer)?, pass, layer: *layer })).collect()
+    }
+}
+
+/// The image and the biases of a network, with the gradients of the class's score.
+#[derive(Debug)]
+pub struct WholeNetwork<'a> {
+    /// `[N, 3, H, W]`
+    pub input: Tensor,
+    /// Of the same shape.
+    pub input_gradient: Tensor,
+    /// Each bias `[C]` with the gradient `[N, C, H_l, W_l]` of its operator's output.
+    pub biases: Vec<(&'a Tensor, Tensor)>,
+}
+
+impl<'a> Evidence<'a> for WholeNetwork<'a> {
+    fn needs() -> Needs {
+        let derivative = Derivative { objective: TypeId::of::<ClassScore>(), order: Order::First };
+        Needs { derivative: Some(derivative), layers: None, network: true, probes: false, resumes: false }
+    }
+
+    fn gather(pass: &'a Pass<'a>, _layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        let (input, input_gradient, biases) = pass.network_gradients::<ClassScore>()?;
+        Ok(vec![WholeNetwork { input, input_gradient, biases }])
+    }
+}

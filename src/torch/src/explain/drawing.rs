@@ -1,0 +1,139 @@
+//! From the saliency of a batch to heatmaps over its images: those of one size at once.
+
+use tch::{TchError, Tensor};
+use typed_index_collections::{TiSlice, TiVec};
+
+use super::{
+    HeatmapSize, TorchExplainer,
+    grid::{Cell, ColumnIndex, Grid, SampleIndex},
+    heatmap,
+    saliency::PassMaps,
+    smoothing::Variant,
+    target::index_tensor,
+};
+use camflow_media::FrameRegion;
+use camflow_pipeline::DecodedSample;
+
+/// Heatmaps on the device.
+#[derive(Debug)]
+pub struct DeviceMaps {
+    /// `[N, H, W]`, as they are stored.
+    pub shown: Tensor,
+    /// `[N, H, W]` over the model's input, where those are other ones and are needed.
+    pub of_input: Option<Tensor>,
+}
+
+impl DeviceMaps {
+    /// `[N, H, W]` over the model's input; as they are stored, where nobody asked for those.
+    pub fn over_input(&self) -> &Tensor {
+        self.of_input.as_ref().unwrap_or(&self.shown)
+    }
+
+    /// One or both.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        [Some(&mut self.shown), self.of_input.as_mut()].into_iter().flatten()
+    }
+}
+
+/// What the heatmaps of a sample are drawn on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Canvas {
+    /// The layer's own resolution.
+    Layer,
+    /// The model's input, of whatever part of the image.
+    Input,
+    /// The whole image, of so many rows and columns.
+    Image(usize, usize),
+    /// The frame that the input was cut out of.
+    Frame(FrameRegion),
+    /// The image that the frame was made of.
+    ImageOfFrame(FrameRegion),
+}
+
+impl Canvas {
+    fn of(sample: &DecodedSample, size: HeatmapSize) -> Self {
+        let region = sample.region;
+        match (size, is_whole(sample)) {
+            (HeatmapSize::Layer, _) => Canvas::Layer,
+            (HeatmapSize::Input, true) => Canvas::Input,
+            // Straight from the layer to the image where nothing was cropped.
+            (HeatmapSize::Image, true) => Canvas::Image(region.image_height, region.image_width),
+            (HeatmapSize::Input, false) => Canvas::Frame(region),
+            (HeatmapSize::Image, false) => Canvas::ImageOfFrame(region),
+        }
+    }
+}
+
+/// Whether the model saw the whole image.
+pub fn is_whole(sample: &DecodedSample) -> bool {
+    !sample.region.is_cropped(sample.height, sample.width)
+}
+
+impl TorchExplainer {
+    /// Of each class that is there the heatmap `[1, H, W]` of each column, over the image as it is.
+    pub(super) fn heatmaps(
+        &self,
+        passes: &[PassMaps],
+        variant: Variant,
+        samples: &TiSlice<SampleIndex, DecodedSample>,
+        input: (usize, usize),
+    ) -> Result<Grid<TiVec<ColumnIndex, DeviceMaps>>, TchError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut maps = Grid::default();
+        for pass in passes {
+            let mut groups: Vec<(Canvas, Vec<SampleIndex>)> = Vec::new();
+            for &sample in &pass.samples {
+                let canvas = Canvas::of(&samples[sample], self.options.size);
+                match groups.iter_mut().find(|(other, _)| *other == canvas) {
+                    Some((_, group)) => group.push(sample),
+                    None => groups.push((canvas, vec![sample])),
+                }
+            }
+            for (canvas, group) in groups {
+                let rows: Vec<i64> = group.iter().map(|sample| sample.row()).collect();
+                let is_all = rows.len() == samples.len();
+                for layers in &pass.columns {
+                    let select = |saliency: &Tensor| match is_all {
+                        true => Ok(saliency.shallow_clone()),
+                        false => saliency.f_index_select(0, &index_tensor(&rows, saliency)?),
+                    };
+                    let own = layers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
+                    let drawn = self.draw(&own, variant, canvas, input)?;
+                    let mut of_input = drawn.of_input.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
+                    for (&sample, shown) in group.iter().zip(drawn.shown.f_split(1, 0)?) {
+                        let of_input = of_input.as_mut().and_then(Iterator::next);
+                        let cell = Cell { sample, target: pass.target };
+                        maps.get_or_insert_with(cell, TiVec::new).push(DeviceMaps { shown, of_input });
+                    }
+                }
+            }
+        }
+        Ok(maps)
+    }
+
+    /// Heatmaps from the saliency `[N, H', W']` of one or several layers.
+    fn draw(
+        &self,
+        saliencies: &[Tensor],
+        variant: Variant,
+        canvas: Canvas,
+        input: (usize, usize),
+    ) -> Result<DeviceMaps, TchError> {
+        let draw = |size| variant.undo(heatmap::heatmaps(saliencies, size)?);
+        let size = match canvas {
+            Canvas::Layer => None,
+            Canvas::Image(height, width) => Some((height, width)),
+            Canvas::Input | Canvas::Frame(_) | Canvas::ImageOfFrame(_) => Some(input),
+        };
+        let maps = draw(size)?;
+        let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
+        match canvas {
+            Canvas::Layer | Canvas::Input | Canvas::Image(..) => Ok(DeviceMaps { shown: maps, of_input }),
+            Canvas::Frame(region) => Ok(DeviceMaps { shown: heatmap::place_in_frame(&maps, &region)?, of_input: Some(maps) }),
+            Canvas::ImageOfFrame(region) => {
+                let placed = heatmap::place_in_frame(&maps, &region)?;
+                Ok(DeviceMaps { shown: heatmap::resize_to_image(&placed, &region)?, of_input: Some(maps) })
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One tensor through the model: forward, then pass by pass the saliency maps of all methods.
+
+use tch::{Kind, Tensor};
+use typed_index_collections::{TiSlice, TiVec};
+
+use super::{
+    ExplainError, TorchExplainer,
+    cam::{ProbeOptions, Reduction},
+    grid::{Cell, ColumnIndex, Grid, SampleIndex, TargetIndex},
+    pass::{ClassScore, Pass, Run, Setting},
+    target::{Score, resolve},
+};
+use crate::program::to_host;
+use camflow_media::BinaryMask;
+use camflow_pipeline::ClassTarget;
+
+/// The maps of a batch.
+pub struct Saliencies {
+    /// What was differentiated, of each class that is there.
+    pub targets: Grid<Score>,
+    /// How much that is.
+    pub scores: Grid<f64>,
+    /// Target by target.
+    pub passes: Vec<PassMaps>,
+}
+
+/// The maps of one target of every sample that has it.
+pub struct PassMaps {
+    /// Which target.
+    pub target: TargetIndex,
+    /// Those samples.
+    pub samples: Vec<SampleIndex>,
+    /// The saliency `[N, H', W']` of each layer of the column, or of the network. Rows of other samples mean nothing.
+    pub columns: TiVec<ColumnIndex, Vec<Tensor>>,
+}
+
+impl TorchExplainer {
+    /// The maps of an input's targets. `keys` tell samples apart where chance plays a part; `shown` are the parts of the input that
+    /// show an image, where others do not.
+    pub(super) fn saliencies(
+        &self,
+        input: &Tensor,
+        keys: &[String],
+        targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
+        shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
+    ) -> Result<Saliencies, ExplainError> {
+        let execution = {
+            let _no_grad = self.derivatives.is_empty().then(tch::no_grad_guard);
+            self.plan.run(input)?
+        };
+        let _no_grad = tch::no_grad_guard();
+        let scores = self.resolve(&execution.output, targets, shown)?;
+        let setting = Setting {
+            plan: &self.plan,
+            layers: &self.options.layers,
+            taps: &self.taps,
+            derivatives: &self.derivatives,
+            probe_options: ProbeOptions { batch: self.probe_batch as i64 },
+        };
+        let run = Run::new(setting, execution, scores, keys);
+        let reduction = if self.options.eigen_smooth { Reduction::FirstComponent } else { Reduction::Sum };
+        let mut passes = Vec::new();
+        let mut values = Vec::new();
+        let mut targets = run.scores().targets().peekable();
+        while let Some(target) = targets.next() {
+            let pass = Pass::new(&run, target, targets.peek().is_none());
+            let of_column = |column: &super::Column| column.method.saliencies(&pass, &column.layers, reduction);
+            let columns = self.columns.iter().map(of_column).collect::<Result<_, _>>()?;
+            values.push(pass.values::<ClassScore>()?.f_detach()?.f_to_kind(Kind::Double)?);
+            passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
+        }
+        drop(targets);
+        let mut scores = Grid::default();
+        if !values.is_empty() {
+            let cells = passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
+            for (cell, value) in cells.zip(to_host::<f64>(&Tensor::f_cat(&values, 0)?)?) {
+                scores.insert(cell, value);
+            }
+        }
+        Ok(Saliencies { targets: run.into_scores(), scores, passes })
+    }
+
+    /// What is differentiated, of each class that is there.
+    fn resolve(
+        &self,
+        output: &Tensor,
+        targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
+        shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
+    ) -> Result<Grid<Score>, ExplainError> {
+        if output.dim() != 2 && output.dim() != 4 {
+            return Err(ExplainError::Unsuitable(format!(
+                "the model's output has shape {:?}; class logits [N, K] or [N, K, H, W] are wanted, wrap the model at export",
+                output.size()
+            )));
+        }
+        self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
+        Ok(resolve(&output.f_detach()?, targets, self.options.reading, shown)?)
+    }
+}
