@@ -14,6 +14,7 @@ mod heatmap;
 mod layout;
 mod options;
 mod pass;
+mod probe;
 mod saliency;
 mod sizes;
 mod smoothing;

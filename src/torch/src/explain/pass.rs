@@ -14,9 +14,9 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError,
-    cam::{Probe, ProbeOptions},
     grid::{self, Grid, LayerIndex, SampleIndex, TargetIndex},
     layout::as_nchw,
+    probe::{Probe, ProbeOptions},
     target::{Score, class_scores},
 };
 use crate::program::{self, Execution, Layer, Plan, Tap};

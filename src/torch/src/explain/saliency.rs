@@ -5,9 +5,10 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
-    cam::{ProbeOptions, Reduction},
+    cam::Reduction,
     grid::{Cell, ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
+    probe::ProbeOptions,
     target::{Score, resolve},
 };
 use crate::program::to_host;

@@ -398,7 +398,7 @@ mod tests {
             let logits = Tensor::rand(&size[..], tch::kind::FLOAT_CPU).set_requires_grad(true);
             let pixels = pixels.map_or(TargetPixels::Labelled, TargetPixels::Mask);
             let target = |sample| vec![ClassTarget { class: 0, channel: Channel::Index(sample % 7), pixels: pixels.clone() }];
-            let (targets, shown): (Vec<_>, Vec<_>) = (0..32).map(|sample| (target(sample), None)).unzip();
+            let (targets, shown): (Vec<_>, Vec<_>) = (0i64..32).map(|sample| (target(sample), None)).unzip();
             let work = || {
                 let found = tch::no_grad(|| {
                     resolve(&logits, TiSlice::from_ref(&targets), SEVERAL, TiSlice::from_ref(&shown)).expect("resolved")

@@ -10,6 +10,7 @@ use std::{
 use tch::Tensor;
 
 use super::guard::{Call, Guard};
+pub use super::value::{ArgumentSpec, DispatchError, Input, Output};
 use torch_sys::C_tensor;
 
 /// Mirrors `cf_value`.
@@ -59,97 +60,26 @@ unsafe extern "C" {
     fn cf_use_math_attention();
 }
 
-/// libtorch refused a call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct DispatchError {
-    /// The first line of libtorch's message.
-    pub message: String,
-    /// The device (or host) had no memory left; a smaller batch may work.
-    pub out_of_memory: bool,
-}
-
-/// What an operator is called with.
-#[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
-    /// The schema's default.
-    Default,
-    /// None.
-    None,
-    /// One tensor.
-    Tensor(&'a Tensor),
-    /// A list of tensors, with holes where the schema allows them.
-    Tensors(&'a [*const C_tensor]),
-    /// An integer; also dtypes, layouts and memory formats by their C++ number.
-    Int(i64),
-    /// A float.
-    Float(f64),
-    /// A boolean.
-    Bool(bool),
-    /// A string.
-    Str(&'a str),
-    /// A list of integers.
-    Ints(&'a [i64]),
-    /// A list of floats.
-    Floats(&'a [f64]),
-    /// A list of booleans, one byte each.
-    Bools(&'a [u8]),
-    /// A device such as `cpu` or `cuda:0`.
-    Device(&'a str),
-}
-
-impl Input<'_> {
-    fn to_raw(self) -> RawValue {
-        let mut raw = RawValue { tag: DEFAULT, i: 0, f: 0.0, data: ptr::null(), len: 0 };
-        match self {
-            Input::Default => {}
-            Input::None => raw.tag = NONE,
-            Input::Tensor(tensor) => {
-                raw.tag = TENSOR;
-                raw.data = tensor.as_ptr().cast();
-            }
-            Input::Tensors(list) => (raw.tag, raw.data, raw.len) = (TENSORS, list.as_ptr().cast(), list.len()),
-            Input::Int(i) => (raw.tag, raw.i) = (INT, i),
-            Input::Float(f) => (raw.tag, raw.f) = (FLOAT, f),
-            Input::Bool(b) => (raw.tag, raw.i) = (BOOL, i64::from(b)),
-            Input::Str(s) => (raw.tag, raw.data, raw.len) = (STRING, s.as_ptr().cast(), s.len()),
-            Input::Ints(list) => (raw.tag, raw.data, raw.len) = (INTS, list.as_ptr().cast(), list.len()),
-            Input::Floats(list) => (raw.tag, raw.data, raw.len) = (FLOATS, list.as_ptr().cast(), list.len()),
-            Input::Bools(list) => (raw.tag, raw.data, raw.len) = (BOOLS, list.as_ptr().cast(), list.len()),
-            Input::Device(s) => (raw.tag, raw.data, raw.len) = (DEVICE, s.as_ptr().cast(), s.len()),
+fn to_raw(input: Input<'_>) -> RawValue {
+    let mut raw = RawValue { tag: DEFAULT, i: 0, f: 0.0, data: ptr::null(), len: 0 };
+    match input {
+        Input::Default => {}
+        Input::None => raw.tag = NONE,
+        Input::Tensor(tensor) => {
+            raw.tag = TENSOR;
+            raw.data = tensor.as_ptr().cast();
         }
-        raw
+        Input::Tensors(list) => (raw.tag, raw.data, raw.len) = (TENSORS, list.as_ptr().cast(), list.len()),
+        Input::Int(i) => (raw.tag, raw.i) = (INT, i),
+        Input::Float(f) => (raw.tag, raw.f) = (FLOAT, f),
+        Input::Bool(b) => (raw.tag, raw.i) = (BOOL, i64::from(b)),
+        Input::Str(s) => (raw.tag, raw.data, raw.len) = (STRING, s.as_ptr().cast(), s.len()),
+        Input::Ints(list) => (raw.tag, raw.data, raw.len) = (INTS, list.as_ptr().cast(), list.len()),
+        Input::Floats(list) => (raw.tag, raw.data, raw.len) = (FLOATS, list.as_ptr().cast(), list.len()),
+        Input::Bools(list) => (raw.tag, raw.data, raw.len) = (BOOLS, list.as_ptr().cast(), list.len()),
+        Input::Device(s) => (raw.tag, raw.data, raw.len) = (DEVICE, s.as_ptr().cast(), s.len()),
     }
-}
-
-/// What an operator returns.
-#[derive(Debug)]
-pub enum Output {
-    /// One tensor; may be undefined.
-    Tensor(Tensor),
-    /// A list of tensors.
-    Tensors(Vec<Tensor>),
-    /// An integer.
-    Int(i64),
-    /// A float.
-    Float(f64),
-    /// A boolean.
-    Bool(bool),
-    /// None.
-    None,
-}
-
-/// One argument of an operator's schema.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArgumentSpec {
-    /// Its name, by which values are bound.
-    pub name: String,
-    /// Whether it may be left out.
-    pub has_default: bool,
-    /// Whether it says where the result is to live.
-    pub is_device: bool,
-    /// Whether the result is written into it.
-    pub is_out: bool,
+    raw
 }
 
 /// A resolved operator.
@@ -206,7 +136,7 @@ impl Operator {
         assert_eq!(inputs.len(), self.arguments.len(), "one input per schema argument");
         let refused = |message: String| DispatchError { message, out_of_memory: false };
         self.guard.check(Call { arguments: &self.arguments, inputs }).map_err(refused)?;
-        let values: Vec<RawValue> = inputs.iter().map(|input| input.to_raw()).collect();
+        let values: Vec<RawValue> = inputs.iter().map(|input| to_raw(*input)).collect();
         let mut results = vec![RawValue { tag: NONE, i: 0, f: 0.0, data: ptr::null(), len: 0 }; self.num_returns];
         let mut error = ptr::null_mut();
         // SAFETY: one value per argument, room for every result, and all that the values point to outlives the call.

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::dispatch::{ArgumentSpec, DispatchError, Input, Output};
+use super::value::{ArgumentSpec, DispatchError, Input, Output};
 
 /// The arguments of a call.
 #[derive(Clone, Copy)]

@@ -1,12 +1,13 @@
 //! Exported models: a `torch.export` archive (`.pt2`) becomes a checked [`Program`], and a [`Plan`] runs it on a device.
 //!
 //! The phases, one file each: `archive` (bytes), `schema` (JSON), `build` (to a checked `graph`), `passes` (what may be left out
-//! or folded), `plan` (made ready for a device), `exec` (run). Everything that can be wrong with a file is found by [`Program::open`] and
+//! or folded), `compile` (to a `plan`, made ready for a device), `exec` (run). Everything that can be wrong with a file is found by [`Program::open`] and
 //! [`Program::resolve_layers`], before any sample.
 
 mod archive;
 mod biases;
 mod build;
+mod compile;
 mod counts;
 mod cuda;
 mod device;
@@ -27,8 +28,10 @@ mod passes;
 mod plan;
 mod resume;
 mod schema;
+mod suffix;
 mod symbolic;
 mod untrusted;
+mod value;
 mod wide;
 
 use std::{
@@ -220,7 +223,7 @@ impl Program {
                 None => problems.push(format!("weight `{name}` is missing")),
             }
         }
-        problems.extend(plan::check(&graph));
+        problems.extend(compile::check(&graph));
         if graph.inputs.len() != 1 {
             problems.push(format!(
                 "it takes {} tensors; camflow feeds one image tensor, wrap the model at export",

@@ -4,80 +4,16 @@
 //! Only what the activation reaches is run again. The rest of what those steps read (a residual branch that goes around the
 //! layer, an attention mask) was kept from the run of the image itself, and is repeated along its batch dimension.
 
-use std::collections::{HashMap, HashSet};
-
 use tch::Tensor;
 
 use super::{
     exec::{ExecError, Execution, Value, from_tch},
-    graph::{BatchDim, Graph, Node, Operation, ValueId},
-    passes::{self, Aliases, InPlace},
-    plan::{Plan, Tap},
+    graph::{BatchDim, ValueId},
+    plan::{Plan, Suffix, Tap},
 };
-
-/// The way from a tap to the output.
-#[derive(Clone, Debug, Default)]
-pub struct Suffix {
-    /// Which of the plan's steps, in order.
-    steps: Vec<usize>,
-    /// Values from before the tap that they read.
-    boundary: Vec<ValueId>,
-    /// Those of the boundary that a step writes to in place: each run needs its own copy.
-    written: HashSet<ValueId>,
-}
-
-impl Suffix {
-    pub(super) fn boundary(&self) -> impl Iterator<Item = ValueId> + '_ {
-        self.boundary.iter().copied()
-    }
-}
-
-/// The suffix of a tap, among the nodes that are kept (of which the plan makes its steps, in order).
-pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], tap: ValueId, output: ValueId) -> Suffix {
-    let producer: HashMap<ValueId, usize> =
-        graph.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |value| (value, index))).collect();
-    let dependent = passes::dependents(graph, aliases, &[tap]);
-    let on_the_way = passes::needed(graph, aliases, &[output]);
-    let reached = |index: usize, node: &Node| {
-        keep[index] && on_the_way[index] && node.defines().any(|value| value != tap && dependent.contains(&value))
-    };
-    let mut wanted: HashSet<usize> =
-        graph.nodes.iter().enumerate().filter(|(index, node)| reached(*index, node)).map(|(index, _)| index).collect();
-    // Scalars are computed anew, as they may depend on the size of the batch.
-    let mut open: Vec<usize> = wanted.iter().copied().collect();
-    while let Some(index) = open.pop() {
-        for value in graph.nodes[index].uses() {
-            if let Some(&from) = producer.get(&value)
-                && gives_scalar(&graph.nodes[from])
-                && wanted.insert(from)
-            {
-                open.push(from);
-            }
-        }
-    }
-    let constants: HashSet<ValueId> = graph.bindings.iter().map(|(id, _)| *id).collect();
-    let inside: HashSet<ValueId> = wanted.iter().flat_map(|index| graph.nodes[*index].defines()).collect();
-    let mut boundary: Vec<ValueId> = wanted.iter().flat_map(|index| graph.nodes[*index].uses().collect::<Vec<_>>()).collect();
-    boundary.retain(|value| *value != tap && !inside.contains(value) && !constants.contains(value));
-    boundary.sort_unstable();
-    boundary.dedup();
-    let written_roots: HashSet<ValueId> = wanted
-        .iter()
-        .filter(|index| aliases.in_place[**index] == InPlace::Write)
-        .filter_map(|index| graph.nodes[*index].first_value().map(|first| aliases.root(first)))
-        .collect();
-    let written = boundary.iter().copied().filter(|value| written_roots.contains(&aliases.root(*value))).collect();
-    let steps = (0..graph.nodes.len()).filter(|index| keep[*index]).enumerate();
-    let steps = steps.filter(|(_, index)| wanted.contains(index)).map(|(step, _)| step).collect();
-    Suffix { steps, boundary, written }
-}
 
 fn repeating(error: &tch::TchError) -> ExecError {
     ExecError { node: "an activation before the layer".into(), operator: "repeat".into(), source: from_tch(error) }
-}
-
-fn gives_scalar(node: &Node) -> bool {
-    matches!(node.operation, Operation::Symbolic(_)) || node.operator().starts_with("sym_")
 }
 
 impl Plan {

@@ -8,8 +8,9 @@ use super::{
     archive::Archive,
     build,
     graph::{Graph, ValueId},
-    passes, read_metadata, resume,
+    passes, read_metadata,
     schema::ExportedProgram,
+    suffix::suffix,
 };
 
 /// Reads an archive as [`super::Program::open`] does, with its tensors and its graph.
@@ -61,7 +62,7 @@ fn check(mut graph: Graph) {
     let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).collect();
     let keep = passes::needed(&graph, &aliases, &wanted);
     for tap in taps {
-        resume::suffix(&graph, &aliases, &keep, tap, output);
+        suffix(&graph, &aliases, &keep, tap, output);
     }
     passes::reuse_memory(&graph, &mut aliases.in_place, &wanted.into_iter().collect());
 }

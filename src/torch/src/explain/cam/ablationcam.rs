@@ -21,10 +21,13 @@ use tch::{TchError, Tensor};
 use super::{
     CamMethod, Reduction,
     evidence::{ActivationVariants, Original},
-    probe::{Probe, score_all},
 };
 use crate::{
-    explain::{ExplainError, target::Score},
+    explain::{
+        ExplainError,
+        probe::{Probe, score_all},
+        target::Score,
+    },
     program::{DispatchError, ExecError},
 };
 

@@ -4,13 +4,13 @@ use std::{any::TypeId, marker::PhantomData};
 
 use tch::Tensor;
 
-use super::probe::Probe;
 use crate::{
     explain::{
         ExplainError,
         grid::LayerIndex,
         layout::channel_dim,
         pass::{ClassScore, Derivative, Objective, Order, Pass},
+        probe::Probe,
         target::Score,
     },
     program::{ExecError, Influence, Layer, Tap},

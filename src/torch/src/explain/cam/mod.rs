@@ -16,7 +16,6 @@ mod gradcam_plus_plus;
 mod hirescam;
 mod kpcacam;
 mod layercam;
-mod probe;
 mod projection;
 mod randomcam;
 mod reduction;
@@ -31,7 +30,6 @@ use crate::program::Influence;
 use camflow_names::Choice;
 pub use evidence::{Evidence, Gradients, Needs};
 pub use gradcam::GradCam;
-pub use probe::{Probe, ProbeOptions};
 pub use reduction::Reduction;
 
 /// A class-activation method.
@@ -197,12 +195,14 @@ impl Method {
 mod testing {
     use tch::{Kind, Tensor};
 
+    use crate::program::to_host;
+
     pub fn tensor<const D: usize>(values: &[f32], size: [i64; D]) -> Tensor {
         Tensor::from_slice(values).view(&size[..])
     }
 
     pub fn values(tensor: &Tensor) -> Vec<f32> {
-        Vec::try_from(tensor.to_kind(Kind::Float).contiguous().view(-1)).expect("values")
+        to_host(&tensor.to_kind(Kind::Float)).expect("values")
     }
 
     pub fn assert_near(found: &[f32], wanted: &[f32]) {

@@ -25,11 +25,35 @@ impl Reduction {
         }
     }
 
-    /// Of the channels `weights * activation`, with weights `[N, C]`, or `[1, C]` for all samples.
+    /// Of the channels `weights * activation`, with weights `[N, C]`. Their sum is a matrix product, which reads the activation once
+    /// and writes nothing of its size.
     ///
     /// # Errors
     /// libtorch fails, for want of memory say.
     pub fn of_weighted(self, activation: &Tensor, weights: &Tensor) -> Result<Tensor, TchError> {
-        self.of(&activation.f_mul(&weights.f_unsqueeze(2)?.f_unsqueeze(3)?)?)
+        match self {
+            Reduction::Sum => {
+                let (n, _, height, width) = activation.size4()?;
+                weights.f_unsqueeze(1)?.f_bmm(&activation.f_flatten(2, 3)?)?.f_view([n, height, width])
+            }
+            Reduction::FirstComponent => self.of(&activation.f_mul(&weights.f_unsqueeze(2)?.f_unsqueeze(3)?)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_matrix_product_is_the_sum_of_weighted_channels_in_any_layout() {
+        tch::manual_seed(0);
+        let (weights, activation) =
+            (Tensor::randn([2, 5], tch::kind::DOUBLE_CPU), Tensor::randn([2, 4, 3, 5], tch::kind::DOUBLE_CPU));
+        for activation in [activation.permute([0, 3, 1, 2]), activation.permute([0, 3, 1, 2]).contiguous()] {
+            let summed = Reduction::Sum.of(&(&activation * weights.unsqueeze(2).unsqueeze(3))).expect("sum");
+            let product = Reduction::Sum.of_weighted(&activation, &weights).expect("product");
+            assert!(product.allclose(&summed, 1e-12, 1e-12, false));
+        }
     }
 }

@@ -15,13 +15,13 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{
-    CamMethod, Reduction,
-    evidence::ImageVariants,
-    probe::{Probe, score_all},
-};
+use super::{CamMethod, Reduction, evidence::ImageVariants};
 use crate::{
-    explain::{ExplainError, target::Score},
+    explain::{
+        ExplainError,
+        probe::{Probe, score_all},
+        target::Score,
+    },
     program::ExecError,
 };
 

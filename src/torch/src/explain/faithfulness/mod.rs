@@ -15,9 +15,9 @@ use typed_index_collections::TiVec;
 
 use super::{
     ExplainError, TorchExplainer,
-    cam::ProbeOptions,
     drawing::DeviceMaps,
     grid::{Cell, ColumnIndex, Grid},
+    probe::ProbeOptions,
     target::Score,
 };
 use crate::program::{Plan, to_host};

@@ -1,27 +1,29 @@
-//! First phase: the `.pt2` file as a map from entry name to bytes, and the tensors in it.
+//! First phase: the `.pt2` file as a map from entry name to bytes, and the tensors in it (`stored.rs`).
 //!
 //! The file is read once, as one piece, into memory of our own, and never looked at again: what is digested is what is run,
 //! whatever becomes of the file. (A mapping of the file would show what others write to it, and a file that is cut off would end
 //! the process.) Weights lie in that memory, so that there is one copy of them.
 //! Source of the layout: `torch/export/pt2_archive` of torch 2.11.
 
+mod stored;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     io::{self, Cursor, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use memmap2::MmapMut;
-use tch::{Device, Kind, Tensor};
 
 use super::{
     ProgramError,
     file_kind::{by_entries, by_start},
     memory::obtainable_bytes,
-    schema::{Payload, Size, VersionHeader, WeightsConfig},
+    schema::VersionHeader,
 };
 use camflow_media::{WatchedFile, shown};
+pub use stored::StoredTensor;
 
 /// The schema major version that this reader knows.
 pub const SCHEMA_MAJOR: i64 = 8;
@@ -31,12 +33,6 @@ const LOCAL_HEADER: &[u8] = b"PK\x03\x04";
 
 /// The largest JSON that is parsed: the graph of a large network has some megabytes, and each may take ten in memory.
 const MAX_JSON_BYTES: usize = 128 << 20;
-
-/// As many axes as libtorch's tensors have at most.
-const MAX_AXES: usize = 64;
-
-/// A weight may repeat few bytes many times (a stride of 0), but what it comes to then is limited by this or its own bytes.
-const MAX_REPEATED_BYTES: i64 = 64 << 20;
 
 /// An opened `.pt2` file.
 #[derive(Debug)]
@@ -50,29 +46,6 @@ pub struct Archive {
     program: String,
     /// Version of torch that wrote it.
     pub torch_version: String,
-}
-
-/// A tensor whose bytes lie in the archive's memory.
-#[derive(Debug)]
-pub struct StoredTensor {
-    /// dtype of the elements.
-    pub kind: Kind,
-    sizes: Vec<i64>,
-    strides: Vec<i64>,
-    storage_offset: i64,
-    offset: usize,
-    length: usize,
-}
-
-/// The tensors of one folder of an archive.
-#[derive(Debug, Default)]
-pub struct StoredTensors {
-    /// Those that can be used, by name.
-    pub found: HashMap<String, StoredTensor>,
-    /// The names of those that cannot.
-    pub unusable: HashSet<String>,
-    /// Why not, and what else is wrong, one text each.
-    pub problems: Vec<String>,
 }
 
 impl Archive {
@@ -269,131 +242,10 @@ impl Archive {
         ProgramError::Foreign { path: self.path.clone(), what }
     }
 
-    /// Parameters and persistent buffers by state-dict name.
-    pub fn weights(&self) -> StoredTensors {
-        self.stored("weights")
-    }
-
-    /// Tensor constants and non-persistent buffers by name.
-    pub fn constants(&self) -> StoredTensors {
-        self.stored("constants")
-    }
-
-    fn stored(&self, folder: &str) -> StoredTensors {
-        let mut stored = StoredTensors::default();
-        let config = format!("data/{folder}/{}_{folder}_config.json", self.program);
-        let config: WeightsConfig = match self.json(&config) {
-            Ok(config) => config,
-            Err(_) if !self.entries.contains_key(&config) => {
-                let hint = if self.entries.contains_key(&format!("data/{folder}/{}.pt", self.program)) {
-                    "; an older torch wrote this file, export it again"
-                } else {
-                    ""
-                };
-                stored.problems.push(format!("entry `{config}` is missing{hint}"));
-                return stored;
-            }
-            Err(error) => {
-                stored.problems.push(error.to_string());
-                return stored;
-            }
-        };
-        for (name, payload) in config.config {
-            match self.stored_tensor(folder, &payload) {
-                Ok(tensor) => drop(stored.found.insert(name, tensor)),
-                Err(problem) => {
-                    stored.problems.push(format!("weight `{name}`: {problem}"));
-                    stored.unusable.insert(name);
-                }
-            }
-        }
-        stored
-    }
-
-    fn stored_tensor(&self, folder: &str, payload: &Payload) -> Result<StoredTensor, String> {
-        let meta = match &payload.tensor_meta {
-            Some(meta) if !payload.use_pickle => meta,
-            _ => return Err("it is pickled (a quantised tensor or a script object), which only Python can read".into()),
-        };
-        let kind = kind_of_code(meta.dtype).ok_or_else(|| format!("dtype code {} is not supported", meta.dtype))?;
-        let entry = format!("data/{folder}/{}", payload.path_name);
-        let (offset, length) = *self.entries.get(&entry).ok_or_else(|| format!("entry `{entry}` is missing"))?;
-        let numbers = |sizes: &[Size]| -> Result<Vec<i64>, String> { sizes.iter().map(constant).collect() };
-        let (sizes, strides) = (numbers(&meta.sizes)?, numbers(&meta.strides)?);
-        let storage_offset = meta.storage_offset.as_ref().map_or(Ok(0), constant)?;
-        if sizes.len() != strides.len()
-            || sizes.len() > MAX_AXES
-            || sizes.iter().chain(&strides).any(|n| *n < 0)
-            || storage_offset < 0
-        {
-            return Err("its sizes and strides make no sense".into());
-        }
-        // The last element that the strides reach must lie inside the entry.
-        let element = kind.elt_size_in_bytes() as i64;
-        let last = sizes.iter().zip(&strides).try_fold(storage_offset, |sum, (size, stride)| {
-            (size - 1).max(0).checked_mul(*stride).and_then(|reach| sum.checked_add(reach))
-        });
-        let empty = sizes.contains(&0);
-        let end = last.and_then(|last| (last + i64::from(!empty)).checked_mul(element));
-        if !empty && end.is_none_or(|end| end > length as i64) {
-            return Err(format!("its {length} bytes are too few for shape {sizes:?} of {kind:?}"));
-        }
-        let whole = sizes.iter().try_fold(element, |total, size| total.checked_mul(*size));
-        if whole.is_none_or(|whole| whole > MAX_REPEATED_BYTES.max(length as i64)) {
-            return Err(format!("its shape {sizes:?} of {kind:?} is too large for the {length} bytes it has"));
-        }
-        if !empty && offset % element as usize != 0 {
-            return Err("its bytes are not aligned".into());
-        }
-        Ok(StoredTensor { kind, sizes, strides, storage_offset, offset, length })
-    }
-
-    /// The tensor, without a copy where it has elements. It must not outlive the archive's memory: see [`Archive::content`].
-    ///
-    /// # Errors
-    /// libtorch refuses the shape.
-    pub fn tensor(&self, stored: &StoredTensor) -> Result<Tensor, tch::TchError> {
-        if stored.sizes.contains(&0) || stored.length == 0 {
-            return Tensor::f_zeros(&stored.sizes, (stored.kind, Device::Cpu));
-        }
-        let elements = (stored.length / stored.kind.elt_size_in_bytes()) as i64;
-        // SAFETY: the span was checked against the memory when the archive was opened, and `content` keeps it alive.
-        let storage = unsafe {
-            Tensor::f_from_blob(self.content.as_ptr().add(stored.offset), &[elements], &[1], stored.kind, Device::Cpu)?
-        };
-        storage.f_as_strided(&stored.sizes, &stored.strides, stored.storage_offset)
-    }
-
     /// Keeps the memory of tensors made by [`Archive::tensor`] alive.
     pub fn content(&self) -> Arc<MmapMut> {
         self.content.clone()
     }
-}
-
-fn constant(size: &Size) -> Result<i64, String> {
-    match size {
-        Size::AsInt(number) => Ok(*number),
-        Size::AsExpr(expression) => Err(format!("its size `{}` is symbolic", expression.expr_str)),
-    }
-}
-
-/// torch.export's own numbering of dtypes (`torch/_export/serde/schema.py`), which is not C++'s. `None`: not in tch.
-pub fn kind_of_code(code: i64) -> Option<Kind> {
-    Some(match code {
-        1 => Kind::Uint8,
-        2 => Kind::Int8,
-        3 => Kind::Int16,
-        4 => Kind::Int,
-        5 => Kind::Int64,
-        6 => Kind::Half,
-        7 => Kind::Float,
-        8 => Kind::Double,
-        10 => Kind::ComplexFloat,
-        11 => Kind::ComplexDouble,
-        12 => Kind::Bool,
-        13 => Kind::BFloat16,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -402,6 +254,8 @@ mod tests {
         fs,
         sync::atomic::{AtomicBool, Ordering},
     };
+
+    use tch::Kind;
 
     use super::*;
 

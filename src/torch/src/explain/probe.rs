@@ -2,10 +2,8 @@
 
 use tch::{TchError, Tensor};
 
-use crate::{
-    explain::{grid::SampleIndex, target::Score},
-    program::{ExecError, Execution, Plan, Tap, from_tch},
-};
+use super::{grid::SampleIndex, target::Score};
+use crate::program::{ExecError, Execution, Plan, Tap, from_tch};
 
 /// One sample of a batch that went through the model.
 pub struct Probe<'a> {
