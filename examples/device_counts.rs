@@ -1,5 +1,5 @@
-//! What explaining a batch asks of libtorch: calls of operators, bytes that are allocated and waits of the host, each with what forward
-//! and backward pass take of it by themselves. The numbers are the same on every machine, and say what holds a GPU up.
+//! What explaining a batch asks of libtorch: calls of operators, bytes that are allocated and waits of the host, each with what
+//! forward and backward pass take of it by themselves. The numbers are the same on every machine, and say what holds a GPU up.
 //!
 //! ```text
 //! cargo run --example device_counts -- MODEL.pt2 HEIGHT WIDTH LAYERS METHODS TARGET BATCH

@@ -11,8 +11,8 @@ use camflow_media::BinaryMask;
 
 /// What is decided for the samples of a batch. It comes to the host in one copy, when it is first asked for.
 ///
-/// The background is never the top class of a segmentation. An output of one channel decides for its class where the logit is above
-/// 0, as a sigmoid above one half does. What is decided beside the image (where `shown` is 0) is nothing.
+/// The background is never the top class of a segmentation. An output of one channel decides for its class where the logit is
+/// above 0, as a sigmoid above one half does. What is decided beside the image (where `shown` is 0) is nothing.
 pub struct Decisions<'a> {
     /// `[N, K]` or `[N, K, h, w]`
     logits: &'a Tensor,
@@ -98,8 +98,8 @@ impl Decision<'_> {
     }
 }
 
-/// The class of the two of one channel that is decided for more pixels, or for the image; `None` where that one has no name or is the
-/// background and the other one is nowhere.
+/// The class of the two of one channel that is decided for more pixels, or for the image; `None` where that one has no name or is
+/// the background and the other one is nowhere.
 fn top_of_one(classes: OneChannel, above: impl Iterator<Item = i32>, background: Option<i64>) -> Option<i64> {
     let (mut num_above, mut num_below) = (0, 0);
     above.for_each(|above| *(if above == 1 { &mut num_above } else { &mut num_below }) += 1);
@@ -109,7 +109,8 @@ fn top_of_one(classes: OneChannel, above: impl Iterator<Item = i32>, background:
     there.rev().max_by_key(|(_, count)| *count).map(|(class, _)| class)
 }
 
-/// The class that wins most of the pixels, apart from the background, of equal ones the first; `None` where the background wins all.
+/// The class that wins most of the pixels, apart from the background, of equal ones the first; `None` where the background wins
+/// all.
 fn most_frequent(winners: impl Iterator<Item = i32>, background: Option<i64>) -> Option<i64> {
     let mut counts: Vec<usize> = Vec::new();
     for winner in winners {

@@ -1,8 +1,9 @@
 //! Heatmaps on a torch device: one forward, one backward per class, all layers, all methods.
 //!
-//! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, says how large they may be (`batch_size.rs`), and turns saliency maps into
-//! heatmaps in host memory (`drawing.rs`, `heatmap.rs`). `saliency.rs` takes one tensor through the model, `pass.rs` has what methods are
-//! computed from, `cam/` has the methods, `target.rs` what is differentiated.
+//! [`TorchExplainer`] is the [`Explainer`] of real runs: it cuts batches where memory runs out, says how large they may be
+//! (`batch_size.rs`), and turns saliency maps into heatmaps in host memory (`drawing.rs`, `heatmap.rs`). `saliency.rs` takes one
+//! tensor through the model, `pass.rs` has what methods are computed from, `cam/` has the methods, `target.rs` what is
+//! differentiated.
 
 mod batch_size;
 mod cam;

@@ -1,5 +1,5 @@
-//! What is there to compute saliency from: a [`Run`] of the model on a batch, and in it a [`Pass`] for one target of every sample.
-//! Samples do not influence each other, so the gradients of a pass do not mix.
+//! What is there to compute saliency from: a [`Run`] of the model on a batch, and in it a [`Pass`] for one target of every
+//! sample. Samples do not influence each other, so the gradients of a pass do not mix.
 //!
 //! Derivatives are taken when they are asked for, each once, and the graph that they need is freed with the last one.
 
@@ -87,8 +87,11 @@ pub struct Run<'a> {
     scores: Grid<Score>,
     activations: RefCell<TiVec<LayerIndex, Option<Tensor>>>,
     /// Channel weights `[C]` that a method found for a layer, for all passes at once.
-    probed: RefCell<Vec<((TypeId, LayerIndex), Rc<Grid<Tensor>>)>>,
+    probed: RefCell<Vec<(Probing, Rc<Grid<Tensor>>)>>,
 }
+
+/// A method's type, and the layer whose channels it weighs.
+type Probing = (TypeId, LayerIndex);
 
 /// What is asked of all runs.
 pub struct Setting<'a> {
@@ -232,18 +235,25 @@ impl<'a> Pass<'a> {
         self.nchw(&product.f_detach()?.f_to_kind(self.run.plan.kind())?, layer)
     }
 
-    /// The image with its gradient, and each bias with that of its operator's output where it has one.
-    #[expect(clippy::type_complexity, reason = "the parts of one kind of evidence")]
-    pub fn network_gradients<O: Objective>(&self) -> Result<(Tensor, Tensor, Vec<(&'a Tensor, Tensor)>), ExplainError> {
-        let network = self.run.taps.network.as_ref().expect("tapped where evidence of the network is needed");
-        let gradients = self.gradients::<O>()?;
-        let input_gradient = network.input.of(&gradients);
-        if !input_gradient.defined() {
+    /// The image and its gradient, `[N, 3, H, W]` both.
+    pub fn image_gradient<O: Objective>(&self) -> Result<(Tensor, Tensor), ExplainError> {
+        let (input, gradients) = (self.network().input, self.gradients::<O>()?);
+        let gradient = input.of(&gradients);
+        if !gradient.defined() {
             return Err(ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into()));
         }
-        let biases = network.biases.iter().map(|(bias, tap)| (bias, tap.of(&gradients).shallow_clone()));
-        let biases = biases.filter(|(_, gradient)| gradient.defined()).collect();
-        Ok((network.input.of(&self.run.execution.taps).f_detach()?, input_gradient.shallow_clone(), biases))
+        Ok((input.of(&self.run.execution.taps).f_detach()?, gradient.shallow_clone()))
+    }
+
+    /// Each bias `[C]` with the gradient of its operator's output, where that has one.
+    pub fn bias_gradients<O: Objective>(&self) -> Result<Vec<(&'a Tensor, Tensor)>, TchError> {
+        let gradients = self.gradients::<O>()?;
+        let biases = self.network().biases.iter().map(|(bias, tap)| (bias, tap.of(&gradients).shallow_clone()));
+        Ok(biases.filter(|(_, gradient)| gradient.defined()).collect())
+    }
+
+    fn network(&self) -> &'a NetworkTaps {
+        self.run.taps.network.as_ref().expect("tapped where evidence of the network is needed")
     }
 
     /// With respect to all taps.
@@ -264,8 +274,8 @@ impl<'a> Pass<'a> {
         Ok(found)
     }
 
-    /// Channel weights `[N, C]` that a method `M` finds by probing: `weigh` gives the `[T, C]` of one sample for its `T` scores. Zero
-    /// for samples without the target.
+    /// Channel weights `[N, C]` that a method `M` finds by probing: `weigh` gives the `[T, C]` of one sample for its `T` scores.
+    /// Zero for samples without the target.
     pub fn probed<M: 'static>(
         &self,
         layer: LayerIndex,

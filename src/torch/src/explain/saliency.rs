@@ -36,8 +36,8 @@ pub struct PassMaps {
 }
 
 impl TorchExplainer {
-    /// The maps of an input's targets. `keys` tell samples apart where chance plays a part; `shown` are the parts of the input that
-    /// show an image, where others do not.
+    /// The maps of an input's targets. `keys` tell samples apart where chance plays a part; `shown` are the parts of the input
+    /// that show an image, where others do not.
     pub(super) fn saliencies(
         &self,
         input: &Tensor,

@@ -2,8 +2,8 @@
 //!
 //! A target is a channel and the pixels that count. For segmentation logits `[N, K, h, w]` the score of sample `i` is
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
-//! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative one's
-//! logit is the negated one, as in its `BinaryClassifierOutputTarget`.
+//! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative
+//! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`.
 
 use std::borrow::Cow;
 
@@ -39,9 +39,9 @@ enum Source {
     Only { is_negated: bool, is_probability: bool },
 }
 
-/// Resolves the targets of a batch with its logits `[N, K]` or `[N, K, h, w]`, without those of which the class is not there: nothing
-/// is predicted as it, or its mask is empty at the output's resolution. The host waits for the output only where a target asks what
-/// the model decides, and all masks go to the device together.
+/// Resolves the targets of a batch with its logits `[N, K]` or `[N, K, h, w]`, without those of which the class is not there:
+/// nothing is predicted as it, or its mask is empty at the output's resolution. The host waits for the output only where a target
+/// asks what the model decides, and all masks go to the device together.
 ///
 /// # Errors
 /// libtorch fails.
@@ -158,8 +158,8 @@ pub fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, TchError> 
     Tensor::f_from_slice(indices)?.f_to_device(like.device())
 }
 
-/// The scores `[n]` of samples in a batch with logits `[N, K]` or `[N, K, h, w]`: one gather, whose backward pass makes one tensor of
-/// the logits' size, however many samples there are.
+/// The scores `[n]` of samples in a batch with logits `[N, K]` or `[N, K, h, w]`: one gather, whose backward pass makes one
+/// tensor of the logits' size, however many samples there are.
 ///
 /// # Errors
 /// libtorch fails.

@@ -1,5 +1,5 @@
-//! What a piece of work asks of libtorch, in numbers that are the same on every machine: what the speed on a GPU hangs on, and what a
-//! test can hold.
+//! What a piece of work asks of libtorch, in numbers that are the same on every machine: what the speed on a GPU hangs on, and
+//! what a test can hold.
 
 use std::cell::Cell;
 

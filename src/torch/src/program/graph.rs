@@ -1,5 +1,5 @@
-//! The model's computation, checked: every name is resolved and every value is defined before it is used. Built by `build.rs`,
-//! changed by `passes.rs`, run by `exec.rs`.
+//! The model's computation, checked: every name is resolved and every value is defined before it is used. Built by `build`,
+//! changed by `passes`, run by `exec.rs`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -13,7 +13,7 @@
 //! - `from_file`, and what changes the state of the process: the random generator, the default number formats;
 //! - overloads that write into a tensor they are given (`out`), which `plan.rs` sees by their schema.
 //!
-//! `fuzz_operators.rs` calls each of them with nonsense.
+//! `fuzz_operators` calls each of them with nonsense.
 
 use std::{collections::HashSet, sync::OnceLock};
 

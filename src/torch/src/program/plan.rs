@@ -1,5 +1,5 @@
-//! What a [`Plan`] is: a model made ready for one device, one output and one set of taps. `compile.rs` makes it, `exec.rs` runs it,
-//! `resume.rs` runs the end of it again.
+//! What a [`Plan`] is: a model made ready for one device, one output and one set of taps. `compile.rs` makes it, `exec.rs` runs
+//! it, `resume.rs` runs the end of it again.
 
 use std::{
     collections::{HashMap, HashSet},

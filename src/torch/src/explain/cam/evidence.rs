@@ -1,8 +1,9 @@
-//! What methods are computed from. Each kind of evidence says what has to be recorded of a run for it, and takes that from a pass.
+//! What methods are computed from. Each kind of evidence says what has to be recorded of a run for it, and takes that from a
+//! pass.
 
 use std::{any::TypeId, marker::PhantomData};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::{
     explain::{
@@ -140,7 +141,8 @@ pub struct ImageVariants<'a> {
 }
 
 impl ImageVariants<'_> {
-    /// Channel weights `[N, C]` of a method, from the `[T, C]` of each sample with its activation `[1, C, H', W']` and its `T` scores.
+    /// Channel weights `[N, C]` of a method, from the `[T, C]` of each sample with its activation `[1, C, H', W']` and its `T`
+    /// scores.
     ///
     /// # Errors
     /// Those of `weigh`.
@@ -150,7 +152,7 @@ impl ImageVariants<'_> {
     ) -> Result<Tensor, ExplainError> {
         self.pass.probed::<M>(self.layer, |probe, scores| {
             let activation = self.pass.tapped(self.layer)?.f_narrow(0, probe.sample.row(), 1)?;
-            let channels = self.pass.nchw(&activation.f_to_kind(tch::Kind::Float)?, self.layer)?;
+            let channels = self.pass.nchw(&activation.f_to_kind(Kind::Float)?, self.layer)?;
             Ok(weigh(probe, &channels, scores)?)
         })
     }
@@ -231,7 +233,7 @@ impl<'a> Evidence<'a> for WholeNetwork<'a> {
     }
 
     fn gather(pass: &'a Pass<'a>, _layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
-        let (input, input_gradient, biases) = pass.network_gradients::<ClassScore>()?;
-        Ok(vec![WholeNetwork { input, input_gradient, biases }])
+        let (input, input_gradient) = pass.image_gradient::<ClassScore>()?;
+        Ok(vec![WholeNetwork { input, input_gradient, biases: pass.bias_gradients::<ClassScore>()? }])
     }
 }

@@ -1,7 +1,7 @@
 //! CAM methods, one file each with paper, formula and shapes: from what a run of the model left to a saliency map per layer.
 //!
-//! A method is a [`CamMethod`] with a line in the registry below. What it needs of the run is the type of its [`Evidence`], so that
-//! nothing can be missing when it is asked for its map.
+//! A method is a [`CamMethod`] with a line in the registry below. What it needs of the run is the type of its [`Evidence`], so
+//! that nothing can be missing when it is asked for its map.
 
 mod ablationcam;
 mod eigencam;
@@ -170,7 +170,8 @@ impl Method {
         self.needs().probes
     }
 
-    /// What the method does that takes the logits of a classifier, in words that follow its name. `None`: a map of logits will do.
+    /// What the method does that takes the logits of a classifier, in words that follow its name. `None`: a map of logits will
+    /// do.
     pub fn for_classifiers(self) -> Option<&'static str> {
         self.implementation().for_classifiers()
     }

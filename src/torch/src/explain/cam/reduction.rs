@@ -25,8 +25,8 @@ impl Reduction {
         }
     }
 
-    /// Of the channels `weights * activation`, with weights `[N, C]`. Their sum is a matrix product, which reads the activation once
-    /// and writes nothing of its size.
+    /// Of the channels `weights * activation`, with weights `[N, C]`. Their sum is a matrix product, which reads the activation
+    /// once and writes nothing of its size.
     ///
     /// # Errors
     /// libtorch fails, for want of memory say.
