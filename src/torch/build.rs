@@ -3,7 +3,9 @@
 use std::{env, path::Path};
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/program/dispatch.cpp");
+    for file in ["dispatch.cpp", "guarded.h", "meter.cpp"] {
+        println!("cargo:rerun-if-changed=src/program/{file}");
+    }
     // Printed by torch-sys (`links = "tch"`): the folder of the libtorch libraries that it found.
     let lib = env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is");
     // The link `.venv` may point elsewhere tomorrow; the binary keeps the libtorch that it was built against.
@@ -20,7 +22,7 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .file("src/program/dispatch.cpp")
+        .files(["src/program/dispatch.cpp", "src/program/meter.cpp"])
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .flag("-Wno-unused-parameter")

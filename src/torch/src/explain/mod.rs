@@ -13,6 +13,7 @@ mod faithfulness;
 mod grid;
 mod heatmap;
 mod layout;
+mod masks;
 mod options;
 mod pass;
 mod probe;

@@ -40,7 +40,7 @@ const REFERENCE_BATCH: i64 = 32;
 /// Outputs that should be equal may differ by this share of the largest: other batch sizes sum in another order.
 const TOLERANCE: f64 = 1e-3;
 
-/// The method.
+/// Ablation-CAM.
 pub struct AblationCam;
 
 impl CamMethod for AblationCam {

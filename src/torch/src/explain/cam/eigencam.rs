@@ -10,7 +10,7 @@ use tch::Tensor;
 use super::{CamMethod, Reduction, evidence::Activation, projection};
 use crate::explain::ExplainError;
 
-/// The method.
+/// Eigen-CAM.
 pub struct EigenCam;
 
 impl CamMethod for EigenCam {

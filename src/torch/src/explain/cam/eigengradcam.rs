@@ -8,7 +8,7 @@ use tch::Tensor;
 use super::{CamMethod, Gradients, Reduction, projection};
 use crate::explain::ExplainError;
 
-/// The method.
+/// Eigen-Grad-CAM.
 pub struct EigenGradCam;
 
 impl CamMethod for EigenGradCam {

@@ -19,7 +19,7 @@ use crate::explain::ExplainError;
 /// How many standard deviations a pixel must be above the mean.
 const SIGMAS: f64 = 2.0;
 
-/// The method.
+/// FEM.
 pub struct Fem;
 
 impl CamMethod for Fem {

@@ -26,7 +26,7 @@ const COMPARISONS: i64 = 3;
 
 const EPSILON: f64 = 1e-9;
 
-/// The method.
+/// Finer-CAM.
 pub struct FinerCam;
 
 impl CamMethod for FinerCam {

@@ -21,7 +21,7 @@ use crate::explain::{
     heatmap::{resize, scale},
 };
 
-/// The method.
+/// FullGrad.
 pub struct FullGrad;
 
 impl CamMethod for FullGrad {

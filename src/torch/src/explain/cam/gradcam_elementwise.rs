@@ -14,7 +14,7 @@ use tch::{TchError, Tensor};
 use super::{CamMethod, Gradients, Reduction};
 use crate::explain::ExplainError;
 
-/// The method.
+/// Element-wise Grad-CAM.
 pub struct GradCamElementwise;
 
 impl CamMethod for GradCamElementwise {

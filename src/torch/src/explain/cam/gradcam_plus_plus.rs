@@ -19,7 +19,7 @@ use crate::explain::ExplainError;
 
 const EPSILON: f64 = 1e-6;
 
-/// The method.
+/// Grad-CAM++.
 pub struct GradCamPlusPlus;
 
 impl CamMethod for GradCamPlusPlus {

@@ -15,7 +15,7 @@ use tch::{TchError, Tensor};
 use super::{CamMethod, Gradients, Reduction};
 use crate::explain::ExplainError;
 
-/// The method.
+/// HiResCAM.
 pub struct HiResCam;
 
 impl CamMethod for HiResCam {

@@ -20,7 +20,7 @@ use crate::explain::ExplainError;
 /// More pixels than this make a kernel matrix of over 2 GiB.
 const MAX_KERNEL_PIXELS: i64 = 16_384;
 
-/// The method.
+/// KPCA-CAM.
 pub struct KpcaCam;
 
 impl CamMethod for KpcaCam {

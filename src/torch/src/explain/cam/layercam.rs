@@ -14,7 +14,7 @@ use tch::{TchError, Tensor};
 use super::{CamMethod, Gradients, Reduction};
 use crate::explain::ExplainError;
 
-/// The method.
+/// LayerCAM.
 pub struct LayerCam;
 
 impl CamMethod for LayerCam {

@@ -12,7 +12,7 @@ use tch::{TchError, Tensor};
 use super::{CamMethod, Reduction, evidence::Activation};
 use crate::explain::ExplainError;
 
-/// The method.
+/// Random weights.
 pub struct RandomCam;
 
 impl CamMethod for RandomCam {

@@ -27,7 +27,7 @@ use crate::{
 
 const EPSILON: f64 = 1e-8;
 
-/// The method.
+/// Score-CAM.
 pub struct ScoreCam;
 
 impl CamMethod for ScoreCam {

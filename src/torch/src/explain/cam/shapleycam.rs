@@ -16,7 +16,7 @@ use tch::{TchError, Tensor};
 use super::{CamMethod, Reduction, evidence::SecondOrder, gradcam};
 use crate::explain::ExplainError;
 
-/// The method.
+/// ShapleyCAM.
 pub struct ShapleyCam;
 
 impl CamMethod for ShapleyCam {

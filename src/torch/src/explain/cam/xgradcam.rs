@@ -17,7 +17,7 @@ use crate::explain::ExplainError;
 
 const EPSILON: f64 = 1e-7;
 
-/// The method.
+/// XGrad-CAM.
 pub struct XGradCam;
 
 impl CamMethod for XGradCam {
