@@ -6,6 +6,7 @@
 mod event;
 mod fields;
 mod fingerprint;
+mod grid;
 mod known;
 mod label_names;
 mod ledger;
@@ -19,6 +20,7 @@ mod timing;
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint};
+pub use grid::{ClassIndex, ColumnIndex, Grid, GridIndex};
 pub use known::{FailureCause, KnownFailures};
 pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
