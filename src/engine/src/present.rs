@@ -29,10 +29,10 @@ pub fn check_present(
 ) -> Result<(), Diagnostic> {
     let Work { dataset, fields, .. } = work;
     let job = job_fingerprint(spec, program, work.label.as_ref()).into();
-    let cells = || (0..work.names.len()).flat_map(|class| (0..columns.len()).map(move |column| (class, column)));
-    let expected: Vec<ExpectedHeatmaps> = cells()
-        .map(|(class, column)| ExpectedHeatmaps {
-            field: fields.name(class, column).to_owned(),
+    let expected: Vec<ExpectedHeatmaps> = fields
+        .cells()
+        .map(|((class, column), name)| ExpectedHeatmaps {
+            field: name.to_owned(),
             fingerprint: beginning(fields.fingerprint(&job, class, column)),
         })
         .collect();
@@ -41,14 +41,12 @@ pub fn check_present(
     let of_job = OfJob { spec, program, label: work.label.as_ref(), runs };
     let mut told = Vec::new();
     for origin in &others {
-        let Some((class, column)) = cells().find(|(class, column)| fields.name(*class, *column) == origin.field) else {
-            continue;
-        };
+        let Some(((class, column), _)) = fields.cells().find(|(_, name)| *name == origin.field) else { continue };
         let class = match &work.targets {
-            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class),
+            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class.0),
             Targets::Top | Targets::OwnClass => None,
         };
-        if let Some(what) = of_job.difference(origin, class, &columns[column]) {
+        if let Some(what) = of_job.difference(origin, class, &columns[column.0]) {
             let heatmaps = if origin.count == 1 { "heatmap" } else { "heatmaps" };
             told.push(format!("field `{}` holds {} {heatmaps} {what}", origin.field, origin.count));
         }

@@ -18,7 +18,7 @@ use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink};
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
-use camflow_pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
+use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
 use camflow_torch::explain::{Column, Method};
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
@@ -113,8 +113,9 @@ pub fn column_identity(column: &Column) -> String {
 }
 
 /// Of each column the one of the layer before it, by the same method.
-pub fn preceding(columns: &[Column]) -> Vec<Option<usize>> {
-    let before = |column: usize| column.checked_sub(1).filter(|before| columns[*before].method == columns[column].method);
+pub fn preceding(columns: &[Column]) -> Vec<Option<ColumnIndex>> {
+    let is_same = |before: usize, column: usize| columns[before].method == columns[column].method;
+    let before = |column: usize| column.checked_sub(1).filter(|before| is_same(*before, column)).map(ColumnIndex);
     (0..columns.len()).map(before).collect()
 }
 

@@ -220,6 +220,7 @@ fn mask_tensor(mask: &BinaryMask, height: i64, width: i64) -> Result<Option<Tens
 #[cfg(test)]
 mod tests {
     use super::*;
+    use camflow_pipeline::ClassIndex;
 
     const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false };
     const ONE: Reading =
@@ -228,7 +229,7 @@ mod tests {
     const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
 
     fn read(reading: Reading, logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
-        let target = ClassTarget { class: 0, channel, pixels };
+        let target = ClassTarget { class: ClassIndex(0), channel, pixels };
         let score = Score::resolve(logits, &target, reading, None).expect("resolved")?;
         Some((score.class, score.of(logits).expect("score").double_value(&[0])))
     }
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn the_confidence_of_one_channel_is_a_sigmoid() {
         let confidence = |values: [f32; 2], class, reading| {
-            let target = ClassTarget { class: 0, channel: Channel::Index(class), pixels: TargetPixels::Labelled };
+            let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(class), pixels: TargetPixels::Labelled };
             let logits = Tensor::from_slice(&values).view([2, 1]);
             let score = Score::resolve(&logits.narrow(0, 0, 1), &target, reading, None).expect("resolved").expect("there");
             Vec::<f64>::try_from(score.confidence(&logits).expect("confidence").to_kind(Kind::Double)).expect("numbers")
@@ -316,7 +317,7 @@ mod tests {
     fn what_is_predicted_beside_the_image_does_not_count() {
         let shown = BinaryMask { height: 1, width: 2, pixels: vec![1, 0] };
         let resolve = |logits: &Tensor, channel, pixels, reading| {
-            let target = ClassTarget { class: 0, channel, pixels };
+            let target = ClassTarget { class: ClassIndex(0), channel, pixels };
             let score = Score::resolve(logits, &target, reading, Some(&shown)).expect("resolved")?;
             Some((score.class, score.of(logits).expect("score").double_value(&[0])))
         };
