@@ -1,6 +1,12 @@
 //! The walls inside of crates, and which outside crate is known where. Those between crates are their manifests'.
 
-use std::{fs, path::Path};
+#[path = "architecture/circles.rs"]
+mod circles;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Folder of sources, relative to the root -> what it may not use of its own crate.
 const MAY_NOT_USE: &[(&str, &[&str])] = &[("src/torch/src/program", &["explain"])];
@@ -14,6 +20,23 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     ("schemars", &["src/engine"]),
     ("indicatif", &["src/report"]),
 ];
+
+/// Package, a module of each circle that is there all the same, and why.
+const CIRCLES: &[(&str, &str, &str)] = &[
+    ("src/engine", ROOT, "the root is the engine, which the steps of a job take"),
+    ("src/measure", ROOT, "the root is the measured heatmap, of which ranks are one measure"),
+    ("src/report", ROOT, "the root is the reporter, of which the progress is a part"),
+    ("src/study", ROOT, "the root is the study, which its pages are written from"),
+    ("src/media", "image", "readers of formats keep to the limits of images, which are read by them"),
+    ("src/media", "mask", "drawing shapes is a method of the mask, and an object's own mask is one of the shapes"),
+    ("src/storage", "folder", "the folder gives its journal and leases, which are files in it"),
+    ("src/torch", "explain", "the parts of the explainer are methods of it"),
+    ("src/torch", "program", "a program is read, checked and run"),
+    ("", "cli::export", "exported models are cached, and a model that is asked for may have to be exported"),
+];
+
+/// What `circles` calls the module of `lib.rs`.
+const ROOT: &str = "the crate's root";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -62,18 +85,46 @@ fn no_module_imports_upwards() {
 
 /// First names of the members of a `use` group, not those of nested groups.
 fn top_level(group: &str) -> Vec<String> {
+    members(group).map(|member| member.split(['{', ':']).next().unwrap_or("").trim().to_owned()).collect()
+}
+
+/// The members of a `use` group, nested groups as one.
+fn members(group: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0;
-    let mut members = vec![String::new()];
-    for c in group.chars() {
+    group.split(move |c| {
         match c {
             '{' => depth += 1,
             '}' => depth -= 1,
-            ',' if depth == 0 => members.push(String::new()),
-            _ if depth == 0 => members.last_mut().expect("never empty").push(c),
             _ => {}
         }
+        c == ',' && depth == 0
+    })
+}
+
+fn packages() -> Vec<PathBuf> {
+    let members = fs::read_dir(root().join("src")).expect("the packages").map(|entry| entry.expect("an entry").path());
+    let mut packages: Vec<_> = members.filter(|folder| folder.join("Cargo.toml").is_file()).collect();
+    packages.push(root().to_owned());
+    packages
+}
+
+#[test]
+fn modules_do_not_depend_on_each_other_in_circles() {
+    let mut unknown = Vec::new();
+    let mut known: Vec<_> = CIRCLES.iter().map(|(package, module, _)| (*package, *module)).collect();
+    for folder in packages() {
+        let package = folder.strip_prefix(root()).expect("a folder below the root").display().to_string();
+        for circle in circles::circles(&folder.join("src")) {
+            let is_of = |(of, module): &(&str, &str)| *of == package && circle.iter().any(|other| other == module);
+            if CIRCLES.iter().any(|(package, module, _)| is_of(&(package, module))) {
+                known.retain(|exception| !is_of(exception));
+            } else {
+                unknown.push((package.clone(), circle));
+            }
+        }
     }
-    members.iter().map(|member| member.trim().split("::").next().unwrap_or("").to_owned()).collect()
+    assert!(unknown.is_empty(), "modules that depend on each other: {unknown:#?}");
+    assert!(known.is_empty(), "no exceptions any more: {known:?}");
 }
 
 #[test]
@@ -83,9 +134,7 @@ fn outside_crates_stay_where_they_belong() {
         let text = fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
         text.split("[dev-dependencies]").next().unwrap_or_default().to_owned()
     };
-    let members = fs::read_dir(root().join("src")).expect("the packages").map(|entry| entry.expect("an entry").path());
-    let mut packages: Vec<_> = members.filter(|folder| folder.join("Cargo.toml").is_file()).collect();
-    packages.push(root().to_owned());
+    let packages = packages();
     for (outside, known_by) in KNOWN_BY {
         let knowing = packages.iter().filter(|folder| manifest(folder).contains(&format!("\n{outside}.workspace = true")));
         let mut knowing: Vec<_> = knowing.map(|folder| folder.as_path()).collect();

@@ -9,7 +9,7 @@ use super::{
     session::Work,
 };
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun};
+use camflow_fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun, other_heatmaps, same_heatmaps, stored_runs};
 use camflow_media::MaskValue;
 use camflow_names::{Choice, backticked};
 use camflow_pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
@@ -36,8 +36,8 @@ pub fn check_present(
             fingerprint: beginning(fields.fingerprint(&job, class, column)),
         })
         .collect();
-    let others = dataset.other_heatmaps(&expected)?;
-    let runs = if others.is_empty() { Vec::new() } else { dataset.runs()? };
+    let others = other_heatmaps(dataset, &expected)?;
+    let runs = if others.is_empty() { Vec::new() } else { stored_runs(dataset)? };
     let of_job = OfJob { spec, program, label: work.label.as_ref(), runs };
     let mut told = Vec::new();
     for origin in &others {
@@ -64,7 +64,7 @@ pub fn check_present(
             ));
         }
     }
-    let (old, new): (Vec<String>, Vec<String>) = dataset.same_heatmaps(&expected)?.into_iter().unzip();
+    let (old, new): (Vec<String>, Vec<String>) = same_heatmaps(dataset, &expected)?.into_iter().unzip();
     if !old.is_empty() {
         observer.notice(&format!(
             "{} will hold the same heatmaps as {}, and whoever looks at measures counts both; `camflow remove --fields` takes the old ones away",

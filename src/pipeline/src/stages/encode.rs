@@ -30,7 +30,7 @@ impl StageLoop for Encode<'_> {
                 return;
             }
             match clock.busy(|| encoder.encode(explained)) {
-                Ok(step) => drop(ledger.next(step).map(|update| out.send(update))),
+                Ok(step) => ledger.next(step).into_iter().for_each(|update| drop(out.send(update))),
                 Err(fault) => ledger.abort(fault),
             }
         };
