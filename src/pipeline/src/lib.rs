@@ -33,7 +33,7 @@ pub use error::RunError;
 pub use event::{Event, StageTimes, Summary};
 pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint};
-pub use grid::{ClassIndex, ColumnIndex, Grid, GridIndex};
+pub use grid::{ClassIndex, ColumnIndex};
 pub use known::{FailureCause, KnownFailures};
 pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;

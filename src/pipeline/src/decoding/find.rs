@@ -31,9 +31,7 @@ pub(super) enum Place<'a> {
     Labelled,
 }
 
-/// The wanted classes that the sample has, with where they are.
-///
-/// Some, or the reason why none of them is there.
+/// The wanted classes that the sample has, with where they are: some, or the reason why none is there.
 pub(super) fn find<'a>(
     decoder: &Decoder,
     target: &'a StoredTarget,
