@@ -14,7 +14,7 @@ pub enum StoredMask {
 /// What a sample's label says about where the classes are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoredTarget {
-    /// A segmentation mask; each requested class is looked up in it by its [`MaskValue`].
+    /// A segmentation mask; each requested class is looked up in it by its [`MaskValue`](camflow_media::MaskValue).
     Mask(StoredMask),
     /// Objects; a class's pixels are those of all its objects.
     Objects(Vec<StoredObject>),
