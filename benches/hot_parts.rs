@@ -13,7 +13,7 @@ use std::{hint::black_box, io::Write, time::Duration};
 use bson::{DateTime, Document, doc, oid::ObjectId};
 use camflow::{
     explain::{CamMethod, GradCam, Gradients, Reduction, heatmaps},
-    fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField},
+    fiftyone::{ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField, UpdateSink},
     measure::{Measure, Measured, Measures, rank_correlation},
     media::{
         BinaryMask, Checksum, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep,
@@ -236,7 +236,7 @@ fn commit(bencher: Bencher) {
         method: "gradcam".into(),
         model: "deeplabv3".into(),
     });
-    let mut sink = dataset.sink(fields.collect()).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, fields.collect()).expect("a sink");
     let mut round = 0;
     let mut updates = || -> Vec<SampleUpdate> {
         // Other paths each time, or the server would find nothing to change.

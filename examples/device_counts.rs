@@ -15,7 +15,9 @@ use camflow::{
     explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
     media::{BinaryMask, FrameRegion},
     names::Choice,
-    pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
+    pipeline::{
+        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels,
+    },
     program::{Counts, Demand, Plan, PlanOptions, Precision, Program, counted, gradients},
 };
 use tch::{Device, Kind, Tensor};
@@ -106,15 +108,16 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         other => return Err(format!("TARGET is mask, predicted or top, not {other}")),
     };
     Ok(DecodedSample {
-        sample: SampleRef { seq, id: seq.to_string(), media_path: "noise".into() },
+        envelope: Envelope::without_fields(
+            SampleRef { seq, id: seq.to_string(), media_path: "noise".into() },
+            Fingerprint::of_job("", "device_counts"),
+        ),
         pixels: Vec::new(),
         height,
         width,
         region: FrameRegion::whole(height, width),
-        targets: vec![ClassTarget { class: 0, channel, pixels }],
-        fingerprint: Fingerprint::of_job("", "device_counts").into(),
-        wanted: vec![0],
-        existing: Vec::new(),
+        targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels }],
         is_clipped: false,
+        is_moved: false,
     })
 }

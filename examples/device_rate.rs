@@ -16,7 +16,9 @@ use camflow::{
     explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
     media::{FrameRegion, LabelMask, MaskValue, read_array_file},
     names::Choice,
-    pipeline::{Channel, ClassTarget, DecodedSample, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels},
+    pipeline::{
+        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels,
+    },
     program::{CudaStatus, PlanOptions, Precision, Program, allow_tf32, cuda_status, keep_freed_memory},
 };
 use tch::Device;
@@ -72,17 +74,20 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let batch: Option<usize> = if batch == "auto" { None } else { Some(batch.parse()?) };
     let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
     let selected = label.select(&MaskValue::Index(channel))?;
+    let sample = SampleRef { seq: 0, id: "0".into(), media_path: input.into() };
     let sample = DecodedSample {
-        sample: SampleRef { seq: 0, id: "0".into(), media_path: input.into() },
+        envelope: Envelope::without_fields(sample, Fingerprint::of_job("", "device_rate")),
         pixels: Vec::new(),
         height,
         width,
         region: FrameRegion::whole(height, width),
-        targets: vec![ClassTarget { class: 0, channel: Channel::Index(channel), pixels: TargetPixels::Mask(selected) }],
-        fingerprint: Fingerprint::of_job("", "device_rate").into(),
-        wanted: vec![0],
-        existing: Vec::new(),
+        targets: vec![ClassTarget {
+            class: ClassIndex(0),
+            channel: Channel::Index(channel),
+            pixels: TargetPixels::Mask(selected),
+        }],
         is_clipped: false,
+        is_moved: false,
     };
     let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], pixels: pixels.repeat(size), height, width };
 

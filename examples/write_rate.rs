@@ -22,8 +22,8 @@ use std::{
 
 use camflow::{
     fiftyone::{
-        ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField, Selection, Shard,
-        UpdateSink,
+        ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, HeatmapField, SampleSource,
+        Selection, Shard, UpdateSink,
     },
     measure::Measures,
     media::{Checksum, Durability, sync_names, write_atomically},
@@ -115,7 +115,7 @@ impl Committer {
         let dataset = Dataset::open(&Database::connect(&config, &ConnectOptions::default())?.database, dataset)?;
         let fields: Vec<String> = (1..=fields).map(|layer| format!("write_rate_layer_{layer}")).collect();
         let heatmap_fields = fields.clone();
-        let mut source = dataset.source(Selection { shard: Some(shard), heatmap_fields, ..Selection::default() })?;
+        let mut source = SampleSource::new(&dataset, Selection { shard: Some(shard), heatmap_fields, ..Selection::default() })?;
         let mut samples = Vec::new();
         loop {
             let page = source.next_samples()?;
@@ -133,7 +133,7 @@ impl Committer {
             method: "gradcam".to_owned(),
             model: "write_rate".to_owned(),
         };
-        let mut sink = dataset.sink(fields.iter().map(field).collect())?;
+        let mut sink = UpdateSink::new(&dataset, fields.iter().map(field).collect())?;
         sink.lock(shard)?;
         Ok(Committer { sink, samples, fields, round: 0, next: 0 })
     }

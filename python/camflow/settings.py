@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def names(values: str | Iterable[Any] | None, flag: str) -> list[str]:
+def names(values: str | int | Iterable[Any] | None, flag: str) -> list[str]:
     """One flag for each name, in which no comma separates: the names of classes may hold some."""
     values = [] if values is None else [values] if isinstance(values, (str, int)) else values
     return [f"{flag}={str(value).replace(chr(92), chr(92) * 2).replace(',', chr(92) + ',')}" for value in values]

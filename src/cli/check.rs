@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnose, Diagnostic},
-    fiftyone::{ChecksumNote, Dataset, Error, HeatmapLabel, HeatmapLabelSource, InlineMap},
+    fiftyone::{ChecksumNote, Dataset, Error, HeatmapLabel, HeatmapLabelSource, InlineMap, Lock, note_checksums},
     media::{Damage, FileForm, ImageLimits, RecordedChecksum, inflate_array, shown, with_large_pictures_in_turn},
     names::{Choice, counted, flag},
     pipeline::Cancellation,
@@ -46,7 +46,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, &args.fields)?;
-    let mut source = dataset.heatmap_labels(fields, args.read_data);
+    let mut source = HeatmapLabelSource::new(&dataset, fields, args.read_data);
     let mut check = Check {
         args,
         cancellation,
@@ -153,7 +153,7 @@ impl Check<'_> {
         let mut fields: Vec<String> = suspects.iter().map(|label| label.stored.field.clone()).collect();
         fields.sort();
         fields.dedup();
-        let lock = match self.dataset.lock(Some(&fields)) {
+        let lock = match Lock::acquire(&self.dataset, Some(&fields)) {
             Ok(lock) => lock,
             Err(error @ Error::Locked { .. }) => {
                 if self.counts.unsettled == 0 {
@@ -169,7 +169,7 @@ impl Check<'_> {
         let found: Vec<(&HeatmapLabel, Vec<Finding>)> = now.par_iter().map(|label| (label, look(label, read_data))).collect();
         let findings = || found.iter().flat_map(|(label, findings)| findings.iter().map(move |finding| (*label, finding)));
         let notes: Vec<ChecksumNote<'_>> = findings().filter_map(|(label, finding)| note(label, finding)).collect();
-        self.counts.noted += self.dataset.note_checksums(&notes, &lock)?;
+        self.counts.noted += note_checksums(&self.dataset, &notes, &lock)?;
         findings().for_each(|(label, finding)| self.count(label, finding));
         Ok(())
     }

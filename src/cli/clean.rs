@@ -10,7 +10,10 @@ use super::{Exit, before_changes, dataset::DatasetArgs, model::heatmap_folder, p
 use crate::{
     diagnostic::Diagnostic,
     engine::{remove_orphans, retain_orphans, unknown_datasets},
-    fiftyone::{Dataset, LabelSurvey, SampleIds},
+    fiftyone::{
+        Dataset, LabelSurvey, Lock, References, SampleIds, drop_fields, knows_folder, remove_labels, sample_ids, survey_labels,
+        tidy_failures, unset_heatmaps,
+    },
     media::shown,
     names::{self, backticked},
     storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StoredFile},
@@ -69,21 +72,21 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let folder = open_folder(&heatmap_folder(args.out.as_deref(), dataset.name())?, &dataset)?;
     let leases = match args.apply {
         true => Some((
-            dataset.lock(None)?,
+            Lock::acquire(&dataset, None)?,
             FolderLease::acquire(&folder, Sharing::Exclusive, &format!("camflow clean of dataset `{}`", dataset.name()))?,
         )),
         false => None,
     };
 
     // All is read before anything is changed: what cannot be read is not gone.
-    let labels = dataset.survey_labels(&folder).map_err(before_changes)?;
+    let labels = survey_labels(&dataset, &folder).map_err(before_changes)?;
     let mut leftovers = Leftovers::find(&folder, &dataset, args.grace).map_err(before_changes)?;
     let landslide = landslide(&dataset, &labels, &leftovers);
     if let (Some(landslide), true, false) = (&landslide, args.apply, args.force) {
         return Err(Diagnostic::invalid(format!("{landslide}; nothing was changed")).hint(LANDSLIDE_HINT));
     }
 
-    let ids = dataset.sample_ids()?;
+    let ids = sample_ids(&dataset)?;
     let verb = if args.apply { "removed" } else { "would remove" };
     let mut tally = Tally::default();
     let mut tell = |file: &StoredFile| {
@@ -107,13 +110,13 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
         if cancellation.is_cancelled() {
             (broken, unused) = (Vec::new(), Vec::new());
         } else {
-            let changed = dataset.remove_labels(&labels.broken, lock)?;
+            let changed = remove_labels(&dataset, &labels.broken, lock)?;
             broken.retain(|label| !changed.contains(label));
             // A cleared field leaves a key with nothing in each sample.
-            dataset.unset_heatmaps(&unused, lock, &|| cancellation.is_cancelled())?;
-            let kept = dataset.drop_fields(&unused, lock)?;
+            unset_heatmaps(&dataset, &unused, lock, &|| cancellation.is_cancelled())?;
+            let kept = drop_fields(&dataset, &unused, lock)?;
             unused.retain(|field| !kept.contains(field));
-            dataset.tidy_failures(&ids)?;
+            tidy_failures(&dataset, &ids)?;
         }
     } else {
         leftovers.due.iter().for_each(&mut tell);
@@ -157,7 +160,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
 /// databases; files of those that cannot be asked would look as if nothing referred to them.
 fn open_folder(path: &Path, dataset: &Dataset) -> Result<OutputFolder, Diagnostic> {
     let folder = OutputFolder::open(path).map_err(before_changes)?;
-    if !folder.noted_datasets().map_err(before_changes)?.contains(&dataset.id()) || !dataset.knows_folder(folder.identity())? {
+    if !folder.noted_datasets().map_err(before_changes)?.contains(&dataset.id()) || !knows_folder(dataset, folder.identity())? {
         let (path, name) = (shown(path), names::shown(dataset.name()));
         return Err(Diagnostic::invalid(format!("`{path}` does not say that it holds heatmaps of dataset `{name}`")).hint(
             "if another disk belongs there, mount it; check `--out`; `camflow annotate` with the same `--out` notes it there",
@@ -195,7 +198,7 @@ fn landslide(dataset: &Dataset, labels: &LabelSurvey, leftovers: &Leftovers) -> 
 
 impl Leftovers {
     fn find(folder: &OutputFolder, dataset: &Dataset, grace: Grace) -> Result<Leftovers, crate::fiftyone::Error> {
-        let references = dataset.references()?;
+        let references = References::read(dataset)?;
         let known = folder.orphans()?;
         let mut found = Leftovers { num_files: 0, due: Vec::new(), orphans: BTreeMap::new(), num_unexplained: 0 };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();

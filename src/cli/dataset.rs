@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::annotate::DatabaseArgs;
 use crate::{
     diagnostic::Diagnostic,
-    fiftyone::{Connected, Dataset, StoredRun, View},
+    fiftyone::{Connected, Dataset, StoredRun, View, view_of_heatmaps},
     names::existing,
 };
 
@@ -32,7 +32,7 @@ impl DatasetArgs {
 
     /// The samples of a saved view whose heatmaps in these fields are looked at, and the fields that it shows.
     pub fn viewed(&self, dataset: &Dataset, view: &str, fields: &[String]) -> Result<(Vec<String>, Vec<String>), Diagnostic> {
-        Ok(dataset.view_of_heatmaps(View::Saved(view), fields, self.python.clone())?)
+        Ok(view_of_heatmaps(dataset, View::Saved(view), fields, self.python.clone())?)
     }
 }
 

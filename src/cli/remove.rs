@@ -15,7 +15,10 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     engine::remove_orphans,
-    fiftyone::{Dataset, FieldContent, StoredRun},
+    fiftyone::{
+        Dataset, FieldContent, Lock, References, StoredRun, drop_fields, field_contents, forget_in_app, forget_runs,
+        knows_folder, sample_ids, stored_runs, unset_heatmaps,
+    },
     media::shown,
     names,
     pipeline::Cancellation,
@@ -65,14 +68,14 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let plan = plan(args, &dataset)?;
     plan.notes.iter().for_each(|note| print(note));
     let lock = match args.apply {
-        true => Some(dataset.lock(Some(&plan.fields))?),
+        true => Some(Lock::acquire(&dataset, Some(&plan.fields))?),
         false => None,
     };
     let folders = open_folders(&plan, &dataset, args.apply)?;
-    let contents = dataset.field_contents(&plan.present)?;
+    let contents = field_contents(&dataset, &plan.present)?;
     let verb = if args.apply { "removed" } else { "would remove" };
     if let Some(lock) = &lock {
-        dataset.unset_heatmaps(&plan.present, lock, &|| cancellation.is_cancelled())?;
+        unset_heatmaps(&dataset, &plan.present, lock, &|| cancellation.is_cancelled())?;
     }
     if cancellation.is_cancelled() {
         return Ok(stopped());
@@ -87,9 +90,9 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
         return Ok(stopped());
     }
     if let Some(lock) = &lock {
-        let kept = dataset.drop_fields(&plan.present, lock)?;
+        let kept = drop_fields(&dataset, &plan.present, lock)?;
         let gone: Vec<String> = plan.fields.iter().filter(|field| !kept.contains(field)).cloned().collect();
-        dataset.forget_in_app(&gone)?;
+        forget_in_app(&dataset, &gone)?;
         let is_emptied = |field: &String| contents.iter().any(|content| content.field == *field && content.num_others == 0);
         for field in kept.iter().filter(|field| is_emptied(field)) {
             print(&format!("field `{}` stays: somebody put something into it meanwhile", names::shown(field)));
@@ -97,7 +100,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     }
     // What could not be removed is still to be found by the record.
     match (&lock, num_stuck) {
-        (Some(_), 0) => dataset.forget_runs(&plan.runs, &plan.fields)?,
+        (Some(_), 0) => forget_runs(&dataset, &plan.runs, &plan.fields)?,
         (Some(_), _) if !plan.runs.is_empty() => {
             print("the records of the runs stay, as files do; run the same command again when these can be removed");
             return Ok(Exit::SomeFailed);
@@ -114,7 +117,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
 }
 
 fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
-    let runs = dataset.runs()?;
+    let runs = stored_runs(dataset)?;
     let mut notes = Vec::new();
     let (fields, runs) = if args.fields.is_empty() {
         check_runs(dataset, &runs, &args.runs)?;
@@ -178,7 +181,7 @@ fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>
     let mut folders = Vec::new();
     for path in &plan.folders {
         let folder = match OutputFolder::open_if_any(path) {
-            Ok(Some(folder)) if dataset.knows_folder(folder.identity())? => folder,
+            Ok(Some(folder)) if knows_folder(dataset, folder.identity())? => folder,
             Ok(_) => {
                 print(&format!(
                     "`{}` is not the folder that the heatmaps were written to; files that were in it are not looked for",
@@ -203,7 +206,7 @@ fn open_folders(plan: &Plan, dataset: &Dataset, apply: bool) -> Result<Vec<Held>
 
 /// The files of the fields, of samples that the dataset has: those of others are for `clean`, as other datasets may have made them.
 fn files_of(plan: &Plan, dataset: &Dataset, folder: &OutputFolder) -> Result<Vec<StoredFile>, Diagnostic> {
-    let ids = dataset.sample_ids()?;
+    let ids = sample_ids(dataset)?;
     let mut files = Vec::new();
     for field in &plan.fields {
         let mut visit = |file: StoredFile| {
@@ -217,7 +220,7 @@ fn files_of(plan: &Plan, dataset: &Dataset, folder: &OutputFolder) -> Result<Vec
 }
 
 fn list_files(plan: &Plan, dataset: &Dataset, folders: &[Held]) -> Result<usize, Diagnostic> {
-    let references = dataset.references_without(&plan.fields)?;
+    let references = References::without(dataset, &plan.fields)?;
     let (mut count, mut bytes, mut num_shared) = (0, 0, 0);
     for Held { folder, .. } in folders {
         for file in files_of(plan, dataset, folder)? {
@@ -242,7 +245,7 @@ fn release_files(
     grace: Grace,
     cancellation: &Cancellation,
 ) -> Result<usize, Diagnostic> {
-    let references = dataset.references()?;
+    let references = References::read(dataset)?;
     let (mut num_shared, mut num_stuck) = (0, 0);
     for Held { folder, lease } in folders {
         let Some(lease) = lease else { continue };

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     engine::{NUM_WORST, StudyFiles, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline},
-    fiftyone::{Dataset, Selection},
+    fiftyone::{Dataset, MeasuredSource, Selection, stored_runs},
     job::NameList,
     media::shown,
     names::{self, backticked, counted, flag},
@@ -84,7 +84,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
         ids,
         ..Selection::default()
     };
-    let mut source = dataset.measured(fields.clone(), &selection)?;
+    let mut source = MeasuredSource::new(&dataset, fields.clone(), &selection)?;
     let files = StudyFiles {
         page: &args.out,
         json: args.json.as_deref(),
@@ -130,7 +130,7 @@ fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
         None if args.fields.is_empty() => Ok(known),
         None => Ok(args.fields.clone()),
         Some(key) => {
-            let runs = dataset.runs()?;
+            let runs = stored_runs(dataset)?;
             check_runs(dataset, &runs, [key])?;
             let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
             // Somebody may have deleted one since.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Exit, choice, dataset::DatasetArgs, print};
 use crate::{
     diagnostic::Diagnostic,
-    fiftyone::StoredRun,
+    fiftyone::{StoredRun, stored_runs},
     names::{Choice, backticked, shown},
     report::{Format, Reporter},
 };
@@ -24,7 +24,7 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let (_connected, dataset) = args.dataset.open()?;
-    let runs = dataset.runs()?;
+    let runs = stored_runs(&dataset)?;
     match args.format {
         Format::Json => {
             let reporter = Reporter::new(args.format);

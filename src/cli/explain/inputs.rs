@@ -8,7 +8,7 @@ use crate::{
         Array, ArrayValues, BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside, Preprocess,
         RgbImage, read_array_file, read_image,
     },
-    pipeline::{Channel, ClassTarget, DecodedSample, Fingerprint, InputBatch, SampleRef, TargetPixels},
+    pipeline::{Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Fingerprint, InputBatch, SampleRef, TargetPixels},
 };
 
 /// One class to explain in every image.
@@ -64,7 +64,7 @@ pub fn image_batch(
                 TargetPixels::Mask(mask.on_input(&region, height, width))
             }
         };
-        targets.push(ClassTarget { class, channel: asked.channel, pixels });
+        targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels });
     }
     let sample = sample(0, name.to_owned(), path, (height, width), region, targets);
     Ok((InputBatch { samples: vec![sample], pixels: input.pixels, height, width }, image))
@@ -92,7 +92,7 @@ pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i
                 AskedPixels::Pixel { x, y } => pixel(*x, *y, &region, (height, width))?,
                 AskedPixels::Mask { file, value } => TargetPixels::Mask(mask_of(file, *value, number, num_samples, &limits)?),
             };
-            targets.push(ClassTarget { class, channel: asked.channel, pixels });
+            targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels });
         }
         samples.push(sample(number as u64, format!("{name}.{number}"), path, (height, width), region, targets));
     }
@@ -161,7 +161,6 @@ fn sample(
     targets: Vec<ClassTarget>,
 ) -> DecodedSample {
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
-    let fingerprint = Fingerprint::of_job("", "explain").into();
-    let (pixels, wanted, existing) = (Vec::new(), Vec::new(), Vec::new());
-    DecodedSample { sample, pixels, height, width, region, targets, fingerprint, wanted, existing, is_clipped: false }
+    let envelope = Envelope::without_fields(sample, Fingerprint::of_job("", "explain"));
+    DecodedSample { envelope, pixels: Vec::new(), height, width, region, targets, is_clipped: false, is_moved: false }
 }

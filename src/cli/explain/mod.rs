@@ -172,15 +172,15 @@ fn explain(
     let mut num_heatmaps = 0;
     for explained in &result.explained {
         for (index, asked) in asked.iter().enumerate() {
-            match explained.classes.iter().find(|class| class.class == index) {
+            match explained.classes.iter().find(|class| class.class.0 == index) {
                 None => {
                     // A tensor holds several samples.
-                    let id = Path::new(&explained.sample.id);
-                    let of = if image.is_some() { &explained.sample.media_path } else { id };
+                    let id = Path::new(&explained.envelope.sample.id);
+                    let of = if image.is_some() { &explained.envelope.sample.media_path } else { id };
                     reporter.notice(&format!("`{}`: {}", shown(of), absence(asked)?));
                 }
                 Some(class) => {
-                    outputs.write(input, &explained.sample.id, class, image.as_ref())?;
+                    outputs.write(input, &explained.envelope.sample.id, class, image.as_ref())?;
                     num_heatmaps += class.heatmaps.len();
                 }
             }

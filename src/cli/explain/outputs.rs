@@ -47,7 +47,8 @@ impl Outputs {
     /// Writes the files of one class and prints what was written. `image` is missing for tensors, which nobody can look at.
     pub fn write(&self, input: &Path, sample: &str, class: &ClassHeatmaps, image: Option<&RgbImage>) -> Result<(), Diagnostic> {
         let class_name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
-        let stem = |rest: &str| self.folder.join(format!("{sample}.{}.{rest}", self.names[class.class]).replace(['/', ' '], "_"));
+        let stem =
+            |rest: &str| self.folder.join(format!("{sample}.{}.{rest}", self.names[class.class.0]).replace(['/', ' '], "_"));
         let mut rows: Vec<Vec<Tile>> = Vec::new();
         let mut last_method = None;
         for (heatmap, column) in class.heatmaps.iter().zip(&self.columns) {

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path};
 
 use crate::job::NameList;
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::Dataset;
+use camflow_fiftyone::{Dataset, has_tag};
 use camflow_media::{read_text, shown};
 
 /// The ids in a file, one a line.
@@ -39,7 +39,7 @@ pub fn chosen_ids(viewed: Option<Vec<String>>, listed: Option<Vec<String>>) -> O
 pub fn chosen_tags(dataset: &Dataset, tags: &NameList) -> Result<Vec<String>, Diagnostic> {
     let mut lost = None;
     let tags = tags.names(|tag| {
-        dataset.has_tag(tag).unwrap_or_else(|error| {
+        has_tag(dataset, tag).unwrap_or_else(|error| {
             lost = Some(error);
             false
         })

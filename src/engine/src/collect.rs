@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use camflow_fiftyone::{Dataset, Error};
+use camflow_fiftyone::{Dataset, Error, References, siblings};
 use camflow_pipeline::Cancellation;
 use camflow_storage::{Cause, FileName, FolderLease, Grace, Orphan, OutputFolder, Sharing, StorageError, StoredFile};
 
@@ -44,7 +44,7 @@ pub fn remove_orphans(
     while files.peek().is_some() && !cancellation.is_cancelled() {
         let begun = Instant::now();
         // Somebody may have copied a label, or made it again, since the files were found.
-        let references = dataset.references()?;
+        let references = References::read(dataset)?;
         let (read, period) = (Instant::now(), PERIOD.max(begun.elapsed()));
         for file in files.by_ref().take(FILES) {
             lease.check()?;
@@ -122,6 +122,6 @@ pub fn retain_orphans(
 /// Datasets whose heatmaps are in the folder, and that this database does not have: of another database, perhaps, which cannot be
 /// asked what it refers to.
 pub fn unknown_datasets(folder: &OutputFolder, dataset: &Dataset) -> Result<Vec<String>, Error> {
-    let known = dataset.siblings()?;
+    let known = siblings(dataset)?;
     Ok(folder.noted_datasets()?.into_iter().filter(|id| !known.contains(id)).collect())
 }

@@ -3,7 +3,7 @@
 
 use super::{Observer, session::Work};
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{LabelField, LabelKind};
+use camflow_fiftyone::{LabelField, LabelKind, has_label, label_names};
 use camflow_names::{ClassNames, Meaning, backticked, nearest};
 use camflow_pipeline::{TargetClass, Targets};
 
@@ -38,7 +38,7 @@ pub fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) ->
     if missing.is_empty() {
         return Ok(());
     }
-    let (dataset, labels) = (work.dataset.name(), work.dataset.label_names(field, work.view.as_ref())?);
+    let (dataset, labels) = (work.dataset.name(), label_names(&work.dataset, field, work.view.as_ref())?);
     if labels.is_empty() {
         observer.warning(&format!("field `{}` of dataset `{dataset}` has no labels, so there is nothing to explain", field.name));
         return Ok(());
@@ -77,9 +77,9 @@ pub fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) ->
 fn check_mapped(work: &Work, field: &LabelField, names: &ClassNames, observer: &dyn Observer) -> Result<(), Diagnostic> {
     let mut absent: Vec<&str> = Vec::new();
     let few = names.mapped().count() <= FEW && work.view.as_ref().is_none_or(|view| view.changes.is_none());
-    let labels = if few { Vec::new() } else { work.dataset.label_names(field, work.view.as_ref())? };
+    let labels = if few { Vec::new() } else { label_names(&work.dataset, field, work.view.as_ref())? };
     for label in names.mapped() {
-        let is_there = if few { work.dataset.has_label(field, &[label])? } else { labels.iter().any(|other| other == label) };
+        let is_there = if few { has_label(&work.dataset, field, &[label])? } else { labels.iter().any(|other| other == label) };
         if !is_there {
             absent.push(label);
         }
@@ -106,5 +106,5 @@ fn is_written(work: &Work, field: &LabelField, names: &ClassNames, class: &Targe
 /// A view may show other names than those that are stored.
 fn has_written(work: &Work, field: &LabelField, written: &[&str]) -> Result<bool, Diagnostic> {
     let is_stored = work.view.as_ref().is_none_or(|view| view.changes.is_none());
-    Ok(is_stored && work.dataset.has_label(field, written)?)
+    Ok(is_stored && has_label(&work.dataset, field, written)?)
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Exit, JobSpec};
-use camflow_fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard};
+use camflow_fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard, has_run};
 use camflow_names::Choice;
 use camflow_pipeline::{HeatmapFields, SkipReason, Summary};
 use camflow_report::{RunRecord, redact_json};
@@ -75,11 +75,11 @@ pub fn note_run(
     let is_wanted = match (is_changed, has_heatmaps) {
         (true, _) => true,
         // A shard adds to the record that there is.
-        (false, true) => part.is_some() || !dataset.has_run(&note)?,
-        (false, false) => dataset.has_run(&note)?,
+        (false, true) => part.is_some() || !has_run(dataset, &note)?,
+        (false, false) => has_run(dataset, &note)?,
     };
     if is_wanted {
-        dataset.note_run(&note)?;
+        camflow_fiftyone::note_run(dataset, &note)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::{
     study_files::{NUM_WORST, StudyFiles, check_written, read_baseline},
 };
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{Dataset, Selection, Shard};
+use camflow_fiftyone::{Dataset, MeasuredSource, Selection, Shard};
 use camflow_media::shown;
 use camflow_pipeline::{Cancellation, HeatmapFields};
 use camflow_study::Baseline;
@@ -54,7 +54,7 @@ impl Page {
         observer: &dyn Observer,
     ) -> Result<(), Diagnostic> {
         let fields: Vec<String> = fields.names().map(ToOwned::to_owned).collect();
-        let mut source = dataset.measured(fields, &Selection::default()).map_err(aborted)?;
+        let mut source = MeasuredSource::new(dataset, fields, &Selection::default()).map_err(aborted)?;
         let files = StudyFiles {
             page: &self.html,
             json: self.numbers.as_deref(),

@@ -9,7 +9,7 @@ use super::{
     session::Work,
 };
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun};
+use camflow_fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun, other_heatmaps, same_heatmaps, stored_runs};
 use camflow_media::MaskValue;
 use camflow_names::{Choice, backticked};
 use camflow_pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
@@ -29,26 +29,24 @@ pub fn check_present(
 ) -> Result<(), Diagnostic> {
     let Work { dataset, fields, .. } = work;
     let job = job_fingerprint(spec, program, work.label.as_ref()).into();
-    let cells = || (0..work.names.len()).flat_map(|class| (0..columns.len()).map(move |column| (class, column)));
-    let expected: Vec<ExpectedHeatmaps> = cells()
-        .map(|(class, column)| ExpectedHeatmaps {
-            field: fields.name(class, column).to_owned(),
+    let expected: Vec<ExpectedHeatmaps> = fields
+        .cells()
+        .map(|((class, column), name)| ExpectedHeatmaps {
+            field: name.to_owned(),
             fingerprint: beginning(fields.fingerprint(&job, class, column)),
         })
         .collect();
-    let others = dataset.other_heatmaps(&expected)?;
-    let runs = if others.is_empty() { Vec::new() } else { dataset.runs()? };
+    let others = other_heatmaps(dataset, &expected)?;
+    let runs = if others.is_empty() { Vec::new() } else { stored_runs(dataset)? };
     let of_job = OfJob { spec, program, label: work.label.as_ref(), runs };
     let mut told = Vec::new();
     for origin in &others {
-        let Some((class, column)) = cells().find(|(class, column)| fields.name(*class, *column) == origin.field) else {
-            continue;
-        };
+        let Some(((class, column), _)) = fields.cells().find(|(_, name)| *name == origin.field) else { continue };
         let class = match &work.targets {
-            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class),
+            Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class.0),
             Targets::Top | Targets::OwnClass => None,
         };
-        if let Some(what) = of_job.difference(origin, class, &columns[column]) {
+        if let Some(what) = of_job.difference(origin, class, &columns[column.0]) {
             let heatmaps = if origin.count == 1 { "heatmap" } else { "heatmaps" };
             told.push(format!("field `{}` holds {} {heatmaps} {what}", origin.field, origin.count));
         }
@@ -66,7 +64,7 @@ pub fn check_present(
             ));
         }
     }
-    let (old, new): (Vec<String>, Vec<String>) = dataset.same_heatmaps(&expected)?.into_iter().unzip();
+    let (old, new): (Vec<String>, Vec<String>) = same_heatmaps(dataset, &expected)?.into_iter().unzip();
     if !old.is_empty() {
         observer.notice(&format!(
             "{} will hold the same heatmaps as {}, and whoever looks at measures counts both; `camflow remove --fields` takes the old ones away",

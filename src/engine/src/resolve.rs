@@ -15,10 +15,10 @@ use super::{
 };
 use crate::job::{FieldTemplate, TargetSpec};
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink};
+use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink, folder_at};
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
-use camflow_pipeline::{Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
+use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
 use camflow_torch::explain::{Column, Method};
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
@@ -63,7 +63,7 @@ pub fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide,
     let dataset = Dataset::open(database, &spec.dataset)?;
     let notices = dataset.notices();
     let label = match &spec.target {
-        TargetSpec::Labels(field) => Some(dataset.label_field(field.as_deref())?),
+        TargetSpec::Labels(field) => Some(LabelField::choose(&dataset, field.as_deref())?),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
     };
     check_classes(&spec.target, &spec.class, label.as_ref())?;
@@ -113,8 +113,9 @@ pub fn column_identity(column: &Column) -> String {
 }
 
 /// Of each column the one of the layer before it, by the same method.
-pub fn preceding(columns: &[Column]) -> Vec<Option<usize>> {
-    let before = |column: usize| column.checked_sub(1).filter(|before| columns[*before].method == columns[column].method);
+pub fn preceding(columns: &[Column]) -> Vec<Option<ColumnIndex>> {
+    let is_same = |before: usize, column: usize| columns[before].method == columns[column].method;
+    let before = |column: usize| column.checked_sub(1).filter(|before| is_same(*before, column)).map(ColumnIndex);
     (0..columns.len()).map(before).collect()
 }
 
@@ -251,7 +252,7 @@ pub fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) -> Result
 /// Makes sure that the folder is the one that the dataset's heatmaps were written to: what is there instead may be the place where
 /// a disk is mounted on other days. Writes nothing.
 fn check_folder(spec: &JobSpec, dataset: &Dataset, path: &Path) -> Result<(), Diagnostic> {
-    let Some(known) = dataset.folder_at(path)?.filter(|_| !spec.new_folder) else { return Ok(()) };
+    let Some(known) = folder_at(dataset, path)?.filter(|_| !spec.new_folder) else { return Ok(()) };
     let what = match OutputFolder::open_if_any(path) {
         Ok(Some(folder)) if folder.identity() == known => return Ok(()),
         Ok(Some(_)) => "it is another folder of camflow's",

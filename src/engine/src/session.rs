@@ -18,7 +18,10 @@ use super::{
     target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
 };
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
-use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, View};
+use camflow_fiftyone::{
+    Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, UpdateSink, View, failure_key,
+    known_failures, note_failures, note_folder, resolve_view,
+};
 use camflow_media::{ExifPolicy, ImageLimits, shown};
 use camflow_names::backticked;
 use camflow_pipeline::{
@@ -134,7 +137,7 @@ impl<'a> Session<'a> {
         let DatasetSide { dataset, label, mask_targets, notices } = side;
         notices.iter().for_each(|notice| self.observer.notice(notice));
         let view = spec.view.as_deref().map(View::Saved).or(spec.view_stages.as_deref().map(View::Stages));
-        let view = view.map(|view| dataset.view(view, label.as_ref(), spec.python.clone()));
+        let view = view.map(|view| resolve_view(&dataset, view, label.as_ref(), spec.python.clone()));
         let view = view.transpose().map_err(|error| match self.engine.cancellation.is_cancelled() {
             // Ctrl-C ends the Python that resolves a view, too.
             true => Diagnostic::from(error).of_class(Class::Interrupted),
@@ -182,7 +185,7 @@ impl<'a> Session<'a> {
             selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));
             selection.shuffle = None;
         }
-        Ok(work.dataset.source(selection)?)
+        Ok(SampleSource::new(&work.dataset, selection)?)
     }
 
     /// Brings the model to its devices, if it is not there yet.
@@ -244,7 +247,7 @@ impl<'a> Session<'a> {
         let what = format!("camflow annotate of dataset `{}`", dataset.name());
         let lease = FolderLease::acquire(&folder, Sharing::Shared, &what).map_err(aborted)?;
         folder.note_dataset(&dataset.id()).map_err(aborted)?;
-        dataset.note_folder(folder.identity(), path).map_err(aborted)?;
+        note_folder(dataset, folder.identity(), path).map_err(aborted)?;
         Ok(lease)
     }
 
@@ -280,7 +283,7 @@ impl<'a> Session<'a> {
         let mut work = self.prepare()?;
         let mut source = self.source(&mut work, shard, None)?;
         source.notices().iter().for_each(|notice| observer.notice(notice));
-        let mut sink = work.dataset.sink(work.heatmap_fields.clone())?;
+        let mut sink = UpdateSink::new(&work.dataset, work.heatmap_fields.clone())?;
         self.load()?;
         record.fields = work.fields.names().map(ToOwned::to_owned).collect();
         let part = Some(shard).filter(|shard| !shard.is_whole());
@@ -309,8 +312,8 @@ impl<'a> Session<'a> {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = spec.workers.map_or(cores, NonZeroUsize::get);
-        let failures = dataset.failure_key(spec.name.as_deref(), &record.fields);
-        let mut known = dataset.known_failures(failures).map_err(aborted)?;
+        let failures = failure_key(&dataset, spec.name.as_deref(), &record.fields);
+        let mut known = known_failures(&dataset, failures).map_err(aborted)?;
         if spec.is_dry() {
             let tell = |event| match event {
                 Event::SampleFailed { .. } => observer.tell(event),
@@ -380,7 +383,7 @@ impl<'a> Session<'a> {
         let computed = Computed { program, columns, classes: &class_names, label, fields: &fields, folder: folder.clone(), part };
         let is_complete = fault.is_none() && !summary.interrupted;
         let note = || {
-            dataset.note_failures(failures, &known, is_complete)?;
+            note_failures(&dataset, failures, &known, is_complete)?;
             note_run(spec, &dataset, computed, record, &summary, exit)
         };
         match fault {

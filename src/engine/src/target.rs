@@ -3,7 +3,7 @@
 use super::Observer;
 use crate::job::{ClassMapping, MaskNames, NameList, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes};
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView};
+use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView, label_names};
 use camflow_media::{MaskValue, shown};
 use camflow_names::{ClassNames, backticked, counted};
 use camflow_pipeline::{TargetClass, Targets};
@@ -90,7 +90,7 @@ pub fn resolve_targets(
     let by_name = label.filter(|label| label.kind != LabelKind::Segmentation);
     let classes = match by_name {
         Some(field) if classes.has("all") => {
-            let labels = dataset.label_names(field, view)?;
+            let labels = label_names(dataset, field, view)?;
             let (known, rest) = known_labels(&labels, names, &field.name)?;
             if !rest.is_empty() {
                 let more = if rest.len() > 5 { format!(" and {} more", rest.len() - 5) } else { String::new() };
@@ -155,7 +155,7 @@ fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, obs
     let Some(OneChannel { positive, negative: None }) = program.one_channel() else { return };
     let name = names.name(positive);
     // A field that takes long to look through is annotated all the same.
-    let mut others = dataset.label_names(field, view).unwrap_or_default();
+    let mut others = label_names(dataset, field, view).unwrap_or_default();
     others.retain(|label| !names.means(label, (&name, positive)));
     if !others.is_empty() {
         let some = backticked(others.iter().take(5));

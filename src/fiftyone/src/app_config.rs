@@ -21,132 +21,131 @@ const COLOUR_SCALE: &str = "jet";
 /// Reading and writing again where somebody else was quicker.
 const ATTEMPTS: usize = 8;
 
-impl Dataset {
-    /// Has the App show new heatmap fields: `ticked` first, each in a colour of its own. Fields that the dataset had when it was
-    /// opened are left as they are.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub(super) fn show_in_app(&self, fields: &[&str], ticked: &str) -> Result<(), Error> {
-        let is_new = |field: &&str| self.fields().iter().all(|known| known.name != *field);
-        // The one that is seen first gets the first colour.
-        let mut new: Vec<&str> = fields.iter().copied().filter(is_new).collect();
-        new.sort_by_key(|field| *field != ticked);
-        if new.is_empty() {
+/// Has the App show new heatmap fields: `ticked` first, each in a colour of its own. Fields that the dataset had when it was
+/// opened are left as they are.
+///
+/// # Errors
+/// The database fails.
+pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], ticked: &str) -> Result<(), Error> {
+    let is_new = |field: &&str| dataset.fields().iter().all(|known| known.name != *field);
+    // The one that is seen first gets the first colour.
+    let mut new: Vec<&str> = fields.iter().copied().filter(is_new).collect();
+    new.sort_by_key(|field| *field != ticked);
+    if new.is_empty() {
+        return Ok(());
+    }
+    change_app_config(dataset, &|config| {
+        let mut changes = Document::new();
+        match config.get("color_scheme") {
+            None | Some(Bson::Null) => changes.extend([("color_scheme".into(), Bson::from(colour_scheme(&new)))]),
+            Some(Bson::Document(scheme)) if is_ours(scheme) => {
+                changes.extend([("color_scheme".into(), Bson::from(with_fields(scheme, &new)))]);
+            }
+            Some(_) => {}
+        }
+        if matches!(config.get("active_fields"), None | Some(Bson::Null)) && new.contains(&ticked) {
+            changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, Some(ticked))});
+        }
+        changes
+    })
+}
+
+/// Takes away what the App was told of these fields, and what remains of settings that are camflow's alone.
+///
+/// # Errors
+/// The database fails.
+pub fn forget_in_app(dataset: &Dataset, fields: &[String]) -> Result<(), Error> {
+    let goes = |path: Option<&str>| path.is_some_and(|path| fields.iter().any(|field| field == path));
+    change_app_config(dataset, &|config| {
+        let mut changes = Document::new();
+        if let Ok(scheme) = config.get_document("color_scheme") {
+            let mut kept = scheme.clone();
+            for list in ["fields", "colorscales"] {
+                if let Ok(entries) = kept.get_array_mut(list) {
+                    entries.retain(|entry| !(entry.as_document().is_some_and(is_our_entry) && goes(path(entry))));
+                }
+            }
+            let is_empty = is_ours(scheme) && entries(&kept).is_empty();
+            if kept != *scheme {
+                changes.insert("color_scheme", if is_empty { Bson::Null } else { Bson::from(kept) });
+            }
+        }
+        if let Ok(groups) = config.get_array("sidebar_groups") {
+            let mut kept = groups.clone();
+            for group in kept.iter_mut().filter_map(Bson::as_document_mut) {
+                if let Ok(paths) = group.get_array_mut("paths") {
+                    paths.retain(|path| !goes(path.as_str()));
+                }
+            }
+            if kept != *groups {
+                changes.insert("sidebar_groups", kept);
+            }
+        }
+        if let Ok(active) = config.get_document("active_fields") {
+            let before: Vec<&str> = active.get_array("paths").into_iter().flatten().filter_map(Bson::as_str).collect();
+            let paths: Vec<&str> = before.iter().copied().filter(|path| !goes(Some(path))).collect();
+            if paths.len() < before.len() {
+                // What the App ticks by itself needs no setting.
+                let is_default = paths == ticked_by_default(dataset, None) && !active.get_bool("exclude").unwrap_or(false);
+                let mut kept = active.clone();
+                kept.insert("paths", paths);
+                changes.insert("active_fields", if is_default { Bson::Null } else { Bson::from(kept) });
+            }
+        }
+        changes
+    })
+}
+
+/// The labels that the App ticks where nothing is set: all but masks and heatmaps; and one more.
+fn ticked_by_default(dataset: &Dataset, more: Option<&str>) -> Vec<String> {
+    let is_ticked = |kind: &str| kind != "Segmentation" && kind != "Heatmap";
+    let fields = dataset.fields().iter().filter(|field| field.is_label && is_ticked(&field.kind));
+    more.map(ToOwned::to_owned).into_iter().chain(fields.map(|field| field.name.clone())).collect()
+}
+
+/// Reads the App's settings and writes what `change` makes of them (null takes a setting away), as one step.
+fn change_app_config(dataset: &Dataset, change: &dyn Fn(&Document) -> Document) -> Result<(), Error> {
+    let doing = format!("setting how the App shows dataset `{}`", dataset.name);
+    let datasets = dataset.database.collection::<Document>("datasets");
+    for _ in 0..ATTEMPTS {
+        let found = with_retries(|| {
+            dataset
+                .database
+                .run(&doing, async { datasets.find_one(doc! {"_id": dataset.id}).projection(doc! {"app_config": 1}).await })
+        })?;
+        let Some(config) = found.as_ref().and_then(|found| found.get_document("app_config").ok()) else { return Ok(()) };
+        let changes = change(config);
+        if changes.is_empty() {
             return Ok(());
         }
-        self.change_app_config(&|config| {
-            let mut changes = Document::new();
-            match config.get("color_scheme") {
-                None | Some(Bson::Null) => changes.extend([("color_scheme".into(), Bson::from(colour_scheme(&new)))]),
-                Some(Bson::Document(scheme)) if is_ours(scheme) => {
-                    changes.extend([("color_scheme".into(), Bson::from(with_fields(scheme, &new)))]);
-                }
-                Some(_) => {}
-            }
-            if matches!(config.get("active_fields"), None | Some(Bson::Null)) && new.contains(&ticked) {
-                changes.insert("active_fields", doc! {"paths": self.ticked_by_default(Some(ticked))});
-            }
-            changes
-        })
-    }
-
-    /// Takes away what the App was told of these fields, and what remains of settings that are camflow's alone.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn forget_in_app(&self, fields: &[String]) -> Result<(), Error> {
-        let goes = |path: Option<&str>| path.is_some_and(|path| fields.iter().any(|field| field == path));
-        self.change_app_config(&|config| {
-            let mut changes = Document::new();
-            if let Ok(scheme) = config.get_document("color_scheme") {
-                let mut kept = scheme.clone();
-                for list in ["fields", "colorscales"] {
-                    if let Ok(entries) = kept.get_array_mut(list) {
-                        entries.retain(|entry| !(entry.as_document().is_some_and(is_our_entry) && goes(path(entry))));
-                    }
-                }
-                let is_empty = is_ours(scheme) && entries(&kept).is_empty();
-                if kept != *scheme {
-                    changes.insert("color_scheme", if is_empty { Bson::Null } else { Bson::from(kept) });
-                }
-            }
-            if let Ok(groups) = config.get_array("sidebar_groups") {
-                let mut kept = groups.clone();
-                for group in kept.iter_mut().filter_map(Bson::as_document_mut) {
-                    if let Ok(paths) = group.get_array_mut("paths") {
-                        paths.retain(|path| !goes(path.as_str()));
-                    }
-                }
-                if kept != *groups {
-                    changes.insert("sidebar_groups", kept);
-                }
-            }
-            if let Ok(active) = config.get_document("active_fields") {
-                let before: Vec<&str> = active.get_array("paths").into_iter().flatten().filter_map(Bson::as_str).collect();
-                let paths: Vec<&str> = before.iter().copied().filter(|path| !goes(Some(path))).collect();
-                if paths.len() < before.len() {
-                    // What the App ticks by itself needs no setting.
-                    let is_default = paths == self.ticked_by_default(None) && !active.get_bool("exclude").unwrap_or(false);
-                    let mut kept = active.clone();
-                    kept.insert("paths", paths);
-                    changes.insert("active_fields", if is_default { Bson::Null } else { Bson::from(kept) });
-                }
-            }
-            changes
-        })
-    }
-
-    /// The labels that the App ticks where nothing is set: all but masks and heatmaps; and one more.
-    fn ticked_by_default(&self, more: Option<&str>) -> Vec<String> {
-        let is_ticked = |kind: &str| kind != "Segmentation" && kind != "Heatmap";
-        let fields = self.fields().iter().filter(|field| field.is_label && is_ticked(&field.kind));
-        more.map(ToOwned::to_owned).into_iter().chain(fields.map(|field| field.name.clone())).collect()
-    }
-
-    /// Reads the App's settings and writes what `change` makes of them (null takes a setting away), as one step.
-    fn change_app_config(&self, change: &dyn Fn(&Document) -> Document) -> Result<(), Error> {
-        let doing = format!("setting how the App shows dataset `{}`", self.name);
-        let datasets = self.database.collection::<Document>("datasets");
-        for _ in 0..ATTEMPTS {
-            let found = with_retries(|| {
-                self.database
-                    .run(&doing, async { datasets.find_one(doc! {"_id": self.id}).projection(doc! {"app_config": 1}).await })
-            })?;
-            let Some(config) = found.as_ref().and_then(|found| found.get_document("app_config").ok()) else { return Ok(()) };
-            let changes = change(config);
-            if changes.is_empty() {
-                return Ok(());
-            }
-            // Unless somebody has changed one of them meanwhile.
-            let mut query = doc! {"_id": self.id, "app_config": {"$type": "object"}};
-            let (mut set, mut unset) = (Document::new(), Document::new());
-            for (name, value) in changes {
-                let key = format!("app_config.{name}");
-                query.insert(&key, config.get(&name).cloned().unwrap_or(Bson::Null));
-                match value {
-                    Bson::Null => unset.insert(key, ""),
-                    value => set.insert(key, value),
-                };
-            }
-            let mut update = doc! {"$currentDate": {"last_modified_at": true}};
-            update.extend(
-                [("$set", set), ("$unset", unset)]
-                    .into_iter()
-                    .filter(|(_, what)| !what.is_empty())
-                    .map(|(operator, what)| (operator.to_owned(), Bson::from(what))),
-            );
-            let updated = with_retries(|| {
-                let (query, update) = (query.clone(), update.clone());
-                self.database.run(&doing, async { datasets.update_one(query, update).await })
-            })?;
-            if updated.matched_count > 0 {
-                return Ok(());
-            }
+        // Unless somebody has changed one of them meanwhile.
+        let mut query = doc! {"_id": dataset.id, "app_config": {"$type": "object"}};
+        let (mut set, mut unset) = (Document::new(), Document::new());
+        for (name, value) in changes {
+            let key = format!("app_config.{name}");
+            query.insert(&key, config.get(&name).cloned().unwrap_or(Bson::Null));
+            match value {
+                Bson::Null => unset.insert(key, ""),
+                value => set.insert(key, value),
+            };
         }
-        // How it looks is not worth more.
-        Ok(())
+        let mut update = doc! {"$currentDate": {"last_modified_at": true}};
+        update.extend(
+            [("$set", set), ("$unset", unset)]
+                .into_iter()
+                .filter(|(_, what)| !what.is_empty())
+                .map(|(operator, what)| (operator.to_owned(), Bson::from(what))),
+        );
+        let updated = with_retries(|| {
+            let (query, update) = (query.clone(), update.clone());
+            dataset.database.run(&doing, async { datasets.update_one(query, update).await })
+        })?;
+        if updated.matched_count > 0 {
+            return Ok(());
+        }
     }
+    // How it looks is not worth more.
+    Ok(())
 }
 
 /// A colour scheme with nothing but colours for these fields, in FiftyOne's form.

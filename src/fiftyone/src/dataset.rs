@@ -1,4 +1,4 @@
-//! A dataset: found by name, checked for being plain images, its fields and mask targets read.
+//! A dataset: a handle on it, found by name, checked for being plain images, its fields and mask targets read.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,13 @@ use super::{
     database::Database,
     error::Error,
     fields::{Field, InnerField, read_fields, read_inner_fields},
-    lock::Lock,
     mask_targets::read_mask_targets,
-    schema::HeatmapField,
-    selection::Selection,
-    shard::Shard,
-    sink::UpdateSink,
-    source::SampleSource,
 };
 use camflow_media::MaskValue;
 use camflow_names::backticked;
 
-/// A dataset of images. It is known by its id from here on, so that renaming it does no harm.
+/// A handle on a dataset of images: where it is, and what its document said when it was opened. It is known by its id from here on,
+/// so that renaming it does no harm. What is done to a dataset is in modules of its own, which take the handle.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub(super) database: Database,
@@ -146,28 +141,15 @@ impl Dataset {
         read_mask_targets(stored, field, &self.name)
     }
 
-    /// The samples of a selection.
-    ///
-    /// # Errors
-    /// The selection names what is not there, or the server cannot make it.
-    pub fn source(&self, selection: Selection) -> Result<SampleSource, Error> {
-        SampleSource::new(self.clone(), selection)
+    /// The fields that hold heatmaps.
+    pub fn heatmap_fields(&self) -> Vec<String> {
+        self.fields.iter().filter(|field| field.kind == "Heatmap").map(|field| field.name.clone()).collect()
     }
 
-    /// Where the heatmaps of these fields go. Nothing is written yet: the fields are declared with the first update.
-    ///
-    /// # Errors
-    /// One of the names is not allowed or is taken by something else.
-    pub fn sink(&self, fields: Vec<HeatmapField>) -> Result<UpdateSink, Error> {
-        UpdateSink::new(self.clone(), fields)
-    }
-
-    /// Takes these fields (`None`: all of them) of all samples for one run alone.
-    ///
-    /// # Errors
-    /// [`Error::Locked`] while another run holds one of them, of a shard perhaps, or the database fails.
-    pub fn lock(&self, fields: Option<&[String]>) -> Result<Lock, Error> {
-        Lock::acquire(self, fields, Shard::WHOLE)
+    /// Whether its groups have a slice.
+    pub fn has_slice(&self, slice: &str) -> bool {
+        let mut known = self.group.iter().flat_map(|group| group.image_slices.iter().chain(&group.other_slices));
+        known.any(|known| known == slice)
     }
 
     pub(super) fn group(&self) -> Option<&Group> {

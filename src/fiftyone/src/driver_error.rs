@@ -60,6 +60,24 @@ fn reasons(topology: &str) -> Vec<&str> {
     reasons
 }
 
+/// The server's number for what went wrong.
+pub(super) fn command_code(error: &Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+/// Whether somebody else has made the document meanwhile.
+pub(super) fn is_duplicate(error: &Error) -> bool {
+    const DUPLICATE_KEY: i32 = 11000;
+    match error.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
+        ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,10 +5,11 @@ use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::Ob
 use super::{
     dataset::Dataset,
     error::Error,
-    label_change::LabelChange,
+    label_change::{LabelChange, change_labels},
     lock::Lock,
     retry::with_retries,
-    stored_sample::{HEATMAP_KEYS, heatmap},
+    sample_page::sample_page,
+    stored_heatmap::{HEATMAP_KEYS, heatmap},
 };
 use camflow_media::{FileForm, RecordedChecksum};
 use camflow_pipeline::StoredHeatmap;
@@ -66,20 +67,13 @@ pub struct HeatmapLabelSource {
     last: Option<ObjectId>,
 }
 
-impl Dataset {
-    /// The labels that camflow wrote into these fields, with or without the maps that are in the documents.
-    pub fn heatmap_labels(&self, fields: Vec<String>, with_maps: bool) -> HeatmapLabelSource {
-        HeatmapLabelSource { dataset: self.clone(), fields, with_maps, last: None }
-    }
-
-    /// Writes notes into labels that are still what they were when they were read; returns how many it wrote.
-    ///
-    /// # Errors
-    /// The lock was lost, or the database fails.
-    pub fn note_checksums(&self, notes: &[ChecksumNote<'_>], lock: &Lock) -> Result<u64, Error> {
-        let changes: Vec<LabelChange> = notes.iter().map(change).collect();
-        self.change_labels(&changes, lock, &format!("noting damaged files in the labels of dataset `{}`", self.name))
-    }
+/// Writes notes into labels that are still what they were when they were read; returns how many it wrote.
+///
+/// # Errors
+/// The lock was lost, or the database fails.
+pub fn note_checksums(dataset: &Dataset, notes: &[ChecksumNote<'_>], lock: &Lock) -> Result<u64, Error> {
+    let changes: Vec<LabelChange> = notes.iter().map(change).collect();
+    change_labels(dataset, &changes, lock, &format!("noting damaged files in the labels of dataset `{}`", dataset.name))
 }
 
 /// Only the one attribute of a label that still says the same of the file, and of the heatmap.
@@ -101,6 +95,11 @@ fn change(note: &ChecksumNote<'_>) -> LabelChange {
 }
 
 impl HeatmapLabelSource {
+    /// The labels that camflow wrote into these fields, with or without the maps that are in the documents.
+    pub fn new(dataset: &Dataset, fields: Vec<String>, with_maps: bool) -> HeatmapLabelSource {
+        HeatmapLabelSource { dataset: dataset.clone(), fields, with_maps, last: None }
+    }
+
     /// The next labels; an empty list ends the dataset.
     ///
     /// # Errors
@@ -151,7 +150,7 @@ impl HeatmapLabelSource {
             projection.insert(format!("{field}.map"), map);
         }
         let doing = format!("reading the heatmaps of dataset `{}`", self.dataset.name);
-        self.dataset.sample_page(&query, after, &projection, self.page_size(), &doing)
+        sample_page(&self.dataset, &query, after, &projection, self.page_size(), &doing)
     }
 
     fn labels(&self, sample: &RawDocument) -> Vec<HeatmapLabel> {

@@ -2,7 +2,7 @@
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::{dataset::Dataset, error::Error, lock::Lock, removal::durable_concern};
+use super::{dataset::Dataset, durability::durable_concern, error::Error, lock::Lock};
 
 /// Labels per command.
 const BATCH: usize = 1000;
@@ -16,32 +16,30 @@ pub(super) struct LabelChange {
     pub(super) update: Vec<Document>,
 }
 
-impl Dataset {
-    /// Makes the changes; a label that says something else by now keeps it. The count of those that were made may be too low if a
-    /// connection was lost.
-    ///
-    /// # Errors
-    /// The lock was lost, or the database fails.
-    pub(super) fn change_labels(&self, changes: &[LabelChange], lock: &Lock, doing: &str) -> Result<u64, Error> {
-        let samples = self.database.collection::<RawDocumentBuf>(&self.samples);
-        let mut changed = 0;
-        for part in changes.chunks(BATCH) {
-            self.fenced(lock, |fence| {
-                let update = |LabelChange { query, update }: &LabelChange| {
-                    let mut query = query.clone();
-                    query.insert("$expr", fence.condition());
-                    Bson::Document(doc! {"q": query, "u": update, "multi": false})
-                };
-                let updates: Vec<Bson> = part.iter().map(update).collect();
-                let command =
-                    doc! {"update": &self.samples, "ordered": false, "updates": updates, "writeConcern": durable_concern()};
-                let reply = self.database.run(doing, async { self.database.mongodb().run_command(command).await })?;
-                changed += reply.get_i32("nModified").map_or(0, |count| u64::from(count.unsigned_abs()));
-                let unchanged: Vec<&Document> = part.iter().map(|change| &change.query).collect();
-                let unchanged = samples.find_one(doc! {"$or": unchanged}).projection(doc! {"_id": 1});
-                Ok(self.database.run(doing, async { unchanged.await })?.is_none())
-            })?;
-        }
-        Ok(changed)
+/// Makes the changes; a label that says something else by now keeps it. The count of those that were made may be too low if a
+/// connection was lost.
+///
+/// # Errors
+/// The lock was lost, or the database fails.
+pub(super) fn change_labels(dataset: &Dataset, changes: &[LabelChange], lock: &Lock, doing: &str) -> Result<u64, Error> {
+    let samples = dataset.database.collection::<RawDocumentBuf>(&dataset.samples);
+    let mut changed = 0;
+    for part in changes.chunks(BATCH) {
+        lock.fenced(|fence| {
+            let update = |LabelChange { query, update }: &LabelChange| {
+                let mut query = query.clone();
+                query.insert("$expr", fence.condition());
+                Bson::Document(doc! {"q": query, "u": update, "multi": false})
+            };
+            let updates: Vec<Bson> = part.iter().map(update).collect();
+            let command =
+                doc! {"update": &dataset.samples, "ordered": false, "updates": updates, "writeConcern": durable_concern()};
+            let reply = dataset.database.run(doing, async { dataset.database.mongodb().run_command(command).await })?;
+            changed += reply.get_i32("nModified").map_or(0, |count| u64::from(count.unsigned_abs()));
+            let unchanged: Vec<&Document> = part.iter().map(|change| &change.query).collect();
+            let unchanged = samples.find_one(doc! {"$or": unchanged}).projection(doc! {"_id": 1});
+            Ok(dataset.database.run(doing, async { unchanged.await })?.is_none())
+        })?;
     }
+    Ok(changed)
 }

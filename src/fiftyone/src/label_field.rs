@@ -1,16 +1,11 @@
 //! The label fields that can say where a class is: which kinds there are, which one is meant, what classes occur in it.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
-
-use bson::{Bson, Document, doc};
+use std::fmt;
 
 use super::{
     dataset::Dataset,
     error::Error,
     fields::{Field, InnerField, LIST_OF},
-    retry::with_retries,
-    saved_view::SavedView,
-    selection::{IDS, among, parse_ids},
 };
 use camflow_names::similar;
 
@@ -105,6 +100,19 @@ pub struct LabelField {
 }
 
 impl LabelField {
+    /// The label field to use: the one named, else the only one of the kind that says most: segmentations before detections
+    /// before polylines before classifications.
+    ///
+    /// # Errors
+    /// The named one does not exist or holds no such labels; there is none to choose, or more than one.
+    pub fn choose(dataset: &Dataset, named: Option<&str>) -> Result<LabelField, Error> {
+        choose(dataset.fields(), dataset.inner_fields(), named).map_err(|(problem, hint)| Error::LabelField {
+            problem,
+            dataset: dataset.name.clone(),
+            hint,
+        })
+    }
+
     /// FiftyOne's word for its type.
     pub fn type_name(&self) -> String {
         match self.kind.of_members().filter(|_| self.is_bare_list) {
@@ -122,105 +130,13 @@ impl LabelField {
     }
 
     /// Where the names of its labels are in the stored samples.
-    fn name_key(&self) -> String {
+    pub(super) fn name_key(&self) -> String {
         format!("{}.label", self.labels())
     }
 
     /// The class of what the field holds, or of what is in its list.
     pub(super) fn label_class(&self) -> &'static str {
         self.kind.of_members().filter(|_| self.is_bare_list).unwrap_or(self.kind).name()
-    }
-}
-
-/// The longest to look for the classes of a field: this reads every label of the dataset.
-const LOOKING: Duration = Duration::from_secs(120);
-
-impl Dataset {
-    /// The label field to use: the one named, else the only one of the kind that says most: segmentations before detections
-    /// before polylines before classifications.
-    ///
-    /// # Errors
-    /// The named one does not exist or holds no such labels; there is none to choose, or more than one.
-    pub fn label_field(&self, named: Option<&str>) -> Result<LabelField, Error> {
-        choose(self.fields(), self.inner_fields(), named).map_err(|(problem, hint)| Error::LabelField {
-            problem,
-            dataset: self.name.clone(),
-            hint,
-        })
-    }
-
-    /// Whether a label of a field of detections, polylines or classifications has one of these names, in any sample. One that is
-    /// frequent is found at once; one that nobody has takes a look at every sample.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn has_label(&self, field: &LabelField, names: &[&str]) -> Result<bool, Error> {
-        let doing = format!("looking for a class in field `{}` of dataset `{}`", field.name, self.name);
-        let samples = self.database.collection::<Document>(&self.samples);
-        let query = doc! {field.name_key(): {"$in": names}};
-        let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
-        Ok(with_retries(|| self.database.run(&doing, async { find().await }))?.is_some())
-    }
-
-    /// The names of the classes that occur in a field of detections, polylines or classifications, in any sample of the
-    /// dataset, or in what a view makes of its samples' labels, in alphabetical order.
-    ///
-    /// # Errors
-    /// The database fails, or takes longer than two minutes.
-    pub fn label_names(&self, field: &LabelField, view: Option<&SavedView>) -> Result<Vec<String>, Error> {
-        /// MaxTimeMSExpired.
-        const TOO_LONG: i32 = 50;
-        let key = field.name_key();
-        let doing = format!("looking for the classes in field `{}` of dataset `{}`", field.name, self.name);
-        let samples = self.database.collection::<Document>(&self.samples);
-        let viewed = view.and_then(|view| Some((parse_ids(self, &view.ids), &view.changes.as_ref()?.stages)));
-        let found = match viewed {
-            None => self.database.run(&doing, async { samples.distinct(key, doc! {}).max_time(LOOKING).await }),
-            Some((ids, stages)) => {
-                let ids = ids?;
-                let mut found = BTreeSet::new();
-                let path = format!("${key}");
-                self.database
-                    .run(&doing, async {
-                        for ids in ids.chunks(IDS) {
-                            let mut all = vec![doc! {"$match": among(&Document::new(), ids)}];
-                            all.extend(stages.iter().cloned());
-                            // A list of labels gives a list of names.
-                            all.extend([
-                                doc! {"$project": {"name": &path}},
-                                doc! {"$unwind": "$name"},
-                                doc! {"$group": {"_id": "$name"}},
-                            ]);
-                            let mut names = samples.aggregate(all).max_time(LOOKING).await?;
-                            while names.advance().await? {
-                                found.extend(names.current().get_str("_id").ok().map(ToOwned::to_owned));
-                            }
-                        }
-                        Ok(())
-                    })
-                    .map(|()| found.into_iter().map(Bson::String).collect())
-            }
-        };
-        let found = found.map_err(|error| match error {
-            Error::Driver { source, .. } if command_code(&source) == Some(TOO_LONG) => Error::LabelField {
-                problem: format!("looking for the classes in field `{}` took longer than {} s", field.name, LOOKING.as_secs()),
-                dataset: self.name.clone(),
-                hint: "name the classes with `--class` instead of `all`, and with `--map LABEL=CLASS` labels that are spelt otherwise".to_owned(),
-            },
-            error => error,
-        })?;
-        let text = |value| if let Bson::String(name) = value { Some(name) } else { None };
-        let mut names: Vec<String> = found.into_iter().filter_map(text).collect();
-        names.sort();
-        Ok(names)
-    }
-}
-
-/// The server's number for what went wrong.
-pub(super) fn command_code(error: &mongodb::error::Error) -> Option<i32> {
-    match error.kind.as_ref() {
-        mongodb::error::ErrorKind::Command(command) => Some(command.code),
-        _ => None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! FiftyOne's database: finding it, reading samples, writing heatmaps. The only place that knows MongoDB and BSON.
 //!
 //! [`DatabaseConfig::discover`] says where the database is, [`Database::connect`] attaches to it, [`Dataset::open`]
-//! checks a dataset, and a run reads from [`Dataset::source`] and writes to [`Dataset::sink`]. What is read and written
-//! here, FiftyOne must take for its own; most of the rules come from watching it.
+//! checks a dataset and gives a handle on it, which everything else takes: a run reads from a [`SampleSource`] and writes to an
+//! [`UpdateSink`]. What is read and written here, FiftyOne must take for its own; most of the rules come from watching it.
 
 mod app_config;
 mod config;
@@ -11,6 +11,7 @@ mod dataset;
 mod diagnose;
 mod driver;
 mod driver_error;
+mod durability;
 mod error;
 mod failures;
 mod fields;
@@ -18,14 +19,18 @@ mod folders;
 mod heatmap_labels;
 mod label_change;
 mod label_field;
+mod label_names;
 mod lock;
 mod mask_targets;
 mod measured;
 mod operation;
 mod origins;
+mod pace;
 mod references;
 mod removal;
+mod request;
 mod retry;
+mod run_note;
 mod run_update;
 mod runs;
 mod sample_page;
@@ -36,29 +41,35 @@ mod service;
 mod shard;
 mod sink;
 mod source;
+mod stored_heatmap;
+mod stored_label;
 mod stored_sample;
 mod upkeep;
 
+pub use app_config::forget_in_app;
 pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, forbid_core_dumps, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::Dataset;
 pub use driver_error::DriverError;
 pub use error::Error;
-pub use failures::FailureKey;
+pub use failures::{FailureKey, failure_key, known_failures, note_failures, tidy_failures};
 pub use fields::Field;
-pub use heatmap_labels::{ChecksumNote, HeatmapLabel, HeatmapLabelSource, InlineMap};
+pub use folders::{folder_at, knows_folder, note_folder};
+pub use heatmap_labels::{ChecksumNote, HeatmapLabel, HeatmapLabelSource, InlineMap, note_checksums};
 pub use label_field::{LabelField, LabelKind};
+pub use label_names::{has_label, label_names};
 pub use lock::Lock;
 pub use measured::MeasuredSource;
-pub use origins::{ExpectedHeatmaps, HeatmapOrigin};
+pub use origins::{ExpectedHeatmaps, HeatmapOrigin, other_heatmaps, same_heatmaps};
 pub use references::References;
-pub use removal::FieldContent;
-pub use runs::{Part, RunNote, StoredRun};
-pub use saved_view::{SavedView, View, ViewChanges};
+pub use removal::{FieldContent, drop_fields, field_contents, unset_heatmaps};
+pub use run_note::{Part, RunNote};
+pub use runs::{StoredRun, forget_runs, has_run, note_run, stored_runs};
+pub use saved_view::{SavedView, View, ViewChanges, resolve_view, view_of_heatmaps};
 pub use schema::{HeatmapField, Schema};
-pub use selection::Selection;
+pub use selection::{Selection, has_tag};
 pub use service::{FiftyonePython, Stranger, find_python, stranger_of};
 pub use shard::Shard;
 pub use sink::UpdateSink;
 pub use source::SampleSource;
-pub use upkeep::{BrokenLabel, LabelSurvey, SampleIds};
+pub use upkeep::{BrokenLabel, LabelSurvey, SampleIds, remove_labels, sample_ids, siblings, survey_labels};

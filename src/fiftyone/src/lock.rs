@@ -15,12 +15,9 @@ use std::{
 };
 
 use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
-use mongodb::{
-    error::{ErrorKind, WriteFailure},
-    options::ReturnDocument,
-};
+use mongodb::options::ReturnDocument;
 
-use super::{database::Database, dataset::Dataset, error::Error, retry::with_retries, shard::Shard};
+use super::{database::Database, dataset::Dataset, driver_error::is_duplicate, error::Error, retry::with_retries, shard::Shard};
 use camflow_storage::{LEASE, Owner, RENEWAL, WATCH};
 
 /// Collections beside FiftyOne's own.
@@ -29,6 +26,9 @@ const COUNTERS: &str = "camflow.counters";
 
 /// Stands for every field.
 const ALL_FIELDS: &str = "*";
+
+/// How often a change is made again that came after the end of the lease.
+const ATTEMPTS: usize = 5;
 
 /// A lease on fields of a dataset, or of a shard of it. It is renewed in the background and given back when it is dropped.
 #[derive(Debug)]
@@ -79,11 +79,16 @@ impl Fence {
 }
 
 impl Lock {
-    /// Takes the lease on these fields (`None`: all of them) of the samples of a shard.
+    /// Takes these fields (`None`: all of them) of all samples for one run alone.
     ///
     /// # Errors
-    /// [`Error::Locked`] while another run holds one of them for samples of the shard, or the database fails.
-    pub(super) fn acquire(dataset: &Dataset, fields: Option<&[String]>, shard: Shard) -> Result<Lock, Error> {
+    /// [`Error::Locked`] while another run holds one of them, of a shard perhaps, or the database fails.
+    pub fn acquire(dataset: &Dataset, fields: Option<&[String]>) -> Result<Lock, Error> {
+        Lock::acquire_shard(dataset, fields, Shard::WHOLE)
+    }
+
+    /// The same of the samples of a shard.
+    pub(super) fn acquire_shard(dataset: &Dataset, fields: Option<&[String]>, shard: Shard) -> Result<Lock, Error> {
         let owner = Owner::myself();
         let (database, name) = (dataset.database.clone(), dataset.name.clone());
         let number = with_retries(|| next_number(&database))?;
@@ -135,6 +140,17 @@ impl Lock {
     pub(super) fn check(&self) -> Result<Fence, Error> {
         let lost = || Error::LockLost { dataset: self.claim.name.clone(), number: self.claim.number };
         with_retries(|| self.claim.renew())?.ok_or_else(lost)
+    }
+
+    /// Changes something under the fence of the lease, again and again until that falls into its time.
+    pub(super) fn fenced(&self, mut change: impl FnMut(Fence) -> Result<bool, Error>) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let fence = self.check()?;
+            if with_retries(|| change(fence.clone()))? {
+                return Ok(());
+            }
+        }
+        Err(Error::OutOfTime { dataset: self.claim.name.clone() })
     }
 }
 
@@ -316,13 +332,4 @@ fn millis(duration: Duration) -> i64 {
 /// Names may begin with a dollar sign.
 fn literal(text: &str) -> Document {
     doc! {"$literal": text}
-}
-
-pub(super) fn is_duplicate(error: &mongodb::error::Error) -> bool {
-    const DUPLICATE_KEY: i32 = 11000;
-    match error.kind.as_ref() {
-        ErrorKind::Write(WriteFailure::WriteError(error)) => error.code == DUPLICATE_KEY,
-        ErrorKind::Command(error) => error.code == DUPLICATE_KEY,
-        _ => false,
-    }
 }

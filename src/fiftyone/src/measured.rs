@@ -6,6 +6,7 @@ use super::{
     dataset::Dataset,
     error::Error,
     retry::with_retries,
+    sample_page::sample_page,
     selection::{Selection, among, filter, parse_ids},
 };
 use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
@@ -25,25 +26,18 @@ pub struct MeasuredSource {
     ids: Option<Vec<ObjectId>>,
 }
 
-impl Dataset {
-    /// The fields that hold heatmaps.
-    pub fn heatmap_fields(&self) -> Vec<String> {
-        self.fields().iter().filter(|field| field.kind == "Heatmap").map(|field| field.name.clone()).collect()
-    }
-
+impl MeasuredSource {
     /// The measures that camflow left in these fields; the selection says of which samples.
     ///
     /// # Errors
     /// The selection's query is none, or one of its ids.
-    pub fn measured(&self, fields: Vec<String>, selection: &Selection) -> Result<MeasuredSource, Error> {
-        let filter = filter(self, selection)?;
-        let mut ids = selection.ids.as_deref().map(|ids| parse_ids(self, ids)).transpose()?;
+    pub fn new(dataset: &Dataset, fields: Vec<String>, selection: &Selection) -> Result<MeasuredSource, Error> {
+        let filter = filter(dataset, selection)?;
+        let mut ids = selection.ids.as_deref().map(|ids| parse_ids(dataset, ids)).transpose()?;
         ids.iter_mut().for_each(|ids| ids.sort_unstable_by(|a, b| b.cmp(a)));
-        Ok(MeasuredSource { dataset: self.clone(), fields, filter, last: None, ids })
+        Ok(MeasuredSource { dataset: dataset.clone(), fields, filter, last: None, ids })
     }
-}
 
-impl MeasuredSource {
     /// The next samples that have heatmaps of camflow's; an empty list ends the dataset.
     ///
     /// # Errors
@@ -67,7 +61,7 @@ impl MeasuredSource {
     fn read_page(&self, chosen: Option<&[ObjectId]>) -> Result<Vec<RawDocumentBuf>, Error> {
         let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
         let query = chosen.map_or_else(|| self.query(), |ids| among(&self.query(), ids));
-        self.dataset.sample_page(&query, self.last, &self.projection(), PAGE, &doing)
+        sample_page(&self.dataset, &query, self.last, &self.projection(), PAGE, &doing)
     }
 
     fn query(&self) -> Document {

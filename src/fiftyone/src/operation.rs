@@ -7,7 +7,7 @@ use bson::{Binary, Bson, Document, RawDocument, doc, oid::ObjectId, spec::Binary
 use super::{
     lock::Fence,
     schema::{HeatmapField, Schema},
-    stored_sample::heatmap,
+    stored_heatmap::heatmap,
 };
 use camflow_measure::Measure;
 use camflow_names::Choice;

@@ -36,81 +36,78 @@ pub struct HeatmapOrigin {
 /// Characters of the first two parts of a fingerprint, with the hyphen between.
 const BEGINNING: i32 = 33;
 
-impl Dataset {
-    /// The heatmaps in these fields that begin otherwise, in any sample.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn other_heatmaps(&self, expected: &[ExpectedHeatmaps]) -> Result<Vec<HeatmapOrigin>, Error> {
-        let known = self.heatmap_fields();
-        let expected: Vec<&ExpectedHeatmaps> = expected.iter().filter(|expected| known.contains(&expected.field)).collect();
-        // Nearly always there is none, which a query without expressions finds in the least time.
-        let others: Vec<Document> = expected
-            .iter()
-            .map(|ExpectedHeatmaps { field, fingerprint }| {
-                let begins = doc! {"$regex": format!("^{fingerprint}-")};
-                doc! {format!("{field}._cls"): "Heatmap", format!("{field}.fingerprint"): {"$not": begins}}
-            })
-            .collect();
-        if others.is_empty() {
-            return Ok(Vec::new());
-        }
-        let doing = format!("looking at the heatmaps of dataset `{}`", self.name);
-        let samples = self.database.collection::<Document>(&self.samples);
-        let query = doc! {"$or": others};
-        let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
-        if with_retries(|| self.database.run(&doing, async { find().await }))?.is_none() {
-            return Ok(Vec::new());
-        }
-        let stages = origins(&query, &expected);
-        let found: Vec<Document> =
-            with_retries(|| self.database.run(&doing, async { samples.aggregate(stages.clone()).await?.try_collect().await }))?;
-        let text = |found: &Document, key: &str| found.get_str(key).unwrap_or_default().to_owned();
-        let origin = |found: &Document| {
-            let id = found.get_document("_id").ok()?;
-            let count = found.get_i32("count").map(i64::from).or_else(|_| found.get_i64("count")).ok()?;
-            Some(HeatmapOrigin {
-                field: expected[usize::try_from(id.get_i32("field").ok()?).ok()?].field.clone(),
-                fingerprint: Some(text(id, "fingerprint")).filter(|fingerprint| !fingerprint.is_empty()),
-                model: text(id, "model"),
-                layer: text(found, "layer"),
-                method: text(found, "method"),
-                class: text(found, "class"),
-                count: u64::try_from(count).ok()?,
-            })
-        };
-        Ok(found.iter().filter_map(origin).collect())
+/// The heatmaps in these fields that begin otherwise, in any sample.
+///
+/// # Errors
+/// The database fails.
+pub fn other_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Result<Vec<HeatmapOrigin>, Error> {
+    let known = dataset.heatmap_fields();
+    let expected: Vec<&ExpectedHeatmaps> = expected.iter().filter(|expected| known.contains(&expected.field)).collect();
+    // Nearly always there is none, which a query without expressions finds in the least time.
+    let others: Vec<Document> = expected
+        .iter()
+        .map(|ExpectedHeatmaps { field, fingerprint }| {
+            let begins = doc! {"$regex": format!("^{fingerprint}-")};
+            doc! {format!("{field}._cls"): "Heatmap", format!("{field}.fingerprint"): {"$not": begins}}
+        })
+        .collect();
+    if others.is_empty() {
+        return Ok(Vec::new());
     }
+    let doing = format!("looking at the heatmaps of dataset `{}`", dataset.name);
+    let samples = dataset.database.collection::<Document>(&dataset.samples);
+    let query = doc! {"$or": others};
+    let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
+    if with_retries(|| dataset.database.run(&doing, async { find().await }))?.is_none() {
+        return Ok(Vec::new());
+    }
+    let stages = origins(&query, &expected);
+    let found: Vec<Document> =
+        with_retries(|| dataset.database.run(&doing, async { samples.aggregate(stages.clone()).await?.try_collect().await }))?;
+    let text = |found: &Document, key: &str| found.get_str(key).unwrap_or_default().to_owned();
+    let origin = |found: &Document| {
+        let id = found.get_document("_id").ok()?;
+        let count = found.get_i32("count").map(i64::from).or_else(|_| found.get_i64("count")).ok()?;
+        Some(HeatmapOrigin {
+            field: expected[usize::try_from(id.get_i32("field").ok()?).ok()?].field.clone(),
+            fingerprint: Some(text(id, "fingerprint")).filter(|fingerprint| !fingerprint.is_empty()),
+            model: text(id, "model"),
+            layer: text(found, "layer"),
+            method: text(found, "method"),
+            class: text(found, "class"),
+            count: u64::try_from(count).ok()?,
+        })
+    };
+    Ok(found.iter().filter_map(origin).collect())
+}
 
-    /// The other heatmap fields that hold what was made from the same model with the same settings, each with the field that is to.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn same_heatmaps(&self, expected: &[ExpectedHeatmaps]) -> Result<Vec<(String, String)>, Error> {
-        let known = self.heatmap_fields();
-        let new: Vec<&ExpectedHeatmaps> = expected.iter().filter(|expected| !known.contains(&expected.field)).collect();
-        let others: Vec<&String> =
-            known.iter().filter(|field| expected.iter().all(|expected| expected.field != **field)).collect();
-        if new.is_empty() || others.is_empty() {
-            return Ok(Vec::new());
-        }
-        let begins: Vec<&str> = new.iter().map(|expected| expected.fingerprint.as_str()).collect();
-        let begins = format!("^(?:{})-", begins.join("|"));
-        let keys: Vec<String> = others.iter().map(|field| format!("{field}.fingerprint")).collect();
-        // A sample that has one of them has the others, too.
-        let query = doc! {"$or": keys.iter().map(|key| doc! {key: {"$regex": &begins}}).collect::<Vec<_>>()};
-        let projection: Document = keys.iter().map(|key| (key.clone(), 1.into())).collect();
-        let doing = format!("looking at the heatmaps of dataset `{}`", self.name);
-        let samples = self.database.collection::<Document>(&self.samples);
-        let find = || samples.find_one(query.clone()).projection(projection.clone());
-        let Some(found) = with_retries(|| self.database.run(&doing, async { find().await }))? else { return Ok(Vec::new()) };
-        let twin = |field: &&String| {
-            let fingerprint = found.get_document(field).ok()?.get_str("fingerprint").ok()?;
-            let twin = new.iter().find(|expected| fingerprint.starts_with(&expected.fingerprint))?;
-            Some(((*field).clone(), twin.field.clone()))
-        };
-        Ok(others.iter().filter_map(twin).collect())
+/// The other heatmap fields that hold what was made from the same model with the same settings, each with the field that is to.
+///
+/// # Errors
+/// The database fails.
+pub fn same_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Result<Vec<(String, String)>, Error> {
+    let known = dataset.heatmap_fields();
+    let new: Vec<&ExpectedHeatmaps> = expected.iter().filter(|expected| !known.contains(&expected.field)).collect();
+    let others: Vec<&String> = known.iter().filter(|field| expected.iter().all(|expected| expected.field != **field)).collect();
+    if new.is_empty() || others.is_empty() {
+        return Ok(Vec::new());
     }
+    let begins: Vec<&str> = new.iter().map(|expected| expected.fingerprint.as_str()).collect();
+    let begins = format!("^(?:{})-", begins.join("|"));
+    let keys: Vec<String> = others.iter().map(|field| format!("{field}.fingerprint")).collect();
+    // A sample that has one of them has the others, too.
+    let query = doc! {"$or": keys.iter().map(|key| doc! {key: {"$regex": &begins}}).collect::<Vec<_>>()};
+    let projection: Document = keys.iter().map(|key| (key.clone(), 1.into())).collect();
+    let doing = format!("looking at the heatmaps of dataset `{}`", dataset.name);
+    let samples = dataset.database.collection::<Document>(&dataset.samples);
+    let find = || samples.find_one(query.clone()).projection(projection.clone());
+    let Some(found) = with_retries(|| dataset.database.run(&doing, async { find().await }))? else { return Ok(Vec::new()) };
+    let twin = |field: &&String| {
+        let fingerprint = found.get_document(field).ok()?.get_str("fingerprint").ok()?;
+        let twin = new.iter().find(|expected| fingerprint.starts_with(&expected.fingerprint))?;
+        Some(((*field).clone(), twin.field.clone()))
+    };
+    Ok(others.iter().filter_map(twin).collect())
 }
 
 /// Groups the heatmaps that the query is about by what they were made from.

@@ -3,7 +3,7 @@
 
 use bson::{Bson, Document, doc, oid::ObjectId};
 
-use super::runs::{METHOD, Part, RunNote};
+use super::run_note::{METHOD, Part, RunNote};
 
 /// What is added up over the shards of a round.
 const COUNTS: &str = "counts";

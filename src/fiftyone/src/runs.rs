@@ -10,48 +10,24 @@
 //! The document comes before the key that refers to it, and goes after it: FiftyOne calls a key without its document corrupt. A
 //! camflow that is killed in between leaves a document without a key, which the next run of the job takes over.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 use bson::{Bson, Document, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use serde_json::{Map, Value};
 
 use super::{
-    dataset::Dataset, error::Error, failures::FailureKey, lock::is_duplicate, retry::with_retries, run_update::RunUpdate,
-    shard::Shard,
+    dataset::Dataset,
+    driver_error::is_duplicate,
+    error::Error,
+    failures::{FailureKey, forget_failures},
+    retry::with_retries,
+    run_note::{METHOD, RunNote, run_id},
+    run_update::RunUpdate,
 };
-
-/// How FiftyOne tells whose runs they are: `dataset.list_runs(method="camflow")`.
-pub(super) const METHOD: &str = "camflow";
 
 /// Keys to try: others may have taken the first ones for runs of their own.
 const KEYS: usize = 100;
-
-/// What there is to note of a run.
-#[derive(Clone, Debug)]
-pub struct RunNote {
-    /// The job's name, if it has one.
-    pub job: Option<String>,
-    /// The fields that it writes; at least one.
-    pub fields: Vec<String>,
-    /// The folder of its files, if it writes any.
-    pub folder: Option<PathBuf>,
-    /// What part of the samples it was about, if not all.
-    pub part: Option<Part>,
-    /// Everything else, by name. Numbers below `counts` are added up over the shards of a round.
-    pub details: Map<String, Value>,
-}
-
-/// A shard's place in the record of its job.
-#[derive(Clone, Copy, Debug)]
-pub struct Part {
-    /// Which shard.
-    pub shard: Shard,
-    /// Whether it came to its end, so that the round needs it no more.
-    pub is_done: bool,
-    /// Whether it changed nothing: then it only adds to a round that lacks it.
-    pub is_idle: bool,
-}
 
 /// A run of camflow's that a dataset knows.
 #[derive(Clone, Debug)]
@@ -69,167 +45,167 @@ pub struct StoredRun {
     pub config: Map<String, Value>,
 }
 
-impl Dataset {
-    /// The runs of camflow's that the dataset knows, by key.
-    ///
-    /// # Errors
-    /// The database fails, or the dataset is gone.
-    pub fn runs(&self) -> Result<Vec<StoredRun>, Error> {
-        let keys = self.run_keys()?;
-        let ids: Vec<ObjectId> = keys.iter().map(|(_, id)| *id).collect();
-        let documents = self.run_documents(doc! {"_id": {"$in": ids}, "config.method": METHOD})?;
-        let stored = |(key, id): (String, ObjectId)| {
-            let document = documents.iter().find(|document| document.get_object_id("_id").ok() == Some(id))?;
-            Some(stored_run(key, id, document))
-        };
-        let mut runs: Vec<StoredRun> = keys.into_iter().filter_map(stored).collect();
-        runs.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(runs)
-    }
+/// The runs of camflow's that the dataset knows, by key.
+///
+/// # Errors
+/// The database fails, or the dataset is gone.
+pub fn stored_runs(dataset: &Dataset) -> Result<Vec<StoredRun>, Error> {
+    let keys = run_keys(dataset)?;
+    let ids: Vec<ObjectId> = keys.iter().map(|(_, id)| *id).collect();
+    let documents = run_documents(dataset, doc! {"_id": {"$in": ids}, "config.method": METHOD})?;
+    let stored = |(key, id): (String, ObjectId)| {
+        let document = documents.iter().find(|document| document.get_object_id("_id").ok() == Some(id))?;
+        Some(stored_run(key, id, document))
+    };
+    let mut runs: Vec<StoredRun> = keys.into_iter().filter_map(stored).collect();
+    runs.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(runs)
+}
 
-    /// Whether there is a record of this job.
-    ///
-    /// # Errors
-    /// The database fails, or the dataset is gone.
-    pub fn has_run(&self, note: &RunNote) -> Result<bool, Error> {
-        let keys = self.run_keys()?;
-        let known = self.run_documents(identity(self.id, note))?;
-        Ok(known.iter().any(|document| key_of(&keys, document).is_some()))
-    }
+/// Whether there is a record of this job.
+///
+/// # Errors
+/// The database fails, or the dataset is gone.
+pub fn has_run(dataset: &Dataset, note: &RunNote) -> Result<bool, Error> {
+    let keys = run_keys(dataset)?;
+    let known = run_documents(dataset, identity(dataset.id, note))?;
+    Ok(known.iter().any(|document| key_of(&keys, document).is_some()))
+}
 
-    /// Notes a run: makes the job's record, or brings it up to date; returns its key. Fields and folders of earlier runs of the
-    /// job stay in it.
-    ///
-    /// # Errors
-    /// The database fails, or the dataset is gone.
-    pub fn note_run(&self, note: &RunNote) -> Result<String, Error> {
-        let keys = self.run_keys()?;
-        let mut known = self.run_documents(identity(self.id, note))?;
-        // One that was never given its key comes last.
-        known.sort_by_key(|document| key_of(&keys, document).is_none());
-        let known = known.first();
-        let id = known
-            .and_then(|document| document.get_object_id("_id").ok())
-            .unwrap_or_else(|| run_id(self.id, note.job.as_deref(), &note.fields));
-        let update = RunUpdate::new(note);
-        if let Some(key) = known.and_then(|document| key_of(&keys, document)) {
-            self.put_run(id, &key, &update)?;
+/// Notes a run: makes the job's record, or brings it up to date; returns its key. Fields and folders of earlier runs of the
+/// job stay in it.
+///
+/// # Errors
+/// The database fails, or the dataset is gone.
+pub fn note_run(dataset: &Dataset, note: &RunNote) -> Result<String, Error> {
+    let keys = run_keys(dataset)?;
+    let mut known = run_documents(dataset, identity(dataset.id, note))?;
+    // One that was never given its key comes last.
+    known.sort_by_key(|document| key_of(&keys, document).is_none());
+    let known = known.first();
+    let id = known
+        .and_then(|document| document.get_object_id("_id").ok())
+        .unwrap_or_else(|| run_id(dataset.id, note.job.as_deref(), &note.fields));
+    let update = RunUpdate::new(note);
+    if let Some(key) = known.and_then(|document| key_of(&keys, document)) {
+        put_run(dataset, id, &key, &update)?;
+        return Ok(key);
+    }
+    let wanted = run_key(note);
+    for number in 1..=KEYS {
+        let key = if number == 1 { wanted.clone() } else { format!("{wanted}_{number}") };
+        if keys.iter().any(|(taken, other)| *taken == key && *other != id) {
+            continue;
+        }
+        put_run(dataset, id, &key, &update)?;
+        if refer_to_run(dataset, &key, id)? {
             return Ok(key);
         }
-        let wanted = run_key(note);
-        for number in 1..=KEYS {
-            let key = if number == 1 { wanted.clone() } else { format!("{wanted}_{number}") };
-            if keys.iter().any(|(taken, other)| *taken == key && *other != id) {
-                continue;
-            }
-            self.put_run(id, &key, &update)?;
-            if self.refer_to_run(&key, id)? {
-                return Ok(key);
-            }
-            if let Err(gone) = with_retries(|| self.check_exists()) {
-                self.delete_run_documents(doc! {"_id": id})?;
-                return Err(gone);
-            }
+        if let Err(gone) = with_retries(|| dataset.check_exists()) {
+            delete_run_documents(dataset, doc! {"_id": id})?;
+            return Err(gone);
         }
-        let reason = format!("all keys from `{wanted}` on are taken by other runs");
-        Err(Error::MalformedDataset { name: self.name.clone(), reason })
     }
+    let reason = format!("all keys from `{wanted}` on are taken by other runs");
+    Err(Error::MalformedDataset { name: dataset.name.clone(), reason })
+}
 
-    /// Takes records of runs away, and fields out of the others.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn forget_runs(&self, runs: &[StoredRun], fields: &[String]) -> Result<(), Error> {
-        for run in runs {
-            let key = format!("runs.{}", run.key);
-            let update = doc! {"$unset": {&key: ""}, "$currentDate": {"last_modified_at": true}};
-            self.update_datasets(doc! {"_id": self.id, &key: run.id}, update)?;
-            self.delete_run_documents(doc! {"_id": run.id})?;
-            self.forget_failures(FailureKey::new(self.id, run.id))?;
-        }
-        let mine = doc! {"_dataset_id": self.id, "config.method": METHOD};
-        with_retries(|| {
-            let (mine, update) = (mine.clone(), doc! {"$pull": {"config.fields": {"$in": fields}}});
-            self.database.run(&self.noting(), async { self.run_collection().update_many(mine, update).await })
-        })?;
-        // Those that were never given a key, and now name nothing.
-        let referred: Vec<ObjectId> = self.run_keys()?.into_iter().map(|(_, id)| id).collect();
-        let mut nameless = mine;
-        nameless.extend(doc! {"_id": {"$nin": referred}, "config.fields": {"$size": 0}});
-        self.delete_run_documents(nameless)
+/// Takes records of runs away, and fields out of the others.
+///
+/// # Errors
+/// The database fails.
+pub fn forget_runs(dataset: &Dataset, runs: &[StoredRun], fields: &[String]) -> Result<(), Error> {
+    for run in runs {
+        let key = format!("runs.{}", run.key);
+        let update = doc! {"$unset": {&key: ""}, "$currentDate": {"last_modified_at": true}};
+        update_datasets(dataset, doc! {"_id": dataset.id, &key: run.id}, update)?;
+        delete_run_documents(dataset, doc! {"_id": run.id})?;
+        forget_failures(dataset, FailureKey::new(dataset.id, run.id))?;
     }
+    let mine = doc! {"_dataset_id": dataset.id, "config.method": METHOD};
+    with_retries(|| {
+        let (mine, update) = (mine.clone(), doc! {"$pull": {"config.fields": {"$in": fields}}});
+        dataset.database.run(&noting(dataset), async { run_collection(dataset).update_many(mine, update).await })
+    })?;
+    // Those that were never given a key, and now name nothing.
+    let referred: Vec<ObjectId> = run_keys(dataset)?.into_iter().map(|(_, id)| id).collect();
+    let mut nameless = mine;
+    nameless.extend(doc! {"_id": {"$nin": referred}, "config.fields": {"$size": 0}});
+    delete_run_documents(dataset, nameless)
+}
 
-    /// The keys in the dataset's document, of all runs.
-    fn run_keys(&self) -> Result<Vec<(String, ObjectId)>, Error> {
-        let found = with_retries(|| {
-            self.database.run(&format!("reading the runs of dataset `{}`", self.name), async {
-                let datasets = self.database.collection::<Document>("datasets");
-                datasets.find_one(doc! {"_id": self.id}).projection(doc! {"runs": 1}).await
-            })
-        })?;
-        let Some(found) = found else { return Err(Error::DatasetGone { name: self.name.clone() }) };
-        let runs = found.get_document("runs").cloned().unwrap_or_default();
-        Ok(runs.into_iter().filter_map(|(key, id)| Some((key, id.as_object_id()?))).collect())
-    }
-
-    fn run_documents(&self, query: Document) -> Result<Vec<Document>, Error> {
-        with_retries(|| {
-            let query = query.clone();
-            self.database.run(&format!("reading the runs of dataset `{}`", self.name), async {
-                self.run_collection().find(query).sort(doc! {"_id": 1}).await?.try_collect().await
-            })
+/// The keys in the dataset's document, of all runs.
+fn run_keys(dataset: &Dataset) -> Result<Vec<(String, ObjectId)>, Error> {
+    let found = with_retries(|| {
+        dataset.database.run(&format!("reading the runs of dataset `{}`", dataset.name), async {
+            let datasets = dataset.database.collection::<Document>("datasets");
+            datasets.find_one(doc! {"_id": dataset.id}).projection(doc! {"runs": 1}).await
         })
-    }
+    })?;
+    let Some(found) = found else { return Err(Error::DatasetGone { name: dataset.name.clone() }) };
+    let runs = found.get_document("runs").cloned().unwrap_or_default();
+    Ok(runs.into_iter().filter_map(|(key, id)| Some((key, id.as_object_id()?))).collect())
+}
 
-    /// Writes the document; what people added to it stays.
-    fn put_run(&self, id: ObjectId, key: &str, update: &RunUpdate) -> Result<(), Error> {
-        let update = update.pipeline(self.id, key, self.version());
-        let put = || {
-            let update = update.clone();
-            self.database
-                .run(&self.noting(), async { self.run_collection().update_one(doc! {"_id": id}, update).upsert(true).await })
-        };
-        match with_retries(put) {
-            // Another shard made it at the same moment.
-            Err(Error::Driver { source, .. }) if is_duplicate(&source) => with_retries(put),
-            put => put,
-        }
-        .map(drop)
-    }
-
-    /// Whether the key could be set.
-    fn refer_to_run(&self, key: &str, id: ObjectId) -> Result<bool, Error> {
-        let key = format!("runs.{key}");
-        // Ours already, if the answer to the first attempt was lost.
-        let query = doc! {"_id": self.id, "$or": [{&key: {"$exists": false}}, {&key: id}]};
-        self.update_datasets(query, doc! {"$set": {&key: id}, "$currentDate": {"last_modified_at": true}})
-    }
-
-    /// Whether a dataset matched.
-    fn update_datasets(&self, query: Document, update: Document) -> Result<bool, Error> {
-        with_retries(|| {
-            let (query, update) = (query.clone(), update.clone());
-            self.database
-                .run(&self.noting(), async { self.database.collection::<Document>("datasets").update_one(query, update).await })
+fn run_documents(dataset: &Dataset, query: Document) -> Result<Vec<Document>, Error> {
+    with_retries(|| {
+        let query = query.clone();
+        dataset.database.run(&format!("reading the runs of dataset `{}`", dataset.name), async {
+            run_collection(dataset).find(query).sort(doc! {"_id": 1}).await?.try_collect().await
         })
-        .map(|updated| updated.matched_count > 0)
-    }
+    })
+}
 
-    fn delete_run_documents(&self, query: Document) -> Result<(), Error> {
-        with_retries(|| {
-            let query = query.clone();
-            self.database.run(&self.noting(), async { self.run_collection().delete_many(query).await })
-        })
-        .map(drop)
+/// Writes the document; what people added to it stays.
+fn put_run(dataset: &Dataset, id: ObjectId, key: &str, update: &RunUpdate) -> Result<(), Error> {
+    let update = update.pipeline(dataset.id, key, dataset.version());
+    let put = || {
+        let update = update.clone();
+        dataset
+            .database
+            .run(&noting(dataset), async { run_collection(dataset).update_one(doc! {"_id": id}, update).upsert(true).await })
+    };
+    match with_retries(put) {
+        // Another shard made it at the same moment.
+        Err(Error::Driver { source, .. }) if is_duplicate(&source) => with_retries(put),
+        put => put,
     }
+    .map(drop)
+}
 
-    fn run_collection(&self) -> mongodb::Collection<Document> {
-        self.database.collection("runs")
-    }
+/// Whether the key could be set.
+fn refer_to_run(dataset: &Dataset, key: &str, id: ObjectId) -> Result<bool, Error> {
+    let key = format!("runs.{key}");
+    // Ours already, if the answer to the first attempt was lost.
+    let query = doc! {"_id": dataset.id, "$or": [{&key: {"$exists": false}}, {&key: id}]};
+    update_datasets(dataset, query, doc! {"$set": {&key: id}, "$currentDate": {"last_modified_at": true}})
+}
 
-    fn noting(&self) -> String {
-        format!("noting a run in dataset `{}`", self.name)
-    }
+/// Whether a dataset matched.
+fn update_datasets(dataset: &Dataset, query: Document, update: Document) -> Result<bool, Error> {
+    with_retries(|| {
+        let (query, update) = (query.clone(), update.clone());
+        dataset
+            .database
+            .run(&noting(dataset), async { dataset.database.collection::<Document>("datasets").update_one(query, update).await })
+    })
+    .map(|updated| updated.matched_count > 0)
+}
+
+fn delete_run_documents(dataset: &Dataset, query: Document) -> Result<(), Error> {
+    with_retries(|| {
+        let query = query.clone();
+        dataset.database.run(&noting(dataset), async { run_collection(dataset).delete_many(query).await })
+    })
+    .map(drop)
+}
+
+fn run_collection(dataset: &Dataset) -> mongodb::Collection<Document> {
+    dataset.database.collection("runs")
+}
+
+fn noting(dataset: &Dataset) -> String {
+    format!("noting a run in dataset `{}`", dataset.name)
 }
 
 /// Finds the records of the same job.
@@ -253,21 +229,6 @@ fn run_key(note: &RunNote) -> String {
     };
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     format!("{METHOD}_{name}")
-}
-
-/// The same for all processes that do the job, whichever of them makes the record.
-pub(super) fn run_id(dataset: ObjectId, job: Option<&str>, fields: &[String]) -> ObjectId {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&dataset.bytes());
-    let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
-    let known_by = match job {
-        Some(job) => format!("job\0{job}"),
-        None => fields.into_iter().flat_map(|field| ["field\0", field, "\0"]).collect(),
-    };
-    hasher.update(known_by.as_bytes());
-    let mut bytes = [0; 12];
-    hasher.finalize_xof().fill(&mut bytes);
-    ObjectId::from_bytes(bytes)
 }
 
 fn key_of(keys: &[(String, ObjectId)], document: &Document) -> Option<String> {

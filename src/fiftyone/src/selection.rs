@@ -255,25 +255,18 @@ fn matching_ids(dataset: &Dataset, query: Document, limit: i64) -> Result<Vec<Ob
     .map_err(|error| refused_query(dataset, error))
 }
 
-impl Dataset {
-    /// Whether any sample has a tag.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn has_tag(&self, tag: &str) -> Result<bool, Error> {
-        self.has_sample(&format!("looking for the tags of dataset `{}`", self.name), &doc! {"tags": tag})
-    }
+/// Whether any sample has a tag.
+///
+/// # Errors
+/// The database fails.
+pub fn has_tag(dataset: &Dataset, tag: &str) -> Result<bool, Error> {
+    has_sample(dataset, &format!("looking for the tags of dataset `{}`", dataset.name), &doc! {"tags": tag})
+}
 
-    /// Whether its groups have a slice.
-    pub fn has_slice(&self, slice: &str) -> bool {
-        self.group().is_some_and(|group| group.image_slices.iter().chain(&group.other_slices).any(|known| known == slice))
-    }
-
-    fn has_sample(&self, doing: &str, query: &Document) -> Result<bool, Error> {
-        let samples = self.database.collection::<Document>(&self.samples);
-        let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
-        Ok(with_retries(|| self.database.run(doing, async { find().await }))?.is_some())
-    }
+fn has_sample(dataset: &Dataset, doing: &str, query: &Document) -> Result<bool, Error> {
+    let samples = dataset.database.collection::<Document>(&dataset.samples);
+    let find = || samples.find_one(query.clone()).projection(doc! {"_id": 1});
+    Ok(with_retries(|| dataset.database.run(doing, async { find().await }))?.is_some())
 }
 
 /// What to say of tags that no sample has.
@@ -285,7 +278,7 @@ pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<Str
     let doing = format!("looking for the tags of dataset `{}`", dataset.name);
     let mut unknown = Vec::new();
     for tag in tags {
-        if dataset.has_tag(tag)? {
+        if has_tag(dataset, tag)? {
             continue;
         }
         let known = with_retries(|| dataset.database.run(&doing, async { samples.distinct("tags", doc! {}).await }))?;
@@ -294,7 +287,7 @@ pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<Str
         let there_are = if known.is_empty() { "it has no tags".to_owned() } else { existing("tags", tag, &known) };
         unknown.push((tag, there_are));
     }
-    if !tags.is_empty() && unknown.len() == tags.len() && dataset.has_sample(&doing, &Document::new())? {
+    if !tags.is_empty() && unknown.len() == tags.len() && has_sample(dataset, &doing, &Document::new())? {
         let hint = format!(
             "{}; a tag that nobody may have used yet is asked for with `--match '{{\"tags\": \"{}\"}}'`",
             unknown[0].1, tags[0]

@@ -13,6 +13,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 
 use super::{
+    app_config::show_in_app,
     dataset::Dataset,
     error::Error,
     lock::{Fence, Lock},
@@ -20,7 +21,7 @@ use super::{
     retry::with_retries,
     schema::{HeatmapField, Schema},
     shard::Shard,
-    stored_sample::HEATMAP_KEYS,
+    stored_heatmap::HEATMAP_KEYS,
 };
 use camflow_names::shown;
 use camflow_pipeline::{CommitOutcome, RunError, SampleUpdate, Sink};
@@ -55,10 +56,14 @@ pub struct UpdateSink {
 }
 
 impl UpdateSink {
-    pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
+    /// Where the heatmaps of these fields go. Nothing is written yet: the fields are declared with the first update.
+    ///
+    /// # Errors
+    /// One of the names is not allowed or is taken by something else.
+    pub fn new(dataset: &Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
         let schema = Schema::new(dataset.clone(), fields);
         schema.check()?;
-        Ok(UpdateSink { dataset, schema, looked: None, lock: None, folder: None, ticked: None })
+        Ok(UpdateSink { dataset: dataset.clone(), schema, looked: None, lock: None, folder: None, ticked: None })
     }
 
     /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
@@ -67,7 +72,7 @@ impl UpdateSink {
     /// [`Error::Locked`] while another run writes one of them for samples of the shard, or the database fails.
     pub fn lock(&mut self, shard: Shard) -> Result<(), Error> {
         let fields: Vec<String> = self.schema.fields().map(|field| field.name.clone()).collect();
-        self.lock = Some(Lock::acquire(&self.dataset, Some(&fields), shard)?);
+        self.lock = Some(Lock::acquire_shard(&self.dataset, Some(&fields), shard)?);
         Ok(())
     }
 
@@ -99,7 +104,7 @@ impl UpdateSink {
             with_retries(|| self.schema.declare())?;
             if let Some(ticked) = self.ticked.take() {
                 let fields: Vec<&str> = self.schema.fields().map(|field| field.name.as_str()).collect();
-                self.dataset.show_in_app(&fields, &ticked)?;
+                show_in_app(&self.dataset, &fields, &ticked)?;
             }
             self.looked = Some(Instant::now());
         }

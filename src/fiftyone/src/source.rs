@@ -4,39 +4,23 @@
 //! forgets a cursor after ten minutes, which a batch on a slow device can take, and a lost connection costs nothing but
 //! the page.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, doc, oid::ObjectId};
-use mongodb::{Collection, Cursor};
+use bson::{Document, oid::ObjectId};
 
 use super::{
     database::Pending,
     dataset::Dataset,
+    driver_error::command_code,
     error::Error,
-    label_field::command_code,
+    pace::Pace,
+    request::{Page, Request},
     retry::with_retries,
     selection::{IDS, Selection, after, among, filter, list, parse_ids, refused_query, unknown_tags},
     shard::Shard,
     stored_sample::SampleReader,
 };
 use camflow_pipeline::{RunError, SelectedSample, Source};
-
-/// Samples per page at first: few enough that the next stages get work at once, and that labels are not old when their
-/// turn comes.
-const PAGE: u64 = 100;
-
-/// Samples per page where there is little to do for each: enough that the round trip costs next to nothing.
-const LARGEST_PAGE: u64 = 1000;
-
-/// A page that is used up within this time is followed by one twice as large, which is fetched meanwhile.
-const QUICK: Duration = Duration::from_millis(100);
-
-/// A page ends early when it holds this much: in-document masks of large images are a megabyte each, and the pages wait
-/// in memory.
-const PAGE_BYTES: usize = 8 << 20;
 
 /// Counting is for the progress bar only; an unindexed match on a large dataset is not worth waiting longer for.
 const COUNTING: Duration = Duration::from_secs(20);
@@ -69,7 +53,12 @@ enum Walk {
 }
 
 impl SampleSource {
-    pub(super) fn new(dataset: Dataset, selection: Selection) -> Result<Self, Error> {
+    /// The samples of a selection.
+    ///
+    /// # Errors
+    /// The selection names what is not there, or the server cannot make it.
+    pub fn new(dataset: &Dataset, selection: Selection) -> Result<Self, Error> {
+        let dataset = dataset.clone();
         let filter = filter(&dataset, &selection)?;
         let mut ids = selection.ids.as_deref().map(|ids| parse_ids(&dataset, ids)).transpose()?;
         let mut notices = unknown_tags(&dataset, &selection.tags)?;
@@ -136,7 +125,7 @@ impl SampleSource {
             }
             self.left -= page.samples.len() as u64;
             self.seq += page.samples.len() as u64;
-            self.pace.page_taken(&page);
+            self.pace.page_taken(page.samples.len(), page.bytes);
             if self.pace.is_quick && self.left > 0 && !self.is_at_end() {
                 self.ahead = Some(self.dataset.database.start(self.request().send()));
             }
@@ -264,172 +253,4 @@ fn unknown_ids(dataset: &Dataset, all: &[ObjectId], shard: Option<Shard>) -> Res
     }
     let text = || format!("{unknown} of the {} ids are not in dataset `{}`", ids.len(), dataset.name);
     Ok((unknown > 0).then(text))
-}
-
-/// Samples that were read together.
-#[derive(Debug, Default)]
-struct Page {
-    samples: Vec<SelectedSample>,
-    /// The last one's id.
-    last: Option<ObjectId>,
-    /// How many ids of the list it has taken.
-    num_listed: usize,
-    /// What their documents take.
-    bytes: usize,
-}
-
-/// Everything that fetching a page takes, so that it can go on by itself.
-struct Request {
-    samples: Collection<RawDocumentBuf>,
-    reader: SampleReader,
-    query: Document,
-    /// The ids to read, in this order; `None`: those of the query in order.
-    listed: Option<Vec<ObjectId>>,
-    offset: u64,
-    limit: u64,
-    /// Of the first sample.
-    seq: u64,
-}
-
-impl Request {
-    async fn send(mut self) -> mongodb::error::Result<Page> {
-        match self.listed.take() {
-            Some(listed) => self.list(listed).await,
-            None => self.next().await,
-        }
-    }
-
-    async fn next(&self) -> mongodb::error::Result<Page> {
-        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
-        // A reply is 16 MiB at most; the driver asks for more as needed, and the rest of a page that ends early is dropped.
-        Ok(self.read(&mut self.find(self.query.clone(), Some((self.offset, limit))).await?).await?.0)
-    }
-
-    async fn list(&self, mut ids: Vec<ObjectId>) -> mongodb::error::Result<Page> {
-        loop {
-            let (mut page, rest) = self.read(&mut self.find(among(&self.query, &ids), None).await?).await?;
-            if rest {
-                // The server has an order of its own, so that what was read is no beginning of the list; fewer will fit.
-                ids.truncate(page.samples.len().min(ids.len() - 1));
-                continue;
-            }
-            let places: HashMap<String, usize> = ids.iter().enumerate().map(|(place, id)| (id.to_hex(), place)).collect();
-            page.samples.sort_by_key(|sample| places.get(&sample.sample.id));
-            page.num_listed = ids.len();
-            return Ok(page);
-        }
-    }
-
-    /// The samples of a query as the reader wants them, of a part in the order of ids, in one reply: the server's own first batch
-    /// holds 101.
-    async fn find(&self, query: Document, part: Option<(u64, i64)>) -> mongodb::error::Result<Cursor<RawDocumentBuf>> {
-        let most = part.map_or(LARGEST_PAGE as u32, |(_, limit)| u32::try_from(limit).unwrap_or(u32::MAX));
-        let by_id = doc! {"_id": 1};
-        if let Some(viewed) = self.reader.viewed(self.samples.name()) {
-            let mut stages = vec![doc! {"$match": query}];
-            if let Some((offset, limit)) = part {
-                stages.extend([doc! {"$sort": by_id}, doc! {"$skip": offset as i64}, doc! {"$limit": limit}]);
-            }
-            stages.extend(viewed);
-            return self.samples.aggregate(stages).batch_size(most).with_type::<RawDocumentBuf>().await;
-        }
-        let found = self.samples.find(query).projection(self.reader.projection()).batch_size(most);
-        match part {
-            Some((offset, limit)) => found.sort(by_id).skip(offset).limit(limit).await,
-            None => found.await,
-        }
-    }
-
-    /// The documents up to as many bytes as a page has, and whether there are more.
-    async fn read(&self, cursor: &mut Cursor<RawDocumentBuf>) -> mongodb::error::Result<(Page, bool)> {
-        let mut page = Page::default();
-        while cursor.advance().await? {
-            if page.bytes >= PAGE_BYTES {
-                return Ok((page, true));
-            }
-            let document = cursor.current();
-            page.samples.push(self.reader.read(self.seq + page.samples.len() as u64, document));
-            page.last = document.get_object_id("_id").ok();
-            page.bytes += document.as_bytes().len();
-        }
-        Ok((page, false))
-    }
-}
-
-/// How large pages are, by how quickly they are used up. A run that finds nothing to do waits for the database alone; one
-/// that computes should not have read ahead what people may still change.
-#[derive(Debug)]
-struct Pace {
-    /// Of the next page.
-    size: u64,
-    /// Whether the last page was used up quickly.
-    is_quick: bool,
-    /// What the last page's documents took on average.
-    mean_bytes: usize,
-    /// When the last page was returned.
-    returned: Option<Instant>,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Pace { size: PAGE, is_quick: false, mean_bytes: 0, returned: None }
-    }
-}
-
-impl Pace {
-    /// The last page is used up: decides how large the next one is.
-    fn page_used_up(&mut self) {
-        if let Some(returned) = self.returned.take() {
-            self.adapt(returned.elapsed());
-        }
-    }
-
-    fn adapt(&mut self, took: Duration) {
-        self.is_quick = took < QUICK;
-        // Between the two the size stays.
-        if took < QUICK {
-            self.size *= 2;
-        } else if took > 4 * QUICK {
-            self.size /= 2;
-        }
-        // What lies beyond the bytes that a page may have would be read for nothing.
-        let most = (PAGE_BYTES / self.mean_bytes.max(1)) as u64;
-        self.size = self.size.clamp(PAGE, LARGEST_PAGE).min(most).max(1);
-    }
-
-    fn page_taken(&mut self, page: &Page) {
-        self.mean_bytes = page.bytes / page.samples.len().max(1);
-        self.returned = Some(Instant::now());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_are_large_where_samples_take_no_time() {
-        let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(1));
-        let mut pace = Pace::default();
-        let mut sizes = |times: &[Duration]| {
-            times
-                .iter()
-                .map(|took| {
-                    pace.adapt(*took);
-                    (pace.size, pace.is_quick)
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(sizes(&[quick; 4])[..], [(200, true), (400, true), (800, true), (1000, true)]);
-        assert_eq!(
-            sizes(&[2 * QUICK, slow, slow, slow, slow])[..],
-            [(1000, false), (500, false), (250, false), (125, false), (100, false)]
-        );
-        pace.mean_bytes = 3 << 20;
-        pace.adapt(quick);
-        assert_eq!(pace.size, 2);
-        pace.mean_bytes = 16 << 20;
-        pace.adapt(quick);
-        assert_eq!(pace.size, 1, "one sample always is a page");
-    }
 }

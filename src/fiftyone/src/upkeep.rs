@@ -7,7 +7,15 @@ use std::{
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
 
-use super::{dataset::Dataset, error::Error, label_change::LabelChange, lock::Lock, retry::with_retries, schema::HEATMAP};
+use super::{
+    dataset::Dataset,
+    error::Error,
+    label_change::{LabelChange, change_labels},
+    lock::Lock,
+    retry::with_retries,
+    sample_page::sample_page,
+    schema::HEATMAP,
+};
 use camflow_storage::{OutputFolder, Presence};
 
 /// Samples per query.
@@ -66,120 +74,118 @@ impl BrokenLabel {
     }
 }
 
-impl Dataset {
-    /// Looks at all heatmap labels of the dataset, and at their files.
-    ///
-    /// # Errors
-    /// The database fails, or the folder cannot be read: then nothing is known to be missing.
-    pub fn survey_labels(&self, folder: &OutputFolder) -> Result<LabelSurvey, Error> {
-        let heatmaps = self.heatmap_keys()?;
-        let mut survey = LabelSurvey::default();
-        let mut used = vec![false; heatmaps.len()];
-        let mut last: Option<ObjectId> = None;
-        loop {
-            let page = self.heatmap_page(&heatmaps, last)?;
-            if page.is_empty() {
-                break;
-            }
-            for sample in &page {
-                let Ok(id) = sample.get_object_id("_id") else { continue };
-                last = Some(id);
-                for ((field, is_ours), used) in heatmaps.iter().zip(&mut used) {
-                    let Ok(label) = sample.get_document(field) else { continue };
-                    *used = true;
-                    if let Ok(fingerprint) = label.get_str("fingerprint")
-                        && *is_ours
-                    {
-                        survey.num_labels += 1;
-                        survey.look(folder, id, field, fingerprint, label)?;
-                    }
+/// Looks at all heatmap labels of the dataset, and at their files.
+///
+/// # Errors
+/// The database fails, or the folder cannot be read: then nothing is known to be missing.
+pub fn survey_labels(dataset: &Dataset, folder: &OutputFolder) -> Result<LabelSurvey, Error> {
+    let heatmaps = heatmap_keys(dataset)?;
+    let mut survey = LabelSurvey::default();
+    let mut used = vec![false; heatmaps.len()];
+    let mut last: Option<ObjectId> = None;
+    loop {
+        let page = heatmap_page(dataset, &heatmaps, last)?;
+        if page.is_empty() {
+            break;
+        }
+        for sample in &page {
+            let Ok(id) = sample.get_object_id("_id") else { continue };
+            last = Some(id);
+            for ((field, is_ours), used) in heatmaps.iter().zip(&mut used) {
+                let Ok(label) = sample.get_document(field) else { continue };
+                *used = true;
+                if let Ok(fingerprint) = label.get_str("fingerprint")
+                    && *is_ours
+                {
+                    survey.num_labels += 1;
+                    survey.look(folder, id, field, fingerprint, label)?;
                 }
             }
         }
-        let unused = heatmaps.iter().zip(used).filter(|((_, is_ours), used)| *is_ours && !used);
-        survey.unused = unused.map(|((field, _), _)| field.clone()).collect();
-        Ok(survey)
     }
+    let unused = heatmaps.iter().zip(used).filter(|((_, is_ours), used)| *is_ours && !used);
+    survey.unused = unused.map(|((field, _), _)| field.clone()).collect();
+    Ok(survey)
+}
 
-    /// The ids of its samples.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn sample_ids(&self) -> Result<SampleIds, Error> {
-        let mut ids = SampleIds::default();
-        let mut last = None;
-        loop {
-            let page = self.heatmap_page(&[], last)?;
-            ids.0.extend(page.iter().filter_map(|sample| sample.get_object_id("_id").ok()));
-            last = page.last().and_then(|sample| sample.get_object_id("_id").ok());
-            if last.is_none() {
-                return Ok(ids);
-            }
+/// The ids of its samples.
+///
+/// # Errors
+/// The database fails.
+pub fn sample_ids(dataset: &Dataset) -> Result<SampleIds, Error> {
+    let mut ids = SampleIds::default();
+    let mut last = None;
+    loop {
+        let page = heatmap_page(dataset, &[], last)?;
+        ids.0.extend(page.iter().filter_map(|sample| sample.get_object_id("_id").ok()));
+        last = page.last().and_then(|sample| sample.get_object_id("_id").ok());
+        if last.is_none() {
+            return Ok(ids);
         }
     }
+}
 
-    /// The ids of all datasets in the database.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub fn siblings(&self) -> Result<Vec<String>, Error> {
-        let ids = with_retries(|| {
-            self.database.run("listing the datasets", async {
-                self.database.collection::<Document>("datasets").distinct("_id", doc! {}).await
-            })
-        })?;
-        Ok(ids.iter().filter_map(Bson::as_object_id).map(|id| id.to_hex()).collect())
-    }
+/// The ids of all datasets in the database.
+///
+/// # Errors
+/// The database fails.
+pub fn siblings(dataset: &Dataset) -> Result<Vec<String>, Error> {
+    let ids = with_retries(|| {
+        dataset.database.run("listing the datasets", async {
+            dataset.database.collection::<Document>("datasets").distinct("_id", doc! {}).await
+        })
+    })?;
+    Ok(ids.iter().filter_map(Bson::as_object_id).map(|id| id.to_hex()).collect())
+}
 
-    /// Takes labels away that lead nowhere; returns those that somebody has changed meanwhile, and that stay.
-    ///
-    /// # Errors
-    /// The lock was lost, or the database fails.
-    pub fn remove_labels<'a>(&self, labels: &'a [BrokenLabel], lock: &Lock) -> Result<Vec<&'a BrokenLabel>, Error> {
-        let doing = format!("removing labels without files from dataset `{}`", self.name);
-        let changes: Vec<LabelChange> = labels.iter().map(BrokenLabel::removal).collect();
-        self.change_labels(&changes, lock, &doing)?;
-        let mut kept = Vec::new();
-        for part in labels.chunks(BATCH) {
-            let ids: Vec<ObjectId> = part.iter().map(|label| label.sample).collect();
-            let projection = part.iter().map(|label| (format!("{}.fingerprint", label.field), 1.into())).collect();
-            let samples = self.sample_page(&doc! {"_id": {"$in": ids}}, None, &projection, BATCH, &doing)?;
-            let by_id: HashMap<ObjectId, &RawDocumentBuf> =
-                samples.iter().filter_map(|sample| Some((sample.get_object_id("_id").ok()?, sample))).collect();
-            let is_there =
-                |label: &&BrokenLabel| by_id.get(&label.sample).is_some_and(|sample| sample.get_document(&label.field).is_ok());
-            kept.extend(part.iter().filter(is_there));
-        }
-        Ok(kept)
+/// Takes labels away that lead nowhere; returns those that somebody has changed meanwhile, and that stay.
+///
+/// # Errors
+/// The lock was lost, or the database fails.
+pub fn remove_labels<'a>(dataset: &Dataset, labels: &'a [BrokenLabel], lock: &Lock) -> Result<Vec<&'a BrokenLabel>, Error> {
+    let doing = format!("removing labels without files from dataset `{}`", dataset.name);
+    let changes: Vec<LabelChange> = labels.iter().map(BrokenLabel::removal).collect();
+    change_labels(dataset, &changes, lock, &doing)?;
+    let mut kept = Vec::new();
+    for part in labels.chunks(BATCH) {
+        let ids: Vec<ObjectId> = part.iter().map(|label| label.sample).collect();
+        let projection = part.iter().map(|label| (format!("{}.fingerprint", label.field), 1.into())).collect();
+        let samples = sample_page(dataset, &doc! {"_id": {"$in": ids}}, None, &projection, BATCH, &doing)?;
+        let by_id: HashMap<ObjectId, &RawDocumentBuf> =
+            samples.iter().filter_map(|sample| Some((sample.get_object_id("_id").ok()?, sample))).collect();
+        let is_there =
+            |label: &&BrokenLabel| by_id.get(&label.sample).is_some_and(|sample| sample.get_document(&label.field).is_ok());
+        kept.extend(part.iter().filter(is_there));
     }
+    Ok(kept)
+}
 
-    /// The heatmap fields as they are declared now: key, and whether they are camflow's.
-    fn heatmap_keys(&self) -> Result<Vec<(String, bool)>, Error> {
-        let stored = with_retries(|| {
-            self.database.run(&format!("reading the fields of dataset `{}`", self.name), async {
-                let datasets = self.database.collection::<Document>("datasets");
-                datasets.find_one(doc! {"_id": self.id}).projection(doc! {"sample_fields": 1}).await
-            })
-        })?;
-        let stored = stored.ok_or_else(|| Error::DatasetGone { name: self.name.clone() })?;
-        let fields = stored.get_array("sample_fields").into_iter().flatten().filter_map(Bson::as_document);
-        let heatmaps = fields.filter(|entry| entry.get_str("embedded_doc_type").ok() == Some(HEATMAP)).filter_map(|entry| {
-            let name = entry.get_str("db_field").or_else(|_| entry.get_str("name")).ok()?.to_owned();
-            let attributes = entry.get_array("fields").into_iter().flatten().filter_map(Bson::as_document);
-            let is_ours = attributes.into_iter().any(|attribute| attribute.get_str("name").ok() == Some("fingerprint"));
-            Some((name, is_ours))
-        });
-        Ok(heatmaps.collect())
-    }
+/// The heatmap fields as they are declared now: key, and whether they are camflow's.
+fn heatmap_keys(dataset: &Dataset) -> Result<Vec<(String, bool)>, Error> {
+    let stored = with_retries(|| {
+        dataset.database.run(&format!("reading the fields of dataset `{}`", dataset.name), async {
+            let datasets = dataset.database.collection::<Document>("datasets");
+            datasets.find_one(doc! {"_id": dataset.id}).projection(doc! {"sample_fields": 1}).await
+        })
+    })?;
+    let stored = stored.ok_or_else(|| Error::DatasetGone { name: dataset.name.clone() })?;
+    let fields = stored.get_array("sample_fields").into_iter().flatten().filter_map(Bson::as_document);
+    let heatmaps = fields.filter(|entry| entry.get_str("embedded_doc_type").ok() == Some(HEATMAP)).filter_map(|entry| {
+        let name = entry.get_str("db_field").or_else(|_| entry.get_str("name")).ok()?.to_owned();
+        let attributes = entry.get_array("fields").into_iter().flatten().filter_map(Bson::as_document);
+        let is_ours = attributes.into_iter().any(|attribute| attribute.get_str("name").ok() == Some("fingerprint"));
+        Some((name, is_ours))
+    });
+    Ok(heatmaps.collect())
+}
 
-    /// The next samples with what their heatmaps refer to; none at the end.
-    fn heatmap_page(&self, heatmaps: &[(String, bool)], last: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
-        let mut projection = doc! {"_id": 1};
-        for (field, _) in heatmaps {
-            projection.extend(["map_path", "npy_path", "fingerprint"].map(|key| (format!("{field}.{key}"), 1.into())));
-        }
-        self.sample_page(&doc! {}, last, &projection, BATCH, &format!("reading the heatmaps of dataset `{}`", self.name))
+/// The next samples with what their heatmaps refer to; none at the end.
+fn heatmap_page(dataset: &Dataset, heatmaps: &[(String, bool)], last: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
+    let mut projection = doc! {"_id": 1};
+    for (field, _) in heatmaps {
+        projection.extend(["map_path", "npy_path", "fingerprint"].map(|key| (format!("{field}.{key}"), 1.into())));
     }
+    sample_page(dataset, &doc! {}, last, &projection, BATCH, &format!("reading the heatmaps of dataset `{}`", dataset.name))
 }
 
 impl LabelSurvey {

@@ -11,7 +11,9 @@ use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySub
 use camflow_diagnostic::Diagnose;
 use camflow_fiftyone::{
     ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, ExpectedHeatmaps,
-    HeatmapField, HeatmapLabel, Part, RunNote, SampleSource, Selection, Shard,
+    HeatmapField, HeatmapLabel, HeatmapLabelSource, LabelField, Lock, Part, References, RunNote, SampleSource, Selection, Shard,
+    UpdateSink, failure_key, forget_runs, known_failures, note_checksums, note_failures, note_run, other_heatmaps, remove_labels,
+    same_heatmaps, sample_ids, stored_runs, survey_labels, tidy_failures,
 };
 use camflow_measure::{Measure, Measures};
 use camflow_media::{Checksum, FileForm, RecordedChecksum};
@@ -189,9 +191,9 @@ fn all_samples_are_read_once_and_in_order() {
     mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     assert_eq!(dataset.notices(), Vec::<String>::new());
-    let label = dataset.label_field(None).expect("the only segmentation");
+    let label = LabelField::choose(&dataset, None).expect("the only segmentation");
     assert_eq!(label.name, "gt");
-    let source = dataset.source(Selection { label: Some(label), ..Selection::default() }).expect("a source");
+    let source = SampleSource::new(&dataset, Selection { label: Some(label), ..Selection::default() }).expect("a source");
     assert_eq!(source.num_samples(), Some(250));
     let samples = read_all(source);
     assert_eq!(paths(&samples), (0..250).map(|n| format!("/data/{n}.jpg")).collect::<Vec<_>>());
@@ -206,7 +208,7 @@ fn selections_select() {
     mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let read = |selection: Selection| {
-        let source = dataset.source(selection).expect("a source");
+        let source = SampleSource::new(&dataset, selection).expect("a source");
         let counted = source.num_samples();
         let samples = read_all(source);
         assert_eq!(counted, Some(samples.len() as u64));
@@ -223,7 +225,7 @@ fn selections_select() {
     assert_eq!(read(Selection { label: None, matching, ..Selection::default() })[0].target, StoredTarget::Unlabelled);
 
     let ids = [9, 3, 3, 900].map(|n| id(n).to_hex()).to_vec();
-    let source = dataset.source(Selection { ids: Some(ids), ..Selection::default() }).expect("a source");
+    let source = SampleSource::new(&dataset, Selection { ids: Some(ids), ..Selection::default() }).expect("a source");
     assert_eq!(source.notices(), ["1 of the 3 ids are not in dataset `street`"]);
     assert_eq!(paths(&read_all(source)), ["/data/9.jpg", "/data/3.jpg"], "in the order of the list");
     // More ids than go into one query, with an offset beyond the first part.
@@ -231,7 +233,7 @@ fn selections_select() {
     assert_eq!(read(Selection { ids: Some(ids), offset: 100, ..Selection::default() }).len(), 50);
 
     let bad = Selection { matching: Some(r#"{"n": {"$near_to": 3}}"#.into()), ..Selection::default() };
-    let error = dataset.source(bad).map(drop).expect_err("an unknown operator").to_string();
+    let error = SampleSource::new(&dataset, bad).map(drop).expect_err("an unknown operator").to_string();
     assert!(error.contains("refuses the query") && error.contains("$near_to"), "{error}");
 }
 
@@ -245,7 +247,7 @@ fn shards_of_any_selection_make_the_whole_of_it() {
     mongod.insert_dataset("street", doc! {}, (0..2500).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let read = |selection: &Selection, part: Option<Shard>| {
-        let source = dataset.source(Selection { shard: part, ..selection.clone() }).expect("a source");
+        let source = SampleSource::new(&dataset, Selection { shard: part, ..selection.clone() }).expect("a source");
         let counted = source.num_samples();
         let samples = read_all(source);
         assert_eq!(counted, Some(samples.len() as u64), "{selection:?}");
@@ -282,7 +284,8 @@ fn shards_of_any_selection_make_the_whole_of_it() {
     }
     let none = Selection { tags: odd(), limit: Some(1), shard: Some(shard("1/2")), ..Selection::default() };
     let other = Selection { shard: Some(shard("2/2")), ..none.clone() };
-    let notices = [none, other].map(|selection| dataset.source(selection).expect("a source").notices().to_vec()).concat();
+    let notices =
+        [none, other].map(|selection| SampleSource::new(&dataset, selection).expect("a source").notices().to_vec()).concat();
     let [notice] = &notices[..] else { panic!("one of the two has nothing: {notices:?}") };
     assert!(notice.starts_with("no sample of the selection is in shard "), "{notice}");
 }
@@ -293,7 +296,9 @@ fn a_shard_reads_no_documents_but_its_own() {
     mongod.insert_dataset("street", doc! {}, (0..3000).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     mongod.with(async |database| database.run_command(doc! {"profile": 2}).await);
-    let samples = read_all(dataset.source(Selection { shard: Some(shard("3/100")), ..Selection::default() }).expect("a source"));
+    let samples = read_all(
+        SampleSource::new(&dataset, Selection { shard: Some(shard("3/100")), ..Selection::default() }).expect("a source"),
+    );
     assert!((1..100).contains(&samples.len()), "{}", samples.len());
     let examined = mongod.with(async |database| {
         let mut found = database.collection::<Document>("system.profile").find(doc! {"docsExamined": {"$exists": true}}).await?;
@@ -317,7 +322,7 @@ fn random_parts_are_the_same_each_time() {
     mongod.insert_dataset("street", doc! {}, (0..2500).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let read = |shuffle: u64, selection: Selection| {
-        let source = dataset.source(Selection { shuffle: Some(shuffle), ..selection }).expect("a source");
+        let source = SampleSource::new(&dataset, Selection { shuffle: Some(shuffle), ..selection }).expect("a source");
         let counted = source.num_samples();
         let samples = read_all(source);
         assert_eq!(counted, Some(samples.len() as u64));
@@ -348,10 +353,10 @@ fn a_tag_that_nobody_has_is_told() {
     mongod.insert_dataset("street", doc! {}, (0..4).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let tags = |tags: &[&str]| Selection { tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), ..Selection::default() };
-    assert!(dataset.source(tags(&["odd", "even"])).expect("a source").notices().is_empty());
-    let source = dataset.source(tags(&["odd", "evn"])).expect("a source");
+    assert!(SampleSource::new(&dataset, tags(&["odd", "even"])).expect("a source").notices().is_empty());
+    let source = SampleSource::new(&dataset, tags(&["odd", "evn"])).expect("a source");
     assert_eq!(source.notices(), ["no sample of dataset `street` has the tag `evn`: the tags are `even`, `odd`"]);
-    let error = |selection: Selection| dataset.source(selection).map(drop).expect_err("nothing is meant").diagnose();
+    let error = |selection: Selection| SampleSource::new(&dataset, selection).map(drop).expect_err("nothing is meant").diagnose();
     let refused = error(tags(&["evn", "od"]));
     assert!(refused.message.contains("no sample has the tag `evn`, `od`"), "{refused}");
     assert!(refused.hints[0].starts_with("the tags are `even`, `odd`; a tag that nobody may have used yet"), "{refused:?}");
@@ -362,7 +367,7 @@ fn a_tag_that_nobody_has_is_told() {
     }
     mongod.insert_dataset("new", doc! {}, Vec::new());
     let new = Dataset::open(&mongod.connect(), "new").expect("the dataset");
-    assert!(new.source(tags(&["odd"])).is_ok(), "nobody had the time to give it tags");
+    assert!(SampleSource::new(&new, tags(&["odd"])).is_ok(), "nobody had the time to give it tags");
 }
 
 #[test]
@@ -371,32 +376,31 @@ fn heatmaps_are_known_by_the_beginning_of_their_fingerprints() {
     let dataset = mongod.insert_dataset("street", doc! {}, (0..6).map(sample).collect());
     let open = || Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let [own, other] = ["a", "b"].map(|letter| format!("{}-{}", letter.repeat(16), "c".repeat(16)));
-    let mut sink = open().sink(vec![field("cam"), field("old")]).expect("a sink");
+    let mut sink = UpdateSink::new(&open(), vec![field("cam"), field("old")]).expect("a sink");
     let of = |n: usize, beginning: &str| {
         update(n, vec![heatmap("cam", &format!("{beginning}-1-2")), heatmap("old", &format!("{own}-1-2"))])
     };
     let outcomes = sink.commit(&[of(0, &own), of(1, &own), of(2, &other), of(3, &other)]).expect("outcomes");
     assert_eq!(outcomes, vec![CommitOutcome::Committed; 4]);
     let expected = |field: &str| ExpectedHeatmaps { field: field.into(), fingerprint: own.clone() };
-    assert_eq!(open().other_heatmaps(&[expected("old"), expected("none")]).expect("an answer"), []);
-    let found = open().other_heatmaps(&[expected("old"), expected("cam")]).expect("an answer");
+    assert_eq!(other_heatmaps(&open(), &[expected("old"), expected("none")]).expect("an answer"), []);
+    let found = other_heatmaps(&open(), &[expected("old"), expected("cam")]).expect("an answer");
     let [origin] = &found[..] else { panic!("{found:?}") };
     assert_eq!((origin.field.as_str(), origin.fingerprint.as_ref(), origin.count), ("cam", Some(&other), 2));
     // Somebody's own, and one without anything in it.
     let foreign = doc! {"$set": {"cam": {"_cls": "Heatmap", "_id": ObjectId::new()}, "old": null}};
     mongod.update_sample(dataset, id(4), foreign);
-    let counts: Vec<_> = open()
-        .other_heatmaps(&[expected("cam")])
+    let counts: Vec<_> = other_heatmaps(&open(), &[expected("cam")])
         .expect("an answer")
         .iter()
         .map(|o| (o.fingerprint.is_some(), o.count))
         .collect();
     assert_eq!(counts, [(true, 2), (false, 1)]);
     assert_eq!(
-        open().same_heatmaps(&[expected("new")]).expect("an answer"),
+        same_heatmaps(&open(), &[expected("new")]).expect("an answer"),
         [("cam".into(), "new".into()), ("old".into(), "new".into())]
     );
-    assert_eq!(open().same_heatmaps(&[expected("old")]).expect("an answer"), []);
+    assert_eq!(same_heatmaps(&open(), &[expected("old")]).expect("an answer"), []);
 }
 
 #[test]
@@ -412,7 +416,7 @@ fn groups_are_read_slice_by_slice() {
     let dataset = Dataset::open(&mongod.connect(), "drive").expect("the dataset");
     let read = |slices: &[&str]| {
         let slices = slices.iter().map(|slice| (*slice).to_owned()).collect();
-        dataset.source(Selection { slices, ..Selection::default() }).map(read_all)
+        SampleSource::new(&dataset, Selection { slices, ..Selection::default() }).map(read_all)
     };
     assert_eq!(read(&[]).expect("both slices").len(), 20);
     assert_eq!(read(&["right"]).expect("one slice").len(), 10);
@@ -426,7 +430,7 @@ fn pages_that_are_used_up_quickly_grow() {
     mongod.insert_dataset("street", doc! {}, (0..3500).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let pages = |selection: Selection| {
-        let mut source = dataset.source(selection).expect("a source");
+        let mut source = SampleSource::new(&dataset, selection).expect("a source");
         std::iter::from_fn(|| Some(source.next_samples().expect("a page")).filter(|page| !page.is_empty())).collect::<Vec<_>>()
     };
     let all = pages(Selection::default());
@@ -454,8 +458,8 @@ fn large_masks_make_small_pages() {
     };
     mongod.insert_dataset("large", doc! {}, (0..40).map(large).collect());
     let dataset = Dataset::open(&mongod.connect(), "large").expect("the dataset");
-    let label = dataset.label_field(Some("gt")).expect("the field");
-    let mut source = dataset.source(Selection { label: Some(label), ..Selection::default() }).expect("a source");
+    let label = LabelField::choose(&dataset, Some("gt")).expect("the field");
+    let mut source = SampleSource::new(&dataset, Selection { label: Some(label), ..Selection::default() }).expect("a source");
     let mut sizes = Vec::new();
     loop {
         let page = source.next_samples().expect("a page");
@@ -470,9 +474,9 @@ fn large_masks_make_small_pages() {
     // A list is read in its order, whatever comes of one query.
     let order: Vec<usize> = (0..40).map(|n| n * 7 % 40).collect();
     let ids = order.iter().map(|n| id(*n).to_hex()).collect();
-    let label = dataset.label_field(Some("gt")).expect("the field");
+    let label = LabelField::choose(&dataset, Some("gt")).expect("the field");
     let listed = Selection { label: Some(label), ids: Some(ids), ..Selection::default() };
-    let mut source = dataset.source(listed).expect("a source");
+    let mut source = SampleSource::new(&dataset, listed).expect("a source");
     let pages = std::iter::from_fn(|| Some(source.next_samples().expect("a page")).filter(|page| !page.is_empty()));
     let pages: Vec<_> = pages.collect();
     assert!(pages.iter().all(|page| page.len() <= 9));
@@ -484,8 +488,8 @@ fn reading_and_writing_go_on_after_the_server_was_away() {
     let mut mongod = Mongod::start(&[]);
     let dataset_id = mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut source = dataset.source(Selection::default()).expect("a source");
-    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut source = SampleSource::new(&dataset, Selection::default()).expect("a source");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink");
     let mut samples = source.next_samples().expect("a page");
     sink.commit(&[update(0, vec![heatmap("cam", "first")])]).expect("a commit");
     // What mongod has answered for must last, although it writes its journal every 100 ms only if nobody asks for more.
@@ -514,7 +518,8 @@ fn a_lost_server_ends_the_run_with_a_hint() {
     let location = DatabaseLocation::Server(ConnectionUri::new(uri, "a test"));
     let config = DatabaseConfig { location, name: "fiftyone".into() };
     let database = Database::connect(&config, &ConnectOptions::default()).expect("a connection").database;
-    let mut source = Dataset::open(&database, "street").expect("the dataset").source(Selection::default()).expect("a source");
+    let mut source =
+        SampleSource::new(&Dataset::open(&database, "street").expect("the dataset"), Selection::default()).expect("a source");
     mongod.stop();
     let RunError::Database(error) = source.next_samples().expect_err("no server") else { panic!("the database") };
     assert!(error.message.contains("reading samples of dataset `street`") && error.hints.len() == 1, "{error:?}");
@@ -526,7 +531,7 @@ fn fields_are_declared_with_the_first_update_and_only_once() {
     let mongod = Mongod::start(&[]);
     let id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut sink = dataset.sink(vec![field("cam_1"), field("cam_2")]).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam_1"), field("cam_2")]).expect("a sink");
     assert_eq!(mongod.sample_fields(id).len(), 4, "nothing is written before the first update");
     sink.commit(&[update(0, vec![heatmap("cam_1", "a"), heatmap("cam_2", "b")])]).expect("a commit");
     let names =
@@ -548,7 +553,7 @@ fn fields_are_declared_with_the_first_update_and_only_once() {
     assert_eq!(names(&again), ["id", "filepath", "gt", "weather", "cam_2", "cam_1"]);
     assert_eq!(again[4].get_array("fields").expect("attributes").len(), 29);
 
-    let error = dataset.sink(vec![field("weather")]).map(drop).expect_err("a taken name").diagnose();
+    let error = UpdateSink::new(&dataset, vec![field("weather")]).map(drop).expect_err("a taken name").diagnose();
     assert!(error.message.contains("`weather`") && error.message.contains("of type Classification"), "{error}");
     assert!(error.hints[0].contains("`--field`"), "{error:?}");
 }
@@ -558,7 +563,7 @@ fn a_label_keeps_what_people_added_to_it() {
     let mongod = Mongod::start(&[]);
     let dataset_id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink");
     let label = |n: usize| mongod.sample(dataset_id, id(n)).get_document("cam").expect("a label").clone();
     sink.commit(&[update(0, vec![heatmap("cam", "$first")])]).expect("a commit");
     let first = label(0);
@@ -605,7 +610,7 @@ fn a_label_keeps_what_people_added_to_it() {
         WrittenHeatmap { map: StoredMap::Inline(vec![1, 2, 3]), npy_path: None, score: f64::NAN, ..heatmap("cam", "second") };
     let mut updates: Vec<SampleUpdate> = (0..3).map(|n| update(n, vec![inline.clone()])).collect();
     let selection = Selection { heatmap_fields: vec!["cam".into()], ..Selection::default() };
-    for (update, read) in updates.iter_mut().zip(read_all(dataset.source(selection).expect("a source"))) {
+    for (update, read) in updates.iter_mut().zip(read_all(SampleSource::new(&dataset, selection).expect("a source"))) {
         update.existing = read.existing;
     }
     assert_eq!(sink.commit(&updates).expect("a commit"), vec![CommitOutcome::Committed; 3]);
@@ -628,7 +633,7 @@ fn a_label_keeps_what_people_added_to_it() {
 
     // What was written is read back.
     let selection = Selection { heatmap_fields: vec!["cam".into()], ..Selection::default() };
-    let samples = read_all(dataset.source(selection).expect("a source"));
+    let samples = read_all(SampleSource::new(&dataset, selection).expect("a source"));
     assert!(samples.iter().all(|sample| sample.existing[0].fingerprint.as_deref() == Some("second")));
 }
 
@@ -637,7 +642,7 @@ fn what_somebody_else_changed_since_it_was_read_stays() {
     let mongod = Mongod::start(&[]);
     let dataset_id = mongod.insert_dataset("street", doc! {}, (0..7).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut sink = dataset.sink(vec![field("cam"), field("other")]).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam"), field("other")]).expect("a sink");
     sink.lock(Shard::WHOLE).expect("nobody has it");
     let of = |n: usize, fingerprint: &str| update(n, vec![heatmap("cam", fingerprint), heatmap("other", fingerprint)]);
     // The first five have heatmaps already, the others have none.
@@ -646,7 +651,7 @@ fn what_somebody_else_changed_since_it_was_read_stays() {
         vec![CommitOutcome::Committed; 5]
     );
     let selection = Selection { heatmap_fields: vec!["cam".into(), "other".into()], ..Selection::default() };
-    let read = read_all(dataset.source(selection).expect("a source"));
+    let read = read_all(SampleSource::new(&dataset, selection).expect("a source"));
 
     let mut updates: Vec<SampleUpdate> = (0..7).map(|n| of(n, "second")).collect();
     updates[4] = SampleUpdate { withdrawn: vec!["cam".into(), "other".into()], ..update(4, vec![]) };
@@ -727,7 +732,7 @@ fn a_reference_counts_wherever_it_stands() {
             Ok(())
         })
         .expect("documents are inserted");
-    let references = dataset.references().expect("they can be read");
+    let references = References::read(&dataset).expect("they can be read");
     for n in 100..number.get() {
         assert!(references.contains(&name(n)), "{n}");
     }
@@ -739,7 +744,7 @@ fn each_update_has_its_own_outcome() {
     let mongod = Mongod::start(&[]);
     let dataset_id = mongod.insert_dataset("street", doc! {}, (0..2500).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink");
     mongod.with(async |database| {
         database.collection::<Document>(&format!("samples.{}", dataset_id.to_hex())).delete_one(doc! {"_id": id(3)}).await
     });
@@ -775,8 +780,8 @@ fn a_deleted_dataset_ends_the_run() {
     let mongod = Mongod::start(&[]);
     let dataset_id = mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut source = dataset.source(Selection::default()).expect("a source");
-    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut source = SampleSource::new(&dataset, Selection::default()).expect("a source");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink");
     source.next_samples().expect("a page");
     sink.commit(&[update(0, vec![heatmap("cam", "f")])]).expect("a commit");
     mongod.delete_dataset(dataset_id);
@@ -799,7 +804,7 @@ fn a_renamed_dataset_is_still_ours() {
         let rename = doc! {"$set": {"name": "road", "slug": "road"}};
         database.collection::<Document>("datasets").update_one(doc! {"_id": dataset_id}, rename).await
     });
-    let outcomes = dataset.sink(vec![field("cam")]).expect("a sink").commit(&[update(0, vec![heatmap("cam", "f")])]);
+    let outcomes = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink").commit(&[update(0, vec![heatmap("cam", "f")])]);
     assert_eq!(outcomes.expect("a commit"), [CommitOutcome::Committed]);
 }
 
@@ -813,10 +818,10 @@ fn wrong_names_are_answered_with_the_right_ones() {
     assert_eq!(error.hints, ["the datasets are `street`; `camflow doctor` lists them"]);
     let dataset = Dataset::open(&database, "street").expect("the dataset");
     assert!(dataset.notices()[0].contains("is not persistent"));
-    let error = dataset.label_field(Some("filepath")).expect_err("no label").diagnose();
+    let error = LabelField::choose(&dataset, Some("filepath")).expect_err("no label").diagnose();
     assert!(error.message.contains("is of type StringField"), "{error}");
     assert!(error.hints[0].contains("`gt` (Segmentation), `weather` (Classification)"), "{error:?}");
-    let error = dataset.label_field(Some("gtt")).expect_err("no field").diagnose();
+    let error = LabelField::choose(&dataset, Some("gtt")).expect_err("no field").diagnose();
     assert!(error.message.contains("there is no field `gtt`") && error.hints[0].contains("`gt`"), "{error:?}");
     let has = |field: &str, class: &str| dataset.mask_targets(field).expect("targets").iter().any(|(name, _)| name == class);
     assert!(has("gt", "person") && !has("gt", "car") && has("other", "car"));
@@ -894,7 +899,8 @@ fn a_connection_ends_without_a_panic() {
     }));
     for number in 0..400 {
         let database = mongod.connect();
-        let mut source = Dataset::open(&database, "d").expect("the dataset").source(Selection::default()).expect("a source");
+        let mut source =
+            SampleSource::new(&Dataset::open(&database, "d").expect("the dataset"), Selection::default()).expect("a source");
         // Every other time with a page on its way.
         for _ in 0..number % 2 * 2 {
             source.next_samples().expect("a page");
@@ -911,15 +917,15 @@ fn runs_that_write_the_same_fields_exclude_each_other() {
     let other = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
 
-    let person = dataset.lock(Some(&fields(&["person_1", "person_2"]))).expect("nobody has it");
-    let error = other.lock(Some(&fields(&["person_2", "dog_2"]))).expect_err("one field is taken");
+    let person = Lock::acquire(&dataset, Some(&fields(&["person_1", "person_2"]))).expect("nobody has it");
+    let error = Lock::acquire(&other, Some(&fields(&["person_2", "dog_2"]))).expect_err("one field is taken");
     let Error::Locked { process, .. } = &error else { panic!("{error:?}") };
     assert_eq!(*process, std::process::id());
-    let dog = other.lock(Some(&fields(&["dog_1"]))).expect("other fields are free");
-    assert!(matches!(other.lock(None), Err(Error::Locked { .. })), "nor can anyone have them all");
+    let dog = Lock::acquire(&other, Some(&fields(&["dog_1"]))).expect("other fields are free");
+    assert!(matches!(Lock::acquire(&other, None), Err(Error::Locked { .. })), "nor can anyone have them all");
     drop((person, dog));
-    let all = other.lock(None).expect("all were given back");
-    assert!(matches!(dataset.lock(Some(&fields(&["cat_1"]))), Err(Error::Locked { .. })));
+    let all = Lock::acquire(&other, None).expect("all were given back");
+    assert!(matches!(Lock::acquire(&dataset, Some(&fields(&["cat_1"]))), Err(Error::Locked { .. })));
     drop(all);
     let left = mongod.with(async |database| database.collection::<Document>("camflow.locks").find_one(doc! {}).await);
     assert_eq!(left, None, "what is given back leaves nothing behind");
@@ -931,7 +937,7 @@ fn shards_exclude_those_that_share_samples_with_them() {
     mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
     let locked = |part: &str, names: &[&str]| {
-        let mut sink = dataset.sink(names.iter().map(|name| field(name)).collect()).expect("a sink");
+        let mut sink = UpdateSink::new(&dataset, names.iter().map(|name| field(name)).collect()).expect("a sink");
         sink.lock(shard(part)).map(|()| sink)
     };
     for (held, wanted, is_free) in [
@@ -956,13 +962,13 @@ fn shards_exclude_those_that_share_samples_with_them() {
             (Err(error), _) => assert!(error.to_string().contains(&format!("`street` in shard {held}: process")), "{error}"),
             (Ok(_), _) => {}
         }
-        assert!(matches!(dataset.lock(None), Err(Error::Locked { .. })), "`clean` waits for every shard");
+        assert!(matches!(Lock::acquire(&dataset, None), Err(Error::Locked { .. })), "`clean` waits for every shard");
         drop(holder);
     }
     let parts = ["1/3", "2/3", "3/3"].map(|part| locked(part, &["cam_1"]).expect("they share nothing"));
     assert!(locked("7/12", &["cam_1"]).is_err(), "each sample is somebody's");
     drop(parts);
-    let all = dataset.lock(None).expect("all were given back");
+    let all = Lock::acquire(&dataset, None).expect("all were given back");
     assert!(locked("7/12", &["cam_1"]).is_err());
     drop(all);
 }
@@ -980,9 +986,9 @@ fn a_record_keeps_what_earlier_runs_wrote() {
     let mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    assert_eq!(dataset.note_run(&note(Some("j"), &["a", "b"], "/maps", None, 1)).expect("noted"), "camflow_j");
-    assert_eq!(dataset.note_run(&note(Some("j"), &["b", "c"], "/$other", None, 2)).expect("noted"), "camflow_j");
-    let [run] = &dataset.runs().expect("the runs")[..] else { panic!("one record") };
+    assert_eq!(note_run(&dataset, &note(Some("j"), &["a", "b"], "/maps", None, 1)).expect("noted"), "camflow_j");
+    assert_eq!(note_run(&dataset, &note(Some("j"), &["b", "c"], "/$other", None, 2)).expect("noted"), "camflow_j");
+    let [run] = &stored_runs(&dataset).expect("the runs")[..] else { panic!("one record") };
     assert_eq!(run.fields, ["a", "b", "c"]);
     assert_eq!(run.folders, [std::path::Path::new("/maps"), std::path::Path::new("/$other")]);
     assert_eq!((&run.config["first_started"], &run.config["started"]), (&"2026-01-01".into(), &"2026-01-02".into()));
@@ -1005,12 +1011,12 @@ fn shards_that_end_at_once_lose_nothing_of_their_record() {
                 let (start, note) = (&start, note(job, &["b", "a"], &format!("/maps/{index}"), part(index, true, false), 2));
                 scope.spawn(move || {
                     start.wait();
-                    dataset.note_run(&note).expect("noted");
+                    note_run(dataset, &note).expect("noted");
                 });
             }
         });
     }
-    let runs = || datasets[0].runs().expect("the runs");
+    let runs = || stored_runs(&datasets[0]).expect("the runs");
     assert_eq!(runs().iter().map(|run| run.key.clone()).collect::<Vec<_>>(), ["camflow_b_and_1_more", "camflow_j"]);
     for run in runs() {
         assert_eq!(run.config["counts"], serde_json::json!({"num_committed": 16, "skipped": {"class absent": 16}}));
@@ -1022,7 +1028,7 @@ fn shards_that_end_at_once_lose_nothing_of_their_record() {
 
     // The rounds of one job.
     let say = |note: RunNote| {
-        datasets[0].note_run(&note).expect("noted");
+        note_run(&datasets[0], &note).expect("noted");
         let run = runs().into_iter().find(|run| run.key == "camflow_j").expect("the record");
         let shards = run.config.get("shards").map_or("none".to_owned(), |shards| shards["done"].to_string());
         (run.config["counts"]["num_committed"].as_i64().expect("a number"), shards)
@@ -1051,7 +1057,7 @@ fn shards_that_start_at_once_declare_their_fields_once() {
         for (index, dataset) in datasets.iter().enumerate() {
             let start = &start;
             scope.spawn(move || {
-                let mut sink = dataset.sink(names.map(field).to_vec()).expect("a sink");
+                let mut sink = UpdateSink::new(dataset, names.map(field).to_vec()).expect("a sink");
                 sink.show_in_app("cam_4".into());
                 sink.lock(shard(&format!("{}/8", index + 1))).expect("they share nothing");
                 start.wait();
@@ -1086,7 +1092,7 @@ fn known_failures_belong_to_a_job_and_go_with_it() {
             .map(|document| document.get_str("_id").expect("an id").rsplit('/').next().expect("a sample").to_owned())
             .collect::<Vec<_>>()
     };
-    let key = |job: Option<&str>| dataset.failure_key(job, &["a".to_owned(), "b".to_owned()]);
+    let key = |job: Option<&str>| failure_key(&dataset, job, &["a".to_owned(), "b".to_owned()]);
     let cause: FailureCause = "0123456789abcdef".parse().expect("digits");
     let failures = |samples: &[&str]| {
         let mut failures = KnownFailures::default();
@@ -1094,23 +1100,23 @@ fn known_failures_belong_to_a_job_and_go_with_it() {
         failures
     };
     let [first, gone] = [id(0).to_hex(), id(7).to_hex()];
-    dataset.note_failures(key(None), &failures(&[&first]), false).expect("noted");
+    note_failures(&dataset, key(None), &failures(&[&first]), false).expect("noted");
     assert!(documents().is_empty(), "a run that was cut short knows no failures");
     for job in [None, Some("night")] {
-        dataset.note_failures(key(job), &failures(&[&first, &gone]), true).expect("noted");
+        note_failures(&dataset, key(job), &failures(&[&first, &gone]), true).expect("noted");
     }
     assert_eq!(documents().len(), 4);
-    let knows = |job, sample| dataset.known_failures(key(job)).expect("read").is_known(sample, cause);
+    let knows = |job, sample| known_failures(&dataset, key(job)).expect("read").is_known(sample, cause);
     assert!(knows(None, &first) && knows(None, &gone) && !knows(Some("other"), &first));
-    let mut known = dataset.known_failures(key(None)).expect("read");
+    let mut known = known_failures(&dataset, key(None)).expect("read");
     known.ended(&first);
-    dataset.note_failures(key(None), &known, false).expect("noted");
+    note_failures(&dataset, key(None), &known, false).expect("noted");
     assert!(!knows(None, &first) && knows(Some("night"), &first), "what is well is forgotten in any case");
 
-    dataset.tidy_failures(&dataset.sample_ids().expect("ids")).expect("tidied");
+    tidy_failures(&dataset, &sample_ids(&dataset).expect("ids")).expect("tidied");
     assert_eq!(documents(), [first.as_str()]);
-    dataset.note_run(&note(Some("night"), &["a", "b"], "/maps", None, 1)).expect("noted");
-    dataset.forget_runs(&dataset.runs().expect("runs"), &[]).expect("forgotten");
+    note_run(&dataset, &note(Some("night"), &["a", "b"], "/maps", None, 1)).expect("noted");
+    forget_runs(&dataset, &stored_runs(&dataset).expect("runs"), &[]).expect("forgotten");
     assert!(documents().is_empty());
 }
 
@@ -1119,14 +1125,14 @@ fn a_lock_that_ran_out_is_lost_to_the_next_run() {
     let mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut late = dataset.sink(vec![field("person_1")]).expect("a sink");
+    let mut late = UpdateSink::new(&dataset, vec![field("person_1")]).expect("a sink");
     late.lock(Shard::WHOLE).expect("nobody has it");
     // As if this machine had slept.
     mongod.with(async |database| {
         let locks = database.collection::<Document>("camflow.locks");
         locks.update_one(doc! {}, doc! {"$set": {"leases.0.expires_at": DateTime::from_millis(0)}}).await
     });
-    let mut next = dataset.sink(vec![field("person_1")]).expect("a sink");
+    let mut next = UpdateSink::new(&dataset, vec![field("person_1")]).expect("a sink");
     next.lock(Shard::WHOLE).expect("it ran out");
     let updates = [update(0, vec![heatmap("person_1", "a")])];
     let lost = late.commit(&updates).expect_err("the lock is lost").diagnose();
@@ -1139,13 +1145,13 @@ fn a_lock_of_a_process_that_was_killed_is_free() {
     let mongod = Mongod::start(&[]);
     let id = mongod.insert_dataset("street", doc! {}, vec![sample(0)]);
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let lock = dataset.lock(None).expect("nobody has it");
+    let lock = Lock::acquire(&dataset, None).expect("nobody has it");
     // The same lease as that of a process with this number that has ended; no two live processes have one number.
     mongod.with(async |database| {
         let locks = database.collection::<Document>("camflow.locks");
         locks.update_one(doc! {"_id": id}, doc! {"$inc": {"leases.0.started": -1i64}}).await
     });
-    drop(dataset.lock(None).expect("its holder is gone"));
+    drop(Lock::acquire(&dataset, None).expect("its holder is gone"));
     drop(lock);
 }
 
@@ -1154,12 +1160,12 @@ fn a_damaged_file_is_noted_only_in_the_label_that_was_read() {
     let mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink");
     let [old, new] = [b"old", b"new"].map(|bytes| Some(Checksum::of(bytes)));
     let written = |n, checksum| update(n, vec![WrittenHeatmap { npy_checksum: checksum, ..heatmap("cam", "f") }]);
     sink.commit(&[written(0, old), written(1, old), written(2, None)]).expect("a commit");
     let read = || {
-        let mut source = dataset.heatmap_labels(vec!["cam".into()], false);
+        let mut source = HeatmapLabelSource::new(&dataset, vec!["cam".into()], false);
         let labels = source.next_page().expect("labels");
         assert!(source.next_page().expect("the end").is_empty());
         assert_eq!(source.again(&labels.iter().collect::<Vec<_>>()).expect("labels"), labels);
@@ -1174,9 +1180,9 @@ fn a_damaged_file_is_noted_only_in_the_label_that_was_read() {
         ChecksumNote { label, file: FileForm::Npy, checksum }
     };
     let notes: Vec<_> = labels.iter().map(damaged).collect();
-    let lock = dataset.lock(Some(&["cam".to_owned()])).expect("the lock");
-    assert_eq!(dataset.note_checksums(&notes, &lock).expect("notes"), 2);
-    assert_eq!(dataset.note_checksums(&notes, &lock).expect("notes"), 0, "the second time there is nothing to write");
+    let lock = Lock::acquire(&dataset, Some(&["cam".to_owned()])).expect("the lock");
+    assert_eq!(note_checksums(&dataset, &notes, &lock).expect("notes"), 2);
+    assert_eq!(note_checksums(&dataset, &notes, &lock).expect("notes"), 0, "the second time there is nothing to write");
     let noted: Vec<_> = read().iter().map(|label| label.stored.npy_checksum).collect();
     let expected = [(old, true), (new, false), (None, true)];
     assert_eq!(noted, expected.map(|(checksum, is_damaged)| Some(RecordedChecksum { checksum, is_damaged })));
@@ -1187,26 +1193,26 @@ fn a_label_that_somebody_changed_is_not_removed_with_those_that_lead_nowhere() {
     let mongod = Mongod::start(&[]);
     let dataset_id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
     let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
-    let mut sink = dataset.sink(vec![field("cam")]).expect("a sink");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam")]).expect("a sink");
     let out = tempfile::tempdir().expect("a folder");
     let path = out.path().join(format!("cam/aa/{}.01234567.npy", "a".repeat(24)));
     let written = |n| update(n, vec![WrittenHeatmap { npy_path: Some(path.clone()), ..heatmap("cam", "f") }]);
     sink.commit(&[written(0), written(1), written(2)]).expect("a commit");
     let folder = OutputFolder::create(out.path()).expect("the folder");
-    let broken = dataset.survey_labels(&folder).expect("a survey").broken;
+    let broken = survey_labels(&dataset, &folder).expect("a survey").broken;
     assert_eq!(broken.len(), 3);
     // Sample 1 is annotated again, and sample 2 deleted, before the labels go.
     mongod.update_sample(dataset_id, id(1), doc! {"$set": {"cam.fingerprint": "g"}});
     mongod.with(async |database| {
         database.collection::<Document>(&format!("samples.{}", dataset_id.to_hex())).delete_one(doc! {"_id": id(2)}).await
     });
-    let lock = dataset.lock(None).expect("the lock");
-    let kept = dataset.remove_labels(&broken, &lock).expect("a removal");
+    let lock = Lock::acquire(&dataset, None).expect("the lock");
+    let kept = remove_labels(&dataset, &broken, &lock).expect("a removal");
     assert_eq!(kept, [&broken[1]]);
-    let left = dataset.survey_labels(&folder).expect("a survey").broken;
+    let left = survey_labels(&dataset, &folder).expect("a survey").broken;
     assert_eq!(left.iter().map(|label| label.sample()).collect::<Vec<_>>(), [broken[1].sample()]);
-    assert!(dataset.remove_labels(&left, &lock).expect("a removal").is_empty());
-    assert_eq!(dataset.survey_labels(&folder).expect("a survey").num_labels, 0);
+    assert!(remove_labels(&dataset, &left, &lock).expect("a removal").is_empty());
+    assert_eq!(survey_labels(&dataset, &folder).expect("a survey").num_labels, 0);
 }
 
 fn label_checksum(label: &HeatmapLabel) -> Option<Checksum> {

@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use crate::{
     fingerprint::Change,
-    message::{SampleFailure, SampleRef, Skip, SkipReason, Stage},
+    message::{SampleFailure, SampleRef, Skip, SkipReason},
+    stage::Stage,
 };
 
 /// Something happened.

@@ -1,12 +1,15 @@
 //! The fields that a job writes: one per class and column, and the fingerprint that goes with each.
 
-use super::{Fingerprint, Ingredient, SampleFingerprint, StoredHeatmap};
+use crate::{
+    fingerprint::{Fingerprint, Ingredient, SampleFingerprint},
+    grid::{ClassIndex, ColumnIndex, Grid},
+    message::StoredHeatmap,
+};
 
 /// Field names by class and column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeatmapFields {
-    /// `[class][column]`
-    names: Vec<Vec<String>>,
+    names: Grid<ClassIndex, ColumnIndex, String>,
     /// What identifies each class: its name, channel and mask value.
     classes: Vec<String>,
     /// What identifies each column: method and module path.
@@ -19,31 +22,33 @@ impl HeatmapFields {
     /// # Panics
     /// If there is not one name per class and column.
     pub fn new(names: Vec<Vec<String>>, classes: Vec<String>, columns: Vec<String>) -> Self {
-        assert!(
-            names.len() == classes.len() && names.iter().all(|row| row.len() == columns.len()),
-            "one name per class and column"
-        );
-        HeatmapFields { names, classes, columns }
+        let names = Grid::from_rows(columns.len(), names).filter(|names| names.size().0 == classes.len());
+        HeatmapFields { names: names.expect("one name per class and column"), classes, columns }
     }
 
     /// The sample field of a class and column.
-    pub fn name(&self, class: usize, column: usize) -> &str {
-        &self.names[class][column]
+    pub fn name(&self, class: ClassIndex, column: ColumnIndex) -> &str {
+        &self.names[(class, column)]
     }
 
     /// Every field, class by class.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().flatten().map(String::as_str)
+        self.cells().map(|(_, name)| name)
     }
 
-    /// How many heatmaps each class has.
-    pub fn num_columns(&self) -> usize {
-        self.columns.len()
+    /// The same with the class and the column of each.
+    pub fn cells(&self) -> impl Iterator<Item = ((ClassIndex, ColumnIndex), &str)> {
+        self.names.cells().map(|(place, name)| (place, name.as_str()))
+    }
+
+    /// The columns of each class.
+    pub fn columns(&self) -> impl Iterator<Item = ColumnIndex> + use<> {
+        (0..self.columns.len()).map(ColumnIndex)
     }
 
     /// The fingerprint of one heatmap, from its sample's.
-    pub fn fingerprint(&self, sample: &SampleFingerprint, class: usize, column: usize) -> Fingerprint {
-        Self::fingerprint_of(sample.of(class), &self.classes[class], &self.columns[column])
+    pub fn fingerprint(&self, sample: &SampleFingerprint, class: ClassIndex, column: ColumnIndex) -> Fingerprint {
+        Self::fingerprint_of(sample.of(class), &self.classes[class.0], &self.columns[column.0])
     }
 
     /// The same for a class and a column that identify themselves otherwise.
@@ -53,7 +58,7 @@ impl HeatmapFields {
     }
 
     /// The fingerprint of all heatmaps together, from their sample's.
-    pub(super) fn fingerprint_of_all(&self, sample: Fingerprint) -> Fingerprint {
+    pub(crate) fn fingerprint_of_all(&self, sample: Fingerprint) -> Fingerprint {
         let with =
             |what: &'static str| move |sample: Fingerprint, of: &String| sample.and(Ingredient::Settings, what, of.as_bytes());
         let sample = self.classes.iter().fold(sample, with("class"));
@@ -64,13 +69,9 @@ impl HeatmapFields {
     pub fn withdrawn<'a>(
         &self,
         existing: &'a [StoredHeatmap],
-        absent: impl Fn(usize) -> bool,
+        absent: impl Fn(ClassIndex) -> bool,
     ) -> impl Iterator<Item = &'a StoredHeatmap> {
-        let fields: Vec<&str> = (0..self.names.len())
-            .filter(|class| absent(*class))
-            .flat_map(|class| &self.names[class])
-            .map(String::as_str)
-            .collect();
+        let fields: Vec<&str> = self.cells().filter(|((class, _), _)| absent(*class)).map(|(_, name)| name).collect();
         existing.iter().filter(move |stored| stored.fingerprint.is_some() && fields.contains(&stored.field.as_str()))
     }
 }

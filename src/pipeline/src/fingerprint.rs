@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use crate::grid::ClassIndex;
 use camflow_media::Stamp;
 
 /// What a heatmap is made from.
@@ -152,7 +153,7 @@ impl fmt::Display for Fingerprint {
 pub struct SampleFingerprint {
     shared: Fingerprint,
     /// Of classes that take more from the label than all labels.
-    of_classes: BTreeMap<usize, Fingerprint>,
+    of_classes: BTreeMap<ClassIndex, Fingerprint>,
 }
 
 impl From<Fingerprint> for SampleFingerprint {
@@ -163,19 +164,19 @@ impl From<Fingerprint> for SampleFingerprint {
 
 impl SampleFingerprint {
     /// Of the heatmaps of one class.
-    pub fn of(&self, class: usize) -> Fingerprint {
+    pub fn of(&self, class: ClassIndex) -> Fingerprint {
         self.of_classes.get(&class).copied().unwrap_or(self.shared)
     }
 
     /// Adds one thing that the heatmaps of one class depend on.
-    pub fn add(&mut self, class: usize, ingredient: Ingredient, what: &str, content: &[u8]) {
+    pub fn add(&mut self, class: ClassIndex, ingredient: Ingredient, what: &str, content: &[u8]) {
         self.of_classes.insert(class, self.of(class).and(ingredient, what, content));
     }
 
     /// Of all that the heatmaps of any class depend on.
     pub fn whole(&self) -> Fingerprint {
         self.of_classes.iter().fold(self.shared, |whole, (class, of_class)| {
-            whole.and(Ingredient::Label, &class.to_string(), of_class.to_string().as_bytes())
+            whole.and(Ingredient::Label, &class.0.to_string(), of_class.to_string().as_bytes())
         })
     }
 

@@ -7,7 +7,11 @@ use std::{
     str::FromStr,
 };
 
-use super::{Fingerprint, HeatmapFields, Ingredient, SampleFailure};
+use crate::{
+    fields::HeatmapFields,
+    fingerprint::{Fingerprint, Ingredient},
+    message::SampleFailure,
+};
 
 /// What a failure came of, as a digest: the model, the settings, the sample's files and label, and the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +20,7 @@ pub struct FailureCause(u64);
 impl FailureCause {
     /// Of a failure of a job with these fields and this fingerprint. `inputs` is the sample's own fingerprint; where its files cannot
     /// be looked at there is none, and what was said of them stands for them.
-    pub(super) fn of(
+    pub(crate) fn of(
         failure: &SampleFailure,
         fields: &HeatmapFields,
         job: Fingerprint,
@@ -93,7 +97,7 @@ impl KnownFailures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{SampleRef, Stage};
+    use crate::{message::SampleRef, stage::Stage};
 
     fn failure(stage: Stage, error: &str) -> SampleFailure {
         let sample = SampleRef { seq: 0, id: "a".into(), media_path: "/a.png".into() };

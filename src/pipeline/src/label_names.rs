@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::TargetClass;
+use crate::message::TargetClass;
 use camflow_names::{ClassNames, Meaning};
 
 /// The classes of the model, by all that labels may call them. It remembers which labels were taken for a class that is written

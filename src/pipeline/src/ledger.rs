@@ -3,19 +3,27 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::{
-    Decoder, Event, FailureCause, Fingerprint, KnownFailures, MaxFailures, RunError, SampleFailure, SampleRef, Skip, Summary,
-    stages::check::Checked,
+use crate::{
+    error::RunError,
+    event::{Event, Summary},
+    fields::HeatmapFields,
+    fingerprint::Fingerprint,
+    known::{FailureCause, KnownFailures},
+    lock::lock,
+    max_failures::MaxFailures,
+    message::{DecodedSample, SampleFailure, SampleRef, Skip, StaleSample, Step},
 };
 
 /// What the stages share: the counts, the first fault, and whom to tell.
-pub(super) struct Ledger<'a> {
-    decoder: &'a Decoder,
+pub(crate) struct Ledger<'a> {
+    fields: &'a HeatmapFields,
+    /// Of the job's settings.
+    job: Fingerprint,
     known: Mutex<&'a mut KnownFailures>,
     /// What the samples in flight are made of, by their position.
     in_flight: Mutex<HashMap<u64, Fingerprint>>,
@@ -28,21 +36,18 @@ pub(super) struct Ledger<'a> {
     tell: &'a (dyn Fn(Event) + Sync),
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A stage that panicked is reported as a fault of its own; the counts are still right.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<'a> Ledger<'a> {
-    pub(super) fn new(
-        decoder: &'a Decoder,
+    pub(crate) fn new(
+        fields: &'a HeatmapFields,
+        job: Fingerprint,
         known: &'a mut KnownFailures,
         num_samples: Option<u64>,
         max_failures: Option<MaxFailures>,
         tell: &'a (dyn Fn(Event) + Sync),
     ) -> Self {
         Ledger {
-            decoder,
+            fields,
+            job,
             known: Mutex::new(known),
             in_flight: Mutex::default(),
             num_samples,
@@ -54,12 +59,23 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// To be called before the sample is sent on: it may end before that returns.
-    pub(super) fn read(&self, checked: &Checked) {
-        if let Checked::Stale(stale) = checked {
-            lock(&self.in_flight).insert(stale.selected.sample.seq, stale.fingerprint.whole());
+    /// A sample was read and checked. To be called before it is sent on: it may end before that returns.
+    pub(crate) fn read(&self, checked: Step<StaleSample>) -> Option<StaleSample> {
+        if let Step::Next(StaleSample { envelope, .. }) = &checked {
+            lock(&self.in_flight).insert(envelope.sample.seq, envelope.fingerprint.whole());
         }
         lock(&self.summary).num_read += 1;
+        self.next(checked)
+    }
+
+    /// What goes on to the next stage; samples that end here are written off.
+    pub(crate) fn next<T>(&self, step: Step<T>) -> Option<T> {
+        match step {
+            Step::Next(message) => return Some(message),
+            Step::Skip(skip) => self.skipped(skip),
+            Step::Fail(failure) => self.failed(failure),
+        }
+        None
     }
 
     /// A sample ended without a fault.
@@ -68,34 +84,34 @@ impl<'a> Ledger<'a> {
         lock(&self.known).ended(&sample.id);
     }
 
-    pub(super) fn draining(&self) {
+    pub(crate) fn draining(&self) {
         (self.tell)(Event::Draining);
     }
 
-    pub(super) fn skipped(&self, skip: Skip) {
+    fn skipped(&self, skip: Skip) {
         self.ended(&skip.sample);
         *lock(&self.summary).skipped.entry(skip.reason).or_default() += 1;
         (self.tell)(Event::SampleSkipped(skip));
     }
 
-    /// The sample goes on all the same.
-    pub(super) fn moved(&self, sample: &SampleRef) {
-        lock(&self.summary).num_moved += 1;
-        (self.tell)(Event::SampleMoved { sample: sample.clone() });
+    /// A sample goes on to the device, whatever is to be said of its files.
+    pub(crate) fn decoded(&self, sample: &DecodedSample) {
+        let mut summary = lock(&self.summary);
+        summary.num_clipped += u64::from(sample.is_clipped);
+        summary.num_moved += u64::from(sample.is_moved);
+        drop(summary);
+        if sample.is_moved {
+            (self.tell)(Event::SampleMoved { sample: sample.envelope.sample.clone() });
+        }
     }
 
-    /// The levels of a sample's image were cut to 255, or not.
-    pub(super) fn clipped(&self, is_clipped: bool) {
-        lock(&self.summary).num_clipped += u64::from(is_clipped);
-    }
-
-    pub(super) fn failed(&self, failure: SampleFailure) {
+    pub(crate) fn failed(&self, failure: SampleFailure) {
         /// Failures kept in full for the summary; all of them are told as they happen.
         const NUM_KEPT: usize = 100;
         /// From so many samples on a share of failures ends a run before its end.
         const MANY: u64 = 100;
         let inputs = lock(&self.in_flight).remove(&failure.sample.seq);
-        let cause = FailureCause::of(&failure, &self.decoder.fields, self.decoder.fingerprint, inputs);
+        let cause = FailureCause::of(&failure, self.fields, self.job, inputs);
         let is_known = lock(&self.known).failed(&failure.sample.id, cause);
         let too_many = {
             let mut summary = lock(&self.summary);
@@ -117,7 +133,7 @@ impl<'a> Ledger<'a> {
         too_many.into_iter().for_each(|fault| self.abort(fault));
     }
 
-    pub(super) fn committed(&self, sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize) {
+    pub(crate) fn committed(&self, sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize) {
         self.ended(&sample);
         let mut summary = lock(&self.summary);
         summary.num_committed += 1;
@@ -128,22 +144,22 @@ impl<'a> Ledger<'a> {
     }
 
     /// Only the first fault counts; the others are its consequences.
-    pub(super) fn abort(&self, fault: RunError) {
+    pub(crate) fn abort(&self, fault: RunError) {
         lock(&self.fault).get_or_insert(fault);
         self.aborted.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_aborted(&self) -> bool {
+    pub(crate) fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::Relaxed)
     }
 
     /// Whether the run was aborted because files cannot be written.
-    pub(super) fn cannot_write(&self) -> bool {
+    pub(crate) fn cannot_write(&self) -> bool {
         matches!(*lock(&self.fault), Some(RunError::Output { .. }))
     }
 
     /// What the run came to, when all stages have ended.
-    pub(super) fn close(&self, interrupted: bool) -> (Summary, Option<RunError>) {
+    pub(crate) fn close(&self, interrupted: bool) -> (Summary, Option<RunError>) {
         let mut summary = std::mem::take(&mut *lock(&self.summary));
         summary.interrupted = interrupted;
         // A share of a run that was cut short says nothing.

@@ -7,9 +7,17 @@ use std::{
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
-use super::{
-    Cancellation, Change, Decoder, Event, FailureCause, Fingerprint, KnownFailures, RunError, SampleFailure, SelectedSample,
-    Skip, SkipReason, Source, Stage, StaleSample, run::thread_pool, stages::check::Checked,
+use crate::{
+    cancellation::Cancellation,
+    decoding::{Decoder, check, count_targets},
+    error::RunError,
+    event::Event,
+    fingerprint::{Change, Fingerprint},
+    known::{FailureCause, KnownFailures},
+    message::{SampleRef, SelectedSample, SkipReason, Step},
+    pool::thread_pool,
+    seams::Source,
+    stage::Stage,
 };
 
 /// What a run would do. `num_read` is the sum of the samples stale, skipped and failed.
@@ -45,11 +53,18 @@ impl Survey {
     }
 }
 
-/// How the survey of a sample ended.
-enum Surveyed {
-    Stale(Box<StaleSample>, usize),
-    Skipped(Skip),
-    Failed(SampleFailure, Option<Fingerprint>),
+/// What a run would do with a sample.
+struct Surveyed {
+    /// What the sample is made of, if that could be looked at.
+    inputs: Option<Fingerprint>,
+    step: Step<Stale>,
+}
+
+struct Stale {
+    sample: SampleRef,
+    changes: BTreeSet<Change>,
+    /// None where it only loses heatmaps.
+    num_targets: usize,
 }
 
 /// Checks every sample of the source, and of those with something to do the label; images are not read, so what only an image
@@ -85,34 +100,34 @@ pub fn survey(
 }
 
 fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
-    match decoder.check(selected) {
-        Checked::Stale(stale) => match decoder.count_targets(&stale) {
-            Ok(Ok(num_targets)) => Surveyed::Stale(stale, num_targets),
-            Ok(Err(_)) if decoder.withdraws(&stale) => Surveyed::Stale(stale, 0),
-            Ok(Err(reason)) => Surveyed::Skipped(Skip { sample: stale.selected.sample, reason }),
-            Err(failure) => Surveyed::Failed(failure, Some(stale.fingerprint.whole())),
-        },
-        Checked::Skipped(skip) => Surveyed::Skipped(skip),
-        Checked::Failed(failure) => Surveyed::Failed(failure, None),
-    }
+    let stale = match check(decoder, selected) {
+        Step::Next(stale) => stale,
+        Step::Skip(skip) => return Surveyed { inputs: None, step: Step::Skip(skip) },
+        Step::Fail(failure) => return Surveyed { inputs: None, step: Step::Fail(failure) },
+    };
+    let step = match count_targets(decoder, &stale) {
+        Step::Next(num_targets) => Step::Next(Stale { sample: stale.envelope.sample, changes: stale.changes, num_targets }),
+        Step::Skip(skip) => Step::Skip(skip),
+        Step::Fail(failure) => Step::Fail(failure),
+    };
+    Surveyed { inputs: Some(stale.envelope.fingerprint.whole()), step }
 }
 
 impl Survey {
     fn count(&mut self, surveyed: Surveyed, decoder: &Decoder, known: &KnownFailures, tell: &(dyn Fn(Event) + Sync)) {
-        match surveyed {
-            Surveyed::Stale(stale, num_targets) => {
-                let StaleSample { selected, changes, .. } = *stale;
+        match surveyed.step {
+            Step::Next(Stale { sample, changes, num_targets }) => {
                 *self.stale.entry(changes.clone()).or_default() += 1;
                 self.num_targets += num_targets as u64;
                 self.num_withdrawn += u64::from(num_targets == 0);
-                tell(Event::SampleStale { sample: selected.sample, changes });
+                tell(Event::SampleStale { sample, changes });
             }
-            Surveyed::Skipped(skip) => {
+            Step::Skip(skip) => {
                 *self.skipped.entry(skip.reason).or_default() += 1;
                 tell(Event::SampleSkipped(skip));
             }
-            Surveyed::Failed(failure, inputs) => {
-                let cause = FailureCause::of(&failure, &decoder.fields, decoder.fingerprint, inputs);
+            Step::Fail(failure) => {
+                let cause = FailureCause::of(&failure, &decoder.fields, decoder.fingerprint, surveyed.inputs);
                 let is_known = known.is_known(&failure.sample.id, cause);
                 self.num_failed += 1;
                 tell(Event::SampleFailed { failure, is_known });

@@ -7,15 +7,14 @@ use std::{
 
 use crossbeam_channel::{Receiver, SendError, Sender};
 
-use super::StageTimes;
+use crate::event::StageTimes;
 
 /// The times of one stage, summed over its threads.
-#[derive(Debug)]
-pub struct Clock {
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
     busy: AtomicU64,
     starved: AtomicU64,
     blocked: AtomicU64,
-    num_threads: usize,
 }
 
 fn measured<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
@@ -26,69 +25,80 @@ fn measured<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
 }
 
 impl Clock {
-    pub fn new(num_threads: usize) -> Self {
-        Clock { busy: AtomicU64::new(0), starved: AtomicU64::new(0), blocked: AtomicU64::new(0), num_threads }
-    }
-
-    pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
         measured(&self.busy, work)
     }
 
-    pub fn starved<T>(&self, work: impl FnOnce() -> T) -> T {
-        measured(&self.starved, work)
-    }
-
-    pub fn times(&self) -> StageTimes {
+    pub(crate) fn times(&self, num_threads: usize) -> StageTimes {
         let duration = |total: &AtomicU64| Duration::from_nanos(total.load(Ordering::Relaxed));
-        StageTimes {
-            busy: duration(&self.busy),
-            starved: duration(&self.starved),
-            blocked: duration(&self.blocked),
-            num_threads: self.num_threads,
-        }
+        StageTimes { busy: duration(&self.busy), starved: duration(&self.starved), blocked: duration(&self.blocked), num_threads }
     }
 }
 
 /// Receiving end of a stage.
-pub struct Inlet<'a, T> {
+pub(crate) struct Inlet<'a, T> {
     receiver: Receiver<T>,
     clock: &'a Clock,
 }
 
+/// Each message goes to one of the ends.
+impl<T> Clone for Inlet<'_, T> {
+    fn clone(&self) -> Self {
+        Inlet { receiver: self.receiver.clone(), clock: self.clock }
+    }
+}
+
 impl<'a, T> Inlet<'a, T> {
-    pub fn new(receiver: Receiver<T>, clock: &'a Clock) -> Self {
+    pub(crate) fn new(receiver: Receiver<T>, clock: &'a Clock) -> Self {
         Inlet { receiver, clock }
     }
 
     /// Waits for one more; `None` when the stage before has closed.
-    pub fn next(&self) -> Option<T> {
-        self.clock.starved(|| self.receiver.recv().ok())
+    pub(crate) fn next(&self) -> Option<T> {
+        measured(&self.clock.starved, || self.receiver.recv().ok())
+    }
+
+    /// Waits for one more until then; `None` also when it is too late.
+    pub(crate) fn next_by(&self, deadline: Instant) -> Option<T> {
+        measured(&self.clock.starved, || self.receiver.recv_deadline(deadline).ok())
     }
 
     /// One more where it is there already.
-    pub fn next_if_ready(&self) -> Option<T> {
+    pub(crate) fn next_if_ready(&self) -> Option<T> {
         self.receiver.try_recv().ok()
     }
 
     /// Everything until the stage before closes.
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
         std::iter::from_fn(|| self.next())
     }
 }
 
 /// Sending end of a stage.
-pub struct Outlet<'a, T> {
+pub(crate) struct Outlet<'a, T> {
     sender: Sender<T>,
     clock: &'a Clock,
 }
 
+/// The stage after it ends when all of the ends are gone.
+impl<T> Clone for Outlet<'_, T> {
+    fn clone(&self) -> Self {
+        Outlet { sender: self.sender.clone(), clock: self.clock }
+    }
+}
+
 impl<'a, T> Outlet<'a, T> {
-    pub fn new(sender: Sender<T>, clock: &'a Clock) -> Self {
+    pub(crate) fn new(sender: Sender<T>, clock: &'a Clock) -> Self {
         Outlet { sender, clock }
     }
 
+    /// One more end of the same channel, at another stage.
+    pub(crate) fn also_at<'b>(&self, clock: &'b Clock) -> Outlet<'b, T> {
+        Outlet { sender: self.sender.clone(), clock }
+    }
+
     /// Waits for room. Fails when the stage after is gone, which is a quiet exit.
-    pub fn send(&self, message: T) -> Result<(), SendError<T>> {
+    pub(crate) fn send(&self, message: T) -> Result<(), SendError<T>> {
         measured(&self.clock.blocked, || self.sender.send(message))
     }
 }

@@ -13,10 +13,11 @@ use std::{
 use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb};
 use camflow_pipeline::{
-    BatchLimit, Cancellation, Change, ClassHeatmaps, CommitOutcome, Decoder, Encoder, Event, ExplainedSample, Explainer,
-    FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures, LabelNames,
-    MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink, SkipReason,
-    Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets, run, survey,
+    BatchLimit, Cancellation, Change, ClassHeatmaps, ColumnIndex, CommitOutcome, Decoder, Encoder, Event, ExplainedSample,
+    Explainer, FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures,
+    LabelNames, MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink,
+    SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets,
+    run, survey,
 };
 use camflow_storage::{FileName, Journal, OutputFolder};
 
@@ -145,12 +146,12 @@ impl Explainer for FirstPixel {
     }
 
     fn prefetch(&mut self, batch: &InputBatch) {
-        self.announced.push(batch.samples[0].sample.seq);
+        self.announced.push(batch.samples[0].envelope.sample.seq);
     }
 
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         self.batches.push(batch.samples.len());
-        self.announced.retain(|first| *first != batch.samples[0].sample.seq);
+        self.announced.retain(|first| *first != batch.samples[0].envelope.sample.seq);
         assert!(self.announced.len() <= 1, "what was announced comes next");
         let mut result = HeatmapBatch::default();
         let size = 3 * batch.height * batch.width;
@@ -165,14 +166,7 @@ impl Explainer for FirstPixel {
                 faithfulness: Vec::new(),
             });
             let classes = classes.collect();
-            result.explained.push(ExplainedSample {
-                sample: sample.sample,
-                fingerprint: sample.fingerprint,
-                wanted: sample.wanted,
-                existing: sample.existing,
-                seen: None,
-                classes,
-            });
+            result.explained.push(ExplainedSample { envelope: sample.envelope, seen: None, classes });
         }
         Ok(result)
     }
@@ -262,7 +256,14 @@ impl World {
 
     fn encoder(&self) -> Encoder {
         let (folder, class_names) = (self.folder.path().join("maps"), BTreeMap::from([(15, "person".into())]));
-        Encoder { folder, fields: fields(), preceding: vec![None, Some(0)], store: Store::Path, npy: NpyFormat::F32, class_names }
+        Encoder {
+            folder,
+            fields: fields(),
+            preceding: vec![None, Some(ColumnIndex(0))],
+            store: Store::Path,
+            npy: NpyFormat::F32,
+            class_names,
+        }
     }
 
     fn run(&self, explainer: &mut FirstPixel) -> (Summary, Option<RunError>) {

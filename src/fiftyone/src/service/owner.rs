@@ -62,7 +62,7 @@ mod system {
     use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
     /// The user, root, and who became root by `sudo`.
-    pub fn users() -> Vec<u32> {
+    pub(super) fn users() -> Vec<u32> {
         // SAFETY: asks for a number.
         let me = unsafe { libc::geteuid() };
         let behind_sudo = std::env::var("SUDO_UID").ok().filter(|_| me == 0).and_then(|uid| uid.parse().ok());
@@ -70,15 +70,15 @@ mod system {
     }
 
     /// Of what the path leads to; `None` where there is nothing.
-    pub fn owner_of(path: &Path) -> Option<u32> {
+    pub(super) fn owner_of(path: &Path) -> Option<u32> {
         fs::metadata(path).ok().map(|metadata| metadata.uid())
     }
 
-    pub fn owner_of_link(path: &Path) -> Option<u32> {
+    pub(super) fn owner_of_link(path: &Path) -> Option<u32> {
         fs::symlink_metadata(path).ok().map(|metadata| metadata.uid())
     }
 
-    pub fn name_of(owner: u32) -> String {
+    pub(super) fn name_of(owner: u32) -> String {
         let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let named = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
         let named = named.filter(|fields| fields.get(2).and_then(|uid| uid.parse().ok()) == Some(owner));
@@ -90,19 +90,19 @@ mod system {
 mod system {
     use std::path::Path;
 
-    pub fn users() -> Vec<u32> {
+    pub(super) fn users() -> Vec<u32> {
         Vec::new()
     }
 
-    pub fn owner_of(_path: &Path) -> Option<u32> {
+    pub(super) fn owner_of(_path: &Path) -> Option<u32> {
         None
     }
 
-    pub fn owner_of_link(_path: &Path) -> Option<u32> {
+    pub(super) fn owner_of_link(_path: &Path) -> Option<u32> {
         None
     }
 
-    pub fn name_of(owner: u32) -> String {
+    pub(super) fn name_of(owner: u32) -> String {
         format!("user {owner}")
     }
 }

@@ -3,24 +3,85 @@
 //! Images of one shape rarely follow each other, so a few shapes fill up side by side. What waits is bounded: past the
 //! look-ahead the shape that has waited longest goes out as it is, so that a lone shape is not held back for ever.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Mutex};
 
-use crate::{BatchLimit, DecodedSample, InputBatch};
+use super::{Context, StageLoop};
+use crate::{
+    lock::lock,
+    message::{DecodedSample, InputBatch},
+    seams::BatchLimit,
+    stage::Stage,
+    timing::{Inlet, Outlet},
+};
 
 /// How many batches' worth of samples may wait for company. More fill batches better and cost memory: each sample of
 /// 3x520x693 takes 4.3 MB.
 const LOOK_AHEAD_BATCHES: f64 = 4.0;
 
+/// How much a batch may hold at the moment.
+pub(crate) struct BatchLimits {
+    /// By the user.
+    asked: Option<BatchLimit>,
+    /// What each explainer takes; until it has had a batch, in this run or an earlier one, one sample.
+    of_explainers: Mutex<Vec<BatchLimit>>,
+}
+
+impl BatchLimits {
+    pub(crate) fn new(asked: Option<BatchLimit>, of_explainers: Vec<BatchLimit>) -> Self {
+        BatchLimits { asked, of_explainers: Mutex::new(of_explainers) }
+    }
+
+    /// What every explainer takes, unless the user knows better.
+    fn now(&self) -> BatchLimit {
+        let smallest = || lock(&self.of_explainers).iter().copied().fold(BatchLimit::samples(usize::MAX), BatchLimit::and);
+        self.asked.unwrap_or_else(smallest)
+    }
+
+    pub(super) fn set(&self, explainer: usize, limit: BatchLimit) {
+        if let Some(of_explainer) = lock(&self.of_explainers).get_mut(explainer) {
+            *of_explainer = limit;
+        }
+    }
+}
+
+/// Hands batches on as they are full.
+pub(crate) struct Batch<'a> {
+    pub(crate) limits: &'a BatchLimits,
+    pub(crate) input: Inlet<'a, Box<DecodedSample>>,
+    pub(crate) out: Outlet<'a, InputBatch>,
+}
+
+impl StageLoop for Batch<'_> {
+    const STAGE: Stage = Stage::Batch;
+
+    fn run(self, _: Context<'_, '_>) {
+        let Batch { limits, input, out } = self;
+        let mut batcher = Batcher::default();
+        for sample in input.iter() {
+            if let Some(batch) = batcher.push(*sample, limits.now())
+                && out.send(batch).is_err()
+            {
+                return;
+            }
+        }
+        while let Some(batch) = batcher.flush() {
+            if out.send(batch).is_err() {
+                return;
+            }
+        }
+    }
+}
+
 /// Collects samples into batches of equal shape.
 #[derive(Debug, Default)]
-pub struct Batcher {
+struct Batcher {
     /// Shapes in the order in which their oldest sample arrived.
     waiting: VecDeque<((usize, usize), Vec<DecodedSample>)>,
 }
 
 impl Batcher {
     /// Takes a sample; gives a batch when one is full by the limit of the moment, or the look-ahead is used up.
-    pub fn push(&mut self, sample: DecodedSample, limit: BatchLimit) -> Option<InputBatch> {
+    fn push(&mut self, sample: DecodedSample, limit: BatchLimit) -> Option<InputBatch> {
         let shape = (sample.height, sample.width);
         let full = limit.of_shape(sample.height, sample.width);
         let index = match self.waiting.iter().position(|(waiting, _)| *waiting == shape) {
@@ -42,7 +103,7 @@ impl Batcher {
     }
 
     /// What is left, oldest first; `None` when nothing is.
-    pub fn flush(&mut self) -> Option<InputBatch> {
+    fn flush(&mut self) -> Option<InputBatch> {
         self.take(0)
     }
 
@@ -64,21 +125,20 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Fingerprint, SampleRef};
+    use crate::{Envelope, Fingerprint, SampleRef};
     use camflow_media::FrameRegion;
 
     fn sample(seq: u64, height: usize, width: usize) -> DecodedSample {
+        let sample = SampleRef { seq, id: format!("{seq:024x}"), media_path: "a.jpg".into() };
         DecodedSample {
-            sample: SampleRef { seq, id: format!("{seq:024x}"), media_path: "a.jpg".into() },
+            envelope: Envelope::without_fields(sample, Fingerprint::of_job("model", "settings")),
             pixels: vec![seq as f32; 3 * height * width],
             height,
             width,
             region: FrameRegion::whole(height, width),
             targets: Vec::new(),
-            fingerprint: Fingerprint::of_job("model", "settings").into(),
-            wanted: Vec::new(),
-            existing: Vec::new(),
             is_clipped: false,
+            is_moved: false,
         }
     }
 
@@ -91,9 +151,9 @@ mod tests {
         assert!(batcher.push(sample(1, 2, 1), TWO).is_none());
         let batch = batcher.push(sample(2, 1, 2), TWO).expect("a full batch");
         assert_eq!((batch.height, batch.width), (1, 2));
-        assert_eq!(batch.samples.iter().map(|s| s.sample.seq).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(batch.samples.iter().map(|s| s.envelope.sample.seq).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(batch.pixels, [[0.0; 6], [2.0; 6]].concat());
-        assert_eq!(batcher.flush().expect("the rest").samples[0].sample.seq, 1);
+        assert_eq!(batcher.flush().expect("the rest").samples[0].envelope.sample.seq, 1);
         assert!(batcher.flush().is_none());
     }
 
@@ -105,7 +165,7 @@ mod tests {
             out.extend(batcher.push(sample(seq, 1 + seq as usize, 1), TWO));
         }
         assert_eq!(out.len(), 1);
-        assert_eq!(out[0].samples[0].sample.seq, 0, "the oldest goes first");
+        assert_eq!(out[0].samples[0].envelope.sample.seq, 0, "the oldest goes first");
     }
 
     #[test]

@@ -5,9 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-
-use crate::{CommitOutcome, RunError, SampleFailure, SampleRef, SampleUpdate, Sink, Skip, SkipReason, Stage};
+use super::{Context, StageLoop};
+use crate::{
+    error::RunError,
+    message::{SampleFailure, SampleRef, SampleUpdate, Skip, SkipReason, Step},
+    seams::{CommitOutcome, Sink},
+    stage::Stage,
+    timing::Inlet,
+};
 use camflow_media::sync_names;
 use camflow_storage::Journal;
 
@@ -18,63 +23,83 @@ const MAX_UPDATES: usize = 128;
 /// lost little.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// Collects what is ready; `None` at the end of the stream.
-pub fn next_bulk(updates: &Receiver<SampleUpdate>) -> Option<Vec<SampleUpdate>> {
-    let mut bulk = vec![updates.recv().ok()?];
-    let deadline = Instant::now() + MAX_DELAY;
-    while bulk.len() < MAX_UPDATES {
-        match updates.recv_deadline(deadline) {
-            Ok(update) => bulk.push(update),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+/// Makes the updates of samples whose files are complete.
+pub(crate) struct Commit<'a> {
+    pub(crate) sink: &'a mut dyn Sink,
+    /// Where the files are noted that are left over; `None` if nothing is written to disk.
+    pub(crate) orphans: Option<&'a mut Journal>,
+    pub(crate) input: Inlet<'a, SampleUpdate>,
+}
+
+/// What a sample got, and lost.
+#[derive(Debug)]
+struct Committed {
+    sample: SampleRef,
+    num_heatmaps: usize,
+    num_withdrawn: usize,
+}
+
+impl StageLoop for Commit<'_> {
+    const STAGE: Stage = Stage::Commit;
+
+    fn run(mut self, context: Context<'_, '_>) {
+        let Context { clock, ledger, .. } = context;
+        while let Some(bulk) = self.next_bulk() {
+            match clock.busy(|| self.commit(bulk)) {
+                Ok(steps) => {
+                    for Committed { sample, num_heatmaps, num_withdrawn } in
+                        steps.into_iter().filter_map(|step| ledger.next(step))
+                    {
+                        ledger.committed(sample, num_heatmaps, num_withdrawn);
+                    }
+                }
+                Err(fault) => return ledger.abort(fault),
+            }
         }
     }
-    Some(bulk)
 }
 
-/// How an update ended.
-pub enum Committed {
-    /// With so many heatmaps, and so many less.
-    Done { sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize },
-    /// The sample is gone.
-    Skipped(Skip),
-    /// The sink refused it.
-    Failed(SampleFailure),
-}
+impl Commit<'_> {
+    /// Collects what is ready; `None` at the end of the stream.
+    fn next_bulk(&self) -> Option<Vec<SampleUpdate>> {
+        let mut bulk = vec![self.input.next()?];
+        let deadline = Instant::now() + MAX_DELAY;
+        while bulk.len() < MAX_UPDATES
+            && let Some(update) = self.input.next_by(deadline)
+        {
+            bulk.push(update);
+        }
+        Some(bulk)
+    }
 
-/// Makes the updates, and notes what they leave over; nothing is removed.
-///
-/// # Errors
-/// The sink is lost, or the files' folders are.
-pub fn commit(
-    sink: &mut dyn Sink,
-    mut orphans: Option<&mut Journal>,
-    bulk: Vec<SampleUpdate>,
-) -> Result<Vec<Committed>, RunError> {
-    // Once for many files: the names of all of them reach the disk together.
-    sync_names(bulk.iter().flat_map(SampleUpdate::files)).map_err(|(path, source)| RunError::Output { path, source })?;
-    let outcomes = sink.commit(&bulk)?;
-    debug_assert_eq!(outcomes.len(), bulk.len(), "one outcome per update");
-    let failed = |sample, error| Committed::Failed(SampleFailure { sample, stage: Stage::Commit, error });
-    let ended = bulk.into_iter().zip(outcomes).map(|(update, outcome)| match outcome {
-        CommitOutcome::Committed => {
-            if let Some(orphans) = &mut orphans {
-                orphans.note(update.superseded.iter().map(PathBuf::as_path));
-            }
-            let (num_heatmaps, num_withdrawn) = (update.heatmaps.len(), update.withdrawn.len());
-            Committed::Done { sample: update.sample, num_heatmaps, num_withdrawn }
+    /// Makes the updates, and notes what they leave over; nothing is removed.
+    fn commit(&mut self, bulk: Vec<SampleUpdate>) -> Result<Vec<Step<Committed>>, RunError> {
+        // Once for many files: the names of all of them reach the disk together.
+        sync_names(bulk.iter().flat_map(SampleUpdate::files)).map_err(|(path, source)| RunError::Output { path, source })?;
+        let outcomes = self.sink.commit(&bulk)?;
+        debug_assert_eq!(outcomes.len(), bulk.len(), "one outcome per update");
+        Ok(bulk.into_iter().zip(outcomes).map(|(update, outcome)| self.ended(update, outcome)).collect())
+    }
+
+    fn ended(&mut self, update: SampleUpdate, outcome: CommitOutcome) -> Step<Committed> {
+        let orphans = self.orphans.as_deref_mut();
+        match (&outcome, orphans) {
+            (CommitOutcome::Committed, Some(orphans)) => orphans.note(update.superseded.iter().map(PathBuf::as_path)),
+            // The new files belong to nothing.
+            (CommitOutcome::SampleGone | CommitOutcome::Abandoned(_), Some(orphans)) => orphans.note(update.files()),
+            // Made again from the same things they have the names that the sample refers to already.
+            (CommitOutcome::Refused(_), _) | (_, None) => {}
         }
-        // The new files belong to nothing.
-        CommitOutcome::SampleGone | CommitOutcome::Abandoned(_) => {
-            if let Some(orphans) = &mut orphans {
-                orphans.note(update.files());
+        let sample = update.sample;
+        match outcome {
+            CommitOutcome::Committed => {
+                let (num_heatmaps, num_withdrawn) = (update.heatmaps.len(), update.withdrawn.len());
+                Step::Next(Committed { sample, num_heatmaps, num_withdrawn })
             }
-            match outcome {
-                CommitOutcome::Abandoned(error) => failed(update.sample, error),
-                _ => Committed::Skipped(Skip { sample: update.sample, reason: SkipReason::SampleGone }),
+            CommitOutcome::SampleGone => Step::Skip(Skip { sample, reason: SkipReason::SampleGone }),
+            CommitOutcome::Abandoned(error) | CommitOutcome::Refused(error) => {
+                Step::Fail(SampleFailure { sample, stage: Self::STAGE, error })
             }
         }
-        // Made again from the same things they have the names that the sample refers to already.
-        CommitOutcome::Refused(error) => failed(update.sample, error),
-    });
-    Ok(ended.collect())
+    }
 }

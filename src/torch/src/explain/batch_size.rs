@@ -6,7 +6,7 @@ use typed_index_collections::TiSlice;
 use super::{ExplainError, TorchExplainer};
 use crate::program::{device_name, free_bytes, peak_bytes};
 use camflow_media::BinaryMask;
-use camflow_pipeline::{BatchLimit, Channel, ClassTarget, TargetPixels};
+use camflow_pipeline::{BatchLimit, Channel, ClassIndex, ClassTarget, TargetPixels};
 
 /// Pixels that keep a CPU's cores busy: larger batches are no faster there (see `benches/RESULTS.md`).
 const CPU_PIXELS: usize = 520 * 693;
@@ -83,7 +83,7 @@ impl TorchExplainer {
     fn explain_small(&self) -> Result<(), ExplainError> {
         let input = Tensor::f_zeros([1, self.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
         let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
-        let target = ClassTarget { class: 0, channel: Channel::Index(0), pixels };
+        let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels };
         let (targets, shown) = ([vec![target]], [None]);
         self.saliencies(&input, &[String::new()], TiSlice::from_ref(&targets), TiSlice::from_ref(&shown)).map(drop)
     }

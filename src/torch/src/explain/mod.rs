@@ -200,7 +200,11 @@ impl TorchExplainer {
                     text = format!("{text}; {}", self.sizes.said_of(&self.plan, shape));
                 }
                 for sample in samples {
-                    result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error: text.clone() });
+                    result.failed.push(SampleFailure {
+                        sample: sample.envelope.sample,
+                        stage: Stage::Device,
+                        error: text.clone(),
+                    });
                 }
             }
         }
@@ -231,7 +235,7 @@ impl TorchExplainer {
         let size = [samples.len() as i64, self.channels, height as i64, width as i64];
         let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
         let samples = TiSlice::from_ref(samples);
-        let keys: Vec<String> = samples.iter().map(|sample| sample.sample.id.clone()).collect();
+        let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
         let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
         let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
         let plain = self.saliencies(&input, &keys, &targets, &shown)?;
@@ -285,12 +289,12 @@ impl TorchExplainer {
         let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
         if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
-            result.failed.push(SampleFailure { sample: sample.sample, stage: Stage::Device, error });
+            result.failed.push(SampleFailure { sample: sample.envelope.sample, stage: Stage::Device, error });
             return;
         }
         // Heatmaps of a layer's own size show the model's input, others the whole image.
         let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
-        let DecodedSample { sample, fingerprint, wanted, existing, targets, region, height, width, .. } = sample;
+        let DecodedSample { envelope, targets, region, height, width, .. } = sample;
         for target in targets {
             if let TargetPixels::Mask(mask) = target.pixels
                 && let Some(class) = classes.iter_mut().find(|class| class.class == target.class)
@@ -305,7 +309,7 @@ impl TorchExplainer {
                 class.object = class.object.take().map(|mask| on_image(&mask, &region, height, width));
             }
         }
-        result.explained.push(ExplainedSample { sample, fingerprint, wanted, existing, seen, classes });
+        result.explained.push(ExplainedSample { envelope, seen, classes });
     }
 }
 
@@ -324,19 +328,22 @@ impl Explainer for TorchExplainer {
         let InputBatch { samples, pixels, height, width } = batch;
         // Without memory for two batches each is brought when its turn has come.
         let uploaded = self.plan.upload(pixels, [samples.len() as i64, self.channels, *height as i64, *width as i64]);
-        self.prefetched.extend(samples.first().map(|first| first.sample.seq).zip(uploaded.ok()));
+        self.prefetched.extend(samples.first().map(|first| first.envelope.sample.seq).zip(uploaded.ok()));
     }
 
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         let mut result = HeatmapBatch::default();
         let InputBatch { samples, pixels, height, width } = batch;
         if let Some(error) = self.too_large(height, width) {
-            let failure =
-                |sample: DecodedSample| SampleFailure { sample: sample.sample, stage: Stage::Device, error: error.clone() };
+            let failure = |sample: DecodedSample| SampleFailure {
+                sample: sample.envelope.sample,
+                stage: Stage::Device,
+                error: error.clone(),
+            };
             result.failed.extend(samples.into_iter().map(failure));
             return Ok(result);
         }
-        let first = samples.first().map(|first| first.sample.seq);
+        let first = samples.first().map(|first| first.envelope.sample.seq);
         let uploaded = self.prefetched.iter().position(|(seq, _)| Some(*seq) == first);
         let uploaded = uploaded.map(|index| self.prefetched.swap_remove(index).1);
         if self.footprint.is_some() {

@@ -199,6 +199,7 @@ impl Score {
 mod tests {
     use super::*;
     use crate::program::{OneChannel, counted};
+    use camflow_pipeline::ClassIndex;
 
     const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false };
     const ONE: Reading =
@@ -216,7 +217,7 @@ mod tests {
     }
 
     fn read(reading: Reading, logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
-        let target = ClassTarget { class: 0, channel, pixels };
+        let target = ClassTarget { class: ClassIndex(0), channel, pixels };
         let score = resolved(logits, target, reading, None)?;
         Some((score.class, score.of(logits).expect("score").double_value(&[0])))
     }
@@ -286,7 +287,7 @@ mod tests {
     #[test]
     fn the_confidence_of_one_channel_is_a_sigmoid() {
         let confidence = |values: [f32; 2], class, reading| {
-            let target = ClassTarget { class: 0, channel: Channel::Index(class), pixels: TargetPixels::Labelled };
+            let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(class), pixels: TargetPixels::Labelled };
             let logits = Tensor::from_slice(&values).view([2, 1]);
             let score = resolved(&logits.narrow(0, 0, 1), target, reading, None).expect("there");
             Vec::<f64>::try_from(score.confidence(&logits).expect("confidence").to_kind(Kind::Double)).expect("numbers")
@@ -304,7 +305,7 @@ mod tests {
     fn what_is_predicted_beside_the_image_does_not_count() {
         let shown = BinaryMask { height: 1, width: 2, pixels: vec![1, 0] };
         let resolve = |logits: &Tensor, channel, pixels, reading| {
-            let target = ClassTarget { class: 0, channel, pixels };
+            let target = ClassTarget { class: ClassIndex(0), channel, pixels };
             let score = resolved(logits, target, reading, Some(shown.clone()))?;
             Some((score.class, score.of(logits).expect("score").double_value(&[0])))
         };
@@ -341,7 +342,8 @@ mod tests {
         for (size, pixels) in [(vec![32, 1000], None), (vec![32, 21, 16, 16], Some(BinaryMask::full(16, 16)))] {
             let logits = Tensor::rand(&size[..], tch::kind::FLOAT_CPU).set_requires_grad(true);
             let pixels = pixels.map_or(TargetPixels::Labelled, TargetPixels::Mask);
-            let target = |sample| vec![ClassTarget { class: 0, channel: Channel::Index(sample % 7), pixels: pixels.clone() }];
+            let target =
+                |sample| vec![ClassTarget { class: ClassIndex(0), channel: Channel::Index(sample % 7), pixels: pixels.clone() }];
             let (targets, shown): (Vec<_>, Vec<_>) = (0i64..32).map(|sample| (target(sample), None)).unzip();
             let work = || {
                 let found = tch::no_grad(|| {

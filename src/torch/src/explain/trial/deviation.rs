@@ -12,7 +12,7 @@ use crate::{
     program::{Deviation, Dynamic, FromFloat64, Influence, PlanOptions, Precision, Program},
 };
 use camflow_media::BinaryMask;
-use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
+use camflow_pipeline::{Channel, ClassIndex, ClassTarget, TargetPixels};
 
 /// Inputs that are tried, of usual sizes. A model for large ones is tried at no fewer than [`MIN_INPUTS`].
 const MAX_INPUTS: usize = 16;
@@ -121,7 +121,7 @@ fn target(explainer: &TorchExplainer, input: &Tensor) -> Result<ClassTarget, Str
     let inside = |index: usize| (side / 4..side * 3 / 4).contains(&index);
     let pixels = (0..side * side).map(|index| u8::from(inside(index / side) && inside(index % side))).collect();
     let mask = BinaryMask { height: side, width: side, pixels };
-    Ok(ClassTarget { class: 0, channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask) })
+    Ok(ClassTarget { class: ClassIndex(0), channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask) })
 }
 
 fn maps(explainer: &TorchExplainer, input: &Tensor, target: &ClassTarget) -> Result<Maps, String> {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Ingredient, StaleSample, StoredMask};
+use crate::{fingerprint::Ingredient, message::StoredMask};
 use camflow_media::{FileContent, ImageLimits, InstanceMask, LabelMask, MediaError, Stamp};
 
 /// Reads the files of a sample, and notices which are not what they were when it was checked.
@@ -17,8 +17,8 @@ pub(super) struct InputFiles<'a> {
 }
 
 impl<'a> InputFiles<'a> {
-    pub(super) fn of(stale: &'a StaleSample, limits: &'a ImageLimits) -> Self {
-        InputFiles { stamps: &stale.stamps, limits, moved: RefCell::default() }
+    pub(super) fn of(stamps: &'a BTreeMap<PathBuf, Stamp>, limits: &'a ImageLimits) -> Self {
+        InputFiles { stamps, limits, moved: RefCell::default() }
     }
 
     /// All of a file, from one descriptor.
@@ -56,9 +56,15 @@ mod tests {
 
     use super::*;
     use crate::{
-        Change, Decoder, Fingerprint, HeatmapFields, LabelNames, SampleRef, SeenMasks, SelectedSample, StoredHeatmap,
-        StoredObject, StoredShape, StoredTarget, TargetClass, Targets,
-        stages::{check::Checked, decode::Decoded},
+        decoding::{Decoder, SeenMasks, Targets, check, decode},
+        fields::HeatmapFields,
+        fingerprint::{Change, Fingerprint},
+        grid::{ClassIndex, ColumnIndex},
+        label_names::LabelNames,
+        message::{
+            Decoded, SampleRef, SelectedSample, StaleSample, Step, StoredHeatmap, StoredObject, StoredShape, StoredTarget,
+            TargetClass,
+        },
     };
     use camflow_media::{ExifPolicy, MaskValue, Preprocess, RgbImage, encode_gray, encode_rgb};
 
@@ -101,31 +107,28 @@ mod tests {
             fs::write(self.at(name), encode_rgb(&RgbImage::new(4, 4, vec![level; 48])).unwrap()).unwrap();
         }
 
-        fn check(&self, target: StoredTarget, existing: Vec<StoredHeatmap>) -> Checked {
+        fn check(&self, target: StoredTarget, existing: Vec<StoredHeatmap>) -> Step<StaleSample> {
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.at("a.png") };
-            self.decoder.check(SelectedSample { sample, target, existing })
+            check(&self.decoder, SelectedSample { sample, target, existing })
         }
 
         /// What becomes of a sample whose files are changed between its check and its decoding; also the level of its pixels,
         /// and what the next run says of it.
         fn moved(&self, target: StoredTarget, change: impl FnOnce()) -> (bool, f32, BTreeSet<Change>) {
-            let Checked::Stale(stale) = self.check(target.clone(), Vec::new()) else { panic!("a stale sample") };
+            let Step::Next(stale) = self.check(target.clone(), Vec::new()) else { panic!("a stale sample") };
             // Files that change within one tick of the clock are the same file, and are read as what they are then.
             std::thread::sleep(std::time::Duration::from_millis(25));
             change();
-            let (is_moved, decoded) = match self.decoder.decode(*stale) {
-                Decoded::Ready(decoded) => (false, decoded),
-                Decoded::Moved(decoded) => (true, decoded),
-                other => panic!("{other:?}"),
-            };
-            let fingerprint = Some(self.decoder.fields.fingerprint(&decoded.fingerprint, 0, 0).to_string());
+            let Step::Next(Decoded::Ready(decoded)) = decode(&self.decoder, stale) else { panic!("a decoded sample") };
+            let of_sample = &decoded.envelope.fingerprint;
+            let fingerprint = Some(self.decoder.fields.fingerprint(of_sample, ClassIndex(0), ColumnIndex(0)).to_string());
             let existing = vec![StoredHeatmap { field: "cam".into(), fingerprint, ..StoredHeatmap::default() }];
             let changes = match self.check(target, existing) {
-                Checked::Stale(stale) => stale.changes,
-                Checked::Skipped(_) => BTreeSet::new(),
-                Checked::Failed(failure) => panic!("{failure:?}"),
+                Step::Next(stale) => stale.changes,
+                Step::Skip(_) => BTreeSet::new(),
+                Step::Fail(failure) => panic!("{failure:?}"),
             };
-            (is_moved, (decoded.pixels[0] * 255.0).round(), changes)
+            (decoded.is_moved, (decoded.pixels[0] * 255.0).round(), changes)
         }
     }
 
@@ -194,9 +197,9 @@ mod tests {
     #[test]
     fn a_failure_says_that_somebody_wrote_meanwhile() {
         let world = World::new();
-        let Checked::Stale(stale) = world.check(StoredTarget::Unlabelled, Vec::new()) else { panic!("a stale sample") };
+        let Step::Next(stale) = world.check(StoredTarget::Unlabelled, Vec::new()) else { panic!("a stale sample") };
         fs::write(world.at("a.png"), &fs::read(world.at("a.png")).unwrap()[..30]).unwrap();
-        let Decoded::Failed(failure) = world.decoder.decode(*stale) else { panic!("half a picture") };
+        let Step::Fail(failure) = decode(&world.decoder, stale) else { panic!("half a picture") };
         assert!(failure.error.contains("a.png") && failure.error.contains("changed it while it was read"), "{failure:?}");
         assert!(!failure.error.contains('\n'));
     }

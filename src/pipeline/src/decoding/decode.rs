@@ -1,0 +1,117 @@
+//! Decode: image file to pixels, label to targets.
+
+use std::path::Path;
+
+use super::{
+    decoder::{Decoder, Stop},
+    find::{Found, Place, draw, find},
+    inputs::InputFiles,
+};
+use crate::{
+    fingerprint::{Ingredient, SampleFingerprint},
+    message::{
+        ClassTarget, Decoded, DecodedSample, Envelope, SampleFailure, SampleUpdate, SkipReason, StaleSample, Step, StoredHeatmap,
+        StoredTarget, TargetPixels,
+    },
+};
+use camflow_media::{ModelInput, Outside, parse_image, with_large_pictures_in_turn};
+
+/// Decodes one sample; never panics on what files and labels contain.
+pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
+    let StaleSample { envelope, target, stamps, .. } = stale;
+    let files = InputFiles::of(&stamps, &decoder.limits);
+    let seen = with_large_pictures_in_turn(|| look(decoder, &envelope, &target, &files));
+    let moved = files.moved();
+    match seen {
+        Ok(Seen { input, targets, is_clipped }) => {
+            let is_moved = !moved.is_empty();
+            let fingerprint = moved.into_iter().fold(envelope.fingerprint, SampleFingerprint::unsettled);
+            let ModelInput { pixels, height, width, region } = input;
+            let envelope = Envelope { fingerprint, ..envelope };
+            let decoded = DecodedSample { envelope, pixels, height, width, region, targets, is_clipped, is_moved };
+            Step::Next(Decoded::Ready(Box::new(decoded)))
+        }
+        Err(Stop::Skip(reason)) => match withdrawal(decoder, &envelope, reason) {
+            Some(update) => Step::Next(Decoded::Withdrawn(update)),
+            None => Stop::Skip(reason).of(envelope.sample),
+        },
+        Err(failed) => match failed.of(envelope.sample) {
+            Step::Fail(failure) if !moved.is_empty() => {
+                let error = format!("{} (somebody changed it while it was read; the next run tries again)", failure.error);
+                Step::Fail(SampleFailure { error, ..failure })
+            }
+            step => step,
+        },
+    }
+}
+
+/// How many of the wanted classes the sample's label has, without the image: a class may still lie outside the part of it that
+/// the model sees, or not be predicted. None where the sample only loses heatmaps.
+pub(crate) fn count_targets(decoder: &Decoder, stale: &StaleSample) -> Step<usize> {
+    let StaleSample { envelope, target, stamps, .. } = stale;
+    let files = InputFiles::of(stamps, &decoder.limits);
+    match find(decoder, target, &envelope.wanted, &files) {
+        Ok(found) => Step::Next(found.len()),
+        Err(Stop::Skip(_)) if decoder.withdrawn(&envelope.wanted, &envelope.existing).next().is_some() => Step::Next(0),
+        Err(stop) => stop.of(envelope.sample.clone()),
+    }
+}
+
+/// What a sample without targets loses, if it loses anything.
+fn withdrawal(decoder: &Decoder, envelope: &Envelope, reason: SkipReason) -> Option<SampleUpdate> {
+    let Envelope { sample, wanted, existing, .. } = envelope;
+    // A pixel beside the image is rather a slip than a reason to take away what another pixel gave.
+    if matches!(reason, SkipReason::PixelOutsideImage | SkipReason::PixelOutsideCrop) {
+        return None;
+    }
+    let withdrawn: Vec<&StoredHeatmap> = decoder.withdrawn(wanted, existing).collect();
+    (!withdrawn.is_empty()).then(|| SampleUpdate {
+        sample: sample.clone(),
+        heatmaps: Vec::new(),
+        withdrawn: withdrawn.iter().map(|heatmap| heatmap.field.clone()).collect(),
+        superseded: withdrawn.iter().flat_map(|heatmap| heatmap.files()).map(Path::to_owned).collect(),
+        existing: existing.clone(),
+    })
+}
+
+/// What the model is to see of a sample, and what is to be explained of that.
+struct Seen {
+    input: ModelInput,
+    targets: Vec<ClassTarget>,
+    is_clipped: bool,
+}
+
+fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &InputFiles<'_>) -> Result<Seen, Stop> {
+    let found = find(decoder, target, &envelope.wanted, files)?;
+    let path = &envelope.sample.media_path;
+    let image = parse_image(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
+    let input = decoder.preprocess.apply(&image)?;
+    let mut targets = Vec::with_capacity(found.len());
+    for Found { class, channel, place } in found {
+        let pixels = pixels(place, &input, files)?;
+        // A class may lie wholly outside the crop, or its box be smaller than a pixel.
+        if !matches!(&pixels, TargetPixels::Mask(mask) if mask.count() == 0) {
+            targets.push(ClassTarget { class, channel, pixels });
+        }
+    }
+    if targets.is_empty() {
+        return Err(SkipReason::ClassAbsent.into());
+    }
+    Ok(Seen { input, targets, is_clipped: image.is_clipped })
+}
+
+/// Which pixels of the model's input a class is at.
+fn pixels(place: Place<'_>, input: &ModelInput, files: &InputFiles<'_>) -> Result<TargetPixels, Stop> {
+    let ModelInput { height, width, region, .. } = input;
+    Ok(match place {
+        Place::Predicted => TargetPixels::Predicted,
+        Place::Labelled => TargetPixels::Labelled,
+        Place::Pixel { x, y } => match region.place(y as usize, x as usize, *height, *width) {
+            Ok((y, x)) => TargetPixels::Point { y, x },
+            Err(Outside::Image) => return Err(SkipReason::PixelOutsideImage.into()),
+            Err(Outside::Crop) => return Err(SkipReason::PixelOutsideCrop.into()),
+        },
+        Place::Mask(mask) => TargetPixels::Mask(mask.on_input(region, *height, *width)),
+        Place::Shapes(shapes) => TargetPixels::Mask(draw(&shapes, region, files)?.on_input(region, *height, *width)),
+    })
+}

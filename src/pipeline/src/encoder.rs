@@ -1,0 +1,253 @@
+//! Heatmaps to files. A file gets its name when it is complete, and its name holds the fingerprint: what the database
+//! refers to never changes under it, and a picture that changed has another address, so that no browser shows a stale one.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::RunError,
+    fields::HeatmapFields,
+    grid::{ClassIndex, ColumnIndex},
+    message::{
+        ClassHeatmaps, Envelope, ExplainedSample, Heatmap, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap, StoredMap,
+        WrittenHeatmap,
+    },
+};
+use camflow_measure::{Measure, Measured, Measures, rank_correlation};
+use camflow_media::{
+    BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_f16, write_f32,
+    write_with_checksum,
+};
+use camflow_names::Choice;
+use camflow_storage::stem;
+
+/// Where the picture of a heatmap is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    /// An 8-bit PNG on disk.
+    #[default]
+    Path,
+    /// The array in the document: travels with every page of the App's grid.
+    Inline,
+}
+
+impl Choice for Store {
+    const ALL: &'static [Self] = &[Store::Path, Store::Inline];
+
+    fn name(self) -> &'static str {
+        match self {
+            Store::Path => "path",
+            Store::Inline => "inline",
+        }
+    }
+}
+
+/// How the exact floats are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NpyFormat {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats: half the space, values off by at most 2.5e-4.
+    F16,
+    /// Not at all.
+    None,
+}
+
+impl Choice for NpyFormat {
+    const ALL: &'static [Self] = &[NpyFormat::F32, NpyFormat::F16, NpyFormat::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            NpyFormat::F32 => "f32",
+            NpyFormat::F16 => "f16",
+            NpyFormat::None => "none",
+        }
+    }
+}
+
+/// Writes heatmaps.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Folder for this dataset's heatmaps, absolute.
+    pub folder: PathBuf,
+    /// The fields that the job writes.
+    pub fields: HeatmapFields,
+    /// Of each column the one of the layer before it, by the same method.
+    pub preceding: Vec<Option<ColumnIndex>>,
+    /// Where pictures go.
+    pub store: Store,
+    /// Where exact floats go.
+    pub npy: NpyFormat,
+    /// Channel of the model's output -> class name.
+    pub class_names: BTreeMap<i64, String>,
+}
+
+impl Encoder {
+    /// Writes all heatmaps of a sample; when this returns they are complete on disk.
+    ///
+    /// # Errors
+    /// The disk is full or the folder cannot be written to, which ends the run.
+    pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
+        let ExplainedSample { envelope, seen, classes } = explained;
+        let Envelope { sample, fingerprint, wanted, existing } = envelope;
+        let mut heatmaps = Vec::new();
+        for class in &classes {
+            let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
+            let measures = self.measures(class, seen.as_ref());
+            for (column, (heatmap, measures)) in self.fields.columns().zip(class.heatmaps.iter().zip(measures)) {
+                let field = self.fields.name(class.class, column);
+                let fingerprint = self.fields.fingerprint(&fingerprint, class.class, column).to_string();
+                let stem = stem(&self.folder, field, &sample.id, &fingerprint);
+                let (npy_path, npy_checksum) = self.write_npy(&stem, heatmap)?.unzip();
+                let (map, map_checksum) = self.write_map(&stem, heatmap)?;
+                heatmaps.push(WrittenHeatmap {
+                    field: field.to_owned(),
+                    class: name.clone(),
+                    map,
+                    npy_path,
+                    map_checksum,
+                    npy_checksum,
+                    score: class.score,
+                    measures,
+                    fingerprint,
+                });
+            }
+        }
+        let is_absent = |class: ClassIndex| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
+        let withdrawn: Vec<String> = self.fields.withdrawn(&existing, is_absent).map(|old| old.field.clone()).collect();
+        if heatmaps.is_empty() && withdrawn.is_empty() {
+            return Ok(Step::Skip(Skip { sample, reason: SkipReason::ClassAbsent }));
+        }
+        let is_kept = |path: &&Path| {
+            let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
+            heatmaps.iter().any(|new| new.npy_path.as_deref() == Some(*path) || is_map(&new.map))
+        };
+        let superseded = existing
+            .iter()
+            .filter(|old| withdrawn.contains(&old.field) || heatmaps.iter().any(|new| new.field == old.field))
+            .flat_map(StoredHeatmap::files)
+            .filter(|path| !is_kept(path))
+            .map(Path::to_owned)
+            .collect();
+        Ok(Step::Next(SampleUpdate { sample, heatmaps, withdrawn, superseded, existing }))
+    }
+
+    /// Where the attention lies, by column.
+    fn measures(&self, class: &ClassHeatmaps, seen: Option<&BinaryMask>) -> Vec<Measures> {
+        let mut fitted = Fitted { seen, object: class.object.as_ref(), by_size: BTreeMap::new() };
+        class.heatmaps.iter().for_each(|heatmap| fitted.fit(heatmap));
+        let of = |(column, heatmap): (usize, &Heatmap)| {
+            let (map, object) = fitted.measured(heatmap);
+            let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before.0]).0);
+            let measures = class.faithfulness.get(column).copied().unwrap_or_default().or(map.measures(object));
+            measures.with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
+        };
+        class.heatmaps.iter().enumerate().map(of).collect()
+    }
+
+    fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<(PathBuf, Checksum)>, RunError> {
+        let (shape, values) = ([heatmap.height, heatmap.width], &heatmap.values[..]);
+        let path = with_suffix(stem, ".npy");
+        let checksum = match self.npy {
+            NpyFormat::None => return Ok(None),
+            NpyFormat::F32 => write_with_checksum(&path, Durability::Machine, |mut file| write_f32(&mut file, &shape, values)),
+            NpyFormat::F16 => write_with_checksum(&path, Durability::Machine, |mut file| write_f16(&mut file, &shape, values)),
+        };
+        let checksum = checksum.map_err(|error| unwritable(&path, error))?;
+        Ok(Some((path, checksum)))
+    }
+
+    fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<(StoredMap, Option<Checksum>), RunError> {
+        let Heatmap { height, width, values, levels } = heatmap;
+        if self.store == Store::Inline {
+            return Ok((StoredMap::Inline(deflate_f32(&[*height, *width], values)), None));
+        }
+        let path = with_suffix(stem, ".png");
+        let png = encode_gray(*height, *width, levels).map_err(|error| unwritable(&path, error))?;
+        let checksum = write_with_checksum(&path, Durability::Machine, |file| file.write_all(&png))
+            .map_err(|error| unwritable(&path, error))?;
+        Ok((StoredMap::File(path), Some(checksum)))
+    }
+}
+
+/// The masks of a class at the sizes of its heatmaps.
+struct Fitted<'a> {
+    seen: Option<&'a BinaryMask>,
+    object: Option<&'a BinaryMask>,
+    /// By height and width: what was seen, and the object.
+    by_size: BTreeMap<(usize, usize), [Option<BinaryMask>; 2]>,
+}
+
+impl Fitted<'_> {
+    fn fit(&mut self, heatmap: &Heatmap) {
+        let (height, width) = (heatmap.height, heatmap.width);
+        let masks = [self.seen, self.object];
+        self.by_size
+            .entry((height, width))
+            .or_insert_with(|| masks.map(|mask| mask.map(|mask| mask.resize_nearest(height, width))));
+    }
+
+    /// A heatmap that was fitted, and the object.
+    fn measured<'b>(&'b self, heatmap: &'b Heatmap) -> (Measured<'b>, Option<&'b BinaryMask>) {
+        let Heatmap { height, width, values, levels } = heatmap;
+        let [seen, object] = &self.by_size[&(*height, *width)];
+        (Measured { height: *height, width: *width, values, levels, seen: seen.as_ref() }, object.as_ref())
+    }
+}
+
+fn unwritable(path: &Path, error: MediaError) -> RunError {
+    let source = match error {
+        MediaError::Unwritable { cause, .. } => cause,
+        other => std::io::Error::other(other.to_string()),
+    };
+    RunError::Output { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_heatmap_is_measured_at_its_own_size() {
+        let names = vec![vec!["a".into(), "b".into()]];
+        let encoder = Encoder {
+            folder: PathBuf::new(),
+            fields: HeatmapFields::new(names, vec!["class".into()], vec!["1".into(), "2".into()]),
+            preceding: vec![None, Some(ColumnIndex(0))],
+            store: Store::Path,
+            npy: NpyFormat::None,
+            class_names: BTreeMap::new(),
+        };
+        let map = |width: usize, levels: &[u8]| Heatmap {
+            height: levels.len() / width,
+            width,
+            values: levels.iter().map(|level| f32::from(*level) / 255.0).collect(),
+            levels: levels.to_vec(),
+        };
+        let mask = |width: usize, pixels: &[u8]| BinaryMask { height: pixels.len() / width, width, pixels: pixels.to_vec() };
+        let class = ClassHeatmaps {
+            class: ClassIndex(0),
+            channel: 1,
+            score: 1.0,
+            object: Some(mask(2, &[1, 0])),
+            heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
+            faithfulness: vec![Measures::default().with(Measure::Road, 0.1)],
+        };
+        let measures = encoder.measures(&class, None);
+        let about = |measured: Option<f64>, wanted: f64| (measured.expect("defined") - wanted).abs() < 1e-6;
+        assert!(about(measures[0].get(Measure::EnergyInside), 306.0 / 408.0), "{measures:?}");
+        assert!(about(measures[1].get(Measure::EnergyInside), 0.2), "{measures:?}");
+        assert_eq!(measures[0].get(Measure::RankCorrelation), None);
+        assert_eq!([measures[0].get(Measure::Road), measures[1].get(Measure::Road)], [Some(0.1), None], "the device said so");
+        // The second map's pixels are the first's first and third: the higher one here is the lower one there.
+        assert!(about(measures[1].get(Measure::RankCorrelation), -1.0), "{measures:?}");
+
+        let seen = mask(4, &[0, 1, 1, 1]);
+        let measures = encoder.measures(&class, Some(&seen));
+        assert!(about(measures[0].get(Measure::EnergyInside), 1.0 / 3.0), "{measures:?}");
+        assert!(about(measures[0].get(Measure::ObjectArea), 1.0 / 3.0), "{measures:?}");
+    }
+}

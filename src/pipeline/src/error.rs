@@ -1,0 +1,67 @@
+//! What ends a run before its time.
+
+use crate::{max_failures::MaxFailures, stage::Stage};
+use camflow_diagnostic::{Class, Diagnose, Diagnostic};
+
+/// A fault that ends the run. What was committed stays; the next run goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The database went away or refused: what happened, to which dataset, and what to do.
+    #[error("{0}")]
+    Database(Diagnostic),
+    /// Files cannot be written any more.
+    #[error("cannot write to `{}`: {source}", camflow_media::shown(path))]
+    Output {
+        /// The folder or file.
+        path: std::path::PathBuf,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+    /// The device cannot go on.
+    #[error("{0}")]
+    Device(String),
+    /// More samples failed than the job allows.
+    #[error(
+        "{failed} of {num_samples} samples failed, more than the {} that `--max-failures {allowed}` allows; the first: {first}",
+        allowed.most(*num_samples)
+    )]
+    TooManyFailures {
+        /// Samples that failed, without known failures.
+        failed: u64,
+        /// Samples of the selection.
+        num_samples: u64,
+        /// The job's limit.
+        allowed: MaxFailures,
+        /// The first failure's text.
+        first: String,
+    },
+    /// A stage panicked or could not be started.
+    #[error("the {0} stage stopped unexpectedly; this is a bug in camflow")]
+    Bug(Stage),
+}
+
+impl Diagnose for RunError {
+    fn diagnose(&self) -> Diagnostic {
+        let aborted = Diagnostic::aborted(self.to_string());
+        match self {
+            RunError::Database(error) => error.clone().of_class(Class::Aborted),
+            RunError::Output { source, .. } => aborted.hint(format!("{}; run the same command again to go on", remedy(source))),
+            RunError::TooManyFailures { .. } => aborted.hint(
+                "look whether a disk is missing or the model is another one; repair or remove the samples, or raise `--max-failures`",
+            ),
+            RunError::Device(_) | RunError::Bug(_) => aborted,
+        }
+    }
+}
+
+/// What helps when files cannot be written.
+fn remedy(cause: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match cause.kind() {
+        ErrorKind::FileTooLarge => "the process may write no larger files: raise the limit (`ulimit -f`)",
+        ErrorKind::PermissionDenied => "see to the folder's permissions, or choose another folder with `--out`",
+        ErrorKind::InvalidFilename => "choose shorter names with `--field`, or another folder with `--out`",
+        _ if cause.raw_os_error() == Some(libc::EMFILE) => "raise the limit on open files (`ulimit -n`)",
+        _ => "free space or choose another folder with `--out`",
+    }
+}

@@ -1,0 +1,104 @@
+//! Heatmaps: as samples hold them, as the device makes them, and as samples are to hold them.
+
+use std::path::{Path, PathBuf};
+
+use crate::grid::ClassIndex;
+use camflow_measure::Measures;
+use camflow_media::{BinaryMask, Checksum, RecordedChecksum};
+
+/// What a stored heatmap says of itself; read back to find out what is new or changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredHeatmap {
+    /// Name of the sample field.
+    pub field: String,
+    /// See [`crate::Fingerprint`]. `None` where the label was made by other means.
+    pub fingerprint: Option<String>,
+    /// Its picture, if stored by path.
+    pub map_path: Option<PathBuf>,
+    /// Its exact floats.
+    pub npy_path: Option<PathBuf>,
+    /// What the label says of the picture's content; `None` where an earlier camflow wrote it.
+    pub map_checksum: Option<RecordedChecksum>,
+    /// The same of the exact floats.
+    pub npy_checksum: Option<RecordedChecksum>,
+}
+
+impl StoredHeatmap {
+    /// Its files with what the label says of their content.
+    pub fn recorded_files(&self) -> impl Iterator<Item = (&Path, Option<&RecordedChecksum>)> {
+        let files = [(&self.map_path, &self.map_checksum), (&self.npy_path, &self.npy_checksum)];
+        files.into_iter().filter_map(|(path, checksum)| Some((path.as_deref()?, checksum.as_ref())))
+    }
+
+    /// Whether somebody who read its map or its floats found them damaged.
+    pub fn is_noted_damaged(&self) -> bool {
+        [&self.map_checksum, &self.npy_checksum].into_iter().flatten().any(|recorded| recorded.is_damaged)
+    }
+
+    /// Its files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.map_path, &self.npy_path].into_iter().flatten().map(PathBuf::as_path)
+    }
+}
+
+/// One map: how much each pixel of the image contributed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heatmap {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// f32 `[height, width]` in `[0, 1]`, row by row.
+    pub values: Vec<f32>,
+    /// The same in 8 bits, `round(255 * value)`: what a picture of it shows.
+    pub levels: Vec<u8>,
+}
+
+/// The heatmaps of one class of one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassHeatmaps {
+    /// Which class.
+    pub class: ClassIndex,
+    /// Channel of the model's output that was explained.
+    pub channel: i64,
+    /// The scalar that was differentiated.
+    pub score: f64,
+    /// The pixels that count, over what the heatmaps show, at any resolution; `None` where all do, or one by its place.
+    pub object: Option<BinaryMask>,
+    /// One per column of the job: method by method, layer by layer.
+    pub heatmaps: Vec<Heatmap>,
+    /// What the model itself was asked about each; empty where nobody wanted that.
+    pub faithfulness: Vec<Measures>,
+}
+
+/// A heatmap as the sample is to hold it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenHeatmap {
+    /// Name of the sample field.
+    pub field: String,
+    /// The class that was explained, by the model's name for it, else its channel's number.
+    pub class: String,
+    /// What the App draws.
+    pub map: StoredMap,
+    /// The exact floats, if the job keeps them.
+    pub npy_path: Option<PathBuf>,
+    /// Of the picture's file.
+    pub map_checksum: Option<Checksum>,
+    /// Of the exact floats' file.
+    pub npy_checksum: Option<Checksum>,
+    /// The scalar that was differentiated.
+    pub score: f64,
+    /// Where the attention lies.
+    pub measures: Measures,
+    /// Of everything the heatmap depends on.
+    pub fingerprint: String,
+}
+
+/// The picture of a heatmap.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoredMap {
+    /// A complete 8-bit grayscale PNG.
+    File(PathBuf),
+    /// A zlib stream of a complete f32 `.npy` file.
+    Inline(Vec<u8>),
+}

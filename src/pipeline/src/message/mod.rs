@@ -1,0 +1,140 @@
+//! What travels between the stages. Roles for stages, participles for messages: a [`SelectedSample`] is read, a [`StaleSample`]
+//! checked, a [`DecodedSample`] decoded, an [`InputBatch`] batched, a [`HeatmapBatch`] explained, a [`SampleUpdate`] written and
+//! committed.
+//!
+//! Every [`SampleRef`] that leaves the source ends exactly once: as an update, a [`Skip`] or a [`SampleFailure`].
+
+mod heatmap;
+mod label;
+mod sample;
+mod step;
+mod target;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+pub use heatmap::{ClassHeatmaps, Heatmap, StoredHeatmap, StoredMap, WrittenHeatmap};
+pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
+pub use sample::{Envelope, SampleRef};
+pub use step::{SampleFailure, Skip, SkipReason, Step};
+pub use target::{Channel, ClassTarget, TargetClass, TargetPixels};
+
+use crate::fingerprint::Change;
+use camflow_media::{BinaryMask, FrameRegion, Stamp};
+
+/// A sample as it leaves the source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectedSample {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// Where the classes are.
+    pub target: StoredTarget,
+    /// The heatmaps that this job's fields hold at present.
+    pub existing: Vec<StoredHeatmap>,
+}
+
+/// A sample with heatmaps that are missing or out of date.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StaleSample {
+    /// Which sample, and what of it.
+    pub envelope: Envelope,
+    /// Where the classes are.
+    pub target: StoredTarget,
+    /// Why they are not up to date.
+    pub changes: BTreeSet<Change>,
+    /// What the files were that the fingerprint stands for.
+    pub stamps: BTreeMap<PathBuf, Stamp>,
+}
+
+/// A sample as it leaves decoding.
+#[derive(Clone, Debug)]
+pub struct DecodedSample {
+    /// Which sample, and what of it.
+    pub envelope: Envelope,
+    /// f32 `[3, height, width]`, normalised.
+    pub pixels: Vec<f32>,
+    /// Height of the model's input.
+    pub height: usize,
+    /// Width of the model's input.
+    pub width: usize,
+    /// Where the input lies in the image.
+    pub region: FrameRegion,
+    /// The classes found in the sample's label; never empty.
+    pub targets: Vec<ClassTarget>,
+    /// Whether levels of its image were cut to 255.
+    pub is_clipped: bool,
+    /// Whether somebody wrote one of its files since it was checked: its fingerprint is that of no sample.
+    pub is_moved: bool,
+}
+
+/// What became of a sample in decoding.
+#[derive(Clone, Debug)]
+pub(crate) enum Decoded {
+    /// It is ready for the device.
+    Ready(Box<DecodedSample>),
+    /// There is nothing to explain any more, and heatmaps of before are to go.
+    Withdrawn(SampleUpdate),
+}
+
+/// N samples of one input shape.
+#[derive(Debug)]
+pub struct InputBatch {
+    /// The samples; their `pixels` have been moved to [`InputBatch::pixels`].
+    pub samples: Vec<DecodedSample>,
+    /// f32 `[N, 3, height, width]`, contiguous, in host memory.
+    pub pixels: Vec<f32>,
+    /// Height of the model's input.
+    pub height: usize,
+    /// Width of the model's input.
+    pub width: usize,
+}
+
+/// A sample as it leaves the device.
+#[derive(Clone, Debug)]
+pub struct ExplainedSample {
+    /// Which sample, and what of it.
+    pub envelope: Envelope,
+    /// The pixels that the model saw, over what the heatmaps show, at any resolution; `None` where it saw all of that.
+    pub seen: Option<BinaryMask>,
+    /// One entry per class that is there; none where the model predicts none of them.
+    pub classes: Vec<ClassHeatmaps>,
+}
+
+/// What the device made of a batch: every sample of it once, in some list.
+#[derive(Debug, Default)]
+pub struct HeatmapBatch {
+    /// With heatmaps, in host memory.
+    pub explained: Vec<ExplainedSample>,
+    /// Without, by a fault that costs only this sample.
+    pub failed: Vec<SampleFailure>,
+}
+
+/// A sample's change in the database: these fields and nothing else. Its files are complete on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleUpdate {
+    /// Which sample.
+    pub sample: SampleRef,
+    /// What its fields shall hold.
+    pub heatmaps: Vec<WrittenHeatmap>,
+    /// Fields that shall hold nothing: what they held explains a class that is not there any more.
+    pub withdrawn: Vec<String>,
+    /// Files that its labels refer to no more once the update is made.
+    pub superseded: Vec<PathBuf>,
+    /// What its fields held when it was read: only then may the update be made.
+    pub existing: Vec<StoredHeatmap>,
+}
+
+impl SampleUpdate {
+    /// The files that its heatmaps refer to.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.heatmaps.iter().flat_map(|heatmap| {
+            let map = match &heatmap.map {
+                StoredMap::File(path) => Some(path.as_path()),
+                StoredMap::Inline(_) => None,
+            };
+            [map, heatmap.npy_path.as_deref()].into_iter().flatten()
+        })
+    }
+}

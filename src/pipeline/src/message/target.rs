@@ -1,0 +1,54 @@
+//! What is explained of a sample: the job's classes, and what they come to in its image.
+
+use crate::grid::ClassIndex;
+use camflow_media::{BinaryMask, MaskValue};
+
+/// A class the job asks for, resolved against dataset and model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetClass {
+    /// The class's name, as the user gave it.
+    pub name: String,
+    /// Channel of the model's output.
+    pub index: i64,
+    /// The value that marks it in the dataset's masks. `None` where no masks are the targets.
+    pub mask_value: Option<MaskValue>,
+}
+
+/// Which channel of the model's output is explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// This one.
+    Index(i64),
+    /// The one that the model itself puts first: a classifier's highest logit, or the class (other than the background) that a
+    /// segmentation model gives most pixels to.
+    Top,
+}
+
+/// Which pixels of the output count. A classifier has none: there the class's logit itself is the score.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TargetPixels {
+    /// Those of a mask over the model's input, at any resolution.
+    Mask(BinaryMask),
+    /// Those where the model itself puts the class first.
+    Predicted,
+    /// Likewise, of a class that the sample's label says is there: the score of a classifier counts, whatever the model decides.
+    Labelled,
+    /// The one at this place in the model's input, in fractions of its height and width, in `[0, 1)`.
+    Point {
+        /// From the top.
+        y: f64,
+        /// From the left.
+        x: f64,
+    },
+}
+
+/// One class of one sample, ready for the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassTarget {
+    /// Which class.
+    pub class: ClassIndex,
+    /// What is explained.
+    pub channel: Channel,
+    /// Where.
+    pub pixels: TargetPixels,
+}

@@ -1,0 +1,88 @@
+//! The three seams to the outside world: where samples come from, what makes heatmaps of them, and where these go.
+
+use crate::{
+    error::RunError,
+    message::{HeatmapBatch, InputBatch, SampleUpdate, SelectedSample},
+};
+
+/// Where samples come from.
+pub trait Source: Send {
+    /// How many samples the selection has, as far as is known, for progress.
+    fn num_samples(&self) -> Option<u64>;
+
+    /// The next samples of the selection in a stable order, at most about a thousand; an empty list ends the stream.
+    ///
+    /// # Errors
+    /// The source is lost; the run ends.
+    fn next_samples(&mut self) -> Result<Vec<SelectedSample>, RunError>;
+}
+
+/// How much one batch may hold; at least one sample always may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimit {
+    /// Samples.
+    pub samples: usize,
+    /// Pixels of the model's input, over all samples.
+    pub pixels: usize,
+}
+
+impl BatchLimit {
+    /// So many samples of any size.
+    pub const fn samples(samples: usize) -> Self {
+        BatchLimit { samples, pixels: usize::MAX }
+    }
+
+    /// What keeps to both limits.
+    pub fn and(self, other: BatchLimit) -> Self {
+        BatchLimit { samples: self.samples.min(other.samples), pixels: self.pixels.min(other.pixels) }
+    }
+
+    /// How many samples of `height` x `width` make a full batch.
+    pub fn of_shape(self, height: usize, width: usize) -> usize {
+        self.samples.min(self.pixels / (height * width).max(1)).max(1)
+    }
+}
+
+/// Computes heatmaps. One thread owns it; no tensor leaves it.
+pub trait Explainer: Send {
+    /// Whether it helps to know the batch after next. Otherwise another device may have it.
+    fn prefetches(&self) -> bool {
+        false
+    }
+
+    /// Says which batch comes after next: it may be brought to the device while the next one is computed.
+    fn prefetch(&mut self, _batch: &InputBatch) {}
+
+    /// The heatmaps of a batch. Every sample of the batch is in the result exactly once.
+    ///
+    /// # Errors
+    /// Only what makes going on pointless; a fault of one sample is part of the result.
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError>;
+
+    /// How much the next batches may hold, by what those before took. Before the first it is little: that one is the trial.
+    fn batch_limit(&self) -> BatchLimit {
+        BatchLimit::samples(1)
+    }
+}
+
+/// What became of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The sample refers to the new heatmaps.
+    Committed,
+    /// The sample is not there any more.
+    SampleGone,
+    /// Somebody else changed one of its labels since it was read; the text says which. Nothing was written.
+    Abandoned(String),
+    /// The database refused this one update (too large, say); the text says why.
+    Refused(String),
+}
+
+/// Where heatmaps go.
+pub trait Sink: Send {
+    /// Makes the updates, one outcome for each in order. Making the same update twice changes nothing more.
+    ///
+    /// # Errors
+    /// The sink is lost; the run ends.
+    fn commit(&mut self, updates: &[SampleUpdate]) -> Result<Vec<CommitOutcome>, RunError>;
+}
