@@ -31,6 +31,7 @@ const CIRCLES: &[(&str, &str, &str)] = &[
     ("src/media", "mask", "drawing shapes is a method of the mask, and an object's own mask is one of the shapes"),
     ("src/storage", "folder", "the folder gives its journal and leases, which are files in it"),
     ("src/torch", "explain", "the parts of the explainer are methods of it"),
+    ("src/torch", "program::build", "arguments and signature of a graph are read by methods of what builds it"),
     ("src/torch", "program", "a program is read, checked and run"),
     ("", "cli::export", "exported models are cached, and a model that is asked for may have to be exported"),
 ];
