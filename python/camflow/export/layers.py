@@ -20,6 +20,8 @@ Layer = dict[str, Any]
 Tokens = dict[str, Any]
 Size = tuple[int, int]
 
+# The norms before the attention of each block, as libraries name them.
+BLOCK_NORMS = r"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)"
 MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
 
 
@@ -83,7 +85,9 @@ def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -
             scores = pick(module(example.clone()))
             if not scores.requires_grad:
                 return set()
-            found = torch.autograd.grad(scores.sum(), list(taken.values()), allow_unused=True)
+            # of a mix of all channels: their sum is the same for every image behind a LayerNorm
+            mix = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0), dtype=scores.dtype)
+            found = torch.autograd.grad((scores * mix).sum(), list(taken.values()), allow_unused=True)
         return {path for path, gradient in zip(taken, found, strict=True) if gradient is not None and _is_of_places(gradient)}
     except Exception as error:  # noqa: BLE001  a model may raise anything, and camflow itself looks at the graph once more
         say(f"warning: which layers feed the output could not be told: {first_line(error)}")
@@ -259,12 +263,28 @@ def number_layers(layers: Iterable[Layer], order: Sequence[str] = ()) -> tuple[d
         attention = [at for path, at in places.items() if path.startswith(block) and "att" in path.removeprefix(block)]
         return not attention or places[norm] < min(attention)
 
-    numbered = _named(by_path, before_attention)
-    ends = list(by_path)
-    if not numbered or (len(ends) - 1 - ends.index(numbered[-1])) * 4 > len(ends):
-        numbered = _blocks(by_path) or numbered
+    if not (numbered := _named(by_path, before_attention)):
+        numbered = _at_each_resolution(by_path, before_attention)
+        numbered = _blocks(by_path) or numbered if _is_early(by_path, numbered) else numbered
     aliases = {str(i + 1): path for i, path in enumerate(numbered)}
     return aliases, [str(len(aliases))] if aliases else []
+
+
+def _is_early(by_path: dict[str, Layer], numbered: list[str]) -> bool:
+    """Whether more than a quarter of the network comes after what was numbered."""
+    ends = list(by_path)
+    return not numbered or (len(ends) - 1 - ends.index(numbered[-1])) * 4 > len(ends)
+
+
+def _family(by_path: dict[str, Layer], pattern: str, is_tokens: bool) -> list[str]:
+    """Paths whose end matches, in the shortest prefix that has at least two."""
+    groups: dict[str, list[str]] = {}
+    for path, layer in by_path.items():
+        found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
+        if found and (layer["layout"] == "tokens") == is_tokens:
+            groups.setdefault(found[1], []).append(path)
+    families = [paths for paths in groups.values() if len(paths) > 1]
+    return min(families, key=lambda paths: len(paths[0])) if families else []
 
 
 def _blocks(by_path: dict[str, Layer]) -> list[str]:
@@ -306,31 +326,22 @@ def _windowed(by_path: dict[str, Layer], before_attention: Callable[[str], bool]
 def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
     """The layers that libraries' usual names tell to be the stages."""
 
-    def family(pattern: str, layout: str) -> list[str]:
-        """Paths whose end matches, in the shortest prefix that has at least two."""
-        groups: dict[str, list[str]] = {}
-        for path, layer in by_path.items():
-            found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
-            if found and (layer["layout"] == "tokens") == (layout == "tokens"):
-                groups.setdefault(found[1], []).append(path)
-        families = [paths for paths in groups.values() if len(paths) > 1]
-        return min(families, key=lambda paths: len(paths[0])) if families else []
-
-    blocks = family(
-        r"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)", "tokens"
-    )
+    blocks = _family(by_path, BLOCK_NORMS, is_tokens=True)
     if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
         if not before_attention(blocks[-1]):
             blocks = [path.rpartition(".")[0] for path in blocks if path.rpartition(".")[0] in by_path]
         return blocks
     if pyramid := _windowed(by_path, before_attention):
         return pyramid
-    stages = family(r"layer\d+", "spatial")
-    if stages:
-        return sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p)))
+    stages = _family(by_path, r"layer\d+", is_tokens=False)
+    return sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p)))
+
+
+def _at_each_resolution(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
+    """The last layer at each resolution."""
     children = (
-        family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial")
-        or family(r"backbone\.\w+", "spatial")
+        _family(by_path, r"(?:features|stages|trunk_output|layers|blocks)\.\w+", is_tokens=False)
+        or _family(by_path, r"backbone\.\w+", is_tokens=False)
         or [p for p in by_path if "." not in p]
         or list(by_path)
     )
