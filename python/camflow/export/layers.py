@@ -325,7 +325,6 @@ def _windowed(by_path: dict[str, Layer], before_attention: Callable[[str], bool]
 
 def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
     """The layers that libraries' usual names tell to be the stages."""
-
     blocks = _family(by_path, BLOCK_NORMS, is_tokens=True)
     if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
         if not before_attention(blocks[-1]):
