@@ -272,8 +272,11 @@ def number_layers(layers: Iterable[Layer], order: Sequence[str] = ()) -> tuple[d
 
 def _is_early(by_path: dict[str, Layer], numbered: list[str]) -> bool:
     """Whether more than a quarter of the network comes after what was numbered."""
+    if not numbered:
+        return True
     ends = list(by_path)
-    return not numbered or (len(ends) - 1 - ends.index(numbered[-1])) * 4 > len(ends)
+    after = len(ends) - 1 - ends.index(numbered[-1])
+    return after * 4 > len(ends) and after > 8  # in a small network a head is a quarter
 
 
 def _family(by_path: dict[str, Layer], pattern: str, is_tokens: bool) -> list[str]:
