@@ -25,30 +25,92 @@ use crate::{
 const PACKAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/camflow.pyz"));
 const PACKAGE_NAME: &str = "camflow.pyz";
 
-/// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
+/// Export a PyTorch model to a file that camflow runs
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// FiftyOne zoo, torchvision or timm name, `module:function`, `file.py:function`, or a `.pt2` file of `torch.export.save`
-    model: String,
+    /// Name in FiftyOne's zoo, torchvision or timm; Hugging Face name or folder; `file.py:function`, `module:function`; `.pt2` file
+    #[arg(required_unless_present = "arch")]
+    model: Option<String>,
     /// File to write; default: the user's cache, where `--model NAME` finds it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Python with FiftyOne, torch and torchvision; default: the active environment, else `python3`
     #[arg(long, env = "CAMFLOW_PYTHON", value_name = "PYTHON")]
     python: Option<PathBuf>,
-    /// More arguments for the exporter, such as `-- --weights best.pth --classes names.txt`; `-- --help` lists them
+    #[command(flatten)]
+    settings: Settings,
+    /// More arguments for the exporter; `camflow export x -- --help` lists them
     #[arg(last = true, value_name = "EXPORTER ARGS")]
     more: Vec<String>,
 }
 
+/// What the exporter is told beside the model; it checks the values.
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// Network of a checkpoint, in place of MODEL: timm:resnet18, torchvision:resnet50, smp:unet:resnet34, hf:FOLDER
+    #[arg(long, value_name = "LIBRARY:NAME")]
+    arch: Option<String>,
+    /// Your weights: a state dict, Lightning checkpoint, TorchScript or safetensors file; `none`: random weights
+    #[arg(long, visible_alias = "weights", value_name = "FILE")]
+    checkpoint: Option<String>,
+    /// Class names in the order of the channels: a file (JSON, or one a line), or a,b,c
+    #[arg(long, value_name = "NAMES")]
+    classes: Option<String>,
+    /// Text of each class for a CLIP-like model, such as 'a photo of a {}'
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// How images are preprocessed: `imagenet`, `none` (samples in [0, 1]) or a JSON file of steps; default: what the model says
+    #[arg(long, value_name = "imagenet|none|FILE")]
+    preprocess: Option<String>,
+    /// Mean of the samples in [0, 1] that the model expects; one number for all channels will do
+    #[arg(long, value_name = "M,M,M", allow_hyphen_values = true)]
+    mean: Option<String>,
+    /// Standard deviation likewise
+    #[arg(long, value_name = "S,S,S")]
+    std: Option<String>,
+    /// Resize images to this, or their smaller side
+    #[arg(long, value_name = "HxW|N")]
+    resize: Option<String>,
+    /// Example size; default: what the model is made for
+    #[arg(long, value_name = "HxW")]
+    size: Option<String>,
+    /// The model's output to explain, by key or number; default: `out`, `logits` or the first
+    #[arg(long, value_name = "KEY")]
+    output: Option<String>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
+}
+
+impl Settings {
+    fn arguments(&self, checkpoint: Option<&str>) -> Vec<String> {
+        let valued = [
+            ("checkpoint", checkpoint),
+            ("classes", self.classes.as_deref()),
+            ("prompt", self.prompt.as_deref()),
+            ("preprocess", self.preprocess.as_deref()),
+            ("mean", self.mean.as_deref()),
+            ("std", self.std.as_deref()),
+            ("resize", self.resize.as_deref()),
+            ("size", self.size.as_deref()),
+            ("output", self.output.as_deref()),
+        ];
+        let given = valued.into_iter().filter_map(|(flag, value)| value.map(|value| format!("--{flag}={value}")));
+        given.chain(self.force.then(|| "--force".to_owned())).collect()
+    }
+}
+
 /// Runs the subcommand.
 pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
-    check_model_name(&args.model)?;
+    let settings = &args.settings;
+    let (model, checkpoint) = chosen(args.model.as_deref(), settings.arch.as_deref(), settings.checkpoint.as_deref())?;
+    check_model_name(model)?;
     let path = match &args.out {
         Some(path) => path.clone(),
-        None => ModelRef::Name(args.model.clone()).path(&cache_folder()?.join("models")),
+        None => ModelRef::Name(named_after(model, checkpoint)).path(&cache_folder()?.join("models")),
     };
-    run(&args.model, &path, &args.more, args.python.clone())?;
+    let more: Vec<String> = settings.arguments(checkpoint).into_iter().chain(args.more.iter().cloned()).collect();
+    run(model, &path, &more, args.python.clone())?;
     if args.more.iter().any(|arg| arg == "--help" || arg == "-h") {
         return Ok(Exit::Done);
     }
@@ -60,6 +122,32 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
         print("images are run one by one, as the model mixes those of a batch");
     }
     Ok(Exit::Done)
+}
+
+/// The network and the file of its weights: `best.pth --arch NAME` says the same as `--arch NAME --checkpoint best.pth`.
+fn chosen<'a>(
+    model: Option<&'a str>,
+    arch: Option<&'a str>,
+    checkpoint: Option<&'a str>,
+) -> Result<(&'a str, Option<&'a str>), Diagnostic> {
+    match (model, arch, checkpoint) {
+        (Some(model), None, checkpoint) => Ok((model, checkpoint)),
+        (None, Some(arch), Some(checkpoint)) | (Some(checkpoint), Some(arch), None) => Ok((arch, Some(checkpoint))),
+        (None, Some(arch), None) => Err(Diagnostic::invalid(format!("`--arch {arch}` is a network without weights"))
+            .hint(format!("`--checkpoint FILE` gives yours; `camflow export {arch}` takes the published ones"))),
+        (Some(model), Some(arch), Some(_)) => {
+            Err(Diagnostic::invalid(format!("`{model}` and `--arch {arch}` both name the network")).hint("leave one of them out"))
+        }
+        (None, None, _) => unreachable!("clap asks for one of them"),
+    }
+}
+
+/// The name in the cache: weights of the user's own are none of the published model's.
+fn named_after(model: &str, checkpoint: Option<&str>) -> String {
+    match checkpoint.map(|file| Path::new(file).file_stem().unwrap_or_default().to_string_lossy()) {
+        Some(stem) => format!("{model}-{stem}"),
+        None => model.to_owned(),
+    }
 }
 
 fn eprint_line(text: &str) {

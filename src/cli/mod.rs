@@ -66,7 +66,7 @@ enum Command {
     Remove(remove::Args),
     /// Compute heatmaps of single images, without a database
     Explain(explain::Args),
-    /// Export a FiftyOne zoo, torchvision or timm model to a file that camflow runs
+    /// Export a PyTorch model to a file that camflow runs
     Export(export::Args),
     /// Show a model's layers, classes and preprocessing
     Inspect(inspect::Args),

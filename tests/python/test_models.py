@@ -150,7 +150,7 @@ ALIASES = {
     "swin_tiny_patch4_window7_224": (4, "layers.3.blocks.1.norm1"),
     "efficientnet_lite0": (5, "blocks.6"),
     "wrapped_models.py:segformer": (4, "segformer.stages.3"),
-    "wrapped_models.py:detr": (4, "model.backbone.model.encoder.stages.3"),
+    "wrapped_models.py:detr": (2, "model.encoder.layers.1"),
 }
 ALIASES |= {"torchvision:resnet50": (4, "layer4"), "wrapped_models.py:timm_resnet50": (4, "layer4")}
 # Both libraries have one.

@@ -114,12 +114,12 @@ def test_a_foreign_file_is_called_what_it_is(camflow, tmp_path):
     image = picture(tmp_path / "a.png")
     for name, what, way in [
         ("script.pt2", "TorchScript", "camflow export file.py:function"),
-        ("state.pth", "a checkpoint of PyTorch", "--weights FILE"),
-        ("old.pth", "a checkpoint of PyTorch", "--weights FILE"),
+        ("state.pth", "a checkpoint of PyTorch", "--checkpoint FILE"),
+        ("old.pth", "a checkpoint of PyTorch", "--checkpoint FILE"),
         ("own.pt2", "a plain torch.export archive", f"camflow export {tmp_path / 'own.pt2'}"),
         ("net.onnx", "ONNX", "camflow export"),
         ("page.pt2", "HTML", "get the file again"),
-        ("weights.safetensors", "safetensors", "--weights FILE"),
+        ("weights.safetensors", "safetensors", "--checkpoint FILE"),
     ]:
         done = camflow("explain", image, "--model", tmp_path / name, "--device", "cpu", "--out", tmp_path / "maps", code=2)
         assert what in done.stderr and way in done.stderr and name in done.stderr, done.stderr

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
 import time
 import zipfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .describe import describe
-from .layers import Layer, Size, follow_sizes, size_multiple
+from .layers import Layer, Size, follow_sizes, number_layers, size_multiple
 from .loaders import LoadedModel
-from .messages import ExportError, say
-from .preprocess import fixed_size, with_padding
-from .reasons import input_channels, refuse_random, ungraded
-from .trace import refuse_foreign, strip_traces, trace
-from .verify import signatures, verify
+from .messages import ExportError, first_line, say
+from .preprocess import fixed_size, stretched, with_padding
+from .reasons import input_channels, quiet, refuse_random, ungraded
+from .trace import KINDS, Traced, refuse_foreign, strip_traces, trace
+from .verify import OtherSizesError, signatures, verify
 from .weights import warm_batchnorm
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 EXAMPLE_SIZE = (224, 256)  # not square, so that height and width stay apart; 7x8 at stride 32, so that no map is 1 wide
+
+SIDES = (256, 384, 448, 512, 336, 320, 299, 288, 240, 192, 160, 128, 96, 64, 48, 32, 28)  # of networks for one size
+
+
+def _only_size(module: nn.Module, channels: int) -> Size | None:
+    """The size of images that the module takes where it takes neither of the usual examples; None where it takes one, or no size."""
+    import torch
+
+    for size in (EXAMPLE_SIZE, (224, 224), *((side, side) for side in SIDES)):
+        with contextlib.suppress(Exception), torch.no_grad(), quiet():  # it says which sizes it takes by raising
+            module(torch.zeros(1, channels, *size))
+            return None if size in (EXAMPLE_SIZE, (224, 224)) else size
+    return None
 
 
 def measured(camflow: str | os.PathLike[str], path: Path) -> dict[str, Any]:
@@ -62,6 +80,11 @@ def export(
     """
     import torch
 
+    if not loaded.metadata.get("preprocess"):
+        say(
+            "warning: nothing says how images are preprocessed: `camflow annotate` and `explain` will refuse them for this model\n"
+            "`--preprocess imagenet`, `--preprocess none` (samples in [0, 1]) or `--mean`, `--std` and `--resize` say it"
+        )
     out = Path(out)
     # attention's fused eager path differs in the last bits from the operators that the archive holds
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -74,6 +97,8 @@ def export(
         batch_is_fixed, _, *sides_are_fixed = loaded.metadata.get("fixed", (False, True, False, False))
         fixed_batch = given[0] if batch_is_fixed else None
         static_reason = "--static-size" if static_size else "it was exported for one size" if any(sides_are_fixed) else None
+        if fixed and loaded.metadata.get("one_size") and not static_reason:
+            static_reason = "images are always made this size"
         channels = given[1] if "fixed" in loaded.metadata else input_channels(loaded.module, size or fixed or EXAMPLE_SIZE)
         refuse_random(
             loaded.module,
@@ -83,63 +108,133 @@ def export(
         )
         if warm:
             warm_batchnorm(loaded.module, warm, size or fixed or EXAMPLE_SIZE, seed, channels)
-        program, example, kind, shapes, unfit, output = trace(
-            loaded.module,
-            size or fixed or (224, 224),
-            None if static_reason else size or EXAMPLE_SIZE,
-            static_reason,
-            channels,
-            fixed_batch,
-            verbose,
-        )
-        refuse_foreign(program)
-        strip_traces(program)
-        meta = describe(loaded, shapes, example, output, primary_output, layouts)
-        meta["input"]["dynamic"] = kind
-        if kind == "bhw":
-            said = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())}
-            of = size_multiple(loaded.module, meta["input"]["example"][2:], channels)
-            meta["preprocess"] = with_padding(meta["preprocess"], of) if of else meta["preprocess"]
-            follow_sizes(loaded.module, meta, said | set(layouts or ()))
-        named = {path for path, value in signatures(program).items() if value}
-        lost = [layer["path"] for layer in meta["layers"] if layer["path"] not in named]
-        meta["layers"] = [layer for layer in meta["layers"] if layer["path"] in named]
-        cuts = ungraded(loaded.module, example) if lost or not meta["layers"] else []
-        meta["modules_without_signature"] = unfit
-        if not meta["layers"]:
-            if cuts:
-                raise ExportError(
-                    f"the model computes its layers under {'; '.join(cuts[:3])}, where nothing can be explained",
-                    "take it away; to freeze weights use `requires_grad_(False)`",
-                )
-            raise ExportError(
-                "the model has no module whose output can be drawn over the image", "describe its layers in `camflow_metadata`"
+        free_size, one_size = size or EXAMPLE_SIZE, size or fixed or (224, 224)
+        if not (size or fixed) and (only := _only_size(loaded.module, channels)):
+            free_size = one_size = only
+        kinds: Sequence[str] = KINDS
+        while True:
+            traced = trace(
+                loaded.module,
+                one_size,
+                None if static_reason else free_size,
+                static_reason,
+                channels,
+                fixed_batch,
+                verbose,
+                kinds,
             )
-        if cuts:
-            say(
-                f"warning: {len(lost)} modules such as `{lost[-1]}` are no layers: the model computes them under {'; '.join(cuts[:3])}"
-            )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # a folder beside `out`: the same disk, so that the rename is atomic, and the archive's root gets the final name
-        with tempfile.TemporaryDirectory(prefix=".camflow-export-", dir=out.parent) as folder:
-            draft, final = Path(folder) / out.name, Path(folder) / "checked" / out.name
-            final.parent.mkdir()
-            torch.export.save(program, draft, extra_files={"camflow.json": json.dumps(meta)})
-            meta["verified"] = verify(draft, loaded.module, meta)
-            if measure_with:
-                meta.update(measured(measure_with, draft))
-            torch.export.save(program, final, extra_files={"camflow.json": json.dumps(meta)})
-            if _checksums(draft) != _checksums(final):
-                raise ExportError(
-                    "two writes of the same model differ: the archive cannot be trusted",
-                    "please report this with the model's name",
-                )
-            with open(final, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(final, out)
+            kinds = KINDS[KINDS.index(traced[2]) + 1 :]
+            try:
+                return _write(loaded, traced, out, primary_output, layouts or {}, measure_with)
+            except OtherSizesError as error:
+                if not kinds:
+                    raise
+                one_size = traced[1].shape[2], traced[1].shape[3]
+                free = "height and width are" if traced[2] == "bhw" else "all sizes are"
+                say(f"{free} fixed, because a freer export does not hold: {error}")
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _write(
+    loaded: LoadedModel,
+    traced: Traced,
+    out: Path,
+    primary_output: str | int | None,
+    layouts: dict[str, Layer],
+    measure_with: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
+    """Describes what was traced, verifies it and puts it at `out`; gives the content of camflow.json."""
+    import torch
+
+    program, example, kind, shapes, unfit, output = traced
+    refuse_foreign(program)
+    strip_traces(program)
+    meta, counted = describe(loaded, shapes, example, output, primary_output, layouts)
+    meta["input"]["dynamic"] = kind
+    asked = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())} | set(layouts)
+    if kind == "bhw":
+        of = size_multiple(loaded.module, meta["input"]["example"][2:], example.shape[1])
+        meta["preprocess"] = with_padding(meta["preprocess"], of) if of else meta["preprocess"]
+        follow_sizes(loaded.module, meta, asked)
+    elif loaded.metadata.get("one_size"):
+        meta["preprocess"] = stretched(meta["preprocess"], (example.shape[2], example.shape[3]))
+    named = {path for path, value in signatures(program).items() if value}
+    lost = [layer["path"] for layer in meta["layers"] if layer["path"] not in named]
+    meta["layers"] = [layer for layer in meta["layers"] if layer["path"] in named]
+    meta["modules_without_signature"] = unfit
+    _check_layers(loaded.module, example, meta, lost)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # a folder beside `out`: the same disk, so that the rename is atomic, and the archive's root gets the final name
+    with tempfile.TemporaryDirectory(prefix=".camflow-export-", dir=out.parent) as folder:
+        draft, final = Path(folder) / out.name, Path(folder) / "checked" / out.name
+        final.parent.mkdir()
+        try:
+            torch.export.save(program, draft, extra_files={"camflow.json": json.dumps(meta)})
+        except Exception as error:  # sizes that are computed in ways that torch cannot write
+            raise OtherSizesError(f"torch cannot write it: {first_line(error)}") from error
+        meta["verified"], failed = verify(draft, loaded.module, meta)
+        if failed:
+            _drop_layers(
+                meta, failed, asked, counted, list(shapes), "aliases" in loaded.metadata or "default_layers" in loaded.metadata
+            )
+            torch.export.save(program, draft, extra_files={"camflow.json": json.dumps(meta)})
+        if measure_with:
+            meta.update(measured(measure_with, draft))
+        torch.export.save(program, final, extra_files={"camflow.json": json.dumps(meta)})
+        if _checksums(draft) != _checksums(final):
+            raise ExportError(
+                "two writes of the same model differ: the archive cannot be trusted",
+                "please report this with the model's name",
+            )
+        with open(final, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(final, out)
     return meta
+
+
+def _check_layers(module: nn.Module, example: Tensor, meta: dict[str, Any], lost: list[str]) -> None:
+    """Says why layers are none, and raises `ExportError` where none is left."""
+    cuts = ungraded(module, example) if lost or not meta["layers"] else []
+    if not meta["layers"]:
+        if cuts:
+            raise ExportError(
+                f"the model computes its layers under {'; '.join(cuts[:3])}, where nothing can be explained",
+                "take it away; to freeze weights use `requires_grad_(False)`",
+            )
+        raise ExportError(
+            "the model has no module whose output can be drawn over the image", "describe its layers in `camflow_metadata`"
+        )
+    if cuts:
+        say(
+            f"warning: {len(lost)} modules such as `{lost[-1]}` are no layers: the model computes them under {'; '.join(cuts[:3])}"
+        )
+
+
+def _drop_layers(
+    meta: dict[str, Any],
+    failed: dict[str, str],
+    asked: set[str],
+    counted: Collection[str],
+    order: Sequence[str],
+    is_numbered_by_user: bool,
+) -> None:
+    """Leaves out layers whose value in the archive is not the model's, and numbers the others anew.
+
+    Raises:
+        ExportError: the user named one of them, or none is left.
+    """
+    path, wrong = next(((path, wrong) for path, wrong in failed.items() if path in asked or is_numbered_by_user), ("", ""))
+    if path:
+        raise ExportError(f"verification failed: layer `{path}` {wrong}", "name other layers in `camflow_metadata`")
+    meta["layers"] = [layer for layer in meta["layers"] if layer["path"] not in failed]
+    if not meta["layers"]:
+        path, wrong = next(iter(failed.items()))
+        raise ExportError(f"verification failed: layer `{path}` {wrong}")
+    path, wrong = next(iter(failed.items()))
+    say(f"note: {len(failed)} modules are no layers, as the archive does not give their values: `{path}` {wrong}")
+    usable = [layer for layer in meta["layers"] if layer["path"] in counted]
+    meta["aliases"], meta["default_layers"] = number_layers(usable or meta["layers"], order)
 
 
 def _checksums(path: Path) -> dict[str, int]:

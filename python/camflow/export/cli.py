@@ -3,23 +3,16 @@
     python -m camflow.export deeplabv3-resnet50-coco-torch   a FiftyOne zoo model      (prefix `fiftyone:` to insist)
     python -m camflow.export resnet50 --weights none         a torchvision model       (prefix `torchvision:`)
     python -m camflow.export deit_tiny_patch16_224           a timm model              (prefix `timm:`)
+    python -m camflow.export google/vit-base-patch16-224     a Hugging Face model, or a folder of one (prefix `hf:`)
     python -m camflow.export my_models.py:build              any function that returns an `nn.Module`
+    python -m camflow.export --arch timm:resnet18 --checkpoint best.pth --classes labels.txt
+                                                             a checkpoint; `smp:unet:resnet34` is segmentation-models-pytorch's
 
 A function's module may carry a dict `camflow_metadata` with any of: task, classes, preprocess, aliases, default_layers,
 layers, tokens, primary_output, example ([H, W]). What it gives is taken as it is; the rest is found from the module.
 `layers` lists paths, or entries {path, layout: nchw | nhwc | tokens, tokens: {grid: [rows, columns], prefix}}.
 
-A model whose forward returns an object (Hugging Face's do) is wrapped by a subclass that returns tensors, one or a dict:
-
-    def segformer():
-        class Logits(SegformerForSemanticSegmentation):
-            def forward(self, pixel_values):
-                return super().forward(pixel_values).logits
-        model = Logits.from_pretrained("folder/of/the/checkpoint")
-        model.camflow_metadata = {"task": "segmentation", "classes": model.config.id2label, "preprocess": [...]}
-        return model
-
-A module around the model does as well; its module paths then begin with the attribute that holds it.
+Of a forward that returns a dict or an object the output `out`, `logits` or the first is explained; `--output` names another.
 
 The archive is checked against the model before it gets its name: outputs at several batch and image sizes, and the
 value of every layer. Exit codes: 0 written, 1 failed (nothing was replaced), 2 wrong arguments or an unknown model.
@@ -42,6 +35,12 @@ from .classes import read_classes
 from .loading import load_model
 from .messages import ExportError, first_line, say
 from .transforms import steps_from_flags
+
+# What `camflow export` takes itself.
+OF_PROGRAM = {
+    *("--arch", "--checkpoint", "--weights", "--classes", "--prompt", "--preprocess", "--mean", "--std", "--resize", "--size"),
+    *("--output", "--force", "--out"),
+}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -78,11 +77,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m camflow.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", metavar="MODEL", help="a model's name, or module:function, or file.py:function")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a model's name, a folder of Hugging Face, module:function, file.py:function or a file",
+    )
+    parser.add_argument(
+        "--arch",
+        metavar="LIBRARY:NAME",
+        help="the network of a checkpoint, in place of MODEL: timm:resnet18, torchvision:resnet50, smp:unet:resnet34, hf:FOLDER",
+    )
     parser.add_argument("--out", metavar="FILE", help="the archive to write (default: NAME.pt2 in this folder; a folder is fine)")
     parser.add_argument("--name", help="the model's name in the archive (default: its own)")
     parser.add_argument(
-        "--weights", default="default", metavar="default|none|PATH", help="published, random, or from a state dict"
+        "--checkpoint",
+        "--weights",
+        dest="weights",
+        default="default",
+        metavar="FILE|default|none",
+        help="weights of your own, the published ones, or random ones",
     )
     parser.add_argument("--seed", type=int, default=0, help="of random weights and of --warm-batchnorm's noise")
     parser.add_argument(
@@ -109,6 +123,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--classes", metavar="NAMES", help="their names in the order of the channels: a file (JSON, or one name a line), or a,b,c"
     )
     parser.add_argument(
+        "--prompt", metavar="TEXT", help="of each class, the text that a CLIP-like model scores, such as 'a photo of a {}'"
+    )
+    parser.add_argument(
         "--preprocess",
         metavar="imagenet|none|FILE",
         help="how images are preprocessed: ImageNet's usual way, samples in [0, 1], "
@@ -120,7 +137,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--std", type=_numbers, metavar="S,S,S", help="likewise")
     parser.add_argument("--resize", type=_resize, metavar="HxW|N", help="resize images to this, or their smaller side")
     parser.add_argument(
-        "--primary-output", metavar="KEY", help="the output to explain, by key or number (default: out, logits, or the first)"
+        "--output",
+        "--primary-output",
+        dest="primary_output",
+        metavar="KEY",
+        help="the output to explain, by key or number (default: out, logits, or the first)",
     )
     parser.add_argument(
         "--measure-with",
@@ -130,11 +151,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
     parser.add_argument("--verbose", action="store_true", help="show what torch says while it exports")
     parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.model is None and args.arch is None:
+        parser.error("name a model: MODEL, or --arch with --checkpoint")
+    return args
 
 
-def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
-    """Does what the command line asks; `emit` gets the line for stdout.
+def run(args: argparse.Namespace, emit: Callable[[str], None], of_program: bool = False) -> None:
+    """Does what the command line asks; `emit` gets the line for stdout. `of_program` is as for `main`.
 
     Raises:
         ExportError: nothing was written, and nothing replaced.
@@ -143,6 +167,19 @@ def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
         raise ExportError(f"`{args.out}` does not end in `.pt2`", code=2)
     if args.warm_batchnorm < 0:
         raise ExportError("`--warm-batchnorm` takes a number of passes, 0 or more", code=2)
+
+    if args.arch:
+        if args.model is not None and args.weights == "default" and os.path.isfile(args.model):
+            args.weights, args.model = args.model, None  # `export best.pth --arch timm:resnet18`
+        if args.model is not None:
+            raise ExportError("`--arch` stands in place of MODEL: give one of them", code=2)
+        if args.weights == "default":
+            raise ExportError(
+                f"`--arch {args.arch}` is a network without weights",
+                f"`--checkpoint FILE` gives yours; `camflow export {args.arch}` takes the published ones",
+                code=2,
+            )
+        args.model = args.arch
 
     def target(name: str) -> Path:
         return (
@@ -157,12 +194,19 @@ def run(args: argparse.Namespace, emit: Callable[[str], None]) -> None:
         if path.exists() and not args.force:
             raise ExportError(f"`{path}` is already there", "replace it with `--force`, or choose another with `--out`", code=2)
 
-    guess = args.name or (Path(args.model).stem if os.path.isfile(args.model) else args.model.rpartition(":")[2])
+    is_path = os.path.exists(args.model)
+    guess = args.name or (Path(args.model).resolve().stem if is_path else args.model.rpartition(":")[2])
     refuse(target(guess))  # before minutes of work
     steps = steps_from_flags(args.preprocess, args.mean, args.std, args.resize)
     classes = None if args.classes is None else read_classes(args.classes)
     num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
-    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps)
+    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt)
+    if of_program and not loaded.metadata.get("preprocess"):
+        raise ExportError(
+            f"nothing says how images are preprocessed for `{args.model}`, and heatmaps of images that are prepared otherwise "
+            "look right and are wrong",
+            "say it: `--preprocess imagenet`, `--preprocess none` (samples in [0, 1]), or `--mean`, `--std` and `--resize`",
+        )
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
     meta = export(
@@ -215,12 +259,12 @@ def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
     result = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        run(args, lambda line: print(line, file=result, flush=True))
+        run(args, lambda line: print(line, file=result, flush=True), of_program)
         return 0
     except ExportError as error:
         say(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
-        if of_program and re.search(r"`--[a-z]", f"{error} {error.hint}"):
-            say("arguments of the exporter come after ` -- `")
+        if of_program and set(re.findall(r"`(--[a-z-]+)", f"{error} {error.hint}")) - OF_PROGRAM:
+            say("other arguments of the exporter come after ` -- `")
         return error.code
     except ImportError as error:
         say(

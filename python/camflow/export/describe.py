@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .evidence import telling
 from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys
 from .loaders import LoadedModel
 from .messages import ExportError, say
@@ -45,8 +46,10 @@ def describe(
     output: Any,
     primary: str | int | None = None,
     layouts: dict[str, Layer] | None = None,
-) -> dict[str, Any]:
-    """camflow.json but for what export and verification add; `output` is the model's for `image` [N, C, H, W].
+) -> tuple[dict[str, Any], set[str]]:
+    """camflow.json but for what export and verification add, and the paths of the layers that may have a number.
+
+    `output` is the model's for `image` [N, C, H, W].
 
     Raises:
         ExportError: the output cannot be explained, or what is known of the model does not fit it.
@@ -111,16 +114,19 @@ def describe(
     counted = [layer for layer in layers if fed is None or layer["path"] in fed]
     if layers and not counted:
         say_gradient_cuts(loaded.module, image)
-    aliases, default = number_layers(counted or layers)
+    order = [path for path in shapes if path]
+    aliases, default = number_layers(counted or layers, order)
     if "aliases" in given:
         aliases = {str(k): v for k, v in given["aliases"].items()}
         default = list(aliases)[-1:]
-    channels, steps = example[1], given.get("preprocess")
-    if not steps:
+    elif aliases and (told := telling(loaded.module, image, counted or layers, tokens)) and aliases[default[0]] not in told:
+        usual, counted = aliases[default[0]], [layer for layer in counted or layers if layer["path"] in told]
+        aliases, default = number_layers(counted, order)
         say(
-            "warning: nothing says how images are preprocessed: `camflow annotate` and `explain` will refuse them for this model\n"
-            "`--preprocess imagenet`, `--preprocess none` (samples in [0, 1]) or `--mean`, `--std` and `--resize` say it"
+            f"note: `{usual}` does not lie over the image, as a change of the image shows, and is not the default layer: "
+            f"`{aliases[default[0]]}` is"
         )
+    channels, steps = example[1], given.get("preprocess")
     assumed = [] if steps else ["preprocess"]
     steps = checked_steps(steps or [resize_step("resize", example[2:])], channels)
     steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
@@ -145,4 +151,4 @@ def describe(
         "default_layers": [str(k) for k in given.get("default_layers", default)],
         "layers": layers,
         "tokens": tokens,
-    }
+    }, {layer["path"] for layer in counted}

@@ -97,12 +97,12 @@ KINDS: dict[str, tuple[str, str | None]] = {
     ),
     "zip": ("is a zip archive of other files", "unpack it, and give the file of weights in it"),
     "onnx": (
-        "is an ONNX model, which camflow does not read",
+        "is an ONNX model, whose graph has no modules that could be layers",
         "export the PyTorch model that it was made from: `camflow export file.py:function`",
     ),
     "torchscript": (
-        "is a TorchScript model, which camflow does not read",
-        "export the PyTorch model that it was made from: `camflow export file.py:function`",
+        "is a TorchScript model, whose graph `torch.export` does not take",
+        "its weights can be had with the network: `camflow export --arch LIBRARY:NAME --checkpoint FILE`, or `file.py:function`",
     ),
     "export": ("is an exported program of `torch.export.save`", "`camflow export FILE.pt2` makes a camflow model of it"),
     "camflow": (
@@ -111,11 +111,11 @@ KINDS: dict[str, tuple[str, str | None]] = {
     ),
     "torch": (
         "is a checkpoint of `torch.save`, weights without a network",
-        "export the network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME",
+        "export the network with it: `camflow export --arch LIBRARY:NAME --checkpoint FILE`, or `camflow export file.py:function --checkpoint FILE`",
     ),
     "safetensors": (
         "has weights without a network (safetensors)",
-        "export the network with them: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME",
+        "export the network with them: `camflow export --arch LIBRARY:NAME --checkpoint FILE`, or `camflow export file.py:function --checkpoint FILE`",
     ),
     "pickle": ("is a Python pickle", "load it in a function that returns the nn.Module: `camflow export file.py:function`"),
 }

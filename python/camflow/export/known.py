@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,29 @@ def unwrap(module: nn.Module) -> nn.Module:
     if found:
         say(f"note: the model is exported without {' and '.join(sorted(found))} around it")
     return module
+
+
+def unshare(module: nn.Module) -> None:
+    """Gives each path in the module an object of its own, with the same weights.
+
+    Networks share modules without weights (one activation for all their convolutions). torch.export then names each call by the
+    path that it went through, and a hook on the one object sees all of them.
+    """
+    seen: set[int] = {id(module)}
+
+    def visit(parent: nn.Module) -> None:
+        for name, child in parent._modules.items():
+            if child is None:
+                continue
+            if id(child) in seen:
+                own = copy.copy(child)
+                for key, value in vars(own).items():
+                    vars(own)[key] = copy.copy(value) if isinstance(value, dict) else value  # of children, and of hooks
+                parent._modules[name] = child = own
+            seen.add(id(child))
+            visit(child)
+
+    visit(module)
 
 
 def _layers_of_wrappers(module: nn.Module) -> Iterator[nn.Module]:

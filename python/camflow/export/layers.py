@@ -20,6 +20,8 @@ Layer = dict[str, Any]
 Tokens = dict[str, Any]
 Size = tuple[int, int]
 
+# The norms before the attention of each block, as libraries name them.
+BLOCK_NORMS = r"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)"
 MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
 
 
@@ -83,14 +85,21 @@ def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -
             scores = pick(module(example.clone()))
             if not scores.requires_grad:
                 return set()
-            found = torch.autograd.grad(scores.sum(), list(taken.values()), allow_unused=True)
-        return {path for path, gradient in zip(taken, found, strict=True) if gradient is not None}
+            # of a mix of all channels: their sum is the same for every image behind a LayerNorm
+            mix = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0), dtype=scores.dtype)
+            found = torch.autograd.grad((scores * mix).sum(), list(taken.values()), allow_unused=True)
+        return {path for path, gradient in zip(taken, found, strict=True) if gradient is not None and _is_of_places(gradient)}
     except Exception as error:  # noqa: BLE001  a model may raise anything, and camflow itself looks at the graph once more
         say(f"warning: which layers feed the output could not be told: {first_line(error)}")
         return None
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_of_places(gradient: Tensor) -> bool:
+    """Whether a gradient comes back to more than the few tokens beside the image's own, as behind the last attention."""
+    return gradient.ndim != 3 or bool((gradient.abs().sum(2) > 0).float().mean() > 0.5) or not gradient.any()
 
 
 def output_keys(output: Any) -> tuple[list[str | None], list[Any]]:
@@ -239,37 +248,102 @@ def follow_sizes(module: nn.Module, meta: dict[str, Any], given: Collection[str]
             layer["tokens"] = followed or layer["tokens"]
 
 
-def number_layers(layers: Iterable[Layer]) -> tuple[dict[str, str], list[str]]:
+def number_layers(layers: Iterable[Layer], order: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
     """({"1": path, ...}, [default number]): the stages of the network, as a person counts them.
 
     Transformers: the norm before each block's attention (the usual choice, because the attention and its shortcut meet
-    there). ResNets: layer1 to layer4. Other networks: the last module at each resolution.
+    there). ResNets: layer1 to layer4. Other networks: the last module at each resolution. `layers` and `order`, the paths of all
+    modules, are in the order in which they end; where much of the network comes after what was found so, its blocks are numbered.
     """
     by_path = {layer["path"]: layer for layer in layers}
+    places = {path: at for at, path in enumerate(order or by_path)}
 
-    def numbered(paths: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-        aliases = {str(i + 1): path for i, path in enumerate(paths)}
-        return aliases, [str(len(aliases))] if aliases else []
+    def before_attention(norm: str) -> bool:
+        block = norm.rpartition(".")[0] + "."
+        attention = [at for path, at in places.items() if path.startswith(block) and "att" in path.removeprefix(block)]
+        return not attention or places[norm] < min(attention)
 
-    def family(pattern: str, layout: str) -> list[str]:
-        """Paths whose end matches, in the shortest prefix that has at least two."""
-        groups: dict[str, list[str]] = {}
-        for path, layer in by_path.items():
-            found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
-            if found and (layer["layout"] == "tokens") == (layout == "tokens"):
-                groups.setdefault(found[1], []).append(path)
-        families = [paths for paths in groups.values() if len(paths) > 1]
-        return min(families, key=lambda paths: len(paths[0])) if families else []
+    if not (numbered := _named(by_path, before_attention)):
+        numbered = _at_each_resolution(by_path, before_attention)
+        numbered = _blocks(by_path) or numbered if _is_early(by_path, numbered) else numbered
+    aliases = {str(i + 1): path for i, path in enumerate(numbered)}
+    return aliases, [str(len(aliases))] if aliases else []
 
-    blocks = family(r"(?:blocks|layers?|encoder_layers)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)", "tokens")
+
+def _is_early(by_path: dict[str, Layer], numbered: list[str]) -> bool:
+    """Whether more than a quarter of the network comes after what was numbered."""
+    if not numbered:
+        return True
+    ends = list(by_path)
+    after = len(ends) - 1 - ends.index(numbered[-1])
+    return after * 4 > len(ends) and after > 8  # in a small network a head is a quarter
+
+
+def _family(by_path: dict[str, Layer], pattern: str, is_tokens: bool) -> list[str]:
+    """Paths whose end matches, in the shortest prefix that has at least two."""
+    groups: dict[str, list[str]] = {}
+    for path, layer in by_path.items():
+        found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
+        if found and (layer["layout"] == "tokens") == is_tokens:
+            groups.setdefault(found[1], []).append(path)
+    families = [paths for paths in groups.values() if len(paths) > 1]
+    return min(families, key=lambda paths: len(paths[0])) if families else []
+
+
+def _blocks(by_path: dict[str, Layer]) -> list[str]:
+    """The numbered modules (`stages.2`, `blocks.11`) of the list that ends last, of the outermost where lists are nested."""
+    groups: dict[str, list[str]] = {}
+    for path in by_path:
+        if found := re.fullmatch(r"(.*?)\.?(\d+)", path):
+            groups.setdefault(found[1], []).append(path)
+    ends = list(by_path)
+    lists = {prefix: paths for prefix, paths in groups.items() if len(paths) > 1}
+    if not lists:
+        return []
+    latest = max(ends.index(paths[-1]) for paths in lists.values())
+    # of lists that end within the last tenth of the network, the one nearest to the root
+    late = [prefix for prefix, paths in lists.items() if ends.index(paths[-1]) >= latest - len(ends) // 10]
+    return lists[min(late, key=lambda prefix: (prefix.count("."), -len(lists[prefix])))]
+
+
+def _windowed(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
+    """The stages of transformers' windowed attention, whose own modules return more than a tensor.
+
+    Of each the norm before its last attention. Where norms come after it (Swin V2), what leads to the next stage, and the last norm.
+    """
+    stages: dict[str, str] = {}
+    for path in by_path:
+        if found := re.fullmatch(r"(.*\.layers\.\d+)\.blocks\.\d+\.layernorm_before", path):
+            stages[found[1]] = path
+    if not stages or before_attention(list(stages.values())[-1]):
+        return list(stages.values())
+    ends = list(by_path)
+    after = [
+        path
+        for path in ends[ends.index(list(stages.values())[-1]) :]
+        if by_path[path]["type"] == "LayerNorm" and ".blocks." not in path
+    ]
+    return [f"{stage}.downsample" for stage in stages if f"{stage}.downsample" in by_path] + after[:1]
+
+
+def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
+    """The layers that libraries' usual names tell to be the stages."""
+    blocks = _family(by_path, BLOCK_NORMS, is_tokens=True)
     if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
-        return numbered(blocks)
-    stages = family(r"layer\d+", "spatial")
-    if stages:
-        return numbered(sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p))))
+        if not before_attention(blocks[-1]):
+            blocks = [path.rpartition(".")[0] for path in blocks if path.rpartition(".")[0] in by_path]
+        return blocks
+    if pyramid := _windowed(by_path, before_attention):
+        return pyramid
+    stages = _family(by_path, r"layer\d+", is_tokens=False)
+    return sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p)))
+
+
+def _at_each_resolution(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
+    """The last layer at each resolution."""
     children = (
-        family(r"(?:features|stages|trunk_output|layers|blocks)\.\w+", "spatial")
-        or family(r"backbone\.\w+", "spatial")
+        _family(by_path, r"(?:features|stages|trunk_output|layers|blocks)\.\w+", is_tokens=False)
+        or _family(by_path, r"backbone\.\w+", is_tokens=False)
         or [p for p in by_path if "." not in p]
         or list(by_path)
     )
@@ -284,7 +358,9 @@ def number_layers(layers: Iterable[Layer]) -> tuple[dict[str, str], list[str]]:
         norms = [
             p
             for p in by_path
-            if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p) and by_path[p]["type"] == "LayerNorm"
+            if re.fullmatch(re.escape(path) + r"(?:\.blocks)?\.\d+\.norm1", p)
+            and by_path[p]["type"] == "LayerNorm"
+            and before_attention(p)
         ]
         last[size] = norms[-1] if norms else path
-    return numbered(last.values())
+    return list(last.values())

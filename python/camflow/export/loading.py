@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .classes import classes_by_channel
-from .known import known_metadata, unwrap
-from .loaders import LoadedModel, Metadata, function, program, timm, torchvision, zoo
+from .file_kinds import kind_of
+from .known import known_metadata, unshare, unwrap
+from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, zoo
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps
-from .weights import fit_names, head_classes, load_state, read_checkpoint
+from .weights import fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
 METADATA_KEYS = {"task", "classes", "preprocess", "aliases", "default_layers", "layers", "tokens", "primary_output", "example"}
-LIBRARIES = {"fiftyone": zoo.load, "torchvision": torchvision.load, "timm": timm.load}
+LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
+    "fiftyone": zoo.load,
+    "torchvision": torchvision.load,
+    "timm": timm.load,
+    "smp": smp.load,
+    "hf": hugging_face.load,
+}
+TEXTS = ("fiftyone", "hf")  # libraries with models that score texts
+FILES = (
+    ".pt2",
+    ".pt",
+    ".pth",
+    ".onnx",
+    ".ckpt",
+    ".safetensors",
+    ".tar",
+    ".bin",
+)  # what ends so is a file, also where there is none
 MIN_TORCH = (2, 9)  # the oldest whose archives were tried
 
 
 def load_model(
-    ref: str,
+    ref: str | nn.Module,
     weights: str = "default",
     seed: int = 0,
     num_classes: int | None = None,
     classes: Mapping[Any, Any] | Iterable[Any] | None = None,
     preprocess: list[Step] | None = None,
+    prompt: str | None = None,
 ) -> LoadedModel:
-    """Load what `ref` names (a name, `module:function`, `file.py:function` or a file) as a `LoadedModel`.
+    """Load what `ref` names (a name, `module:function`, `file.py:function`, a file or folder), or is, as a `LoadedModel`.
 
     `weights`: "default" (the published ones, downloaded if need be), "none" (random, drawn from `seed`) or a file.
-    `classes` (names by channel) and `preprocess` (steps) go before what the model says.
+    `classes` (names by channel) and `preprocess` (steps) go before what the model says. Of `classes` and `prompt` ("{}" stands
+    for the class) come the texts that CLIP-like models score.
 
     Raises:
         ExportError: there is no such model, its weights do not fit, or its metadata cannot be used.
@@ -46,22 +67,19 @@ def load_model(
         )
     if weights not in ("default", "none") and not Path(weights).is_file():
         raise ExportError(f"there is no weights file `{weights}`", "give a path, `default` or `none`", code=2)
+    checkpoint = None if weights in ("default", "none") else read_checkpoint(weights)
+    if isinstance(ref, str) and weights == "default" and _is_checkpoint(ref):
+        weights, checkpoint = ref, read_checkpoint(ref)
+        ref = _network_of(ref, checkpoint)
     torch.manual_seed(seed)
-    prefix, _, rest = ref.partition(":")
-    library = prefix if rest and prefix in LIBRARIES else None
-    name = rest if library else ref
-    if library is None and (
-        Path(ref).is_file() or (not rest and ref.endswith((".pt2", ".pt", ".pth", ".onnx", ".ckpt", ".safetensors")))
-    ):
-        loaded = program.load(ref)
-    elif library is None and rest:
-        loaded = function.load(ref)
-    else:
-        library = library or find_library(name)
-        loaded = _from_library(library, name, weights, num_classes)
+    texts = {"classes": list(classes_by_channel(classes).values()), "prompt": prompt}
+    library, name, loaded = _found(ref, weights, num_classes, texts)
+    if prompt is not None and "camflow_texts" not in dict(loaded.module.named_buffers()):
+        raise ExportError("`--prompt` is for models that score texts, which this one does not", code=2)
+    ref = ref if isinstance(ref, str) else type(ref).__name__
     if not library and num_classes:
         raise ExportError(
-            f"`--num-classes` is for models of FiftyOne's zoo, torchvision and timm: `{ref}` makes its own network",
+            f"`--num-classes` is for models that a library makes: `{ref}` makes its own network",
             "make it for as many classes there",
             code=2,
         )
@@ -80,22 +98,23 @@ def load_model(
             code=2,
         )
     loaded.module = unwrap(loaded.module)
-    if weights not in ("default", "none"):
-        state, names = read_checkpoint(weights)
+    if checkpoint:
+        state, names, _ = checkpoint
         state = fit_names(state, loaded.module.state_dict(), weights)
         count = None if num_classes or not library else head_classes(state, loaded.module.state_dict())
         if library and count:
             say(f"note: `{weights}` is for {count} classes, and so is the network")
-            loaded, num_classes = _from_library(library, name, weights, count), count
+            loaded, num_classes = _from_library(library, name, weights, count, texts), count
         load_state(loaded.module, state, weights)
-        if library and not preprocess:
-            say(f"note: preprocessing is that of the published weights of `{name}`; `--preprocess` gives another")
+        if library and not preprocess and loaded.metadata.get("preprocess"):
+            say(f"note: images are preprocessed as for the published weights of `{name}`; `--preprocess` says otherwise")
         if names and classes is None:
             say(f"note: names of classes as in `{weights}`")
             loaded.metadata["classes"] = classes_by_channel(names)
         elif library and not num_classes and classes is None:
             say(f"note: names of classes are those of the published weights of `{name}`; `--classes` gives others")
     loaded.module.to("cpu", torch.float32).eval().requires_grad_(False)
+    unshare(loaded.module)
     given = user_metadata(loaded.module, ref)
     known = (
         {} if library else {k: v for k, v in known_metadata(loaded.module).items() if k not in given and k not in loaded.metadata}
@@ -150,19 +169,62 @@ def find_library(name: str) -> str:
     raise unknown(name, [*in_zoo, *in_torchvision, *timm_names])
 
 
-def _from_library(library: str, name: str, weights: str, num_classes: int | None) -> LoadedModel:
+def _is_checkpoint(ref: str) -> bool:
+    return Path(ref).is_file() and kind_of(ref) in ("torch", "safetensors")
+
+
+def _network_of(path: str, checkpoint: tuple[Any, Any, str | None]) -> str:
+    """The network that the checkpoint names.
+
+    Raises:
+        ExportError: it names none.
+    """
+    config = Path(path).resolve().parent / "config.json"
+    if checkpoint[2]:
+        say(f"note: `{path}` says that its network is `{checkpoint[2]}`")
+        return checkpoint[2]
+    raise ExportError(
+        f"`{path}` is a checkpoint: weights without a network, and it does not say of which",
+        f"`camflow export {config.parent}` takes the folder that it lies in"
+        if config.is_file()
+        else f"name it: `--arch LIBRARY:NAME`; {said_of_nearest(checkpoint[0], path)}",
+        code=2,
+    )
+
+
+def _found(
+    ref: str | nn.Module, weights: str, num_classes: int | None, texts: dict[str, Any]
+) -> tuple[str | None, str, LoadedModel]:
+    """(library or None, name there, the model) of what `load_model` is given."""
+    if not isinstance(ref, str):
+        return None, "", zoo.of_object(ref, texts)
+    prefix, _, rest = ref.partition(":")
+    library = {"hf-hub": "hf"}.get(prefix, prefix)
+    if rest and library in LIBRARIES:
+        return library, rest, _from_library(library, rest, weights, num_classes, texts)
+    if Path(ref).is_file() or (not rest and ref.endswith(FILES)):
+        return None, ref, program.load(ref)
+    if Path(ref).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", ref):
+        return "hf", ref, _from_library("hf", ref, weights, num_classes, texts)
+    if rest:
+        return None, ref, function.load(ref)
+    library = find_library(ref)
+    return library, ref, _from_library(library, ref, weights, num_classes, texts)
+
+
+def _from_library(library: str, name: str, weights: str, num_classes: int | None, texts: dict[str, Any]) -> LoadedModel:
     if num_classes and weights == "default":
         raise ExportError(
             f"`--num-classes {num_classes}` with published weights would leave the head random",
-            "give the checkpoint that was trained for them: `--weights PATH`",
+            "give the checkpoint that was trained for them: `--checkpoint FILE`",
             code=2,
         )
     try:
-        loaded = LIBRARIES[library](name, weights, num_classes)
+        loaded = LIBRARIES[library](name, weights, num_classes, **(texts if library in TEXTS else {}))
     except (OSError, ConnectionError) as error:  # URLError is an OSError: no network, no such file, disk full
         raise ExportError(
             f"could not load `{name}` from {library}: {first_line(error)}",
-            "without a network: `--weights PATH` takes a downloaded checkpoint, `--weights none` random weights",
+            "without a network: `--checkpoint FILE` takes weights that were downloaded, `--weights none` random ones",
         ) from error
     if num_classes:
         loaded.metadata["classes"] = {}  # the published names are those of other classes

@@ -90,6 +90,19 @@ def with_padding(steps: list[Step], of: int) -> list[Step]:
     return [*steps[:-1], {"op": "pad_multiple", "of": of}, steps[-1]]
 
 
+def stretched(steps: list[Step], size: tuple[int, int]) -> list[Step]:
+    """Steps for a model of the one `size` (height, width): images are stretched to it where the steps would keep their shape."""
+    if fixed_size(steps):
+        return steps
+    say(
+        f"warning: the model takes images of {size[0]}x{size[1]} alone, which its preprocessing does not give: they are stretched to it\n"
+        "`--size HxW` exports it for another size"
+    )
+    kept = [step for step in steps[:-1] if step["op"] == "grayscale"]
+    how = next((step["interpolation"] for step in steps if "interpolation" in step), "bilinear")
+    return [*kept, resize_step("resize", size, how), steps[-1]]
+
+
 def checked_steps(steps: Any, channels: int | None = None, where: str = "preprocess") -> list[Step]:
     """The steps as camflow reads them: what its own reader would refuse is an `ExportError` that names step and key.
 

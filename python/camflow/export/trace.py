@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .layers import Shapes, Size, observe
 from .messages import ExportError, say
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# program, example, one of KINDS, shapes by path, paths without signature, output
+Traced: TypeAlias = "tuple[ExportedProgram, Tensor, str, Shapes, list[str], Any]"
+# What is free in an export: batch, height and width; the batch; nothing.
+KINDS = ("bhw", "batch", "none")
+
+
 def trace(
     module: nn.Module,
     size: Size,
@@ -23,13 +31,13 @@ def trace(
     channels: int = 3,
     fixed_batch: int | None = None,
     verbose: bool = False,
-) -> tuple[ExportedProgram, Tensor, str, Shapes, list[str], Any]:
+    kinds: Sequence[str] = KINDS,
+) -> Traced:
     """Export at an example `size`; with `dynamic` try free height and width first, at `dynamic` as example size.
 
-    With `fixed_batch` the batch is not free either. `verbose` shows what torch says meanwhile.
+    With `fixed_batch` the batch is not free either. `verbose` shows what torch says meanwhile. `kinds` are those of KINDS to try.
 
-    Gives (program, example, "bhw" | "batch" | "none", shapes by path, paths without signature, output); the example is
-    [N, C, H, W] of float32.
+    The example is [N, C, H, W] of float32.
 
     Raises:
         ExportError: it cannot be exported in any way.
@@ -40,7 +48,7 @@ def trace(
     reasons: dict[str, str] = {}
     inputs = list(inspect.signature(module.forward).parameters.values())
     takes_any = bool(inputs) and inputs[0].kind is inspect.Parameter.VAR_POSITIONAL  # torch wants what describes `*args` nested
-    if any("ShiftedWindowAttention" in type(m).__name__ for m in module.modules()):
+    if any(re.search("ShiftedWindowAttention|Swin", type(m).__name__) for m in module.modules()):
         # it traces, but takes minutes and the graph holds for the one size only
         dynamic, static_reason = None, "windowed attention builds its mask for one size"
     if static_reason:
@@ -50,7 +58,7 @@ def trace(
     # batch 2: a free dimension must not be 1 in the example
     attempts += [] if fixed_batch else [("batch", 2, size, {0: free})]
     attempts += [("none", fixed_batch or 1, size, {})]
-    for kind, batch, (height, width), dims in attempts:
+    for kind, batch, (height, width), dims in [attempt for attempt in attempts if attempt[0] in kinds]:
         example = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         try:
             with quiet(verbose):

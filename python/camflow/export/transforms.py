@@ -63,6 +63,8 @@ def steps_from_transforms(transform: Any) -> list[Step]:
         ExportError: one of them does what camflow does not have.
     """
     kind = type(transform).__name__
+    if kind == "function":
+        kind = transform.__name__
     if kind == "Compose":
         steps = [step for part in transform.transforms for step in steps_from_transforms(part)]
         last = [s for s in steps if s["op"] == "normalize"] or [normalize_step()]
@@ -91,6 +93,7 @@ def steps_from_transforms(transform: Any) -> list[Step]:
         flat = [v.flatten().tolist() if hasattr(v, "flatten") else list(v) for v in (transform.mean, transform.std)]
         return [normalize_step(*flat)]
     if kind in (
+        "_convert_to_rgb",  # open_clip's
         "ToTensor",
         "MaybeToTensor",
         "PILToTensor",
@@ -130,15 +133,31 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
             return size["height"], size["width"]
         return (size, size) if isinstance(size, int) else None
 
-    unknown_steps = [key for key in ("do_pad", "do_align_corners", "do_flip_channel_order") if config.get(key)]
-    if unknown_steps or (config.get("do_resize", False) and "crop_pct" in config):
-        raise ExportError(f"it has the step `{(unknown_steps or ['crop_pct'])[0]}`, which camflow does not have")
+    unknown_steps = [key for key in ("do_pad", "do_align_corners", "do_flip_channel_order", "do_split_image") if config.get(key)]
+    divisor = config.get("size_divisor")
+    if unknown_steps == ["do_pad"] and divisor:
+        unknown_steps = []  # the padding of older files, to the multiple below
+    if unknown_steps or (config.get("keep_aspect_ratio") and config.get("do_resize")):
+        raise ExportError(f"it has the step `{(unknown_steps or ['keep_aspect_ratio'])[0]}`, which camflow does not have")
     if config.get("do_resize", False):
         size = config.get("size")
-        if isinstance(size, int) and config.get("do_center_crop"):  # so it is meant in files without names of sides
+        if isinstance(size, int) and (
+            config.get("do_center_crop") or "crop_pct" in config
+        ):  # so it is meant in files without names of sides
             size = {"shortest_edge": size}
-        if isinstance(size, dict) and set(size) == {"shortest_edge"}:
-            steps.append({"op": "resize_smaller", "size": size["shortest_edge"], **how()})
+        named = {key: value for key, value in size.items() if value} if isinstance(size, dict) else {}
+        if set(named) == {"shortest_edge"} and config.get("crop_pct"):  # ConvNeXt's own: the crop is for small images only
+            side = named["shortest_edge"]
+            if side < 384:
+                steps.append({"op": "resize_smaller", "size": int(side / config["crop_pct"]), **how()})
+                steps.append({"op": "center_crop", "height": side, "width": side})
+            else:
+                steps.append({"op": "resize", "height": side, "width": side, **how()})
+        elif set(named) == {"shortest_edge"}:
+            steps.append({"op": "resize_smaller", "size": named["shortest_edge"], **how()})
+        elif set(named) == {"shortest_edge", "longest_edge"}:
+            steps.append({"op": "resize_smaller", "size": named["shortest_edge"], **how()})
+            steps.append({"op": "resize_max", "size": named["longest_edge"], **how()})
         elif pair := sides("size"):
             steps.append({"op": "resize", "height": pair[0], "width": pair[1], **how()})
         else:
@@ -147,11 +166,21 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
         if not (pair := sides("crop_size")):
             raise ExportError(f"its `crop_size` is {config.get('crop_size')!r}, which camflow cannot read")
         steps.append({"op": "center_crop", "height": pair[0], "width": pair[1]})
+    if divisor:
+        steps.append({"op": "pad_multiple", "of": int(divisor)})
     factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1
     scale = factor * 255  # camflow normalises samples in [0, 1]
+    offset = 1 if config.get("rescale_offset") else 0
     mean: Any = config.get("image_mean") if config.get("do_normalize", False) else [0] * 3
     std: Any = config.get("image_std") if config.get("do_normalize", False) else [1] * 3
-    return [*steps, normalize_step([m / scale for m in mean], [s / scale for s in std])]
+    # EfficientNet's divides by the deviation once more
+    again: Any = config.get("image_std") if config.get("include_top") else [1] * 3
+    return [
+        *steps,
+        normalize_step(
+            [(m + offset) / scale for m in mean], [s * once_more / scale for s, once_more in zip(std, again, strict=True)]
+        ),
+    ]
 
 
 def steps_from_flags(

@@ -41,10 +41,17 @@ def signatures(program: ExportedProgram) -> dict[str, str | None]:
     return names
 
 
-def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any]:
-    """Reloads the archive and compares it with the module; gives the "verified" entry of camflow.json.
+class OtherSizesError(ExportError):
+    """The archive cannot be written with free sizes, or gives what the model gives at the example's size alone."""
+
+
+def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reloads the archive and compares it with the module.
+
+    Gives the "verified" entry of camflow.json, and what is wrong with each layer whose value differs, by path.
 
     Raises:
+        OtherSizesError: they differ at other sizes than the example's.
         ExportError: they differ, or a numbered layer is none of the archive.
     """
     import torch
@@ -67,20 +74,26 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
     tolerance = 1e-4 if attention else 1e-5  # relative to the largest value; attention sums in another order per batch size
     graph = program.module(check_guards=False)  # the guards are about shapes that the tracer did not prove, not about results
     worst = {"absolute": 0.0, "relative": 0.0}
+    failed: dict[str, str] = {}
 
-    def compare(what: str, ours: Tensor, theirs: Tensor) -> None:
+    def difference(ours: Tensor, theirs: Tensor) -> str | None:
         if ours.shape != theirs.shape:
-            raise ExportError(
-                f"verification failed: {what} is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model"
-            )
+            return f"is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model"
         if not ours.numel() or not ours.is_floating_point():
-            return
+            return None
         gap, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
         if not gap <= tolerance * max(scale, 1e-6):  # written so that NaN fails
-            raise ExportError(
-                f"verification failed: {what} differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)"
-            )
+            return f"differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)"
         worst.update(absolute=max(worst["absolute"], gap), relative=max(worst["relative"], gap / max(scale, 1e-6)))
+        return None
+
+    kind, (batch, channels, height, width) = meta["input"]["dynamic"], meta["input"]["example"]
+
+    def at(shape: list[int]) -> str:
+        return "x".join(map(str, shape))
+
+    def refusal(shape: list[int]) -> type[ExportError]:
+        return ExportError if shape == meta["input"]["example"] else OtherSizesError
 
     class Checked(torch.fx.Interpreter):
         """Runs the graph and compares values as they are made: later operators may overwrite them."""
@@ -90,7 +103,8 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
         def run_node(self, node: fx.Node) -> Any:
             value = super().run_node(node)
             for layer, tensor in self.expected.pop(node.name, ()):
-                compare(f"layer `{layer}`", value, tensor)
+                if wrong := difference(value, tensor):
+                    failed[layer] = wrong
             return value
 
     def check(shape: list[int], hooks: bool = False) -> int:
@@ -117,13 +131,17 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
                 for layer, tensor in taken.items():
                     runner.expected.setdefault(values[layer], []).append((layer, tensor))
             count = sum(len(v) for v in runner.expected.values())
-            ours = output_keys(runner.run(x.clone()))[1]
+            try:
+                ours = output_keys(runner.run(x.clone()))[1]
+            except Exception as error:
+                raise refusal(shape)(
+                    f"verification failed: the archive does not run at {at(shape)}: {first_line(error)}"
+                ) from error
         for key, a, b in zip(meta["outputs"], ours, theirs, strict=True):
-            if isinstance(b, torch.Tensor):
-                compare(f"output {f'`{key}` ' if key else ''}at {'x'.join(map(str, shape))}", a, b)
+            if isinstance(b, torch.Tensor) and (wrong := difference(a, b)):
+                raise refusal(shape)(f"verification failed: output {f'`{key}` ' if key else ''}at {at(shape)} {wrong}")
         return count - sum(len(v) for v in runner.expected.values())
 
-    kind, (batch, channels, height, width) = meta["input"]["dynamic"], meta["input"]["example"]
     shapes, hooks_checked = [], 0
     for n in (1, 3) if kind != "none" else (batch,):
         hooks_checked = max(hooks_checked, check([n, channels, height, width], hooks=n < 3))
@@ -141,12 +159,10 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> dict[str, Any
                 shapes.append([1, channels, *size])
             break
     if len(shapes) == 2 and kind == "bhw":
-        raise ExportError(
-            "verification failed: the model takes no image size but the example's", "export it with `--static-size`"
-        )
+        raise OtherSizesError("the model takes no image size but the example's")
     return {
         "shapes": shapes,
         "max_abs_difference": worst["absolute"],
         "max_relative_difference": worst["relative"],
-        "hooks_checked": hooks_checked,
-    }
+        "hooks_checked": hooks_checked - len(failed),
+    }, failed

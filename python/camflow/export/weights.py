@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import importlib
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .architecture import nearest, stated
 from .file_kinds import described, kind_of
 from .messages import ExportError, first_line, say
 
@@ -35,64 +37,111 @@ NESTED = (
 NAMES = ("classes", "class_names", "names", "idx_to_class", "id2label", "class_to_idx", "label2id")
 
 
-def read_checkpoint(path: str) -> tuple[State, Any]:
-    """(weights by name, names of classes or None) of a checkpoint file.
+def read_checkpoint(path: str) -> tuple[State, Any, str | None]:
+    """(weights by name, names of classes or None, the network that it names or None) of a checkpoint file.
 
     Raises:
         ExportError: it holds no weights by name, or cannot be read without running what is in it.
     """
     kind = kind_of(path)
+    if kind == "torchscript":
+        return _of_torchscript(path), None, None
     if kind not in ("torch", "safetensors"):
         what, hint = described(path)
         raise ExportError(
-            f"`--weights`: `{path}` {what}",
+            f"`--checkpoint`: `{path}` {what}",
             {
                 "camflow": hint,
                 "export": "give it as the model, in place of its name",
-                "torchscript": 'save the weights of the model in Python: `torch.save(torch.jit.load(FILE).state_dict(), "weights.pt")`',
                 "onnx": "give a checkpoint of PyTorch (torch.save or safetensors)",
                 "pickle": 'save the weights alone: `torch.save(model.state_dict(), "weights.pt")`',
             }.get(kind, hint or "give a checkpoint of PyTorch (torch.save or safetensors)"),
             code=2,
         )
     if kind == "safetensors":
-        return importlib.import_module("safetensors.torch").load_file(path), None
-    return _of_checkpoint(path, _load(path))
+        return importlib.import_module("safetensors.torch").load_file(path), None, None
+    content = _load(path)
+    return *_of_checkpoint(path, content), stated(content)
 
 
-def _load(path: str) -> Any:
-    import pickle
-
+def _of_torchscript(path: str) -> State:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch tells at length how to switch its protection off; what matters is which object the file holds
-        found = re.search(r"GLOBAL ([\w.]+)|(?:type|class|function) ([\w.]*\.\w+)", str(error))
-        held = f"objects of `{found[1] or found[2]}`" if found else "objects of Python"
-        raise ExportError(
-            f"`--weights`: `{path}` holds {held} beside tensors, and loading them may run code of whoever wrote it",
-            'if you trust the file, save the weights alone: `torch.save(torch.load(FILE, weights_only=False)["state_dict"], "weights.pt")` '
-            "(`.state_dict()` in place of `[...]` if it is a whole model)",
-            code=2,
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is of the past
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    except RuntimeError as error:
+        raise ExportError(f"`torch.jit.load` cannot read `{path}`: {first_line(error)}") from error
+
+
+class _Unknown(dict[Any, Any]):
+    """What stands for an object of a class that is not torch's: it holds what the file says of it, and runs nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Whatever it is made of."""
+
+    def append(self, value: Any) -> None:
+        """As lists are filled."""
+
+    def extend(self, values: Any) -> None:
+        """As lists are filled."""
+
+
+def _load(path: str) -> Any:
+    import torch
+
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001  of an old or damaged file; reading it says so
+        unknown = []
+    # torch's own reader that runs no code of the file, which refuses objects that it does not know: settings of a training,
+    # and whole models. Weights lie beside and in them.
+    stubs: list[Any] = [(type(name.rpartition(".")[2], (_Unknown,), {}), name) for name in unknown]
+    try:
+        with torch.serialization.safe_globals(stubs):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if called := re.search(r"GLOBAL ([\w.]+) whose module", str(error)):
+            raise ExportError(
+                f"`--checkpoint`: `{path}` calls `{called[1]}` when it is loaded, which no weights need",
+                "do not load it anywhere; get the weights from whom you trust",
+            ) from error
         raise ExportError(
-            f"`--weights`: could not read `{path}`: {first_line(error)}", "the file is probably damaged: get it again"
+            f"`--checkpoint`: could not read `{path}`: {first_line(error)}",
+            "the file is probably damaged: get it again; if it is not, save the weights alone: `torch.save(model.state_dict(), FILE)`",
         ) from error
+
+
+def _of_model(value: object, prefix: str = "") -> State:
+    """The weights of a whole model that was saved as an object, by the names that its `state_dict` would give them."""
+    import torch
+
+    held = getattr(value, "__dict__", {}) if isinstance(value, _Unknown) else {}
+    if "_modules" not in held:
+        return {}
+    left_out = held.get("_non_persistent_buffers_set") or ()
+    own = {**(held.get("_parameters") or {}), **{k: v for k, v in (held.get("_buffers") or {}).items() if k not in left_out}}
+    found: State = {f"{prefix}{name}": tensor.detach() for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
+    for name, child in held["_modules"].items():
+        found.update(_of_model(child, f"{prefix}{name}."))
+    return found
 
 
 def _tensors(value: object) -> State:
     import torch
 
+    if isinstance(value, _Unknown):
+        return _of_model(value)
     return {str(k): v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
 
 
 def _of_checkpoint(path: str, content: object) -> tuple[State, Any]:
+    if isinstance(content, _Unknown) and _of_model(content):
+        return _of_model(content), getattr(content, "names", None)
     if not isinstance(content, dict):
         raise ExportError(
-            f"`--weights`: `{path}` holds a {type(content).__name__}, not weights by name",
+            f"`--checkpoint`: `{path}` holds a {type(content).__name__}, not weights by name",
             "save `model.state_dict()`, or a dict that has it under `state_dict`",
             code=2,
         )
@@ -111,7 +160,7 @@ def _of_checkpoint(path: str, content: object) -> tuple[State, Any]:
     if not state:
         keys = ", ".join(f"`{key}`" for key in list(content)[:6]) or "nothing"
         raise ExportError(
-            f"`--weights`: `{path}` holds no weights by name, but {keys}",
+            f"`--checkpoint`: `{path}` holds no weights by name, but {keys}",
             "save `model.state_dict()`, or a dict that has it under `state_dict`",
             code=2,
         )
@@ -197,9 +246,21 @@ def load_state(module: nn.Module, state: State, path: str) -> None:
     hint = (
         f"it is for {count} classes: the network has to be built for as many"
         if count and not missing
-        else "the file has to hold the weights of this very network, and all of them"
+        else f"the file has to hold the weights of this very network, and all of them; {said_of_nearest(state, path)}"
     )
     raise ExportError(f"`{path}` does not fit the model: {'; '.join(said)}", hint)
+
+
+def said_of_nearest(state: State, path: str) -> str:
+    """Which network the weights are of, as far as their names and shapes tell."""
+    found = nearest(state)
+    if found is None:
+        return "no network of torchvision or timm has such weights"
+    name, shared, count = found
+    return (
+        f"the nearest network is `{name}`, which has {shared} of its {count} weights by name and shape there: "
+        f"`camflow export --arch {name} --checkpoint {path}`"
+    )
 
 
 def warm_batchnorm(module: nn.Module, passes: int, size: tuple[int, int], seed: int = 0, channels: int = 3) -> None:

@@ -78,12 +78,12 @@ pub fn check_preprocess(program: &Program, observer: &dyn Observer) -> Result<()
         return Err(Diagnostic::invalid(format!(
             "model `{path}` does not say how images are preprocessed, and heatmaps of images that are prepared otherwise look right and are wrong"
         ))
-        .hint("export it again with `-- --preprocess imagenet`, `-- --preprocess none` (samples in [0, 1]), or `-- --mean M,M,M --std S,S,S --resize HxW`"));
+        .hint("export it again with `--preprocess imagenet`, `--preprocess none` (samples in [0, 1]), or `--mean M,M,M --std S,S,S --resize HxW`"));
     }
     if metadata.assumed.is_none() && is_bare(&metadata.preprocess.steps, &metadata.input.example) {
         observer.notice(&format!(
             "model `{path}` stretches images to {}x{} and does not normalise them, which is what the exporter once assumed where a model said \
-             nothing; if it was trained otherwise, export it again with `-- --preprocess imagenet` or `--mean`, `--std` and `--resize`",
+             nothing; if it was trained otherwise, export it again with `--preprocess imagenet` or `--mean`, `--std` and `--resize`",
             metadata.input.example[2], metadata.input.example[3]
         ));
     }

@@ -29,7 +29,8 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
         ExportError: there is none of that name, or timm is not installed.
     """
     timm = library()
-    if not timm.is_model(name):
+    hub, _, repository = name.partition(":")  # a repository of Hugging Face's hub, or a folder of one
+    if hub not in ("hf-hub", "local-dir") and not timm.is_model(name):
         raise unknown(name, timm.list_models(), "timm")
     module = timm.create_model(name, pretrained=weights == "default", **of_classes(num_classes))
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module), is_training=False)
@@ -39,7 +40,7 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
         classes = {str(i): info.index_to_description(i) for i in range(info.num_classes())}
     return LoadedModel(
         module,
-        name,
+        repository.rstrip("/").rpartition("/")[2] or name,
         f"timm:{name}",
         {"preprocess": steps_from_transforms(transform), "task": "classification", "classes": classes},
     )

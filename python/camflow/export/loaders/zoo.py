@@ -6,12 +6,14 @@ import functools
 import importlib.util
 import json
 import unittest.mock
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..messages import ExportError, unknown
-from ..transforms import attribute, steps_from_zoo_config
-from . import LoadedModel, Metadata, of_classes, without_weights
+from ..transforms import attribute, steps_from_transforms, steps_from_zoo_config
+from . import LoadedModel, Metadata, clip, hugging_face, of_classes, ultralytics, without_weights
+from .zoo_kinds import CLIP, HUGGING_FACE, NETWORK, REFUSED, TORCHVISION, kind_of, refusal
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -24,11 +26,15 @@ def manifest() -> dict[str, dict[str, Any]]:
     return {e["base_name"] + (f"@{e['version']}" if e.get("version") else ""): e for e in entries}
 
 
-def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel:
+def load(
+    name: str, weights: str, num_classes: int | None = None, classes: Sequence[str] | None = None, prompt: str | None = None
+) -> LoadedModel:
     """The model `name`, with its published weights where `weights` is "default", and random ones otherwise.
 
+    CLIP-like models score `classes`, or those that the zoo says; `prompt` ("{}" stands for the class) makes texts of them.
+
     Raises:
-        ExportError: there is none of that name, FiftyOne is not installed, or the model has preprocessing or outputs of its own.
+        ExportError: there is none of that name, FiftyOne is not installed, or the model gives no scores of classes.
     """
     entries = manifest()
     if not entries:
@@ -38,33 +44,77 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
         )
     if name not in entries:
         raise unknown(name, entries, "FiftyOne's zoo")
-    deployment = entries[name]["default_deployment_config_dict"]
-    config, kind = deployment["config"], deployment["type"].rpartition(".")[2]
-    if kind not in ("TorchvisionImageModel", "TorchImageModel") or ".detection." in str(config.get("entrypoint_fcn")):
+    entry, kind = entries[name], kind_of(entries[name])
+    if refused := refusal(entry):
+        gives, hint = refused
         raise ExportError(
-            f"`{name}` is a {kind} with preprocessing or outputs of its own, which camflow cannot read",
-            "wrap its network in a function that returns a module from [N, 3, H, W] to scores: `file.py:function`",
-            code=2,
+            f"`{name}` gives {gives}: camflow explains scores of classes, of an image or of its pixels", hint or NETWORK, code=2
         )
+    config = entry["default_deployment_config_dict"]["config"]
+    if kind in HUGGING_FACE:
+        loaded = hugging_face.load(config.get("name_or_path") or HUGGING_FACE[kind], weights, num_classes, classes, prompt)
+        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
+    if kind == "FiftyOneYOLOModel" or kind in CLIP:
+        loaded = of_object(_zoo_model(name, weights), {"classes": classes, "prompt": prompt})
+        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
     metadata = metadata_of(config)
     if weights == "default":
-        import fiftyone as fo
-        import fiftyone.zoo as foz
-        from torchvision.models import _api
-
-        # FiftyOne (1.22) puts the checkpoint into its own folder and then misses it: torchvision looks into torch's cache
-        # and downloads the file again. Point torchvision at FiftyOne's folder meanwhile.
-        from_zoo = functools.partial(_api.load_state_dict_from_url, model_dir=fo.config.model_zoo_dir)
-        with unittest.mock.patch.object(_api, "load_state_dict_from_url", from_zoo):
-            # `_model` is the nn.Module inside FiftyOne's wrapper; it has no public name
-            module = foz.load_zoo_model(name, device="cpu", cache=False, use_half_precision=False)._model
+        module = _zoo_model(name, weights)._model  # the nn.Module inside FiftyOne's wrapper; it has no public name
     else:
         entrypoint = config["entrypoint_fcn"]
         if not entrypoint.startswith("torchvision."):
-            raise ExportError(f"`{name}` cannot be built without its published weights", "leave `--weights` at `default`", code=2)
+            raise ExportError(f"`{name}` cannot be built without its published weights", "leave out `--weights`", code=2)
         arguments = {k: v for k, v in (config.get("entrypoint_args") or {}).items() if k != "weights"}
         module = without_weights(attribute(entrypoint), **{**arguments, **of_classes(num_classes)})
     return LoadedModel(module, name, f"fiftyone:{name}", metadata)
+
+
+def _zoo_model(name: str, weights: str) -> Any:
+    """FiftyOne's model `name` on the CPU, with its published weights."""
+    if weights != "default":
+        raise ExportError(f"`{name}` cannot be built without its published weights", "leave out `--weights`", code=2)
+    import fiftyone as fo
+    import fiftyone.zoo as foz
+    from torchvision.models import _api
+
+    # FiftyOne (1.22) puts the checkpoint into its own folder and then misses it: torchvision looks into torch's cache
+    # and downloads the file again. Point torchvision at FiftyOne's folder meanwhile.
+    from_zoo = functools.partial(_api.load_state_dict_from_url, model_dir=fo.config.model_zoo_dir)
+    with unittest.mock.patch.object(_api, "load_state_dict_from_url", from_zoo):
+        return foz.load_zoo_model(name, device="cpu", cache=False, use_half_precision=False)
+
+
+def of_object(model: Any, texts: Mapping[str, Any]) -> LoadedModel:
+    """A model that FiftyOne loaded, or an `nn.Module`; `texts` are the classes and the prompt of one that scores texts.
+
+    Raises:
+        ExportError: it gives no scores of classes.
+    """
+    import torch
+
+    kinds = [kind.__name__ for kind in type(model).__mro__]
+    if isinstance(model, torch.nn.Module) or "TorchImageModel" not in kinds:
+        return LoadedModel(model, type(model).__name__, f"object:{type(model).__name__}", {})
+    module, config = model._model, vars(model.config)  # the network has no public name
+    source = f"object:{kinds[0]}"
+    if kinds[0] == "FiftyOneYOLOModel":
+        module, metadata = ultralytics.network(module)
+        return LoadedModel(module, kinds[0], source, metadata)
+    if any("FiftyOneTransformer" in kind or "ZeroShotTransformer" in kind for kind in kinds):
+        name = str(config.get("name_or_path") or module.config._name_or_path)
+        return LoadedModel(module, kinds[0], source, hugging_face.adapt(module, name, texts["classes"], texts["prompt"]))
+    if kinds[0] not in (*CLIP, *TORCHVISION):
+        gives, hint = REFUSED.get(kinds[0], (f"what FiftyOne's `{kinds[0]}` makes of it", NETWORK))
+        raise ExportError(f"the model gives {gives}: camflow explains scores of classes", hint or NETWORK, code=2)
+    metadata = metadata_of(config)
+    if kinds[0] in CLIP:
+        names = list(texts["classes"] or model.classes)
+        prompt = texts["prompt"] or f"{config['text_prompt']} {{}}"
+        module = clip.network(model, [prompt.replace("{}", name) for name in names])
+        metadata["classes"] = {str(i): name for i, name in enumerate(names)}
+        if kinds[0] == "TorchOpenClipModel":
+            metadata["preprocess"] = steps_from_transforms(model._clip_preprocess)
+    return LoadedModel(module, kinds[0], source, metadata)
 
 
 def metadata_of(config: dict[str, Any]) -> Metadata:

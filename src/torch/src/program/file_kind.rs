@@ -7,8 +7,7 @@ type Kind = (&'static str, &'static str);
 
 const EXPORT_ITS_MODEL: &str =
     "export the PyTorch model that it was made from: `camflow export NAME` or `camflow export file.py:function`";
-const EXPORT_WITH_NETWORK: &str =
-    "export its network with it: `camflow export NAME -- --weights FILE`, or `file.py:function` in place of NAME";
+const EXPORT_WITH_NETWORK: &str = "export its network with it: `camflow export --arch LIBRARY:NAME --checkpoint FILE`, or `file.py:function` in place of `--arch`";
 const GET_AGAIN: &str = "get the file again; `camflow export` writes models";
 const UNPACK: &str = "unpack it first; `camflow export` writes models";
 

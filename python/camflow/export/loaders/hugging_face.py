@@ -1,0 +1,226 @@
+"""Models of Hugging Face, by the name of a repository of its hub or a folder of `save_pretrained`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..messages import ExportError, first_line, say
+from ..preprocess import fixed_size
+from ..transforms import steps_from_processor
+from . import LoadedModel, Metadata, scores, timm
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# By how the name of a model's class ends: what it gives in place of class scores, and what can be done.
+REFUSED = {
+    "ForObjectDetection": ("boxes", "explain a classifier or a segmentation model in its place"),
+    "ForDepthEstimation": ("depths and no classes", None),
+    "ForPoseEstimation": ("key points and no classes", None),
+    "ForKeypointDetection": ("key points and no classes", None),
+    "ForImageToImage": ("images and no classes", None),
+    "ForMaskedImageModeling": ("images and no classes", None),
+    "ForVideoClassification": ("scores of videos: camflow explains models of one image", None),
+    "ForCausalLM": ("texts", None),
+    "ForConditionalGeneration": ("texts", None),
+    "ForPreTraining": ("features of an image", "train a head for your classes and export that"),
+    "Model": ("features of an image", "train a head for your classes and export that"),
+}
+
+
+def library() -> Any:
+    """The module `transformers`.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise ExportError("transformers is not installed in this Python", "install it with `pip install transformers`") from None
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The `config.json` of a folder or of a repository of the hub.
+
+    Raises:
+        ExportError: there is none.
+        OSError: the hub cannot be reached, or has no such repository.
+    """
+    path = Path(name) / "config.json"
+    if not Path(name).is_dir():
+        path = Path(importlib.import_module("huggingface_hub").hf_hub_download(name, "config.json"))
+    if not path.is_file():
+        adapter = (path.parent / "adapter_config.json").is_file()
+        raise ExportError(
+            f"the folder `{name}` has no `config.json`"
+            + (": it holds an adapter, without the model that it adapts" if adapter else ""),
+            "merge it into its model (`merge_and_unload`) and `save_pretrained` that"
+            if adapter
+            else "give a folder that `save_pretrained` wrote",
+            code=2,
+        )
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def load(
+    name: str, weights: str, num_classes: int | None = None, classes: Sequence[str] | None = None, prompt: str | None = None
+) -> LoadedModel:
+    """The model of the repository or folder `name`, with its weights where `weights` is "default", and random ones otherwise.
+
+    CLIP-like models score `classes`: the texts that `prompt` makes of them ("{}" stands for the class).
+
+    Raises:
+        ExportError: it gives no class scores, or cannot be loaded.
+    """
+    config = config_of(name)
+    if "architecture" in config and "model_type" not in config:
+        return timm.load(f"{'local-dir' if Path(name).is_dir() else 'hf-hub'}:{name}", weights, num_classes)
+    transformers = library()
+    kind = str(next(iter(config.get("architectures") or ()), ""))
+    build = getattr(transformers, kind, None)
+    if build is None:
+        raise ExportError(
+            f"`{name}` names no class of transformers in `architectures` of its `config.json`"
+            if not kind
+            else f"`{name}` is a `{kind}`, which this transformers ({transformers.__version__}) does not have",
+            "load it in a function that returns a module of class scores: `camflow export file.py:function`",
+            code=2,
+        )
+    check_kind(build, name, classes)
+    module = _built(build, name, weights, num_classes)
+    metadata = adapt(module, name, classes, prompt)
+    return LoadedModel(module, Path(name).resolve().name if Path(name).is_dir() else name, f"hf:{name}", metadata)
+
+
+def _is_clip(kind: type) -> bool:
+    return hasattr(kind, "get_text_features") and hasattr(kind, "get_image_features")
+
+
+def _is_universal(kind: str) -> bool:
+    """Whether it gives queries of classes with masks."""
+    return kind.endswith("ForUniversalSegmentation") or kind == "MaskFormerForInstanceSegmentation"
+
+
+def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
+    """Raise `ExportError` for a class of transformers that gives no scores of classes; `name` is the model's in messages."""
+    is_clip, called = _is_clip(kind), kind.__name__
+    has_scores = "ForImageClassification" in called or called.endswith("ForSemanticSegmentation") or _is_universal(called)
+    if not (is_clip or has_scores):
+        gives, hint = next((why for end, why in REFUSED.items() if called.endswith(end)), ("no scores of classes", None))
+        raise ExportError(
+            f"`{name}` is a `{called}`, which gives {gives}",
+            hint or "wrap the part that gives scores of classes in a function: `camflow export file.py:function`",
+            code=2,
+        )
+    if is_clip and not classes:
+        raise ExportError(
+            f"`{name}` is a `{called}`, which scores texts, and nothing says which",
+            "`--classes` names them: a file (one a line) or a,b,c; `--prompt 'a photo of a {}'` makes sentences of them",
+            code=2,
+        )
+
+
+def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: str | None = None) -> Metadata:
+    """Has a model of transformers give one tensor of scores; what is known of it.
+
+    Raises:
+        ExportError: it gives no scores of classes.
+    """
+    kind = type(module).__name__
+    scores.without_checks(module)
+    check_kind(type(module), name, classes)
+    metadata = metadata_of(module, name) | {"one_size": True}
+    if _is_clip(type(module)):
+        metadata |= _with_texts(module, name, list(classes or ()), prompt)
+    elif _is_universal(kind):
+        constants = {"task_inputs": _task(name)} if kind.startswith("OneFormer") else {}
+        scores.class_maps(module, resized=kind.startswith(("Mask2Former", "Eomt")), **constants)
+        metadata["task"] = "segmentation"
+    else:
+        scores.logits(module)
+        metadata["task"] = "segmentation" if kind.endswith("Segmentation") else "classification"
+    return metadata
+
+
+def _built(build: Any, name: str, weights: str, num_classes: int | None) -> Any:
+    transformers = library()
+    if weights == "default":
+        return build.from_pretrained(name)
+    config = transformers.AutoConfig.from_pretrained(name, **({"num_labels": num_classes} if num_classes else {}))
+    return build(config)
+
+
+def metadata_of(module: nn.Module, name: str) -> Metadata:
+    """Classes, preprocessing and size of images, as far as the repository or folder `name` says them."""
+    transformers = library()
+    config: Any = module.config
+    found: Metadata = {"classes": {}}
+    names = getattr(config, "id2label", None) or {}
+    if not all(str(label) == f"LABEL_{i}" for i, label in names.items()):  # what a model has whose author named none
+        found["classes"] = {str(i): str(label) for i, label in names.items()}
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        say(f"note: `{name}` has no image processor that could be read: {first_line(error)}")
+    else:
+        found["preprocess"] = steps_from_processor(processor.to_dict())
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    size = fixed_size(found.get("preprocess")) or ((size, size) if isinstance(size, int) else size)
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        found["example"] = list(size)
+    return found
+
+
+def _task(name: str) -> Tensor:
+    """The tokens [1, T] of the task that OneFormer is asked for: scores of each pixel's class."""
+    processor = library().AutoProcessor.from_pretrained(name)
+    tokens = processor.tokenizer(
+        "the task is semantic", padding="max_length", max_length=processor.task_seq_length, truncation=True, return_tensors="pt"
+    )
+    found: Tensor = tokens["input_ids"] * tokens["attention_mask"]  # as its processor has it: what fills up is 0
+    return found
+
+
+def _with_texts(module: Any, name: str, classes: list[str], prompt: str | None) -> Metadata:
+    """Has the module give scores of classes: their texts are embedded once, and the text's network is left out."""
+    import torch
+
+    tokenizer = library().AutoTokenizer.from_pretrained(name)
+    texts = [(prompt or "{}").replace("{}", text) for text in classes]
+    if prompt is None:
+        say(
+            f"note: the texts that `{name}` scores are the names of the classes; `--prompt 'a photo of a {{}}'` makes sentences of them"
+        )
+    # SigLIP was trained on texts of one length
+    padding = "max_length" if "siglip" in str(module.config.model_type) else True
+    length = getattr(getattr(module.config, "text_config", None), "max_position_embeddings", None)
+    tokens = tokenizer(texts, padding=padding, max_length=length, truncation=True, return_tensors="pt")
+    if len({tuple(row) for row in tokens["input_ids"].tolist()}) < len(set(texts)):
+        raise ExportError(
+            f"the tokenizer of `{name}` makes the same tokens of different texts",
+            "the files of its tokenizer are probably missing",
+        )
+    taken = {key: value for key, value in tokens.items() if key in ("input_ids", "attention_mask")}
+    if "siglip" in str(module.config.model_type):
+        taken.pop("attention_mask", None)  # which it was trained without
+
+    def embedding(found: Any) -> Tensor:
+        tensor: Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
+        return tensor
+
+    with torch.no_grad():
+        embedded = embedding(module.eval().get_text_features(**taken))
+    scale, bias = module.logit_scale.detach().exp(), getattr(module, "logit_bias", None)
+    for part in ("text_model", "text_projection"):
+        if hasattr(module, part):
+            delattr(module, part)
+    scores.similarities(
+        module, lambda self, images: embedding(self.get_image_features(pixel_values=images)), embedded, scale, bias
+    )
+    return {"classes": {str(i): text for i, text in enumerate(classes)}, "task": "classification"}

@@ -1,0 +1,84 @@
+"""From what a model of Hugging Face, FiftyOne or Ultralytics returns to one tensor of class scores.
+
+The forward of the model's class is overridden, so that the paths of its modules stay what its users know.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def override_forward(module: nn.Module, forward: Callable[[Any, Callable[..., Any], Tensor], Tensor]) -> None:
+    """Has the module compute `forward(module, its own forward, images)`."""
+    kind = type(module)
+
+    def scores(self: nn.Module, pixel_values: Tensor) -> Tensor:
+        return forward(self, lambda **inputs: kind.forward(self, **inputs), pixel_values)
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": scores, "__module__": kind.__module__})
+
+
+def without_checks(module: nn.Module) -> None:
+    """Leaves out `torch_compilable_check` of transformers in the module's own file.
+
+    It compares lists of sizes that are the same for every image, by values out of tensors, which archives cannot hold.
+    """
+    namespace = vars(sys.modules[type(module).__module__])
+    if "torch_compilable_check" in namespace:
+        namespace["torch_compilable_check"] = lambda *args, **kwargs: None
+
+
+def logits(module: nn.Module) -> None:
+    """Scores are `.logits`: [N, K] of classifiers, [N, K, h, w] of semantic segmentation."""
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> Tensor:
+        found: Tensor = own(pixel_values=images).logits
+        return found
+
+    override_forward(module, forward)
+
+
+def class_maps(module: nn.Module, resized: bool, **constants: Tensor) -> None:
+    """Scores [N, K, h, w] are the class queries' probabilities times the masks', as `post_process_semantic_segmentation` has it.
+
+    With `resized` the masks get the image's size before they become probabilities. `constants` are further inputs.
+    """
+    import torch
+
+    for name, value in constants.items():
+        module.register_buffer(f"camflow_{name}", value, persistent=False)
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> Tensor:
+        given = {name: getattr(self, f"camflow_{name}").expand(images.shape[0], -1) for name in constants}
+        found = own(pixel_values=images, **given)
+        masks = found.masks_queries_logits
+        if resized:
+            masks = torch.nn.functional.interpolate(masks, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        classes = found.class_queries_logits.softmax(dim=-1)[..., :-1]  # the last is "no object"
+        return torch.einsum("nqk,nqhw->nkhw", classes, masks.sigmoid())
+
+    override_forward(module, forward)
+
+
+def similarities(
+    module: nn.Module, encode: Callable[[Any, Tensor], Tensor], texts: Tensor, scale: Tensor, bias: Tensor | None = None
+) -> None:
+    """Scores [N, K] of CLIP-like models: the cosine of the image's embedding and each class's text, scaled.
+
+    `encode` gives the embedding [N, D] of images; `texts` [K, D] are those of the classes, `scale` is the factor itself.
+    """
+    unit = texts / texts.norm(dim=-1, keepdim=True)
+    module.register_buffer("camflow_texts", (unit * scale).detach().t().contiguous(), persistent=False)
+    offset = 0.0 if bias is None else float(bias)
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> Tensor:
+        found = encode(self, images)
+        scores: Tensor = (found / found.norm(dim=-1, keepdim=True)) @ self.camflow_texts
+        return scores + offset
+
+    override_forward(module, forward)

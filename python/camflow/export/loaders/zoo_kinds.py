@@ -1,0 +1,72 @@
+"""What each kind of model in FiftyOne's zoo gives, and whether that is scores of classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TORCHVISION = ("TorchvisionImageModel", "TorchImageModel")
+CLIP = ("TorchCLIPModel", "TorchOpenClipModel")
+# A class of FiftyOne -> the repository that it takes where an entry of the zoo names none.
+HUGGING_FACE = {
+    "FiftyOneTransformerForImageClassification": "google/vit-base-patch16-224",
+    "FiftyOneTransformerForSemanticSegmentation": "nvidia/segformer-b0-finetuned-ade-512-512",
+    "FiftyOneTransformerForUniversalSegmentation": "facebook/mask2former-swin-tiny-coco-instance",
+    "FiftyOneZeroShotTransformerForImageClassification": "openai/clip-vit-large-patch14",
+}
+HEAD = "train a classifier on its features, and export both as one module: `camflow export file.py:function`"
+CLASSES = "explain a classifier or a segmentation model of the same classes in its place"
+NETWORK = "wrap the part of its network that gives scores of classes in a function: `camflow export file.py:function`"
+# What a class of FiftyOne, or its output processor, gives in place of class scores, and what can be done.
+REFUSED = {
+    "DetectorOutputProcessor": ("boxes", CLASSES),
+    "InstanceSegmenterOutputProcessor": ("boxes with masks", CLASSES),
+    "KeypointDetectorOutputProcessor": ("key points", CLASSES),
+    "UltralyticsDetectionOutputProcessor": ("boxes", CLASSES),
+    "UltralyticsOBBOutputProcessor": ("rotated boxes", CLASSES),
+    "UltralyticsPoseOutputProcessor": ("key points", CLASSES),
+    "UltralyticsSegmentationOutputProcessor": ("boxes with masks", CLASSES),
+    "YOLOEVPSegmentationOutputProcessor": ("boxes with masks for a prompt", CLASSES),
+    "TorchYoloNasModel": ("boxes", CLASSES),
+    "FiftyOneTransformerForObjectDetection": ("boxes", CLASSES),
+    "FiftyOneZeroShotTransformerForObjectDetection": ("boxes for a text", CLASSES),
+    "RFDETRDetectionModel": ("boxes", CLASSES),
+    "RFDETRSegmentationModel": ("boxes with masks", CLASSES),
+    "FCCLIPModel": ("masks of objects, by code that is downloaded with its weights", CLASSES),
+    "FiftyOneZeroShotTransformerForSemanticSegmentation": (
+        "scores of pixels for a text, by groups of pixels that camflow does not read",
+        "`zero-shot-classification-transformer-torch` scores texts for whole images",
+    ),
+    "FiftyOneTransformerForPoseEstimation": ("key points in boxes", None),
+    "FiftyOneTransformerForDepthEstimation": ("depths", None),
+    "DepthAnythingV3Model": ("depths", None),
+    "AppleSharpModel": ("a scene in three dimensions", None),
+    "SegmentAnythingModel": ("masks for a prompt", None),
+    "SegmentAnything2ImageModel": ("masks for a prompt", None),
+    "SegmentAnything2VideoModel": ("masks in videos for a prompt", None),
+    "SegmentAnything3ImageModel": ("masks for a prompt", None),
+    "SegmentAnything3VideoModel": ("masks in videos for a prompt", None),
+    "PaddleOCRDetectionModel": ("places of text", None),
+    "PaddleOCRModel": ("text", None),
+    "Qwen3VLModel": ("text or its features", None),
+    "FiftyOneTransformer": ("features of an image", HEAD),
+    "PEVisionEncoder": ("features of an image", HEAD),
+}
+
+
+def kind_of(entry: dict[str, Any]) -> str:
+    """The class of FiftyOne that runs an entry of the manifest."""
+    kind: str = entry["default_deployment_config_dict"]["type"].rpartition(".")[2]
+    return kind
+
+
+def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
+    """(what the model of an entry gives, what can be done or None) where that is no scores of classes; None where it is."""
+    kind, config = kind_of(entry), entry["default_deployment_config_dict"]["config"]
+    processor = str(config.get("output_processor_cls")).rpartition(".")[2]
+    if kind in CLIP or kind in HUGGING_FACE or processor == "UltralyticsClassificationOutputProcessor":
+        return None
+    if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor"):
+        return None
+    if kind in TORCHVISION and processor == "None":
+        return "features of an image", HEAD
+    return REFUSED.get(processor) or REFUSED.get(kind) or (f"what FiftyOne's `{kind}` makes of it", NETWORK)

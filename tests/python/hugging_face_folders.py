@@ -1,0 +1,139 @@
+"""Folders as `save_pretrained` writes them, of small networks of transformers with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import transformers as t
+
+import torch
+
+NAMES = dict(enumerate(("cat", "dog", "bird", "fish")))
+SWIN = {"patch_size": 4, "embed_dim": 16, "window_size": 4}
+
+
+def vit():
+    config = t.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=64,
+        patch_size=16,
+        id2label=NAMES,
+    )
+    return t.ViTForImageClassification(config), t.ViTImageProcessor(size={"height": 64, "width": 64})
+
+
+def convnext():
+    config = t.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], id2label=NAMES)
+    return t.ConvNextForImageClassification(config), t.ConvNextImageProcessor(size={"shortest_edge": 224})
+
+
+def convnext_384():
+    return convnext()[0], t.ConvNextImageProcessor(size={"shortest_edge": 384})
+
+
+def efficientnet():
+    config = t.EfficientNetConfig(width_coefficient=0.3, depth_coefficient=0.3, image_size=64, hidden_dim=384, id2label=NAMES)
+    processor = t.EfficientNetImageProcessor(size={"height": 64, "width": 64}, image_std=[0.2, 0.3, 0.4])
+    return t.EfficientNetForImageClassification(config), processor
+
+
+def swinv2():
+    config = t.Swinv2Config(image_size=64, depths=[2, 2], num_heads=[2, 4], id2label=NAMES, **SWIN)
+    return t.Swinv2ForImageClassification(config), t.ViTImageProcessor(size={"height": 64, "width": 64})
+
+
+def segformer():
+    config = t.SegformerConfig(
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 2, 2, 4],
+        decoder_hidden_size=32,
+        id2label=NAMES,
+    )
+    return t.SegformerForSemanticSegmentation(config), t.SegformerImageProcessor(size={"height": 128, "width": 128})
+
+
+def mask2former():
+    stages = [f"stage{number}" for number in range(1, 5)]
+    config = t.Mask2FormerConfig(
+        backbone_config=t.SwinConfig(image_size=64, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], out_features=stages, **SWIN),
+        hidden_dim=32,
+        feature_size=32,
+        mask_feature_size=32,
+        encoder_layers=1,
+        decoder_layers=3,
+        num_attention_heads=4,
+        dim_feedforward=32,
+        encoder_feedforward_dim=32,
+        num_queries=7,
+        id2label=NAMES,
+    )
+    return t.Mask2FormerForUniversalSegmentation(config), t.Mask2FormerImageProcessor(size={"height": 64, "width": 64})
+
+
+def oneformer():
+    stages = [f"stage{number}" for number in range(1, 5)]
+    config = t.OneFormerConfig(
+        backbone_config=t.SwinConfig(image_size=64, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], out_features=stages, **SWIN),
+        hidden_dim=32,
+        conv_dim=32,
+        mask_dim=32,
+        encoder_layers=1,
+        decoder_layers=3,
+        num_attention_heads=4,
+        dim_feedforward=32,
+        encoder_feedforward_dim=32,
+        num_queries=7,
+        query_dec_layers=1,
+        is_training=False,
+        id2label=NAMES,
+    )
+    processor = t.OneFormerImageProcessor(size={"height": 64, "width": 64}, num_text=2)
+    return t.OneFormerForUniversalSegmentation(config), processor
+
+
+def clip():
+    texts = {"vocab_size": 99, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    network = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = t.CLIPConfig(
+        text_config=network | texts, vision_config=network | {"image_size": 64, "patch_size": 16}, projection_dim=24
+    )
+    processor = t.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    return t.CLIPModel(config), processor
+
+
+def yolos():
+    config = t.YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=[64, 64],
+        num_detection_tokens=5,
+    )
+    return t.YolosForObjectDetection(config), t.YolosImageProcessor()
+
+
+def tokenizer():
+    """One token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {word: number for number, word in enumerate(("<start>", "<end>", "a", "photo", "of", "cat", "dog", "bird"))}
+    made = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=[("<start>", 0), ("<end>", 1)])
+    return t.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<start>", eos_token="<end>", pad_token="<end>")
+
+
+def save(build, folder: Path) -> Path:
+    """What `build` makes, in `folder`."""
+    torch.manual_seed(0)
+    model, processor = build()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if build in (clip, oneformer):
+        tokenizer().save_pretrained(folder)
+    return folder

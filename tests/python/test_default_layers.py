@@ -1,0 +1,100 @@
+"""The layer that is explained where none is named: it feeds the score, depends on the image and lies over it."""
+
+import hugging_face_folders as folders
+import pytest
+from camflow.export.describe import describe
+from camflow.export.evidence import telling
+from camflow.export.known import unshare
+from camflow.export.layers import observe
+from camflow.export.loaders import LoadedModel, scores
+
+import torch
+from torch import nn
+
+
+def described(module, side=224):
+    torch.manual_seed(0)
+    module.eval().requires_grad_(False)
+    unshare(module)
+    image = torch.randn(2, 3, side, side)
+    shapes, _, output = observe(module, image)
+    return describe(LoadedModel(module, "m", "m", {}), shapes, image, output)[0]
+
+
+@pytest.mark.parametrize(
+    "name, layer",
+    [
+        ("resnet18", "layer4"),
+        ("vit_tiny_patch16_224", "blocks.11.norm1"),
+        ("swin_tiny_patch4_window7_224", "layers.3.blocks.1.norm1"),
+        ("xcit_nano_12_p16_224", "blocks.11"),  # not the position encoding, the same for every image
+        ("levit_128s", "stages.2"),  # not the stem
+        ("efficientformer_l1", "stages.3"),  # not the last but one
+        ("hiera_tiny_224", "blocks.11"),  # not the tokens in the order of windows
+    ],
+)
+def test_the_default_of_timms_models(name, layer):
+    import timm
+
+    torch.manual_seed(0)
+    meta = described(timm.create_model(name))
+    assert meta["aliases"][meta["default_layers"][0]] == layer
+
+
+@pytest.mark.parametrize(
+    "build, layer",
+    [
+        (folders.swinv2, "swinv2.layernorm"),  # its other norms are the attention's own
+        (folders.vit, "vit.layers.2.layernorm_before"),
+        (folders.convnext, "convnext.encoder.stages.3"),
+        (folders.segformer, "segformer.stages.3"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_default_of_models_of_transformers(build, layer):
+    torch.manual_seed(0)
+    module = build()[0]
+    scores.logits(module)
+    meta = described(module, 64)
+    assert meta["aliases"][meta["default_layers"][0]] == layer
+
+
+class Odd(nn.Module):
+    """Convolutions, a map that is the same for every image, and one that is turned upside down."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.constant, self.turned, self.head = (
+            nn.Conv2d(3, 8, 3, 8, 1),
+            nn.Identity(),
+            nn.Identity(),
+            nn.Conv2d(8, 3, 1),
+        )
+        self.encoding = nn.Parameter(torch.randn(1, 8, 28, 28))
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = x + self.constant(self.encoding.expand(x.shape[0], -1, -1, -1))
+        return self.head(self.turned(x.rot90(2, (2, 3)))).mean((2, 3))
+
+
+def test_one_changed_image_tells():
+    torch.manual_seed(0)
+    model = Odd().eval()
+    layers = [{"path": path, "layout": "nchw"} for path in ("stem", "constant", "turned", "head")]
+    assert telling(model, torch.randn(1, 3, 224, 224), layers, None) == {"stem"}
+
+
+def test_a_norm_behind_the_attention_is_no_default(capsys):
+    import timm
+
+    torch.manual_seed(0)
+    meta = described(timm.create_model("swinv2_cr_tiny_224"))
+    assert "norm1" not in meta["aliases"][meta["default_layers"][0]]
+
+
+def test_behind_the_last_attention_only_the_class_token_counts():
+    import timm
+
+    meta = described(timm.create_model("vit_tiny_patch16_224"))
+    assert "norm" not in meta["aliases"].values() and "blocks.11" not in meta["aliases"].values()

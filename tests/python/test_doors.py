@@ -1,0 +1,236 @@
+"""What `camflow export` takes beside functions: checkpoints with the name of their network, and models of Hugging Face."""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import zipfile
+
+import hugging_face_folders as folders
+import pytest
+import transformers
+from camflow.export import ExportError, cli, load_model
+from test_export import apply, picture
+
+import torch
+
+KINDS = [
+    folders.vit,
+    folders.convnext,
+    folders.efficientnet,
+    folders.swinv2,
+    folders.segformer,
+    folders.mask2former,
+    folders.oneformer,
+    folders.clip,
+]
+
+
+@pytest.fixture(autouse=True)
+def python(monkeypatch):
+    """Commands of these tests run in folders where there is no environment to be found."""
+    monkeypatch.setenv("CAMFLOW_PYTHON", sys.executable)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """timm's ResNet-18 for three classes."""
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model("resnet18", num_classes=3).eval()
+
+
+def state_dict(model, path):
+    torch.save(model.state_dict(), path)
+
+
+def data_parallel(model, path):
+    torch.save({f"module.{key}": value for key, value in model.state_dict().items()}, path)
+
+
+def lightning(model, path):
+    state = {f"model._orig_mod.{key}": value for key, value in model.state_dict().items()}
+    hparams = argparse.Namespace(lr=0.1)
+    torch.save({"state_dict": state | {"loss.weight": torch.ones(3)}, "epoch": 3, "hyper_parameters": hparams}, path)
+
+
+def whole(model, path):
+    torch.save(model, path)
+
+
+def torchscript(model, path):
+    torch.jit.trace(model, torch.zeros(1, 3, 32, 32)).save(path)
+
+
+def safetensors(model, path):
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), path)
+
+
+@pytest.mark.parametrize("write", [state_dict, data_parallel, lightning, whole, torchscript, safetensors])
+def test_a_checkpoint_with_its_network(resnet, write, tmp_path, capsys):
+    write(resnet, tmp_path / "best.pth")
+    loaded = load_model("timm:resnet18", str(tmp_path / "best.pth"), classes=["ant", "bee", "cat"])
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded.module(images), resnet(images))
+    assert list(loaded.metadata["classes"].values()) == ["ant", "bee", "cat"]
+    assert "is for 3 classes, and so is the network" in capsys.readouterr().err
+
+
+def test_the_command_exports_a_checkpoint(camflow, resnet, tmp_path):
+    state_dict(resnet, tmp_path / "best.pth")
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")
+    flags = ["--checkpoint", "best.pth", "--classes", "labels.txt", "--size", "64x96"]
+    camflow("export", "--arch", "timm:resnet18", *flags, cwd=tmp_path, env={"CAMFLOW_CACHE": str(tmp_path / "cache")})
+    made = tmp_path / "cache" / "models" / "timm_resnet18-best.pt2"
+    said = camflow("inspect", made).stdout
+    assert "ant" in said and "layer4" in said and "0.485" in said
+    # the same file, which is not replaced, asked for the other way round
+    again = camflow("export", "best.pth", "--arch", "timm:resnet18", "--out", made, code=2, cwd=tmp_path)
+    assert "already there" in again.stderr
+    alone = camflow("export", "--arch", "timm:resnet18", code=2)
+    assert "network without weights" in alone.stderr and "`camflow export timm:resnet18`" in alone.stderr
+
+
+def make(path):
+    """What a checkpoint has Python call where it is loaded without care."""
+    os.mkdir(path)
+
+
+class Call:
+    def __init__(self, function, path):
+        self.called = function, (str(path),)
+
+    def __reduce__(self):
+        return self.called
+
+
+def test_objects_in_a_checkpoint_run_nothing(resnet, tmp_path):
+    torch.save({"state_dict": resnet.state_dict(), "hook": Call(make, tmp_path / "made")}, tmp_path / "odd.pth")
+    load_model("timm:resnet18", str(tmp_path / "odd.pth"), classes=["ant", "bee", "cat"])
+    torch.save({"state_dict": resnet.state_dict(), "hook": Call(os.mkdir, tmp_path / "made")}, tmp_path / "evil.pth")
+    with pytest.raises(ExportError, match=r"calls `posix\.mkdir` when it is loaded"):
+        load_model("timm:resnet18", str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_network_that_a_checkpoint_names(resnet, tmp_path, capsys):
+    held = {"arch": "resnet18", "state_dict": resnet.state_dict(), "args": argparse.Namespace(output=pathlib.Path("x"))}
+    torch.save(held, tmp_path / "model_best.pth.tar")
+    loaded = load_model(str(tmp_path / "model_best.pth.tar"))
+    assert loaded.source == "timm:resnet18" and "says that its network is `timm:resnet18`" in capsys.readouterr().err
+
+
+def test_the_nearest_network_is_named(resnet, tmp_path):
+    state_dict(resnet, tmp_path / "best.pth")
+    nearest = "`torchvision:resnet18`, which has 120 of its 122 weights"
+    with pytest.raises(ExportError, match="weights without a network") as alone:
+        load_model(str(tmp_path / "best.pth"))
+    assert nearest in alone.value.hint
+    with pytest.raises(ExportError, match=r"missing are `layer1\.2\.conv1\.weight`") as other:
+        load_model("torchvision:resnet34", str(tmp_path / "best.pth"))
+    assert nearest in other.value.hint
+
+
+@pytest.mark.parametrize("build", KINDS, ids=lambda build: build.__name__)
+def test_a_folder_of_hugging_face(build, tmp_path):
+    folder = folders.save(build, tmp_path / build.__name__)
+    is_clip = build is folders.clip
+    given = {"classes": ["cat", "dog", "bird"], "prompt": "a photo of a {}"} if is_clip else {}
+    loaded = load_model(str(folder), **given)
+    assert list(loaded.metadata["classes"].values()) == (given["classes"] if is_clip else list(folders.NAMES.values()))
+    torch.manual_seed(0)
+    model, processor = build()
+    model.eval()
+    images = torch.randn(2, 3, *loaded.metadata["example"])
+    with torch.no_grad():
+        scores = loaded.module(images)
+        if is_clip:
+            tokens = folders.tokenizer()([f"a photo of a {name}" for name in given["classes"]], return_tensors="pt")
+            expected = model(pixel_values=images, input_ids=tokens["input_ids"]).logits_per_image
+        elif build is folders.oneformer:
+            whole = transformers.OneFormerProcessor(processor, folders.tokenizer())
+            task = whole([picture(64, 64)], ["semantic"], return_tensors="pt")["task_inputs"]
+            expected = model(pixel_values=images, task_inputs=task.expand(2, -1))
+        else:
+            expected = model(images)
+    if build in (folders.mask2former, folders.oneformer):
+        if build is folders.oneformer:
+            scores = torch.nn.functional.interpolate(scores, images.shape[-2:], mode="bilinear")
+        found = processor.post_process_semantic_segmentation(expected, target_sizes=[images.shape[-2:]] * 2)
+        # Mask2Former's processor takes masks by way of 384 x 384, the size of the published ones
+        agreeing = (torch.stack(found) == scores.argmax(1)).float().mean()
+        assert scores.shape[1] == 4 and agreeing > 0.95, agreeing
+    else:
+        expected = expected if is_clip else expected.logits
+        assert torch.allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [folders.vit, folders.convnext, folders.convnext_384, folders.efficientnet, folders.clip],
+    ids=lambda build: build.__name__,
+)
+def test_preprocessing_is_the_processors(build, tmp_path):
+    folder = folders.save(build, tmp_path)
+    steps = load_model(str(folder), classes=["cat", "dog"] if build is folders.clip else None).metadata["preprocess"]
+    processor = build()[1]
+    # of sizes whose middle is between no two pixels: transformers cuts half a pixel further to the left there
+    for size in ((480, 320), (320, 480)):
+        image = picture(*size)
+        ours, theirs = apply(steps, image), processor(image, return_tensors="pt")["pixel_values"][0]
+        assert ours.shape == theirs.shape
+        # torchvision resizes 8-bit images, Pillow as the model was trained: they differ by a level here and there
+        levels = (ours - theirs).abs() * torch.tensor(steps[-1]["std"]).view(3, 1, 1) * 255
+        assert levels.mean() < 0.5 and levels.max() < 5, (levels.mean(), levels.max())
+
+
+def test_a_folder_becomes_a_model(camflow, tmp_path):
+    folder = folders.save(folders.segformer, tmp_path / "segformer")
+    camflow("export", folder, "--out", tmp_path / "s.pt2")
+    with zipfile.ZipFile(tmp_path / "s.pt2") as archive:
+        meta = json.loads(archive.read("s/extra/camflow.json"))
+    assert meta["task"] == "segmentation" and meta["classes"]["3"] == "fish"
+    assert meta["input"]["example"][2:] == [128, 128] and not meta["assumed"]
+
+
+def test_what_gives_no_scores_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="`YolosForObjectDetection`, which gives boxes"):
+        load_model(str(folders.save(folders.yolos, tmp_path / "yolos")))
+    clip = folders.save(folders.clip, tmp_path / "clip")
+    with pytest.raises(ExportError, match="scores texts, and nothing says which") as texts:
+        load_model(str(clip))
+    assert "`--classes` names them" in texts.value.hint
+    with pytest.raises(ExportError, match="`--prompt` is for models that score texts"):
+        load_model(str(folders.save(folders.vit, tmp_path / "vit")), prompt="a {}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match=r"no `config\.json`"):
+        load_model(str(tmp_path / "empty"))
+
+
+def test_segmentation_models_pytorch_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ExportError, match="segmentation-models-pytorch is not installed") as missing:
+        load_model("smp:unet:resnet34", "none")
+    assert "pip install segmentation-models-pytorch" in missing.value.hint
+
+
+def test_camflow_export_asks_for_unknown_preprocessing(camflow, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    asked = camflow("export", "mine.py:build", "--out", tmp_path / "m.pt2", code=2, cwd=tmp_path).stderr
+    assert "nothing says how images are preprocessed" in asked and "`--preprocess imagenet`" in asked
+    assert not (tmp_path / "m.pt2").exists()
+    camflow("export", "mine.py:build", "--preprocess", "imagenet", "--out", tmp_path / "m.pt2", cwd=tmp_path)
+
+
+def test_names_of_files_are_no_names_of_repositories(tmp_path):
+    with pytest.raises(ExportError, match="there is no file"):
+        load_model("runs/best.pth")
+    assert cli.parse(["google/vit", "--output", "aux"]).primary_output == "aux"
