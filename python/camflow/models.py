@@ -125,7 +125,8 @@ def _digest(loaded: LoadedModel) -> str:
             add(code)
     tensors = [*loaded.module.named_parameters(), *loaded.module.named_buffers()]
     for name, tensor in tensors:
-        add(name, tensor.dtype, tuple(tensor.shape), tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data.tobytes())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        add(name, tensor.dtype, tuple(tensor.shape), data.tobytes())
     return digest.hexdigest()
 
 
