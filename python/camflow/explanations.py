@@ -144,9 +144,7 @@ def _run(program: str, paths: list[str], arguments: list[str], out: Path) -> dic
                     error = said["message"]
                 case _:
                     tell(said)
-    if run.code not in (0, 1):
-        text = error or run.said.removeprefix("error: ").partition("\n\nUsage: ")[0]
-        raise CamflowError(text or f"camflow ended with {run.code}")
+    run.check(error)
     return found
 
 

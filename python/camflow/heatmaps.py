@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .collection import environment, selection
-from .ledger import INTERRUPTED, Ledger
+from .ledger import Ledger
 from .messages import logger, tell
 from .models import Preprocess, reference
-from .process import CamflowError, Run, find
+from .process import INTERRUPTED, CamflowError, Run, find
 from .settings import flags, names
 
 if TYPE_CHECKING:

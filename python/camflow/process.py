@@ -16,6 +16,8 @@ from .events import Event, parse
 
 # Seconds that a run has to finish what is in flight before it is told again, and then before it is killed.
 PATIENCE = 60
+# The exit code of a run that was asked to stop.
+INTERRUPTED = 130
 # The last lines of standard error that a message shows.
 ERROR_LINES = 20
 
@@ -128,6 +130,19 @@ class Run:
     def said(self) -> str:
         """The end of what it wrote to standard error, once it has ended."""
         return self._said
+
+    def check(self, error: str | None = None) -> None:
+        """Looks at how it has ended, after it said `error`; 1 is one that came to its end, with failures.
+
+        Raises:
+            CamflowError: it gave up, or was ended.
+        """
+        if self.code in (0, 1):
+            return
+        what = "camflow was killed" if self.code < 0 else "camflow was stopped" if self.code == INTERRUPTED else "camflow ended"
+        # What flags there are is no help to those who call this from Python.
+        text = (error or self.said).removeprefix("error: ").partition("\n\nUsage: ")[0]
+        raise CamflowError(text or f"{what} (exit code {self.code})")
 
     def _follow(self) -> None:
         assert self._process.stdout, "it was started with a pipe"

@@ -10,7 +10,7 @@ from typing import Any
 def names(values: str | int | Iterable[Any] | None, flag: str) -> list[str]:
     """One flag for each name, in which no comma separates: the names of classes may hold some."""
     values = [] if values is None else [values] if isinstance(values, (str, int)) else values
-    return [f"{flag}={str(value).replace(chr(92), chr(92) * 2).replace(',', chr(92) + ',')}" for value in values]
+    return [f"{flag}={_escaped(value, ',')}" for value in values]
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
@@ -27,7 +27,7 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
         if value is True:
             made.append(flag)
         elif isinstance(value, Mapping):
-            made += [f"{flag}={_escaped(key)}={item}" for key, item in value.items()]
+            made += [f"{flag}={_escaped(key, '=')}={item}" for key, item in value.items()]
         elif isinstance(value, (str, int, float, os.PathLike)):
             made.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
         elif isinstance(value, Iterable):
@@ -37,6 +37,6 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
     return made
 
 
-def _escaped(label: object) -> str:
-    """The label of `--map`, in which a `=` would end it."""
-    return str(label).replace("\\", "\\\\").replace("=", "\\=")
+def _escaped(name: object, end: str) -> str:
+    """A name in which the character that would end it does not."""
+    return str(name).replace("\\", "\\\\").replace(end, f"\\{end}")

@@ -68,6 +68,8 @@ def test_what_a_view_shows_is_what_counts(tiny_model, tiny_dataset, tmp_path):
     patches = dataset.match_labels(filter=fo.ViewField("label") == "light", fields="boxes").to_patches("boxes")
     result = api.compute_heatmaps(patches, tiny_model, "light", "boxes", layers=1, out=tmp_path / "out", field="p_{class}")
     assert (result.num_read, result.num_annotated) == (2, 2), "of the samples that the patches are cut from"
+    # FiftyOne keeps patches in a dataset of their own.
+    patches._patches_dataset.delete()
 
 
 def test_errors_are_exceptions_with_the_programs_words(tiny_model, tiny_dataset, tmp_path):
@@ -143,7 +145,7 @@ def test_an_image_is_explained_as_arrays(tiny_model, tiny_dataset, camflow, tmp_
         assert found.overlay.shape == (*found.values.shape, 3) and found.overlay.dtype == np.uint8
     assert "<img src=" in explained._repr_html_()
     # As people hold images: a sample, an array, and one that is none.
-    broken = tmp_path / "broken.png"
+    broken = tmp_path / "line\nbroken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n")
     pixels = np.asarray(Image.open(first).convert("RGB"))
     several = api.explain([dataset.first(), pixels, broken, second], tiny_model, "light", target="pixel=9,9")

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .events import Event, SampleFailed
-from .process import CamflowError, Run
+from .process import Run
 
-# The exit code of a run that was asked to stop.
-INTERRUPTED = 130
 NUMBERS = ("num_read", "num_committed", "num_heatmaps", "num_withdrawn", "num_skipped", "num_failed")
 
 
@@ -62,13 +60,7 @@ class Ledger:
         Raises:
             CamflowError: it gave up, or was ended.
         """
-        if run.code in (0, 1):
-            return
-        text = self.error or self.finished.get("error") or run.said
-        what = "camflow was killed" if run.code < 0 else "camflow was stopped" if run.code == INTERRUPTED else "camflow ended"
-        # What flags there are is no help to those who call this from Python.
-        text = text.removeprefix("error: ").partition("\n\nUsage: ")[0]
-        raise CamflowError(text or f"{what} (exit code {run.code})")
+        run.check(self.error or self.finished.get("error"))
 
     def counts(self) -> dict[str, int]:
         """How many samples and heatmaps came to what, by NUMBERS."""

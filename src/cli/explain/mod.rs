@@ -80,7 +80,7 @@ pub fn main(args: Args) -> Result<Exit, Diagnostic> {
             Ok(tally) => done.add(tally),
             // A bad image costs only itself.
             Err(error) => {
-                reporter.image_failed(&shown(input).to_string(), &error_text(&error));
+                reporter.image_failed(input, &error_text(&error));
                 done.num_failed += 1;
             }
         }
@@ -167,7 +167,7 @@ fn explain(
     }
     let result = explainer.explain(batch)?;
     for failure in &result.failed {
-        reporter.image_failed(&shown(&failure.sample.media_path).to_string(), &failure.error);
+        reporter.image_failed(&failure.sample.media_path, &failure.error);
     }
     let mut num_heatmaps = 0;
     for explained in &result.explained {

@@ -13,6 +13,7 @@ mod survey;
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -252,10 +253,12 @@ impl Reporter {
     }
 
     /// An image that could not be explained, and why.
-    pub fn image_failed(&self, path: &str, error: &str) {
+    pub fn image_failed(&self, path: &Path, error: &str) {
+        let path = path.to_string_lossy();
+        let named = shown(&path).to_string();
         match self.format {
-            Format::Human if error.contains(path) => self.say(&format!("failed: {error}")),
-            Format::Human => self.say(&format!("failed: `{path}`: {error}")),
+            Format::Human if error.contains(&named) => self.say(&format!("failed: {error}")),
+            Format::Human => self.say(&format!("failed: `{named}`: {error}")),
             Format::Json => self.json(Level::Warn, "image_failed", json!({"path": path, "error": error})),
         }
     }
