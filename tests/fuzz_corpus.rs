@@ -58,7 +58,11 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     if matches!(target, "npy" | "image" | "mask_file") {
         let is_array = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "npy");
         let all = files(&root.join("src/media/testdata"));
-        paths.extend(all.into_iter().filter(|path| is_array(path) == (target == "npy") && path.extension().unwrap() != "py"));
+        paths.extend(
+            all.into_iter().filter(|path| {
+                is_array(path) == (target == "npy") && path.extension().is_some_and(|extension| extension != "py")
+            }),
+        );
     }
     paths.iter().map(|path| fs::read(path).expect("a seed")).collect()
 }

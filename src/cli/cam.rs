@@ -15,7 +15,7 @@ use crate::{
 /// Flags about the model and what to compute with it.
 #[derive(Debug, clap::Args)]
 #[command(mut_args = as_key)]
-pub struct CamArgs {
+pub(super) struct CamArgs {
     #[arg(long)]
     pub class: Vec<String>,
     #[arg(long)]
@@ -48,7 +48,7 @@ pub struct CamArgs {
 
 impl CamArgs {
     /// What is asked of the model.
-    pub fn into_spec(self) -> CamSpec {
+    pub(super) fn into_spec(self) -> CamSpec {
         let CamArgs {
             class,
             layers,
@@ -82,7 +82,7 @@ impl CamArgs {
 }
 
 /// A flag with the documentation, the default and the name of the value that the key of a job has.
-pub fn as_key(arg: Arg) -> Arg {
+pub(super) fn as_key(arg: Arg) -> Arg {
     let Some(key) = arg.get_long().and_then(key) else { return arg };
     let arg = arg.help(key.doc.as_str());
     let arg = if key.value.is_empty() { arg } else { arg.value_name(key.value.as_str()) };

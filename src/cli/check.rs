@@ -27,7 +27,7 @@ use crate::{
 /// Verify the files of heatmaps against their sizes and checksums
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     dataset: DatasetArgs,
     /// Only these heatmap fields; default: all that camflow made
@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open()?;
     let fields = fields(&dataset, &args.fields)?;

@@ -25,7 +25,7 @@ const LANDSLIDE: u64 = 10;
 /// Delete orphaned heatmap files, labels without files, and empty fields
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     dataset: DatasetArgs,
     /// Folder with the heatmaps; default: as for `annotate`
@@ -66,7 +66,7 @@ struct Tally {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open()?;
     let folder = open_folder(&heatmap_folder(args.out.as_deref(), dataset.name())?, &dataset)?;

@@ -11,7 +11,7 @@ use crate::{
 
 /// Which dataset, and where.
 #[derive(Debug, clap::Args)]
-pub struct DatasetArgs {
+pub(super) struct DatasetArgs {
     /// Name of the dataset
     #[arg(long)]
     dataset: String,
@@ -24,20 +24,25 @@ pub struct DatasetArgs {
 
 impl DatasetArgs {
     /// The dataset, with the connection to keep as long as it is used.
-    pub fn open(&self) -> Result<(Connected, Dataset), Diagnostic> {
+    pub(super) fn open(&self) -> Result<(Connected, Dataset), Diagnostic> {
         let connected = self.database.connect(self.python.clone())?;
         let dataset = Dataset::open(&connected.database, &self.dataset)?;
         Ok((connected, dataset))
     }
 
     /// The samples of a saved view whose heatmaps in these fields are looked at, and the fields that it shows.
-    pub fn viewed(&self, dataset: &Dataset, view: &str, fields: &[String]) -> Result<(Vec<String>, Vec<String>), Diagnostic> {
+    pub(super) fn viewed(
+        &self,
+        dataset: &Dataset,
+        view: &str,
+        fields: &[String],
+    ) -> Result<(Vec<String>, Vec<String>), Diagnostic> {
         Ok(view_of_heatmaps(dataset, View::Saved(view), fields, self.python.clone())?)
     }
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.
-pub fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<(), Diagnostic> {
+pub(super) fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<(), Diagnostic> {
     let known = dataset.heatmap_fields();
     if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
         let there_are = match known.is_empty() {
@@ -51,7 +56,7 @@ pub fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<(), D
 }
 
 /// Refuses keys that are none of the dataset's runs of camflow's.
-pub fn check_runs<'a>(
+pub(super) fn check_runs<'a>(
     dataset: &Dataset,
     runs: &[StoredRun],
     asked: impl IntoIterator<Item = &'a String>,

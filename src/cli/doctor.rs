@@ -18,7 +18,7 @@ use crate::{
 /// Check the installation and suggest fixes
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     /// Python with FiftyOne
@@ -68,7 +68,7 @@ impl Finding {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let python = find_python(args.python.clone());
     let (database, address) = database(args);
     let findings =

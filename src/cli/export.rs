@@ -27,7 +27,7 @@ const PACKAGE_NAME: &str = "camflow.pyz";
 
 /// Export a PyTorch model to a file that camflow runs
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Name in FiftyOne's zoo, torchvision or timm; Hugging Face name or folder; `file.py:function`, `module:function`; `.pt2` file
     #[arg(required_unless_present = "arch")]
     model: Option<String>,
@@ -101,7 +101,7 @@ impl Settings {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let settings = &args.settings;
     let (model, checkpoint) = chosen(args.model.as_deref(), settings.arch.as_deref(), settings.checkpoint.as_deref())?;
     check_model_name(model)?;
@@ -159,7 +159,7 @@ fn failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Diagnostic {
 }
 
 /// Exports `model` to `path`.
-pub fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> Result<(), Diagnostic> {
+pub(super) fn run(model: &str, path: &Path, more: &[String], python: Option<PathBuf>) -> Result<(), Diagnostic> {
     let python = find_python(python)?;
     let path = &named_file(path).map_err(|error| {
         Diagnostic::invalid(format!("cannot write the model to `{}`: {error}", shown(path))).hint("name a file")

@@ -17,7 +17,7 @@ use crate::{
 /// Show a model's layers, classes and preprocessing
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     /// A `.pt2` file, or the name of an exported model
     model: String,
     /// List every module path, not only those that serve well as layers
@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let reporter = Reporter::new(args.format);
     let program = engine(Cancellation::default()).open_model(&args.model, args.python.as_deref(), &Told(&reporter))?;
     match args.format {

@@ -14,13 +14,13 @@ use crate::{
 
 /// For the exporter: how an archive behaves when it is run
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A `.pt2` file
     model: PathBuf,
 }
 
 /// Prints the entries that `camflow.json` is to have of it.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let reporter = Reporter::new(Format::Human);
     let program = Program::open(&args.model)?;
     let name = &program.metadata.name;

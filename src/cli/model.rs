@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// camflow's folder for things that can be made again: `CAMFLOW_CACHE`, else the user's cache folder.
-pub fn cache_folder() -> Result<PathBuf, Diagnostic> {
+pub(super) fn cache_folder() -> Result<PathBuf, Diagnostic> {
     if let Some(folder) = std::env::var_os("CAMFLOW_CACHE").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
@@ -21,7 +21,7 @@ pub fn cache_folder() -> Result<PathBuf, Diagnostic> {
 }
 
 /// What runs jobs here, and stops when that is cancelled.
-pub fn engine(cancellation: Cancellation) -> Engine {
+pub(super) fn engine(cancellation: Cancellation) -> Engine {
     let models = cache_folder().ok().map(|folder| folder.join("models"));
     let export: Exporter = Box::new(|name, path, python| export::run(name, path, &[], python.map(PathBuf::from)));
     let mut engine = Engine::new();
@@ -32,6 +32,6 @@ pub fn engine(cancellation: Cancellation) -> Engine {
 }
 
 /// The folder with a dataset's heatmaps, as `annotate` has it.
-pub fn heatmap_folder(out: Option<&Path>, dataset: &str) -> Result<PathBuf, Diagnostic> {
+pub(super) fn heatmap_folder(out: Option<&Path>, dataset: &str) -> Result<PathBuf, Diagnostic> {
     output_folder(out, Folders::of_user().heatmaps.as_deref(), dataset)
 }

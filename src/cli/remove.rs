@@ -28,7 +28,7 @@ use crate::{
 /// Delete a run: labels, files, fields and run record
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     dataset: DatasetArgs,
     /// Keys of the runs to remove; `camflow runs` lists them
@@ -62,7 +62,7 @@ struct Plan {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
     let (_connected, dataset) = args.dataset.open()?;
     let plan = plan(args, &dataset)?;

@@ -20,7 +20,7 @@ use crate::{
 /// Report where the model looks: distributions, extreme samples, what stands out
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     dataset: DatasetArgs,
     /// Only these heatmap fields; default: all that camflow made
@@ -59,7 +59,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
     for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {

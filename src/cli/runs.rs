@@ -13,7 +13,7 @@ use crate::{
 /// List the runs of a dataset: jobs with their fields, models and counts
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     dataset: DatasetArgs,
     /// How to list: words, or one JSON object for each run
@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let (_connected, dataset) = args.dataset.open()?;
     let runs = stored_runs(&dataset)?;
     match args.format {

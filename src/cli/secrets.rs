@@ -8,7 +8,7 @@ use crate::{
 
 /// Looks through the arguments for passwords: no message shows them from here on, and they go out of the process's title where the
 /// system allows that (Linux).
-pub fn hide() {
+pub(super) fn hide() {
     let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
     for (uri, shown) in arguments.filter_map(|argument| secret(&argument)) {
         forbid_core_dumps();
@@ -19,7 +19,7 @@ pub fn hide() {
 }
 
 /// What a job file takes from the environment variable `name`.
-pub fn hide_variable(name: &str, value: &str) {
+pub(super) fn hide_variable(name: &str, value: &str) {
     forbid_core_dumps();
     keep_secret(value, &format!("${{{name}}}"));
 }
@@ -37,7 +37,7 @@ mod title {
     use procfs::process::{MMPermissions, MMapPath, Process};
 
     /// Writes `x` over every copy of `secret` in the memory that the system shows as the process's arguments.
-    pub fn overwrite(secret: &str) {
+    pub(super) fn overwrite(secret: &str) {
         let Some((start, end)) = arguments() else { return };
         // SAFETY: the system put the arguments there when the process started, in its stack, which is readable and writable and
         // stays until its end (checked in `arguments`). Rust copies arguments when asked for them and keeps no reference, and

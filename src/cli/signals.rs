@@ -9,7 +9,7 @@ use super::Exit;
 use crate::{diagnostic::Diagnostic, pipeline::Cancellation};
 
 /// What the first Ctrl-C or SIGTERM cancels; the second one stops at once. The same for all who ask.
-pub fn cancel_on_signals() -> Result<Cancellation, Diagnostic> {
+pub(super) fn cancel_on_signals() -> Result<Cancellation, Diagnostic> {
     static CANCELLATION: OnceLock<Cancellation> = OnceLock::new();
     static ASKED: AtomicBool = AtomicBool::new(false);
     if let Some(cancellation) = CANCELLATION.get() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::diagnostic::Diagnostic;
 
 /// A file that reaches the limit on its size (`ulimit -f`) is an error of writing then, instead of the end of the process.
-pub fn ignore_size_signal() {
+pub(super) fn ignore_size_signal() {
     #[cfg(unix)]
     // SAFETY: sets how this process takes a signal.
     unsafe {
@@ -15,7 +15,7 @@ pub fn ignore_size_signal() {
 }
 
 /// As many open files as the system allows anyway: images, heatmaps and connections to the database are open at once.
-pub fn raise_open_files() {
+pub(super) fn raise_open_files() {
     #[cfg(unix)]
     {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -58,7 +58,7 @@ static LEAVE_GONE_FOLDER: extern "C" fn() = {
 ///
 /// # Errors
 /// It was deleted, or may not be seen.
-pub fn check_current_folder() -> Result<(), Diagnostic> {
+pub(super) fn check_current_folder() -> Result<(), Diagnostic> {
     #[cfg(target_os = "linux")]
     let is_gone = IS_GONE.load(Ordering::Relaxed);
     #[cfg(not(target_os = "linux"))]

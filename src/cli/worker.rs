@@ -29,7 +29,7 @@ use crate::{
 
 /// Keep a job's model loaded and process the shards named on standard input
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     job: Job,
 }
@@ -45,7 +45,7 @@ enum Job {
 
 impl Args {
     /// How errors are reported.
-    pub fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         match &self.job {
             Job::Annotate(args) => args.telling.format,
             Job::Run(args) => args.telling.format,
@@ -70,7 +70,7 @@ struct Request {
 }
 
 /// Runs the subcommand. Standard output is for answers alone.
-pub fn main(args: Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     let mut answers = take_standard_output()?;
     let invocation = match invocation(args) {
         Ok(invocation) => invocation,

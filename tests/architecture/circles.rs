@@ -29,7 +29,7 @@ struct Import {
 }
 
 /// The groups of modules that depend on each other, of the crate in this folder.
-pub fn circles(folder: &Path) -> Vec<Vec<String>> {
+pub(crate) fn circles(folder: &Path) -> Vec<Vec<String>> {
     let mut sources = BTreeMap::new();
     read(folder, &Vec::new(), &mut sources);
     assert!(sources.contains_key(&Vec::new()), "no crate in {}", folder.display());

@@ -10,6 +10,7 @@ import re
 import shlex
 import socket
 import subprocess
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,8 +131,8 @@ def place(tmp_path_factory, classifier) -> Path:
 
 @pytest.fixture(scope="module")
 def datasets(database, place):
-    """Small datasets, most of them of one picture."""
-    made = []
+    """Small datasets, most of them of one picture; which there were before."""
+    made, others = [], fo.list_datasets()
 
     def dataset(name: str, **fields):
         made.append(fo.Dataset(name, persistent=True, overwrite=True))
@@ -145,7 +146,7 @@ def datasets(database, place):
     dataset("empty")
     video = dataset("video")
     video.media_type = "video"
-    yield
+    yield others
     for one in made:
         one.delete()
 
@@ -154,7 +155,7 @@ def datasets(database, place):
 def answered(binary, place):
     """What a command is answered with: its exit code and standard error, without what differs from machine to machine."""
 
-    def run(line: str, database: str = NOBODY) -> str:
+    def run(line: str, database: str = NOBODY, others: Iterable[str] = ()) -> str:
         arguments = shlex.split(line.replace("{nobody}", NOBODY).replace('{"a', "'{\"a'"))
         if arguments[0] == "annotate" and "--model" not in arguments and "--dataset" in arguments:
             arguments += ["--model", "good.pt2"]
@@ -167,8 +168,9 @@ def answered(binary, place):
             .replace(str(place), "/here")
             .replace(database, "mongodb://DATABASE")
         )
-        # The dataset that all tests of a process share, once one of them has asked for it.
-        said = said.replace("`standin`, ", "")
+        # What the tests before left in the database that all tests of a process share.
+        for name in others:
+            said = said.replace(f"`{name}`, ", "")
         said = re.sub(r"127\.0\.0\.1:\d{4,}", "127.0.0.1:PORT", said).replace(socket.gethostname(), "HOST")
         said = "".join(
             part for part in said.splitlines(keepends=True) if not re.match(r"note: (?!failed)|\d{4}-\d\d-\d\dT", part)
@@ -220,7 +222,7 @@ def test_mistakes_without_a_database(answered, expected):
 
 
 def test_mistakes_about_a_dataset(answered, datasets, database, expected):
-    said = asked(lambda line: answered(line, database), WITH_DATABASE)
+    said = asked(lambda line: answered(line, database, datasets), WITH_DATABASE)
     for one in said:
         sound(one)
     compare(said, expected)

@@ -118,7 +118,7 @@ pub struct Telling {
 /// Flags about the database; FiftyOne's own settings hold where they are left out.
 #[derive(Clone, Debug, clap::Args)]
 #[command(mut_args = as_database_key)]
-pub struct DatabaseArgs {
+pub(crate) struct DatabaseArgs {
     #[arg(long, hide_env_values = true)]
     database_uri: Option<String>,
     #[arg(long)]
@@ -134,7 +134,7 @@ fn as_database_key(arg: Arg) -> Arg {
 
 impl DatabaseArgs {
     /// Connects as FiftyOne would.
-    pub fn connect(&self, python: Option<PathBuf>) -> Result<Connected, Diagnostic> {
+    pub(crate) fn connect(&self, python: Option<PathBuf>) -> Result<Connected, Diagnostic> {
         let DatabaseArgs { database_uri: uri, database_dir: dir, database_name: name } = self.clone();
         connect(&DatabaseFlags { uri, dir, name }, python)
     }

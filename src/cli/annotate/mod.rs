@@ -11,10 +11,10 @@ use crate::{
     pipeline::{Event, RunError, Summary, Survey},
     report::Reporter,
 };
-pub use args::{Args, DatabaseArgs, Telling};
+pub(super) use args::{Args, DatabaseArgs, Telling};
 
 /// One job, and how it is told.
-pub struct Invocation {
+pub(super) struct Invocation {
     /// The job.
     pub job: Job,
     /// How it is told.
@@ -25,14 +25,14 @@ pub struct Invocation {
 
 impl Invocation {
     /// A job among several of the process.
-    pub fn new(mut job: Job, telling: Telling) -> Self {
+    pub(super) fn new(mut job: Job, telling: Telling) -> Self {
         job.settings.insert("format".to_owned(), Value::from(telling.format.name()));
         job.settings.insert("quiet".to_owned(), Value::from(telling.quiet));
         Invocation { job, telling, position: (1, 1) }
     }
 
     /// What tells of it.
-    pub fn reporter(&self) -> Reporter {
+    pub(super) fn reporter(&self) -> Reporter {
         let (spec, Telling { format, quiet }) = (&self.job.spec, self.telling);
         let reporter = Reporter::for_job(format, quiet, spec.name.as_deref(), &spec.dataset);
         reporter.accepting_known_failures(spec.accept_known_failures)
@@ -48,7 +48,7 @@ impl From<Args> for Invocation {
 }
 
 /// Runs a job to its end, and reports how it ended.
-pub fn main(invocation: &Invocation, engine: &Engine) -> Exit {
+pub(super) fn main(invocation: &Invocation, engine: &Engine) -> Exit {
     let reporter = invocation.reporter();
     // Whoever asks what would be done wants to hear it.
     let reporter = if invocation.job.spec.is_dry() { reporter } else { reporter.holding_back() };
@@ -63,7 +63,7 @@ pub fn main(invocation: &Invocation, engine: &Engine) -> Exit {
 }
 
 /// What the engine says, to whoever started the program.
-pub struct Told<'a>(pub &'a Reporter);
+pub(super) struct Told<'a>(pub &'a Reporter);
 
 impl Observer for Told<'_> {
     fn notice(&self, text: &str) {

@@ -16,7 +16,7 @@ const INDEX: &str = ".explained.json";
 
 /// The names, in the order of what was asked for.
 #[derive(Debug)]
-pub struct FileNames {
+pub(super) struct FileNames {
     pub inputs: Vec<String>,
     pub classes: Vec<String>,
     /// What the user should know, lowercase, without a period.
@@ -26,7 +26,7 @@ pub struct FileNames {
 impl FileNames {
     /// Inputs are called by their stem and classes by their name; where several would be called the same, also by their extension or
     /// folders, and by their channel. A class without a channel has only its name.
-    pub fn new(inputs: &[PathBuf], classes: &[(String, Option<i64>)]) -> Result<Self, Diagnostic> {
+    pub(super) fn new(inputs: &[PathBuf], classes: &[(String, Option<i64>)]) -> Result<Self, Diagnostic> {
         let mut notices = Vec::new();
         let paths: Vec<PathBuf> = inputs.iter().map(|input| identity(input)).collect();
         let called = |path: &PathBuf, level: usize| input_name(path, level);
@@ -61,7 +61,7 @@ impl FileNames {
     }
 
     /// Makes sure that the folder has no results of other inputs under these names, and notes whose they are from now on.
-    pub fn claim(&self, folder: &Path, inputs: &[PathBuf]) -> Result<(), Diagnostic> {
+    pub(super) fn claim(&self, folder: &Path, inputs: &[PathBuf]) -> Result<(), Diagnostic> {
         let path = folder.join(INDEX);
         let mut index: BTreeMap<String, String> = match read_text(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|error| {
@@ -119,7 +119,7 @@ fn tensor_stem(path: &Path, all: &[PathBuf]) -> Option<String> {
 }
 
 /// Whether a file holds a tensor, by its name.
-pub fn is_tensor(path: &Path) -> bool {
+pub(super) fn is_tensor(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "npy")
 }
 

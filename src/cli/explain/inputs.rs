@@ -13,7 +13,7 @@ use crate::{
 
 /// One class to explain in every image.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(super) struct Asked {
     /// The class, as file names have it before anything is replaced in them.
     pub name: String,
     /// Channel of the output.
@@ -24,7 +24,7 @@ pub struct Asked {
 
 /// Which pixels count.
 #[derive(Clone, Debug)]
-pub enum AskedPixels {
+pub(super) enum AskedPixels {
     /// Where the model itself puts the class first.
     Predicted,
     /// Where a mask has this value.
@@ -44,7 +44,7 @@ pub enum AskedPixels {
 }
 
 /// A batch of one image, which is called `name`, and the image.
-pub fn image_batch(
+pub(super) fn image_batch(
     path: &Path,
     name: &str,
     asked: &[Asked],
@@ -71,7 +71,7 @@ pub fn image_batch(
 }
 
 /// A batch of the images `[N, C, H, W]` in an array file.
-pub fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i64>) -> Result<InputBatch, Diagnostic> {
+pub(super) fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: Option<i64>) -> Result<InputBatch, Diagnostic> {
     let limits = ImageLimits::default();
     let array = read_array_file(path, limits.max_bytes)?;
     let channels = channels.and_then(|channels| usize::try_from(channels).ok()).unwrap_or(3);
@@ -120,7 +120,7 @@ fn read_mask(path: &Path, limits: &ImageLimits) -> Result<LabelMask, Diagnostic>
 }
 
 /// The values in a mask file, of all masks in it.
-pub fn values_in(path: &Path) -> Result<Vec<MaskValue>, Diagnostic> {
+pub(super) fn values_in(path: &Path) -> Result<Vec<MaskValue>, Diagnostic> {
     let limits = ImageLimits::default();
     let mask = match path.extension().is_some_and(|extension| extension == "npy") {
         false => LabelMask::read(path, &limits)?,

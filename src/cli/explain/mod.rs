@@ -25,7 +25,7 @@ use outputs::Outputs;
 /// Compute heatmaps of single images, without a database
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub(super) struct Args {
     /// Image files, or `.npy` tensors f32 [N, 3, H, W] that are normalised already
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 /// Runs the subcommand.
-pub fn main(args: Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     let Args { inputs, cam, target: asked_target, mask, out, format } = args;
     let reporter = Reporter::new(format);
     let told = Told(&reporter);

@@ -26,7 +26,7 @@ use crate::{
 const OPACITY: f32 = 0.5;
 
 /// What is written for every class of every image.
-pub struct Outputs {
+pub(super) struct Outputs {
     folder: PathBuf,
     format: Format,
     /// What file names call the classes that were asked for.
@@ -39,13 +39,19 @@ pub struct Outputs {
 
 impl Outputs {
     /// `names` are those of the classes that were asked for.
-    pub fn new(folder: PathBuf, format: Format, names: Vec<String>, program: &Program, options: &ExplainOptions) -> Self {
+    pub(super) fn new(folder: PathBuf, format: Format, names: Vec<String>, program: &Program, options: &ExplainOptions) -> Self {
         let class_names = program.metadata.classes.clone();
         Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size }
     }
 
     /// Writes the files of one class and prints what was written. `image` is missing for tensors, which nobody can look at.
-    pub fn write(&self, input: &Path, sample: &str, class: &ClassHeatmaps, image: Option<&RgbImage>) -> Result<(), Diagnostic> {
+    pub(super) fn write(
+        &self,
+        input: &Path,
+        sample: &str,
+        class: &ClassHeatmaps,
+        image: Option<&RgbImage>,
+    ) -> Result<(), Diagnostic> {
         let class_name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
         let stem =
             |rest: &str| self.folder.join(format!("{sample}.{}.{rest}", self.names[class.class.0]).replace(['/', ' '], "_"));

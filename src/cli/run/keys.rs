@@ -18,19 +18,19 @@ const NO_KEYS: [(&str, &str); 3] = [
 ];
 
 /// The keys that a job file may have below `[[job]]` and `[defaults]`.
-pub fn settable() -> impl Iterator<Item = &'static Key> {
+pub(super) fn settable() -> impl Iterator<Item = &'static Key> {
     keys().iter().filter(|key| NO_KEYS.iter().all(|(no_key, _)| *no_key != key.name))
 }
 
 /// Reads the settings of a job file.
-pub struct Keys {
+pub(super) struct Keys {
     /// What relative paths in the file are relative to.
     folder: PathBuf,
 }
 
 impl Keys {
     /// For a job file in that folder.
-    pub fn new(folder: &Path) -> Self {
+    pub(super) fn new(folder: &Path) -> Self {
         Keys { folder: folder.to_owned() }
     }
 
@@ -38,7 +38,7 @@ impl Keys {
     ///
     /// # Errors
     /// There is no such key, or it does not take this value.
-    pub fn value(&self, setting: &Setting) -> Result<Option<Json>, String> {
+    pub(super) fn value(&self, setting: &Setting) -> Result<Option<Json>, String> {
         let name = &setting.key;
         if let Some((_, reason)) = NO_KEYS.iter().find(|(no_key, _)| no_key == name) {
             return Err((*reason).to_owned());

@@ -17,7 +17,7 @@ use crate::{diagnostic::Diagnostic, engine::job_file_schema, media::shown, names
 
 /// Run the jobs of a job file in order
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The job file (TOML); `--print-default` prints one with all keys
     #[arg(value_name = "FILE", required_unless_present_any = ["print_default", "print_schema"])]
     file: Option<PathBuf>,
@@ -64,7 +64,7 @@ impl FromStr for Assignment {
 }
 
 /// Runs the subcommand.
-pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
+pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let Some(file) = &args.file else {
         print(&if args.print_schema { format!("{:#}", job_file_schema()) } else { reference::text() });
         return Ok(Exit::Done);
@@ -95,7 +95,7 @@ pub fn main(args: &Args) -> Result<Exit, Diagnostic> {
 }
 
 /// The job of a file, for what can do only one.
-pub fn only_job(args: &Args) -> Result<annotate::Invocation, Diagnostic> {
+pub(super) fn only_job(args: &Args) -> Result<annotate::Invocation, Diagnostic> {
     let Some(file) = &args.file else { return Err(Diagnostic::invalid("no job file is named")) };
     let mut jobs = plan::jobs(file, args)?;
     if jobs.len() > 1 {

@@ -23,7 +23,7 @@ use crate::{
 ///
 /// # Errors
 /// The file cannot be read, or something in it or in `--set` and `--only` is wrong.
-pub fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnostic> {
+pub(super) fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnostic> {
     let named = shown(path).to_string();
     let text = read_text(path).map_err(|error| {
         Diagnostic::invalid(format!("cannot read the job file `{named}`"))

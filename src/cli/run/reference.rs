@@ -35,7 +35,7 @@ name = \"example\"
 ";
 
 /// The whole file, with the keys in the order of the flags.
-pub fn text() -> String {
+pub(super) fn text() -> String {
     let command = annotate::Args::augment_args(Command::new("annotate"));
     let flags = command.get_arguments().filter_map(|flag| settable().find(|key| flag.get_long() == Some(&key.name)));
     let mut keys: Vec<&Key> = flags.collect();

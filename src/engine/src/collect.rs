@@ -70,7 +70,12 @@ pub fn remove_orphans(
 }
 
 /// Removes what runs have replaced, once its grace period is over, and if nobody holds the folder: otherwise a later run will.
-pub fn remove_replaced(path: &Path, dataset: &Dataset, grace: Grace, cancellation: &Cancellation) -> Result<Removed, Error> {
+pub(crate) fn remove_replaced(
+    path: &Path,
+    dataset: &Dataset,
+    grace: Grace,
+    cancellation: &Cancellation,
+) -> Result<Removed, Error> {
     let folder = OutputFolder::open(path)?;
     let is_due = |orphan: &Orphan| orphan.cause == Cause::Replaced && grace.is_over(*orphan, None);
     let num_due = folder.orphans()?.values().filter(|orphan| is_due(orphan)).count() as u64;

@@ -33,31 +33,33 @@ impl<T: FromStr<Err: fmt::Display>> de::Visitor<'_> for Text<T> {
 }
 
 /// What is read from a text and written as one.
-pub mod text {
+pub(crate) mod text {
     use serde::Serializer;
 
     use super::*;
 
-    pub fn serialize<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub fn deserialize<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    pub(crate) fn deserialize<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         deserializer.deserialize_any(Text(PhantomData))
     }
 }
 
 /// The same, or nothing.
-pub mod text_or_none {
+pub(crate) mod text_or_none {
     use serde::{Serialize, Serializer};
 
     use super::*;
 
-    pub fn serialize<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: fmt::Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         value.as_ref().map(ToString::to_string).serialize(serializer)
     }
 
-    pub fn deserialize<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    pub(crate) fn deserialize<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
         struct Given<T>(T);
 
         impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Given<T> {
@@ -71,7 +73,7 @@ pub mod text_or_none {
 }
 
 /// One of a few values, by its name.
-pub mod choice {
+pub(crate) mod choice {
     use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::Serializer;
 
@@ -79,47 +81,47 @@ pub mod choice {
     use camflow_names::{Choice, backticked};
 
     /// The value of that name.
-    pub fn find<T: Choice, E: de::Error>(name: &str) -> Result<T, E> {
+    pub(crate) fn find<T: Choice, E: de::Error>(name: &str) -> Result<T, E> {
         let found = T::ALL.iter().copied().find(|value| value.name() == name);
         found.ok_or_else(|| E::custom(format!("it is one of {}", backticked(T::ALL.iter().map(|value| value.name())))))
     }
 
-    pub fn serialize<T: Choice, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Choice, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(value.name())
     }
 
-    pub fn deserialize<'de, T: Choice, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    pub(crate) fn deserialize<'de, T: Choice, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         find(&String::deserialize(deserializer)?)
     }
 
-    pub fn schema<T: Choice>(_: &mut SchemaGenerator) -> Schema {
+    pub(crate) fn schema<T: Choice>(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "enum": T::ALL.iter().map(|value| value.name()).collect::<Vec<_>>() })
     }
 }
 
 /// Several of them: an array, or a text with commas.
-pub mod choices {
+pub(crate) mod choices {
     use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::Serializer;
 
     use super::*;
     use camflow_names::Choice;
 
-    pub fn serialize<T: Choice, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Choice, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(|value| value.name()))
     }
 
-    pub fn deserialize<'de, T: Choice, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    pub(crate) fn deserialize<'de, T: Choice, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
         device_names(deserializer)?.iter().map(|name| choice::find(name)).collect()
     }
 
-    pub fn schema<T: Choice>(generator: &mut SchemaGenerator) -> Schema {
+    pub(crate) fn schema<T: Choice>(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": ["array", "string"], "items": choice::schema::<T>(generator) })
     }
 }
 
 /// Names that hold no commas: an array of them, or a text with commas.
-pub fn device_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(crate) fn device_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Names {
@@ -134,17 +136,17 @@ pub fn device_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
 }
 
 /// A table of labels with their classes.
-pub mod mappings {
+pub(crate) mod mappings {
     use serde::Serializer;
 
     use super::*;
     use crate::job::ClassMapping;
 
-    pub fn serialize<S: Serializer>(mappings: &[ClassMapping], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(mappings: &[ClassMapping], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(mappings.iter().map(|mapping| (&mapping.label, &mapping.class)))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ClassMapping>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ClassMapping>, D::Error> {
         struct Table;
 
         impl<'de> de::Visitor<'de> for Table {

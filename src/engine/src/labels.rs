@@ -15,7 +15,7 @@ const FEW: usize = 10;
 
 /// Refuses a class that no label of the whole field is of. That none of the selected samples has it is fine, and so is one whose
 /// heatmaps are there: labels may lose a class.
-pub fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) -> Result<(), Diagnostic> {
+pub(crate) fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Observer) -> Result<(), Diagnostic> {
     let Some(field) = work.label.as_ref().filter(|label| label.kind != LabelKind::Segmentation) else { return Ok(()) };
     check_mapped(work, field, names, observer)?;
     let missing: Vec<usize> = match &work.targets {

@@ -11,7 +11,7 @@ use camflow_torch::explain::Column;
 use camflow_torch::program::Program;
 
 /// What was computed, beside what the arguments say.
-pub struct Computed<'a> {
+pub(crate) struct Computed<'a> {
     pub program: &'a Program,
     pub columns: &'a [Column],
     pub classes: &'a [String],
@@ -25,7 +25,7 @@ pub struct Computed<'a> {
 
 /// Notes the run, unless it changed nothing: a job that runs every night would otherwise say only when the last night was. A job
 /// without a record, whose heatmaps are all there, lost it: the run that made them was killed.
-pub fn note_run(
+pub(crate) fn note_run(
     spec: &JobSpec,
     dataset: &Dataset,
     computed: Computed,

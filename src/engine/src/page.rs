@@ -13,7 +13,7 @@ use camflow_pipeline::{Cancellation, HeatmapFields};
 use camflow_study::Baseline;
 
 /// What is to be written when the run is over.
-pub struct Page {
+pub(crate) struct Page {
     html: PathBuf,
     numbers: Option<PathBuf>,
     baseline: Option<Baseline>,
@@ -21,7 +21,7 @@ pub struct Page {
 
 impl Page {
     /// Reads what it compares with, and checks that it can be written, before hours of work.
-    pub fn check(spec: &JobSpec, shard: Shard, observer: &dyn Observer) -> Result<Option<Self>, Diagnostic> {
+    pub(crate) fn check(spec: &JobSpec, shard: Shard, observer: &dyn Observer) -> Result<Option<Self>, Diagnostic> {
         let [Some(html), numbers, baseline] = spec.page_files() else { return Ok(None) };
         if !shard.is_whole() {
             let html = shown(&html);
@@ -46,7 +46,7 @@ impl Page {
     }
 
     /// Writes it about all heatmaps in the job's fields, whichever run made them.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         dataset: &Dataset,
         fields: &HeatmapFields,

@@ -20,7 +20,7 @@ use camflow_torch::program::{Precision, Program};
 const NAMED: usize = 3;
 
 /// Refuses to replace what is none of the run's own, unless that was asked for, and says which fields will hold what others hold.
-pub fn check_present(
+pub(crate) fn check_present(
     spec: &JobSpec,
     program: &Program,
     columns: &[Column],

@@ -52,7 +52,7 @@ fn unwritten(what: &str, error: &MediaError) -> Diagnostic {
 }
 
 /// Does something with a job of which report and metrics are written, however it ends.
-pub fn recorded(
+pub(crate) fn recorded(
     job: &Job,
     settings: Map<String, Value>,
     shard: Shard,

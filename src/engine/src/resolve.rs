@@ -24,14 +24,14 @@ use camflow_torch::explain::{Column, Method};
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
 
 /// What the dataset's side of the job comes to.
-pub struct DatasetSide {
+pub(crate) struct DatasetSide {
     pub dataset: Dataset,
     pub label: Option<LabelField>,
     pub mask_targets: Option<Vec<(String, MaskValue)>>,
     pub notices: Vec<String>,
 }
 
-pub fn check_model(spec: &JobSpec, cam: &CamSpec, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
+pub(crate) fn check_model(spec: &JobSpec, cam: &CamSpec, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
     let model = cam.open(engine, observer)?;
     let program = &model.program;
     check_preprocess(program, observer)?;
@@ -59,7 +59,7 @@ fn check_input_size(program: &Program) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-pub fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide, Diagnostic> {
+pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide, Diagnostic> {
     let dataset = Dataset::open(database, &spec.dataset)?;
     let notices = dataset.notices();
     let label = match &spec.target {
@@ -77,7 +77,7 @@ pub fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide,
     Ok(DatasetSide { dataset, label, mask_targets, notices })
 }
 
-pub fn field_names(
+pub(crate) fn field_names(
     spec: &JobSpec,
     classes: &[String],
     methods: &[Method],
@@ -91,9 +91,9 @@ pub fn field_names(
 }
 
 /// What stands for the class in fingerprints where each sample has its own.
-pub const UNNAMED_CLASSES: [&str; 2] = ["the model's top class", "the sample's own class"];
+pub(crate) const UNNAMED_CLASSES: [&str; 2] = ["the model's top class", "the sample's own class"];
 
-pub fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> HeatmapFields {
+pub(crate) fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> HeatmapFields {
     let classes = match targets {
         Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(class_identity).collect(),
         Targets::Top => vec![UNNAMED_CLASSES[0].to_owned()],
@@ -103,23 +103,23 @@ pub fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> H
 }
 
 /// What a class is in fingerprints.
-pub fn class_identity(class: &TargetClass) -> String {
+pub(crate) fn class_identity(class: &TargetClass) -> String {
     format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)
 }
 
 /// What a column is in fingerprints.
-pub fn column_identity(column: &Column) -> String {
+pub(crate) fn column_identity(column: &Column) -> String {
     format!("{}\0{}", column.method.name(), column.path)
 }
 
 /// Of each column the one of the layer before it, by the same method.
-pub fn preceding(columns: &[Column]) -> Vec<Option<ColumnIndex>> {
+pub(crate) fn preceding(columns: &[Column]) -> Vec<Option<ColumnIndex>> {
     let is_same = |before: usize, column: usize| columns[before].method == columns[column].method;
     let before = |column: usize| column.checked_sub(1).filter(|before| is_same(*before, column)).map(ColumnIndex);
     (0..columns.len()).map(before).collect()
 }
 
-pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
+pub(crate) fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
     let describe = |(name, column): (&String, &Column)| HeatmapField {
         name: name.clone(),
         layer: column.path.clone(),
@@ -130,12 +130,12 @@ pub fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Prog
 }
 
 /// Everything that the heatmaps of all samples depend on.
-pub fn job_fingerprint(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Fingerprint {
+pub(crate) fn job_fingerprint(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Fingerprint {
     fingerprint_of(program, &job_settings(spec, program, label))
 }
 
 /// The fingerprint of a job with these settings.
-pub fn fingerprint_of(program: &Program, settings: &[(&str, String)]) -> Fingerprint {
+pub(crate) fn fingerprint_of(program: &Program, settings: &[(&str, String)]) -> Fingerprint {
     Fingerprint::of_job(&program.digest(), &settings_text(settings))
 }
 
@@ -145,7 +145,7 @@ fn settings_text(settings: &[(&str, String)]) -> String {
 }
 
 /// What was asked for, as far as heatmaps depend on it.
-pub fn job_settings(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
+pub(crate) fn job_settings(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
     settings(spec, &program.metadata, program.one_channel(), label)
 }
 
@@ -191,7 +191,7 @@ fn one_channel_setting(one_channel: Option<OneChannel>) -> Option<(&'static str,
     Some(("channels", if classes.negative.is_some() { "one of two classes" } else { "one" }.to_owned()))
 }
 
-pub fn selection(
+pub(crate) fn selection(
     spec: &JobSpec,
     dataset: &Dataset,
     label: Option<LabelField>,
@@ -237,7 +237,7 @@ pub fn output_folder(out: Option<&Path>, base: Option<&Path>, dataset: &str) -> 
 }
 
 /// The output folder, which can be written to; `None` where nothing is written to disk.
-pub fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) -> Result<Option<PathBuf>, Diagnostic> {
+pub(crate) fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) -> Result<Option<PathBuf>, Diagnostic> {
     if spec.store != Store::Path && spec.npy == NpyFormat::None {
         return Ok(None);
     }
@@ -279,7 +279,7 @@ fn check_writable(folder: &Path) -> Result<(), Diagnostic> {
 }
 
 /// The database can name the folder, and the folder can hold the fields: both before anything is computed.
-pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> Result<(), Diagnostic> {
+pub(crate) fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> Result<(), Diagnostic> {
     if folder.to_str().is_none() {
         return Err(Diagnostic::invalid(format!(
             "the folder `{}` is not UTF-8, and a database can name no other files",
@@ -316,7 +316,7 @@ pub fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a str>) -> 
 }
 
 /// Someone may have deleted a field while the run lasted; a sample with an undeclared field makes the dataset unreadable.
-pub fn check_schema(sink: &UpdateSink, has_committed: bool, observer: &dyn Observer) -> Result<(), Diagnostic> {
+pub(crate) fn check_schema(sink: &UpdateSink, has_committed: bool, observer: &dyn Observer) -> Result<(), Diagnostic> {
     /// FiftyOne takes a field from the samples first, and a moment later from the schema; updates may have come in between.
     const MOMENT: Duration = Duration::from_millis(250);
     if has_committed {

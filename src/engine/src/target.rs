@@ -10,7 +10,7 @@ use camflow_pipeline::{TargetClass, Targets};
 use camflow_torch::program::{OneChannel, Plan, Program, Task};
 
 /// The target in words, with the field that was found for it.
-pub fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
+pub(crate) fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
     label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.type_name()))
 }
 
@@ -40,7 +40,7 @@ pub fn check_classes(target: &TargetSpec, classes: &NameList, label: Option<&Lab
 
 /// The labels that say what is explained.
 #[derive(Clone, Copy)]
-pub struct Labels<'a> {
+pub(crate) struct Labels<'a> {
     pub dataset: &'a Dataset,
     pub field: Option<&'a LabelField>,
     pub view: Option<&'a SavedView>,
@@ -49,7 +49,11 @@ pub struct Labels<'a> {
 }
 
 /// The names of the model's classes, with those that the user says mean one of them.
-pub fn class_names_of(program: &Program, mappings: &[ClassMapping], observer: &dyn Observer) -> Result<ClassNames, Diagnostic> {
+pub(crate) fn class_names_of(
+    program: &Program,
+    mappings: &[ClassMapping],
+    observer: &dyn Observer,
+) -> Result<ClassNames, Diagnostic> {
     let plain = ClassNames::new(program.metadata.classes.clone());
     let mut names = plain.clone();
     for ClassMapping { label, class } in mappings {
@@ -64,7 +68,7 @@ pub fn class_names_of(program: &Program, mappings: &[ClassMapping], observer: &d
 }
 
 /// What is explained in each sample, by the dataset's and the model's classes.
-pub fn resolve_targets(
+pub(crate) fn resolve_targets(
     target: &TargetSpec,
     classes: &NameList,
     program: &Program,
@@ -184,7 +188,7 @@ pub fn one_channel_notice(program: &Program, from_masks_without_targets: bool) -
 }
 
 /// What stands for `{class}` in the names of fields.
-pub fn class_names(targets: &Targets, label: Option<&LabelField>, program: &Program) -> Vec<String> {
+pub(crate) fn class_names(targets: &Targets, label: Option<&LabelField>, program: &Program) -> Vec<String> {
     match targets {
         Targets::Classes(classes) | Targets::Pixel { classes, .. } => distinct_names(classes, &program.metadata.classes),
         Targets::Top => vec!["top".to_owned()],

@@ -223,13 +223,13 @@ impl Database {
         let projection = doc! {"name": 1, "media_type": 1, "persistent": 1, "sample_collection_name": 1};
         let documents: Vec<Document> = self.run("listing the datasets", async {
             let datasets = self.collection::<Document>("datasets");
-            datasets.find(doc! {}).projection(projection).sort(doc! {"name": 1}).await?.try_collect().await
+            datasets.find(is_listed()).projection(projection).sort(doc! {"name": 1}).await?.try_collect().await
         })?;
         let mut summaries = Vec::with_capacity(documents.len());
         for document in documents {
-            // Generated datasets (patches, frames, clips) are FiftyOne's private business.
-            let Ok(samples) = document.get_str("sample_collection_name") else { continue };
-            let (Ok(name), true) = (document.get_str("name"), samples.starts_with("samples.")) else { continue };
+            let (Ok(name), Ok(samples)) = (document.get_str("name"), document.get_str("sample_collection_name")) else {
+                continue;
+            };
             let count =
                 self.run("counting samples", async { self.collection::<Document>(samples).estimated_document_count().await })?;
             summaries.push(DatasetSummary {
@@ -281,6 +281,11 @@ impl Database {
             }
         })
     }
+}
+
+/// Which datasets FiftyOne lists: the ones that it generates (of patches, frames, clips) are its private business.
+pub(super) fn is_listed() -> Document {
+    doc! {"sample_collection_name": {"$regex": "^samples\\."}}
 }
 
 /// A command that was begun.

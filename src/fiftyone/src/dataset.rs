@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, doc, oid::ObjectId};
 
 use super::{
-    database::Database,
+    database::{Database, is_listed},
     error::Error,
     fields::{Field, InnerField, read_fields, read_inner_fields},
     mask_targets::read_mask_targets,
@@ -54,7 +54,7 @@ impl Dataset {
             Some(document) => Self::read(database.clone(), name, &document),
             None => {
                 let known = database
-                    .run(&doing, async { database.collection::<Document>("datasets").distinct("name", doc! {}).await })?;
+                    .run(&doing, async { database.collection::<Document>("datasets").distinct("name", is_listed()).await })?;
                 let known = known.into_iter().filter_map(|name| match name {
                     Bson::String(name) => Some(name),
                     _ => None,

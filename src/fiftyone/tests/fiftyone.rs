@@ -812,7 +812,10 @@ fn a_renamed_dataset_is_still_ours() {
 fn wrong_names_are_answered_with_the_right_ones() {
     let mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {"persistent": false}, Vec::new());
+    let generated = doc! {"name": "2026.11.27.07.05.25", "sample_collection_name": "patches.6568"};
+    mongod.with(async |database| database.collection::<Document>("datasets").insert_one(generated).await);
     let database = mongod.connect();
+    assert_eq!(database.datasets().expect("the datasets").len(), 1);
     let error = Dataset::open(&database, "stret").expect_err("no such dataset").diagnose();
     assert_eq!(error.message, "no dataset `stret` in database `fiftyone`");
     assert_eq!(error.hints, ["the datasets are `street`; `camflow doctor` lists them"]);

@@ -97,6 +97,7 @@ mod tests {
     use super::*;
 
     /// Calls `read` while somebody writes the file, with the same bytes, until it refuses.
+    #[expect(clippy::unwrap_used, reason = "a helper of tests")]
     fn refused<T>(path: &Path, read: impl Fn() -> Result<T, String>) -> String {
         let (content, has_begun, is_done) = (fs::read(path).unwrap(), AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {

@@ -53,7 +53,7 @@ fn causes(error: &Diagnostic) -> Vec<String> {
 }
 
 /// The text with its labels in colour, as clap has them.
-pub fn painted(text: &str) -> String {
+pub(crate) fn painted(text: &str) -> String {
     let labels = [("error:", AnsiColor::Red), ("warning:", AnsiColor::Yellow), ("hint:", AnsiColor::Green)];
     let lines = text.split('\n').map(|line| {
         let label = labels.iter().find_map(|(label, colour)| Some((label, colour, line.strip_prefix(label)?)));
@@ -69,7 +69,7 @@ pub fn painted(text: &str) -> String {
 }
 
 /// The same as fields of an `error` event. `message` is the text that people see.
-pub fn error_fields(error: &Diagnostic, exit_code: u8) -> Value {
+pub(crate) fn error_fields(error: &Diagnostic, exit_code: u8) -> Value {
     let mut fields = parts(error);
     fields.insert("message".to_owned(), json!(error_text(error)));
     fields.insert("exit_code".to_owned(), json!(exit_code));

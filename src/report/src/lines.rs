@@ -34,7 +34,7 @@ struct Line<'a> {
 
 /// Whose lines they are: logs and mails of several jobs, datasets and hosts come together somewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The job, if it has a name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
@@ -47,7 +47,7 @@ pub struct Origin {
 
 impl Origin {
     /// Of what belongs to no job.
-    pub fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Origin { host: host(), ..Origin::default() }
     }
 }
@@ -64,24 +64,24 @@ impl fmt::Display for Origin {
 }
 
 /// The name of this machine.
-pub fn host() -> String {
+pub(crate) fn host() -> String {
     sysinfo::System::host_name().unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// This moment in UTC, to the millisecond: `2026-03-01T02:15:00.042Z`.
-pub fn now() -> String {
+pub(crate) fn now() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
 
 /// One line, without its end.
-pub fn line(level: Level, event: &str, origin: &Origin, fields: Value) -> String {
+pub(crate) fn line(level: Level, event: &str, origin: &Origin, fields: Value) -> String {
     let line = Line { time: now(), level, event, origin, fields };
     serde_json::to_string(&line)
         .unwrap_or_else(|error| json!({"level": "error", "event": event, "message": error.to_string()}).to_string())
 }
 
 /// A failed sample, for lines and for the report.
-pub fn failure_json(failure: &SampleFailure, is_known: bool) -> Value {
+pub(crate) fn failure_json(failure: &SampleFailure, is_known: bool) -> Value {
     json!({
         "sample": failure.sample.id, "media_path": failure.sample.media_path.to_string_lossy(),
         "stage": failure.stage.to_string(), "error": failure.error, "known": is_known,
@@ -89,7 +89,7 @@ pub fn failure_json(failure: &SampleFailure, is_known: bool) -> Value {
 }
 
 /// Level, name and fields of what happens in a run. Samples that are up to date have no lines: every night, they are the most.
-pub fn event_json(event: &Event) -> Option<(Level, &'static str, Value)> {
+pub(crate) fn event_json(event: &Event) -> Option<(Level, &'static str, Value)> {
     Some(match event {
         Event::RunStarted { num_samples } => (Level::Info, "run_started", json!({"num_samples": num_samples})),
         Event::SampleCommitted { sample, num_heatmaps, num_withdrawn } => {

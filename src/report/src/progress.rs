@@ -12,7 +12,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(30);
 /// Between two looks at the figures: they change too fast to be read when samples are merely passed over.
 const BETWEEN_FIGURES: Duration = Duration::from_millis(100);
 
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
     num_skipped: u64,
@@ -24,7 +24,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(num_samples: Option<u64>, is_terminal: bool) -> Self {
+    pub(crate) fn new(num_samples: Option<u64>, is_terminal: bool) -> Self {
         let bar = match num_samples {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::no_length(),
@@ -48,17 +48,17 @@ impl Progress {
         }
     }
 
-    pub fn committed(&mut self) {
+    pub(crate) fn committed(&mut self) {
         self.num_committed += 1;
         self.advance();
     }
 
-    pub fn skipped(&mut self) {
+    pub(crate) fn skipped(&mut self) {
         self.num_skipped += 1;
         self.advance();
     }
 
-    pub fn failed(&mut self) {
+    pub(crate) fn failed(&mut self) {
         self.num_failed += 1;
         self.advance();
     }
@@ -83,11 +83,11 @@ impl Progress {
     }
 
     /// A line above the bar.
-    pub fn line(&self, text: &str) {
+    pub(crate) fn line(&self, text: &str) {
         if self.is_terminal { self.bar.suspend(|| stderr_line(text)) } else { stderr_line(text) }
     }
 
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -52,7 +52,7 @@ pub fn redact_json(value: Value) -> Value {
 }
 
 /// A text that is a value by itself: here a short secret is known, too.
-pub fn redact_whole(text: &str) -> String {
+pub(crate) fn redact_whole(text: &str) -> String {
     let secrets = SECRETS.read().unwrap_or_else(PoisonError::into_inner);
     match secrets.iter().find(|secret| secret.form == text) {
         Some(secret) => secret.shown.clone(),

@@ -10,7 +10,7 @@ use camflow_names::shown;
 use camflow_pipeline::{RunError, SkipReason, Summary};
 
 /// What to print after a run.
-pub fn lines(summary: &Summary) -> Vec<String> {
+pub(crate) fn lines(summary: &Summary) -> Vec<String> {
     let seconds = summary.elapsed.as_secs_f64();
     let mut lines = vec![format!(
         "{} samples read: {} annotated ({} heatmaps), {} skipped, {} failed in {seconds:.1} s",
@@ -52,7 +52,7 @@ pub fn lines(summary: &Summary) -> Vec<String> {
 }
 
 /// A run that changed nothing, in one line.
-pub fn idle(summary: &Summary) -> String {
+pub(crate) fn idle(summary: &Summary) -> String {
     let skipped = summary.skipped.iter().map(|(reason, count)| format!(", {reason}: {count}"));
     let failed = (summary.num_failed > 0).then(|| format!(", failed as in an earlier run: {}", summary.num_failed));
     let reasons: String = skipped.chain(failed).collect();
@@ -60,7 +60,7 @@ pub fn idle(summary: &Summary) -> String {
 }
 
 /// What failed, in one line.
-pub fn failed(summary: &Summary) -> String {
+pub(crate) fn failed(summary: &Summary) -> String {
     let Summary { num_failed, num_known_failed, num_read, failures, known_failures, .. } = summary;
     let known = if *num_known_failed > 0 { format!(" ({num_known_failed} as in an earlier run)") } else { String::new() };
     let first = failures.first().or(known_failures.first());
@@ -69,7 +69,7 @@ pub fn failed(summary: &Summary) -> String {
 }
 
 /// How many samples came to what.
-pub fn counts(summary: &Summary) -> Value {
+pub(crate) fn counts(summary: &Summary) -> Value {
     json!({
         "num_read": summary.num_read,
         "num_committed": summary.num_committed,
@@ -86,12 +86,12 @@ pub fn counts(summary: &Summary) -> Value {
 }
 
 /// Samples that were passed over, by reason.
-pub fn skipped(by_reason: &BTreeMap<SkipReason, u64>) -> Value {
+pub(crate) fn skipped(by_reason: &BTreeMap<SkipReason, u64>) -> Value {
     by_reason.iter().map(|(reason, count)| (reason.to_string(), json!(count))).collect()
 }
 
 /// Where the time went, by stage.
-pub fn stages(summary: &Summary) -> Value {
+pub(crate) fn stages(summary: &Summary) -> Value {
     let stages = summary.stages.iter().map(|(stage, times)| {
         let seconds = json!({
             "busy_s": times.busy.as_secs_f64(), "starved_s": times.starved.as_secs_f64(),
@@ -103,7 +103,7 @@ pub fn stages(summary: &Summary) -> Value {
 }
 
 /// The same as [`lines`] for machines.
-pub fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
+pub(crate) fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
     let mut fields = counts(summary);
     fields["interrupted"] = json!(summary.interrupted);
     fields["elapsed_s"] = json!(summary.elapsed.as_secs_f64());

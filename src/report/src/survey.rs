@@ -8,7 +8,7 @@ use super::summary::skipped;
 use camflow_pipeline::{Change, Survey};
 
 /// What to print after a survey of a job with so many heatmaps per class.
-pub fn lines(survey: &Survey, num_columns: usize) -> Vec<String> {
+pub(crate) fn lines(survey: &Survey, num_columns: usize) -> Vec<String> {
     let mut lines = vec![format!(
         "dry run, nothing was changed; {} samples read: {} would be annotated ({} heatmaps), {} skipped, {} would fail",
         survey.num_read,
@@ -26,7 +26,7 @@ pub fn lines(survey: &Survey, num_columns: usize) -> Vec<String> {
 }
 
 /// The same for machines.
-pub fn json(survey: &Survey, num_columns: usize) -> Value {
+pub(crate) fn json(survey: &Survey, num_columns: usize) -> Value {
     let stale: Map<String, Value> = survey.stale.iter().map(|(changes, count)| (listed(changes), json!(count))).collect();
     json!({
         "num_read": survey.num_read,
@@ -43,6 +43,6 @@ pub fn json(survey: &Survey, num_columns: usize) -> Value {
 }
 
 /// All of them in one line.
-pub fn listed(changes: &BTreeSet<Change>) -> String {
+pub(crate) fn listed(changes: &BTreeSet<Change>) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

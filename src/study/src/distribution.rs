@@ -7,7 +7,7 @@ const BINS: usize = 400;
 
 /// Where a value lies in its measure's range, in `[0, 1]`. Ratios have no upper end: 1 is put in the middle, and `r` and `1/r` at
 /// the same distance from it.
-pub fn position(measure: Measure, value: f64) -> f64 {
+pub(crate) fn position(measure: Measure, value: f64) -> f64 {
     match measure {
         Measure::EnergyRatio => value / (1.0 + value),
         Measure::RankCorrelation => (value + 1.0) / 2.0,
@@ -18,7 +18,7 @@ pub fn position(measure: Measure, value: f64) -> f64 {
 }
 
 /// The value at a position; infinite for a ratio at 1.
-pub fn value_at(measure: Measure, position: f64) -> f64 {
+pub(crate) fn value_at(measure: Measure, position: f64) -> f64 {
     match measure {
         Measure::EnergyRatio => position / (1.0 - position),
         Measure::RankCorrelation => 2.0 * position - 1.0,

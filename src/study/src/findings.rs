@@ -49,7 +49,7 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
 }
 
 /// What tells series apart in this study is said, and nothing else.
-pub struct Names {
+pub(crate) struct Names {
     models: BTreeSet<String>,
     methods: BTreeSet<String>,
     /// More than one field for the same class, layer, method and model.
@@ -58,7 +58,7 @@ pub struct Names {
 
 impl Names {
     /// For the series of a study.
-    pub fn of(study: &Study) -> Self {
+    pub(crate) fn of(study: &Study) -> Self {
         let set = |part: fn(&Series) -> &String| study.series.keys().map(part).cloned().collect();
         let without_fields: BTreeSet<_> = study.series.keys().map(|s| (&s.class, &s.layer, &s.method, &s.model)).collect();
         Names {
@@ -69,7 +69,7 @@ impl Names {
     }
 
     /// A series by what tells it apart.
-    pub fn name(&self, series: &Series) -> String {
+    pub(crate) fn name(&self, series: &Series) -> String {
         let mut name = format!("`{}` at `{}`", series.class, series.layer);
         if self.methods.len() > 1 {
             name += &format!(" by {}", series.method);

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     /// A sample with one heatmap per ratio, in fields `a`, `b`, ...
-    pub fn sample(id: u32, tags: &[&str], ratios: &[f64]) -> MeasuredSample {
+    pub(crate) fn sample(id: u32, tags: &[&str], ratios: &[f64]) -> MeasuredSample {
         let heatmap = |(field, ratio): (u8, &f64)| MeasuredHeatmap {
             series: Series {
                 field: char::from(b'a' + field).to_string(),

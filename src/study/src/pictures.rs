@@ -17,7 +17,7 @@ const OPACITY: f32 = 0.5;
 ///
 /// # Errors
 /// The image or the heatmap cannot be read.
-pub fn picture(extreme: &Extreme) -> Result<Vec<u8>, MediaError> {
+pub(crate) fn picture(extreme: &Extreme) -> Result<Vec<u8>, MediaError> {
     let limits = ImageLimits::default();
     // As stored, as the model saw it.
     let image = read_image(&extreme.media_path, &limits, ExifPolicy::Ignore)?;

@@ -10,7 +10,7 @@ use std::{
 use camflow_fiftyone::find_python;
 
 /// A mongod that ends with it.
-pub struct Mongod {
+pub(crate) struct Mongod {
     process: Child,
     /// Where it listens, on the loopback.
     pub port: u16,
@@ -18,7 +18,7 @@ pub struct Mongod {
 
 impl Mongod {
     /// Starts one on this folder and waits until it listens, on any port if `port` is 0.
-    pub fn start(folder: &Path, port: u16, arguments: &[impl AsRef<OsStr>]) -> Mongod {
+    pub(crate) fn start(folder: &Path, port: u16, arguments: &[impl AsRef<OsStr>]) -> Mongod {
         let mut process = Command::new(executable())
             .arg("--dbpath")
             .arg(folder)

@@ -12,7 +12,7 @@ const HEIGHT: f64 = 34.0;
 
 /// The histogram of a distribution over its measure's whole range: bars as high as their share of the highest, a line at the median, a
 /// dashed one at chance.
-pub fn histogram(distribution: &Distribution, measure: Measure) -> String {
+pub(super) fn histogram(distribution: &Distribution, measure: Measure) -> String {
     let counts = distribution.histogram(BARS);
     let highest = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
     let mut svg =
@@ -54,7 +54,7 @@ fn summary(distribution: &Distribution) -> String {
 }
 
 /// The ticks below the histograms of a measure.
-pub fn axis(measure: Measure) -> String {
+pub(super) fn axis(measure: Measure) -> String {
     let ticks: &[(f64, &str)] = match measure {
         Measure::EnergyRatio => &[(0.0, "0"), (0.25, "⅓"), (0.5, "1"), (0.75, "3"), (0.9, "9"), (1.0, "∞")],
         Measure::RankCorrelation => &[(0.0, "-1"), (0.5, "0"), (1.0, "1")],

@@ -13,7 +13,7 @@ use camflow_media::BinaryMask;
 ///
 /// The background is never the top class of a segmentation. An output of one channel decides for its class where the logit is
 /// above 0, as a sigmoid above one half does. What is decided beside the image (where `shown` is 0) is nothing.
-pub struct Decisions<'a> {
+pub(super) struct Decisions<'a> {
     /// `[N, K]` or `[N, K, h, w]`
     logits: &'a Tensor,
     reading: Reading,
@@ -23,7 +23,7 @@ pub struct Decisions<'a> {
 }
 
 /// What is decided for one sample.
-pub struct Decision<'a> {
+pub(super) struct Decision<'a> {
     winners: &'a [i32],
     /// Like the winners.
     shown: Option<BinaryMask>,
@@ -33,7 +33,7 @@ pub struct Decision<'a> {
 
 impl<'a> Decisions<'a> {
     /// With logits `[N, K]` or `[N, K, h, w]`.
-    pub fn new(logits: &'a Tensor, reading: Reading, shown: &'a TiSlice<SampleIndex, Option<BinaryMask>>) -> Self {
+    pub(super) fn new(logits: &'a Tensor, reading: Reading, shown: &'a TiSlice<SampleIndex, Option<BinaryMask>>) -> Self {
         Decisions { logits, reading, shown, winners: OnceCell::new() }
     }
 
@@ -41,7 +41,7 @@ impl<'a> Decisions<'a> {
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn of(&self, sample: SampleIndex) -> Result<Decision<'_>, TchError> {
+    pub(super) fn of(&self, sample: SampleIndex) -> Result<Decision<'_>, TchError> {
         let winners = match self.winners.get() {
             Some(winners) => winners,
             None => {
@@ -71,7 +71,7 @@ impl<'a> Decisions<'a> {
 
 impl Decision<'_> {
     /// The class that is put first; `None` where that is none, or one without a name.
-    pub fn top(&self) -> Option<i64> {
+    pub(super) fn top(&self) -> Option<i64> {
         let background = self.reading.background.filter(|_| self.is_map);
         let seen = self.winners.iter().zip(self.shown()).filter(|(_, shown)| *shown).map(|(winner, _)| *winner);
         match self.reading.one_channel {
@@ -82,7 +82,7 @@ impl Decision<'_> {
     }
 
     /// Where that class is put first: 1 there and else 0, `[h, w]` row by row, or one number for the image.
-    pub fn pixels_of(&self, class: i64) -> Vec<u8> {
+    pub(super) fn pixels_of(&self, class: i64) -> Vec<u8> {
         let wanted = match self.reading.one_channel {
             Some(classes) => i64::from(classes.negative != Some(class)),
             None => class,

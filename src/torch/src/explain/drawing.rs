@@ -16,7 +16,7 @@ use camflow_pipeline::DecodedSample;
 
 /// Heatmaps on the device.
 #[derive(Debug)]
-pub struct DeviceMaps {
+pub(super) struct DeviceMaps {
     /// `[N, H, W]`, as they are stored.
     pub shown: Tensor,
     /// `[N, H, W]` over the model's input, where those are other ones and are needed.
@@ -25,12 +25,12 @@ pub struct DeviceMaps {
 
 impl DeviceMaps {
     /// `[N, H, W]` over the model's input; as they are stored, where nobody asked for those.
-    pub fn over_input(&self) -> &Tensor {
+    pub(super) fn over_input(&self) -> &Tensor {
         self.of_input.as_ref().unwrap_or(&self.shown)
     }
 
     /// One or both.
-    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(super) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         [Some(&mut self.shown), self.of_input.as_mut()].into_iter().flatten()
     }
 }
@@ -65,7 +65,7 @@ impl Canvas {
 }
 
 /// Whether the model saw the whole image.
-pub fn is_whole(sample: &DecodedSample) -> bool {
+pub(super) fn is_whole(sample: &DecodedSample) -> bool {
     !sample.region.is_cropped(sample.height, sample.width)
 }
 

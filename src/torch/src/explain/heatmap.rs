@@ -38,7 +38,7 @@ impl Choice for HeatmapSize {
 }
 
 /// Min-max over each map of `[N, H, W]`: to `[0, 1]`, all zeros where the map is constant.
-pub fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[1, 2];
     let shifted = maps.f_sub(&maps.f_amin(dims, true)?)?;
     let largest = shifted.f_amax(dims, true)?.f_add_scalar(EPSILON)?;
@@ -46,7 +46,7 @@ pub fn scale(maps: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Bilinear with half-pixel centres and no antialiasing, as `cv2.resize` with `INTER_LINEAR`.
-pub fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tensor, TchError> {
+pub(super) fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tensor, TchError> {
     let size = [height as i64, width as i64];
     if maps.size()[1..] == size {
         return Ok(maps.shallow_clone());
@@ -80,7 +80,7 @@ pub fn heatmaps(saliencies: &[Tensor], size: Option<(usize, usize)>) -> Result<T
 ///
 /// # Errors
 /// libtorch fails.
-pub fn place_in_frame(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
+pub(super) fn place_in_frame(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
     let (height, width) = (heatmaps.size()[1], heatmaps.size()[2]);
     let (frame_height, frame_width) = (region.frame_height as i64, region.frame_width as i64);
     if (height, width) == (frame_height, frame_width) {
@@ -102,7 +102,7 @@ pub fn place_in_frame(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor,
 ///
 /// # Errors
 /// libtorch fails.
-pub fn resize_to_image(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
+pub(super) fn resize_to_image(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor, TchError> {
     resize(heatmaps, region.image_height, region.image_width)
 }
 
@@ -110,7 +110,7 @@ pub fn resize_to_image(heatmaps: &Tensor, region: &FrameRegion) -> Result<Tensor
 ///
 /// # Errors
 /// libtorch fails.
-pub fn to_heatmaps(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
+pub(super) fn to_heatmaps(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
     let Some(first) = maps.first() else { return Ok(Vec::new()) };
     let size = first.size();
     let all = match maps.iter().all(|map| map.size() == size) {

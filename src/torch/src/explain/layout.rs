@@ -10,7 +10,7 @@ use crate::program::{Layer, Layout};
 ///
 /// # Errors
 /// The activation does not have the layer's declared layout.
-pub fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result<Tensor, ExplainError> {
+pub(super) fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result<Tensor, ExplainError> {
     let wrong =
         |wanted: &str| ExplainError::Unsuitable(format!("layer `{}` gives shape {:?}, not {wanted}", layer.path, tensor.size()));
     match layer.layout {
@@ -32,7 +32,7 @@ pub fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result<Tensor
 }
 
 /// Which dimension of the layer's own layout holds the channels.
-pub fn channel_dim(layer: &Layer) -> i64 {
+pub(super) fn channel_dim(layer: &Layer) -> i64 {
     match layer.layout {
         Layout::Nchw => 1,
         Layout::Nhwc => 3,

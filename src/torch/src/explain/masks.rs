@@ -12,7 +12,7 @@ use camflow_pipeline::TargetPixels;
 ///
 /// # Errors
 /// Those of `decided`.
-pub fn at_output(
+pub(super) fn at_output(
     pixels: &TargetPixels,
     (height, width): (usize, usize),
     decided: impl Fn() -> Result<Vec<u8>, TchError>,
@@ -31,7 +31,7 @@ pub fn at_output(
 }
 
 /// Masks that go to the device in one copy.
-pub struct Masks {
+pub(super) struct Masks {
     /// Height and width of the output; `None` for class logits.
     pub size: Option<(usize, usize)>,
     cells: Vec<Cell>,
@@ -40,7 +40,7 @@ pub struct Masks {
 
 impl Masks {
     /// For an output `[N, K]` or `[N, K, h, w]`.
-    pub fn of(logits: &Tensor) -> Self {
+    pub(super) fn of(logits: &Tensor) -> Self {
         let size = match logits.size()[..] {
             [_, _, height, width] => Some((height as usize, width as usize)),
             _ => None,
@@ -49,7 +49,7 @@ impl Masks {
     }
 
     /// Adds one of the output's size, if there is anything in it; whether there is.
-    pub fn add(&mut self, cell: Cell, mask: &BinaryMask) -> bool {
+    pub(super) fn add(&mut self, cell: Cell, mask: &BinaryMask) -> bool {
         let is_any = mask.pixels.iter().any(|pixel| *pixel != 0);
         if is_any {
             self.cells.push(cell);
@@ -62,7 +62,7 @@ impl Masks {
     ///
     /// # Errors
     /// libtorch fails, for want of memory say.
-    pub fn upload(self, logits: &Tensor) -> Result<Vec<(Cell, Tensor)>, TchError> {
+    pub(super) fn upload(self, logits: &Tensor) -> Result<Vec<(Cell, Tensor)>, TchError> {
         let Some((height, width)) = self.size.filter(|_| !self.cells.is_empty()) else { return Ok(Vec::new()) };
         let size = [self.cells.len() as i64, height as i64, width as i64];
         let masks = Tensor::f_from_data_size(&self.pixels, &size, Kind::Uint8)?.f_to_device(logits.device())?;

@@ -66,7 +66,7 @@ impl ProbeOptions {
 }
 
 /// The scores `[T, B]` of logits `[B, ...]`.
-pub fn score_all(logits: &Tensor, scores: &[&Score]) -> Result<Tensor, TchError> {
+pub(super) fn score_all(logits: &Tensor, scores: &[&Score]) -> Result<Tensor, TchError> {
     let rows: Vec<Tensor> = scores.iter().map(|score| score.of(logits)).collect::<Result<_, _>>()?;
     Tensor::f_stack(&rows, 0)
 }

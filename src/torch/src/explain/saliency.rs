@@ -16,7 +16,7 @@ use camflow_media::BinaryMask;
 use camflow_pipeline::ClassTarget;
 
 /// The maps of a batch.
-pub struct Saliencies {
+pub(super) struct Saliencies {
     /// What was differentiated, of each class that is there.
     pub targets: Grid<Score>,
     /// How much that is.
@@ -26,7 +26,7 @@ pub struct Saliencies {
 }
 
 /// The maps of one target of every sample that has it.
-pub struct PassMaps {
+pub(super) struct PassMaps {
     /// Which target.
     pub target: TargetIndex,
     /// Those samples.

@@ -9,7 +9,7 @@ use crate::program::{Dynamic, InputInfo, Plan};
 const MULTIPLES: [usize; 9] = [2, 4, 7, 8, 14, 16, 28, 32, 64];
 
 /// What is known of them.
-pub struct Sizes {
+pub(super) struct Sizes {
     /// Height and width, where the model was exported for these alone.
     only: Option<(usize, usize)>,
     /// Channels of the input.
@@ -20,7 +20,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// As the exporter says.
-    pub fn of(input: &InputInfo) -> Self {
+    pub(super) fn of(input: &InputInfo) -> Self {
         let only = match (input.dynamic, &input.example[..]) {
             (Dynamic::Batch | Dynamic::None, [_, _, height, width]) => Some((*height as usize, *width as usize)),
             _ => None,
@@ -29,7 +29,7 @@ impl Sizes {
     }
 
     /// What to say of a model that failed at this size.
-    pub fn said_of(&mut self, plan: &Plan, (height, width): (usize, usize)) -> String {
+    pub(super) fn said_of(&mut self, plan: &Plan, (height, width): (usize, usize)) -> String {
         let of_size = format!("its input was {height} x {width} pixels");
         match self.only {
             Some(only) if only == (height, width) => return of_size,

@@ -7,15 +7,15 @@ use camflow_pipeline::{ClassTarget, TargetPixels};
 
 /// A variant of the image for smoothing: mirrored or not, times a factor.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Variant {
+pub(super) struct Variant {
     mirrored: bool,
     factor: f64,
 }
 
 /// The image as it is comes first: it decides what is explained.
-pub const PLAIN: Variant = Variant { mirrored: false, factor: 1.0 };
+pub(super) const PLAIN: Variant = Variant { mirrored: false, factor: 1.0 };
 
-pub const SMOOTHING: [Variant; 6] = [
+pub(super) const SMOOTHING: [Variant; 6] = [
     PLAIN,
     Variant { mirrored: false, factor: 0.9 },
     Variant { mirrored: false, factor: 1.1 },
@@ -26,13 +26,13 @@ pub const SMOOTHING: [Variant; 6] = [
 
 impl Variant {
     /// The input `[N, 3, H, W]` in this variant.
-    pub fn of_input(self, input: &Tensor) -> Result<Tensor, TchError> {
+    pub(super) fn of_input(self, input: &Tensor) -> Result<Tensor, TchError> {
         let input = if self.mirrored { input.f_flip([3i64])? } else { input.shallow_clone() };
         if self.factor == 1.0 { Ok(input) } else { input.f_mul_scalar(self.factor) }
     }
 
     /// The target in this variant: what is marked in the image moves with it.
-    pub fn of_target(self, target: &ClassTarget) -> ClassTarget {
+    pub(super) fn of_target(self, target: &ClassTarget) -> ClassTarget {
         let pixels = match &target.pixels {
             TargetPixels::Mask(mask) => TargetPixels::Mask(self.of_mask(mask)),
             TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
@@ -42,12 +42,12 @@ impl Variant {
     }
 
     /// What is marked in the image, in this variant.
-    pub fn of_mask(self, mask: &BinaryMask) -> BinaryMask {
+    pub(super) fn of_mask(self, mask: &BinaryMask) -> BinaryMask {
         if self.mirrored { mask.mirrored() } else { mask.clone() }
     }
 
     /// A map `[1, H, W]` of this variant, laid over the image as it is.
-    pub fn undo(self, map: Tensor) -> Result<Tensor, TchError> {
+    pub(super) fn undo(self, map: Tensor) -> Result<Tensor, TchError> {
         if self.mirrored { map.f_flip([2i64]) } else { Ok(map) }
     }
 }

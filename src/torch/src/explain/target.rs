@@ -44,7 +44,7 @@ enum Source {
 ///
 /// # Errors
 /// libtorch fails.
-pub fn resolve(
+pub(super) fn resolve(
     logits: &Tensor,
     targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
     reading: Reading,
@@ -98,7 +98,7 @@ pub fn resolve(
 ///
 /// # Errors
 /// libtorch fails.
-pub fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, TchError> {
     Tensor::f_from_slice(indices)?.f_to_device(like.device())
 }
 
@@ -107,7 +107,7 @@ pub fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, TchError> 
 ///
 /// # Errors
 /// libtorch fails.
-pub fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {
+pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {
     let rows: Vec<i64> = scores.iter().map(|(sample, _)| sample.row()).collect();
     let channels: Vec<i64> = scores.iter().map(|(_, score)| score.source.channel()).collect();
     let mut own = logits.f_index(&[Some(index_tensor(&rows, logits)?), Some(index_tensor(&channels, logits)?)])?;

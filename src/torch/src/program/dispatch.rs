@@ -10,7 +10,8 @@ use std::{
 use tch::Tensor;
 
 use super::guard::{Call, Guard};
-pub use super::value::{ArgumentSpec, DispatchError, Input, Output};
+pub use super::value::DispatchError;
+pub(super) use super::value::{ArgumentSpec, Input, Output};
 use torch_sys::C_tensor;
 
 /// Mirrors `cf_value`.
@@ -84,7 +85,7 @@ fn to_raw(input: Input<'_>) -> RawValue {
 
 /// A resolved operator.
 #[derive(Debug)]
-pub struct Operator {
+pub(super) struct Operator {
     raw: NonNull<RawOperator>,
     /// In the order of the schema.
     pub arguments: Vec<ArgumentSpec>,
@@ -101,7 +102,7 @@ impl Operator {
     /// Finds `aten::conv2d` and the like; an empty overload is the default one.
     ///
     /// `None` when this libtorch has no such operator.
-    pub fn find(name: &str, overload: &str) -> Option<Operator> {
+    pub(super) fn find(name: &str, overload: &str) -> Option<Operator> {
         let operator = name.to_owned();
         let (name, overload) = (CString::new(name).ok()?, CString::new(overload).ok()?);
         let mut error = ptr::null_mut();
@@ -132,7 +133,7 @@ impl Operator {
     ///
     /// # Panics
     /// If the number of inputs is not the number of arguments.
-    pub fn call(&self, inputs: &[Input<'_>]) -> Result<Vec<Output>, DispatchError> {
+    pub(super) fn call(&self, inputs: &[Input<'_>]) -> Result<Vec<Output>, DispatchError> {
         assert_eq!(inputs.len(), self.arguments.len(), "one input per schema argument");
         let refused = |message: String| DispatchError { message, out_of_memory: false };
         self.guard.check(Call { arguments: &self.arguments, inputs }).map_err(refused)?;
@@ -188,7 +189,7 @@ fn failure(status: i32, error: *mut c_char) -> DispatchError {
 }
 
 /// Whether a libtorch message says that memory ran out: its CPU allocator and cuDNN have no exception type of their own for it.
-pub fn is_out_of_memory(message: &str) -> bool {
+pub(super) fn is_out_of_memory(message: &str) -> bool {
     message.contains("out of memory")
         || message.contains("can't allocate memory")
         || message.contains("CUDNN_STATUS_ALLOC_FAILED")
@@ -198,7 +199,7 @@ pub fn is_out_of_memory(message: &str) -> bool {
 ///
 /// # Errors
 /// No memory is left, or the tensor has not four dimensions.
-pub fn channels_last(tensor: &Tensor) -> Result<Tensor, DispatchError> {
+pub(super) fn channels_last(tensor: &Tensor) -> Result<Tensor, DispatchError> {
     /// `c10::MemoryFormat::ChannelsLast`.
     const CHANNELS_LAST: i64 = 2;
     static CONTIGUOUS: OnceLock<Option<Operator>> = OnceLock::new();
@@ -218,7 +219,7 @@ pub fn allow_tf32(allow: bool) {
 
 /// While it lives, this thread runs those operators in bfloat16 that it is good enough for, as `torch.autocast` does.
 #[derive(Debug)]
-pub struct Autocast {
+pub(super) struct Autocast {
     device: CString,
     // It belongs to the thread that made it.
     _not_send: PhantomData<*const ()>,
@@ -226,7 +227,7 @@ pub struct Autocast {
 
 impl Autocast {
     /// On devices of this one's type; `device` as libtorch spells it.
-    pub fn bf16(device: &str) -> Autocast {
+    pub(super) fn bf16(device: &str) -> Autocast {
         let device = CString::new(device).unwrap_or_default();
         // SAFETY: the string ends in a zero; sets flags of the thread.
         unsafe { cf_autocast_bf16(device.as_ptr(), 1) };

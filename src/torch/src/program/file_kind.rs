@@ -30,7 +30,7 @@ const BEGINNINGS: &[(&[u8], Kind)] = &[
 ];
 
 /// By the first bytes of the file; `None` where they say nothing.
-pub fn by_start(start: &[u8]) -> Option<Kind> {
+pub(super) fn by_start(start: &[u8]) -> Option<Kind> {
     if let Some((_, kind)) = BEGINNINGS.iter().find(|(beginning, _)| start.starts_with(beginning)) {
         return Some(*kind);
     }
@@ -53,7 +53,7 @@ pub fn by_start(start: &[u8]) -> Option<Kind> {
 }
 
 /// By the names of a zip archive's entries below the root folder; `None` where they may be those of `torch.export`.
-pub fn by_entries<T>(entries: &BTreeMap<String, T>) -> Option<Kind> {
+pub(super) fn by_entries<T>(entries: &BTreeMap<String, T>) -> Option<Kind> {
     if entries.contains_key("archive_format") {
         return None;
     }

@@ -17,7 +17,7 @@ impl ValueId {
 
 /// What a node is called with.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Arg {
+pub(super) enum Arg {
     None,
     Value(ValueId),
     /// A list of tensors; `None` where the list has a hole.
@@ -38,14 +38,14 @@ pub enum Arg {
 
 /// An integer, written out or computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IntArg {
+pub(super) enum IntArg {
     Constant(i64),
     Value(ValueId),
 }
 
 /// What a node does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(super) enum Operation {
     /// An operator of libtorch, such as `aten::conv2d` with overload `default` (empty).
     Operator { name: String, overload: String },
     /// Arithmetic on shapes.
@@ -56,7 +56,7 @@ pub enum Operation {
 
 /// What a node gives: one entry per return of its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(super) enum Output {
     None,
     Value(ValueId),
     /// An operator that returns a list has one output, each member with its own name.
@@ -65,7 +65,7 @@ pub enum Output {
 
 /// One operation of the model.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(super) struct Node {
     /// As torch.export named it; for messages.
     pub name: String,
     pub operation: Operation,
@@ -80,12 +80,12 @@ pub struct Node {
 
 impl Node {
     /// A node outside any module.
-    pub fn new(name: String, operation: Operation, args: Vec<(String, Arg)>, outputs: Vec<Output>) -> Node {
+    pub(super) fn new(name: String, operation: Operation, args: Vec<(String, Arg)>, outputs: Vec<Output>) -> Node {
         Node { name, operation, args, outputs, no_grad: false, modules: Vec::new() }
     }
 
     /// The values that it reads.
-    pub fn uses(&self) -> impl Iterator<Item = ValueId> + '_ {
+    pub(super) fn uses(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.args.iter().flat_map(|(_, arg)| -> Vec<ValueId> {
             match arg {
                 Arg::Value(id) => vec![*id],
@@ -103,7 +103,7 @@ impl Node {
     }
 
     /// The values that it defines.
-    pub fn defines(&self) -> impl Iterator<Item = ValueId> + '_ {
+    pub(super) fn defines(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.outputs.iter().flat_map(|output| -> Vec<ValueId> {
             match output {
                 Output::None => Vec::new(),
@@ -114,12 +114,12 @@ impl Node {
     }
 
     /// The argument of that name, if given.
-    pub fn arg(&self, name: &str) -> Option<&Arg> {
+    pub(super) fn arg(&self, name: &str) -> Option<&Arg> {
         self.args.iter().find(|(given, _)| given == name).map(|(_, arg)| arg)
     }
 
     /// Replaces the argument of that name, or adds it.
-    pub fn set_arg(&mut self, name: &str, arg: Arg) {
+    pub(super) fn set_arg(&mut self, name: &str, arg: Arg) {
         match self.args.iter_mut().find(|(given, _)| given == name) {
             Some((_, place)) => *place = arg,
             None => self.args.push((name.to_owned(), arg)),
@@ -127,7 +127,7 @@ impl Node {
     }
 
     /// Reads another value wherever it reads `old`.
-    pub fn replace(&mut self, old: ValueId, new: ValueId) {
+    pub(super) fn replace(&mut self, old: ValueId, new: ValueId) {
         let change = |id: &mut ValueId| {
             if *id == old {
                 *id = new;
@@ -143,7 +143,7 @@ impl Node {
     }
 
     /// The operator's name without namespace, `conv2d`; empty for other operations.
-    pub fn operator(&self) -> &str {
+    pub(super) fn operator(&self) -> &str {
         match &self.operation {
             Operation::Operator { name, .. } => name.split_once("::").map_or(name, |(_, name)| name),
             _ => "",
@@ -151,13 +151,13 @@ impl Node {
     }
 
     /// Whether the operator writes to its first argument: its name ends in one underscore.
-    pub fn is_in_place(&self) -> bool {
+    pub(super) fn is_in_place(&self) -> bool {
         let name = self.operator();
         name.ends_with('_') && !name.ends_with("__")
     }
 
     /// The value of the first argument, which in-place operators overwrite and view operators share memory with.
-    pub fn first_value(&self) -> Option<ValueId> {
+    pub(super) fn first_value(&self) -> Option<ValueId> {
         match self.args.first() {
             Some((_, Arg::Value(id))) => Some(*id),
             _ => None,
@@ -167,7 +167,7 @@ impl Node {
 
 /// Where a value that is not computed comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Binding {
+pub(super) enum Binding {
     /// Parameter or persistent buffer, by state-dict name.
     Weight(String),
     /// Tensor constant or non-persistent buffer.
@@ -176,7 +176,7 @@ pub enum Binding {
 
 /// Which dimension of a tensor grows with the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchDim {
+pub(super) enum BatchDim {
     /// This one: its length is the batch size or a multiple of it.
     At(usize),
     /// Several, or by a rule that is no multiple.
@@ -185,7 +185,7 @@ pub enum BatchDim {
 
 /// A model's computation.
 #[derive(Clone, Debug, Default)]
-pub struct Graph {
+pub(super) struct Graph {
     /// Name of each value; for messages.
     pub values: Vec<String>,
     /// In execution order.
@@ -208,7 +208,7 @@ pub struct Graph {
 
 impl Graph {
     /// A new value, defined by nothing yet.
-    pub fn add_value(&mut self, name: String) -> ValueId {
+    pub(super) fn add_value(&mut self, name: String) -> ValueId {
         let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
         self.values.push(name);
         id

@@ -7,7 +7,7 @@ use super::value::{ArgumentSpec, DispatchError, Input, Output};
 
 /// The arguments of a call.
 #[derive(Clone, Copy)]
-pub struct Call<'a> {
+pub(super) struct Call<'a> {
     /// Of the schema.
     pub arguments: &'a [ArgumentSpec],
     /// One for each.
@@ -49,7 +49,7 @@ impl<'a> Call<'a> {
 
 /// What is to be looked at for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guard {
+pub(super) enum Guard {
     /// Its kernels check what they are given.
     None,
     /// The fused kernel reads as many values as there are keys.
@@ -76,7 +76,7 @@ pub enum Guard {
 
 impl Guard {
     /// For an operator by its name with the namespace.
-    pub fn of(operator: &str) -> Guard {
+    pub(super) fn of(operator: &str) -> Guard {
         match operator.strip_prefix("aten::").map(|name| name.strip_suffix('_').unwrap_or(name)).unwrap_or_default() {
             "scaled_dot_product_attention" => Guard::Attention,
             "native_batch_norm" | "_native_batch_norm_legit" | "_native_batch_norm_legit_no_training" => Guard::BatchNorm,
@@ -96,7 +96,7 @@ impl Guard {
     ///
     /// # Errors
     /// Why the operator cannot be called with them.
-    pub fn check(self, call: Call<'_>) -> Result<(), String> {
+    pub(super) fn check(self, call: Call<'_>) -> Result<(), String> {
         match self {
             Guard::None | Guard::Empty => Ok(()),
             Guard::Arange => arange(call),
@@ -118,7 +118,7 @@ impl Guard {
     ///
     /// # Errors
     /// libtorch's own.
-    pub fn finish(self, outputs: &[Output]) -> Result<(), DispatchError> {
+    pub(super) fn finish(self, outputs: &[Output]) -> Result<(), DispatchError> {
         for output in outputs.iter().filter(|_| self == Guard::Empty) {
             if let Output::Tensor(tensor) = output {
                 let mut tensor = tensor.shallow_clone();

@@ -16,7 +16,7 @@ use camflow_media::Preprocess;
 use camflow_names::is_unseen;
 
 /// The format number that this reader knows.
-pub const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// Contents of the archive's extra file `camflow.json`. Unknown keys are ignored.
 #[derive(Clone, Debug, Deserialize)]

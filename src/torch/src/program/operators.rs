@@ -104,11 +104,11 @@ const INTERNAL: [(&str, &str); 18] = [
 ];
 
 /// What to do about an operator that is not admitted; stands once behind all of them.
-pub const HINT: &str = "write the model without it and export it again; if other people's models have it, too, ask the \
+pub(super) const HINT: &str = "write the model without it and export it again; if other people's models have it, too, ask the \
                         project to admit it, by its name (ARCHITECTURE.md says what it takes)";
 
 /// Whether a model may have this operator of the namespace `aten`; `name` is without namespace and overload.
-pub fn is_admitted(name: &str) -> bool {
+pub(super) fn is_admitted(name: &str) -> bool {
     static NAMES: OnceLock<HashSet<&str>> = OnceLock::new();
     let names = NAMES.get_or_init(|| all().collect());
     let functional = name.strip_suffix('_').filter(|twin| !twin.is_empty() && !twin.ends_with('_'));

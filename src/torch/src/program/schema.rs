@@ -10,25 +10,25 @@ use serde_json::Value;
 
 /// `models/<name>.json`, the part that must be understood before the rest is.
 #[derive(Debug, Deserialize)]
-pub struct VersionHeader {
+pub(super) struct VersionHeader {
     pub schema_version: SchemaVersion,
     #[serde(default)]
     pub torch_version: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct SchemaVersion {
+pub(super) struct SchemaVersion {
     pub major: i64,
     pub minor: i64,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct ExportedProgram {
+pub(super) struct ExportedProgram {
     pub graph_module: GraphModule,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct GraphModule {
+pub(super) struct GraphModule {
     pub graph: Graph,
     pub signature: Signature,
     #[serde(default)]
@@ -36,7 +36,7 @@ pub struct GraphModule {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Graph {
+pub(super) struct Graph {
     pub inputs: Vec<Argument>,
     pub outputs: Vec<Argument>,
     pub nodes: Vec<Node>,
@@ -45,7 +45,7 @@ pub struct Graph {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Node {
+pub(super) struct Node {
     pub target: String,
     pub inputs: Vec<NamedArgument>,
     pub outputs: Vec<Argument>,
@@ -55,19 +55,19 @@ pub struct Node {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct NamedArgument {
+pub(super) struct NamedArgument {
     pub name: String,
     pub arg: Argument,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Named {
+pub(super) struct Named {
     pub name: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Argument {
+pub(super) enum Argument {
     AsTensor(Named),
     AsTensors(Vec<Named>),
     AsOptionalTensor(OptionalTensor),
@@ -95,7 +95,7 @@ pub enum Argument {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OptionalTensor {
+pub(super) enum OptionalTensor {
     AsTensor(Named),
     AsNone(#[allow(dead_code)] Value),
 }
@@ -103,14 +103,14 @@ pub enum OptionalTensor {
 /// JSON has no infinity and no NaN: torch writes them as strings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-pub enum Float {
+pub(super) enum Float {
     Number(f64),
     Text(String),
 }
 
 impl Float {
     /// `None` for a string that names no float.
-    pub fn value(&self) -> Option<f64> {
+    pub(super) fn value(&self) -> Option<f64> {
         match self {
             Float::Number(number) => Some(*number),
             Float::Text(text) => match text.as_str() {
@@ -127,7 +127,7 @@ impl Float {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::enum_variant_names, reason = "the names are those of the format")]
-pub enum Symbolic {
+pub(super) enum Symbolic {
     AsName(String),
     AsInt(i64),
     AsBool(bool),
@@ -135,12 +135,12 @@ pub enum Symbolic {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Subgraph {
+pub(super) struct Subgraph {
     pub graph: Box<Graph>,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct TensorMeta {
+pub(super) struct TensorMeta {
     pub dtype: i64,
     pub sizes: Vec<Size>,
     #[serde(default)]
@@ -150,25 +150,25 @@ pub struct TensorMeta {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Size {
+pub(super) enum Size {
     AsInt(i64),
     AsExpr(SizeExpression),
 }
 
 #[derive(Debug, Deserialize)]
-pub struct SizeExpression {
+pub(super) struct SizeExpression {
     pub expr_str: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Signature {
+pub(super) struct Signature {
     pub input_specs: Vec<InputSpec>,
     pub output_specs: Vec<OutputSpec>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum InputSpec {
+pub(super) enum InputSpec {
     Parameter {
         arg: Named,
         parameter_name: String,
@@ -192,7 +192,7 @@ pub enum InputSpec {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OutputSpec {
+pub(super) enum OutputSpec {
     UserOutput {
         arg: Argument,
     },
@@ -201,24 +201,24 @@ pub enum OutputSpec {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct ModuleCall {
+pub(super) struct ModuleCall {
     pub fqn: String,
     pub signature: Option<ModuleSignature>,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct ModuleSignature {
+pub(super) struct ModuleSignature {
     pub outputs: Vec<Argument>,
 }
 
 /// `data/weights/<name>_weights_config.json` and its twin for constants.
 #[derive(Debug, Deserialize)]
-pub struct WeightsConfig {
+pub(super) struct WeightsConfig {
     pub config: BTreeMap<String, Payload>,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Payload {
+pub(super) struct Payload {
     pub path_name: String,
     #[serde(default)]
     pub use_pickle: bool,

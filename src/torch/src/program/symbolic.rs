@@ -2,7 +2,7 @@
 
 /// A number known only at run time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scalar {
+pub(super) enum Scalar {
     Int(i64),
     Float(f64),
     Bool(bool),
@@ -32,7 +32,7 @@ impl Scalar {
 
 /// One function of `operator`, `math` or `torch.sym_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SymbolicOp {
+pub(super) enum SymbolicOp {
     Add,
     Sub,
     Mul,
@@ -60,7 +60,7 @@ pub enum SymbolicOp {
 
 impl SymbolicOp {
     /// From a node's `target`.
-    pub fn from_target(target: &str) -> Option<Self> {
+    pub(super) fn from_target(target: &str) -> Option<Self> {
         Some(match target {
             "_operator.add" => Self::Add,
             "_operator.sub" => Self::Sub,
@@ -90,7 +90,7 @@ impl SymbolicOp {
     }
 
     /// The result by Python's rules; `None` where Python would raise (division by zero, overflow, too few arguments).
-    pub fn apply(self, args: &[Scalar]) -> Option<Scalar> {
+    pub(super) fn apply(self, args: &[Scalar]) -> Option<Scalar> {
         let a = *args.first()?;
         let b = args.get(1).copied();
         let ints = || Some((a.int()?, b?.int()?));

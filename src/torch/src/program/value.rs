@@ -15,7 +15,7 @@ pub struct DispatchError {
 
 /// What an operator is called with.
 #[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
+pub(super) enum Input<'a> {
     /// The schema's default.
     Default,
     /// None.
@@ -44,7 +44,7 @@ pub enum Input<'a> {
 
 /// What an operator returns.
 #[derive(Debug)]
-pub enum Output {
+pub(super) enum Output {
     /// One tensor; may be undefined.
     Tensor(Tensor),
     /// A list of tensors.
@@ -61,7 +61,7 @@ pub enum Output {
 
 /// One argument of an operator's schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArgumentSpec {
+pub(super) struct ArgumentSpec {
     /// Its name, by which values are bound.
     pub name: String,
     /// Whether it may be left out.

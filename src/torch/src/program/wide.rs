@@ -8,7 +8,7 @@ use super::graph::{Arg, Graph};
 const WIDER: [(i64, i64); 2] = [(6, 7), (9, 10)];
 
 /// Lets nodes that ask for 32-bit floats give 64-bit ones.
-pub fn widen(graph: &mut Graph) {
+pub(super) fn widen(graph: &mut Graph) {
     for (name, arg) in graph.nodes.iter_mut().flat_map(|node| &mut node.args) {
         if let (true, Arg::Int(kind)) = (name == "dtype", arg)
             && let Some((_, wide)) = WIDER.iter().find(|(narrow, _)| narrow == kind)
@@ -19,7 +19,7 @@ pub fn widen(graph: &mut Graph) {
 }
 
 /// A weight of 32-bit floats as one of 64; others stay what they are.
-pub fn widened(tensor: Tensor) -> Result<Tensor, TchError> {
+pub(super) fn widened(tensor: Tensor) -> Result<Tensor, TchError> {
     match tensor.kind() {
         Kind::Float => tensor.f_to_kind(Kind::Double),
         Kind::ComplexFloat => tensor.f_to_kind(Kind::ComplexDouble),

@@ -41,7 +41,7 @@ const REFERENCE_BATCH: i64 = 32;
 const TOLERANCE: f64 = 1e-3;
 
 /// Ablation-CAM.
-pub struct AblationCam;
+pub(super) struct AblationCam;
 
 impl CamMethod for AblationCam {
     type Evidence<'a> = ActivationVariants<'a>;

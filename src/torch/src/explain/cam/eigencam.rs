@@ -11,7 +11,7 @@ use super::{CamMethod, Reduction, evidence::Activation, projection};
 use crate::explain::ExplainError;
 
 /// Eigen-CAM.
-pub struct EigenCam;
+pub(super) struct EigenCam;
 
 impl CamMethod for EigenCam {
     type Evidence<'a> = Activation<'a>;

@@ -9,7 +9,7 @@ use super::{CamMethod, Gradients, Reduction, projection};
 use crate::explain::ExplainError;
 
 /// Eigen-Grad-CAM.
-pub struct EigenGradCam;
+pub(super) struct EigenGradCam;
 
 impl CamMethod for EigenGradCam {
     type Evidence<'a> = Gradients;

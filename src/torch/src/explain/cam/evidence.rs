@@ -53,7 +53,7 @@ pub trait Evidence<'a>: Sized {
 
 /// The activation of a layer.
 #[derive(Debug)]
-pub struct Activation<'a> {
+pub(super) struct Activation<'a> {
     /// `[N, C, H', W']`
     pub activation: Tensor,
     /// Whose it is.
@@ -105,7 +105,7 @@ impl<'a, O: Objective> Evidence<'a> for Gradients<O> {
 
 /// The activation of a layer with the first and the second derivative of the class's score; `[N, C, H', W']` each.
 #[derive(Debug)]
-pub struct SecondOrder {
+pub(super) struct SecondOrder {
     /// The activation.
     pub activation: Tensor,
     /// The gradient.
@@ -133,7 +133,7 @@ impl<'a> Evidence<'a> for SecondOrder {
 }
 
 /// The activation of a layer, and the scores of variants of a sample's image.
-pub struct ImageVariants<'a> {
+pub(super) struct ImageVariants<'a> {
     /// `[N, C, H', W']`
     pub activation: Tensor,
     pass: &'a Pass<'a>,
@@ -146,7 +146,7 @@ impl ImageVariants<'_> {
     ///
     /// # Errors
     /// Those of `weigh`.
-    pub fn weights<M: 'static>(
+    pub(super) fn weights<M: 'static>(
         &self,
         weigh: impl Fn(&Probe<'_>, &Tensor, &[&Score]) -> Result<Tensor, ExecError>,
     ) -> Result<Tensor, ExplainError> {
@@ -169,7 +169,7 @@ impl<'a> Evidence<'a> for ImageVariants<'a> {
 }
 
 /// The activation of a layer, and the scores of variants of it, for which the graph is run on from there.
-pub struct ActivationVariants<'a> {
+pub(super) struct ActivationVariants<'a> {
     /// `[N, C, H', W']`
     pub activation: Tensor,
     pass: &'a Pass<'a>,
@@ -177,7 +177,7 @@ pub struct ActivationVariants<'a> {
 }
 
 /// The activation of one sample that variants are made of.
-pub struct Original<'a> {
+pub(super) struct Original<'a> {
     /// Where it is captured.
     pub tap: Tap,
     /// As the model has it.
@@ -191,7 +191,7 @@ impl ActivationVariants<'_> {
     ///
     /// # Errors
     /// Those of `weigh`.
-    pub fn weights<M: 'static>(
+    pub(super) fn weights<M: 'static>(
         &self,
         weigh: impl Fn(&Probe<'_>, &Original<'_>, &[&Score]) -> Result<Tensor, ExecError>,
     ) -> Result<Tensor, ExplainError> {
@@ -217,7 +217,7 @@ impl<'a> Evidence<'a> for ActivationVariants<'a> {
 
 /// The image and the biases of a network, with the gradients of the class's score.
 #[derive(Debug)]
-pub struct WholeNetwork<'a> {
+pub(super) struct WholeNetwork<'a> {
     /// `[N, 3, H, W]`
     pub input: Tensor,
     /// Of the same shape.

@@ -20,7 +20,7 @@ use crate::explain::ExplainError;
 const SIGMAS: f64 = 2.0;
 
 /// FEM.
-pub struct Fem;
+pub(super) struct Fem;
 
 impl CamMethod for Fem {
     type Evidence<'a> = Activation<'a>;

@@ -27,7 +27,7 @@ const COMPARISONS: i64 = 3;
 const EPSILON: f64 = 1e-9;
 
 /// Finer-CAM.
-pub struct FinerCam;
+pub(super) struct FinerCam;
 
 impl CamMethod for FinerCam {
     type Evidence<'a> = Gradients<Comparison>;
@@ -56,7 +56,7 @@ impl CamMethod for FinerCam {
 }
 
 /// The score `y`.
-pub struct Comparison;
+pub(super) struct Comparison;
 
 impl Objective for Comparison {
     fn values(output: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {

@@ -22,7 +22,7 @@ use crate::explain::{
 };
 
 /// FullGrad.
-pub struct FullGrad;
+pub(super) struct FullGrad;
 
 impl CamMethod for FullGrad {
     type Evidence<'a> = WholeNetwork<'a>;

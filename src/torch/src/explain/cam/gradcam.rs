@@ -27,7 +27,7 @@ impl CamMethod for GradCam {
 }
 
 /// The channel weights `alpha_c`, `[N, C]`, of a gradient `[N, C, H', W']`.
-pub fn weights(gradient: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn weights(gradient: &Tensor) -> Result<Tensor, TchError> {
     gradient.f_mean_dim([2i64, 3].as_slice(), false, None::<Kind>) // (1)
 }
 

@@ -15,7 +15,7 @@ use super::{CamMethod, Gradients, Reduction};
 use crate::explain::ExplainError;
 
 /// Element-wise Grad-CAM.
-pub struct GradCamElementwise;
+pub(super) struct GradCamElementwise;
 
 impl CamMethod for GradCamElementwise {
     type Evidence<'a> = Gradients;

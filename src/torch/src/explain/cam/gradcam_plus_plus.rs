@@ -20,7 +20,7 @@ use crate::explain::ExplainError;
 const EPSILON: f64 = 1e-6;
 
 /// Grad-CAM++.
-pub struct GradCamPlusPlus;
+pub(super) struct GradCamPlusPlus;
 
 impl CamMethod for GradCamPlusPlus {
     type Evidence<'a> = Gradients;

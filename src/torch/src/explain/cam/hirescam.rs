@@ -16,7 +16,7 @@ use super::{CamMethod, Gradients, Reduction};
 use crate::explain::ExplainError;
 
 /// HiResCAM.
-pub struct HiResCam;
+pub(super) struct HiResCam;
 
 impl CamMethod for HiResCam {
     type Evidence<'a> = Gradients;

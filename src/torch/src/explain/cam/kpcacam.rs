@@ -21,7 +21,7 @@ use crate::explain::ExplainError;
 const MAX_KERNEL_PIXELS: i64 = 16_384;
 
 /// KPCA-CAM.
-pub struct KpcaCam;
+pub(super) struct KpcaCam;
 
 impl CamMethod for KpcaCam {
     type Evidence<'a> = Activation<'a>;

@@ -15,7 +15,7 @@ use super::{CamMethod, Gradients, Reduction};
 use crate::explain::ExplainError;
 
 /// LayerCAM.
-pub struct LayerCam;
+pub(super) struct LayerCam;
 
 impl CamMethod for LayerCam {
     type Evidence<'a> = Gradients;

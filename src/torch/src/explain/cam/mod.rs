@@ -28,7 +28,8 @@ use tch::Tensor;
 use super::{ExplainError, grid::LayerIndex, pass::Pass};
 use crate::program::Influence;
 use camflow_names::Choice;
-pub use evidence::{Evidence, Gradients, Needs};
+pub use evidence::Gradients;
+pub(super) use evidence::{Evidence, Needs};
 pub use gradcam::GradCam;
 pub use reduction::Reduction;
 
@@ -198,15 +199,15 @@ mod testing {
 
     use crate::program::to_host;
 
-    pub fn tensor<const D: usize>(values: &[f32], size: [i64; D]) -> Tensor {
+    pub(super) fn tensor<const D: usize>(values: &[f32], size: [i64; D]) -> Tensor {
         Tensor::from_slice(values).view(&size[..])
     }
 
-    pub fn values(tensor: &Tensor) -> Vec<f32> {
+    pub(super) fn values(tensor: &Tensor) -> Vec<f32> {
         to_host(&tensor.to_kind(Kind::Float)).expect("values")
     }
 
-    pub fn assert_near(found: &[f32], wanted: &[f32]) {
+    pub(super) fn assert_near(found: &[f32], wanted: &[f32]) {
         assert_eq!(found.len(), wanted.len());
         let near = found.iter().zip(wanted).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()));
         assert!(near, "{found:?}\n{wanted:?}");

@@ -26,7 +26,7 @@ const RESIDUAL: f64 = 1e-9;
 ///
 /// # Errors
 /// libtorch fails, for want of memory say.
-pub fn first_component(channels: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn first_component(channels: &Tensor) -> Result<Tensor, TchError> {
     let (n, _, height, width) = channels.size4()?;
     let pixels = centred_pixels(channels)?;
     let transposed = pixels.f_transpose(1, 2)?;
@@ -36,7 +36,7 @@ pub fn first_component(channels: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// The pixels of `[N, C, H', W']` as rows, f64 `[N, P, C]`, with mean 0 in every channel.
-pub fn centred_pixels(channels: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn centred_pixels(channels: &Tensor) -> Result<Tensor, TchError> {
     let channels = channels.f_to_kind(Kind::Double)?.f_nan_to_num(0.0, f64::INFINITY, f64::NEG_INFINITY)?;
     let pixels = channels.f_flatten(2, 3)?.f_transpose(1, 2)?;
     pixels.f_sub(&pixels.f_mean_dim(1i64, true, None::<Kind>)?)
@@ -44,7 +44,7 @@ pub fn centred_pixels(channels: &Tensor) -> Result<Tensor, TchError> {
 
 /// `sqrt(theta) * u` for the largest eigenvalue `theta` and its eigenvector `u` of `N` symmetric operators of dimension `P`, f64
 /// `[N, P]`; zero where no eigenvalue is positive. `apply` takes and gives `[N, P, 1]`.
-pub fn largest_component(
+pub(super) fn largest_component(
     apply: impl Fn(&Tensor) -> Result<Tensor, TchError>,
     (n, dimension): (i64, i64),
     device: Device,
@@ -105,7 +105,7 @@ fn normalised(vector: &Tensor, size: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Turns each of `[N, H, W]` so that its largest magnitude is positive.
-pub fn orient(maps: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn orient(maps: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[1, 2];
     let is_negative = maps.f_amin(dims, true)?.f_neg()?.f_gt_tensor(&maps.f_amax(dims, true)?)?;
     let sign = is_negative.f_to_kind(maps.kind())?.f_mul_scalar(-2.0)?.f_add_scalar(1.0)?;

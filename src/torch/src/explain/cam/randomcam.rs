@@ -13,7 +13,7 @@ use super::{CamMethod, Reduction, evidence::Activation};
 use crate::explain::ExplainError;
 
 /// Random weights.
-pub struct RandomCam;
+pub(super) struct RandomCam;
 
 impl CamMethod for RandomCam {
     type Evidence<'a> = Activation<'a>;

@@ -28,7 +28,7 @@ use crate::{
 const EPSILON: f64 = 1e-8;
 
 /// Score-CAM.
-pub struct ScoreCam;
+pub(super) struct ScoreCam;
 
 impl CamMethod for ScoreCam {
     type Evidence<'a> = ImageVariants<'a>;

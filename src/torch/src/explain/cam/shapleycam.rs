@@ -17,7 +17,7 @@ use super::{CamMethod, Reduction, evidence::SecondOrder, gradcam};
 use crate::explain::ExplainError;
 
 /// ShapleyCAM.
-pub struct ShapleyCam;
+pub(super) struct ShapleyCam;
 
 impl CamMethod for ShapleyCam {
     type Evidence<'a> = SecondOrder;

@@ -18,7 +18,7 @@ use crate::explain::ExplainError;
 const EPSILON: f64 = 1e-7;
 
 /// XGrad-CAM.
-pub struct XGradCam;
+pub(super) struct XGradCam;
 
 impl CamMethod for XGradCam {
     type Evidence<'a> = Gradients;

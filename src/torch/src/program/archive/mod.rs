@@ -23,10 +23,10 @@ use super::{
     schema::VersionHeader,
 };
 use camflow_media::{WatchedFile, shown};
-pub use stored::StoredTensor;
+pub(super) use stored::StoredTensor;
 
 /// The schema major version that this reader knows.
-pub const SCHEMA_MAJOR: i64 = 8;
+pub(super) const SCHEMA_MAJOR: i64 = 8;
 
 /// How an entry begins, and with the first one the file.
 const LOCAL_HEADER: &[u8] = b"PK\x03\x04";
@@ -36,7 +36,7 @@ const MAX_JSON_BYTES: usize = 128 << 20;
 
 /// An opened `.pt2` file.
 #[derive(Debug)]
-pub struct Archive {
+pub(super) struct Archive {
     path: PathBuf,
     content: Arc<MmapMut>,
     digest: blake3::Hash,
@@ -54,7 +54,7 @@ impl Archive {
     /// # Errors
     /// The file cannot be read or changes meanwhile, is no zip archive, is truncated, has entries that are compressed, lie over each other or are named
     /// to be unpacked elsewhere, or was written by another version of the format.
-    pub fn open(path: &Path) -> Result<Archive, ProgramError> {
+    pub(super) fn open(path: &Path) -> Result<Archive, ProgramError> {
         let unreadable = |source| ProgramError::Unreadable { path: path.to_owned(), source };
         let malformed = |what: String| ProgramError::Malformed { path: path.to_owned(), what };
         let opened = WatchedFile::open(path).map_err(unreadable)?;
@@ -97,7 +97,7 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn from_content(path: &Path, content: MmapMut) -> Result<Archive, ProgramError> {
+    pub(super) fn from_content(path: &Path, content: MmapMut) -> Result<Archive, ProgramError> {
         let malformed = |what: String| ProgramError::Malformed { path: path.to_owned(), what };
         // Nothing comes before the archive. Asked to find out, the zip crate may take the directory of the archive that torch keeps
         // inside for the example inputs, and call the file damaged.
@@ -190,7 +190,7 @@ impl Archive {
     }
 
     /// The file.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -198,7 +198,7 @@ impl Archive {
     ///
     /// # Errors
     /// The JSON does not have the expected form.
-    pub fn program(&self) -> Result<super::schema::ExportedProgram, ProgramError> {
+    pub(super) fn program(&self) -> Result<super::schema::ExportedProgram, ProgramError> {
         self.json(&format!("models/{}.json", self.program))
     }
 
@@ -206,13 +206,13 @@ impl Archive {
     ///
     /// # Errors
     /// The entry is not UTF-8.
-    pub fn extra(&self, name: &str) -> Result<Option<&str>, ProgramError> {
+    pub(super) fn extra(&self, name: &str) -> Result<Option<&str>, ProgramError> {
         let entry = format!("extra/{name}");
         if self.entries.contains_key(&entry) { self.text(&entry).map(Some) } else { Ok(None) }
     }
 
     /// Digest of everything in the file.
-    pub fn digest(&self) -> blake3::Hash {
+    pub(super) fn digest(&self) -> blake3::Hash {
         self.digest
     }
 
@@ -243,7 +243,7 @@ impl Archive {
     }
 
     /// Keeps the memory of tensors made by [`Archive::tensor`] alive.
-    pub fn content(&self) -> Arc<MmapMut> {
+    pub(super) fn content(&self) -> Arc<MmapMut> {
         self.content.clone()
     }
 }

@@ -15,7 +15,7 @@ const MAX_REPEATED_BYTES: i64 = 64 << 20;
 
 /// A tensor whose bytes lie in the archive's memory.
 #[derive(Debug)]
-pub struct StoredTensor {
+pub(crate) struct StoredTensor {
     /// dtype of the elements.
     pub kind: Kind,
     sizes: Vec<i64>,
@@ -27,7 +27,7 @@ pub struct StoredTensor {
 
 /// The tensors of one folder of an archive.
 #[derive(Debug, Default)]
-pub struct StoredTensors {
+pub(crate) struct StoredTensors {
     /// Those that can be used, by name.
     pub found: HashMap<String, StoredTensor>,
     /// The names of those that cannot.
@@ -38,12 +38,12 @@ pub struct StoredTensors {
 
 impl Archive {
     /// Parameters and persistent buffers by state-dict name.
-    pub fn weights(&self) -> StoredTensors {
+    pub(crate) fn weights(&self) -> StoredTensors {
         self.stored("weights")
     }
 
     /// Tensor constants and non-persistent buffers by name.
-    pub fn constants(&self) -> StoredTensors {
+    pub(crate) fn constants(&self) -> StoredTensors {
         self.stored("constants")
     }
 
@@ -120,7 +120,7 @@ impl Archive {
     ///
     /// # Errors
     /// libtorch refuses the shape.
-    pub fn tensor(&self, stored: &StoredTensor) -> Result<Tensor, tch::TchError> {
+    pub(crate) fn tensor(&self, stored: &StoredTensor) -> Result<Tensor, tch::TchError> {
         if stored.sizes.contains(&0) || stored.length == 0 {
             return Tensor::f_zeros(&stored.sizes, (stored.kind, Device::Cpu));
         }
@@ -141,7 +141,7 @@ fn constant(size: &Size) -> Result<i64, String> {
 }
 
 /// torch.export's own numbering of dtypes (`torch/_export/serde/schema.py`), which is not C++'s. `None`: not in tch.
-pub fn kind_of_code(code: i64) -> Option<Kind> {
+pub(super) fn kind_of_code(code: i64) -> Option<Kind> {
     Some(match code {
         1 => Kind::Uint8,
         2 => Kind::Int8,

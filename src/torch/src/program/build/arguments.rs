@@ -108,7 +108,7 @@ fn scalar_type_of_code(code: i64) -> Option<i64> {
     })
 }
 
-pub fn value_name(argument: &Argument) -> Option<&str> {
+pub(super) fn value_name(argument: &Argument) -> Option<&str> {
     match argument {
         Argument::AsTensor(named) => Some(&named.name),
         Argument::AsSymInt(Symbolic::AsName(name))
@@ -118,11 +118,11 @@ pub fn value_name(argument: &Argument) -> Option<&str> {
     }
 }
 
-pub fn first_key(value: &serde_json::Value) -> String {
+pub(super) fn first_key(value: &serde_json::Value) -> String {
     value.as_object().and_then(|object| object.keys().next()).map_or_else(|| "unknown".into(), |key| format!("`{key}`"))
 }
 
-pub fn kind_of(argument: &Argument) -> String {
+pub(super) fn kind_of(argument: &Argument) -> String {
     let text = format!("{argument:?}");
     format!("`{}`", text.split(['(', ' ']).next().unwrap_or("unknown"))
 }

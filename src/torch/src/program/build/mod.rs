@@ -19,7 +19,7 @@ use signature::batch_symbol;
 
 /// Why there is no graph.
 #[derive(Debug)]
-pub struct Refused {
+pub(super) struct Refused {
     /// Everything that is wrong, one text each.
     pub problems: Vec<String>,
     /// What to do about it.
@@ -30,7 +30,7 @@ pub struct Refused {
 ///
 /// # Errors
 /// Something is wrong with it.
-pub fn graph(program: &schema::ExportedProgram) -> Result<Graph, Refused> {
+pub(super) fn graph(program: &schema::ExportedProgram) -> Result<Graph, Refused> {
     let module = &program.graph_module;
     let mut builder = Builder { batch_symbol: batch_symbol(module), ..Builder::default() };
     let mut scope = Scope::default();

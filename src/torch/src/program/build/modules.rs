@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::program::graph::{Graph, Node, Operation, ValueId};
 
 /// `key,path,type` triples joined by `;`, outermost first, as (path, key).
-pub fn module_stack(stack: &str) -> Vec<(String, String)> {
+pub(super) fn module_stack(stack: &str) -> Vec<(String, String)> {
     stack
         .split(';')
         .filter_map(|part| {
@@ -21,7 +21,7 @@ fn gives_tensors(node: &Node) -> bool {
 }
 
 /// Fills in modules that the exporter recorded no signature for: what a call defines and something outside it uses.
-pub fn add_modules_from_stacks(graph: &mut Graph) {
+pub(super) fn add_modules_from_stacks(graph: &mut Graph) {
     let mut calls: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
     let mut order = Vec::new();
     let mut users: HashMap<ValueId, Vec<usize>> = HashMap::new();

@@ -107,7 +107,7 @@ impl Builder {
 }
 
 /// The symbol of the input's first size in its quotes: sizes are SymPy's `srepr`, `Mul(Integer(64), Symbol('s77', ...))`.
-pub fn batch_symbol(module: &schema::GraphModule) -> Option<String> {
+pub(super) fn batch_symbol(module: &schema::GraphModule) -> Option<String> {
     let input = module.signature.input_specs.iter().find_map(|spec| match spec {
         InputSpec::UserInput { arg: Argument::AsTensor(named) } => Some(&named.name),
         _ => None,

@@ -3,10 +3,10 @@
 use tch::{Device, Kind, Tensor};
 
 /// SplitMix64.
-pub struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Random(seed)
     }
 
@@ -31,7 +31,7 @@ impl Random {
 }
 
 /// Something that can be an argument.
-pub enum Made {
+pub(super) enum Made {
     Default,
     None,
     Tensor(Tensor),
@@ -107,7 +107,7 @@ const SHAPES: [&[i64]; 16] = [
 ];
 
 /// One call in the making: most are nearly right, as a kernel refuses at once what is not.
-pub struct Maker {
+pub(super) struct Maker {
     random: Random,
     rank: usize,
     is_sane: bool,
@@ -116,7 +116,7 @@ pub struct Maker {
 }
 
 impl Maker {
-    pub fn new(mut random: Random) -> Self {
+    pub(super) fn new(mut random: Random) -> Self {
         let rank = random.of(&[0, 1, 2, 3, 4, 4, 4, 5]);
         let is_sane = !random.one_in(5);
         Maker { random, rank, is_sane, made: Vec::new() }
@@ -237,7 +237,7 @@ impl Maker {
         }
     }
 
-    pub fn argument(&mut self, name: &str, declared: &str, has_default: bool) -> Made {
+    pub(super) fn argument(&mut self, name: &str, declared: &str, has_default: bool) -> Made {
         let kind = declared.split('(').next().unwrap_or(declared);
         let is_optional = declared.ends_with('?');
         let kind = if is_optional { kind.trim_end_matches('?') } else { kind };

@@ -72,7 +72,7 @@ const VIEWS: &[&str] = &[
 
 /// How an in-place operator is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InPlace {
+pub(crate) enum InPlace {
     /// It is not in place.
     No,
     /// Nothing else sees the memory: run the functional twin and let the old name mean the new value. Taps stay snapshots.
@@ -84,7 +84,7 @@ pub enum InPlace {
 }
 
 /// Storage roots and the mode of every node.
-pub struct Aliases {
+pub(crate) struct Aliases {
     roots: HashMap<ValueId, ValueId>,
     /// One per node.
     pub in_place: Vec<InPlace>,
@@ -94,13 +94,13 @@ pub struct Aliases {
 
 impl Aliases {
     /// The value whose memory `value` may share.
-    pub fn root(&self, value: ValueId) -> ValueId {
+    pub(crate) fn root(&self, value: ValueId) -> ValueId {
         self.roots.get(&value).copied().unwrap_or(value)
     }
 }
 
 /// Finds out which in-place writes another value could see.
-pub fn aliases(graph: &Graph) -> Aliases {
+pub(crate) fn aliases(graph: &Graph) -> Aliases {
     let mut last_use: HashMap<ValueId, usize> = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         for value in node.uses() {

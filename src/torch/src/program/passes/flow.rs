@@ -22,7 +22,7 @@ const SHAPE_ONLY: &[&str] = &[
 ];
 
 /// Which nodes are needed for `wanted`, walking backwards; unused branches (auxiliary heads) and checks drop out.
-pub fn needed(graph: &Graph, aliases: &Aliases, wanted: &[ValueId]) -> Vec<bool> {
+pub(crate) fn needed(graph: &Graph, aliases: &Aliases, wanted: &[ValueId]) -> Vec<bool> {
     let mut live: HashSet<ValueId> = wanted.iter().copied().collect();
     let mut live_roots: HashSet<ValueId> = wanted.iter().map(|value| aliases.root(*value)).collect();
     let mut keep = vec![false; graph.nodes.len()];
@@ -41,7 +41,7 @@ pub fn needed(graph: &Graph, aliases: &Aliases, wanted: &[ValueId]) -> Vec<bool>
 }
 
 /// The values through which the data of `seeds` flows, also by writes into memory that others see.
-pub fn dependents(graph: &Graph, aliases: &Aliases, seeds: &[ValueId]) -> HashSet<ValueId> {
+pub(crate) fn dependents(graph: &Graph, aliases: &Aliases, seeds: &[ValueId]) -> HashSet<ValueId> {
     let mut dependent: HashSet<ValueId> = seeds.iter().copied().collect();
     // Memory that such data is written to: everything that shares it depends, from the start, because libtorch records
     // gradients only into views that were made while it was recording.
@@ -71,7 +71,7 @@ pub fn dependents(graph: &Graph, aliases: &Aliases, seeds: &[ValueId]) -> HashSe
 }
 
 /// Whether the node passes data on, as opposed to shapes only.
-pub fn carries_data(node: &Node) -> bool {
+pub(crate) fn carries_data(node: &Node) -> bool {
     !SHAPE_ONLY.contains(&node.operator())
 }
 

@@ -11,7 +11,7 @@ use crate::program::graph::{Arg, Binding, Graph, Node, Operation, Output, ValueI
 ///
 /// `constant` supplies weights by value. The batch norm's node becomes the identity, so a tap on it still works; a convolution
 /// that is tapped itself is left alone. Returns the new constants and the number of folded nodes.
-pub fn fold_batch_norms(
+pub(crate) fn fold_batch_norms(
     graph: &mut Graph,
     taps: &[ValueId],
     constant: &dyn Fn(ValueId) -> Option<Tensor>,

@@ -7,7 +7,7 @@ use crate::program::graph::{Graph, Node, Operation, ValueId};
 
 /// Lets those in-place operators that may be functional write into the memory of their argument where that is of no other use: a
 /// fresh result of an operator whose gradient does not depend on its result, read by nothing else and not `protected`.
-pub fn reuse_memory(graph: &Graph, modes: &mut [InPlace], protected: &HashSet<ValueId>) {
+pub(crate) fn reuse_memory(graph: &Graph, modes: &mut [InPlace], protected: &HashSet<ValueId>) {
     /// Their gradients depend on their arguments at most.
     const FORGETFUL: &[&str] = &["conv2d", "batch_norm", "linear", "add", "add_"];
     let mut producer: HashMap<ValueId, &Node> = HashMap::new();

@@ -10,9 +10,9 @@ mod sketch;
 mod taps;
 mod weights;
 
-pub use alias::{Aliases, InPlace, aliases};
-pub use flow::{carries_data, dependents, needed};
-pub use fold::fold_batch_norms;
-pub use memory::reuse_memory;
-pub use taps::copy_overwritten_taps;
-pub use weights::{autocast_weights, convolution_weight};
+pub(super) use alias::{Aliases, InPlace, aliases};
+pub(super) use flow::{carries_data, dependents, needed};
+pub(super) use fold::fold_batch_norms;
+pub(super) use memory::reuse_memory;
+pub(super) use taps::copy_overwritten_taps;
+pub(super) use weights::{autocast_weights, convolution_weight};

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use crate::program::graph::{Arg, Binding, Graph, Node, Operation, Output, ValueId};
 
 /// A graph written as `output = operator(arguments)`; a name that nothing defines is a weight.
-pub struct Sketch {
+pub(super) struct Sketch {
     pub graph: Graph,
     ids: HashMap<String, ValueId>,
 }
 
 impl Sketch {
-    pub fn new(input: &str) -> Sketch {
+    pub(super) fn new(input: &str) -> Sketch {
         let mut sketch = Sketch { graph: Graph::default(), ids: HashMap::new() };
         let id = sketch.value(input);
         sketch.graph.bindings.clear();
@@ -29,7 +29,7 @@ impl Sketch {
         id
     }
 
-    pub fn node(&mut self, output: &str, operator: &str, args: &[(&str, &str)]) {
+    pub(super) fn node(&mut self, output: &str, operator: &str, args: &[(&str, &str)]) {
         let mut bound: Vec<(String, Arg)> =
             args.iter().map(|(name, value)| ((*name).to_owned(), Arg::Value(self.value(value)))).collect();
         if operator == "batch_norm" {
@@ -42,11 +42,11 @@ impl Sketch {
         self.graph.nodes.push(Node::new(output.to_owned(), operation, bound, vec![Output::Value(id)]));
     }
 
-    pub fn id(&self, name: &str) -> ValueId {
+    pub(super) fn id(&self, name: &str) -> ValueId {
         self.ids[name]
     }
 
-    pub fn output(&mut self, name: &str) {
+    pub(super) fn output(&mut self, name: &str) {
         let id = self.id(name);
         self.graph.outputs.push(Some(id));
     }

@@ -7,7 +7,7 @@ use crate::program::graph::{Arg, Graph, Node, Operation, Output, ValueId};
 
 /// Lets the nodes after a tap work on a copy where they would overwrite it: a tap is what a hook on its module sees, and
 /// libtorch does not write into the leaf of a gradient.
-pub fn copy_overwritten_taps(graph: &mut Graph, taps: &[ValueId]) {
+pub(crate) fn copy_overwritten_taps(graph: &mut Graph, taps: &[ValueId]) {
     let aliases = aliases(graph);
     let writes = graph.nodes.iter().zip(&aliases.in_place).filter(|(_, mode)| **mode == InPlace::Write);
     let overwritten: HashSet<ValueId> = writes.filter_map(|(node, _)| Some(aliases.root(node.first_value()?))).collect();

@@ -3,7 +3,7 @@
 use crate::program::graph::{Arg, Node, ValueId};
 
 /// The weight `[O, I, H, W]` of a convolution over images.
-pub fn convolution_weight(node: &Node) -> Option<ValueId> {
+pub(crate) fn convolution_weight(node: &Node) -> Option<ValueId> {
     match (node.operator(), node.arg("weight")) {
         ("conv2d", Some(Arg::Value(weight))) => Some(*weight),
         _ => None,
@@ -11,7 +11,7 @@ pub fn convolution_weight(node: &Node) -> Option<ValueId> {
 }
 
 /// The weights of an operator that autocast runs in its lower precision.
-pub fn autocast_weights(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
+pub(crate) fn autocast_weights(node: &Node) -> impl Iterator<Item = ValueId> + '_ {
     let names: &[&str] = if matches!(node.operator(), "conv2d" | "linear") { &["weight", "bias"] } else { &[] };
     names.iter().filter_map(|name| match node.arg(name) {
         Some(Arg::Value(weight)) => Some(*weight),
