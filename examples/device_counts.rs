@@ -51,6 +51,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
+        with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         faithfulness: false,
         one_by_one: false,

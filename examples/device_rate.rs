@@ -58,6 +58,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
+        with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         faithfulness: false,
         one_by_one: false,

@@ -169,6 +169,7 @@ impl Committer {
         let heatmap = |field: &String| WrittenHeatmap {
             map_checksum: Some(Checksum::of(b"map")),
             npy_checksum: Some(Checksum::of(b"npy")),
+            upsampling: None,
             field: field.clone(),
             class: "person".to_owned(),
             map: StoredMap::File(path(field, "png")),

@@ -38,6 +38,7 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "lab" / "standin")]
 
 import export_model
+from camflow import load
 from logits import Logits
 
 LABEL = "ground_truth"
@@ -369,8 +370,7 @@ def compare(_folder: Path, job: dict) -> dict:
             for field in fields(job):
                 label = sample[field] if dataset.has_field(field) else None
                 if label is not None:
-                    path = label.npy_path if label.has_field("npy_path") else None
-                    found[Path(sample.filepath).name, field] = np.load(path) if path else label.map
+                    found[Path(sample.filepath).name, field] = load(label) if label.has_field("npy_path") else label.map
         return found
 
     base = maps(job["contenders"][0])

@@ -20,6 +20,7 @@ import fault_fiftyone
 import growth
 import pymongo
 from bson import ObjectId
+from camflow.labels import upsample
 from private_mongod import PrivateMongod
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -264,7 +265,8 @@ class World:
             for sample in dataset.samples():
                 for field in FIELDS:
                     label, key = sample[field], (str(sample["_id"]), field)
-                    values, levels = np.load(label["npy_path"]), np.asarray(Image.open(label["map_path"]))
+                    values = upsample(np.load(label["npy_path"]), label["upsampling"])
+                    levels = np.asarray(Image.open(label["map_path"]))
                     far = np.abs(values - before.setdefault(key, values)).max()
                     if not (
                         values.shape == levels.shape == (32, 32) and values.min() == 0 and 0 < values.max() <= 1 and far < 1e-4

@@ -333,7 +333,7 @@ def main() -> None:
     known.add_argument(
         "--jobs",
         nargs="+",
-        default=["full", "pictures", "small pictures"],
+        default=["default", "full", "pictures", "small pictures"],
         metavar="JOB",
         help="of the profile (default: %(default)s)",
     )

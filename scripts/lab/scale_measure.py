@@ -33,7 +33,8 @@ DATASET = "scale"
 LAYERS = 4
 # By name: how much is written.
 JOBS = {
-    "full": [],
+    "default": [],
+    "full": ["--npy", "f32"],
     "pictures": ["--npy", "none"],
     "small pictures": ["--npy", "none", "--size", "layer"],
 }

@@ -25,7 +25,7 @@ ADVICE = {
     "read thread": "two processes to a GPU, each with shards of its own",
     "network": "`--npy none` and `--size layer` for smaller heatmaps; smaller image files; a faster network",
     "storage reads": "a copy of the images on a disk of each node, under the same path; smaller image files",
-    "storage writes": "`--npy none` (or `--npy f16` for half), then `--size layer`; faster storage",
+    "storage writes": "the default `--npy layer`, then `--npy none`, then `--size layer`; faster storage",
     "flushed files": "`--npy none` for half of the files, fewer layers; storage that has a cache with a battery, or several disks",
     "database": "more cores for mongod, and nothing else on its host; fewer layers; fewer and larger shards; of a replica set only the "
     "primary takes updates, and each waits for most of the others, so more members make it no faster",

@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fiftyone as fo
 import reference
+from camflow import load
 from fiftyone import ViewField as F
 
 FIELDS = [f"person_grad_layer_{layer}" for layer in range(1, 5)]
@@ -79,7 +80,7 @@ def test_fiftyone_finds_what_it_expects(dataset, annotate, tmp_path):
     for layer, field in enumerate(FIELDS, 1):
         label = sample[field]
         assert (label.target_class, label.layer, label.method) == ("person", f"backbone.layer{layer}", "gradcam")
-        exact = np.load(label.npy_path)
+        exact = load(label)
         assert exact.dtype == np.float32 and exact.min() >= 0 and exact.max() <= 1
         picture = label.get_map()
         assert picture.dtype == np.uint8 and np.abs(picture / 255 - exact).max() <= 0.5 / 255 + 1e-6
@@ -91,7 +92,7 @@ def test_fiftyone_finds_what_it_expects(dataset, annotate, tmp_path):
     # The network looks at people where people are: layer 4's energy inside them, against their share of the area.
     ratios = []
     for s in dataset.exists(FIELDS[3]):
-        heatmap, truth = np.load(s[FIELDS[3]].npy_path), s.ground_truth.mask
+        heatmap, truth = load(s[FIELDS[3]]), s.ground_truth.mask
         if truth.any():
             people = np.asarray(Image.fromarray((truth > 0).astype(np.uint8)).resize(heatmap.shape[::-1], Image.NEAREST))
             ratios.append((heatmap * people).sum() / heatmap.sum() / people.mean())
@@ -159,7 +160,7 @@ def test_from_the_file_on_it_follows_fiftyones_transforms(dataset, annotate, sta
         assert mask.shape == tuple(pixels.shape[2:])
         maps = reference.grad_cam(model._model.cpu(), pixels, mask[None], PERSON)
         for layer, wanted in maps.items():
-            ours = np.load(sample[f"person_grad_{layer.replace('layer', 'layer_')}"].npy_path)
+            ours = load(sample[f"person_grad_{layer.replace('layer', 'layer_')}"])
             difference = np.abs(ours - wanted[0])
             print(f"{Path(sample.filepath).name} {layer}: mean {difference.mean():.1e}, max {difference.max():.1e}")
             assert difference.mean() <= 1e-3
@@ -259,7 +260,7 @@ def test_kinds_of_pictures(database, annotate, tmp_path):
     assert summary(done)["num_committed"] == len(kinds)
     dataset.reload()
     for sample in dataset:
-        heatmap = np.load(sample[FIELDS[3]].npy_path)
+        heatmap = load(sample[FIELDS[3]])
         assert heatmap.shape == (520, 780), sample.filepath
         assert heatmap.max() > 0.9, sample.filepath
     dataset.delete()
@@ -268,10 +269,10 @@ def test_kinds_of_pictures(database, annotate, tmp_path):
 def test_masks_on_disk_predictions_and_inline_maps(dataset, annotate):
     assert summary(annotate(dataset, "--limit", 3, target="labels:ground_truth_path"))["num_committed"] == 3
     dataset.reload()
-    by_file = np.load(dataset.first()[FIELDS[3]].npy_path)
+    by_file = load(dataset.first()[FIELDS[3]])
     annotate(dataset, "--limit", 3, "--replace", target="labels:ground_truth")
     dataset.reload()
-    assert np.array_equal(by_file, np.load(dataset.first()[FIELDS[3]].npy_path)), "the same mask, the same map"
+    assert np.array_equal(by_file, load(dataset.first()[FIELDS[3]])), "the same mask, the same map"
 
     annotate(dataset, "--limit", 3, "--store", "inline", "--npy", "none", "--replace", target="predicted")
     dataset.reload()
@@ -366,7 +367,7 @@ def test_interrupting_commits_what_is_in_flight(dataset, binary, standin_model, 
     assert 0 < len(done) < len(dataset)
     for sample in done:
         for field in FIELDS:
-            assert sample[field].get_map().shape == np.load(sample[field].npy_path).shape
+            assert sample[field].get_map().shape == load(sample[field]).shape
 
 
 def test_the_second_signal_stops_what_libtorch_is_at(dataset, binary, standin_model, tmp_path):

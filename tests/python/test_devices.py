@@ -5,6 +5,7 @@ from __future__ import annotations
 import fiftyone as fo
 import numpy as np
 import pytest
+from camflow import load
 
 FIELDS = [f"person_grad_layer_{layer}" for layer in range(1, 5)]
 
@@ -23,7 +24,7 @@ def maps(quickstart, clone, camflow, standin_model, tmp_path):
             env=environment,
         )
         dataset.reload()
-        found = {(s.filepath, field): np.load(s[field].npy_path) for s in dataset for field in FIELDS}
+        found = {(s.filepath, field): load(s[field]) for s in dataset for field in FIELDS}
         assert len(found) == 6 * 4
         return found, next(event for event in done.events if event["event"] == "run_finished")
 

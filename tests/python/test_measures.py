@@ -6,6 +6,7 @@ from __future__ import annotations
 import fiftyone as fo
 import numpy as np
 import pytest
+from camflow import load
 from PIL import Image
 from scipy import ndimage, stats
 
@@ -55,7 +56,7 @@ def compare(sample, fields, mask, seen=None) -> int:
     before, count = None, 0
     for field in fields:
         label = sample[field]
-        heatmap = np.load(label.npy_path)
+        heatmap = load(label)
         for name, wanted in expected(heatmap, before, mask, seen).items():
             if isinstance(wanted, float | np.floating):
                 assert label[name] == pytest.approx(wanted, rel=1e-6, abs=1e-9), (field, name)
@@ -96,7 +97,7 @@ def test_measures_of_a_segmentation_network(dataset, annotate, standin_model):
 
 def test_measures_of_maps_of_the_layers_own_sizes(dataset, annotate, standin_model):
     fields = annotate(dataset, standin_model, "1-4", "--target", "labels:resnet50_seg", "--size", "layer")
-    shapes = {np.load(s[field].npy_path).shape for s in dataset for field in fields}
+    shapes = {load(s[field]).shape for s in dataset for field in fields}
     assert len(shapes) > len(dataset), "layers differ in size"
     assert all(compare(s, fields, s.resnet50_seg.mask == PERSON) == 36 for s in dataset)
 
@@ -138,6 +139,6 @@ def test_predicted_pixels_are_the_object(dataset, annotate, standin_model):
     fields = annotate(dataset, standin_model, "4", "--target", "predicted")
     for sample in dataset:
         label = sample[fields[-1]]
-        predicted = expected(np.load(label.npy_path), None, sample.resnet50_seg.mask == PERSON, None)
+        predicted = expected(load(label), None, sample.resnet50_seg.mask == PERSON, None)
         assert label.energy_inside == pytest.approx(predicted["energy_inside"], abs=0.02)
         assert label.object_area == pytest.approx(predicted["object_area"], abs=0.02)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reference
 import tiny_classifier
+from camflow import load
 
 PERSON = 15
 FIELD = "person_grad_layer_4"
@@ -76,7 +77,7 @@ def heatmaps(dataset, field=FIELD) -> dict:
     """By sample id, of those that have one."""
     if field not in dataset.get_field_schema():
         return {}
-    return {s.id: np.load(s[field].npy_path) for s in dataset if s[field] is not None}
+    return {s.id: load(s[field]) for s in dataset if s[field] is not None}
 
 
 def same(first: dict, second: dict) -> bool:

@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import trial_models
 from archive_copies import copy_archive
+from camflow import load
 from logits import Logits
 from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
@@ -152,7 +153,7 @@ def test_annotate_runs_such_a_model_one_by_one_and_finds_it_done(camflow, databa
     for name in trial_models.NAMES:
         for sample in dataset.exists(f"six_{name}"):
             six, one = sample[f"six_{name}"], sample[f"one_{name}"]
-            assert np.array_equal(np.load(six.npy_path), np.load(one.npy_path))
+            assert np.array_equal(load(six), load(one))
             assert (six.score, six.confidence, six.road, six.deletion_auc) == (
                 one.score,
                 one.confidence,

@@ -110,7 +110,7 @@ impl Outputs {
     }
 
     fn files(&self, stem: &Path, heatmap: &Heatmap, overlay: Option<&RgbImage>) -> Result<Vec<PathBuf>, Diagnostic> {
-        let Heatmap { height, width, values, levels } = heatmap;
+        let Heatmap { height, width, values, levels, .. } = heatmap;
         let mut npy = Vec::new();
         write_f32(&mut npy, &[*height, *width], values)
             .map_err(|error| Diagnostic::aborted("the array cannot be encoded").because(&error))?;

@@ -88,6 +88,7 @@ impl CamSpec {
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             size: self.size,
+            with_layer_maps: false,
             reading: Reading {
                 background: program.metadata.background(),
                 one_channel: program.one_channel(),

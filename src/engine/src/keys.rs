@@ -203,7 +203,7 @@ mod tests {
         let kinds = ["exact", "limit", "workers", "out", "batch-size", "class", "method", "map"].map(kind);
         let [switch, number, text, list, table] = [Kind::Switch, Kind::Number, Kind::Text, Kind::List, Kind::Table].map(Some);
         assert_eq!(kinds, [switch, number, number, text, text, list, list, table]);
-        assert_eq!(key("npy").map(|key| key.choices.join(" ")).as_deref(), Some("f32 f16 none"));
+        assert_eq!(key("npy").map(|key| key.choices.join(" ")).as_deref(), Some("layer f32 f16 none"));
         assert_eq!(key("out").and_then(|key| key.path), Some(PathKind::Folder));
         assert_eq!(key("limit").map(|key| key.minimum), Some(1));
         assert_eq!(key("model").and_then(|key| key.default.clone()), Some(crate::job::DEFAULT_MODEL.to_owned()));

@@ -130,7 +130,7 @@ impl OfJob<'_> {
             (key, values)
         };
         let free: [(&str, Vec<Option<String>>); 7] = [
-            ("npy", NpyFormat::ALL.iter().map(|format| Some(format.name().to_owned())).collect()),
+            ("npy", NpyFormat::ALL.iter().map(|format| Some(format.setting().to_owned())).collect()),
             ("store", Store::ALL.iter().map(|store| Some(store.name().to_owned())).collect()),
             ("precision", precisions.chain([Some("exact".to_owned())]).collect()),
             ("measures", measures.into_iter().chain([None]).collect()),

@@ -161,7 +161,7 @@ fn settings(
         ("smooth", format!("eigen={} aug={}", spec.eigen_smooth, spec.aug_smooth)),
         ("target", target),
         ("size", spec.size.name().to_owned()),
-        ("npy", spec.npy.name().to_owned()),
+        ("npy", spec.npy.setting().to_owned()),
         ("store", spec.store.name().to_owned()),
         ("precision", if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()),
         ("exif", spec.apply_exif.to_string()),

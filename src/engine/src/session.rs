@@ -25,8 +25,8 @@ use camflow_fiftyone::{
 use camflow_media::{ExifPolicy, ImageLimits, shown};
 use camflow_names::backticked;
 use camflow_pipeline::{
-    BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, Parts, RunError, RunOptions, SeenMasks, SkipReason, Source,
-    Targets, run, survey,
+    BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions, SeenMasks,
+    SkipReason, Source, Targets, run, survey,
 };
 use camflow_report::{RunRecord, error_text};
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
@@ -100,7 +100,11 @@ impl<'a> Session<'a> {
             (Err(first), Err(second)) => return Err(first.and(second)),
         };
         let Model { program, layers, devices } = model;
-        let options = ExplainOptions { faithfulness: spec.faithfulness, ..cam.explain_options(&program, layers) };
+        let options = ExplainOptions {
+            faithfulness: spec.faithfulness,
+            with_layer_maps: spec.npy == NpyFormat::Layer,
+            ..cam.explain_options(&program, layers)
+        };
         let columns = options.columns();
         let listed = spec.ids.as_deref().map(listed_ids).transpose()?;
         Ok(Session {

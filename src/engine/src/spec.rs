@@ -112,7 +112,8 @@ pub struct JobSpec {
     #[serde(with = "text")]
     #[schemars(with = "String", extend("x-value" = "TIME"))]
     pub grace: Grace,
-    /// Exact floats beside the picture
+    /// Exact floats beside the picture: as the layer has them, from which `camflow.load` gives the heatmap (`layer`), or of the
+    /// heatmap's size in 32 or 16 bits
     #[serde(with = "choice")]
     #[schemars(schema_with = "choice::schema::<NpyFormat>", extend("x-value" = "NPY"))]
     pub npy: NpyFormat,

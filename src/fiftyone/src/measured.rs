@@ -71,10 +71,11 @@ impl MeasuredSource {
     }
 
     fn projection(&self) -> Document {
-        const TEXTS: [&str; 7] = ["fingerprint", "target_class", "layer", "method", "model", "map_path", "npy_path"];
+        const FACTS: [&str; 8] =
+            ["fingerprint", "target_class", "layer", "method", "model", "map_path", "npy_path", "upsampling"];
         let mut projection = doc! {"filepath": 1, "tags": 1};
         for field in &self.fields {
-            for attribute in TEXTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
+            for attribute in FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
                 projection.insert(format!("{field}.{attribute}"), 1);
             }
         }
@@ -114,5 +115,9 @@ fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
     let measures =
         Measure::ALL.iter().fold(Measures::default(), |measures, measure| measures.with(*measure, number(measure.name())));
     let (map_path, npy_path) = (text("map_path").map(Into::into), text("npy_path").map(Into::into));
-    Some(MeasuredHeatmap { series, score: number("score"), measures, map_path, npy_path })
+    let integer = |item: bson::RawBsonRef<'_>| item.as_i64().or_else(|| item.as_i32().map(i64::from));
+    let upsampling = label.get_array("upsampling").ok();
+    let upsampling =
+        upsampling.and_then(|numbers| numbers.into_iter().map(|item| integer(item.ok()?)).collect()).unwrap_or_default();
+    Some(MeasuredHeatmap { series, score: number("score"), measures, map_path, npy_path, upsampling })
 }

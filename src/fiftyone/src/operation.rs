@@ -158,6 +158,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         // As text: a number would be taken for a measure.
         "map_checksum": heatmap.map_checksum.as_ref().map(ToString::to_string),
         "npy_checksum": heatmap.npy_checksum.as_ref().map(ToString::to_string),
+        "upsampling": heatmap.upsampling.map(|upsampling| upsampling.to_numbers()),
         "fingerprint": &heatmap.fingerprint,
         "target_class": &heatmap.class,
         "layer": &field.layer,
@@ -219,6 +220,7 @@ mod tests {
             npy_path: None,
             map_checksum: None,
             npy_checksum: None,
+            upsampling: None,
             score: f64::NAN,
             measures: camflow_measure::Measures::default(),
             fingerprint,
@@ -235,7 +237,7 @@ mod tests {
         let expression = label(&heatmap(StoredMap::File("/maps/a.png".into())), &field()).unwrap();
         let expected = doc! {
             "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null,
-            "map_checksum": null, "npy_checksum": null, "fingerprint": "f",
+            "map_checksum": null, "npy_checksum": null, "upsampling": null, "fingerprint": "f",
             "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
             "energy_inside": null, "energy_ratio": null, "pointing_hit": null, "best_iou": null, "best_threshold": null,
             "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,

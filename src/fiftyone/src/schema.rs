@@ -33,24 +33,28 @@ const OF_FIFTYONE: [(&str, &str, Option<&str>, &str); 5] = [
     ("range", "HeatmapRangeField", Some("FloatField"), "range"),
 ];
 
+/// The name of an attribute, its type, and that of the items of a list.
+type Attribute = (&'static str, &'static str, Option<&'static str>);
+
 /// Our own attributes. Declared, they can be filtered by in the App's sidebar; every label of ours has them all,
 /// because FiftyOne raises AttributeError for a declared attribute that a label lacks.
-const OURS: [(&str, &str); 9] = [
-    ("npy_path", "StringField"),
-    ("map_checksum", "StringField"),
-    ("npy_checksum", "StringField"),
-    ("fingerprint", "StringField"),
-    ("target_class", "StringField"),
-    ("layer", "StringField"),
-    ("method", "StringField"),
-    ("model", "StringField"),
-    ("score", "FloatField"),
+const OURS: [Attribute; 10] = [
+    ("npy_path", "StringField", None),
+    ("map_checksum", "StringField", None),
+    ("npy_checksum", "StringField", None),
+    ("upsampling", "ListField", Some("IntField")),
+    ("fingerprint", "StringField", None),
+    ("target_class", "StringField", None),
+    ("layer", "StringField", None),
+    ("method", "StringField", None),
+    ("model", "StringField", None),
+    ("score", "FloatField", None),
 ];
 
-/// Our attributes with the measures: name and type.
-fn ours() -> impl Iterator<Item = (&'static str, &'static str)> {
+/// Our attributes with the measures.
+fn ours() -> impl Iterator<Item = Attribute> {
     let kind = |measure: &Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
-    OURS.into_iter().chain(Measure::ALL.iter().map(move |measure| (measure.name(), kind(measure))))
+    OURS.into_iter().chain(Measure::ALL.iter().map(move |measure| (measure.name(), kind(measure), None)))
 }
 
 /// Keeps the heatmap fields declared.
@@ -65,7 +69,7 @@ pub struct Schema {
 enum Lack {
     Nothing,
     Field,
-    Attributes(Vec<(&'static str, &'static str)>),
+    Attributes(Vec<Attribute>),
 }
 
 impl Schema {
@@ -146,13 +150,13 @@ impl Schema {
         self.update(query, update, &field.name)
     }
 
-    fn push_attributes(&self, field: &HeatmapField, missing: &[(&str, &str)]) -> Result<(), Error> {
-        for (name, kind) in missing {
+    fn push_attributes(&self, field: &HeatmapField, missing: &[Attribute]) -> Result<(), Error> {
+        for (name, kind, items) in missing {
             let now = DateTime::now();
             let query = doc! {"_id": self.dataset.id, "sample_fields": {"$elemMatch": {
                 "name": &field.name, "embedded_doc_type": HEATMAP, "fields.name": {"$ne": *name},
             }}};
-            let attribute = entry(name, kind, None, None, Vec::new(), name, now);
+            let attribute = entry(name, kind, None, *items, Vec::new(), name, now);
             let update = doc! {"$push": {"sample_fields.$.fields": attribute}, "$set": {"last_modified_at": now}};
             self.update(query, update, &field.name)?;
         }
@@ -231,9 +235,9 @@ fn lack(entries: &[&Document], name: &str) -> Result<Lack, String> {
     }
     let attributes: Vec<&Document> = stored.get_array("fields").into_iter().flatten().filter_map(Bson::as_document).collect();
     let mut missing = Vec::new();
-    for (attribute, kind) in ours() {
+    for (attribute, kind, items) in ours() {
         match attributes.iter().find(|entry| entry.get_str("name").ok() == Some(attribute)) {
-            None => missing.push((attribute, kind)),
+            None => missing.push((attribute, kind, items)),
             Some(entry) if kind_of(entry) == kind => {}
             Some(entry) => {
                 return Err(format!("its attribute `{attribute}` is of type {}, not {kind}", kind_of(entry)));
@@ -246,7 +250,7 @@ fn lack(entries: &[&Document], name: &str) -> Result<Lack, String> {
 /// The schema entry of a heatmap field, as FiftyOne would write it.
 fn field_entry(name: &str, now: DateTime) -> Document {
     let theirs = OF_FIFTYONE.map(|(name, kind, items, key)| entry(name, kind, None, items, Vec::new(), key, now));
-    let ours = ours().map(|(name, kind)| entry(name, kind, None, None, Vec::new(), name, now));
+    let ours = ours().map(|(name, kind, items)| entry(name, kind, None, items, Vec::new(), name, now));
     let attributes = theirs.into_iter().chain(ours).map(Bson::Document).collect();
     entry(name, "EmbeddedDocumentField", Some(HEATMAP), None, attributes, name, now)
 }
@@ -313,6 +317,7 @@ mod tests {
             "npy_path",
             "map_checksum",
             "npy_checksum",
+            "upsampling",
             "fingerprint",
             "target_class",
             "layer",

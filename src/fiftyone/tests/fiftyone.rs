@@ -179,6 +179,7 @@ fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
         npy_path: Some(format!("/maps/{fingerprint}.npy").into()),
         map_checksum: None,
         npy_checksum: None,
+        upsampling: None,
         score: 0.5,
         measures: Measures::default().with(Measure::EnergyInside, 0.75).with(Measure::PointingHit, 1.0),
         fingerprint: fingerprint.into(),

@@ -30,6 +30,8 @@ pub struct MeasuredHeatmap {
     pub map_path: Option<PathBuf>,
     /// Its exact floats.
     pub npy_path: Option<PathBuf>,
+    /// How those floats become the heatmap, where they are not the heatmap itself: the numbers that labels hold.
+    pub upsampling: Vec<i64>,
 }
 
 /// Heatmaps that can be compared with each other: one of each sample.

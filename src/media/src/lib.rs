@@ -33,6 +33,7 @@ mod stamp;
 mod step;
 mod tiff;
 mod turns;
+mod upsampling;
 mod webp;
 mod write;
 
@@ -57,4 +58,5 @@ pub use sheet::{Tile, contact_sheet};
 pub use stamp::{Stamp, WatchedFile};
 pub use step::PreprocessStep;
 pub use turns::with_large_pictures_in_turn;
+pub use upsampling::Upsampling;
 pub use write::{Durability, create_folders, sync_names, with_suffix, write_atomically};

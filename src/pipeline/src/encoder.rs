@@ -11,8 +11,8 @@ use crate::{
     fields::HeatmapFields,
     grid::{ClassIndex, ColumnIndex},
     message::{
-        ClassHeatmaps, Envelope, ExplainedSample, Heatmap, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap, StoredMap,
-        WrittenHeatmap,
+        ClassHeatmaps, Envelope, ExplainedSample, Heatmap, LayerMap, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap,
+        StoredMap, WrittenHeatmap,
     },
 };
 use camflow_measure::{Measure, Measured, Measures, rank_correlation};
@@ -47,8 +47,10 @@ impl Choice for Store {
 /// How the exact floats are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NpyFormat {
-    /// 32-bit floats.
+    /// 32-bit floats at the layer's own resolution, from which the heatmap can be had again; at the heatmap's where it cannot.
     #[default]
+    Layer,
+    /// 32-bit floats.
     F32,
     /// 16-bit floats: half the space, values off by at most 2.5e-4.
     F16,
@@ -57,11 +59,24 @@ pub enum NpyFormat {
 }
 
 impl Choice for NpyFormat {
-    const ALL: &'static [Self] = &[NpyFormat::F32, NpyFormat::F16, NpyFormat::None];
+    const ALL: &'static [Self] = &[NpyFormat::Layer, NpyFormat::F32, NpyFormat::F16, NpyFormat::None];
 
     fn name(self) -> &'static str {
         match self {
+            NpyFormat::Layer => "layer",
             NpyFormat::F32 => "f32",
+            NpyFormat::F16 => "f16",
+            NpyFormat::None => "none",
+        }
+    }
+}
+
+impl NpyFormat {
+    /// What fingerprints have for it. Those of earlier versions had `f32` for a default that gave the same heatmaps.
+    pub fn setting(self) -> &'static str {
+        match self {
+            NpyFormat::Layer => "f32",
+            NpyFormat::F32 => "f32 of the heatmap's size",
             NpyFormat::F16 => "f16",
             NpyFormat::None => "none",
         }
@@ -100,9 +115,14 @@ impl Encoder {
             for (column, (heatmap, measures)) in self.fields.columns().zip(class.heatmaps.iter().zip(measures)) {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(&fingerprint, class.class, column).to_string();
-                let stem = stem(&self.folder, field, &sample.id, &fingerprint);
-                let (npy_path, npy_checksum) = self.write_npy(&stem, heatmap)?.unzip();
-                let (map, map_checksum) = self.write_map(&stem, heatmap)?;
+                let layer_map = heatmap.layer_map.as_ref().filter(|map| self.npy == NpyFormat::Layer && map.gives(heatmap));
+                let stem = |fingerprint: &str| stem(&self.folder, field, &sample.id, fingerprint);
+                let (npy_path, npy_checksum) = match layer_map {
+                    // Under another name than the floats that an earlier version wrote for the same fingerprint.
+                    Some(_) => self.write_npy(&stem(&format!("{fingerprint} layer")), heatmap, layer_map)?.unzip(),
+                    None => self.write_npy(&stem(&fingerprint), heatmap, None)?.unzip(),
+                };
+                let (map, map_checksum) = self.write_map(&stem(&fingerprint), heatmap)?;
                 heatmaps.push(WrittenHeatmap {
                     field: field.to_owned(),
                     class: name.clone(),
@@ -110,6 +130,7 @@ impl Encoder {
                     npy_path,
                     map_checksum,
                     npy_checksum,
+                    upsampling: layer_map.map(|map| map.upsampling),
                     score: class.score,
                     measures,
                     fingerprint,
@@ -148,20 +169,31 @@ impl Encoder {
         class.heatmaps.iter().enumerate().map(of).collect()
     }
 
-    fn write_npy(&self, stem: &Path, heatmap: &Heatmap) -> Result<Option<(PathBuf, Checksum)>, RunError> {
-        let (shape, values) = ([heatmap.height, heatmap.width], &heatmap.values[..]);
+    fn write_npy(
+        &self,
+        stem: &Path,
+        heatmap: &Heatmap,
+        layer_map: Option<&LayerMap>,
+    ) -> Result<Option<(PathBuf, Checksum)>, RunError> {
+        let (height, width, values) = match layer_map {
+            Some(map) => (map.height, map.width, &map.values),
+            None => (heatmap.height, heatmap.width, &heatmap.values),
+        };
         let path = with_suffix(stem, ".npy");
+        let shape = [height, width];
         let checksum = match self.npy {
             NpyFormat::None => return Ok(None),
-            NpyFormat::F32 => write_with_checksum(&path, Durability::Machine, |mut file| write_f32(&mut file, &shape, values)),
             NpyFormat::F16 => write_with_checksum(&path, Durability::Machine, |mut file| write_f16(&mut file, &shape, values)),
+            NpyFormat::Layer | NpyFormat::F32 => {
+                write_with_checksum(&path, Durability::Machine, |mut file| write_f32(&mut file, &shape, values))
+            }
         };
         let checksum = checksum.map_err(|error| unwritable(&path, error))?;
         Ok(Some((path, checksum)))
     }
 
     fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<(StoredMap, Option<Checksum>), RunError> {
-        let Heatmap { height, width, values, levels } = heatmap;
+        let Heatmap { height, width, values, levels, .. } = heatmap;
         if self.store == Store::Inline {
             return Ok((StoredMap::Inline(deflate_f32(&[*height, *width], values)), None));
         }
@@ -192,7 +224,7 @@ impl Fitted<'_> {
 
     /// A heatmap that was fitted, and the object.
     fn measured<'b>(&'b self, heatmap: &'b Heatmap) -> (Measured<'b>, Option<&'b BinaryMask>) {
-        let Heatmap { height, width, values, levels } = heatmap;
+        let Heatmap { height, width, values, levels, .. } = heatmap;
         let [seen, object] = &self.by_size[&(*height, *width)];
         (Measured { height: *height, width: *width, values, levels, seen: seen.as_ref() }, object.as_ref())
     }
@@ -226,6 +258,7 @@ mod tests {
             width,
             values: levels.iter().map(|level| f32::from(*level) / 255.0).collect(),
             levels: levels.to_vec(),
+            layer_map: None,
         };
         let mask = |width: usize, pixels: &[u8]| BinaryMask { height: pixels.len() / width, width, pixels: pixels.to_vec() };
         let class = ClassHeatmaps {

@@ -38,7 +38,7 @@ pub use known::{FailureCause, KnownFailures};
 pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
 pub use message::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Envelope, ExplainedSample, Heatmap, HeatmapBatch, InputBatch,
+    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Envelope, ExplainedSample, Heatmap, HeatmapBatch, InputBatch, LayerMap,
     SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, StaleSample, Step, StoredHeatmap, StoredMap,
     StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels, WrittenHeatmap,
 };

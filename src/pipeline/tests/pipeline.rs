@@ -156,7 +156,13 @@ impl Explainer for FirstPixel {
         let mut result = HeatmapBatch::default();
         let size = 3 * batch.height * batch.width;
         for (sample, pixels) in batch.samples.into_iter().zip(batch.pixels.chunks(size)) {
-            let map = |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixels[0], layer], levels: vec![0, 255] };
+            let map = |layer: f32| Heatmap {
+                height: 1,
+                width: 2,
+                values: vec![pixels[0], layer],
+                levels: vec![0, 255],
+                layer_map: None,
+            };
             let classes = sample.targets.iter().map(|target| ClassHeatmaps {
                 class: target.class,
                 channel: 15,

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::Extreme;
 use camflow_measure::MeasuredHeatmap;
 use camflow_media::{
-    ExifPolicy, ImageLimits, Interpolation, MediaError, RgbImage, encode_jpeg, overlay, read_array_file, read_image, resize_rgb,
+    ExifPolicy, ImageLimits, Interpolation, MediaError, RgbImage, Upsampling, encode_jpeg, overlay, read_array_file, read_image,
+    resize_rgb,
 };
 
 /// The longer side in pixels.
@@ -35,16 +36,25 @@ pub(crate) fn picture(extreme: &Extreme) -> Result<Vec<u8>, MediaError> {
 fn map(heatmap: &MeasuredHeatmap, limits: &ImageLimits) -> Result<Option<RgbImage>, MediaError> {
     match (&heatmap.map_path, &heatmap.npy_path) {
         (Some(path), _) => read_image(path, limits, ExifPolicy::Ignore).map(Some),
-        (None, Some(path)) => from_array(path, limits).map(Some),
+        (None, Some(path)) => from_array(path, &heatmap.upsampling, limits).map(Some),
         (None, None) => Ok(None),
     }
 }
 
-fn from_array(path: &Path, limits: &ImageLimits) -> Result<RgbImage, MediaError> {
+fn from_array(path: &Path, upsampling: &[i64], limits: &ImageLimits) -> Result<RgbImage, MediaError> {
     let array = read_array_file(path, limits.max_bytes)?;
     let [height, width] = array.shape[..] else {
         return Err(MediaError::shape(format!("an array of shape {:?} is not a heatmap", array.shape)));
     };
-    let levels = array.values.to_f32().into_iter().map(|value| (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8);
-    Ok(RgbImage::new(height, width, levels.flat_map(|level| [level; 3]).collect()))
+    let (mut values, mut size) = (array.values.to_f32(), (height, width));
+    let is_small = |(height, width): (usize, usize)| (height * width) as u64 <= limits.max_pixels;
+    if let Some(upsampling) = Upsampling::of_numbers(upsampling)
+        && !values.is_empty()
+        && is_small(upsampling.size)
+        && is_small(upsampling.output())
+    {
+        (values, size) = (upsampling.apply(&values, size), upsampling.output());
+    }
+    let levels = values.into_iter().map(|value| (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8);
+    Ok(RgbImage::new(size.0, size.1, levels.flat_map(|level| [level; 3]).collect()))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::grid::ClassIndex;
 use camflow_measure::Measures;
-use camflow_media::{BinaryMask, Checksum, RecordedChecksum};
+use camflow_media::{BinaryMask, Checksum, RecordedChecksum, Upsampling};
 
 /// What a stored heatmap says of itself; read back to find out what is new or changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,30 @@ pub struct Heatmap {
     pub values: Vec<f32>,
     /// The same in 8 bits, `round(255 * value)`: what a picture of it shows.
     pub levels: Vec<u8>,
+    /// What `values` were drawn from, where that is one map and somebody wants it.
+    pub layer_map: Option<LayerMap>,
+}
+
+/// The map of a layer that a heatmap was drawn from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerMap {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// f32 `[height, width]` in `[0, 1]`, row by row.
+    pub values: Vec<f32>,
+    /// The way to the heatmap.
+    pub upsampling: Upsampling,
+}
+
+impl LayerMap {
+    /// Whether the heatmap can be had from it again, each value within 1e-6: a device may round otherwise than this does.
+    pub(crate) fn gives(&self, heatmap: &Heatmap) -> bool {
+        let again = self.upsampling.apply(&self.values, (self.height, self.width));
+        again.len() == heatmap.values.len()
+            && again.iter().zip(&heatmap.values).all(|(again, value)| (again - value).abs() <= 1e-6)
+    }
 }
 
 /// The heatmaps of one class of one sample.
@@ -86,6 +110,8 @@ pub struct WrittenHeatmap {
     pub map_checksum: Option<Checksum>,
     /// Of the exact floats' file.
     pub npy_checksum: Option<Checksum>,
+    /// How those floats become the heatmap, where they are not the heatmap itself.
+    pub upsampling: Option<Upsampling>,
     /// The scalar that was differentiated.
     pub score: f64,
     /// Where the attention lies.

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use heatmap::{ClassHeatmaps, Heatmap, StoredHeatmap, StoredMap, WrittenHeatmap};
+pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, StoredHeatmap, StoredMap, WrittenHeatmap};
 pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
 pub use sample::{Envelope, SampleRef};
 pub use step::{SampleFailure, Skip, SkipReason, Step};

@@ -11,7 +11,7 @@ use super::{
     smoothing::Variant,
     target::index_tensor,
 };
-use camflow_media::FrameRegion;
+use camflow_media::{FrameRegion, Upsampling};
 use camflow_pipeline::DecodedSample;
 
 /// Heatmaps on the device.
@@ -21,6 +21,8 @@ pub(super) struct DeviceMaps {
     pub shown: Tensor,
     /// `[N, H, W]` over the model's input, where those are other ones and are needed.
     pub of_input: Option<Tensor>,
+    /// `[N, H', W']` in `[0, 1]`, from which they were drawn, and how; where somebody wants it, and it is one and smaller.
+    pub layer_map: Option<(Tensor, Upsampling)>,
 }
 
 impl DeviceMaps {
@@ -100,10 +102,13 @@ impl TorchExplainer {
                     let own = layers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
                     let drawn = self.draw(&own, variant, canvas, input)?;
                     let mut of_input = drawn.of_input.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
+                    let (layer_maps, upsampling) = drawn.layer_map.unzip();
+                    let mut layer_maps = layer_maps.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
                     for (&sample, shown) in group.iter().zip(drawn.shown.f_split(1, 0)?) {
                         let of_input = of_input.as_mut().and_then(Iterator::next);
+                        let layer_map = layer_maps.as_mut().and_then(Iterator::next).zip(upsampling);
                         let cell = Cell { sample, target: pass.target };
-                        maps.get_or_insert_with(cell, TiVec::new).push(DeviceMaps { shown, of_input });
+                        maps.get_or_insert_with(cell, TiVec::new).push(DeviceMaps { shown, of_input, layer_map });
                     }
                 }
             }
@@ -127,13 +132,40 @@ impl TorchExplainer {
         };
         let maps = draw(size)?;
         let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
+        let layer_map = self.layer_map(saliencies, canvas, size)?;
         match canvas {
-            Canvas::Layer | Canvas::Input | Canvas::Image(..) => Ok(DeviceMaps { shown: maps, of_input }),
-            Canvas::Frame(region) => Ok(DeviceMaps { shown: heatmap::place_in_frame(&maps, &region)?, of_input: Some(maps) }),
+            Canvas::Layer | Canvas::Input | Canvas::Image(..) => Ok(DeviceMaps { shown: maps, of_input, layer_map }),
+            Canvas::Frame(region) => {
+                Ok(DeviceMaps { shown: heatmap::place_in_frame(&maps, &region)?, of_input: Some(maps), layer_map })
+            }
             Canvas::ImageOfFrame(region) => {
                 let placed = heatmap::place_in_frame(&maps, &region)?;
-                Ok(DeviceMaps { shown: heatmap::resize_to_image(&placed, &region)?, of_input: Some(maps) })
+                Ok(DeviceMaps { shown: heatmap::resize_to_image(&placed, &region)?, of_input: Some(maps), layer_map })
             }
         }
+    }
+
+    /// What heatmaps are drawn from, and how, if that is less than they are.
+    fn layer_map(
+        &self,
+        saliencies: &[Tensor],
+        canvas: Canvas,
+        size: Option<(usize, usize)>,
+    ) -> Result<Option<(Tensor, Upsampling)>, TchError> {
+        let (true, false, [saliency], Some(size)) = (self.options.with_layer_maps, self.options.aug_smooth, saliencies, size)
+        else {
+            return Ok(None);
+        };
+        let (region, is_image) = match canvas {
+            Canvas::Frame(region) => (Some(region), false),
+            Canvas::ImageOfFrame(region) => (Some(region), true),
+            Canvas::Layer | Canvas::Input | Canvas::Image(..) => (None, false),
+        };
+        let upsampling = Upsampling { size, region, is_image };
+        let (height, width) = upsampling.output();
+        if saliency.size()[1] * saliency.size()[2] >= (height * width) as i64 {
+            return Ok(None);
+        }
+        Ok(Some((heatmap::scale(&saliency.f_relu()?)?, upsampling)))
     }
 }

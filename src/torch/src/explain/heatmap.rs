@@ -130,7 +130,7 @@ pub(super) fn to_heatmaps(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
         let (own_values, more_values) = values.split_at(height * width * size_of::<f32>());
         let (own_levels, more_levels) = levels.split_at(height * width);
         let own_values = own_values.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
-        heatmaps.push(Heatmap { height, width, values: own_values, levels: own_levels.to_vec() });
+        heatmaps.push(Heatmap { height, width, values: own_values, levels: own_levels.to_vec(), layer_map: None });
         (values, levels) = (more_values, more_levels);
     }
     Ok(heatmaps)
@@ -139,6 +139,7 @@ pub(super) fn to_heatmaps(maps: &[&Tensor]) -> Result<Vec<Heatmap>, TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use camflow_media::Upsampling;
 
     fn values(tensor: &Tensor) -> Vec<f32> {
         Vec::try_from(tensor.flatten(0, -1)).expect("values")
@@ -192,6 +193,30 @@ mod tests {
         assert_eq!((first.height, first.width), (2, 3));
         assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
         assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));
+    }
+
+    #[test]
+    fn what_is_stored_of_a_layer_gives_the_heatmap() {
+        let region = FrameRegion { image_height: 301, image_width: 407, frame_height: 150, frame_width: 203, top: 11, left: 27 };
+        for (seed, (layer, size)) in
+            (0..).zip([((7, 7), (128, 140)), ((33, 41), (128, 140)), ((1, 5), (128, 140)), ((173, 130), (693, 520))])
+        {
+            tch::manual_seed(seed);
+            let saliency = Tensor::randn([1, layer.0, layer.1], tch::kind::FLOAT_CPU);
+            let map = values(&scale(&saliency.relu()).expect("scaled"));
+            let drawn = heatmaps(&[saliency], Some(size)).expect("heatmap");
+            let placed = place_in_frame(&drawn, &region).expect("placed");
+            let of_image = resize_to_image(&placed, &region).expect("resized");
+            for (region, is_image, wanted) in
+                [(None, false, &drawn), (Some(region), false, &placed), (Some(region), true, &of_image)]
+            {
+                let upsampling = Upsampling { size, region, is_image };
+                let found = upsampling.apply(&map, (layer.0 as usize, layer.1 as usize));
+                assert_eq!(wanted.size()[1..], [upsampling.output().0 as i64, upsampling.output().1 as i64]);
+                let apart = found.iter().zip(values(wanted)).map(|(found, wanted)| (found - wanted).abs()).fold(0.0, f32::max);
+                assert!(apart <= 1e-6, "{layer:?} {upsampling:?}: {apart}");
+            }
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use cam::Needs;
 use camflow_media::{BinaryMask, FrameRegion};
 use camflow_pipeline::{
     BatchLimit, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, HeatmapBatch,
-    InputBatch, RunError, SampleFailure, Stage, TargetPixels,
+    InputBatch, LayerMap, RunError, SampleFailure, Stage, TargetPixels,
 };
 use drawing::{DeviceMaps, is_whole};
 use grid::{Grid, SampleIndex};
@@ -268,8 +268,20 @@ impl TorchExplainer {
         if self.options.faithfulness {
             faithfulness = self.faithfulness(&input, &plain.targets, &maps)?;
         }
-        let shown: Vec<&Tensor> = maps.iter().flat_map(|(_, maps)| maps).map(|maps| &maps.shown).collect();
-        let mut on_host = heatmap::to_heatmaps(&shown)?.into_iter();
+        let drawn = || maps.iter().flat_map(|(_, maps)| maps);
+        let layer_maps = || drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map);
+        let on_device: Vec<&Tensor> = drawn().map(|maps| &maps.shown).chain(layer_maps()).collect();
+        let mut on_host = heatmap::to_heatmaps(&on_device)?;
+        let mut layer_maps = on_host.split_off(drawn().count()).into_iter();
+        for (heatmap, maps) in on_host.iter_mut().zip(drawn()) {
+            let upsampling = maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling);
+            if let Some(upsampling) = upsampling
+                && let Some(Heatmap { height, width, values, .. }) = layer_maps.next()
+            {
+                heatmap.layer_map = Some(LayerMap { height, width, values, upsampling });
+            }
+        }
+        let mut on_host = on_host.into_iter();
         let mut classes: TiVec<SampleIndex, Vec<ClassHeatmaps>> = samples.iter().map(|_| Vec::new()).collect();
         for ((cell, score), target) in plain.scores.into_iter().zip(plain.targets.into_iter().map(|(_, target)| target)) {
             classes[cell.sample].push(ClassHeatmaps {

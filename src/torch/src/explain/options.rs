@@ -19,6 +19,8 @@ pub struct ExplainOptions {
     pub aug_smooth: bool,
     /// Size of the heatmaps.
     pub size: HeatmapSize,
+    /// Whether heatmaps come with the map that each was drawn from, where that is a single one.
+    pub with_layer_maps: bool,
     /// What the output's numbers mean.
     pub reading: Reading,
     /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.

@@ -42,6 +42,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
+        with_layer_maps: false,
         reading: Reading::default(),
         faithfulness: false,
         one_by_one: false,
