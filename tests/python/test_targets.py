@@ -314,6 +314,11 @@ def test_each_sample_is_explained_for_its_own_class(dataset, annotate, classifie
     assert heatmaps(dataset, "dog_grad_layer_1").keys() == {dataset.values("id")[1]}
 
 
+def test_a_class_that_the_model_does_not_predict_is_not_one_that_a_label_lacks(dataset, annotate):
+    counts = summary(annotate(dataset, "predicted", classes="sheep"))
+    assert counts["num_committed"] == 0 and counts["skipped"] == {"class not predicted": len(dataset)}
+
+
 def test_all_classes_of_a_field_are_those_that_occur_and_are_known(dataset, annotate, classifier):
     occurring = [["cat", "dog"], ["dog", "unicorn"], ["unicorn"], []]
     for sample, names in zip(dataset, occurring, strict=True):

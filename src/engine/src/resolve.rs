@@ -171,11 +171,7 @@ fn settings(
     settings.extend(one_channel_setting(one_channel));
     // Earlier versions counted what a model predicts in the padding around an image.
     let pads = metadata.preprocess.steps.iter().any(|step| matches!(step, PreprocessStep::CenterCrop { .. }));
-    let is_predicted = match label.map(|label| label.kind) {
-        None => !matches!(spec.target, TargetSpec::Pixel { .. }),
-        Some(kind) => matches!(kind, LabelKind::Classification | LabelKind::Classifications),
-    };
-    if pads && is_predicted && metadata.task == Task::Segmentation {
+    if pads && is_predicted(spec, label) && metadata.task == Task::Segmentation {
         settings.push(("padding", "is no image".to_owned()));
     }
     // Earlier versions gave such a model whole batches.
@@ -183,6 +179,14 @@ fn settings(
         settings.push(("batch", "one by one".to_owned()));
     }
     settings
+}
+
+/// Whether the pixels that count are those where the model predicts the class: labels that name a class alone say no other.
+pub(crate) fn is_predicted(spec: &JobSpec, label: Option<&LabelField>) -> bool {
+    match label.map(|label| label.kind) {
+        None => !matches!(spec.target, TargetSpec::Pixel { .. }),
+        Some(kind) => matches!(kind, LabelKind::Classification | LabelKind::Classifications),
+    }
 }
 
 /// Earlier versions read one channel as if it were one of several.

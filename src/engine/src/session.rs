@@ -13,7 +13,7 @@ use super::{
     record::recorded,
     resolve::{
         DatasetSide, check_dataset, check_model, check_paths, check_schema, describe_fields, destination, field_names, fields,
-        job_fingerprint, preceding, selection,
+        is_predicted, job_fingerprint, preceding, selection,
     },
     target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
 };
@@ -348,6 +348,10 @@ impl<'a> Session<'a> {
             preceding: preceding(&self.columns),
             store: spec.store,
             npy: spec.npy,
+            absence: match is_predicted(spec, label.as_ref()) {
+                true => SkipReason::NotPredicted,
+                false => SkipReason::ClassAbsent,
+            },
             class_names: self.program.metadata.classes.clone(),
         };
         let options = RunOptions {

@@ -96,6 +96,8 @@ pub struct Encoder {
     pub store: Store,
     /// Where exact floats go.
     pub npy: NpyFormat,
+    /// What it means that none of a sample's classes is there when the model has seen it.
+    pub absence: SkipReason,
     /// Channel of the model's output -> class name.
     pub class_names: BTreeMap<i64, String>,
 }
@@ -140,7 +142,7 @@ impl Encoder {
         let is_absent = |class: ClassIndex| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
         let withdrawn: Vec<String> = self.fields.withdrawn(&existing, is_absent).map(|old| old.field.clone()).collect();
         if heatmaps.is_empty() && withdrawn.is_empty() {
-            return Ok(Step::Skip(Skip { sample, reason: SkipReason::ClassAbsent }));
+            return Ok(Step::Skip(Skip { sample, reason: self.absence }));
         }
         let is_kept = |path: &&Path| {
             let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
@@ -251,6 +253,7 @@ mod tests {
             preceding: vec![None, Some(ColumnIndex(0))],
             store: Store::Path,
             npy: NpyFormat::None,
+            absence: SkipReason::ClassAbsent,
             class_names: BTreeMap::new(),
         };
         let map = |width: usize, levels: &[u8]| Heatmap {

@@ -268,6 +268,7 @@ impl World {
             preceding: vec![None, Some(ColumnIndex(0))],
             store: Store::Path,
             npy: NpyFormat::F32,
+            absence: SkipReason::NotPredicted,
             class_names,
         }
     }

@@ -21,8 +21,10 @@ pub enum Step<T> {
 pub enum SkipReason {
     /// The label field is empty.
     NoLabel,
-    /// None of the job's classes is in the label (or in the prediction).
+    /// None of the job's classes is in the label, or in the part of it that the model sees.
     ClassAbsent,
+    /// The model predicts none of the job's classes, at no pixel.
+    NotPredicted,
     /// The class that the sample is labelled with is none of the model's.
     UnknownClass,
     /// The pixel to explain lies outside the image.
@@ -40,6 +42,7 @@ impl fmt::Display for SkipReason {
         f.write_str(match self {
             SkipReason::NoLabel => "no label",
             SkipReason::ClassAbsent => "class absent",
+            SkipReason::NotPredicted => "class not predicted",
             SkipReason::UnknownClass => "class unknown to the model",
             SkipReason::PixelOutsideImage => "pixel outside the image",
             SkipReason::PixelOutsideCrop => "pixel outside the part that the model sees",
