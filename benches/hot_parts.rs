@@ -244,6 +244,7 @@ fn commit(bencher: Bencher) {
         let heatmap = |name: &String, n: usize| WrittenHeatmap {
             map_checksum: Some(Checksum::of(b"map")),
             npy_checksum: Some(Checksum::of(b"npy")),
+            upsampling: None,
             field: name.clone(),
             class: "person".into(),
             map: StoredMap::File(format!("/maps/{name}/{n}.{round}.png").into()),

@@ -10,8 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
-step "building camflow (the first time takes some minutes)"
-cargo build --release --locked
+logged "building camflow (the first time takes some minutes)" cargo build --release --locked
 camflow="${CARGO_TARGET_DIR:-target}/release/camflow"
 
 step "the dataset \`quickstart\`"
@@ -35,17 +34,20 @@ for input in "${inputs[@]}"; do
     if [ ! -e "$model" ] || [ "$input" -nt "$model" ]; then stale="$input"; fi
 done
 if [ -n "$stale" ]; then
-    step "exporting the model to $model"
     mkdir -p "$(dirname "$model")"
-    "$camflow_python" scripts/export_model.py "$reference" --out "$model" --name "$name" --force
+    logged "exporting the model to $model" "$camflow_python" scripts/export_model.py "$reference" --out "$model" --name "$name" --force
 fi
 
 step "heatmaps of what makes a pixel a person, at four layers of the network"
 "$camflow" annotate --dataset quickstart --class person --layers 1-4 \
     --target labels:resnet50_seg --model "$model" "$@"
 
-cat <<'END'
+cat <<END
 
-Look at them: .venv/bin/fiftyone app launch quickstart
-and look at person_grad_layer_4, which is ticked at the left, and its three neighbours.
+Next:
+  look at them        .venv/bin/fiftyone app launch quickstart
+                      person_grad_layer_4 is ticked at the left, its three neighbours are beside it
+  where it looks      $camflow report --dataset quickstart --out report.html
+  your own            $camflow annotate --dataset NAME --class CLASS --model MODEL
+                      MODEL is a name of FiftyOne's zoo, torchvision or timm, or a function: docs/how-to/models.md
 END

@@ -27,11 +27,41 @@ fail() {
     exit 2
 }
 
+# Runs a command that says more than anybody reads: one line, on a terminal with
+# what it does just now, and all of it if it fails.
+#   logged TEXT COMMAND...
+logged() {
+    local text="$1" log job code=0 since=$SECONDS last
+    shift
+    mkdir -p "$camflow_cache"
+    log="$(mktemp "$camflow_cache/step.XXXXXX.log")"
+    # Not in a condition: behind one, errors inside a function would not count.
+    ("$@") >"$log" 2>&1 &
+    job=$!
+    if [ -t 1 ]; then
+        while kill -0 "$job" 2>/dev/null; do
+            last="$(tail -c 2000 "$log" | tr '\r' '\n' | sed -n 's/^ *//; /./p' | tail -n 1 | cut -c "1-$(( $(tput cols) - ${#text} - 20 ))")"
+            printf '\r\033[K==> %s, %s s: %s' "$text" "$((SECONDS - since))" "$last"
+            sleep 1
+        done
+        printf '\r\033[K'
+    else
+        step "$text"
+    fi
+    wait "$job" || code=$?
+    if [ "$code" -ne 0 ]; then
+        cat "$log" >&2
+        rm -f "$log"
+        fail "$text: failed with exit code $code"
+    fi
+    rm -f "$log"
+    if [ -t 1 ]; then step "$text: done in $((SECONDS - since)) s"; fi
+}
+
 # CAMFLOW: the program that is asked for, else the development build.
 build_camflow() {
     if [ -z "${CAMFLOW:-}" ]; then
-        step "building camflow"
-        cargo build --locked
+        logged "building camflow" cargo build --locked
         CAMFLOW="${CARGO_TARGET_DIR:-target}/debug/camflow"
     fi
 }
@@ -89,7 +119,7 @@ ensure_mongod() {
     step "FiftyOne's own MongoDB is not there or does not run: installing $fallback"
     # Another distribution that puts its file in the same place: pip must not
     # weigh it against FiftyOne's requirements.
-    "$python" -m pip install --disable-pip-version-check --no-deps --force-reinstall "$fallback" || true
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$fallback" || true
     "$mongod" --version >/dev/null 2>&1 && return
     if command -v mongod >/dev/null; then
         step "linking the system's mongod into FiftyOne"
@@ -124,8 +154,8 @@ build_environment() {
     # when it is done; what a broken-off run left has no marker and goes.
     rm -rf "$env"
     "$base_python" -m venv "$env"
-    step "installing scripts/requirements.txt"
-    "$env/bin/python" -m pip install --disable-pip-version-check -r "$camflow_root/scripts/requirements.txt"
+    logged "installing scripts/requirements.txt" \
+        "$env/bin/python" -m pip install --disable-pip-version-check -r "$camflow_root/scripts/requirements.txt"
     ensure_mongod "$env/bin/python"
     link_libtorch "$env"
     touch "$env/.complete"
