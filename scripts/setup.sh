@@ -31,7 +31,7 @@ fail() {
 # what it does just now, and all of it if it fails.
 #   logged TEXT COMMAND...
 logged() {
-    local text="$1" log job code=0 since=$SECONDS last
+    local text="$1" log job code=0 since=$SECONDS last room
     shift
     mkdir -p "$camflow_cache"
     log="$(mktemp "$camflow_cache/step.XXXXXX.log")"
@@ -39,8 +39,10 @@ logged() {
     ("$@") >"$log" 2>&1 &
     job=$!
     if [ -t 1 ]; then
+        room=$(($(tput cols 2>/dev/null || echo 80) - ${#text} - 15))
         while kill -0 "$job" 2>/dev/null; do
-            last="$(tail -c 2000 "$log" | tr '\r' '\n' | sed -n 's/^ *//; /./p' | tail -n 1 | cut -c "1-$(( $(tput cols) - ${#text} - 20 ))")"
+            last="$(tail -c 2000 "$log" | tr '\r' '\n' | sed -n 's/^ *//; /./p' | tail -n 1)"
+            last="${last:0:$((room > 0 ? room : 0))}"
             printf '\r\033[K==> %s, %s s: %s' "$text" "$((SECONDS - since))" "$last"
             sleep 1
         done
