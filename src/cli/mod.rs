@@ -4,10 +4,12 @@ mod annotate;
 mod cam;
 mod check;
 mod clean;
+mod completions;
 mod dataset;
 mod doctor;
 mod explain;
 mod export;
+mod help;
 mod inspect;
 mod measure;
 mod model;
@@ -75,6 +77,8 @@ enum Command {
     Measure(measure::Args),
     /// Check the installation and suggest fixes
     Doctor(doctor::Args),
+    Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 impl Command {
@@ -89,9 +93,13 @@ impl Command {
             Command::Check(args) => args.format,
             Command::Inspect(args) => args.format,
             Command::Doctor(args) => args.format,
-            Command::Report(_) | Command::Clean(_) | Command::Remove(_) | Command::Export(_) | Command::Measure(_) => {
-                Format::Human
-            }
+            Command::Report(_)
+            | Command::Clean(_)
+            | Command::Remove(_)
+            | Command::Export(_)
+            | Command::Measure(_)
+            | Command::Completions(_)
+            | Command::Man(_) => Format::Human,
         }
     }
 }
@@ -113,7 +121,7 @@ pub fn main() -> Exit {
     // Kept, as those that the process shows lose their passwords.
     let arguments: Vec<_> = std::env::args_os().collect();
     secrets::hide();
-    let parsed = Cli::command().try_get_matches_from(arguments);
+    let parsed = help::arranged(Cli::command()).try_get_matches_from(arguments);
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
@@ -142,6 +150,8 @@ pub fn main() -> Exit {
         Command::Inspect(args) => inspect::main(&args),
         Command::Measure(args) => measure::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Completions(args) => Ok(completions::completions(&args)),
+        Command::Man(args) => completions::man(&args),
     };
     let exit = result.unwrap_or_else(|error| {
         let exit = Exit::from(error.class);

@@ -1,0 +1,150 @@
+//! How help is arranged: flags in groups, the most usual ones alone in `-h`, examples below.
+
+use clap::Command;
+
+/// Flags that `-h` shows, too.
+const USUAL: [&str; 12] =
+    ["dataset", "class", "layers", "model", "target", "method", "device", "out", "limit", "dry-run", "format", "quiet"];
+
+/// Headings with their flags; what is not here stands first, without one.
+const GROUPS: [(&str, &[&str]); 7] = [
+    (
+        "Heatmaps",
+        &[
+            "method",
+            "fuse-layers",
+            "eigen-smooth",
+            "aug-smooth",
+            "cam-batch-size",
+            "size",
+            "faithfulness",
+            "map",
+            "apply-exif",
+            "mask",
+        ],
+    ),
+    ("Speed and precision", &["device", "precision", "exact", "fast", "batch-size", "workers"]),
+    ("Samples", &["tags", "match", "ids", "slices", "view", "view-stages", "limit", "shuffle", "seed", "shard"]),
+    ("Fields and files", &["field", "out", "new-folder", "grace", "npy", "store", "replace", "overwrite", "no-app-config"]),
+    ("Failures", &["max-failures", "accept-known-failures"]),
+    ("Reports", &["name", "report-file", "metrics-file", "html-file", "numbers-file", "baseline"]),
+    ("Database and Python", &["database-uri", "database-dir", "database-name", "python"]),
+];
+
+const EXAMPLES: [(&str, &str); 5] = [
+    (
+        "",
+        "\
+Examples:
+  camflow annotate --dataset quickstart --class person --layers 1-4
+  camflow report --dataset quickstart --out report.html
+  camflow explain bus.jpg --model resnet50-imagenet-torch --target top --out maps
+
+`camflow COMMAND -h` shows what a command takes, `--help` all of it.",
+    ),
+    (
+        "annotate",
+        "\
+Examples:
+  camflow annotate --dataset quickstart --class person --layers 1-4
+      the pixels that the dataset's own labels mark as a person, at four layers
+  camflow annotate --dataset flowers --model resnet50-imagenet-torch --target top
+      the class that the model itself puts first
+  camflow annotate --dataset street --class all --target labels:boxes --tags night --dry-run
+      which samples would be annotated, and why",
+    ),
+    (
+        "explain",
+        "\
+Examples:
+  camflow explain bus.jpg --model resnet50-imagenet-torch --target top --out maps
+  camflow explain *.jpg --model model.pt2 --class person --method gradcam,layercam --out maps",
+    ),
+    (
+        "export",
+        "\
+Examples:
+  camflow export resnet50-imagenet-torch
+  camflow export my_models.py:build --out my-model.pt2
+  camflow export --arch timm:resnet18 --checkpoint best.pth --classes labels.txt --preprocess imagenet",
+    ),
+    (
+        "run",
+        "\
+Examples:
+  camflow run --print-default > nightly.toml
+  camflow run nightly.toml --only street --set limit=100",
+    ),
+];
+
+/// The whole command line, arranged.
+pub(super) fn arranged(command: Command) -> Command {
+    let command = with_examples(command, "");
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    names.iter().fold(command, |command, name| command.mut_subcommand(name, |sub| with_examples(grouped(sub), name)))
+}
+
+fn with_examples(command: Command, name: &str) -> Command {
+    match EXAMPLES.iter().find(|(of, _)| *of == name) {
+        Some((_, text)) => command.after_help(*text),
+        None => command,
+    }
+}
+
+/// A command of many flags in groups.
+fn grouped(command: Command) -> Command {
+    const MANY: usize = 15;
+    if command.get_arguments().count() < MANY {
+        return command;
+    }
+    command.mut_args(|arg| {
+        let Some(flag) = arg.get_long().map(str::to_owned) else { return arg };
+        let has = |flags: &[&str]| flags.contains(&flag.as_str());
+        let arg = match GROUPS.iter().find(|(_, flags)| has(flags)) {
+            Some((heading, _)) => arg.help_heading(*heading),
+            None => arg,
+        };
+        arg.hide_short_help(!has(&USUAL))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_flag_that_is_arranged_exists_and_every_example_is_a_command_line() {
+        let command = arranged(Cli::command());
+        command.clone().debug_assert();
+        let flags: BTreeSet<&str> =
+            command.get_subcommands().flat_map(Command::get_arguments).filter_map(clap::Arg::get_long).collect();
+        for flag in GROUPS.iter().flat_map(|(_, flags)| *flags).chain(&USUAL) {
+            assert!(flags.contains(flag), "--{flag}");
+        }
+        for line in EXAMPLES.iter().flat_map(|(_, text)| text.lines()).filter_map(|line| line.strip_prefix("  camflow ")) {
+            let line = line.split(" > ").next().unwrap_or_default();
+            if !line.contains("COMMAND") {
+                let parsed = command.clone().try_get_matches_from(["camflow"].into_iter().chain(line.split(' ')));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+            }
+        }
+    }
+
+    #[test]
+    fn no_flag_of_annotate_is_left_without_a_place() {
+        let command = arranged(Cli::command());
+        let annotate = command.find_subcommand("annotate").expect("the command");
+        let first: Vec<&str> =
+            annotate.get_arguments().filter(|arg| arg.get_help_heading().is_none()).filter_map(clap::Arg::get_long).collect();
+        assert_eq!(
+            first,
+            ["dataset", "class", "layers", "model", "target", "dry-run", "explain-plan", "format", "quiet"],
+            "the rest belongs to a group"
+        );
+    }
+}
