@@ -152,9 +152,13 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
         if shape and len(shape) == 4 and shape[0] == batch and (layout := layout_of_map(shape)):
             rows, columns = shape[2:] if layout == "nchw" else shape[1:3]
             grids.setdefault(rows * columns, [rows, columns])
+    maps = {count: grid for count, grid in grids.items() if grid}
     for side in range(2, min(height, width) // 2 + 1):
         if height % side == 0 and width % side == 0:
             grids.setdefault(height // side * (width // side), [height // side, width // side])
+    # a pyramid's class token is put before the map of each stage
+    prefixes = {count + 1: 1 for count in maps if count + 1 not in grids}
+    grids |= {count: maps[count - 1] for count in prefixes}
     if tokens:
         grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
 
@@ -171,7 +175,7 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
             layers.append({**layer, "layout": layout_of_map(shape)})
         elif len(shape) == 3 and shape[1] in grids:
             grid = grids[shape[1]]
-            layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": 0}} if grid else {})})
+            layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": prefixes.get(shape[1], 0)}} if grid else {})})
     return layers, tokens
 
 
@@ -326,6 +330,17 @@ def _windowed(by_path: dict[str, Layer], before_attention: Callable[[str], bool]
     return [f"{stage}.downsample" for stage in stages if f"{stage}.downsample" in by_path] + after[:1]
 
 
+def _with_class_tokens(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
+    """The stages of a pyramid whose last one has a class token: of each the norm before its last attention."""
+    stages: dict[str, str] = {}
+    for path, layer in by_path.items():
+        if found := re.fullmatch(rf"((?:.*\.)?)(?:{BLOCK_NORMS})", path):
+            if layer["layout"] == "tokens" and before_attention(path):
+                stages[found[1]] = path
+    last = by_path[list(stages.values())[-1]] if stages else {}
+    return list(stages.values()) if last.get("tokens", {}).get("prefix") else []
+
+
 def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
     """The layers that libraries' usual names tell to be the stages."""
     blocks = _family(by_path, BLOCK_NORMS, is_tokens=True)
@@ -333,7 +348,7 @@ def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -
         if not before_attention(blocks[-1]):
             blocks = [path.rpartition(".")[0] for path in blocks if path.rpartition(".")[0] in by_path]
         return blocks
-    if pyramid := _windowed(by_path, before_attention):
+    if pyramid := _windowed(by_path, before_attention) or _with_class_tokens(by_path, before_attention):
         return pyramid
     stages = _family(by_path, r"layer\d+", is_tokens=False)
     return sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p)))
