@@ -180,7 +180,7 @@ TRANSFORMERS: dict[str, Callable[[], tuple[Any, int]]] = {
     "clipseg": texts("CLIPSeg", projection_dim=24),
     "groupvit": texts(
         "GroupViT", vision={"hidden_size": 32, "depths": [2, 1, 1], "num_attention_heads": 2, "intermediate_size": 64, "image_size": SIDE,
-        "patch_size": 16, "num_group_tokens": [8, 4, 0], "num_output_groups": [8, 4, 0], "num_hidden_layers": 4}, projection_dim=24,
+        "patch_size": 16, "num_group_tokens": [10, 5, 0], "num_output_groups": [10, 5, 0], "num_hidden_layers": 4}, projection_dim=24,
         projection_intermediate_dim=32,
     ),
     "align": texts("Align", 128, vision={"width_coefficient": 0.3, "depth_coefficient": 0.3, "image_size": 128, "hidden_dim": 384}, projection_dim=96),

@@ -153,9 +153,11 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
             rows, columns = shape[2:] if layout == "nchw" else shape[1:3]
             grids.setdefault(rows * columns, [rows, columns])
     maps = {count: grid for count, grid in grids.items() if grid}
+    first = next(iter(maps.values()), None)
     for side in range(2, min(height, width) // 2 + 1):
-        if height % side == 0 and width % side == 0:
-            grids.setdefault(height // side * (width // side), [height // side, width // side])
+        grid = [height // side, width // side]
+        if height % side == 0 and width % side == 0 and (first is None or _is_halved(first, grid)):
+            grids.setdefault(grid[0] * grid[1], grid)
     # a pyramid's class token is put before the map of each stage
     prefixes = {count + 1: 1 for count in maps if count + 1 not in grids}
     grids |= {count: maps[count - 1] for count in prefixes}
@@ -177,6 +179,11 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
             grid = grids[shape[1]]
             layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": prefixes.get(shape[1], 0)}} if grid else {})})
     return layers, tokens
+
+
+def _is_halved(first: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether `grid` is `first` as it is or halved some times: other numbers of tokens are none of the image's."""
+    return any(all(side in (-(-whole // by), whole // by) for whole, side in zip(first, grid, strict=True)) for by in (1, 2, 4, 8, 16, 32))
 
 
 def stride_of(tokens: Tokens, example: Size, seen: Collection[tuple[Size, int]]) -> Tokens | None:
@@ -269,7 +276,9 @@ def number_layers(layers: Iterable[Layer], order: Sequence[str] = ()) -> tuple[d
 
     if not (numbered := _named(by_path, before_attention)):
         numbered = _at_each_resolution(by_path, before_attention)
-        numbered = _blocks(by_path) or numbered if _is_early(by_path, numbered) else numbered
+        if _is_early(by_path, numbered):
+            norms = [path for path in by_path if "Norm" in (by_path[path]["type"] or "") and path not in numbered]
+            numbered = _blocks(by_path) or [*numbered, *norms[-1:]]
     aliases = {str(i + 1): path for i, path in enumerate(numbered)}
     return aliases, [str(len(aliases))] if aliases else []
 
