@@ -1,6 +1,6 @@
-"""Models as people have them, each exported without options and compared with pytorch_grad_cam: `docs/reference/models.md`.
+"""Models as people have them, each exported without options and compared with pytorch_grad_cam: `docs/reference/models-tried.md`.
 
-    models_harness.py --camflow BINARY [--results FILE] [--only MODEL ...] [--family FAMILY ...] [--write docs/reference/models.md]
+    models_harness.py --camflow BINARY [--results FILE] [--only MODEL ...] [--family FAMILY ...] [--write FILE]
 
 Each model is exported as its user would, without a word about layers, layouts or sizes. At the layer that is the default then, the
 heatmaps of four methods (`camflow explain --exact`) are compared with pytorch_grad_cam's of the PyTorch model, given the same
@@ -88,7 +88,9 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
         grid, prefix = tokens.get("grid"), tokens.get("prefix", 0)
         if row["sizes"] == "bhw" and layer["layout"] != "tokens":
             size = tuple(max(SMALLEST, side // 2 // 32 * 32) for side in size)  # what a pass costs
-        case = parity.Case(model.name, (path,), size, layer["layout"], grid and tuple(grid), prefix, meta["task"] == "segmentation")
+        case = parity.Case(
+            model.name, (path,), size, layer["layout"], grid and tuple(grid), prefix, meta["task"] == "segmentation"
+        )
         pixels = parity.picture(*size, seed=sum(map(ord, model.name)))
         output = one_output(module, meta["primary_output"]).eval().requires_grad_(True)
         scores, before = passed(output, path, pixels)
@@ -117,7 +119,11 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
             flat += [method] if not ours.any() else []
         row |= {"differences": differences, "flat": flat}
         if before < EARLIEST:
-            return {**row, "outcome": "layer", "reason": f"only {before:.0%} of the network come before the default layer `{path}`"}
+            return {
+                **row,
+                "outcome": "layer",
+                "reason": f"only {before:.0%} of the network come before the default layer `{path}`",
+            }
         if len(flat) == len(METHODS):
             return {**row, "reason": "the heatmaps of all methods are zero"}
         if wrong := [f"{method} {gap:.1e}" for method, gap in differences.items() if not gap <= ALLOWED]:
@@ -125,7 +131,17 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
 
         levels = (np.random.default_rng(0).random((30, 40, 3)) * 255).astype(np.uint8)
         Image.fromarray(levels).resize((400, 300)).save(folder / "picture.jpg")
-        command = [binary, "explain", folder / "picture.jpg", "--model", archive, "--class", str(channel), "--out", folder / "maps"]
+        command = [
+            binary,
+            "explain",
+            folder / "picture.jpg",
+            "--model",
+            archive,
+            "--class",
+            str(channel),
+            "--out",
+            folder / "maps",
+        ]
         command += ["--device", "cpu"]
         if case.segmentation:
             np.save(folder / "mask.npy", np.full((300, 400), channel, np.uint8))
@@ -242,6 +258,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         "Made by `scripts/lab/models.sh`. " + " ".join(__doc__.partition("\n\n    models_harness")[2].split("\n\n")[1].split()),
         "",
+        f"{len(rows)} of the harness's {len(CASES)} models have been run so far.",
+        "",
         "| family | models | right | share |",
         "|---|---|---|---|",
     ]
@@ -258,15 +276,22 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         "## All",
         "",
-        "Of each the default layer, how it is laid out, which sizes are free in the archive (batch, height and width: `bhw`), and the "
-        "largest difference to pytorch_grad_cam at this layer.",
+        "Of each the default layer, how it is laid out, which sizes are free (batch, height and width: `bhw`), and the largest "
+        + "difference to pytorch_grad_cam at this layer.",
         "",
         "| model | family | default layer | layout | sizes | largest difference |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         largest = f"{max(row['differences'].values()):.0e}" if "differences" in row else ""
-        cells = (f"`{row['model']}`", row["family"], f"`{row.get('layer', '')}`", row.get("layout", ""), row.get("sizes", ""), largest)
+        cells = (
+            f"`{row['model']}`",
+            row["family"],
+            f"`{row.get('layer', '')}`",
+            row.get("layout", ""),
+            row.get("sizes", ""),
+            largest,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -39,7 +39,9 @@ def of(model: str, config: str, side: int, **arguments: Any) -> Callable[[], tup
     return lambda: (getattr(t, model)(getattr(t, config)(id2label=NAMES, **arguments)), side)
 
 
-def texts(kind: str, side: int = SIDE, vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **arguments: Any):
+def texts(
+    kind: str, side: int = SIDE, vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **arguments: Any
+):
     """Makes a model that scores texts."""
     return lambda: (
         getattr(t, f"{kind}Model")(
@@ -74,11 +76,18 @@ def universal(kind: str, **arguments: Any) -> Callable[[], tuple[Any, int]]:
 def maskformer() -> tuple[Any, int]:
     """The one whose name says instances, with DETR's decoder."""
     decoder = t.DetrConfig(
-        d_model=32, decoder_layers=2, encoder_layers=2, decoder_attention_heads=2, encoder_attention_heads=2, decoder_ffn_dim=32,
-        encoder_ffn_dim=32, num_queries=7,
+        d_model=32,
+        decoder_layers=2,
+        encoder_layers=2,
+        decoder_attention_heads=2,
+        encoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        encoder_ffn_dim=32,
+        num_queries=7,
     )
     backbone = t.SwinConfig(
-        image_size=128, out_features=[f"stage{number}" for number in range(1, 5)],
+        image_size=128,
+        out_features=[f"stage{number}" for number in range(1, 5)],
         **{**SWIN, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 4, 4]},
     )
     config = t.MaskFormerConfig(
@@ -91,7 +100,12 @@ def upernet() -> tuple[Any, int]:
     """With a ConvNeXt inside."""
     backbone = t.ConvNextConfig(out_features=[f"stage{number}" for number in range(1, 5)], **STAGES)
     config = t.UperNetConfig(
-        backbone_config=backbone, hidden_size=32, auxiliary_channels=16, auxiliary_in_channels=24, id2label=NAMES, use_auxiliary_head=False
+        backbone_config=backbone,
+        hidden_size=32,
+        auxiliary_channels=16,
+        auxiliary_in_channels=24,
+        id2label=NAMES,
+        use_auxiliary_head=False,
     )
     return t.UperNetForSemanticSegmentation(config), 128
 
@@ -118,27 +132,49 @@ TRANSFORMERS: dict[str, Callable[[], tuple[Any, int]]] = {
     "efficientnet": classifier(
         "EfficientNet", width_coefficient=0.3, depth_coefficient=0.3, image_size=SIDE, hidden_dim=384, initializer_range=0.2
     ),
-    "focalnet": classifier("FocalNet", image_size=128, side=128, embed_dim=16, depths=[1, 1, 2, 1], hidden_sizes=[16, 32, 48, 64]),
+    "focalnet": classifier(
+        "FocalNet", image_size=128, side=128, embed_dim=16, depths=[1, 1, 2, 1], hidden_sizes=[16, 32, 48, 64]
+    ),
     "hgnet_v2": classifier("HGNetV2", side=128),
     "hiera": classifier(
-        "Hiera", side=128, image_size=[128, 128], embed_dim=16, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4],
+        "Hiera",
+        side=128,
+        image_size=[128, 128],
+        embed_dim=16,
+        depths=[1, 1, 2, 1],
+        num_heads=[1, 2, 2, 4],
         masked_unit_size=[8, 8],
     ),
     "ijepa": classifier("IJepa", **PLAIN),
-    "levit": classifier("Levit", image_size=128, side=128, hidden_sizes=[16, 32, 48], num_attention_heads=[2, 2, 2], depths=[1, 1, 1]),
+    "levit": classifier(
+        "Levit", image_size=128, side=128, hidden_sizes=[16, 32, 48], num_attention_heads=[2, 2, 2], depths=[1, 1, 1]
+    ),
     "levit_teacher": of(
-        "LevitForImageClassificationWithTeacher", "LevitConfig", 128, image_size=128, hidden_sizes=[16, 32, 48],
-        num_attention_heads=[2, 2, 2], depths=[1, 1, 1],
+        "LevitForImageClassificationWithTeacher",
+        "LevitConfig",
+        128,
+        image_size=128,
+        hidden_sizes=[16, 32, 48],
+        num_attention_heads=[2, 2, 2],
+        depths=[1, 1, 1],
     ),
     "metaclip_2_classifier": classifier("MetaClip2", vision_config=PLAIN, text_config=BLOCKS | TEXT),
     "mobilenet_v1": classifier("MobileNetV1", image_size=128, side=128, depth_multiplier=0.25),
     "mobilenet_v2": classifier("MobileNetV2", image_size=128, side=128, depth_multiplier=0.25),
-    "mobilevit": classifier("MobileViT", image_size=128, side=128, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 24, 32, 32, 64]),
+    "mobilevit": classifier(
+        "MobileViT", image_size=128, side=128, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 24, 32, 32, 64]
+    ),
     "mobilevitv2": classifier("MobileViTV2", image_size=128, side=128, width_multiplier=0.25),
     "poolformer": classifier("PoolFormer", hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1]),
     "pp_lcnet": classifier("PPLCNet", side=128, scale=0.25),
     "pvt": classifier(
-        "Pvt", image_size=128, side=128, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4]
+        "Pvt",
+        num_labels=len(NAMES),
+        image_size=128,
+        side=128,
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 2, 2, 4],
     ),
     "pvt_v2": classifier(
         "PvtV2", image_size=128, side=128, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4]
@@ -155,35 +191,79 @@ TRANSFORMERS: dict[str, Callable[[], tuple[Any, int]]] = {
     "vit": classifier("ViT", **PLAIN),
     "vit_msn": classifier("ViTMSN", **PLAIN),
     "dpt": of(
-        "DPTForSemanticSegmentation", "DPTConfig", SIDE, **PLAIN, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 16, 16],
-        fusion_hidden_size=16, use_auxiliary_head=False,
+        "DPTForSemanticSegmentation",
+        "DPTConfig",
+        SIDE,
+        **PLAIN,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=16,
+        use_auxiliary_head=False,
     ),
     "eomt": of("EomtForUniversalSegmentation", "EomtConfig", SIDE, **PLAIN, num_queries=7, num_blocks=1, num_upscale_blocks=1),
     "mask2former": universal("Mask2Former", feature_size=32, mask_feature_size=32),
     "maskformer": maskformer,
     "mobilevit_maps": of(
-        "MobileViTForSemanticSegmentation", "MobileViTConfig", 128, image_size=128, hidden_sizes=[16, 24, 32],
-        neck_hidden_sizes=[8, 8, 16, 24, 32, 32, 64], aspp_out_channels=16,
+        "MobileViTForSemanticSegmentation",
+        "MobileViTConfig",
+        128,
+        image_size=128,
+        hidden_sizes=[16, 24, 32],
+        neck_hidden_sizes=[8, 8, 16, 24, 32, 32, 64],
+        aspp_out_channels=16,
     ),
     "oneformer": universal("OneFormer", conv_dim=32, mask_dim=32, query_dec_layers=1, is_training=False),
     "segformer": of(
-        "SegformerForSemanticSegmentation", "SegformerConfig", 128, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1],
-        decoder_hidden_size=32, **HEADS,
+        "SegformerForSemanticSegmentation",
+        "SegformerConfig",
+        128,
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        decoder_hidden_size=32,
+        **HEADS,
     ),
     "upernet": upernet,
     "beit_maps": of(
-        "BeitForSemanticSegmentation", "BeitConfig", SIDE, **PLAIN, out_indices=[1, 2, 3, 4], pool_scales=[1, 2], use_auxiliary_head=False
+        "BeitForSemanticSegmentation",
+        "BeitConfig",
+        SIDE,
+        **PLAIN,
+        out_indices=[1, 2, 3, 4],
+        pool_scales=[1, 2],
+        use_auxiliary_head=False,
     ),
     "altclip": texts("AltCLIP", text={"project_dim": 24}, projection_dim=24),
     "chinese_clip": texts("ChineseCLIP", projection_dim=24),
     "clip": texts("CLIP", projection_dim=24),
     "clipseg": texts("CLIPSeg", projection_dim=24),
     "groupvit": texts(
-        "GroupViT", vision={"hidden_size": 32, "depths": [2, 1, 1], "num_attention_heads": 2, "intermediate_size": 64, "image_size": SIDE,
-        "patch_size": 16, "num_group_tokens": [10, 5, 0], "num_output_groups": [10, 5, 0], "num_hidden_layers": 4}, projection_dim=24,
+        "GroupViT",
+        vision={
+            "hidden_size": 32,
+            "depths": [2, 1, 1],
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "image_size": SIDE,
+            "patch_size": 16,
+            "num_group_tokens": [10, 5, 0],
+            "num_output_groups": [10, 5, 0],
+            "num_hidden_layers": 4,
+        },
+        projection_dim=24,
         projection_intermediate_dim=32,
     ),
-    "align": texts("Align", 128, vision={"width_coefficient": 0.3, "depth_coefficient": 0.3, "image_size": 128, "hidden_dim": 384}, projection_dim=96),
+    "align": texts(
+        "Align",
+        128,
+        vision={
+            "width_coefficient": 0.3,
+            "depth_coefficient": 0.3,
+            "image_size": 128,
+            "hidden_dim": 384,
+            "initializer_range": 0.2,
+        },
+        projection_dim=96,
+    ),
     "metaclip_2": texts("MetaClip2", projection_dim=24),
     "siglip": texts("Siglip"),
 }
@@ -259,13 +339,23 @@ def open_clip_resnet() -> nn.Module:
 
 def open_clip_convnext() -> nn.Module:
     """open_clip around a network of timm."""
-    return _open_clip({"timm_model_name": "convnext_atto", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"})
+    return _open_clip(
+        {"timm_model_name": "convnext_atto", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}
+    )
 
 
 def open_clip_coca() -> nn.Module:
     """The vision transformer of CoCa, with its pooling by attention."""
     return _open_clip(
-        {"layers": 4, "width": 64, "head_width": 16, "patch_size": 16, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True}
+        {
+            "layers": 4,
+            "width": 64,
+            "head_width": 16,
+            "patch_size": 16,
+            "attentional_pool": True,
+            "attn_pooler_heads": 4,
+            "output_tokens": True,
+        }
     )
 
 

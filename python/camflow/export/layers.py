@@ -21,7 +21,8 @@ Tokens = dict[str, Any]
 Size = tuple[int, int]
 
 # The norms before the attention of each block, as libraries name them.
-BLOCK_NORMS = r"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)"
+FIRST_NORM = r"(?:norm1|ln_1|layernorm_before|layer_norm_?1)"
+BLOCK_NORMS = rf"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.{FIRST_NORM}"
 MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
 
 
@@ -155,9 +156,9 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
     maps = {count: grid for count, grid in grids.items() if grid}
     first = next(iter(maps.values()), None)
     for side in range(2, min(height, width) // 2 + 1):
-        grid = [height // side, width // side]
-        if height % side == 0 and width % side == 0 and (first is None or _is_halved(first, grid)):
-            grids.setdefault(grid[0] * grid[1], grid)
+        cells = [height // side, width // side]
+        if height % side == 0 and width % side == 0 and (first is None or _is_halved(first, cells)):
+            grids.setdefault(cells[0] * cells[1], cells)
     # a pyramid's class token is put before the map of each stage
     prefixes = {count + 1: 1 for count in maps if count + 1 not in grids}
     grids |= {count: maps[count - 1] for count in prefixes}
@@ -177,13 +178,18 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
             layers.append({**layer, "layout": layout_of_map(shape)})
         elif len(shape) == 3 and shape[1] in grids:
             grid = grids[shape[1]]
-            layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": prefixes.get(shape[1], 0)}} if grid else {})})
+            layers.append(
+                {**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": prefixes.get(shape[1], 0)}} if grid else {})}
+            )
     return layers, tokens
 
 
 def _is_halved(first: Sequence[int], grid: Sequence[int]) -> bool:
     """Whether `grid` is `first` as it is or halved some times: other numbers of tokens are none of the image's."""
-    return any(all(side in (-(-whole // by), whole // by) for whole, side in zip(first, grid, strict=True)) for by in (1, 2, 4, 8, 16, 32))
+    return any(
+        all(side in (-(-whole // by), whole // by) for whole, side in zip(first, grid, strict=True))
+        for by in (1, 2, 4, 8, 16, 32)
+    )
 
 
 def stride_of(tokens: Tokens, example: Size, seen: Collection[tuple[Size, int]]) -> Tokens | None:
@@ -343,9 +349,9 @@ def _with_class_tokens(by_path: dict[str, Layer], before_attention: Callable[[st
     """The stages of a pyramid whose last one has a class token: of each the norm before its last attention."""
     stages: dict[str, str] = {}
     for path, layer in by_path.items():
-        if found := re.fullmatch(rf"((?:.*\.)?)(?:{BLOCK_NORMS})", path):
-            if layer["layout"] == "tokens" and before_attention(path):
-                stages[found[1]] = path
+        found = re.fullmatch(rf"(.*)\.\w*?\d+\.{FIRST_NORM}", path)
+        if found and layer["layout"] == "tokens" and before_attention(path):
+            stages[found[1]] = path
     last = by_path[list(stages.values())[-1]] if stages else {}
     return list(stages.values()) if last.get("tokens", {}).get("prefix") else []
 

@@ -134,6 +134,7 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
     """
     kind = type(module).__name__
     scores.without_checks(module)
+    scores.without_choices(module)
     check_kind(type(module), name, classes)
     metadata = metadata_of(module, name) | {"one_size": True}
     if _is_clip(type(module)):
