@@ -240,7 +240,7 @@ TRANSFORMERS: dict[str, Callable[[], tuple[Any, int]]] = {
         "GroupViT",
         vision={
             "hidden_size": 32,
-            "depths": [2, 1, 1],
+            "depths": [6, 1, 1],
             "num_attention_heads": 2,
             "intermediate_size": 64,
             "image_size": SIDE,
