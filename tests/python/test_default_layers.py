@@ -30,6 +30,7 @@ def described(module, side=224):
         ("xcit_nano_12_p16_224", "blocks.11"),  # not the position encoding, the same for every image
         ("levit_128s", "stages.2"),  # not the stem
         ("efficientformer_l1", "stages.3"),  # not the last but one
+        ("pit_ti_224", "transformers.2.blocks.3.norm1"),  # not what comes before all blocks
         ("hiera_tiny_224", "blocks.11"),  # not the tokens in the order of windows
     ],
 )

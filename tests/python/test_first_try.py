@@ -72,3 +72,13 @@ def test_a_layer_that_nobody_asked_for_is_dropped(tmp_path, capsys):
     meta = made(Moody(), tmp_path)
     assert "aside" not in {layer["path"] for layer in meta["layers"]} and "`aside`" in capsys.readouterr().err
     assert meta["aliases"]["3"] == "c"
+
+
+def test_images_get_the_one_size_that_the_model_takes(tmp_path, capsys):
+    steps = [{"op": "resize_smaller", "size": 256}, {"op": "center_crop", "height": 224, "width": 224}]
+    meta = export(
+        load_model(Net(side=64), preprocess=[*steps, {"op": "normalize", "mean": [0.5], "std": [0.5]}]), tmp_path / "m.pt2"
+    )
+    assert meta["input"]["example"][2:] == [64, 64]
+    resize, crop, _ = meta["preprocess"]
+    assert (resize["size"], crop["height"], crop["width"]) == (73, 64, 64) and "of 64x64, and not" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from .describe import describe
 from .layers import Layer, Size, follow_sizes, number_layers, size_multiple
 from .loaders import LoadedModel
 from .messages import ExportError, first_line, say
-from .preprocess import fixed_size, stretched, with_padding
+from .preprocess import fixed_size, scaled, stretched, with_padding
 from .reasons import input_channels, quiet, refuse_random, ungraded
 from .trace import KINDS, Traced, refuse_foreign, strip_traces, trace
 from .verify import OtherSizesError, signatures, verify
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 EXAMPLE_SIZE = (224, 256)  # not square, so that height and width stay apart; 7x8 at stride 32, so that no map is 1 wide
 
-SIDES = (256, 384, 448, 512, 336, 320, 299, 288, 240, 192, 160, 128, 96, 64, 48, 32, 28)  # of networks for one size
+SIDES = (224, 256, 384, 448, 512, 336, 320, 299, 288, 240, 192, 160, 128, 96, 64, 48, 32, 28)  # of networks for one size
 
 
-def _only_size(module: nn.Module, channels: int) -> Size | None:
-    """The size of images that the module takes where it takes neither of the usual examples; None where it takes one, or no size."""
+def _only_size(module: nn.Module, channels: int, usual: Collection[Size]) -> Size | None:
+    """The size of images that the module takes where it takes none of the `usual` ones; None where it takes one, or no size."""
     import torch
 
-    for size in (EXAMPLE_SIZE, (224, 224), *((side, side) for side in SIDES)):
+    for size in (*usual, *((side, side) for side in SIDES)):
         with contextlib.suppress(Exception), torch.no_grad(), quiet():  # it says which sizes it takes by raising
             module(torch.zeros(1, channels, *size))
-            return None if size in (EXAMPLE_SIZE, (224, 224)) else size
+            return None if size in usual else size
     return None
 
 
@@ -99,6 +99,9 @@ def export(
         static_reason = "--static-size" if static_size else "it was exported for one size" if any(sides_are_fixed) else None
         if fixed and loaded.metadata.get("one_size") and not static_reason:
             static_reason = "images are always made this size"
+        if fixed and not size and (only := _only_size(loaded.module, 3, (fixed,))):
+            loaded.metadata["preprocess"] = scaled(loaded.metadata["preprocess"], fixed, only)
+            fixed = only
         channels = given[1] if "fixed" in loaded.metadata else input_channels(loaded.module, size or fixed or EXAMPLE_SIZE)
         refuse_random(
             loaded.module,
@@ -109,7 +112,7 @@ def export(
         if warm:
             warm_batchnorm(loaded.module, warm, size or fixed or EXAMPLE_SIZE, seed, channels)
         free_size, one_size = size or EXAMPLE_SIZE, size or fixed or (224, 224)
-        if not (size or fixed) and (only := _only_size(loaded.module, channels)):
+        if not (size or fixed) and (only := _only_size(loaded.module, channels, (EXAMPLE_SIZE, (224, 224)))):
             free_size = one_size = only
         kinds: Sequence[str] = KINDS
         while True:

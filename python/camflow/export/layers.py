@@ -21,7 +21,8 @@ Tokens = dict[str, Any]
 Size = tuple[int, int]
 
 # The norms before the attention of each block, as libraries name them.
-BLOCK_NORMS = r"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.(?:norm1|ln_1|layernorm_before|layer_norm1)"
+FIRST_NORM = r"(?:norm1|ln_1|layernorm_before|layer_norm_?1)"
+BLOCK_NORMS = rf"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.{FIRST_NORM}"
 MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
 
 
@@ -152,9 +153,15 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
         if shape and len(shape) == 4 and shape[0] == batch and (layout := layout_of_map(shape)):
             rows, columns = shape[2:] if layout == "nchw" else shape[1:3]
             grids.setdefault(rows * columns, [rows, columns])
+    maps = {count: grid for count, grid in grids.items() if grid}
+    first = next(iter(maps.values()), None)
     for side in range(2, min(height, width) // 2 + 1):
-        if height % side == 0 and width % side == 0:
-            grids.setdefault(height // side * (width // side), [height // side, width // side])
+        cells = [height // side, width // side]
+        if height % side == 0 and width % side == 0 and (first is None or _is_halved(first, cells)):
+            grids.setdefault(cells[0] * cells[1], cells)
+    # a pyramid's class token is put before the map of each stage
+    prefixes = {count + 1: 1 for count in maps if count + 1 not in grids}
+    grids |= {count: maps[count - 1] for count in prefixes}
     if tokens:
         grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
 
@@ -171,8 +178,18 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
             layers.append({**layer, "layout": layout_of_map(shape)})
         elif len(shape) == 3 and shape[1] in grids:
             grid = grids[shape[1]]
-            layers.append({**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": 0}} if grid else {})})
+            layers.append(
+                {**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": prefixes.get(shape[1], 0)}} if grid else {})}
+            )
     return layers, tokens
+
+
+def _is_halved(first: Sequence[int], grid: Sequence[int]) -> bool:
+    """Whether `grid` is `first` as it is or halved some times: other numbers of tokens are none of the image's."""
+    return any(
+        all(side in (-(-whole // by), whole // by) for whole, side in zip(first, grid, strict=True))
+        for by in (1, 2, 4, 8, 16, 32)
+    )
 
 
 def stride_of(tokens: Tokens, example: Size, seen: Collection[tuple[Size, int]]) -> Tokens | None:
@@ -265,7 +282,9 @@ def number_layers(layers: Iterable[Layer], order: Sequence[str] = ()) -> tuple[d
 
     if not (numbered := _named(by_path, before_attention)):
         numbered = _at_each_resolution(by_path, before_attention)
-        numbered = _blocks(by_path) or numbered if _is_early(by_path, numbered) else numbered
+        if _is_early(by_path, numbered):
+            norms = [path for path in by_path if "Norm" in (by_path[path]["type"] or "") and path not in numbered]
+            numbered = _blocks(by_path) or [*numbered, *norms[-1:]]
     aliases = {str(i + 1): path for i, path in enumerate(numbered)}
     return aliases, [str(len(aliases))] if aliases else []
 
@@ -326,6 +345,17 @@ def _windowed(by_path: dict[str, Layer], before_attention: Callable[[str], bool]
     return [f"{stage}.downsample" for stage in stages if f"{stage}.downsample" in by_path] + after[:1]
 
 
+def _with_class_tokens(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
+    """The stages of a pyramid whose last one has a class token: of each the norm before its last attention."""
+    stages: dict[str, str] = {}
+    for path, layer in by_path.items():
+        found = re.fullmatch(rf"(.*)\.\w*?\d+\.{FIRST_NORM}", path)
+        if found and layer["layout"] == "tokens" and before_attention(path):
+            stages[found[1]] = path
+    last = by_path[list(stages.values())[-1]] if stages else {}
+    return list(stages.values()) if last.get("tokens", {}).get("prefix") else []
+
+
 def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
     """The layers that libraries' usual names tell to be the stages."""
     blocks = _family(by_path, BLOCK_NORMS, is_tokens=True)
@@ -333,7 +363,7 @@ def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -
         if not before_attention(blocks[-1]):
             blocks = [path.rpartition(".")[0] for path in blocks if path.rpartition(".")[0] in by_path]
         return blocks
-    if pyramid := _windowed(by_path, before_attention):
+    if pyramid := _windowed(by_path, before_attention) or _with_class_tokens(by_path, before_attention):
         return pyramid
     stages = _family(by_path, r"layer\d+", is_tokens=False)
     return sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p)))

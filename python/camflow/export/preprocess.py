@@ -90,6 +90,16 @@ def with_padding(steps: list[Step], of: int) -> list[Step]:
     return [*steps[:-1], {"op": "pad_multiple", "of": of}, steps[-1]]
 
 
+def scaled(steps: list[Step], usual: tuple[int, int], size: tuple[int, int]) -> list[Step]:
+    """Steps that give images of `size` (height, width) in place of the `usual` one: sizes in them change by as much."""
+    say(
+        f"note: the model takes images of {size[0]}x{size[1]}, and not of the {usual[0]}x{usual[1]} that its preprocessing gives: "
+        "they are resized and cropped to that, by as much less or more"
+    )
+    by = {"height": size[0] / usual[0], "width": size[1] / usual[1], "size": max(size) / max(usual)}
+    return [{key: max(round(value * by[key]), 1) if key in by else value for key, value in step.items()} for step in steps]
+
+
 def stretched(steps: list[Step], size: tuple[int, int]) -> list[Step]:
     """Steps for a model of the one `size` (height, width): images are stretched to it where the steps would keep their shape."""
     if fixed_size(steps):

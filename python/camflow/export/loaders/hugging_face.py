@@ -134,6 +134,7 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
     """
     kind = type(module).__name__
     scores.without_checks(module)
+    scores.without_choices(module)
     check_kind(type(module), name, classes)
     metadata = metadata_of(module, name) | {"one_size": True}
     if _is_clip(type(module)):
@@ -216,7 +217,9 @@ def _with_texts(module: Any, name: str, classes: list[str], prompt: str | None) 
 
     with torch.no_grad():
         embedded = embedding(module.eval().get_text_features(**taken))
-    scale, bias = module.logit_scale.detach().exp(), getattr(module, "logit_bias", None)
+    # ALIGN divides by what others multiply with, and has no logarithm of it
+    scale = module.logit_scale.detach().exp() if hasattr(module, "logit_scale") else 1 / module.temperature.detach()
+    bias = getattr(module, "logit_bias", None)
     for part in ("text_model", "text_projection"):
         if hasattr(module, part):
             delattr(module, part)

@@ -33,12 +33,20 @@ def without_checks(module: nn.Module) -> None:
         namespace["torch_compilable_check"] = lambda *args, **kwargs: None
 
 
+def without_choices(module: nn.Module) -> None:
+    """Has EoMT read as numbers whether its blocks mask their attention: it decides by a value out of a tensor."""
+    if "attn_mask_probs" in module._buffers:
+        shares = module._buffers.pop("attn_mask_probs")
+        vars(module)["attn_mask_probs"] = shares.tolist() if shares is not None else []
+
+
 def logits(module: nn.Module) -> None:
     """Scores are `.logits`: [N, K] of classifiers, [N, K, h, w] of semantic segmentation."""
 
     def forward(self: Any, own: Callable[..., Any], images: Tensor) -> Tensor:
-        found: Tensor = own(pixel_values=images).logits
-        return found
+        found: Any = own(pixel_values=images)
+        scores: Tensor = found.logits if hasattr(found, "logits") else found.last_hidden_state  # as PP-LCNet calls them
+        return scores
 
     override_forward(module, forward)
 
