@@ -91,7 +91,20 @@ def test_cuda_is_found_out_before_the_cpu_has_work(camflow, standin_model, drive
     Image.new("RGB", (96, 64)).save(photo)
     # The loader tells which libraries it opens, in order.
     environment = {**driver, "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(tmp_path / "loaded")}
-    command = ("explain", photo, "--model", standin_model, "--class", "person", "--layers", "4", "--target", "pixel=9,9", "--out", tmp_path / "maps")
+    command = (
+        "explain",
+        photo,
+        "--model",
+        standin_model,
+        "--class",
+        "person",
+        "--layers",
+        "4",
+        "--target",
+        "pixel=9,9",
+        "--out",
+        tmp_path / "maps",
+    )
     camflow(*command, "--device", "cpu", env=environment)
     [loaded] = tmp_path.glob("loaded.*")
     assert "libtorch_cuda.so" in loaded.read_text()
