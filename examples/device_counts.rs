@@ -69,7 +69,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     // The first batch of an explainer measures itself.
     let first =
         InputBatch { samples: vec![sample(0, target, (height, width))?], pixels: vec![0.0; 3 * height * width], height, width };
-    explainer.explain(first)?;
+    explainer.explain(first, None)?;
 
     let mut num_logits = 0;
     let passes = || -> Result<(), Box<dyn Error>> {
@@ -80,7 +80,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     };
     let (done, passes) = counted("cpu", passes);
     done?;
-    let (made, all) = counted("cpu", || explainer.explain(InputBatch { samples, pixels, height, width }));
+    let (made, all) = counted("cpu", || explainer.explain(InputBatch { samples, pixels, height, width }, None));
     let made = made?;
     if let Some(failure) = made.failed.first() {
         return Err(failure.error.clone().into());

@@ -96,7 +96,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let mut done = 0;
     while done < count {
         let batch = batch.unwrap_or_else(|| explainer.batch_limit().of_shape(height, width));
-        let made = explainer.explain(batch_of(batch.min(count - done)))?;
+        let made = explainer.explain(batch_of(batch.min(count - done)), None)?;
         if let Some(failure) = made.failed.first() {
             return Err(failure.error.clone().into());
         }

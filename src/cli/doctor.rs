@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use super::{Exit, annotate::DatabaseArgs, choice, model::cache_folder, print};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     fiftyone::{Error, FiftyonePython, find_python},
     media::shown,
     names::{Choice, counted},
-    program::{CudaStatus, Program, cuda_status},
+    program::{CudaStatus, Program, cuda_status, fault_of, libtorch_folder},
     report::{Format, Level, Reporter, error_text},
 };
 
@@ -86,23 +86,34 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
 /// Runs a kernel.
 fn libtorch() -> Finding {
     let what = "libtorch";
-    let mend = "run `scripts/setup.sh` and build camflow again";
-    let product = Tensor::f_ones([2, 2], (Kind::Float, Device::Cpu)).and_then(|ones| ones.f_matmul(&ones));
-    match product.and_then(|product| product.f_double_value(&[0, 0])) {
-        Ok(2.0) => {
-            Finding::good(what, format!("works, {} threads, from {}", tch::get_num_threads(), camflow_torch::LIBTORCH_LIB))
+    match fault_of(Device::Cpu) {
+        None => {
+            let folder = libtorch_folder().map_or_else(|| "an unknown folder".into(), |folder| shown(&folder).to_string());
+            Finding::good(what, format!("works, {} threads, from {folder}", tch::get_num_threads()))
         }
-        Ok(other) => Finding::bad(what, format!("computes 1 + 1 = {other}"), mend),
-        Err(error) => Finding::bad(what, error.to_string(), mend),
+        Some(fault) => Finding::bad(what, fault, "run `scripts/setup.sh` and build camflow again"),
     }
 }
 
-/// No GPU is no fault: everything works without one.
+/// No GPU is no fault: everything works without one. One that computes nothing is.
 fn cuda() -> Finding {
     let what = "CUDA";
     match cuda_status() {
         CudaStatus::Available(count) => {
-            Finding::good(what, format!("{}; `--device auto` uses the first", counted(count, "device", "devices")))
+            let fault =
+                |index| fault_of(Device::Cuda(index)).map(|fault| format!("device `cuda:{index}` computes nothing: {fault}"));
+            let faults: Vec<String> = (0..count).filter_map(fault).collect();
+            match faults.is_empty() {
+                true => Finding::good(
+                    what,
+                    format!("{}, each of which computes; `--device auto` uses the first", counted(count, "device", "devices")),
+                ),
+                false => Finding::bad(
+                    what,
+                    faults.join("\n"),
+                    "`nvidia-smi` and the system's log (`dmesg`) say more; `--device cpu` works everywhere",
+                ),
+            }
         }
         CudaStatus::Unavailable(reason) => {
             let Finding { text, hints, .. } = Finding::wrong(what, &reason);

@@ -34,7 +34,7 @@ use crate::{
     diagnostic::{Class, Diagnose, Diagnostic},
     fiftyone,
     names::Choice,
-    program::keep_freed_memory,
+    program::{keep_freed_memory, silence_warnings},
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
 };
 use model::engine;
@@ -118,6 +118,7 @@ pub fn main() -> Exit {
     surroundings::ignore_size_signal();
     surroundings::raise_open_files();
     keep_freed_memory();
+    silence_warnings();
     // Kept, as those that the process shows lose their passwords.
     let arguments: Vec<_> = std::env::args_os().collect();
     secrets::hide();

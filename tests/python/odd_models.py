@@ -239,6 +239,13 @@ class ManyOperators(Between):
         return y + torch.linalg.vector_norm(x, dim=1, keepdim=True) + x.topk(2, 1).values.prod(1, keepdim=True)
 
 
+class DeviationOfOne(Between):
+    """The standard deviation of a single number, which is none, and which libtorch warns of."""
+
+    def odd(self, x):
+        return x + x.detach()[:, :1].std(1, keepdim=True).nan_to_num()
+
+
 def _builder(kind):
     def build():
         torch.manual_seed(11)
@@ -254,7 +261,7 @@ def _builder(kind):
 
 KINDS = [
     *(WritesToSlices, OverwritesTheLayer, InPlaceChunks, InPlaceViews, OverwritesTheInput, IntegersAndBooleans),
-    *(ShapeArithmetic, Constants, NoGradBlocks, Tied, Nested, Repeated, Numbers, Spectrum, ManyOperators),
+    *(ShapeArithmetic, Constants, NoGradBlocks, Tied, Nested, Repeated, Numbers, Spectrum, ManyOperators, DeviationOfOne),
 ]
 NAMES = [re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in KINDS]
 globals().update(zip(NAMES, map(_builder, KINDS), strict=True))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import fiftyone as fo
 import numpy as np
 import pytest
 from camflow import load
+from PIL import Image
 
+import torch
+
+HERE = Path(__file__).parent
 FIELDS = [f"person_grad_layer_{layer}" for layer in range(1, 5)]
 
 
@@ -66,3 +73,51 @@ def test_bfloat16_deviates_little_on_a_trained_network(maps):
 def test_what_cannot_be_is_refused(camflow, database, standin_model, flags, words):
     arguments = ("annotate", "--dataset", "none", "--class", "person", "--model", standin_model)
     assert words in camflow(*arguments, *flags, code=2).stderr
+
+
+@pytest.fixture
+def driver(tmp_path) -> dict:
+    """An environment in which the library of NVIDIA's driver is found, though it drives nothing."""
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", "-o", folder / "libcuda.so.1"], check=True)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch is built without CUDA")
+def test_cuda_is_found_out_before_the_cpu_has_work(camflow, standin_model, driver, tmp_path):
+    """libtorch remembers that there is no CUDA where a convolution comes first, and a later job of the process would lose it."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (96, 64)).save(photo)
+    # The loader tells which libraries it opens, in order.
+    environment = {**driver, "LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(tmp_path / "loaded")}
+    command = (
+        "explain",
+        photo,
+        "--model",
+        standin_model,
+        "--class",
+        "person",
+        "--layers",
+        "4",
+        "--target",
+        "pixel=9,9",
+        "--out",
+        tmp_path / "maps",
+    )
+    camflow(*command, "--device", "cpu", env=environment)
+    [loaded] = tmp_path.glob("loaded.*")
+    assert "libtorch_cuda.so" in loaded.read_text()
+    said = camflow(*command, "--device", "cuda", env=driver, code=2).stderr
+    assert "the NVIDIA driver reports no device" in said and "`--device cpu` works everywhere" in said
+
+
+def test_libtorch_warns_nobody(camflow, export, tmp_path):
+    """Its warnings are for people who write models: the deviation of a single number has one."""
+    source = HERE / "odd_models.py"
+    model = export(f"{source}:deviation_of_one", "--size", "18x22", "--preprocess", "none", inputs=(source,))
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (22, 18), (200, 10, 90)).save(photo)
+    command = ("explain", photo, "--model", model, "--target", "top", "--layers", "first", "--out", tmp_path / "maps")
+    said = camflow(*command, "--device", "cpu", "--exact").stderr
+    assert said == ""

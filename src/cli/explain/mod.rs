@@ -165,7 +165,7 @@ fn explain(
             shown(input)
         ));
     }
-    let result = explainer.explain(batch)?;
+    let result = explainer.explain(batch, None)?;
     for failure in &result.failed {
         reporter.image_failed(&failure.sample.media_path, &failure.error);
     }

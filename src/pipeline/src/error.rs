@@ -49,7 +49,10 @@ impl Diagnose for RunError {
             RunError::TooManyFailures { .. } => aborted.hint(
                 "look whether a disk is missing or the model is another one; repair or remove the samples, or raise `--max-failures`",
             ),
-            RunError::Device(_) | RunError::Bug(_) => aborted,
+            RunError::Device(_) => aborted.hint(
+                "`nvidia-smi` and the system's log (`dmesg`) say whether the GPU itself is at fault; run the same command again to go on",
+            ),
+            RunError::Bug(_) => aborted,
         }
     }
 }

@@ -32,9 +32,9 @@ impl BatchLimit {
         BatchLimit { samples, pixels: usize::MAX }
     }
 
-    /// What keeps to both limits.
-    pub fn and(self, other: BatchLimit) -> Self {
-        BatchLimit { samples: self.samples.min(other.samples), pixels: self.pixels.min(other.pixels) }
+    /// What either of two limits allows.
+    pub fn or(self, other: BatchLimit) -> Self {
+        BatchLimit { samples: self.samples.max(other.samples), pixels: self.pixels.max(other.pixels) }
     }
 
     /// How many samples of `height` x `width` make a full batch.
@@ -45,19 +45,17 @@ impl BatchLimit {
 
 /// Computes heatmaps. One thread owns it; no tensor leaves it.
 pub trait Explainer: Send {
-    /// Whether it helps to know the batch after next. Otherwise another device may have it.
+    /// Whether it helps to know the batch after the one in hand. Otherwise another device may have it.
     fn prefetches(&self) -> bool {
         false
     }
 
-    /// Says which batch comes after next: it may be brought to the device while the next one is computed.
-    fn prefetch(&mut self, _batch: &InputBatch) {}
-
-    /// The heatmaps of a batch. Every sample of the batch is in the result exactly once.
+    /// The heatmaps of a batch. Every sample of the batch is in the result exactly once. The `next` batch, where there is one already,
+    /// may be brought to the device while this one is computed.
     ///
     /// # Errors
     /// Only what makes going on pointless; a fault of one sample is part of the result.
-    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError>;
+    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError>;
 
     /// How much the next batches may hold, by what those before took. Before the first it is little: that one is the trial.
     fn batch_limit(&self) -> BatchLimit {

@@ -136,7 +136,7 @@ impl Sink for MemorySink<'_> {
 #[derive(Default)]
 struct FirstPixel {
     batches: Vec<usize>,
-    /// The first samples of the batches that were announced and are still to come.
+    /// The first sample of the batch that was announced.
     announced: Vec<u64>,
 }
 
@@ -145,14 +145,11 @@ impl Explainer for FirstPixel {
         true
     }
 
-    fn prefetch(&mut self, batch: &InputBatch) {
-        self.announced.push(batch.samples[0].envelope.sample.seq);
-    }
-
-    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
         self.batches.push(batch.samples.len());
         self.announced.retain(|first| *first != batch.samples[0].envelope.sample.seq);
-        assert!(self.announced.len() <= 1, "what was announced comes next");
+        assert!(self.announced.is_empty(), "what was announced comes next");
+        self.announced.extend(next.map(|next| next.samples[0].envelope.sample.seq));
         let mut result = HeatmapBatch::default();
         let size = 3 * batch.height * batch.width;
         for (sample, pixels) in batch.samples.into_iter().zip(batch.pixels.chunks(size)) {
@@ -191,7 +188,7 @@ struct Meeting {
 }
 
 impl Explainer for Together<'_> {
-    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
         if self.maps.batches.is_empty() {
             let mut missing = self.devices.missing.lock().expect("not poisoned");
             *missing -= 1;
@@ -199,7 +196,7 @@ impl Explainer for Together<'_> {
             let patience = Duration::from_secs(60);
             drop(self.devices.arrived.wait_timeout_while(missing, patience, |missing| *missing > 0).expect("not poisoned"));
         }
-        self.maps.explain(batch)
+        self.maps.explain(batch, next)
     }
 }
 
@@ -208,8 +205,8 @@ impl Explainer for Together<'_> {
 struct Learning(FirstPixel);
 
 impl Explainer for Learning {
-    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
-        self.0.explain(batch)
+    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
+        self.0.explain(batch, next)
     }
 
     fn batch_limit(&self) -> BatchLimit {
@@ -422,6 +419,30 @@ fn devices_work_side_by_side_from_one_queue() {
     assert_eq!(summary.num_committed, 16);
     assert_eq!(summary.stages[&Stage::Device].num_threads, 2);
     assert_eq!(devices.iter().flat_map(|device| &device.maps.batches).sum::<usize>(), 16);
+    assert_eq!(world.files(), world.referenced());
+}
+
+#[test]
+fn each_device_gets_batches_of_its_own_size() {
+    struct UpTo(usize, FirstPixel);
+    impl Explainer for UpTo {
+        fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
+            self.1.explain(batch, next)
+        }
+
+        fn batch_limit(&self) -> BatchLimit {
+            BatchLimit::samples(self.0)
+        }
+    }
+    let world = World { batch_limit: None, ..World::new(60) };
+    let mut devices = [1, 4].map(|most| UpTo(most, FirstPixel::default()));
+    let explainers = devices.iter_mut().map(|device| device as &mut dyn Explainer).collect();
+    let (summary, fault) = world.run_on(explainers, &world.decoder(), &world.encoder(), None, None);
+    assert!(fault.is_none(), "{fault:?}");
+    assert_eq!(devices.iter().flat_map(|device| &device.1.batches).sum::<usize>() as u64, summary.num_committed);
+    for UpTo(most, maps) in &devices {
+        assert!(maps.batches.iter().all(|size| size <= most), "{most}: {:?}", maps.batches);
+    }
     assert_eq!(world.files(), world.referenced());
 }
 

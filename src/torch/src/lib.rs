@@ -3,6 +3,3 @@
 
 pub mod explain;
 pub mod program;
-
-/// The folder of the libtorch that this was built against, and that is loaded at run time.
-pub const LIBTORCH_LIB: &str = env!("CAMFLOW_LIBTORCH_LIB");

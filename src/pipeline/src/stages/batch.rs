@@ -24,17 +24,43 @@ pub(crate) struct BatchLimits {
     asked: Option<BatchLimit>,
     /// What each explainer takes; until it has had a batch, in this run or an earlier one, one sample.
     of_explainers: Mutex<Vec<BatchLimit>>,
+    /// What devices left of batches that were larger than they take.
+    rests: Mutex<Vec<InputBatch>>,
 }
 
 impl BatchLimits {
     pub(crate) fn new(asked: Option<BatchLimit>, of_explainers: Vec<BatchLimit>) -> Self {
-        BatchLimits { asked, of_explainers: Mutex::new(of_explainers) }
+        BatchLimits { asked, of_explainers: Mutex::new(of_explainers), rests: Mutex::default() }
     }
 
-    /// What every explainer takes, unless the user knows better.
+    /// What some explainer takes, unless the user knows better.
     fn now(&self) -> BatchLimit {
-        let smallest = || lock(&self.of_explainers).iter().copied().fold(BatchLimit::samples(usize::MAX), BatchLimit::and);
-        self.asked.unwrap_or_else(smallest)
+        let largest = || lock(&self.of_explainers).iter().copied().reduce(BatchLimit::or).unwrap_or(BatchLimit::samples(1));
+        self.asked.unwrap_or_else(largest)
+    }
+
+    /// What this one takes.
+    pub(super) fn of(&self, explainer: usize) -> BatchLimit {
+        self.asked.or_else(|| lock(&self.of_explainers).get(explainer).copied()).unwrap_or(BatchLimit::samples(1))
+    }
+
+    /// As much of a batch as this explainer takes; what it leaves is for whoever is free first, itself among them.
+    pub(super) fn share(&self, explainer: usize, mut batch: InputBatch) -> InputBatch {
+        let taken = self.of(explainer).of_shape(batch.height, batch.width);
+        if batch.samples.len() <= taken {
+            return batch;
+        }
+        // From the end, as those are the fewer pixels to copy.
+        let size = batch.pixels.len() / batch.samples.len();
+        let left = batch.samples.len() - taken;
+        let own = InputBatch { samples: batch.samples.split_off(left), pixels: batch.pixels.split_off(left * size), ..batch };
+        lock(&self.rests).push(batch);
+        own
+    }
+
+    /// The rest of a batch that some device left.
+    pub(super) fn next_rest(&self) -> Option<InputBatch> {
+        lock(&self.rests).pop()
     }
 
     pub(super) fn set(&self, explainer: usize, limit: BatchLimit) {
@@ -166,6 +192,20 @@ mod tests {
         }
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].samples[0].envelope.sample.seq, 0, "the oldest goes first");
+    }
+
+    #[test]
+    fn a_device_leaves_what_it_does_not_take() {
+        let limits = BatchLimits::new(None, vec![BatchLimit::samples(1), BatchLimit { samples: 3, pixels: usize::MAX }]);
+        let mut batcher = Batcher::default();
+        let batch = (0..3).find_map(|seq| batcher.push(sample(seq, 1, 2), limits.now())).expect("the largest limit is full");
+        let own = limits.share(0, batch);
+        assert_eq!((own.samples.len(), own.pixels), (1, vec![2.0; 6]));
+        let rest = limits.share(1, limits.next_rest().expect("left"));
+        assert_eq!(rest.samples.iter().map(|s| s.envelope.sample.seq).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!((rest.pixels, limits.next_rest().is_none()), ([[0.0; 6], [1.0; 6]].concat(), true));
+        let asked = BatchLimits::new(Some(TWO), vec![BatchLimit::samples(1)]);
+        assert_eq!((asked.now(), asked.of(0)), (TWO, TWO), "the user knows better");
     }
 
     #[test]

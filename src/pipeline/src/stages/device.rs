@@ -25,15 +25,16 @@ impl StageLoop for Device<'_> {
         let Device { explainer, index, limits, input, out } = self;
         let Context { clock, ledger, .. } = context;
         let mut next = None;
-        while let Some(batch) = next.take().or_else(|| input.next()) {
+        while let Some(batch) = next.take().or_else(|| limits.next_rest()).or_else(|| input.next()).or_else(|| limits.next_rest())
+        {
             if ledger.is_aborted() {
                 return;
             }
+            let batch = limits.share(index, batch);
             if explainer.prefetches() {
-                next = input.next_if_ready();
-                next.iter().for_each(|next| clock.busy(|| explainer.prefetch(next)));
+                next = limits.next_rest().or_else(|| input.next_if_ready()).map(|next| limits.share(index, next));
             }
-            match clock.busy(|| explainer.explain(batch)) {
+            match clock.busy(|| explainer.explain(batch, next.as_ref())) {
                 Ok(batch) => {
                     limits.set(index, explainer.batch_limit());
                     batch.failed.into_iter().for_each(|failure| ledger.failed(failure));

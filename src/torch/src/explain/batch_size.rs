@@ -11,8 +11,17 @@ use camflow_pipeline::{BatchLimit, Channel, ClassIndex, ClassTarget, TargetPixel
 /// Pixels that keep a CPU's cores busy: larger batches are no faster there (see `benches/RESULTS.md`).
 const CPU_PIXELS: usize = 520 * 693;
 
-/// Likewise for a GPU, in samples; more only adds to what is lost when a run is stopped.
-const MAX_SAMPLES: usize = 32;
+/// Likewise for a GPU: 32 images of that size; more only adds to what is lost when a run is stopped. Of small images it takes more,
+/// as a kernel ends before the next one is launched otherwise.
+const GPU_PIXELS: usize = 32 * CPU_PIXELS;
+
+/// Samples in a batch, whatever their size.
+const fn max_samples(device: Device) -> usize {
+    match device {
+        Device::Cpu => 32,
+        _ => 256,
+    }
+}
 
 /// The part of the free memory that a batch may take. The rest is for what the meter does not see: the libraries' workspaces,
 /// memory that is free but scattered, other programs.
@@ -33,23 +42,43 @@ pub(super) struct Footprint {
     free: Option<u64>,
 }
 
+/// Tells batches whose shape will come again, of which it pays to try what is fastest, from the first one and the rests of
+/// shapes.
+#[derive(Debug, Default)]
+pub(super) struct FullBatches {
+    /// Samples of the largest batch so far.
+    largest: usize,
+}
+
+impl FullBatches {
+    /// Whether a batch of so many samples, where a full one of its shape has `full`, is as large as batches are: users may want
+    /// them smaller.
+    pub(super) fn is_full(&mut self, num_samples: usize, full: usize) -> bool {
+        let is_full = num_samples > 1 && num_samples >= full.min(self.largest);
+        self.largest = self.largest.max(num_samples);
+        is_full
+    }
+}
+
 impl TorchExplainer {
     /// Explains the first batch, and takes down what memory that needs: what is done is the only trial of what will be.
-    pub(super) fn measure(&mut self, num_pixels: usize, explain: impl FnOnce(&mut Self)) {
+    pub(super) fn measure<T>(&mut self, num_pixels: usize, explain: impl FnOnce(&mut Self) -> T) -> T {
         let device = device_name(self.plan.device());
         let free = free_bytes(&device);
-        let ((), peak) = peak_bytes(&device, || explain(self));
+        let (explained, peak) = peak_bytes(&device, || explain(self));
         self.footprint = Some(Footprint { per_pixel: peak.map(|peak| peak as f64 / num_pixels.max(1) as f64), free });
+        explained
     }
 
     /// One sample until something is known, and where memory cannot be measured.
     pub(super) fn limit(&self) -> BatchLimit {
-        let wanted = if self.plan.device() == Device::Cpu { CPU_PIXELS } else { usize::MAX };
+        let device = self.plan.device();
+        let wanted = if device == Device::Cpu { CPU_PIXELS } else { GPU_PIXELS };
         match self.footprint {
             Some(Footprint { per_pixel: Some(per_pixel), free: Some(free) }) => {
                 let usable = free as f64 * USABLE / self.num_sharing as f64;
                 let fitting = (usable / per_pixel.max(1.0)) as usize;
-                BatchLimit { samples: MAX_SAMPLES.min(self.max_batch), pixels: fitting.min(wanted) }
+                BatchLimit { samples: max_samples(device).min(self.max_batch), pixels: fitting.min(wanted) }
             }
             _ => BatchLimit::samples(1),
         }
@@ -86,5 +115,30 @@ impl TorchExplainer {
         let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels };
         let (targets, shown) = ([vec![target]], [None]);
         self.saliencies(&input, &[String::new()], TiSlice::from_ref(&targets), TiSlice::from_ref(&shown)).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_batches_are_neither_the_first_nor_rests() {
+        // The trial, full ones, the rest of a shape, a larger shape, and after memory ran out.
+        let mut batches = FullBatches::default();
+        let is_full =
+            [(1, 1), (32, 32), (32, 32), (7, 32), (9, 9), (3, 9), (16, 16)].map(|(num, full)| batches.is_full(num, full));
+        assert_eq!(is_full, [false, true, true, false, true, false, true]);
+        // Of a size that the user chose.
+        let mut batches = FullBatches::default();
+        assert_eq!([(8, 1), (8, 32), (5, 32)].map(|(num, full)| batches.is_full(num, full)), [true, true, false]);
+    }
+
+    #[test]
+    fn small_images_fill_a_gpu_by_their_pixels() {
+        let limit = |device, pixels| BatchLimit { samples: max_samples(device), pixels };
+        assert_eq!(limit(Device::Cuda(0), GPU_PIXELS).of_shape(520, 693), 32);
+        assert_eq!(limit(Device::Cuda(0), GPU_PIXELS).of_shape(224, 224), 229);
+        assert_eq!(limit(Device::Cpu, CPU_PIXELS).of_shape(64, 64), 32);
     }
 }

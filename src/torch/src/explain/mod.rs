@@ -23,6 +23,8 @@ mod smoothing;
 mod target;
 mod trial;
 
+use std::cell::RefCell;
+
 use tch::Tensor;
 use typed_index_collections::{TiSlice, TiVec};
 
@@ -31,8 +33,11 @@ pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Reading};
 pub use trial::{depends_on_batch, deviations};
 
-use crate::program::{Demand, Dynamic, ExecError, Plan, PlanOptions, Program, ProgramError, from_tch, use_math_attention};
-use batch_size::Footprint;
+use crate::program::{
+    Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, device_name, fault_of, from_tch,
+    try_convolutions,
+};
+use batch_size::{Footprint, FullBatches};
 use cam::Needs;
 use camflow_media::{BinaryMask, FrameRegion};
 use camflow_pipeline::{
@@ -55,18 +60,33 @@ pub struct TorchExplainer {
     taps: Taps,
     /// Those that some method needs, one for each objective.
     derivatives: Vec<Derivative>,
+    /// Where one of them is the second.
+    _math_attention: Option<MathAttention>,
+    /// Exactly the operators of eager PyTorch, as it chooses them.
+    exact: bool,
     /// 1 for a model that takes nothing but the batch of its export, or minds the others in it; lowered when memory ran out.
     max_batch: usize,
     /// What batches take of memory: known after the first one.
     footprint: Option<Footprint>,
+    /// Which batches are as large as others.
+    full_batches: FullBatches,
     /// How many explainers take memory from where this one does.
     num_sharing: usize,
     /// Likewise, of variants of a sample.
     probe_batch: usize,
     /// What sizes of its input the model takes.
     sizes: Sizes,
-    /// Inputs of batches to come, on the device, with the number of their first sample: of the next batch, and of the one after.
-    prefetched: Vec<(u64, Tensor)>,
+    /// The next batch's input, on the device, with the number of its first sample.
+    prefetched: RefCell<Option<(u64, Tensor)>>,
+}
+
+/// What a batch finds done, and what is to be done for the next one.
+#[derive(Default)]
+struct Ahead<'a> {
+    /// Its input, on the device.
+    input: Option<Tensor>,
+    /// What may be brought there while the device is busy.
+    next: Option<&'a InputBatch>,
 }
 
 /// Why a batch gave nothing.
@@ -124,9 +144,7 @@ impl TorchExplainer {
                 None => derivatives.push(derivative),
             }
         }
-        if derivatives.iter().any(|derivative| derivative.order == Order::Second) {
-            use_math_attention();
-        }
+        let is_second = derivatives.iter().any(|derivative| derivative.order == Order::Second);
         let plan = Plan::new(program, &demand, plan_options)?;
         let columns = options.columns();
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
@@ -134,14 +152,17 @@ impl TorchExplainer {
             plan,
             taps: Taps { layers, network },
             derivatives,
+            _math_attention: is_second.then(MathAttention::new),
+            exact: plan_options.exact,
             columns,
             channels: program.metadata.image_channels().unwrap_or(3),
             max_batch,
             footprint: None,
+            full_batches: FullBatches::default(),
             num_sharing: 1,
             probe_batch: options.probe_batch.clamp(1, max_batch),
             sizes: Sizes::of(&program.metadata.input),
-            prefetched: Vec::new(),
+            prefetched: RefCell::default(),
             options,
         })
     }
@@ -153,7 +174,7 @@ impl TorchExplainer {
 
     /// A run begins: what one that was cut off had brought to the device is of other samples.
     pub fn begin(&mut self) {
-        self.prefetched.clear();
+        self.prefetched.take();
     }
 
     /// The model as it is run.
@@ -167,18 +188,25 @@ impl TorchExplainer {
         &mut self,
         samples: Vec<DecodedSample>,
         pixels: &[f32],
-        uploaded: Option<Tensor>,
+        ahead: Ahead<'_>,
         shape: (usize, usize),
         result: &mut HeatmapBatch,
-    ) {
+    ) -> Result<(), RunError> {
         if samples.is_empty() {
-            return;
+            return Ok(());
         }
         if samples.len() > self.max_batch {
-            drop(uploaded);
+            drop(ahead);
             return self.explain_halves(samples, pixels, shape, result);
         }
-        match self.try_explain(&samples, pixels, uploaded, shape) {
+        let made = self.try_explain(&samples, pixels, ahead, shape);
+        if let Err(error) = &made
+            && !error.is_out_of_memory()
+            && let Some(fault) = fault_of(self.plan.device())
+        {
+            return Err(unusable(&device_name(self.plan.device()), &fault, error));
+        }
+        match made {
             Ok(maps) => {
                 for (sample, classes) in samples.into_iter().zip(maps) {
                     self.collect(sample, classes, result);
@@ -188,11 +216,11 @@ impl TorchExplainer {
                 if error.is_out_of_memory() {
                     self.max_batch = samples.len() / 2;
                 }
-                self.explain_halves(samples, pixels, shape, result);
+                return self.explain_halves(samples, pixels, shape, result);
             }
             Err(error) if error.is_out_of_memory() && self.probe_batch > 1 && self.options.probes() => {
                 self.probe_batch /= 2;
-                self.explain_samples(samples, pixels, None, shape, result);
+                return self.explain_samples(samples, pixels, Ahead::default(), shape, result);
             }
             Err(error) => {
                 let mut text = error.text();
@@ -208,6 +236,7 @@ impl TorchExplainer {
                 }
             }
         }
+        Ok(())
     }
 
     fn explain_halves(
@@ -216,24 +245,24 @@ impl TorchExplainer {
         pixels: &[f32],
         shape: (usize, usize),
         result: &mut HeatmapBatch,
-    ) {
+    ) -> Result<(), RunError> {
         let (count, half) = (samples.len(), samples.len() / 2);
         let second = samples.split_off(half);
         let (first_pixels, second_pixels) = pixels.split_at(pixels.len() / count * half);
-        self.explain_samples(samples, first_pixels, None, shape, result);
-        self.explain_samples(second, second_pixels, None, shape, result);
+        self.explain_samples(samples, first_pixels, Ahead::default(), shape, result)?;
+        self.explain_samples(second, second_pixels, Ahead::default(), shape, result)
     }
 
-    /// Per sample its classes' heatmaps, without those classes that are not there.
+    /// Per sample its classes' heatmaps, without those classes that are not there; `None` where numbers are not finite.
     fn try_explain(
         &self,
         samples: &[DecodedSample],
         pixels: &[f32],
-        uploaded: Option<Tensor>,
+        ahead: Ahead<'_>,
         (height, width): (usize, usize),
-    ) -> Result<Vec<Vec<ClassHeatmaps>>, ExplainError> {
+    ) -> Result<Vec<Option<Vec<ClassHeatmaps>>>, ExplainError> {
         let size = [samples.len() as i64, self.channels, height as i64, width as i64];
-        let input = uploaded.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
+        let input = ahead.input.map_or_else(|| self.plan.upload(pixels, size), Ok)?;
         let samples = TiSlice::from_ref(samples);
         let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
         let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
@@ -269,11 +298,13 @@ impl TorchExplainer {
             faithfulness = self.faithfulness(&input, &plain.targets, &maps)?;
         }
         let drawn = || maps.iter().flat_map(|(_, maps)| maps);
-        let layer_maps = || drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map);
-        let on_device: Vec<&Tensor> = drawn().map(|maps| &maps.shown).chain(layer_maps()).collect();
-        let mut on_host = heatmap::to_heatmaps(&on_device)?;
-        let mut layer_maps = on_host.split_off(drawn().count()).into_iter();
-        for (heatmap, maps) in on_host.iter_mut().zip(drawn()) {
+        let shown: Vec<&Tensor> = drawn().map(|maps| &maps.shown).collect();
+        let layer_maps: Vec<&Tensor> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
+        // All is launched: while the device computes, the host has time for the next batch.
+        ahead.next.iter().for_each(|next| self.prefetch(next));
+        let (mut on_host, layer_maps) = heatmap::to_heatmaps(&shown, &layer_maps)?;
+        let mut layer_maps = layer_maps.into_iter();
+        for ((heatmap, _), maps) in on_host.iter_mut().zip(drawn()) {
             let upsampling = maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling);
             if let Some(upsampling) = upsampling
                 && let Some(Heatmap { height, width, values, .. }) = layer_maps.next()
@@ -282,28 +313,39 @@ impl TorchExplainer {
             }
         }
         let mut on_host = on_host.into_iter();
-        let mut classes: TiVec<SampleIndex, Vec<ClassHeatmaps>> = samples.iter().map(|_| Vec::new()).collect();
-        for ((cell, score), target) in plain.scores.into_iter().zip(plain.targets.into_iter().map(|(_, target)| target)) {
-            classes[cell.sample].push(ClassHeatmaps {
+        let mut classes: TiVec<SampleIndex, Option<Vec<ClassHeatmaps>>> = samples.iter().map(|_| Some(Vec::new())).collect();
+        for ((cell, score), target) in plain.scores()?.into_iter().zip(plain.targets.into_iter().map(|(_, target)| target)) {
+            let (heatmaps, is_finite): (Vec<_>, Vec<_>) = on_host.by_ref().take(self.columns.len()).unzip();
+            if !score.is_finite() || !is_finite.into_iter().all(|is_finite| is_finite) {
+                classes[cell.sample] = None;
+            }
+            let Some(classes) = &mut classes[cell.sample] else { continue };
+            classes.push(ClassHeatmaps {
                 class: samples[cell.sample].targets[usize::from(cell.target)].class,
                 channel: target.class,
                 score,
                 object: target.predicted,
-                heatmaps: on_host.by_ref().take(self.columns.len()).collect(),
+                heatmaps,
                 faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),
             });
         }
         Ok(classes.into())
     }
 
+    fn prefetch(&self, batch: &InputBatch) {
+        let InputBatch { samples, pixels, height, width } = batch;
+        // Without memory for two batches each is brought when its turn has come.
+        let uploaded = self.plan.upload(pixels, [samples.len() as i64, self.channels, *height as i64, *width as i64]);
+        self.prefetched.replace(samples.first().map(|first| first.envelope.sample.seq).zip(uploaded.ok()));
+    }
+
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
-    fn collect(&self, sample: DecodedSample, mut classes: Vec<ClassHeatmaps>, result: &mut HeatmapBatch) {
-        let finite = |map: &Heatmap| map.values.iter().all(|value| value.is_finite());
-        if classes.iter().any(|class| !class.score.is_finite() || !class.heatmaps.iter().all(finite)) {
+    fn collect(&self, sample: DecodedSample, classes: Option<Vec<ClassHeatmaps>>, result: &mut HeatmapBatch) {
+        let Some(mut classes) = classes else {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
             result.failed.push(SampleFailure { sample: sample.envelope.sample, stage: Stage::Device, error });
             return;
-        }
+        };
         // Heatmaps of a layer's own size show the model's input, others the whole image.
         let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
         let DecodedSample { envelope, targets, region, height, width, .. } = sample;
@@ -325,6 +367,15 @@ impl TorchExplainer {
     }
 }
 
+/// The end of a run whose device fails at everything from an error on.
+fn unusable(device: &str, fault: &str, error: &ExplainError) -> RunError {
+    let at = match error {
+        ExplainError::Graph(ExecError { node, operator, .. }) => format!(", noticed at node `{node}` ({operator})"),
+        ExplainError::Torch(_) | ExplainError::Unsuitable(_) => String::new(),
+    };
+    RunError::Device(format!("device `{device}` cannot be used any more: {fault}{at}"))
+}
+
 /// A mask over a model's input of `height` x `width` pixels as one over the whole image.
 fn on_image(mask: &BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
     mask.resize_nearest(height, width).onto_frame(region)
@@ -336,14 +387,7 @@ impl Explainer for TorchExplainer {
         self.plan.device().is_cuda()
     }
 
-    fn prefetch(&mut self, batch: &InputBatch) {
-        let InputBatch { samples, pixels, height, width } = batch;
-        // Without memory for two batches each is brought when its turn has come.
-        let uploaded = self.plan.upload(pixels, [samples.len() as i64, self.channels, *height as i64, *width as i64]);
-        self.prefetched.extend(samples.first().map(|first| first.envelope.sample.seq).zip(uploaded.ok()));
-    }
-
-    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
         let mut result = HeatmapBatch::default();
         let InputBatch { samples, pixels, height, width } = batch;
         if let Some(error) = self.too_large(height, width) {
@@ -356,19 +400,40 @@ impl Explainer for TorchExplainer {
             return Ok(result);
         }
         let first = samples.first().map(|first| first.envelope.sample.seq);
-        let uploaded = self.prefetched.iter().position(|(seq, _)| Some(*seq) == first);
-        let uploaded = uploaded.map(|index| self.prefetched.swap_remove(index).1);
+        let input = self.prefetched.take().filter(|(seq, _)| Some(*seq) == first).map(|(_, input)| input);
+        let ahead = Ahead { input, next };
+        if self.plan.device().is_cuda() {
+            let is_full = self.full_batches.is_full(samples.len(), self.limit().of_shape(height, width));
+            try_convolutions(is_full && !self.exact);
+        }
         if self.footprint.is_some() {
-            self.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
+            self.explain_samples(samples, &pixels, ahead, (height, width), &mut result)?;
         } else {
             let num_pixels = samples.len() * height * width;
-            let explain = |this: &mut Self| this.explain_samples(samples, &pixels, uploaded, (height, width), &mut result);
-            self.measure(num_pixels, explain);
+            let explain = |this: &mut Self| this.explain_samples(samples, &pixels, ahead, (height, width), &mut result);
+            self.measure(num_pixels, explain)?;
         }
         Ok(result)
     }
 
     fn batch_limit(&self) -> BatchLimit {
         self.limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::DispatchError;
+
+    #[test]
+    fn a_device_that_is_lost_is_named_with_what_was_running() {
+        let source = DispatchError { message: "CUDA error: device-side assert triggered".into(), out_of_memory: false };
+        let error = ExplainError::Graph(ExecError { node: "index_1".into(), operator: "aten::index.Tensor".into(), source });
+        let text = unusable("cuda:1", "CUDA error: device-side assert triggered", &error).to_string();
+        let wanted = "device `cuda:1` cannot be used any more: CUDA error: device-side assert triggered, \
+                      noticed at node `index_1` (aten::index.Tensor)";
+        assert_eq!(text, wanted);
+        assert_eq!(fault_of(tch::Device::Cpu), None);
     }
 }

@@ -1,6 +1,6 @@
 //! One tensor through the model: forward, then pass by pass the saliency maps of all methods.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
@@ -19,8 +19,8 @@ use camflow_pipeline::ClassTarget;
 pub(super) struct Saliencies {
     /// What was differentiated, of each class that is there.
     pub targets: Grid<Score>,
-    /// How much that is.
-    pub scores: Grid<f64>,
+    /// How much that is, f64 `[n]` of each pass, on the device.
+    values: Vec<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -33,6 +33,23 @@ pub(super) struct PassMaps {
     pub samples: Vec<SampleIndex>,
     /// The saliency `[N, H', W']` of each layer of the column, or of the network. Rows of other samples mean nothing.
     pub columns: TiVec<ColumnIndex, Vec<Tensor>>,
+}
+
+impl Saliencies {
+    /// How much each score is. The host waits for them, so that it asks when it has nothing else to launch.
+    pub(super) fn scores(&self) -> Result<Grid<f64>, TchError> {
+        let mut scores = Grid::default();
+        if !self.values.is_empty() {
+            let cells = self.passes.iter().flat_map(|pass| {
+                let target = pass.target;
+                pass.samples.iter().map(move |&sample| Cell { sample, target })
+            });
+            for (cell, value) in cells.zip(to_host::<f64>(&Tensor::f_cat(&self.values, 0)?)?) {
+                scores.insert(cell, value);
+            }
+        }
+        Ok(scores)
+    }
 }
 
 impl TorchExplainer {
@@ -71,14 +88,7 @@ impl TorchExplainer {
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
         drop(targets);
-        let mut scores = Grid::default();
-        if !values.is_empty() {
-            let cells = passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
-            for (cell, value) in cells.zip(to_host::<f64>(&Tensor::f_cat(&values, 0)?)?) {
-                scores.insert(cell, value);
-            }
-        }
-        Ok(Saliencies { targets: run.into_scores(), scores, passes })
+        Ok(Saliencies { targets: run.into_scores(), values, passes })
     }
 
     /// What is differentiated, of each class that is there.

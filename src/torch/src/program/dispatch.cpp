@@ -271,16 +271,6 @@ int cf_operator_call(const cf_operator* op, const cf_value* values, cf_value* re
   });
 }
 
-// Whether matrix products and convolutions on GPUs may shorten fp32 to TensorFloat-32.
-void cf_allow_tf32(int allow) {
-  char* ignored = nullptr;
-  guarded(&ignored, [&] {
-    at::globalContext().setAllowTF32CuBLAS(allow != 0);
-    at::globalContext().setAllowTF32CuDNN(allow != 0);
-  });
-  std::free(ignored);
-}
-
 // Begins or ends, on this thread, a part in which operators that bfloat16 is good enough for run in it, as torch.autocast does.
 void cf_autocast_bf16(const char* device, int enable) {
   char* ignored = nullptr;
@@ -293,18 +283,6 @@ void cf_autocast_bf16(const char* device, int enable) {
       at::autocast::clear_cache();
     }
     at::autocast::set_autocast_enabled(type, enable != 0);
-  });
-  std::free(ignored);
-}
-
-// Attention by its formula: the fused kernels have no second derivative.
-void cf_use_math_attention() {
-  char* ignored = nullptr;
-  guarded(&ignored, [] {
-    at::globalContext().setSDPUseFlash(false);
-    at::globalContext().setSDPUseMemEfficient(false);
-    at::globalContext().setSDPUseCuDNN(false);
-    at::globalContext().setSDPUseMath(true);
   });
   std::free(ignored);
 }

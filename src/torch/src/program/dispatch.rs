@@ -7,11 +7,14 @@ use std::{
     sync::OnceLock,
 };
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
-use super::guard::{Call, Guard};
 pub use super::value::DispatchError;
 pub(super) use super::value::{ArgumentSpec, Input, Output};
+use super::{
+    guard::{Call, Guard},
+    memory::says_out_of_memory,
+};
 use torch_sys::C_tensor;
 
 /// Mirrors `cf_value`.
@@ -56,9 +59,7 @@ unsafe extern "C" {
     fn cf_operator_argument_is_device(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_argument_is_out(op: *const RawOperator, k: usize) -> bool;
     fn cf_operator_call(op: *const RawOperator, values: *const RawValue, results: *mut RawValue, error: *mut *mut c_char) -> i32;
-    fn cf_allow_tf32(allow: i32);
     fn cf_autocast_bf16(device: *const c_char, enable: i32);
-    fn cf_use_math_attention();
 }
 
 fn to_raw(input: Input<'_>) -> RawValue {
@@ -184,15 +185,8 @@ fn failure(status: i32, error: *mut c_char) -> DispatchError {
     let text = take_text(error).unwrap_or_default();
     // libtorch appends where it was raised; the first line says what.
     let message = text.lines().next().unwrap_or("libtorch gave no reason").to_owned();
-    let out_of_memory = status == OUT_OF_MEMORY || is_out_of_memory(&text);
+    let out_of_memory = status == OUT_OF_MEMORY || says_out_of_memory(&text);
     DispatchError { message, out_of_memory }
-}
-
-/// Whether a libtorch message says that memory ran out: its CPU allocator and cuDNN have no exception type of their own for it.
-pub(super) fn is_out_of_memory(message: &str) -> bool {
-    message.contains("out of memory")
-        || message.contains("can't allocate memory")
-        || message.contains("CUDNN_STATUS_ALLOC_FAILED")
 }
 
 /// The tensor `[N, C, H, W]` with its memory in the order N, H, W, C.
@@ -211,10 +205,21 @@ pub(super) fn channels_last(tensor: &Tensor) -> Result<Tensor, DispatchError> {
     }
 }
 
-/// Whether GPUs may shorten the mantissa of fp32 in matrix products and convolutions, in this process from here on.
-pub fn allow_tf32(allow: bool) {
-    // SAFETY: sets two flags of the process.
-    unsafe { cf_allow_tf32(i32::from(allow)) };
+/// A tensor in the host's memory, of this one's size and type; pinned, a GPU can reach it.
+///
+/// # Errors
+/// No memory is left; there is no GPU.
+pub(super) fn empty_on_host(like: &Tensor, pinned: bool) -> Result<Tensor, TchError> {
+    static EMPTY_LIKE: OnceLock<Option<Operator>> = OnceLock::new();
+    let absent = || TchError::Torch("this libtorch has no `aten::empty_like`".into());
+    let operator = EMPTY_LIKE.get_or_init(|| Operator::find("aten::empty_like", "")).as_ref().ok_or_else(absent)?;
+    // dtype, layout, device, pin_memory, memory_format; row by row.
+    let contiguous = Input::Int(0);
+    let inputs = [Input::Tensor(like), Input::Default, Input::Default, Input::Device("cpu"), Input::Bool(pinned), contiguous];
+    match operator.call(&inputs).map_err(|error| TchError::Torch(error.message))?.pop() {
+        Some(Output::Tensor(tensor)) => Ok(tensor),
+        _ => Err(absent()),
+    }
 }
 
 /// While it lives, this thread runs those operators in bfloat16 that it is good enough for, as `torch.autocast` does.
@@ -242,12 +247,6 @@ impl Drop for Autocast {
     }
 }
 
-/// Computes attention by its formula in this process from here on: the fused kernels have no second derivative.
-pub fn use_math_attention() {
-    // SAFETY: sets four flags of the process.
-    unsafe { cf_use_math_attention() };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +270,13 @@ mod tests {
         let out = add.call(&[Input::Tensor(&x), Input::Float(0.5), Input::Default]).expect("call");
         let [Output::Tensor(y)] = &out[..] else { panic!("{out:?}") };
         assert_eq!(y.kind(), Kind::Half);
+    }
+
+    #[test]
+    fn memory_of_the_host_is_row_by_row() {
+        let like = Tensor::ones([2, 3], (Kind::Uint8, Device::Cpu)).transpose(0, 1);
+        let empty = empty_on_host(&like, false).expect("memory");
+        assert_eq!((empty.size(), empty.kind(), empty.is_contiguous()), (vec![3, 2], Kind::Uint8, true));
     }
 
     #[test]

@@ -6,8 +6,10 @@ use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::{
+    counts::to_pinned,
     dispatch::{self, Autocast, DispatchError, Input, Output as Result_},
     graph::{Arg, IntArg, Output, ValueId},
+    memory::says_out_of_memory,
     plan::{Action, Plan, Precision, Step},
     symbolic::Scalar,
 };
@@ -116,17 +118,25 @@ impl Plan {
         Ok(Frame { values, taps: Vec::new(), given })
     }
 
-    /// An input f32 `[N, 3, H, W]` on the device. A GPU copies it from pinned memory, while it works on something else and without
-    /// being waited for.
+    /// An input f32 `[N, 3, H, W]` on the device. A GPU copies it from pinned memory, when it has done what it was given before, and
+    /// without being waited for.
     ///
     /// # Errors
     /// No memory is left.
+    ///
+    /// # Panics
+    /// There are not as many pixels as the size says.
     pub fn upload(&self, pixels: &[f32], size: [i64; 4]) -> Result<Tensor, tch::TchError> {
-        let (input, device) = (Tensor::f_from_slice(pixels)?.f_view(size)?, self.options.device);
+        let device = self.options.device;
         if !device.is_cuda() {
-            return Ok(input);
+            return Tensor::f_from_slice(pixels)?.f_view(size);
         }
-        input.f_pin_memory(device)?.f_to_device_(device, Kind::Float, true, false)
+        assert_eq!(size.iter().product::<i64>(), pixels.len() as i64, "pixels for a whole batch");
+        let [_, channels, height, width] = size;
+        let strides = [channels * height * width, height * width, width, 1];
+        // SAFETY: so many floats lie there, and the tensor is gone before them.
+        let view = unsafe { Tensor::f_from_blob(pixels.as_ptr().cast(), &size, &strides, Kind::Float, tch::Device::Cpu) }?;
+        to_pinned(&view)?.f_to_device_(device, Kind::Float, true, false)
     }
 
     /// Brings the input to the device, where it is not there yet, and binds it; as it was bound, it is returned.
@@ -343,7 +353,7 @@ fn clone(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
 /// tch's error in the form of the dispatcher's.
 pub fn from_tch(error: &tch::TchError) -> DispatchError {
     let text = error.to_string();
-    let out_of_memory = dispatch::is_out_of_memory(&text);
+    let out_of_memory = says_out_of_memory(&text);
     DispatchError { message: text.lines().next().unwrap_or_default().to_owned(), out_of_memory }
 }
 

@@ -65,6 +65,31 @@ pub fn free_bytes(device: &str) -> Option<u64> {
     u64::try_from(bytes).ok()
 }
 
+/// How libtorch and the libraries under it say that memory ran out, where they have no exception of its own for it.
+const OUT_OF_MEMORY_TEXTS: [&str; 10] = [
+    // c10's allocators for GPUs, and the CUDA runtime.
+    "out of memory",
+    // c10's allocator for the CPU.
+    "can't allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+    // CUBLAS_STATUS_, CUDNN_STATUS_, CUFFT_, CUSOLVER_STATUS_ and CUSPARSE_STATUS_.
+    "ALLOC_FAILED",
+    // CUDNN_STATUS_INTERNAL_ERROR_HOST_ and _DEVICE_.
+    "ALLOCATION_FAILED",
+    // What making a handle ends with when there is no memory for it.
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    // cuDNN passes over engines whose workspace is not to be had; this is what is said when none is left.
+    "unable to find an engine to execute this computation",
+];
+
+/// Whether an error's text says that memory ran out.
+pub(super) fn says_out_of_memory(message: &str) -> bool {
+    OUT_OF_MEMORY_TEXTS.iter().any(|text| message.contains(text))
+}
+
 /// Lets the process keep the memory that tensors gave back, for the next ones. glibc otherwise returns each large one to the
 /// system, which hands it out again page by page, cleared: a sixth of the time of a ResNet-50 on two cores. What is kept is the
 /// most that was in use at once. To be called before threads are started; elsewhere than on glibc it does nothing.
@@ -112,6 +137,45 @@ mod tests {
         let (one_by_one, together) = (one_by_one.expect("measured"), together.expect("measured"));
         assert!((1 << 20..2 << 20).contains(&one_by_one), "{one_by_one}");
         assert!((4 << 20..5 << 20).contains(&together), "{together}");
+    }
+
+    #[test]
+    fn all_texts_that_say_so_are_known() {
+        let told = [
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.12 GiB is free.",
+            "CUDA error: out of memory",
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate \
+             4398046511104 bytes. Error code 12 (Cannot allocate memory)",
+            "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes.",
+            "std::bad_alloc",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+            "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+            "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(handle)`",
+            "cuFFT error: CUFFT_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "GET was unable to find an engine to execute this computation",
+            "FIND was unable to find an engine to execute this computation",
+        ];
+        told.iter().for_each(|text| assert!(says_out_of_memory(text), "{text}"));
+        let others = [
+            "CUDA error: an illegal memory access was encountered",
+            "CUDA error: device-side assert triggered",
+            "cuDNN error: CUDNN_STATUS_BAD_PARAM",
+            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+            "mat1 and mat2 shapes cannot be multiplied (2x3 and 2x3)",
+        ];
+        others.iter().for_each(|text| assert!(!says_out_of_memory(text), "{text}"));
+    }
+
+    #[test]
+    fn the_cpu_says_so_when_it_has_none() {
+        let error = tch::Tensor::f_empty([1 << 50], (tch::Kind::Double, tch::Device::Cpu)).expect_err("8 PiB");
+        assert!(says_out_of_memory(&error.to_string()), "{error}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod passes;
 mod plan;
 mod resume;
 mod schema;
+mod settings;
 mod suffix;
 mod symbolic;
 mod untrusted;
@@ -42,10 +43,11 @@ use std::{
 use tch::{Device, Tensor};
 
 pub use biases::Bias;
+pub(crate) use counts::with_host;
 pub use counts::{Counts, counted, to_host};
-pub use cuda::{CudaStatus, cuda_status, load_cuda};
-pub use device::{find_device, share_cores};
-pub use dispatch::{DispatchError, allow_tf32, use_math_attention};
+pub use cuda::{CudaStatus, cuda_status, libtorch_folder};
+pub use device::{fault_of, find_device, share_cores};
+pub use dispatch::DispatchError;
 pub use exec::{ExecError, Execution, from_tch};
 pub use graph::ValueId;
 pub use influence::{Influence, Influences, gradients};
@@ -54,6 +56,8 @@ pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task, TokenInfo};
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
+pub(crate) use settings::{MathAttention, try_convolutions};
+pub use settings::{allow_tf32, silence_warnings};
 #[doc(hidden)]
 pub use untrusted::{read_archive, read_graph};
 
