@@ -50,15 +50,9 @@ const COLOURS: [&str; 6] = ["#ff2df2", "#00e5ff", "#ffe600", "#2dff4a", "#ff8c1a
 /// Plotly's name of the scale, which is FiftyOne's.
 const COLOUR_SCALE: &str = "jet";
 
-/// Its colours by place, as Plotly has them: red, green and blue.
-const COLOUR_STOPS: [(f64, [f64; 3]); 6] = [
-    (0.0, [0.0, 0.0, 131.0]),
-    (0.125, [0.0, 60.0, 170.0]),
-    (0.375, [5.0, 255.0, 255.0]),
-    (0.625, [255.0, 255.0, 0.0]),
-    (0.875, [250.0, 0.0, 0.0]),
-    (1.0, [128.0, 0.0, 0.0]),
-];
+/// Its colours, as Plotly has them: red, green and blue. FiftyOne spreads them evenly.
+const COLOUR_STOPS: [[f64; 3]; 6] =
+    [[0.0, 0.0, 131.0], [0.0, 60.0, 170.0], [5.0, 255.0, 255.0], [255.0, 255.0, 0.0], [250.0, 0.0, 0.0], [128.0, 0.0, 0.0]];
 
 /// Colours in a scale; the App takes those of its own scales to be as many.
 const NUM_COLOURS: u16 = 256;
@@ -266,10 +260,9 @@ fn colour_scheme(fields: &[&str], colors: AppColors) -> Document {
 /// The colours of [`COLOUR_SCALE`] as the App's server would look them up.
 fn scale() -> Vec<Bson> {
     let color = |level: u16| {
-        let place = f64::from(level) / f64::from(NUM_COLOURS - 1);
-        let above = COLOUR_STOPS.iter().position(|(stop, _)| *stop >= place).unwrap_or(COLOUR_STOPS.len() - 1).max(1);
-        let ((from, low), (to, high)) = (COLOUR_STOPS[above - 1], COLOUR_STOPS[above]);
-        let part = (place - from) / (to - from);
+        let place = f64::from(level) / f64::from(NUM_COLOURS - 1) * (COLOUR_STOPS.len() - 1) as f64;
+        let below = (place as usize).min(COLOUR_STOPS.len() - 2);
+        let (low, high, part) = (COLOUR_STOPS[below], COLOUR_STOPS[below + 1], place - below as f64);
         let channel = |channel: usize| Bson::from((low[channel] + part * (high[channel] - low[channel])) as i32);
         Bson::from([0, 1, 2].map(channel).to_vec())
     };

@@ -272,6 +272,7 @@ mod tests {
             class: ClassIndex(0),
             channel: 1,
             score: 1.0,
+            confidence: None,
             object: Some(mask(2, &[1, 0])),
             heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
             faithfulness: vec![Measures::default().with(Measure::Road, 0.1)],
@@ -298,8 +299,15 @@ mod tests {
         let heatmap = Heatmap { height: 1, width: 4, values: vec![0.0, 0.001, 0.5, 0.0], levels: vec![0, 0, 128, 0] };
         let levels = |seen: Option<&BinaryMask>| {
             let heatmaps = vec![heatmap.clone()];
-            let class =
-                ClassHeatmaps { class: ClassIndex(0), channel: 1, score: 1.0, object: None, heatmaps, faithfulness: Vec::new() };
+            let class = ClassHeatmaps {
+                class: ClassIndex(0),
+                channel: 1,
+                score: 1.0,
+                confidence: None,
+                object: None,
+                heatmaps,
+                faithfulness: Vec::new(),
+            };
             Fitted::new(&class, seen).visible_levels(&heatmap)
         };
         assert_eq!(levels(None), [1, 1, 128, 1]);

@@ -21,6 +21,8 @@ pub(super) struct Saliencies {
     pub targets: Grid<Score>,
     /// How much that is.
     pub scores: Grid<f64>,
+    /// The class's probability before, of each class that is there, if it was asked for.
+    pub confidences: Grid<f64>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -51,6 +53,7 @@ impl TorchExplainer {
         };
         let _no_grad = tch::no_grad_guard();
         let scores = self.resolve(&execution.output, targets, shown)?;
+        let confidences = if self.options.confidence { confidences(&execution.output, &scores)? } else { Grid::default() };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -78,7 +81,7 @@ impl TorchExplainer {
                 scores.insert(cell, value);
             }
         }
-        Ok(Saliencies { targets: run.into_scores(), scores, passes })
+        Ok(Saliencies { targets: run.into_scores(), scores, confidences, passes })
     }
 
     /// What is differentiated, of each class that is there.
@@ -97,4 +100,19 @@ impl TorchExplainer {
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
         Ok(resolve(&output.f_detach()?, targets, self.options.reading, shown)?)
     }
+}
+
+/// The probability of each class that is there.
+fn confidences(output: &Tensor, scores: &Grid<Score>) -> Result<Grid<f64>, ExplainError> {
+    let output = output.f_detach()?;
+    let of = |(cell, score): (Cell, &Score)| {
+        let probability = score.confidence(&output.f_narrow(0, usize::from(cell.sample) as i64, 1)?)?;
+        Ok((cell, to_host::<f64>(&probability.f_to_kind(Kind::Double)?)?))
+    };
+    let found = scores.iter().map(of).collect::<Result<Vec<_>, ExplainError>>()?;
+    let mut confidences = Grid::default();
+    for (cell, probability) in found {
+        probability.first().into_iter().for_each(|probability| confidences.insert(cell, *probability));
+    }
+    Ok(confidences)
 }
