@@ -598,6 +598,7 @@ fn a_label_keeps_what_people_added_to_it() {
         "npy_path",
         "map_checksum",
         "npy_checksum",
+        "upsampling",
         "fingerprint",
     ];
     assert_eq!(keys, expected, "the App's tooltip shows them in this order");

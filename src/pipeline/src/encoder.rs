@@ -296,7 +296,8 @@ mod tests {
 
     #[test]
     fn the_lowest_level_of_what_was_seen_is_1() {
-        let heatmap = Heatmap { height: 1, width: 4, values: vec![0.0, 0.001, 0.5, 0.0], levels: vec![0, 0, 128, 0] };
+        let heatmap =
+            Heatmap { height: 1, width: 4, values: vec![0.0, 0.001, 0.5, 0.0], levels: vec![0, 0, 128, 0], layer_map: None };
         let levels = |seen: Option<&BinaryMask>| {
             let heatmaps = vec![heatmap.clone()];
             let class = ClassHeatmaps {
