@@ -148,7 +148,7 @@ impl Outputs {
     /// The heatmap in colour over its image, at the image's size, with what was explained and what the model did not see.
     fn overlay(&self, picture: &Picture<'_>, class: &ClassHeatmaps, heatmap: &Heatmap) -> Result<RgbImage, Diagnostic> {
         let image = picture.image;
-        let Heatmap { height, width, values, levels } = heatmap;
+        let Heatmap { height, width, values, levels, .. } = heatmap;
         let mut overlaid = if (*height, *width) == (image.height, image.width) {
             overlay(image, *height, *width, values, OPACITY)?
         } else {
