@@ -61,6 +61,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         faithfulness: false,
+        confidence: false,
         one_by_one: false,
         probe_batch: 1,
     };

@@ -91,12 +91,15 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
     that is collected nobody knows.
     """
     ledger = Ledger(SHOWN_FAILURES)
+    before = heatmap_fields(ctx)
     with closing(program.start(*command)) as run:
         steps = watch(run, ledger)
         while step := await asyncio.to_thread(next, steps, None):
             label, progress = step
             yield ctx.ops.set_progress(label=label, progress=progress)
     yield ctx.ops.reload_dataset()
+    if (ticked := ticks(ctx, before)) is not None:
+        yield ctx.ops.set_active_fields(ticked)
     try:
         ledger.check(run)
     except program.CamflowError as error:
@@ -106,6 +109,27 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
         yield ctx.ops.show_output(error_property().to_json(), {"error": str(error).replace("\n", "\n\n")})
         return
     yield ctx.ops.show_output(summary_property().to_json(), result(ledger))
+
+
+def heatmap_fields(ctx: ExecutionContext) -> list[str]:
+    """The dataset's fields of heatmaps as they are now."""
+    ctx.dataset.reload()
+    return list(ctx.dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap))
+
+
+def ticks(ctx: ExecutionContext, before: list[str]) -> list[str] | None:
+    """The fields to tick after a run: what the page shows, with one new heatmap in the place of others, which it would lie on.
+
+    A page that is open keeps its ticks whatever the dataset's settings become. `None` where no field is new.
+    """
+    after = heatmap_fields(ctx)
+    new = [field for field in after if field not in before]
+    if not new:
+        return None
+    settings = ctx.dataset.app_config.active_fields
+    # The one that camflow has ticked, where the dataset's settings are not the user's.
+    chosen = next((field for field in new if settings and field in settings.paths), new[-1])
+    return [field for field in ctx.active_fields if field not in after] + [chosen]
 
 
 def is_streamed(ctx: ExecutionContext) -> bool:

@@ -23,8 +23,8 @@ def load(label: fo.Heatmap) -> Any:
         label: the value of a heatmap field of a sample
 
     Returns:
-        float32 [height, width], from 0 to 1: the exact values (within 1e-6) where the label has a `.npy` file, else the 256 levels of
-        the picture, which are within 1/510 of them
+        float32 [height, width], from 0 to 1: the exact values (within 1e-6) where the label has a `.npy` file or holds the map itself,
+        else the levels of the picture, which are within 1/510 of them, and 0 below 1/170
 
     Raises:
         CamflowError: the label names no file, or none that is there
@@ -35,11 +35,13 @@ def load(label: fo.Heatmap) -> Any:
     if path and Path(path).is_file():
         return upsample(np.load(path).astype(np.float32), getattr(label, "upsampling", None) or ())
     if label.map is not None:
-        return np.asarray(label.map, np.float32) / LEVELS
+        return np.asarray(label.map, np.float32)
     if label.map_path and Path(label.map_path).is_file():
         from PIL import Image
 
-        return np.asarray(Image.open(label.map_path).convert("L"), np.float32) / LEVELS
+        levels = np.asarray(Image.open(label.map_path).convert("L"), np.float32)
+        # A picture's 0 is what the model did not see, so that 1 is also what it has no attention for.
+        return np.where(levels > 1, levels, 0).astype(np.float32) / LEVELS
     named = label.map_path or path
     raise CamflowError(
         f"there is no file `{named}` of the heatmap\nhint: `camflow check` looks for all of the dataset's"

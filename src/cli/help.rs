@@ -25,7 +25,10 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     ("Speed and precision", &["device", "precision", "exact", "fast", "batch-size", "workers"]),
     ("Samples", &["tags", "match", "ids", "slices", "view", "view-stages", "limit", "shuffle", "seed", "shard"]),
-    ("Fields and files", &["field", "out", "new-folder", "grace", "npy", "store", "replace", "overwrite", "no-app-config"]),
+    (
+        "Fields and files",
+        &["field", "out", "new-folder", "grace", "npy", "store", "replace", "overwrite", "app-colors", "no-app-config"],
+    ),
     ("Failures", &["max-failures", "accept-known-failures"]),
     ("Reports", &["name", "report-file", "metrics-file", "html-file", "numbers-file", "baseline"]),
     ("Database and Python", &["database-uri", "database-dir", "database-name", "python"]),

@@ -40,7 +40,6 @@ run mistakes.toml
 run two.toml --only thrid
 run two.toml --set limi=3
 worker run two.toml
-explain a.png --model good.pt2
 explain a.png --model good.pt2 --out maps --layers 9
 explain a.png --model good.pt2 --out maps --layers layer4
 explain a.png --model good.pt2 --out maps --layers feature

@@ -232,7 +232,7 @@ def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
     # Samples without people count as progress, too: the first heatmap may still be in flight.
     samples = fo.core.odm.get_db_conn()[everybody._sample_collection_name]
     late = time.monotonic() + PATIENCE
-    while not samples.find_one({"person_gradcam_layer_1": {"$ne": None}}):
+    while not samples.find_one({"person_grad_layer_1": {"$ne": None}}):
         assert time.monotonic() < late, "no heatmap was stored"
         time.sleep(0.1)
     runs = [process for process in psutil.process_iter() if everybody.name in " ".join(process.cmdline())]
@@ -241,7 +241,7 @@ def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
     runs[0].wait(PATIENCE)
     everybody.reload()
     people = sum(bool(sample.ground_truth.get_mask().any()) for sample in everybody)
-    assert 0 < len(everybody.exists("person_gradcam_layer_1")) < people
+    assert 0 < len(everybody.exists("person_grad_layer_1")) < people
 
 
 def test_a_view_and_a_delegated_run(dataset, clone, settings, tmp_path):

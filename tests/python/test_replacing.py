@@ -105,9 +105,15 @@ def test_heatmaps_of_other_programs_are_no_different(tiny_dataset, annotate):
 def test_the_same_heatmaps_in_two_fields_are_told(tiny_dataset, annotate):
     dataset = tiny_dataset(2)
     assert "same heatmaps" not in said(annotate(dataset))
-    told = said(annotate(dataset, "--method", "gradcam,layercam"))
-    assert f"`light_gradcam_layer_1` will hold the same heatmaps as `{FIELD}`" in told
-    assert "same heatmaps" not in said(annotate(dataset, "--method", "gradcam,layercam"))
+    # A method more does not rename what is there.
+    done = annotate(dataset, "--method", "gradcam,layercam")
+    assert "same heatmaps" not in said(done) and counts(done)[0] == 2
+    dataset.reload()
+    assert {FIELD, "light_layercam_layer_1"} == set(dataset.get_field_schema(embedded_doc_type=fo.Heatmap))
+    flags = ("--method", "gradcam,layercam", "--field", "{class}_{method}")
+    told = said(annotate(dataset, *flags))
+    assert f"`light_gradcam`, `light_layercam` will hold the same heatmaps as `{FIELD}`, `light_layercam_layer_1`" in told
+    assert "same heatmaps" not in said(annotate(dataset, *flags))
 
 
 def test_a_worker_refuses_too(tiny_dataset, annotate, other_model, binary, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from bson import Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 from fiftyone import ViewField as F
+from fiftyone.core.plots.plotly import get_colormap
 
 LIGHT, MIDDLE = "light_grad_layer_1", "middle_grad_layer_1"
 
@@ -249,37 +250,52 @@ def test_the_app_is_told_of_new_fields_alone(tiny_dataset, job, db):
     dataset.add_sample_field("boxes", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     job.annotate(dataset, classes="middle,light")
     scheme = dataset.app_config.color_scheme
-    assert isinstance(scheme, fo.ColorScheme) and scheme.color_by is None and scheme.color_pool is None
+    assert isinstance(scheme, fo.ColorScheme) and scheme.color_by == "value" and scheme.color_pool is None
     scheme.validate()
+    # The colours that FiftyOne would look up.
+    scale = scheme.default_colorscale
+    assert scale["name"] == "jet" and np.abs(np.array(scale["rgb"]) - get_colormap("jet")).max() <= 1
     # The first class's last layer is ticked; the other labels stay as they were.
     assert dataset.app_config.active_fields.paths == [MIDDLE, "boxes"]
-    assert [entry["path"] for entry in scheme.fields] == [entry["path"] for entry in scheme.colorscales] == [MIDDLE, LIGHT]
+    assert [entry["path"] for entry in scheme.fields] == [MIDDLE, LIGHT] and not scheme.colorscales
+    assert [(group.name, group.paths) for group in dataset.app_config.sidebar_groups] == [("heatmaps", [MIDDLE, LIGHT])]
     assert len({entry["fieldColor"] for entry in scheme.fields}) == 2
 
     # What somebody has taken back is not set again, what somebody has changed is not touched.
     dataset.app_config.color_scheme = None
     dataset.app_config.active_fields = None
+    dataset.app_config.sidebar_groups = None
     dataset.save()
     job.annotate(dataset, "--overwrite", classes="middle,light")
     assert dataset.app_config.color_scheme is None and dataset.app_config.active_fields is None
+    assert dataset.app_config.sidebar_groups in (None, [])
     own = fo.ColorScheme(color_by="value", fields=[{"path": "boxes", "fieldColor": "#ffffff"}])
     dataset.app_config.color_scheme = own
     dataset.app_config.active_fields = fo.DatasetAppConfig.default_active_fields(dataset)
+    dataset.app_config.sidebar_groups = fo.DatasetAppConfig.default_sidebar_groups(dataset)
     dataset.save()
     stored = document(db, dataset)["app_config"]
     job.annotate(dataset, "--field", "{class}_new")
     assert document(db, dataset)["app_config"] == stored
     job.remove(dataset, "--fields", f"light_new,{LIGHT},{MIDDLE}", "--out", job.out, "--apply")
-    assert document(db, dataset)["app_config"] == stored
+    left = document(db, dataset)["app_config"]
+    for group in stored["sidebar_groups"]:
+        group["paths"] = [path for path in group["paths"] if path not in (LIGHT, MIDDLE)]
+    assert left == stored
 
     untouched = tiny_dataset(1)
     job.annotate(untouched, "--no-app-config")
     assert untouched.app_config.color_scheme is None and untouched.app_config.active_fields is None
+    assert untouched.app_config.sidebar_groups in (None, [])
     # Fields that come later join a scheme that is still camflow's.
     job.annotate(untouched, "--field", "{class}_a")
     job.annotate(untouched, "--field", "{class}_b")
+    # Two maps over each other hide each other.
+    assert untouched.app_config.active_fields.paths == ["light_b"]
     assert [entry["path"] for entry in untouched.app_config.color_scheme.fields] == ["light_a", "light_b"]
     job.remove(untouched, "--fields", "light_a", "--out", job.out, "--apply")
     assert [entry["path"] for entry in untouched.app_config.color_scheme.fields] == ["light_b"]
-    assert untouched.app_config.active_fields is None
+    assert untouched.app_config.active_fields.paths == ["light_b"]
+    [group] = untouched.app_config.sidebar_groups
+    assert (group.name, group.paths) == ("heatmaps", ["light_b"])
     assert len(untouched.match(F("light_b").exists())) == 1

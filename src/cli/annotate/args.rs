@@ -11,7 +11,7 @@ use crate::{
     },
     diagnostic::Diagnostic,
     engine::{BatchSize, CamSpec, DeviceSpec, JobSpec, check_limit, check_metrics_file, connect},
-    fiftyone::{Connected, DatabaseFlags, Shard},
+    fiftyone::{AppColors, Connected, DatabaseFlags, Shard},
     job::{ClassMapping, FieldTemplate, NameList, TargetSpec, check_name},
     names::Choice,
     pipeline::{MaxFailures, NpyFormat, Store},
@@ -72,6 +72,8 @@ pub struct Args {
     shard: Option<Shard>,
     #[arg(long)]
     apply_exif: bool,
+    #[arg(long, value_parser = choice::<AppColors>())]
+    app_colors: AppColors,
     #[arg(long)]
     no_app_config: bool,
     #[arg(long)]
@@ -168,6 +170,7 @@ impl From<Args> for JobSpec {
             seed,
             shard,
             apply_exif,
+            app_colors,
             no_app_config,
             replace,
             overwrite,
@@ -235,6 +238,7 @@ impl From<Args> for JobSpec {
             seed,
             shard,
             apply_exif,
+            app_colors,
             no_app_config,
             replace,
             overwrite,

@@ -3,6 +3,7 @@
 mod file_names;
 mod inputs;
 mod outputs;
+mod sources;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{CamSpec, Model, Observer, check_classes, check_output, check_preprocess, check_task, one_channel_notice, resolve},
-    explain::TorchExplainer,
+    explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, TargetSpec},
     media::{MaskValue, shown},
     names::{Choice, ClassNames},
@@ -20,13 +21,13 @@ use crate::{
 };
 use file_names::{FileNames, is_tensor};
 use inputs::{Asked, AskedPixels, values_in};
-use outputs::Outputs;
+use outputs::{Outputs, Picture};
 
 /// Compute heatmaps of single images, without a database
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(super) struct Args {
-    /// Image files, or `.npy` tensors f32 [N, 3, H, W] that are normalised already
+    /// Image files, folders of them, patterns (`'photos/**/*.jpg'`), or `.npy` tensors f32 [N, 3, H, W] that are normalised already
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     #[command(flatten)]
@@ -39,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
     /// Folder for the files
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", default_value = "heatmaps")]
     out: PathBuf,
     /// Output format
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
@@ -51,6 +52,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     let Args { inputs, cam, target: asked_target, mask, out, format } = args;
     let reporter = Reporter::new(format);
     let told = Told(&reporter);
+    let inputs = sources::files(&inputs)?;
     let cam = cam.into_spec();
     let target = target(asked_target, &cam)?;
     check_classes(&target, &cam.class, None)?;
@@ -64,7 +66,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     }
     let asked = asked(&cam, mask.as_deref(), &target, &program, &told)?;
     one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
-    let options = cam.explain_options(&program, layers);
+    let options = ExplainOptions { confidence: true, ..cam.explain_options(&program, layers) };
     let channel = |asked: &Asked| if let Channel::Index(index) = asked.channel { Some(index) } else { None };
     let classes: Vec<_> = asked.iter().map(|asked| (asked.name.clone(), channel(asked))).collect();
     let file_names = FileNames::new(&inputs, &classes)?;
@@ -74,17 +76,23 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
 
     file_names.claim(&out, &inputs)?;
     file_names.notices.iter().for_each(|notice| reporter.notice(notice));
+    reporter.files_started(inputs.len());
     let mut done = Tally::default();
     for (input, name) in inputs.iter().zip(&file_names.inputs) {
         match explain((input, name), &asked, &program, &mut explainer, &outputs, &reporter) {
-            Ok(tally) => done.add(tally),
+            Ok(tally) => {
+                reporter.file_finished(tally.num_failed > 0);
+                done.add(tally);
+            }
             // A bad image costs only itself.
             Err(error) => {
                 reporter.image_failed(input, &error_text(&error));
+                reporter.file_finished(true);
                 done.num_failed += 1;
             }
         }
     }
+    reporter.files_finished();
     // Where nothing at all was found, what was asked was not done.
     Ok(if done.num_failed > 0 || done.num_heatmaps == 0 { Exit::SomeFailed } else { Exit::Done })
 }
@@ -180,7 +188,9 @@ fn explain(
                     reporter.notice(&format!("`{}`: {}", shown(of), absence(asked)?));
                 }
                 Some(class) => {
-                    outputs.write(input, &explained.envelope.sample.id, class, image.as_ref())?;
+                    let point = if let AskedPixels::Pixel { x, y } = asked.pixels { Some((x, y)) } else { None };
+                    let picture = image.as_ref().map(|image| Picture { image, seen: explained.seen.as_ref(), point });
+                    outputs.write(input, &explained.envelope.sample.id, class, picture.as_ref(), reporter)?;
                     num_heatmaps += class.heatmaps.len();
                 }
             }

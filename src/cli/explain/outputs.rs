@@ -13,17 +13,57 @@ use crate::{
     diagnostic::Diagnostic,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
-        Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, overlay, resize_rgb, shown,
-        with_suffix, write_atomically, write_f32,
+        BinaryMask, Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, hatch, outline, overlay,
+        resize_rgb, shown, with_suffix, write_atomically, write_f32,
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
     program::Program,
-    report::Format,
+    report::{Format, Reporter},
 };
 
 /// How strong the colours of an overlay are.
 const OPACITY: f32 = 0.5;
+
+/// Half of the square around a pixel that was explained is this part of the longer side.
+const POINT_PART: usize = 100;
+
+/// An image that heatmaps lie over.
+pub(super) struct Picture<'a> {
+    /// As it was read.
+    pub image: &'a RgbImage,
+    /// What of it the model saw, at any resolution; `None` where it saw all.
+    pub seen: Option<&'a BinaryMask>,
+    /// Column and row of the one pixel that was explained.
+    pub point: Option<(usize, usize)>,
+}
+
+impl Picture<'_> {
+    /// Outlines what was explained in a picture of the image's size.
+    fn mark(&self, image: &mut RgbImage, class: &ClassHeatmaps) {
+        if let Some(object) = &class.object {
+            outline(image, object);
+        }
+        if let Some((x, y)) = self.point {
+            let radius = (image.height.max(image.width) / POINT_PART).max(2);
+            let mut dot = BinaryMask { height: image.height, width: image.width, pixels: vec![0; image.height * image.width] };
+            for row in y.saturating_sub(radius)..(y + radius + 1).min(image.height) {
+                for column in x.saturating_sub(radius)..(x + radius + 1).min(image.width) {
+                    dot.pixels[row * image.width + column] = 1;
+                }
+            }
+            outline(image, &dot);
+        }
+    }
+}
+
+/// A probability as people read it.
+fn percent(probability: f64) -> String {
+    match 100.0 * probability {
+        small if small < 1.0 => "< 1 %".to_owned(),
+        percent => format!("{percent:.0} %"),
+    }
+}
 
 /// What is written for every class of every image.
 pub(super) struct Outputs {
@@ -44,69 +84,90 @@ impl Outputs {
         Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size }
     }
 
-    /// Writes the files of one class and prints what was written. `image` is missing for tensors, which nobody can look at.
+    /// Writes the files of one class and says so. `picture` is missing for tensors, which nobody can look at.
     pub(super) fn write(
         &self,
         input: &Path,
         sample: &str,
         class: &ClassHeatmaps,
-        image: Option<&RgbImage>,
+        picture: Option<&Picture<'_>>,
+        reporter: &Reporter,
     ) -> Result<(), Diagnostic> {
         let class_name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
+        let titled = class.confidence.map_or_else(|| class_name.clone(), |sure| format!("{class_name} {}", percent(sure)));
         let stem =
             |rest: &str| self.folder.join(format!("{sample}.{}.{rest}", self.names[class.class.0]).replace(['/', ' '], "_"));
         let mut rows: Vec<Vec<Tile>> = Vec::new();
         let mut last_method = None;
+        let mut shown_file = None;
         for (heatmap, column) in class.heatmaps.iter().zip(&self.columns) {
             let method = column.method.name();
             let stem = stem(&format!("{method}.layer_{}", column.label));
-            let overlay = image.map(|image| self.overlay(image, heatmap)).transpose()?;
+            let overlay = picture.map(|picture| self.overlay(picture, class, heatmap)).transpose()?;
             let files = self.files(&stem, heatmap, overlay.as_ref())?;
-            match self.format {
-                Format::Human => files.iter().for_each(|path| print(&shown(path).to_string())),
-                Format::Json => print(
+            if self.format == Format::Json {
+                print(
                     &json!({
                         "event": "heatmap", "input": text(input), "sample": sample, "class": class_name, "channel": class.channel,
                         "method": method, "layer": column.label, "path": column.path, "score": class.score,
-                        "height": heatmap.height, "width": heatmap.width, "files": files.iter().map(|file| text(file)).collect::<Vec<_>>(),
+                        "confidence": class.confidence, "height": heatmap.height, "width": heatmap.width,
+                        "files": files.iter().map(|file| text(file)).collect::<Vec<_>>(),
                     })
                     .to_string(),
-                ),
+                );
             }
-            let (Some(image), Some(overlay)) = (image, overlay) else { continue };
+            shown_file = shown_file.or_else(|| files.into_iter().next());
+            let (Some(picture), Some(overlay)) = (picture, overlay) else { continue };
             if last_method != Some(method) {
-                rows.push(vec![Tile { caption: format!("{class_name} {:.3}", class.score), image: image.clone() }]);
+                let mut image = picture.image.clone();
+                picture.mark(&mut image, class);
+                rows.push(vec![Tile { caption: titled.clone(), image }]);
                 last_method = Some(method);
             }
             if let Some(row) = rows.last_mut() {
-                row.push(Tile { caption: format!("{method} {}", column.label), image: overlay });
+                row.push(Tile { caption: format!("{method}, layer {}", column.label), image: overlay });
             }
         }
         if !rows.is_empty() {
             let path = with_suffix(&stem("sheet"), ".png");
             write_bytes(&path, &encode_rgb(&contact_sheet(&rows)?)?)?;
-            match self.format {
-                Format::Human => print(&shown(&path).to_string()),
-                Format::Json => print(
+            if self.format == Format::Json {
+                print(
                     &json!({"event": "contact_sheet", "input": text(input), "sample": sample, "class": class_name, "file": text(&path)})
                         .to_string(),
-                ),
+                );
             }
+            shown_file = Some(path);
+        }
+        if let Some(file) = shown_file {
+            reporter.image_explained(&format!("{}: {titled} -> {}", shown(input), shown(&file)));
         }
         Ok(())
     }
 
-    /// The heatmap in colour over its image, at the heatmap's size; small maps of a layer at the image's.
-    fn overlay(&self, image: &RgbImage, heatmap: &Heatmap) -> Result<RgbImage, Diagnostic> {
-        let Heatmap { height, width, values, .. } = heatmap;
-        if self.size != HeatmapSize::Layer {
-            let image = resize_rgb(image, *height, *width, Interpolation::Bilinear, true)?;
-            return Ok(overlay(&image, *height, *width, values, OPACITY)?);
+    /// The heatmap in colour over its image, at the image's size, with what was explained and what the model did not see.
+    fn overlay(&self, picture: &Picture<'_>, class: &ClassHeatmaps, heatmap: &Heatmap) -> Result<RgbImage, Diagnostic> {
+        let image = picture.image;
+        let Heatmap { height, width, values, levels, .. } = heatmap;
+        let mut overlaid = if (*height, *width) == (image.height, image.width) {
+            overlay(image, *height, *width, values, OPACITY)?
+        } else {
+            // Small maps of a layer are enlarged without smoothing, so that their own pixels can be seen.
+            let smooth = if self.size == HeatmapSize::Layer { Interpolation::Nearest } else { Interpolation::Bilinear };
+            let gray = RgbImage::new(*height, *width, levels.iter().flat_map(|level| [*level; 3]).collect());
+            let gray = resize_rgb(&gray, image.height, image.width, smooth, true)?;
+            let values: Vec<f32> = gray.pixels.chunks_exact(3).map(|pixel| f32::from(pixel[0]) / 255.0).collect();
+            overlay(image, image.height, image.width, &values, OPACITY)?
+        };
+        if let Some(seen) = picture.seen {
+            // Nothing is known there, which is not the same as that nothing is there.
+            let unseen = seen.resize_nearest(image.height, image.width);
+            let pixels = overlaid.pixels.chunks_exact_mut(3).zip(image.pixels.chunks_exact(3));
+            pixels.zip(&unseen.pixels).filter(|(_, seen)| **seen == 0).for_each(|((over, plain), _)| over.copy_from_slice(plain));
+            hatch(&mut overlaid, seen);
         }
-        let nearest = |row: usize, column: usize| values[row * height / image.height * width + column * width / image.width];
-        let enlarged: Vec<f32> =
-            (0..image.height).flat_map(|row| (0..image.width).map(move |column| nearest(row, column))).collect();
-        Ok(overlay(image, image.height, image.width, &enlarged, OPACITY)?)
+        picture.mark(&mut overlaid, class);
+        Ok(overlaid)
     }
 
     fn files(&self, stem: &Path, heatmap: &Heatmap, overlay: Option<&RgbImage>) -> Result<Vec<PathBuf>, Diagnostic> {

@@ -95,6 +95,7 @@ impl CamSpec {
                 is_probability: program.ends_in_sigmoid(),
             },
             faithfulness: false,
+            confidence: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size.get(),
         }

@@ -13,14 +13,14 @@ use super::{
     model::check_preprocess,
     target::{check_classes, check_task},
 };
-use crate::job::{FieldTemplate, TargetSpec};
+use crate::job::TargetSpec;
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink, folder_at};
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
 use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
-use camflow_torch::explain::{Column, Method};
+use camflow_torch::explain::Column;
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
 
 /// What the dataset's side of the job comes to.
@@ -80,12 +80,10 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
 pub(crate) fn field_names(
     spec: &JobSpec,
     classes: &[String],
-    methods: &[Method],
     columns: &[Column],
     model: &str,
 ) -> Result<Vec<Vec<String>>, Diagnostic> {
-    let methods: Vec<&str> = methods.iter().map(|method| method.name()).collect();
-    let template = spec.field.clone().unwrap_or_else(|| FieldTemplate::default_for(&methods));
+    let template = spec.field.clone().unwrap_or_default();
     let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
     template.names(classes, &columns, model)
 }

@@ -19,8 +19,8 @@ use super::{
 };
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 use camflow_fiftyone::{
-    Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, UpdateSink, View, failure_key,
-    known_failures, note_failures, note_folder, resolve_view,
+    AppView, Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, UpdateSink, View,
+    failure_key, known_failures, note_failures, note_folder, resolve_view,
 };
 use camflow_media::{ExifPolicy, ImageLimits, shown};
 use camflow_names::backticked;
@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
         let is_unnamed = from_masks && mask_targets.is_none();
         one_channel_notice(program, is_unnamed).iter().for_each(|notice| self.observer.notice(notice));
         let class_names = class_names(&targets, label.as_ref(), program);
-        let names = field_names(spec, &class_names, &self.options.methods, &self.columns, &program.metadata.name)?;
+        let names = field_names(spec, &class_names, &self.columns, &program.metadata.name)?;
         let folder = destination(spec, self.engine, &dataset)?;
         if let Some(folder) = folder.as_deref() {
             check_paths(folder, names.iter().flatten().map(String::as_str))?;
@@ -335,7 +335,7 @@ impl<'a> Session<'a> {
         }
         sink.lock(shard).map_err(aborted)?;
         if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !spec.no_app_config) {
-            sink.show_in_app(deepest.clone());
+            sink.show_in_app(AppView { ticked: deepest.clone(), colors: spec.app_colors });
         }
         let mut orphans = None;
         if let Some(path) = &folder {

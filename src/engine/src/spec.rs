@@ -17,7 +17,7 @@ use super::{
 };
 use crate::job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name};
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{DatabaseFlags, Shard};
+use camflow_fiftyone::{AppColors, DatabaseFlags, Shard};
 use camflow_pipeline::{MaxFailures, NpyFormat, Store};
 use camflow_storage::Grace;
 use camflow_torch::explain::{HeatmapSize, Method};
@@ -97,8 +97,8 @@ pub struct JobSpec {
     #[serde(with = "mappings")]
     #[schemars(with = "std::collections::BTreeMap<String, String>", extend("x-value" = "LABEL=CLASS"))]
     pub map: Vec<ClassMapping>,
-    /// Template for the names of fields, with `{class}`, `{layer}`, `{method}` and `{model}`; default: `{class}_grad_layer_{layer}`,
-    /// for other methods than gradcam `{class}_{method}_layer_{layer}`
+    /// Template for the names of fields, with `{class}`, `{layer}`, `{method}` and `{model}`; default:
+    /// `{class}_{method}_layer_{layer}`, with `grad` for gradcam
     #[serde(with = "text_or_none")]
     #[schemars(with = "String", extend("x-value" = "TEMPLATE"))]
     pub field: Option<FieldTemplate>,
@@ -162,7 +162,12 @@ pub struct JobSpec {
     pub shard: Option<Shard>,
     /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
     pub apply_exif: bool,
-    /// Leave the App's settings of the dataset alone: no colours for new fields, none of them ticked
+    /// How the App colours heatmaps, where the dataset has no colour scheme yet: `jet`, blue to red, with the dataset's labels coloured
+    /// by value; or a colour for each `field`
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<AppColors>", extend("x-value" = "COLORS"))]
+    pub app_colors: AppColors,
+    /// Leave the App's settings of the dataset alone: no colours for new fields, no group in the sidebar, none of them ticked
     pub no_app_config: bool,
     /// Put the heatmaps of this run in the place of those that another model made or that show something else: another class,
     /// target, layer or method. What is up to date stays
@@ -255,6 +260,7 @@ impl Default for JobSpec {
             seed: 0,
             shard: None,
             apply_exif: false,
+            app_colors: AppColors::default(),
             no_app_config: false,
             replace: false,
             overwrite: false,

@@ -1,53 +1,146 @@
-//! How the App shows new heatmap fields: a colour for each, and one of them ticked. Without this a field gets one of the App's
-//! colours, among them dark ones in which nothing is to be seen, and no heatmap is shown before somebody ticks it.
+//! How the App shows new heatmap fields: a colour scale, a sidebar group of their own, and one of them ticked. Without this a field
+//! gets a single colour, among them dark ones in which nothing is to be seen, and no heatmap is shown before somebody ticks it.
 //!
 //! What is there already is the user's: settings are made only where there are none, and only when a field is new, so that what
 //! somebody resets stays as it is. A colour scheme is camflow's as long as it holds nothing but camflow's entries.
 //!
-//! The App paints a field's own colour from the first moment. A colour scale that the dataset names reaches it too late for that,
-//! and only counts if people choose to colour by value; that choice is not made for them, as it would recolour all labels.
+//! The App paints with a dataset's colour scale from the first moment only if the scale's colours are stored beside its name: the
+//! server hands a stored scheme to the page as it is, and adds the colours of a named scale only to what it is asked for later.
+//! A scale counts where labels are coloured by value, which is for all labels of a dataset.
 
 use bson::{Bson, Document, doc, oid::ObjectId};
+use camflow_names::Choice;
 
 use super::{dataset::Dataset, error::Error, retry::with_retries};
+
+/// How heatmaps are coloured in the App.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppColors {
+    /// Blue is little, red is much. Other labels are coloured by value, too.
+    #[default]
+    Jet,
+    /// Each field in a colour of its own, the stronger the more.
+    Field,
+}
+
+impl Choice for AppColors {
+    const ALL: &'static [Self] = &[AppColors::Jet, AppColors::Field];
+
+    fn name(self) -> &'static str {
+        match self {
+            AppColors::Jet => "jet",
+            AppColors::Field => "field",
+        }
+    }
+}
+
+/// What the App is to show of new heatmap fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppView {
+    /// The field that is ticked.
+    pub ticked: String,
+    /// The colours.
+    pub colors: AppColors,
+}
 
 /// Colours that stand out from photographs, and from each other. Hardly anything in a picture is magenta; reds and greens are lost
 /// on skin and leaves.
 const COLOURS: [&str; 6] = ["#ff2df2", "#00e5ff", "#ffe600", "#2dff4a", "#ff8c1a", "#ff2d2d"];
 
-/// For those who colour by value. Dark blue is nothing, red is much.
+/// Plotly's name of the scale, which is FiftyOne's.
 const COLOUR_SCALE: &str = "jet";
+
+/// Its colours, as Plotly has them: red, green and blue. FiftyOne spreads them evenly.
+const COLOUR_STOPS: [[f64; 3]; 6] =
+    [[0.0, 0.0, 131.0], [0.0, 60.0, 170.0], [5.0, 255.0, 255.0], [255.0, 255.0, 0.0], [250.0, 0.0, 0.0], [128.0, 0.0, 0.0]];
+
+/// Colours in a scale; the App takes those of its own scales to be as many.
+const NUM_COLOURS: u16 = 256;
+
+/// The sidebar group of heatmap fields.
+const GROUP: &str = "heatmaps";
 
 /// Reading and writing again where somebody else was quicker.
 const ATTEMPTS: usize = 8;
 
-/// Has the App show new heatmap fields: `ticked` first, each in a colour of its own. Fields that the dataset had when it was
-/// opened are left as they are.
+/// Has the App show new heatmap fields. Fields that the dataset had when it was opened are left as they are.
 ///
 /// # Errors
 /// The database fails.
-pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], ticked: &str) -> Result<(), Error> {
+pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], view: &AppView) -> Result<(), Error> {
+    let ticked = view.ticked.as_str();
     let is_new = |field: &&str| dataset.fields().iter().all(|known| known.name != *field);
     // The one that is seen first gets the first colour.
     let mut new: Vec<&str> = fields.iter().copied().filter(is_new).collect();
-    new.sort_by_key(|field| *field != ticked);
     if new.is_empty() {
         return Ok(());
     }
+    let grouped = new.clone();
+    new.sort_by_key(|field| *field != ticked);
     change_app_config(dataset, &|config| {
         let mut changes = Document::new();
         match config.get("color_scheme") {
-            None | Some(Bson::Null) => changes.extend([("color_scheme".into(), Bson::from(colour_scheme(&new)))]),
+            None | Some(Bson::Null) => changes.extend([("color_scheme".into(), colour_scheme(&new, view.colors).into())]),
             Some(Bson::Document(scheme)) if is_ours(scheme) => {
                 changes.extend([("color_scheme".into(), Bson::from(with_fields(scheme, &new)))]);
             }
             Some(_) => {}
         }
-        if matches!(config.get("active_fields"), None | Some(Bson::Null)) && new.contains(&ticked) {
-            changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, Some(ticked))});
+        if let Some(groups) = with_group(config.get("sidebar_groups"), &grouped) {
+            changes.insert("sidebar_groups", groups);
+        }
+        if new.contains(&ticked) {
+            match config.get("active_fields") {
+                None | Some(Bson::Null) => {
+                    changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, Some(ticked))});
+                }
+                Some(Bson::Document(active)) => {
+                    changes.extend(ticked_instead(dataset, active, ticked).map(|active| ("active_fields".into(), active.into())));
+                }
+                Some(_) => {}
+            }
         }
         changes
     })
+}
+
+/// The sidebar with new fields in the group of heatmaps; `None` where the groups are the user's. The App adds what is in no group to
+/// groups of its own.
+fn with_group(groups: Option<&Bson>, new: &[&str]) -> Option<Vec<Bson>> {
+    let mut groups = match groups {
+        None | Some(Bson::Null) => Vec::new(),
+        Some(Bson::Array(groups)) => groups.clone(),
+        Some(_) => return None,
+    };
+    if groups.is_empty() {
+        groups.push(doc! {"name": GROUP, "paths": [], "expanded": null}.into());
+    }
+    let grouped: Vec<String> = groups.iter().flat_map(paths).map(ToOwned::to_owned).collect();
+    let ours = groups
+        .iter_mut()
+        .filter_map(Bson::as_document_mut)
+        .find(|group| group.get_str("name").is_ok_and(|name| name == GROUP))?;
+    let more = new.iter().filter(|field| grouped.iter().all(|grouped| grouped != *field));
+    ours.get_array_mut("paths").ok()?.extend(more.map(|field| Bson::from(*field)));
+    Some(groups)
+}
+
+/// The ticks with the new field in the place of another heatmap's, which it would lie on. Whoever ticked several, or none, wants that.
+fn ticked_instead(dataset: &Dataset, active: &Document, new: &str) -> Option<Document> {
+    if active.get_bool("exclude").unwrap_or(false) {
+        return None;
+    }
+    let heatmaps = dataset.heatmap_fields();
+    let mut active = active.clone();
+    let mut shown: Vec<&mut Bson> = active
+        .get_array_mut("paths")
+        .ok()?
+        .iter_mut()
+        .filter(|path| path.as_str().is_some_and(|path| heatmaps.iter().any(|field| field == path)))
+        .collect();
+    let [only] = &mut shown[..] else { return None };
+    **only = new.into();
+    Some(active)
 }
 
 /// Takes away what the App was told of these fields, and what remains of settings that are camflow's alone.
@@ -78,7 +171,9 @@ pub fn forget_in_app(dataset: &Dataset, fields: &[String]) -> Result<(), Error> 
                 }
             }
             if kept != *groups {
-                changes.insert("sidebar_groups", kept);
+                let is_left = |group: &Bson| name(group) == Some(GROUP) && paths(group).next().is_none();
+                kept.retain(|group| !is_left(group));
+                changes.insert("sidebar_groups", if kept.is_empty() { Bson::Null } else { Bson::from(kept) });
             }
         }
         if let Ok(active) = config.get_document("active_fields") {
@@ -148,34 +243,47 @@ fn change_app_config(dataset: &Dataset, change: &dyn Fn(&Document) -> Document) 
     Ok(())
 }
 
-/// A colour scheme with nothing but colours for these fields, in FiftyOne's form.
-fn colour_scheme(fields: &[&str]) -> Document {
+/// A colour scheme with nothing but what these fields need, in FiftyOne's form.
+fn colour_scheme(fields: &[&str], colors: AppColors) -> Document {
+    let (color_by, scale) = match colors {
+        AppColors::Jet => (Bson::from("value"), Bson::from(doc! {"name": COLOUR_SCALE, "list": null, "rgb": scale()})),
+        AppColors::Field => (Bson::Null, Bson::Null),
+    };
     let empty = doc! {
-        "_id": ObjectId::new(), "color_pool": null, "color_by": null, "fields": [], "label_tags": null, "temporal_tags": null,
+        "_id": ObjectId::new(), "color_pool": null, "color_by": color_by, "fields": [], "label_tags": null, "temporal_tags": null,
         "multicolor_keypoints": null, "opacity": null, "show_skeletons": null, "default_mask_targets_colors": null,
-        "colorscales": [], "default_colorscale": null,
+        "colorscales": [], "default_colorscale": scale,
     };
     with_fields(&empty, fields)
+}
+
+/// The colours of [`COLOUR_SCALE`] as the App's server would look them up.
+fn scale() -> Vec<Bson> {
+    let color = |level: u16| {
+        let place = f64::from(level) / f64::from(NUM_COLOURS - 1) * (COLOUR_STOPS.len() - 1) as f64;
+        let below = (place as usize).min(COLOUR_STOPS.len() - 2);
+        let (low, high, part) = (COLOUR_STOPS[below], COLOUR_STOPS[below + 1], place - below as f64);
+        let channel = |channel: usize| Bson::from((low[channel] + part * (high[channel] - low[channel])) as i32);
+        Bson::from([0, 1, 2].map(channel).to_vec())
+    };
+    (0..NUM_COLOURS).map(color).collect()
 }
 
 /// The same scheme with colours for more fields.
 fn with_fields(scheme: &Document, fields: &[&str]) -> Document {
     let mut scheme = scheme.clone();
-    let count = scheme.get_array("fields").map_or(0, Vec::len);
-    let known: Vec<String> = entries(&scheme).iter().filter_map(|entry| path(entry).map(ToOwned::to_owned)).collect();
-    let new: Vec<&str> = fields.iter().copied().filter(|field| known.iter().all(|known| known != field)).collect();
+    let mut all = scheme.get_array("fields").cloned().unwrap_or_default();
+    let count = all.len();
+    let is_new = |field: &&str| all.iter().all(|entry| path(entry) != Some(field));
+    let new: Vec<&str> = fields.iter().copied().filter(is_new).collect();
     let colours = new.iter().enumerate();
-    let colours = colours.map(|(n, field)| doc! {"path": field, "fieldColor": COLOURS[(count + n) % COLOURS.len()]}.into());
-    let scales = new.iter().map(|field| doc! {"path": field, "name": COLOUR_SCALE}.into());
-    for (list, more) in [("fields", colours.collect::<Vec<Bson>>()), ("colorscales", scales.collect())] {
-        let mut all = scheme.get_array(list).cloned().unwrap_or_default();
-        all.extend(more);
-        scheme.insert(list, all);
-    }
+    all.extend(colours.map(|(n, field)| doc! {"path": field, "fieldColor": COLOURS[(count + n) % COLOURS.len()]}.into()));
+    scheme.insert("fields", all);
     scheme
 }
 
-/// Whether there is nothing in a colour scheme that camflow would not have put there.
+/// Whether there is nothing in a colour scheme that camflow would not have put there. One that somebody saved in the App has lost the
+/// colours of its scale, and is theirs.
 fn is_ours(scheme: &Document) -> bool {
     let is_unset = |value: &Bson| match value {
         Bson::Null => true,
@@ -183,8 +291,14 @@ fn is_ours(scheme: &Document) -> bool {
         Bson::Document(items) => items.is_empty(),
         _ => false,
     };
-    let others = scheme.iter().filter(|(key, _)| !matches!(key.as_str(), "_id" | "_cls" | "fields" | "colorscales"));
-    others.into_iter().all(|(_, value)| is_unset(value))
+    let is_by_value = scheme.get_str("color_by").is_ok_and(|by| by == "value")
+        && scheme.get_document("default_colorscale").is_ok_and(|stored| stored.get_array("rgb").is_ok_and(|rgb| *rgb == scale()));
+    let known = |key: &str| match key {
+        "_id" | "_cls" | "fields" | "colorscales" => true,
+        "color_by" | "default_colorscale" => is_by_value,
+        _ => false,
+    };
+    scheme.iter().all(|(key, value)| known(key) || is_unset(value))
         && entries(scheme).iter().all(|entry| entry.as_document().is_some_and(is_our_entry))
 }
 
@@ -196,7 +310,18 @@ fn path(entry: &Bson) -> Option<&str> {
     entry.as_document()?.get_str("path").ok()
 }
 
-/// Whether an entry for a field is as camflow writes it. The App adds keys that hold nothing when somebody saves a scheme.
+/// The name of a sidebar group.
+fn name(group: &Bson) -> Option<&str> {
+    group.as_document()?.get_str("name").ok()
+}
+
+/// The fields of a sidebar group.
+fn paths(group: &Bson) -> impl Iterator<Item = &str> {
+    group.as_document().and_then(|group| group.get_array("paths").ok()).into_iter().flatten().filter_map(Bson::as_str)
+}
+
+/// Whether an entry for a field is as camflow writes it. The App adds keys that hold nothing when somebody saves a scheme. Earlier
+/// versions named a scale for each field.
 fn is_our_entry(entry: &Document) -> bool {
     let set: Vec<(&str, &str)> = entry
         .iter()
@@ -216,15 +341,23 @@ mod tests {
 
     #[test]
     fn a_scheme_is_ours_until_somebody_changes_it() {
-        let mut scheme = colour_scheme(&["a", "b"]);
-        assert!(is_ours(&scheme));
-        scheme = with_fields(&scheme, &["b", "c"]);
-        assert_eq!(entries(&scheme).len(), 6, "no field twice");
-        assert!(is_ours(&scheme));
-        for (key, value) in [("opacity", Bson::from(0.5)), ("color_by", "value".into()), ("color_pool", vec!["#ffffff"].into())] {
-            let mut changed = scheme.clone();
-            changed.insert(key, value);
-            assert!(!is_ours(&changed), "{key}");
+        for colors in [AppColors::Jet, AppColors::Field] {
+            let mut scheme = colour_scheme(&["a", "b"], colors);
+            assert!(is_ours(&scheme));
+            scheme = with_fields(&scheme, &["b", "c"]);
+            assert_eq!(entries(&scheme).len(), 3, "no field twice");
+            assert!(is_ours(&scheme));
+            let saved_in_the_app = doc! {"name": COLOUR_SCALE, "list": []};
+            for (key, value) in [
+                ("opacity", Bson::from(0.5)),
+                ("color_by", "instance".into()),
+                ("color_pool", vec!["#ffffff"].into()),
+                ("default_colorscale", saved_in_the_app.into()),
+            ] {
+                let mut changed = scheme.clone();
+                changed.insert(key, value);
+                assert!(!is_ours(&changed), "{key}");
+            }
         }
         for entry in [
             doc! {"path": "a", "fieldColor": "#123456"},
@@ -236,5 +369,18 @@ mod tests {
         // As the App saves it.
         let saved = doc! {"path": "a", "fieldColor": COLOURS[0], "valueColors": null, "maskTargetsColors": null};
         assert!(is_our_entry(&saved));
+    }
+
+    #[test]
+    fn groups_of_the_user_stay_as_they_are() {
+        let first = with_group(None, &["a", "b"]).expect("a group");
+        assert_eq!(first.iter().flat_map(paths).collect::<Vec<_>>(), ["a", "b"]);
+        let second = with_group(Some(&first.clone().into()), &["b", "c"]).expect("the same group");
+        assert_eq!(second.iter().flat_map(paths).collect::<Vec<_>>(), ["a", "b", "c"]);
+        let own = Bson::from(vec![doc! {"name": "labels", "paths": ["c"]}]);
+        assert_eq!(with_group(Some(&own), &["d"]), None);
+        let both = Bson::from(vec![doc! {"name": "labels", "paths": ["c"]}, doc! {"name": GROUP, "paths": ["a"]}]);
+        let joined = with_group(Some(&both), &["c", "d"]).expect("its group");
+        assert_eq!(joined.iter().flat_map(paths).collect::<Vec<_>>(), ["c", "a", "d"], "what has a group already keeps it");
     }
 }

@@ -46,7 +46,7 @@ mod stored_label;
 mod stored_sample;
 mod upkeep;
 
-pub use app_config::forget_in_app;
+pub use app_config::{AppColors, AppView, forget_in_app};
 pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, forbid_core_dumps, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::Dataset;

@@ -6,10 +6,9 @@ use bson::{Binary, Bson, Document, RawDocument, doc, oid::ObjectId, spec::Binary
 
 use super::{
     lock::Fence,
-    schema::{HeatmapField, Schema},
+    schema::{HeatmapField, Schema, measures_shown},
     stored_heatmap::heatmap,
 };
-use camflow_measure::Measure;
 use camflow_names::Choice;
 use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap};
 
@@ -144,7 +143,19 @@ pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operat
 fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, String> {
     let stored = |key: &str| format!("${}.{key}", heatmap.field);
     let id = ObjectId::new();
-    let mut values = doc! {"_cls": "Heatmap"};
+    // In the order in which the App's tooltip shows them.
+    let mut values = doc! {
+        "_cls": "Heatmap",
+        "target_class": &heatmap.class,
+        // FiftyOne's bounds over a field with a NaN are NaN.
+        "score": Some(heatmap.score).filter(|score| score.is_finite()),
+    };
+    values.extend(measures_shown().map(|measure| {
+        let number = heatmap.measures.get(measure);
+        let value = if measure.is_yes_or_no() { number.map(|number| number != 0.0).into() } else { Bson::from(number) };
+        (measure.name().to_owned(), value)
+    }));
+    values.extend(doc! {"method": &field.method, "layer": &field.layer, "model": &field.model});
     match &heatmap.map {
         // The App takes the range in stored pixel units.
         StoredMap::File(path) => values.extend(doc! {"map_path": path_text(path)?, "range": [0.0, 255.0]}),
@@ -160,18 +171,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         "npy_checksum": heatmap.npy_checksum.as_ref().map(ToString::to_string),
         "upsampling": heatmap.upsampling.map(|upsampling| upsampling.to_numbers()),
         "fingerprint": &heatmap.fingerprint,
-        "target_class": &heatmap.class,
-        "layer": &field.layer,
-        "method": &field.method,
-        "model": &field.model,
-        // FiftyOne's bounds over a field with a NaN are NaN.
-        "score": Some(heatmap.score).filter(|score| score.is_finite()),
     });
-    values.extend(Measure::ALL.iter().map(|measure| {
-        let number = heatmap.measures.get(*measure);
-        let value = if measure.is_yes_or_no() { number.map(|number| number != 0.0).into() } else { Bson::from(number) };
-        (measure.name().to_owned(), value)
-    }));
     Ok(doc! {"$mergeObjects": [
         // First, for the order of the keys.
         {"_id": id, "_cls": "Heatmap", "tags": []},
@@ -236,15 +236,16 @@ mod tests {
     fn every_declared_attribute_is_written() {
         let expression = label(&heatmap(StoredMap::File("/maps/a.png".into())), &field()).unwrap();
         let expected = doc! {
-            "_cls": "Heatmap", "map_path": "/maps/a.png", "range": [0.0, 255.0], "npy_path": null,
-            "map_checksum": null, "npy_checksum": null, "upsampling": null, "fingerprint": "f",
-            "target_class": "$person", "layer": "layer4", "method": "gradcam", "model": "m", "score": null,
+            "_cls": "Heatmap", "target_class": "$person", "score": null, "confidence": null,
             "energy_inside": null, "energy_ratio": null, "pointing_hit": null, "best_iou": null, "best_threshold": null,
             "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,
-            "confidence": null, "confidence_drop": null, "confidence_increase": null, "deletion_auc": null,
+            "confidence_drop": null, "confidence_increase": null, "deletion_auc": null,
             "insertion_auc": null, "road": null,
+            "method": "gradcam", "layer": "layer4", "model": "m", "map_path": "/maps/a.png", "range": [0.0, 255.0],
+            "npy_path": null, "map_checksum": null, "npy_checksum": null, "upsampling": null, "fingerprint": "f",
         };
         assert_eq!(*values(&expression), expected);
+        assert!(values(&expression).keys().eq(expected.keys()), "the App shows them in this order");
     }
 
     #[test]

@@ -36,25 +36,33 @@ const OF_FIFTYONE: [(&str, &str, Option<&str>, &str); 5] = [
 /// The name of an attribute, its type, and that of the items of a list.
 type Attribute = (&'static str, &'static str, Option<&'static str>);
 
-/// Our own attributes. Declared, they can be filtered by in the App's sidebar; every label of ours has them all,
+/// Our own attributes before the measures. Declared, they can be filtered by in the App's sidebar; every label of ours has them all,
 /// because FiftyOne raises AttributeError for a declared attribute that a label lacks.
-const OURS: [Attribute; 10] = [
+const BEFORE_MEASURES: [Attribute; 2] = [("target_class", "StringField", None), ("score", "FloatField", None)];
+
+/// After the measures.
+const AFTER_MEASURES: [Attribute; 8] = [
+    ("method", "StringField", None),
+    ("layer", "StringField", None),
+    ("model", "StringField", None),
     ("npy_path", "StringField", None),
     ("map_checksum", "StringField", None),
     ("npy_checksum", "StringField", None),
     ("upsampling", "ListField", Some("IntField")),
     ("fingerprint", "StringField", None),
-    ("target_class", "StringField", None),
-    ("layer", "StringField", None),
-    ("method", "StringField", None),
-    ("model", "StringField", None),
-    ("score", "FloatField", None),
 ];
 
-/// Our attributes with the measures.
+/// Our attributes.
 fn ours() -> impl Iterator<Item = Attribute> {
-    let kind = |measure: &Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
-    OURS.into_iter().chain(Measure::ALL.iter().map(move |measure| (measure.name(), kind(measure), None)))
+    let kind = |measure: Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
+    let measures = measures_shown().map(move |measure| (measure.name(), kind(measure), None));
+    BEFORE_MEASURES.into_iter().chain(measures).chain(AFTER_MEASURES)
+}
+
+/// The measures in the order in which the App shows them: how sure the model is comes first.
+pub(super) fn measures_shown() -> impl Iterator<Item = Measure> {
+    let others = Measure::ALL.iter().copied().filter(|measure| *measure != Measure::Confidence);
+    std::iter::once(Measure::Confidence).chain(others)
 }
 
 /// Keeps the heatmap fields declared.
@@ -314,16 +322,9 @@ mod tests {
             "map",
             "map_path",
             "range",
-            "npy_path",
-            "map_checksum",
-            "npy_checksum",
-            "upsampling",
-            "fingerprint",
             "target_class",
-            "layer",
-            "method",
-            "model",
             "score",
+            "confidence",
             "energy_inside",
             "energy_ratio",
             "pointing_hit",
@@ -333,12 +334,19 @@ mod tests {
             "object_area",
             "entropy",
             "rank_correlation",
-            "confidence",
             "confidence_drop",
             "confidence_increase",
             "deletion_auc",
             "insertion_auc",
             "road",
+            "method",
+            "layer",
+            "model",
+            "npy_path",
+            "map_checksum",
+            "npy_checksum",
+            "upsampling",
+            "fingerprint",
         ];
         assert_eq!(names, expected);
         assert_eq!(attributes[0].get_str("db_field").ok(), Some("_id"));
@@ -367,7 +375,7 @@ mod tests {
         locked.insert("read_only", true);
         assert!(lack(&[&locked], name).unwrap_err().contains("read-only"));
         let mut typed = stored();
-        typed.get_array_mut("fields").unwrap()[11] =
+        typed.get_array_mut("fields").unwrap()[6] =
             Bson::Document(doc! {"name": "score", "ftype": "fiftyone.core.fields.StringField"});
         assert!(lack(&[&typed], name).unwrap_err().contains("`score` is of type StringField"));
         let mut renamed = stored();

@@ -13,7 +13,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 
 use super::{
-    app_config::show_in_app,
+    app_config::{AppView, show_in_app},
     dataset::Dataset,
     error::Error,
     lock::{Fence, Lock},
@@ -52,7 +52,7 @@ pub struct UpdateSink {
     /// On the folder of the files to which the updates refer.
     folder: Option<FolderLease>,
     /// The field that the App is to tick, if fields are new.
-    ticked: Option<String>,
+    app_view: Option<AppView>,
 }
 
 impl UpdateSink {
@@ -63,7 +63,7 @@ impl UpdateSink {
     pub fn new(dataset: &Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
         let schema = Schema::new(dataset.clone(), fields);
         schema.check()?;
-        Ok(UpdateSink { dataset: dataset.clone(), schema, looked: None, lock: None, folder: None, ticked: None })
+        Ok(UpdateSink { dataset: dataset.clone(), schema, looked: None, lock: None, folder: None, app_view: None })
     }
 
     /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
@@ -88,9 +88,9 @@ impl UpdateSink {
         Ok(fence)
     }
 
-    /// Has the App show new fields as soon as they are there, this one ticked, where the user has made no settings.
-    pub fn show_in_app(&mut self, ticked: String) {
-        self.ticked = Some(ticked);
+    /// Has the App show new fields so as soon as they are there, where the user has made no settings.
+    pub fn show_in_app(&mut self, view: AppView) {
+        self.app_view = Some(view);
     }
 
     /// The fields' declarations: call [`Schema::declare`] when the run is over.
@@ -102,9 +102,9 @@ impl UpdateSink {
     fn look_after_schema(&mut self) -> Result<(), Error> {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             with_retries(|| self.schema.declare())?;
-            if let Some(ticked) = self.ticked.take() {
+            if let Some(view) = self.app_view.take() {
                 let fields: Vec<&str> = self.schema.fields().map(|field| field.name.as_str()).collect();
-                show_in_app(&self.dataset, &fields, &ticked)?;
+                show_in_app(&self.dataset, &fields, &view)?;
             }
             self.looked = Some(Instant::now());
         }

@@ -10,10 +10,10 @@ use std::{
 use bson::{Binary, Bson, DateTime, Document, doc, oid::ObjectId, spec::BinarySubtype};
 use camflow_diagnostic::Diagnose;
 use camflow_fiftyone::{
-    ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error, ExpectedHeatmaps,
-    HeatmapField, HeatmapLabel, HeatmapLabelSource, LabelField, Lock, Part, References, RunNote, SampleSource, Selection, Shard,
-    UpdateSink, failure_key, forget_runs, known_failures, note_checksums, note_failures, note_run, other_heatmaps, remove_labels,
-    same_heatmaps, sample_ids, stored_runs, survey_labels, tidy_failures,
+    AppColors, AppView, ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error,
+    ExpectedHeatmaps, HeatmapField, HeatmapLabel, HeatmapLabelSource, LabelField, Lock, Part, References, RunNote, SampleSource,
+    Selection, Shard, UpdateSink, failure_key, forget_runs, known_failures, note_checksums, note_failures, note_run,
+    other_heatmaps, remove_labels, same_heatmaps, sample_ids, stored_runs, survey_labels, tidy_failures,
 };
 use camflow_measure::{Measure, Measures};
 use camflow_media::{Checksum, FileForm, RecordedChecksum};
@@ -573,17 +573,9 @@ fn a_label_keeps_what_people_added_to_it() {
         "_id",
         "_cls",
         "tags",
-        "map_path",
-        "range",
-        "npy_path",
-        "map_checksum",
-        "npy_checksum",
-        "fingerprint",
         "target_class",
-        "layer",
-        "method",
-        "model",
         "score",
+        "confidence",
         "energy_inside",
         "energy_ratio",
         "pointing_hit",
@@ -593,14 +585,23 @@ fn a_label_keeps_what_people_added_to_it() {
         "object_area",
         "entropy",
         "rank_correlation",
-        "confidence",
         "confidence_drop",
         "confidence_increase",
         "deletion_auc",
         "insertion_auc",
         "road",
+        "method",
+        "layer",
+        "model",
+        "map_path",
+        "range",
+        "npy_path",
+        "map_checksum",
+        "npy_checksum",
+        "upsampling",
+        "fingerprint",
     ];
-    assert_eq!(keys, expected);
+    assert_eq!(keys, expected, "the App's tooltip shows them in this order");
     assert_eq!(first.get_str("fingerprint").expect("text"), "$first", "not taken for a field path");
     assert!(mongod.sample(dataset_id, id(0)).get_datetime("last_modified_at").expect("a date").timestamp_millis() > 0);
 
@@ -1062,7 +1063,7 @@ fn shards_that_start_at_once_declare_their_fields_once() {
             let start = &start;
             scope.spawn(move || {
                 let mut sink = UpdateSink::new(dataset, names.map(field).to_vec()).expect("a sink");
-                sink.show_in_app("cam_4".into());
+                sink.show_in_app(AppView { ticked: "cam_4".into(), colors: AppColors::Jet });
                 sink.lock(shard(&format!("{}/8", index + 1))).expect("they share nothing");
                 start.wait();
                 sink.commit(&[update(index, names.map(|name| heatmap(name, "f")).to_vec())]).expect("a commit");
@@ -1077,6 +1078,10 @@ fn shards_that_start_at_once_declare_their_fields_once() {
     let app = stored.expect("the dataset").get_document("app_config").expect("settings").clone();
     let coloured = app.get_document("color_scheme").expect("colours").get_array("fields").expect("a list").len();
     assert_eq!(coloured, 4, "{app}");
+    let groups = app.get_array("sidebar_groups").expect("groups");
+    let group = groups[0].as_document().expect("a group");
+    let paths = group.get_array("paths").expect("a list").iter().filter_map(Bson::as_str);
+    assert_eq!((groups.len(), paths.collect::<Vec<_>>()), (1, names.to_vec()));
     let ticked = app.get_document("active_fields").expect("ticked").get_array("paths").expect("a list");
     assert_eq!(ticked.iter().filter_map(Bson::as_str).collect::<Vec<_>>(), ["cam_4", "weather"]);
 }

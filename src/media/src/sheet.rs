@@ -1,22 +1,24 @@
 //! Contact sheets: a page of small pictures with captions, to look at in one glance.
 
-use font8x8::UnicodeFonts;
-
 use super::{
     error::MediaError,
     image::RgbImage,
+    marks::color_bar,
     resample::{Interpolation, resize_rgb},
+    text::{LINE, Pen},
 };
 
 /// The longer side of a picture on the sheet, in pixels.
-const SIDE: usize = 240;
+const SIDE: usize = 480;
 /// Between pictures, and around all.
-const GAP: usize = 8;
-/// A letter is 8x8 pixels, with two above and below.
-const LETTER: usize = 8;
-const CAPTION: usize = LETTER + 4;
+const GAP: usize = 12;
+const CAPTION: usize = LINE + 4;
 const PAPER: [u8; 3] = [24, 24, 24];
 const INK: [u8; 3] = [235, 235, 235];
+/// The scale at the sheet's foot, and the space for the numbers at its ends.
+const BAR: usize = 200;
+const BAR_ENDS: usize = 16;
+const SCALE_TEXT: &str = "attention, relative to the map's largest";
 
 /// One picture of a sheet.
 #[derive(Clone, Debug)]
@@ -27,11 +29,12 @@ pub struct Tile {
     pub image: RgbImage,
 }
 
-/// A sheet of rows of tiles, each scaled to the same cell (its longer side 240 pixels); rows may differ in length.
+/// A sheet of rows of tiles, each scaled to the same cell (its longer side 480 pixels); rows may differ in length.
 ///
 /// # Errors
 /// A picture cannot be resized.
 pub fn contact_sheet(rows: &[Vec<Tile>]) -> Result<RgbImage, MediaError> {
+    let pen = Pen::new(INK)?;
     let mut cells = Vec::new();
     for row in rows {
         cells.push(
@@ -43,14 +46,22 @@ pub fn contact_sheet(rows: &[Vec<Tile>]) -> Result<RgbImage, MediaError> {
     let cell_height = pictures().map(|image| image.height).max().unwrap_or(1);
     let num_columns = cells.iter().map(Vec::len).max().unwrap_or(0);
     let (row_height, column_width) = (CAPTION + cell_height + GAP, cell_width + GAP);
-    let (height, width) = (GAP + cells.len() * row_height, GAP + num_columns * column_width);
+    let (height, width) = (GAP + cells.len() * row_height + CAPTION, GAP + num_columns * column_width);
     let mut sheet = RgbImage::new(height, width, PAPER.repeat(height * width));
     for (row, cells) in cells.iter().enumerate() {
         for (column, (caption, image)) in cells.iter().enumerate() {
             let (top, left) = (GAP + row * row_height, GAP + column * column_width);
-            write_line(&mut sheet, caption, (top + 2, left), cell_width);
+            pen.write(&mut sheet, caption, (top, left), cell_width);
             paste(&mut sheet, image, (top + CAPTION, left));
         }
+    }
+    if width >= BAR + 2 * (BAR_ENDS + GAP) {
+        let (top, mut left) = (height - CAPTION - GAP / 2, GAP);
+        pen.write(&mut sheet, "0", (top, left), BAR_ENDS);
+        left += BAR_ENDS;
+        paste(&mut sheet, &color_bar(LINE - 4, BAR), (top + 2, left));
+        left += BAR + BAR_ENDS / 2;
+        pen.write(&mut sheet, &format!("1   {SCALE_TEXT}"), (top, left), width - left);
     }
     Ok(sheet)
 }
@@ -70,18 +81,6 @@ fn paste(sheet: &mut RgbImage, image: &RgbImage, (top, left): (usize, usize)) {
     }
 }
 
-fn write_line(sheet: &mut RgbImage, text: &str, (top, left): (usize, usize), width: usize) {
-    for (place, letter) in text.chars().take(width / LETTER).enumerate() {
-        let rows = font8x8::BASIC_FONTS.get(letter).or_else(|| font8x8::LATIN_FONTS.get(letter)).unwrap_or([0x7E; 8]);
-        for (row, bits) in rows.into_iter().enumerate() {
-            for column in (0..LETTER).filter(|column| bits & (1 << column) != 0) {
-                let at = ((top + row) * sheet.width + left + place * LETTER + column) * 3;
-                sheet.pixels[at..at + 3].copy_from_slice(&INK);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,17 +92,21 @@ mod tests {
     #[test]
     fn pictures_lie_in_rows_and_columns_under_their_captions() {
         let sheet = contact_sheet(&[vec![tile(480, 480, 200), tile(100, 50, 100)], vec![tile(240, 240, 50)]]).expect("sheet");
-        assert_eq!((sheet.height, sheet.width), (8 + 2 * (12 + 240 + 8), 8 + 2 * 248));
+        assert_eq!((sheet.height, sheet.width), (12 + 2 * (24 + 480 + 12) + 24, 12 + 2 * 492));
         let pixel = |row: usize, column: usize| sheet.pixels[(row * sheet.width + column) * 3];
-        assert_eq!((pixel(30, 20), pixel(30, 8 + 248), pixel(30 + 260, 20)), (200, 100, 50));
-        assert_eq!((pixel(0, 0), pixel(30 + 260, 300)), (PAPER[0], PAPER[0]));
-        let ink = (10..18).any(|row| (8..24).any(|column| pixel(row, column) == INK[0]));
-        assert!(ink, "no caption");
+        assert_eq!((pixel(50, 20), pixel(50, 12 + 492), pixel(50 + 516, 20)), (200, 100, 50));
+        assert_eq!((pixel(0, 0), pixel(50 + 516, 600)), (PAPER[0], PAPER[0]));
+        let is_written = |top: usize, left: usize| (top..top + LINE).any(|row| (left..left + 16).any(|at| pixel(row, at) > 150));
+        assert!(is_written(12, 12), "no caption");
+        // The scale: blue at its beginning, red at its end.
+        let (bar, [begin, end]) = (sheet.height - 20, [29, 12 + 16 + BAR - 2]);
+        let color = |column: usize| &sheet.pixels[(bar * sheet.width + column) * 3..][..3];
+        assert!(color(begin)[2] > color(begin)[0] && color(end)[0] > color(end)[2], "{:?} {:?}", color(begin), color(end));
     }
 
     #[test]
     fn nothing_is_an_empty_sheet_not_a_panic() {
-        assert_eq!(contact_sheet(&[]).expect("sheet").height, 8);
+        assert_eq!(contact_sheet(&[]).expect("sheet").height, 12 + 24);
         let long = Tile { caption: "x".repeat(500), ..tile(1, 1, 9) };
         assert!(contact_sheet(&[vec![long]]).is_ok());
     }

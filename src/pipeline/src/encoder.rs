@@ -113,7 +113,8 @@ impl Encoder {
         let mut heatmaps = Vec::new();
         for class in &classes {
             let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
-            let measures = self.measures(class, seen.as_ref());
+            let fitted = Fitted::new(class, seen.as_ref());
+            let measures = self.measures(class, &fitted);
             for (column, (heatmap, measures)) in self.fields.columns().zip(class.heatmaps.iter().zip(measures)) {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(&fingerprint, class.class, column).to_string();
@@ -124,7 +125,7 @@ impl Encoder {
                     Some(_) => self.write_npy(&stem(&format!("{fingerprint} layer")), heatmap, layer_map)?.unzip(),
                     None => self.write_npy(&stem(&fingerprint), heatmap, None)?.unzip(),
                 };
-                let (map, map_checksum) = self.write_map(&stem(&fingerprint), heatmap)?;
+                let (map, map_checksum) = self.write_map(&stem(&fingerprint), heatmap, &fitted)?;
                 heatmaps.push(WrittenHeatmap {
                     field: field.to_owned(),
                     class: name.clone(),
@@ -159,9 +160,7 @@ impl Encoder {
     }
 
     /// Where the attention lies, by column.
-    fn measures(&self, class: &ClassHeatmaps, seen: Option<&BinaryMask>) -> Vec<Measures> {
-        let mut fitted = Fitted { seen, object: class.object.as_ref(), by_size: BTreeMap::new() };
-        class.heatmaps.iter().for_each(|heatmap| fitted.fit(heatmap));
+    fn measures(&self, class: &ClassHeatmaps, fitted: &Fitted) -> Vec<Measures> {
         let of = |(column, heatmap): (usize, &Heatmap)| {
             let (map, object) = fitted.measured(heatmap);
             let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before.0]).0);
@@ -194,40 +193,45 @@ impl Encoder {
         Ok(Some((path, checksum)))
     }
 
-    fn write_map(&self, stem: &Path, heatmap: &Heatmap) -> Result<(StoredMap, Option<Checksum>), RunError> {
-        let Heatmap { height, width, values, levels, .. } = heatmap;
+    fn write_map(&self, stem: &Path, heatmap: &Heatmap, fitted: &Fitted) -> Result<(StoredMap, Option<Checksum>), RunError> {
+        let Heatmap { height, width, values, .. } = heatmap;
         if self.store == Store::Inline {
             return Ok((StoredMap::Inline(deflate_f32(&[*height, *width], values)), None));
         }
         let path = with_suffix(stem, ".png");
-        let png = encode_gray(*height, *width, levels).map_err(|error| unwritable(&path, error))?;
+        let png = encode_gray(*height, *width, &fitted.visible_levels(heatmap)).map_err(|error| unwritable(&path, error))?;
         let checksum = write_with_checksum(&path, Durability::Machine, |file| file.write_all(&png))
             .map_err(|error| unwritable(&path, error))?;
         Ok((StoredMap::File(path), Some(checksum)))
     }
 }
 
-/// The masks of a class at the sizes of its heatmaps.
-struct Fitted<'a> {
-    seen: Option<&'a BinaryMask>,
-    object: Option<&'a BinaryMask>,
-    /// By height and width: what was seen, and the object.
-    by_size: BTreeMap<(usize, usize), [Option<BinaryMask>; 2]>,
-}
+/// The masks of a class at the sizes of its heatmaps: by height and width what was seen, and the object.
+struct Fitted(BTreeMap<(usize, usize), [Option<BinaryMask>; 2]>);
 
-impl Fitted<'_> {
-    fn fit(&mut self, heatmap: &Heatmap) {
-        let (height, width) = (heatmap.height, heatmap.width);
-        let masks = [self.seen, self.object];
-        self.by_size
-            .entry((height, width))
-            .or_insert_with(|| masks.map(|mask| mask.map(|mask| mask.resize_nearest(height, width))));
+impl Fitted {
+    /// The masks of a class, and of what the model saw (`None`: all).
+    fn new(class: &ClassHeatmaps, seen: Option<&BinaryMask>) -> Self {
+        let masks = [seen, class.object.as_ref()];
+        let mut by_size = BTreeMap::new();
+        for Heatmap { height, width, .. } in &class.heatmaps {
+            let fit = |mask: &BinaryMask| mask.resize_nearest(*height, *width);
+            by_size.entry((*height, *width)).or_insert_with(|| masks.map(|mask| mask.map(fit)));
+        }
+        Fitted(by_size)
+    }
+
+    /// The levels for the App, which draws nothing where one is 0: that is kept for what the model did not see.
+    fn visible_levels(&self, heatmap: &Heatmap) -> Vec<u8> {
+        let [seen, _] = &self.0[&(heatmap.height, heatmap.width)];
+        let lowest = |pixel: usize| u8::from(seen.as_ref().is_none_or(|seen| seen.pixels[pixel] != 0));
+        heatmap.levels.iter().enumerate().map(|(pixel, level)| (*level).max(lowest(pixel))).collect()
     }
 
     /// A heatmap that was fitted, and the object.
     fn measured<'b>(&'b self, heatmap: &'b Heatmap) -> (Measured<'b>, Option<&'b BinaryMask>) {
         let Heatmap { height, width, values, levels, .. } = heatmap;
-        let [seen, object] = &self.by_size[&(*height, *width)];
+        let [seen, object] = &self.0[&(*height, *width)];
         (Measured { height: *height, width: *width, values, levels, seen: seen.as_ref() }, object.as_ref())
     }
 }
@@ -268,11 +272,12 @@ mod tests {
             class: ClassIndex(0),
             channel: 1,
             score: 1.0,
+            confidence: None,
             object: Some(mask(2, &[1, 0])),
             heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
             faithfulness: vec![Measures::default().with(Measure::Road, 0.1)],
         };
-        let measures = encoder.measures(&class, None);
+        let measures = encoder.measures(&class, &Fitted::new(&class, None));
         let about = |measured: Option<f64>, wanted: f64| (measured.expect("defined") - wanted).abs() < 1e-6;
         assert!(about(measures[0].get(Measure::EnergyInside), 306.0 / 408.0), "{measures:?}");
         assert!(about(measures[1].get(Measure::EnergyInside), 0.2), "{measures:?}");
@@ -282,8 +287,31 @@ mod tests {
         assert!(about(measures[1].get(Measure::RankCorrelation), -1.0), "{measures:?}");
 
         let seen = mask(4, &[0, 1, 1, 1]);
-        let measures = encoder.measures(&class, Some(&seen));
+        let fitted = Fitted::new(&class, Some(&seen));
+        let measures = encoder.measures(&class, &fitted);
         assert!(about(measures[0].get(Measure::EnergyInside), 1.0 / 3.0), "{measures:?}");
         assert!(about(measures[0].get(Measure::ObjectArea), 1.0 / 3.0), "{measures:?}");
+    }
+
+    #[test]
+    fn the_lowest_level_of_what_was_seen_is_1() {
+        let heatmap =
+            Heatmap { height: 1, width: 4, values: vec![0.0, 0.001, 0.5, 0.0], levels: vec![0, 0, 128, 0], layer_map: None };
+        let levels = |seen: Option<&BinaryMask>| {
+            let heatmaps = vec![heatmap.clone()];
+            let class = ClassHeatmaps {
+                class: ClassIndex(0),
+                channel: 1,
+                score: 1.0,
+                confidence: None,
+                object: None,
+                heatmaps,
+                faithfulness: Vec::new(),
+            };
+            Fitted::new(&class, seen).visible_levels(&heatmap)
+        };
+        assert_eq!(levels(None), [1, 1, 128, 1]);
+        let seen = BinaryMask { height: 1, width: 4, pixels: vec![0, 1, 1, 0] };
+        assert_eq!(levels(Some(&seen)), [0, 1, 128, 0]);
     }
 }

@@ -164,6 +164,7 @@ impl Explainer for FirstPixel {
                 class: target.class,
                 channel: 15,
                 score: f64::from(pixels[0]),
+                confidence: None,
                 object: None,
                 heatmaps: vec![map(0.25), map(0.75)],
                 faithfulness: Vec::new(),

@@ -252,6 +252,35 @@ impl Reporter {
         }
     }
 
+    /// So many files are about to be explained.
+    pub fn files_started(&self, count: usize) {
+        if self.format == Format::Human {
+            self.state().progress = Some(Progress::new(Some(count as u64), io::stderr().is_terminal()));
+        }
+    }
+
+    /// What came of an image, in words, on standard output.
+    pub fn image_explained(&self, text: &str) {
+        if self.format == Format::Human {
+            let print = || stdout_line(&without_controls(text));
+            match &self.state().progress {
+                Some(progress) => progress.suspend(print),
+                None => print(),
+            }
+        }
+    }
+
+    /// One of the files is done.
+    pub fn file_finished(&self, failed: bool) {
+        let finished = if failed { Progress::failed } else { Progress::committed };
+        self.state().progress.iter_mut().for_each(finished);
+    }
+
+    /// All of them are.
+    pub fn files_finished(&self) {
+        self.state().progress.take().iter().for_each(Progress::clear);
+    }
+
     /// An image that could not be explained, and why.
     pub fn image_failed(&self, path: &Path, error: &str) {
         let path = path.to_string_lossy();

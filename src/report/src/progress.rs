@@ -84,7 +84,12 @@ impl Progress {
 
     /// A line above the bar.
     pub(crate) fn line(&self, text: &str) {
-        if self.is_terminal { self.bar.suspend(|| stderr_line(text)) } else { stderr_line(text) }
+        self.suspend(|| stderr_line(text));
+    }
+
+    /// Prints something while the bar is away.
+    pub(crate) fn suspend(&self, print: impl FnOnce()) {
+        if self.is_terminal { self.bar.suspend(print) } else { print() }
     }
 
     pub(crate) fn clear(&self) {

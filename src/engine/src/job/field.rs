@@ -13,20 +13,23 @@ const PLACEHOLDERS: [&str; 4] = ["class", "layer", "method", "model"];
 
 /// A template with `{class}`, `{layer}`, `{method}` and `{model}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldTemplate(String);
+pub struct FieldTemplate {
+    text: String,
+    /// What `{method}` is for Grad-CAM.
+    gradcam: &'static str,
+}
 
-impl FieldTemplate {
-    /// `person_grad_layer_4` for Grad-CAM alone, as in FiftyOne's tutorial; for other methods `person_layercam_layer_4`.
-    pub fn default_for(methods: &[&str]) -> Self {
-        FieldTemplate(
-            if methods == ["gradcam"] { "{class}_grad_layer_{layer}" } else { "{class}_{method}_layer_{layer}" }.to_owned(),
-        )
+/// `person_grad_layer_4` for Grad-CAM, as in FiftyOne's tutorial, for other methods `person_layercam_layer_4`: whatever else a run
+/// computes, so that a heatmap has the same field in every run.
+impl Default for FieldTemplate {
+    fn default() -> Self {
+        FieldTemplate { text: "{class}_{method}_layer_{layer}".to_owned(), gradcam: "grad" }
     }
 }
 
 impl std::fmt::Display for FieldTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -51,7 +54,7 @@ impl std::str::FromStr for FieldTemplate {
         match text.chars().next() {
             None => Err("a field needs a name".into()),
             Some('_') => Err("FiftyOne keeps names that begin with `_` for itself".into()),
-            Some(_) => Ok(FieldTemplate(text.to_owned())),
+            Some(_) => Ok(FieldTemplate { text: text.to_owned(), gradcam: "gradcam" }),
         }
     }
 }
@@ -64,8 +67,9 @@ impl FieldTemplate {
     /// Two heatmaps would get the same field, or nothing is left of a name.
     pub fn names(&self, classes: &[String], columns: &[(&str, &str)], model: &str) -> Result<Vec<Vec<String>>, Diagnostic> {
         let name = |class: &String, (method, layer): &(&str, &str)| {
+            let method = if *method == "gradcam" { self.gradcam } else { *method };
             let filled = self
-                .0
+                .text
                 .replace("{layer}", &identifier(layer))
                 .replace("{method}", &identifier(&method.replace('+', "p")))
                 .replace("{model}", &identifier(model))
@@ -90,8 +94,8 @@ impl FieldTemplate {
                 ("{layer}", column.1 != other_column.1, column.1, other_column.1),
             ];
             let (placeholder, _, one, other) = differ.into_iter().find(|(_, differs, ..)| *differs).unwrap_or(differ[0]);
-            let hint = match self.0.contains(placeholder) {
-                false => format!("put {placeholder} into `--field`; it is `{}`", self.0),
+            let hint = match self.text.contains(placeholder) {
+                false => format!("put {placeholder} into `--field`; it is `{}`", self.text),
                 true => "these names differ in nothing but signs; ask for one after the other, each with a `--field` of its own"
                     .into(),
             };
@@ -100,7 +104,7 @@ impl FieldTemplate {
         }
         if names.iter().flatten().any(String::is_empty) {
             return Err(Diagnostic::invalid("no letter or digit is left of a field's name")
-                .hint(format!("`--field` is `{}`; put some into it", self.0)));
+                .hint(format!("`--field` is `{}`; put some into it", self.text)));
         }
         Ok(names)
     }
@@ -131,14 +135,14 @@ mod tests {
 
     #[test]
     fn the_default_is_that_of_the_tutorial() {
-        let template = FieldTemplate::default_for(&["gradcam"]);
+        let template = FieldTemplate::default();
         let names = template.names(&["person".into()], &[("gradcam", "1"), ("gradcam", "layer4.2.conv3")], "m");
         assert_eq!(names.expect("names"), [["person_grad_layer_1", "person_grad_layer_layer4_2_conv3"]]);
         let names = template.names(&["dining table".into()], &[("gradcam", "4")], "m");
         assert_eq!(names.expect("names"), [["dining_table_grad_layer_4"]]);
-        let template = FieldTemplate::default_for(&["gradcam++", "fullgrad"]);
-        let names = template.names(&["cat".into()], &[("gradcam++", "4"), ("fullgrad", "all")], "m");
-        assert_eq!(names.expect("names"), [["cat_gradcampp_layer_4", "cat_fullgrad_layer_all"]]);
+        // The same one beside other methods.
+        let names = template.names(&["cat".into()], &[("gradcam", "4"), ("gradcam++", "4"), ("fullgrad", "all")], "m");
+        assert_eq!(names.expect("names"), [["cat_grad_layer_4", "cat_gradcampp_layer_4", "cat_fullgrad_layer_all"]]);
     }
 
     #[test]

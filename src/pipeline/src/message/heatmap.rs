@@ -87,6 +87,8 @@ pub struct ClassHeatmaps {
     pub channel: i64,
     /// The scalar that was differentiated.
     pub score: f64,
+    /// The model's probability of the class, or the mean of it over the pixels that count; `None` where nobody asked for it.
+    pub confidence: Option<f64>,
     /// The pixels that count, over what the heatmaps show, at any resolution; `None` where all do, or one by its place.
     pub object: Option<BinaryMask>,
     /// One per column of the job: method by method, layer by layer.

@@ -267,7 +267,7 @@ impl TorchExplainer {
         let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
         let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
         let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
-        let plain = self.saliencies(&input, &keys, &targets, &shown)?;
+        let mut plain = self.saliencies(&input, &keys, &targets, &shown)?;
         let mut maps = self.heatmaps(&plain.passes, PLAIN, samples, (height, width))?;
         if self.options.aug_smooth {
             for (cell, found) in plain.targets.iter() {
@@ -324,6 +324,7 @@ impl TorchExplainer {
                 class: samples[cell.sample].targets[usize::from(cell.target)].class,
                 channel: target.class,
                 score,
+                confidence: plain.confidences.remove(cell),
                 object: target.predicted,
                 heatmaps,
                 faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),

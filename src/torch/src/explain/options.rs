@@ -25,6 +25,8 @@ pub struct ExplainOptions {
     pub reading: Reading,
     /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
     pub faithfulness: bool,
+    /// Whether the probability of the class is told with its heatmaps.
+    pub confidence: bool,
     /// Whether nothing else may be in a sample's batch, no other sample and no variant of it, as the model would mix them.
     pub one_by_one: bool,
     /// How many variants of a sample gradient-free methods and that examination run at a time.

@@ -21,6 +21,8 @@ pub(super) struct Saliencies {
     pub targets: Grid<Score>,
     /// How much that is, f64 `[n]` of each pass, on the device.
     values: Vec<Tensor>,
+    /// The class's probability, of each class that is there, if it was asked for.
+    pub confidences: Grid<f64>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -68,6 +70,7 @@ impl TorchExplainer {
         };
         let _no_grad = tch::no_grad_guard();
         let scores = self.resolve(&execution.output, targets, shown)?;
+        let confidences = if self.options.confidence { confidences(&execution.output, &scores)? } else { Grid::default() };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -88,7 +91,7 @@ impl TorchExplainer {
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
         drop(targets);
-        Ok(Saliencies { targets: run.into_scores(), values, passes })
+        Ok(Saliencies { targets: run.into_scores(), values, confidences, passes })
     }
 
     /// What is differentiated, of each class that is there.
@@ -107,4 +110,21 @@ impl TorchExplainer {
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
         Ok(resolve(&output.f_detach()?, targets, self.options.reading, shown)?)
     }
+}
+
+/// The probability of each class that is there.
+fn confidences(output: &Tensor, scores: &Grid<Score>) -> Result<Grid<f64>, ExplainError> {
+    let output = output.f_detach()?;
+    let of = |(cell, score): (Cell, &Score)| {
+        let of_sample = output.f_narrow(0, usize::from(cell.sample) as i64, 1)?;
+        Ok(score.confidence(&of_sample)?.f_to_kind(Kind::Double)?.f_view([-1i64])?)
+    };
+    let found = scores.iter().map(of).collect::<Result<Vec<Tensor>, ExplainError>>()?;
+    let mut confidences = Grid::default();
+    if !found.is_empty() {
+        for ((cell, _), probability) in scores.iter().zip(to_host::<f64>(&Tensor::f_cat(&found, 0)?)?) {
+            confidences.insert(cell, probability);
+        }
+    }
+    Ok(confidences)
 }

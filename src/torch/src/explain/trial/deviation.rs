@@ -45,6 +45,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         with_layer_maps: false,
         reading: Reading::default(),
         faithfulness: false,
+        confidence: false,
         one_by_one: false,
         probe_batch: 1,
     };
