@@ -210,7 +210,10 @@ mod tests {
         assert_eq!(refused("tags", Value::Table(Vec::new())), "`tags` takes TAG or an array of them, not a table");
         assert_eq!(refused("map", text("a=b")), "`map` is a table: write `map = { \"LABEL\" = \"CLASS\" }`");
         assert!(refused("map", Value::Table(vec![("a".into(), Text::plain(""))])).contains("lacks a name"));
-        assert_eq!(refused("npy", text("f33")), "`npy` cannot be `f33`: it takes `f32`, `f16`, `none`; did you mean `f32`?");
+        assert_eq!(
+            refused("npy", text("f33")),
+            "`npy` cannot be `f33`: it takes `layer`, `f32`, `f16`, `none`; did you mean `f32`?"
+        );
         assert!(refused("method", text("gradcan")).ends_with("did you mean `gradcam`?"));
         assert!(refused("method", list(&["fem", "gradcan"])).ends_with("did you mean `gradcam`?"));
         assert!(refused("target", text("labels:")).starts_with("`target` cannot be `labels:`: `labels:` is not a target"));
@@ -220,6 +223,6 @@ mod tests {
         };
         assert_eq!(secret("limit"), "`limit` cannot be `${PW}`");
         assert_eq!(secret("target"), "`target` cannot be `${PW}`");
-        assert!(secret("npy").ends_with("it takes `f32`, `f16`, `none`"));
+        assert!(secret("npy").ends_with("it takes `layer`, `f32`, `f16`, `none`"));
     }
 }

@@ -291,7 +291,7 @@ metrics-file = "f.txt"
                 "f.toml:22: job `f`: `metrics-file` cannot be `f.txt`: it ends in `.prom`: the collector reads no other files",
                 "f.toml:4: there is no key `clas`; the nearest: `class`, `layers`",
                 "f.toml:6: job `a`: it has no `dataset`",
-                "f.toml:8: job `a`: `npy` cannot be `f33`: it takes `f32`, `f16`, `none`; did you mean `f32`?",
+                "f.toml:8: job `a`: `npy` cannot be `f33`: it takes `layer`, `f32`, `f16`, `none`; did you mean `f32`?",
             ]
         );
         let shared =
