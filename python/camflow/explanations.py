@@ -34,7 +34,7 @@ class HeatmapOf:
     score: float
     # float32 [height, width], from 0 to 1.
     values: Any
-    # uint8 [height, width, 3]: in colour over the image.
+    # uint8 [height, width, 3]: in colour over the image, at the size of that.
     overlay: Any
 
 

@@ -84,8 +84,8 @@ def test_fiftyone_finds_what_it_expects(dataset, annotate, tmp_path):
         assert exact.dtype == np.float32 and exact.min() >= 0 and exact.max() <= 1
         picture = label.get_map()
         # The App draws nothing where a picture is 0.
-        levels = np.maximum(np.floor(255 * exact + np.float32(0.5)), 1)
-        assert picture.dtype == np.uint8 and np.array_equal(picture, levels)
+        assert picture.dtype == np.uint8 and picture.min() >= 1
+        assert np.abs(picture - np.maximum(255 * exact, 1)).max() <= 0.5 + 1e-3
         assert Path(label.map_path).is_absolute()
     for view in (dataset.sort_by(f"{FIELDS[3]}.score"), dataset.match(F(f"{FIELDS[3]}.score") > 0)):
         assert view.first()[FIELDS[3]] is not None or len(view) == len(dataset)
