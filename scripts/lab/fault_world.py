@@ -20,8 +20,11 @@ import fault_fiftyone
 import growth
 import pymongo
 from bson import ObjectId
-from camflow.labels import upsample
 from private_mongod import PrivateMongod
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
+
+from camflow.labels import upsample
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 CLASSES = ("light", "middle")
