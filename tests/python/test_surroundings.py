@@ -73,7 +73,7 @@ def test_what_cannot_be_named_is_known_before(command, tmp_path):
 
 
 def test_a_limit_on_file_sizes_is_an_error(command):
-    done = ran(command(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)))
+    done = ran(command(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512)))
     assert done.returncode == 3 and "File too large" in done.said and "ulimit -f" in done.said, (done.returncode, done.said)
 
 

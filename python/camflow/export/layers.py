@@ -352,8 +352,9 @@ def _with_class_tokens(by_path: dict[str, Layer], before_attention: Callable[[st
         found = re.fullmatch(rf"(.*)\.\w*?\d+\.{FIRST_NORM}", path)
         if found and layer["layout"] == "tokens" and before_attention(path):
             stages[found[1]] = path
-    last = by_path[list(stages.values())[-1]] if stages else {}
-    return list(stages.values()) if last.get("tokens", {}).get("prefix") else []
+    tokens = [by_path[path].get("tokens") or {} for path in stages.values()]
+    is_pyramid = len({tuple(one.get("grid", ())) for one in tokens}) == len(tokens) > 1
+    return list(stages.values()) if is_pyramid and tokens[-1].get("prefix") else []
 
 
 def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
