@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import sys
@@ -234,7 +235,7 @@ def plot(results: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for result, style in zip(results, ("-", "--", ":"), strict=False):
+    for result, style in zip(results, itertools.cycle(("-", "--", ":", "-.")), strict=False):
         for (ms, found), color in zip(result["by_device_ms"].items(), ("#d1495b", "#2e6f95", "#66a182", "#8d99ae"), strict=False):
             gpus = [row["gpus"] for row in found["rows"]]
             rates = [row["images_per_s"] for row in found["rows"]]

@@ -106,10 +106,11 @@ def test_an_interruption_keeps_what_was_done(tiny_model, tiny_dataset, tmp_path)
         "out": tmp_path / "out",
         "workers": 1,
         "batch_size": 1,
+        "cam_batch_size": 1,
     }
     try:
         with pytest.raises(KeyboardInterrupt):
-            # Each image is asked about many times, so that the run is not over before it is interrupted.
+            # Each image is asked about many times, one after the other, so that the run is not over before it is interrupted.
             api.compute_heatmaps(dataset, tiny_model, **call, faithfulness=True, progress=lambda bar: begun.set())
     finally:
         begun.set()
