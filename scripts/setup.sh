@@ -35,9 +35,14 @@ logged() {
     shift
     mkdir -p "$camflow_cache"
     log="$(mktemp "$camflow_cache/step.XXXXXX.log")"
+    # In a process group of its own, which goes with this script: in the background, Ctrl-C would not reach it.
+    set -m
     # Not in a condition: behind one, errors inside a function would not count.
-    ("$@") >"$log" 2>&1 &
+    ("$@") >"$log" 2>&1 </dev/null &
     job=$!
+    set +m
+    # shellcheck disable=SC2064
+    trap "kill -- -$job 2>/dev/null; rm -f '$log'; exit 130" INT TERM
     if [ -t 1 ]; then
         room=$(($(tput cols 2>/dev/null || echo 80) - ${#text} - 15))
         while kill -0 "$job" 2>/dev/null; do
@@ -51,6 +56,7 @@ logged() {
         step "$text"
     fi
     wait "$job" || code=$?
+    trap - INT TERM
     if [ "$code" -ne 0 ]; then
         cat "$log" >&2
         rm -f "$log"
