@@ -56,40 +56,40 @@ def segformer():
     return t.SegformerForSemanticSegmentation(config), t.SegformerImageProcessor(size={"height": 128, "width": 128})
 
 
-def mask2former():
+def swin_and_decoder():
+    """What universal segmentation of both kinds has: a Swin and a decoder of seven queries."""
     stages = [f"stage{number}" for number in range(1, 5)]
+    swin = t.SwinConfig(image_size=64, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], out_features=stages, **SWIN)
+    return {
+        "backbone_config": swin,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "num_attention_heads": 4,
+        "dim_feedforward": 32,
+        "encoder_feedforward_dim": 32,
+        "num_queries": 7,
+        "id2label": NAMES,
+    }
+
+
+def mask2former():
     config = t.Mask2FormerConfig(
-        backbone_config=t.SwinConfig(image_size=64, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], out_features=stages, **SWIN),
         hidden_dim=32,
         feature_size=32,
         mask_feature_size=32,
-        encoder_layers=1,
-        decoder_layers=3,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        encoder_feedforward_dim=32,
-        num_queries=7,
-        id2label=NAMES,
+        **swin_and_decoder(),
     )
     return t.Mask2FormerForUniversalSegmentation(config), t.Mask2FormerImageProcessor(size={"height": 64, "width": 64})
 
 
 def oneformer():
-    stages = [f"stage{number}" for number in range(1, 5)]
     config = t.OneFormerConfig(
-        backbone_config=t.SwinConfig(image_size=64, depths=[1, 1, 1, 1], num_heads=[2, 2, 4, 4], out_features=stages, **SWIN),
         hidden_dim=32,
         conv_dim=32,
         mask_dim=32,
-        encoder_layers=1,
-        decoder_layers=3,
-        num_attention_heads=4,
-        dim_feedforward=32,
-        encoder_feedforward_dim=32,
-        num_queries=7,
         query_dec_layers=1,
         is_training=False,
-        id2label=NAMES,
+        **swin_and_decoder(),
     )
     processor = t.OneFormerImageProcessor(size={"height": 64, "width": 64}, num_text=2)
     return t.OneFormerForUniversalSegmentation(config), processor

@@ -52,25 +52,13 @@ def sanity() -> dict:
     found["doctor"], found["doctor_s"] = done["out"].splitlines(), done["s"]
     tiny = WORK / "models" / "standin-deeplab.pt2"
     photo = min((WORK / "dataset" / "images").iterdir())
+
+    def explain(device: str, out: str) -> dict:
+        flags = ["--class", "person", "--layers", "1-4", "--device", device, "--out", WORK / "tiny" / out, "--format", "json"]
+        return run([CAMFLOW, "explain", photo, "--model", tiny, *flags], 90)
+
     for attempt in ("cold", "warm"):
-        command = [
-            CAMFLOW,
-            "explain",
-            photo,
-            "--model",
-            tiny,
-            "--class",
-            "person",
-            "--layers",
-            "1-4",
-            "--device",
-            DEVICE,
-            "--out",
-            WORK / "tiny" / attempt,
-            "--format",
-            "json",
-        ]
-        done = run(command, 90)
+        done = explain(DEVICE, attempt)
         found[f"explain_{attempt}"] = {
             "code": done["code"],
             "s": done["s"],
@@ -78,26 +66,7 @@ def sanity() -> dict:
             "stderr": done["err"][-500:],
         }
     # The same photograph on the CPU: a network that is trained, so the maps mean something.
-    run(
-        [
-            CAMFLOW,
-            "explain",
-            photo,
-            "--model",
-            tiny,
-            "--class",
-            "person",
-            "--layers",
-            "1-4",
-            "--device",
-            "cpu",
-            "--out",
-            WORK / "tiny" / "cpu",
-            "--format",
-            "json",
-        ],
-        90,
-    )
+    explain("cpu", "cpu")
     import numpy as np
 
     there = {path.name: np.load(path) for path in (WORK / "tiny" / "cold").glob("*.npy")}

@@ -120,11 +120,9 @@ impl Encoder {
                 let fingerprint = self.fields.fingerprint(&fingerprint, class.class, column).to_string();
                 let layer_map = heatmap.layer_map.as_ref().filter(|map| self.npy == NpyFormat::Layer && map.gives(heatmap));
                 let stem = |fingerprint: &str| stem(&self.folder, field, &sample.id, fingerprint);
-                let (npy_path, npy_checksum) = match layer_map {
-                    // Under another name than the floats that an earlier version wrote for the same fingerprint.
-                    Some(_) => self.write_npy(&stem(&format!("{fingerprint} layer")), heatmap, layer_map)?.unzip(),
-                    None => self.write_npy(&stem(&fingerprint), heatmap, None)?.unzip(),
-                };
+                // Under another name than the floats that an earlier version wrote for the same fingerprint.
+                let npy_stem = if layer_map.is_some() { stem(&format!("{fingerprint} layer")) } else { stem(&fingerprint) };
+                let (npy_path, npy_checksum) = self.write_npy(&npy_stem, heatmap, layer_map)?.unzip();
                 let (map, map_checksum) = self.write_map(&stem(&fingerprint), heatmap, &fitted)?;
                 heatmaps.push(WrittenHeatmap {
                     field: field.to_owned(),

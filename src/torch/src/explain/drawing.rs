@@ -124,7 +124,8 @@ impl TorchExplainer {
         canvas: Canvas,
         input: (usize, usize),
     ) -> Result<DeviceMaps, TchError> {
-        let draw = |size| variant.undo(heatmap::heatmaps(saliencies, size)?);
+        let layer_maps = saliencies.iter().map(heatmap::layer_map).collect::<Result<Vec<_>, _>>()?;
+        let draw = |size| variant.undo(heatmap::upsample(&layer_maps, size)?);
         let size = match canvas {
             Canvas::Layer => None,
             Canvas::Image(height, width) => Some((height, width)),
@@ -132,7 +133,7 @@ impl TorchExplainer {
         };
         let maps = draw(size)?;
         let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
-        let layer_map = self.layer_map(saliencies, canvas, size)?;
+        let layer_map = self.layer_map(&layer_maps, canvas, size);
         match canvas {
             Canvas::Layer | Canvas::Input | Canvas::Image(..) => Ok(DeviceMaps { shown: maps, of_input, layer_map }),
             Canvas::Frame(region) => {
@@ -146,15 +147,9 @@ impl TorchExplainer {
     }
 
     /// What heatmaps are drawn from, and how, if that is less than they are.
-    fn layer_map(
-        &self,
-        saliencies: &[Tensor],
-        canvas: Canvas,
-        size: Option<(usize, usize)>,
-    ) -> Result<Option<(Tensor, Upsampling)>, TchError> {
-        let (true, false, [saliency], Some(size)) = (self.options.with_layer_maps, self.options.aug_smooth, saliencies, size)
-        else {
-            return Ok(None);
+    fn layer_map(&self, layer_maps: &[Tensor], canvas: Canvas, size: Option<(usize, usize)>) -> Option<(Tensor, Upsampling)> {
+        let (true, false, [map], Some(size)) = (self.options.with_layer_maps, self.options.aug_smooth, layer_maps, size) else {
+            return None;
         };
         let (region, is_image) = match canvas {
             Canvas::Frame(region) => (Some(region), false),
@@ -163,9 +158,7 @@ impl TorchExplainer {
         };
         let upsampling = Upsampling { size, region, is_image };
         let (height, width) = upsampling.output();
-        if saliency.size()[1] * saliency.size()[2] >= (height * width) as i64 {
-            return Ok(None);
-        }
-        Ok(Some((heatmap::scale(&saliency.f_relu()?)?, upsampling)))
+        let is_smaller = map.size()[1] * map.size()[2] < (height * width) as i64;
+        is_smaller.then(|| (map.shallow_clone(), upsampling))
     }
 }

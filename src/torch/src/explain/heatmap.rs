@@ -63,17 +63,27 @@ pub(super) fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tenso
 /// # Panics
 /// There is no layer.
 pub fn heatmaps(saliencies: &[Tensor], size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
-    let own = |saliency: &Tensor| (saliency.size()[1] as usize, saliency.size()[2] as usize);
-    let (height, width) = size.or_else(|| saliencies.iter().map(own).max()).expect("at least one layer");
+    upsample(&saliencies.iter().map(layer_map).collect::<Result<Vec<_>, _>>()?, size)
+}
+
+/// What a layer gives to heatmaps, at its own resolution: its saliency `[N, H', W']` clipped and scaled.
+pub(super) fn layer_map(saliency: &Tensor) -> Result<Tensor, TchError> {
+    scale(&saliency.f_relu()?)
+}
+
+/// Heatmaps from what layers give to them; sizes as for [`heatmaps`].
+pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
+    let own = |map: &Tensor| (map.size()[1] as usize, map.size()[2] as usize);
+    let (height, width) = size.or_else(|| layer_maps.iter().map(own).max()).expect("at least one layer");
     let mut sum: Option<Tensor> = None;
-    for saliency in saliencies {
-        let map = resize(&scale(&saliency.f_relu()?)?, height, width)?;
+    for map in layer_maps {
+        let map = resize(map, height, width)?;
         sum = Some(match sum {
             Some(sum) => sum.f_add(&map)?,
             None => map,
         });
     }
-    scale(&sum.expect("at least one layer").f_div_scalar(saliencies.len() as f64)?)
+    scale(&sum.expect("at least one layer").f_div_scalar(layer_maps.len() as f64)?)
 }
 
 /// Puts heatmaps `[N, H, W]` of inputs that were cropped alike where the crop was taken: zero (transparent in the App) outside.
