@@ -249,7 +249,8 @@ private:
             kill(program_, SIGKILL);
             meddled = true;
         } else if (is_it && settings_.what == "--stop") {
-            kill(program_, SIGSTOP);
+            // To the thread itself: this call is the last thing that it does before the stop, however busy the others are.
+            syscall(SYS_tgkill, program_, registers.thread, SIGSTOP);
             meddled = true;
         } else if (is_it && settings_.what == "--kill-after") {
             meddled = until_its_end = true;

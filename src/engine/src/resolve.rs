@@ -4,7 +4,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -321,10 +321,19 @@ pub(crate) fn check_paths<'a>(folder: &Path, fields: impl Iterator<Item = &'a st
 pub(crate) fn check_schema(sink: &UpdateSink, has_committed: bool, observer: &dyn Observer) -> Result<(), Diagnostic> {
     /// FiftyOne takes a field from the samples first, and a moment later from the schema; updates may have come in between.
     const MOMENT: Duration = Duration::from_millis(250);
+    /// That moment on a machine that is busy, or with a dataset that is large.
+    const PATIENCE: Duration = Duration::from_secs(30);
     if has_committed {
         sleep(MOMENT);
     }
-    let restored = sink.schema().declare()?;
+    let start = Instant::now();
+    let restored = loop {
+        let restored = sink.schema().declare()?;
+        if !restored.is_empty() || start.elapsed() >= PATIENCE || !sink.is_losing_a_field()? {
+            break restored;
+        }
+        sleep(MOMENT);
+    };
     if !restored.is_empty() {
         let fields = backticked(restored.iter().map(String::as_str));
         match has_committed {

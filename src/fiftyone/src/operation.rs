@@ -40,6 +40,11 @@ impl Operation {
         self.labels.iter().map(|label| label.field.as_str())
     }
 
+    /// The fields that get a label.
+    pub(super) fn new_labels(&self) -> impl Iterator<Item = &str> {
+        self.labels.iter().filter(|label| label.new.is_some()).map(|label| label.field.as_str())
+    }
+
     /// The update, under all its conditions.
     pub(super) fn statement(&self, fence: Option<&Fence>) -> Document {
         let mut query = doc! {"_id": self.sample};

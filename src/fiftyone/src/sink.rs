@@ -42,6 +42,9 @@ const SAFE: i32 = 60_000;
 /// costs less than a millisecond.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How many samples of the first commit are looked at again in the end; one alone may have been edited by itself.
+const WITNESSES: usize = 16;
+
 /// Makes the updates of a run.
 #[derive(Debug)]
 pub struct UpdateSink {
@@ -53,6 +56,8 @@ pub struct UpdateSink {
     folder: Option<FolderLease>,
     /// The field that the App is to tick, if fields are new.
     app_view: Option<AppView>,
+    /// Samples of the first commit, with the fields that got labels.
+    witnesses: Vec<(ObjectId, Vec<String>)>,
 }
 
 impl UpdateSink {
@@ -63,7 +68,15 @@ impl UpdateSink {
     pub fn new(dataset: &Dataset, fields: Vec<HeatmapField>) -> Result<Self, Error> {
         let schema = Schema::new(dataset.clone(), fields);
         schema.check()?;
-        Ok(UpdateSink { dataset: dataset.clone(), schema, looked: None, lock: None, folder: None, app_view: None })
+        Ok(UpdateSink {
+            dataset: dataset.clone(),
+            schema,
+            looked: None,
+            lock: None,
+            folder: None,
+            app_view: None,
+            witnesses: Vec::new(),
+        })
     }
 
     /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
@@ -96,6 +109,25 @@ impl UpdateSink {
     /// The fields' declarations: call [`Schema::declare`] when the run is over.
     pub fn schema(&self) -> Schema {
         self.schema.clone()
+    }
+
+    /// Whether somebody is deleting a field just now: FiftyOne takes it from the samples first and from the schema afterwards, so
+    /// the labels that this run wrote first are gone while the field is still declared. What was written since then will be left
+    /// undeclared.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn is_losing_a_field(&self) -> Result<bool, Error> {
+        let ids: Vec<ObjectId> = self.witnesses.iter().map(|(id, _)| *id).collect();
+        let fields = self.schema.fields().map(|field| (field.name.clone(), Bson::from(1)));
+        let projection: Document = fields.chain([("_id".to_owned(), 1.into())]).collect();
+        let stored = with_retries(|| self.find(&ids, projection.clone()))?;
+        Ok(self.schema.fields().any(|field| {
+            let has_label = |id: &ObjectId| Some(stored.get(id)?.get_document(&field.name).is_ok());
+            let labelled = self.witnesses.iter().filter(|(_, fields)| fields.contains(&field.name));
+            let found: Vec<bool> = labelled.filter_map(|(id, _)| has_label(id)).collect();
+            !found.is_empty() && !found.contains(&true)
+        }))
     }
 
     /// Before the first update and now and then.
@@ -181,6 +213,10 @@ impl UpdateSink {
         for field in operations.iter().flat_map(|operation| operation.fields()) {
             projection.extend(HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), 1.into())));
         }
+        self.find(&ids, projection)
+    }
+
+    fn find(&self, ids: &[ObjectId], projection: Document) -> Result<HashMap<ObjectId, RawDocumentBuf>, Error> {
         let database = &self.dataset.database;
         let found: Vec<RawDocumentBuf> =
             database.run(&format!("looking for samples of dataset `{}`", self.dataset.name), async {
@@ -199,6 +235,7 @@ impl Sink for UpdateSink {
         self.fence()?;
         self.look_after_schema()?;
         let mut outcomes: Vec<Option<CommitOutcome>> = vec![None; updates.len()];
+        let is_first = self.witnesses.is_empty();
         let mut pending = Vec::new();
         for (index, update) in updates.iter().enumerate() {
             match operation(update, &self.schema) {
@@ -209,7 +246,10 @@ impl Sink for UpdateSink {
         while !pending.is_empty() {
             let rest = pending.split_off(fitting(&pending));
             let (indices, operations): (Vec<_>, Vec<_>) = std::mem::replace(&mut pending, rest).into_iter().unzip();
-            for (index, outcome) in indices.into_iter().zip(self.send(&operations)?) {
+            for ((index, operation), outcome) in indices.into_iter().zip(&operations).zip(self.send(&operations)?) {
+                if is_first && outcome == CommitOutcome::Committed && self.witnesses.len() < WITNESSES {
+                    self.witnesses.push((operation.sample, operation.new_labels().map(str::to_owned).collect()));
+                }
                 outcomes[index] = Some(outcome);
             }
         }

@@ -1052,6 +1052,32 @@ fn shards_that_end_at_once_lose_nothing_of_their_record() {
     assert_eq!(say(of(None, 9)), (9, "none".into()));
 }
 
+/// FiftyOne takes a field from the samples first and from the schema afterwards.
+#[test]
+fn a_field_that_is_being_deleted_is_noticed_before_it_is_gone_from_the_schema() {
+    let mongod = Mongod::start(&[]);
+    let dataset_id = mongod.insert_dataset("street", doc! {}, (0..3).map(sample).collect());
+    let dataset = Dataset::open(&mongod.connect(), "street").expect("the dataset");
+    let mut sink = UpdateSink::new(&dataset, vec![field("cam_1"), field("cam_2")]).expect("a sink");
+    assert!(!sink.is_losing_a_field().expect("an answer"), "nothing is written yet");
+    sink.commit(&[update(0, vec![heatmap("cam_1", "a")]), update(1, vec![heatmap("cam_1", "a"), heatmap("cam_2", "b")])])
+        .expect("a commit");
+    assert!(!sink.is_losing_a_field().expect("an answer"));
+
+    let take_from = |query: Document| {
+        mongod.with(async |database| {
+            let samples = database.collection::<Document>(&format!("samples.{}", dataset_id.to_hex()));
+            samples.update_many(query, doc! {"$unset": {"cam_1": ""}}).await
+        })
+    };
+    take_from(doc! {"_id": id(0)});
+    assert!(!sink.is_losing_a_field().expect("an answer"), "one label was deleted, not the field");
+    take_from(doc! {});
+    sink.commit(&[update(2, vec![heatmap("cam_1", "a")])]).expect("a commit");
+    assert!(sink.is_losing_a_field().expect("an answer"), "sample 2 will have an undeclared field");
+    assert_eq!(mongod.sample_fields(dataset_id).len(), 6, "it is still declared");
+}
+
 #[test]
 fn shards_that_start_at_once_declare_their_fields_once() {
     let mongod = Mongod::start(&[]);
