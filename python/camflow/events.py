@@ -50,6 +50,24 @@ class RunStarted(_Line):
     num_samples: int | None
 
 
+class Space(TypedDict):
+    """Bytes that are free on the disk of a folder."""
+
+    bytes: int
+    folder: str
+
+
+class Forecast(_Line):
+    """What is left of a run that goes on for a while; `num_bytes` are those of the files, `free` is None where none are written."""
+
+    event: Literal["forecast"]
+    num_samples: int
+    num_heatmaps: int
+    num_bytes: int
+    seconds: float
+    free: Space | None
+
+
 class SampleCommitted(_Line):
     """A sample's heatmaps are stored; `sample` is its id. Some may have been taken away, of what is not there any more."""
 
@@ -122,6 +140,7 @@ class Counts(TypedDict):
     num_moved: int
     num_clipped: int
     num_heatmaps: int
+    num_bytes: int
     num_withdrawn: int
     skipped: dict[str, int]
 
@@ -188,6 +207,7 @@ Event = (
     JobStarted
     | Told
     | RunStarted
+    | Forecast
     | SampleCommitted
     | SampleSkipped
     | SampleFailed

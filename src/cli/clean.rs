@@ -6,6 +6,8 @@ use std::{
     time::SystemTime,
 };
 
+use bytesize::ByteSize;
+
 use super::{Exit, before_changes, dataset::DatasetArgs, model::heatmap_folder, print, signals::cancel_on_signals};
 use crate::{
     diagnostic::Diagnostic,
@@ -236,8 +238,8 @@ impl Tally {
         let Tally { num_superseded, num_deleted, num_unfinished, bytes } = self;
         let total = num_superseded + num_deleted + num_unfinished;
         let mut text = format!(
-            "{verb} {total} files, {:.1} MiB: {num_superseded} that nothing refers to, {num_deleted} of deleted samples, {num_unfinished} never finished; {num_broken} labels without files",
-            *bytes as f64 / f64::from(1 << 20),
+            "{verb} {total} files, {}: {num_superseded} that nothing refers to, {num_deleted} of deleted samples, {num_unfinished} never finished; {num_broken} labels without files",
+            ByteSize(*bytes).display().iec(),
         );
         if !unused.is_empty() {
             text.push_str(&format!("; empty fields {}", backticked(unused.iter().map(String::as_str))));

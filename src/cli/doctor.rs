@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tch::Device;
 
-use super::{Exit, annotate::DatabaseArgs, choice, model::cache_folder, print};
+use super::{Exit, annotate::DatabaseArgs, choice, defaults::Defaults, model::cache_folder, print};
 use crate::{
     diagnostic::{Diagnose, Diagnostic},
     fiftyone::{Error, FiftyonePython, find_python},
@@ -71,8 +71,16 @@ impl Finding {
 pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let python = find_python(args.python.clone());
     let (database, address) = database(args);
-    let findings =
-        [libtorch(), cuda(), python_finding(&python), exporter(&python), mongod(&python, address.as_deref()), database, models()];
+    let findings = [
+        libtorch(),
+        cuda(),
+        python_finding(&python),
+        exporter(&python),
+        mongod(&python, address.as_deref()),
+        database,
+        models(),
+        defaults(),
+    ];
     let reporter = Reporter::new(args.format);
     for finding in &findings {
         match args.format {
@@ -225,6 +233,16 @@ fn models() -> Finding {
     match broken.is_empty() {
         true => Finding { details: names, ..Finding::good(what, format!("{} in {}", files.len(), shown(&folder))) },
         false => Finding::bad(what, broken.join("\n"), "delete the file and run `camflow export NAME` again"),
+    }
+}
+
+/// Files with defaults of flags.
+fn defaults() -> Finding {
+    let what = "defaults";
+    match Defaults::read().paths() {
+        Ok(paths) if paths.is_empty() => Finding::good(what, "no `config.toml` and no `camflow.toml`"),
+        Ok(paths) => Finding::good(what, paths.iter().map(|path| shown(path).to_string()).collect::<Vec<_>>().join(", ")),
+        Err(error) => Finding::wrong(what, error),
     }
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod clean;
 mod completions;
 mod dataset;
+mod defaults;
 mod doctor;
 mod explain;
 mod export;
@@ -27,6 +28,7 @@ use std::{io::Write, num::NonZeroUsize};
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
+    error::ErrorKind,
 };
 
 pub use crate::engine::Exit;
@@ -37,6 +39,8 @@ use crate::{
     program::{keep_freed_memory, silence_warnings},
     report::{Format, Reporter, lost_output, redact, stdout_line, without_controls},
 };
+use annotate::Invocation;
+use defaults::Defaults;
 use model::engine;
 use signals::cancel_on_signals;
 
@@ -122,10 +126,19 @@ pub fn main() -> Exit {
     // Kept, as those that the process shows lose their passwords.
     let arguments: Vec<_> = std::env::args_os().collect();
     secrets::hide();
-    let parsed = help::arranged(Cli::command()).try_get_matches_from(arguments);
-    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
+    let defaults = Defaults::read();
+    let parsed = defaults.put_into(help::arranged(Cli::command())).try_get_matches_from(arguments);
+    let (cli, notices) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
+        Ok((cli, matches)) => {
+            let notices = matches.subcommand().map_or(Ok(Vec::new()), |(name, flags)| defaults.notices(name, flags));
+            (cli, notices)
+        }
         Err(error) => {
+            // What is missing may stand in a file that has mistakes.
+            if let (ErrorKind::MissingRequiredArgument, Err(error)) = (error.kind(), defaults.paths()) {
+                Reporter::new(Format::Human).error(error, Exit::Usage.code());
+                return Exit::Usage;
+            }
             let text = error.render().to_string();
             match redact(&text) {
                 // In colours.
@@ -137,8 +150,22 @@ pub fn main() -> Exit {
         }
     };
     let format = cli.command.format();
+    let notices = match notices {
+        Ok(notices) => notices,
+        Err(error) => {
+            Reporter::new(format).error(&error, Exit::Usage.code());
+            return Exit::Usage;
+        }
+    };
+    // What may be held back, the job's own reporter tells.
+    if !matches!(cli.command, Command::Annotate(_)) {
+        notices.iter().for_each(|notice| Reporter::new(format).notice(notice));
+    }
     let result = match cli.command {
-        Command::Annotate(args) => cancel_on_signals().map(|cancellation| annotate::main(&(*args).into(), &engine(cancellation))),
+        Command::Annotate(args) => cancel_on_signals().map(|cancellation| {
+            let invocation = Invocation { notices, ..(*args).into() };
+            annotate::main(&invocation, &engine(cancellation))
+        }),
         Command::Run(args) => run::main(&args),
         Command::Worker(args) => worker::main(args),
         Command::Report(args) => report::main(&args),

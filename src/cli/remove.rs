@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use bytesize::ByteSize;
+
 use super::{
     Exit, before_changes,
     dataset::{DatasetArgs, check_heatmap_fields, check_runs},
@@ -232,7 +234,7 @@ fn list_files(plan: &Plan, dataset: &Dataset, folders: &[Held]) -> Result<usize,
             }
         }
     }
-    print(&format!("would remove {count} files, {:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+    print(&format!("would remove {count} files, {}", ByteSize(bytes).display().iec()));
     tell_shared(num_shared);
     Ok(0)
 }
@@ -252,12 +254,12 @@ fn release_files(
         let (shared, files): (Vec<_>, Vec<_>) =
             files_of(plan, dataset, folder)?.into_iter().partition(|file| references.contains(&file.name));
         num_shared += shared.len();
-        let bytes = files.iter().map(|file| file.size).sum::<u64>() as f64 / f64::from(1 << 20);
+        let bytes = ByteSize(files.iter().map(|file| file.size).sum()).display().iec();
         if !grace.is_none() {
             let paths: Vec<PathBuf> = files.iter().map(|file| folder.path().join(file.name.relative())).collect();
             Journal::new(folder.path()).note(paths.iter().map(PathBuf::as_path));
             print(&format!(
-                "{} files, {bytes:.1} MiB, stay in `{}` until their grace period of {grace} is over; `camflow clean --apply` or a later run removes them then, `--grace 0` now",
+                "{} files, {bytes}, stay in `{}` until their grace period of {grace} is over; `camflow clean --apply` or a later run removes them then, `--grace 0` now",
                 files.len(),
                 shown(folder.path())
             ));
@@ -268,7 +270,7 @@ fn release_files(
             print(&format!("cannot remove {}: {error}", shown(&folder.path().join(name.relative()))));
         }
         num_stuck += removed.stuck.len();
-        print(&format!("removed {} files, {:.1} MiB", removed.count, removed.bytes as f64 / f64::from(1 << 20)));
+        print(&format!("removed {} files, {}", removed.count, ByteSize(removed.bytes).display().iec()));
     }
     tell_shared(num_shared);
     Ok(num_stuck)

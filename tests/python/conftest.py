@@ -27,6 +27,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 # Before FiftyOne is imported anywhere.
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+# A user's own defaults are no part of any test.
+os.environ["CAMFLOW_CONFIG"] = ""
 # Before libtorch is loaded, here and in what the tests start: the networks are small, and threads that wait for each other
 # take several times as long on cores that have other work. What a sum gives does not depend on it beyond the last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -158,7 +158,8 @@ def test_a_run_is_removed_without_a_trace(tiny_dataset, job, db):
     assert f"would remove field `{LIGHT}`: 3 heatmaps" in dry and "would remove 12 files" in dry and "--apply" in dry
     assert job.files() == files and dataset.list_runs() == [key]
     said = job.remove(dataset, key, "--apply").stdout
-    assert f"12 files, 0.0 MiB, stay in `{job.out}` until their grace period of 1d is over" in said
+    kibibytes = sum(Path(file).stat().st_size for file in files) / 1024
+    assert f"12 files, {kibibytes:.1f} KiB, stay in `{job.out}` until their grace period of 1d is over" in said
     assert job.files() == files
     # Until then a run finds them; without a grace period they go at once.
     job.annotate(dataset, classes="light,middle")

@@ -22,6 +22,8 @@ def environment() -> dict[str, str]:
     made["FIFTYONE_DATABASE_NAME"] = fo.config.database_name
     # Should camflow have to export a model, this Python has what it takes.
     made.setdefault("CAMFLOW_PYTHON", sys.executable)
+    # What is asked for in Python is all that is: no `config.toml` or `camflow.toml` adds to it.
+    made["CAMFLOW_CONFIG"] = ""
     return made
 
 

@@ -72,6 +72,8 @@ pub struct Args {
     shard: Option<Shard>,
     #[arg(long)]
     apply_exif: bool,
+    #[arg(long)]
+    no_space_check: bool,
     #[arg(long, value_parser = choice::<AppColors>())]
     app_colors: AppColors,
     #[arg(long)]
@@ -170,6 +172,7 @@ impl From<Args> for JobSpec {
             seed,
             shard,
             apply_exif,
+            no_space_check,
             app_colors,
             no_app_config,
             replace,
@@ -238,6 +241,7 @@ impl From<Args> for JobSpec {
             seed,
             shard,
             apply_exif,
+            no_space_check,
             app_colors,
             no_app_config,
             replace,

@@ -21,6 +21,8 @@ pub(super) struct Invocation {
     pub telling: Telling,
     /// The job's number and how many there are.
     pub position: (usize, usize),
+    /// What is to be said of how it was asked for.
+    pub notices: Vec<String>,
 }
 
 impl Invocation {
@@ -28,7 +30,7 @@ impl Invocation {
     pub(super) fn new(mut job: Job, telling: Telling) -> Self {
         job.settings.insert("format".to_owned(), Value::from(telling.format.name()));
         job.settings.insert("quiet".to_owned(), Value::from(telling.quiet));
-        Invocation { job, telling, position: (1, 1) }
+        Invocation { job, telling, position: (1, 1), notices: Vec::new() }
     }
 
     /// What tells of it.
@@ -53,6 +55,7 @@ pub(super) fn main(invocation: &Invocation, engine: &Engine) -> Exit {
     // Whoever asks what would be done wants to hear it.
     let reporter = if invocation.job.spec.is_dry() { reporter } else { reporter.holding_back() };
     reporter.job_started(invocation.position);
+    invocation.notices.iter().for_each(|notice| reporter.notice(notice));
     let result = engine.annotate(&invocation.job, &Told(&reporter));
     let exit = Exit::of(&result);
     if let Err(error) = result {

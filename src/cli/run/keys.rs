@@ -12,9 +12,9 @@ use crate::{
 
 /// What is asked for elsewhere, and where.
 const NO_KEYS: [(&str, &str); 3] = [
-    ("name", "every job has a `name` of its own, below its `[[job]]`"),
-    ("format", "`format` is one for all jobs: `camflow run --format`"),
-    ("quiet", "`quiet` is one for all jobs: `camflow run --quiet`"),
+    ("name", "every job has a `name` of its own: `--name`, in a job file `name` below its `[[job]]`"),
+    ("format", "`format` is typed: `--format`"),
+    ("quiet", "`quiet` is typed: `--quiet`"),
 ];
 
 /// The keys that a job file may have below `[[job]]` and `[defaults]`.
@@ -23,14 +23,14 @@ pub(super) fn settable() -> impl Iterator<Item = &'static Key> {
 }
 
 /// Reads the settings of a job file.
-pub(super) struct Keys {
+pub(in crate::cli) struct Keys {
     /// What relative paths in the file are relative to.
     folder: PathBuf,
 }
 
 impl Keys {
     /// For a job file in that folder.
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(in crate::cli) fn new(folder: &Path) -> Self {
         Keys { folder: folder.to_owned() }
     }
 
@@ -38,7 +38,7 @@ impl Keys {
     ///
     /// # Errors
     /// There is no such key, or it does not take this value.
-    pub(super) fn value(&self, setting: &Setting) -> Result<Option<Json>, String> {
+    pub(in crate::cli) fn value(&self, setting: &Setting) -> Result<Option<Json>, String> {
         let name = &setting.key;
         if let Some((_, reason)) = NO_KEYS.iter().find(|(no_key, _)| no_key == name) {
             return Err((*reason).to_owned());

@@ -4,6 +4,8 @@ mod keys;
 mod plan;
 mod reference;
 
+pub(super) use keys::Keys;
+
 use std::{path::PathBuf, str::FromStr};
 
 use super::{

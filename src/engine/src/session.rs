@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::Path};
 
+use bytesize::ByteSize;
+
 use super::{
     BatchSize, Engine, Exit, Job, JobSpec, Model, Observer, Outcome, aborted,
     chosen::listed_ids,
@@ -26,7 +28,7 @@ use camflow_media::{ExifPolicy, ImageLimits, shown};
 use camflow_names::backticked;
 use camflow_pipeline::{
     BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions, SeenMasks,
-    SkipReason, Source, Targets, run, survey,
+    SkipReason, Source, SpaceCheck, Targets, run, survey,
 };
 use camflow_report::{RunRecord, error_text};
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
@@ -267,8 +269,8 @@ impl<'a> Session<'a> {
                     ));
                 }
                 if removed.count > 0 {
-                    let (count, mib) = (removed.count, removed.bytes as f64 / f64::from(1 << 20));
-                    self.observer.notice(&format!("removed {count} files, {mib:.1} MiB, that runs had replaced"));
+                    let (count, bytes) = (removed.count, ByteSize(removed.bytes).display().iec());
+                    self.observer.notice(&format!("removed {count} files, {bytes}, that runs had replaced"));
                 }
                 if let Some((name, error)) = removed.stuck.first() {
                     let count = removed.stuck.len();
@@ -361,6 +363,7 @@ impl<'a> Session<'a> {
             },
             num_workers,
             max_failures: spec.max_failures,
+            space_check: if spec.no_space_check { SpaceCheck::Off } else { SpaceCheck::Refuse },
         };
         let tell = |event| observer.tell(event);
         self.explainers.iter_mut().for_each(TorchExplainer::begin);

@@ -162,6 +162,8 @@ pub struct JobSpec {
     pub shard: Option<Shard>,
     /// Turn images upright by their EXIF data, as the App shows them; FiftyOne's models see them as stored
     pub apply_exif: bool,
+    /// Begin although the files will not fit on the disk of the output folder, and go on until it is full
+    pub no_space_check: bool,
     /// How the App colours heatmaps, where the dataset has no colour scheme yet: `jet`, blue to red, with the dataset's labels coloured
     /// by value; or a colour for each `field`
     #[serde(with = "choice")]
@@ -260,6 +262,7 @@ impl Default for JobSpec {
             seed: 0,
             shard: None,
             apply_exif: false,
+            no_space_check: false,
             app_colors: AppColors::default(),
             no_app_config: false,
             replace: false,

@@ -47,6 +47,11 @@ impl FromStr for Checksum {
 }
 
 impl Checksum {
+    /// Bytes of the content.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Checksum {
         Checksum { digest: blake3::hash(bytes), size: bytes.len() as u64 }

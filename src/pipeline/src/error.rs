@@ -1,5 +1,7 @@
 //! What ends a run before its time.
 
+use bytesize::ByteSize;
+
 use crate::{max_failures::MaxFailures, stage::Stage};
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 
@@ -35,6 +37,21 @@ pub enum RunError {
         /// The first failure's text.
         first: String,
     },
+    /// The heatmaps that are left to make need more room than there is.
+    #[error(
+        "the heatmaps will not fit: those of the {num_samples} images that are left take about {}, and `{}` has {} free",
+        ByteSize(*needed).display().iec(), camflow_media::shown(folder), ByteSize(*free).display().iec()
+    )]
+    NoSpace {
+        /// Where the files go.
+        folder: std::path::PathBuf,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Images that are left.
+        num_samples: u64,
+    },
     /// A stage panicked or could not be started.
     #[error("the {0} stage stopped unexpectedly; this is a bug in camflow")]
     Bug(Stage),
@@ -52,6 +69,10 @@ impl Diagnose for RunError {
             RunError::Device(_) => aborted.hint(
                 "`nvidia-smi` and the system's log (`dmesg`) say whether the GPU itself is at fault; run the same command again to go on",
             ),
+            RunError::NoSpace { .. } => aborted
+                .hint("free space or choose another folder with `--out`, then run the same command again to go on")
+                .hint("less is written with `--npy none` or `f16`, fewer layers, methods or classes")
+                .hint("`--no-space-check` goes on until the disk is full"),
             RunError::Bug(_) => aborted,
         }
     }

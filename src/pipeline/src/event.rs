@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     fingerprint::Change,
+    forecast::Forecast,
     message::{SampleFailure, SampleRef, Skip, SkipReason},
     stage::Stage,
 };
@@ -19,6 +20,8 @@ pub enum Event {
         /// Samples in the selection, if known.
         num_samples: Option<u64>,
     },
+    /// What the samples so far say of the rest; once in a run, and not in a short one.
+    Forecast(Forecast),
     /// A sample refers to its new heatmaps.
     SampleCommitted {
         /// Which sample.
@@ -75,6 +78,8 @@ pub struct Summary {
     pub num_committed: u64,
     /// Heatmaps that they got.
     pub num_heatmaps: u64,
+    /// Bytes that their files take on a disk, without those that took the place of one of the same name.
+    pub num_bytes: u64,
     /// Heatmaps that were taken away, because what they explain is not there any more.
     pub num_withdrawn: u64,
     /// Samples whose image or masks somebody wrote while they were read: the next run looks at them again.

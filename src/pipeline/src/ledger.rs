@@ -6,6 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use crate::{
@@ -13,10 +14,11 @@ use crate::{
     event::{Event, Summary},
     fields::HeatmapFields,
     fingerprint::Fingerprint,
+    forecast::Forecaster,
     known::{FailureCause, KnownFailures},
     lock::lock,
     max_failures::MaxFailures,
-    message::{DecodedSample, SampleFailure, SampleRef, Skip, StaleSample, Step},
+    message::{Committed, DecodedSample, SampleFailure, SampleRef, Skip, StaleSample, Step},
 };
 
 /// What the stages share: the counts, the first fault, and whom to tell.
@@ -33,6 +35,7 @@ pub(crate) struct Ledger<'a> {
     fault: Mutex<Option<RunError>>,
     aborted: AtomicBool,
     max_failures: Option<MaxFailures>,
+    forecaster: Mutex<Forecaster<'a>>,
     tell: &'a (dyn Fn(Event) + Sync),
 }
 
@@ -43,6 +46,7 @@ impl<'a> Ledger<'a> {
         known: &'a mut KnownFailures,
         num_samples: Option<u64>,
         max_failures: Option<MaxFailures>,
+        forecaster: Forecaster<'a>,
         tell: &'a (dyn Fn(Event) + Sync),
     ) -> Self {
         Ledger {
@@ -55,6 +59,7 @@ impl<'a> Ledger<'a> {
             fault: Mutex::default(),
             aborted: AtomicBool::new(false),
             max_failures,
+            forecaster: Mutex::new(forecaster),
             tell,
         }
     }
@@ -133,14 +138,28 @@ impl<'a> Ledger<'a> {
         too_many.into_iter().for_each(|fault| self.abort(fault));
     }
 
-    pub(crate) fn committed(&self, sample: SampleRef, num_heatmaps: usize, num_withdrawn: usize) {
+    pub(crate) fn committed(&self, committed: Committed) {
+        let Committed { sample, num_heatmaps, num_withdrawn, num_bytes } = committed;
         self.ended(&sample);
         let mut summary = lock(&self.summary);
         summary.num_committed += 1;
         summary.num_heatmaps += num_heatmaps as u64;
         summary.num_withdrawn += num_withdrawn as u64;
+        summary.num_bytes += num_bytes;
         drop(summary);
         (self.tell)(Event::SampleCommitted { sample, num_heatmaps, num_withdrawn });
+    }
+
+    /// The files of a sample were written.
+    pub(crate) fn wrote(&self, num_bytes: u64) {
+        let fault = lock(&self.forecaster).wrote(num_bytes, &lock(&self.summary));
+        fault.into_iter().for_each(|fault| self.abort(fault));
+    }
+
+    /// Some more samples are stored.
+    pub(crate) fn look_ahead(&self) {
+        let forecast = lock(&self.forecaster).stored(&lock(&self.summary), Instant::now());
+        forecast.into_iter().for_each(|forecast| (self.tell)(Event::Forecast(forecast)));
     }
 
     /// Only the first fault counts; the others are its consequences.

@@ -17,6 +17,7 @@ use crate::{
     error::RunError,
     event::{Event, Summary},
     flow::{BATCHES, DECODED, EXPLAINED, Flow, STALE, UPDATES},
+    forecast::{Forecaster, SpaceCheck},
     known::KnownFailures,
     ledger::Ledger,
     max_failures::MaxFailures,
@@ -35,6 +36,8 @@ pub struct RunOptions {
     pub num_workers: usize,
     /// Abort when more samples than this fail.
     pub max_failures: Option<MaxFailures>,
+    /// Whether to end a run whose files will not fit on the disk.
+    pub space_check: SpaceCheck,
 }
 
 /// What a run is made of: the stages that are not the pipeline's own.
@@ -66,7 +69,9 @@ pub fn run(
     let started = Instant::now();
     let num_workers = options.num_workers.max(1);
     let num_samples = source.num_samples();
-    let ledger = &Ledger::new(&decoder.fields, decoder.fingerprint, known, num_samples, options.max_failures, tell);
+    let folder = orphans.is_some().then_some(encoder.folder.as_path());
+    let forecaster = Forecaster::new(folder, options.space_check, num_samples);
+    let ledger = &Ledger::new(&decoder.fields, decoder.fingerprint, known, num_samples, options.max_failures, forecaster, tell);
     tell(Event::RunStarted { num_samples });
 
     let flow = &Flow::new(num_workers, explainers.len());

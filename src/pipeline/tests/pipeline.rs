@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
     path::{Path, PathBuf},
     sync::{
         Condvar, Mutex,
@@ -16,8 +17,8 @@ use camflow_pipeline::{
     BatchLimit, Cancellation, Change, ClassHeatmaps, ColumnIndex, CommitOutcome, Decoder, Encoder, Event, ExplainedSample,
     Explainer, FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures,
     LabelNames, MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink,
-    SkipReason, Source, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, Targets,
-    run, survey,
+    SkipReason, Source, SpaceCheck, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey,
+    TargetClass, Targets, run, survey,
 };
 use camflow_storage::{FileName, Journal, OutputFolder};
 
@@ -303,7 +304,7 @@ impl World {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
-        let options = RunOptions { batch_limit: self.batch_limit, num_workers: 2, max_failures };
+        let options = RunOptions { batch_limit: self.batch_limit, num_workers: 2, max_failures, space_check: SpaceCheck::Refuse };
         let mut sink = MemorySink(&self.memory);
         let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
         let mut orphans = Journal::new(&encoder.folder);
@@ -467,6 +468,12 @@ fn what_was_learnt_of_batches_holds_for_the_next_run() {
 fn a_second_run_has_nothing_to_do_and_an_edit_is_noticed() {
     let mut world = World::new(12);
     let first = world.run(&mut FirstPixel::default()).0;
+    let num_blocks: u64 = world.files().iter().map(|file| fs::metadata(file).expect("a file").len().div_ceil(4096)).sum();
+    assert!(num_blocks > 0);
+    assert_eq!(first.num_bytes, 4096 * num_blocks);
+    let anew = Decoder { overwrite: true, ..world.decoder() };
+    let anew = world.run_with(&mut FirstPixel::default(), &anew, &world.encoder(), None, None).0;
+    assert_eq!((anew.num_committed, anew.num_bytes), (first.num_committed, 0), "the same files in their own places");
     let (second, _) = world.run(&mut FirstPixel::default());
     assert_eq!((second.num_committed, second.skipped[&SkipReason::UpToDate]), (0, first.num_committed));
 

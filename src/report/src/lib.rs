@@ -197,6 +197,7 @@ impl Reporter {
                 state.release();
                 state.progress.iter_mut().for_each(Progress::committed);
             }
+            Event::Forecast(forecast) => self.mention_in(&mut state, summary::forecast(&forecast)),
             Event::SampleStale { sample, changes } => state.say(&format!("{}: {sample}", listed(&changes))),
             // The summary counts them.
             Event::SampleMoved { .. } => {}

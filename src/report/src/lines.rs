@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use camflow_names::shown;
-use camflow_pipeline::{Event, SampleFailure, SkipReason};
+use camflow_pipeline::{Event, Forecast, SampleFailure, SkipReason};
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -92,6 +92,14 @@ pub(crate) fn failure_json(failure: &SampleFailure, is_known: bool) -> Value {
 pub(crate) fn event_json(event: &Event) -> Option<(Level, &'static str, Value)> {
     Some(match event {
         Event::RunStarted { num_samples } => (Level::Info, "run_started", json!({"num_samples": num_samples})),
+        Event::Forecast(Forecast { num_samples, num_heatmaps, num_bytes, time, free }) => {
+            let free = free.as_ref().map(|(free, folder)| json!({"bytes": free, "folder": folder.to_string_lossy()}));
+            let told = json!({
+                "num_samples": num_samples, "num_heatmaps": num_heatmaps, "num_bytes": num_bytes,
+                "seconds": time.as_secs_f64(), "free": free,
+            });
+            (Level::Info, "forecast", told)
+        }
         Event::SampleCommitted { sample, num_heatmaps, num_withdrawn } => {
             let told = json!({"sample": sample.id, "num_heatmaps": num_heatmaps, "num_withdrawn": num_withdrawn});
             (Level::Info, "sample_committed", told)

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use bytesize::ByteSize;
+use indicatif::HumanDuration;
 use serde_json::{Value, json};
 
 use super::errors::error_text;
 use camflow_diagnostic::Diagnose;
 use camflow_names::shown;
-use camflow_pipeline::{RunError, SkipReason, Summary};
+use camflow_pipeline::{Forecast, RunError, SkipReason, Summary};
 
 /// What to print after a run.
 pub(crate) fn lines(summary: &Summary) -> Vec<String> {
@@ -46,9 +48,27 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
         let rate = summary.num_committed as f64 / seconds.max(1e-3);
         let pace =
             summary.bottleneck().map(|(stage, share)| format!("; the {stage} stage set the pace ({:.0} % busy)", share * 100.0));
+        if summary.num_bytes > 0 {
+            let size = |bytes: u64| ByteSize(bytes).display().iec();
+            let each = summary.num_bytes / summary.num_committed;
+            lines.push(format!("  {} of files, {} an image", size(summary.num_bytes), size(each)));
+        }
         lines.push(format!("  {rate:.2} images/s{}", pace.unwrap_or_default()));
     }
     lines
+}
+
+/// What is left of a run that goes on for a while.
+pub(crate) fn forecast(forecast: &Forecast) -> String {
+    let Forecast { num_samples, num_heatmaps, num_bytes, time, free } = forecast;
+    let size = |bytes: u64| ByteSize(bytes).display().iec();
+    let disk = match free {
+        Some((free, folder)) => {
+            format!(", {} of files in `{}` ({} free)", size(*num_bytes), shown(&folder.to_string_lossy()), size(*free))
+        }
+        None => String::new(),
+    };
+    format!("about {num_samples} images left to annotate: {num_heatmaps} heatmaps{disk}, {}", HumanDuration(*time))
 }
 
 /// A run that changed nothing, in one line.
@@ -74,6 +94,7 @@ pub(crate) fn counts(summary: &Summary) -> Value {
         "num_read": summary.num_read,
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
+        "num_bytes": summary.num_bytes,
         "num_withdrawn": summary.num_withdrawn,
         "num_moved": summary.num_moved,
         "num_clipped": summary.num_clipped,

@@ -10,6 +10,7 @@ mod journal;
 mod lease;
 mod names;
 mod owner;
+mod space;
 
 pub use error::StorageError;
 pub use folder::{OutputFolder, Presence, StoredFile};
@@ -17,3 +18,4 @@ pub use journal::{Cause, Grace, Journal, Orphan};
 pub use lease::{FolderLease, LEASE, RENEWAL, Sharing, WATCH};
 pub use names::{FileName, file_tag, keys_in, stem};
 pub use owner::Owner;
+pub use space::free_space;

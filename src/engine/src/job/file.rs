@@ -93,6 +93,19 @@ impl Text {
 impl JobFile {
     /// Reads a job file; `variable` gives environment variables. What is right is returned beside all mistakes.
     pub fn parse(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> (Self, Vec<Mistake>) {
+        Self::read(text, variable, |reader, root| reader.file(root))
+    }
+
+    /// Reads a file that has only settings, at its top.
+    pub fn parse_settings(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Setting>, Vec<Mistake>) {
+        Self::read(text, variable, |reader, root| reader.settings(root, None))
+    }
+
+    fn read<T: Default>(
+        text: &str,
+        variable: &dyn Fn(&str) -> Option<String>,
+        understand: impl FnOnce(&mut Reader<'_>, &DeTable<'_>) -> T,
+    ) -> (T, Vec<Mistake>) {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut reader = Reader { text, variable, mistakes: Vec::new() };
         for error in &errors {
@@ -101,10 +114,10 @@ impl JobFile {
         }
         if !errors.is_empty() {
             // What could be made of the rest would be mistaken for more mistakes.
-            return (JobFile::default(), reader.mistakes);
+            return (T::default(), reader.mistakes);
         }
-        let file = reader.file(root.get_ref());
-        (file, reader.mistakes)
+        let understood = understand(&mut reader, root.get_ref());
+        (understood, reader.mistakes)
     }
 }
 

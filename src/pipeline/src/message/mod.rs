@@ -126,7 +126,32 @@ pub struct SampleUpdate {
     pub existing: Vec<StoredHeatmap>,
 }
 
+/// What a sample got, and lost.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) sample: SampleRef,
+    pub(crate) num_heatmaps: usize,
+    pub(crate) num_withdrawn: usize,
+    /// Of new files.
+    pub(crate) num_bytes: u64,
+}
+
 impl SampleUpdate {
+    /// Bytes that its files take on a disk, without those that took the place of one of the same name.
+    pub(crate) fn num_new_bytes(&self) -> u64 {
+        /// Of most file systems.
+        const BLOCK: u64 = 4096;
+        let is_new = |path: &Path| !self.existing.iter().flat_map(StoredHeatmap::files).any(|file| file == path);
+        let files = self.heatmaps.iter().flat_map(|heatmap| {
+            let map = match &heatmap.map {
+                StoredMap::File(path) => Some((path.as_path(), heatmap.map_checksum)),
+                StoredMap::Inline(_) => None,
+            };
+            [map, heatmap.npy_path.as_deref().map(|path| (path, heatmap.npy_checksum))].into_iter().flatten()
+        });
+        files.filter(|(path, _)| is_new(path)).filter_map(|(_, checksum)| Some(checksum?.size().next_multiple_of(BLOCK))).sum()
+    }
+
     /// The files that its heatmaps refer to.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.heatmaps.iter().flat_map(|heatmap| {

@@ -8,7 +8,7 @@ use std::{
 use super::{Context, StageLoop};
 use crate::{
     error::RunError,
-    message::{SampleFailure, SampleRef, SampleUpdate, Skip, SkipReason, Step},
+    message::{Committed, SampleFailure, SampleUpdate, Skip, SkipReason, Step},
     seams::{CommitOutcome, Sink},
     stage::Stage,
     timing::Inlet,
@@ -31,14 +31,6 @@ pub(crate) struct Commit<'a> {
     pub(crate) input: Inlet<'a, SampleUpdate>,
 }
 
-/// What a sample got, and lost.
-#[derive(Debug)]
-struct Committed {
-    sample: SampleRef,
-    num_heatmaps: usize,
-    num_withdrawn: usize,
-}
-
 impl StageLoop for Commit<'_> {
     const STAGE: Stage = Stage::Commit;
 
@@ -47,11 +39,8 @@ impl StageLoop for Commit<'_> {
         while let Some(bulk) = self.next_bulk() {
             match clock.busy(|| self.commit(bulk)) {
                 Ok(steps) => {
-                    for Committed { sample, num_heatmaps, num_withdrawn } in
-                        steps.into_iter().filter_map(|step| ledger.next(step))
-                    {
-                        ledger.committed(sample, num_heatmaps, num_withdrawn);
-                    }
+                    steps.into_iter().filter_map(|step| ledger.next(step)).for_each(|committed| ledger.committed(committed));
+                    ledger.look_ahead();
                 }
                 Err(fault) => return ledger.abort(fault),
             }
@@ -90,12 +79,10 @@ impl Commit<'_> {
             // Made again from the same things they have the names that the sample refers to already.
             (CommitOutcome::Refused(_), _) | (_, None) => {}
         }
+        let (num_heatmaps, num_withdrawn, num_bytes) = (update.heatmaps.len(), update.withdrawn.len(), update.num_new_bytes());
         let sample = update.sample;
         match outcome {
-            CommitOutcome::Committed => {
-                let (num_heatmaps, num_withdrawn) = (update.heatmaps.len(), update.withdrawn.len());
-                Step::Next(Committed { sample, num_heatmaps, num_withdrawn })
-            }
+            CommitOutcome::Committed => Step::Next(Committed { sample, num_heatmaps, num_withdrawn, num_bytes }),
             CommitOutcome::SampleGone => Step::Skip(Skip { sample, reason: SkipReason::SampleGone }),
             CommitOutcome::Abandoned(error) | CommitOutcome::Refused(error) => {
                 Step::Fail(SampleFailure { sample, stage: Self::STAGE, error })

@@ -30,7 +30,12 @@ impl StageLoop for Encode<'_> {
                 return;
             }
             match clock.busy(|| encoder.encode(explained)) {
-                Ok(step) => ledger.next(step).into_iter().for_each(|update| drop(out.send(update))),
+                Ok(step) => {
+                    if let Some(update) = ledger.next(step) {
+                        ledger.wrote(update.num_new_bytes());
+                        drop(out.send(update));
+                    }
+                }
                 Err(fault) => ledger.abort(fault),
             }
         };
