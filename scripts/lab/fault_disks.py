@@ -172,7 +172,9 @@ def disks(suite: Suite) -> None:
             pass
     except CannotMount as error:
         suite.not_tried.update(
-            dict.fromkeys(("disk full, too small", "disk without inodes", "output folder becomes read-only, is unmounted"), str(error))
+            dict.fromkeys(
+                ("disk full, too small", "disk without inodes", "output folder becomes read-only, is unmounted"), str(error)
+            )
         )
         return
     full(suite)

@@ -42,7 +42,9 @@ def doctor(binary):
 def test_a_project_says_once_what_its_commands_share(camflow, project, doctor):
     done = camflow("annotate", cwd=project / "data")
     assert f"note: defaults from `{project.parent}/config/camflow/config.toml`: `--device`\n" in done.stderr
-    assert f"note: defaults from `{project}/camflow.toml`: `--dataset`, `--layers`, `--model`, `--out`, `--target`\n" in done.stderr
+    assert (
+        f"note: defaults from `{project}/camflow.toml`: `--dataset`, `--layers`, `--model`, `--out`, `--target`\n" in done.stderr
+    )
     dataset = fo.load_dataset("street")
     dataset.reload()
     [field] = [field for field in dataset.get_field_schema() if "grad_layer" in field]
@@ -62,7 +64,9 @@ def test_a_project_says_once_what_its_commands_share(camflow, project, doctor):
 def test_a_job_file_and_python_are_not_touched(camflow, project):
     job = project / "jobs.toml"
     job.write_text('version = 1\n[[job]]\nname = "a"\ndataset = "street"\ntarget = "top"\n')
-    told = camflow("run", "--dry-run", job, cwd=project, code=2, env={"CAMFLOW_CACHE": str(project), "CAMFLOW_PYTHON": "/nowhere"})
+    told = camflow(
+        "run", "--dry-run", job, cwd=project, code=2, env={"CAMFLOW_CACHE": str(project), "CAMFLOW_PYTHON": "/nowhere"}
+    )
     assert "camflow.toml" not in told.stderr and "deeplabv3-resnet50-coco-torch" in told.stderr
 
 

@@ -69,10 +69,11 @@ def limited(work, seconds: float):
 
 
 def complaints(found: object, at: str) -> list[str]:
-    """Where a step, or a part of one, was not done."""
+    """Where a step, or a part of one, was not done, or not passed."""
     if not isinstance(found, dict):
         return []
     own = [f"{at}: {found[key]}" for key in ("error", "cut_off_after_s", "skipped") if key in found]
+    own += [f"{at}: not passed"] if found.get("passed") is False else []
     return own + [line for key, part in found.items() for line in complaints(part, f"{at}, {key}")]
 
 

@@ -258,7 +258,16 @@ MONGOD: list[Mongod] = []
 WATCH: list[Watch] = []
 
 
-def annotate(name: str, count: int, flags: list, limit: float, out: Path | None = None, environment: dict | None = None) -> dict:
+def annotate(
+    name: str,
+    count: int,
+    flags: list,
+    limit: float,
+    out: Path | None = None,
+    environment: dict | None = None,
+    model: Path | None = None,
+    layers: list[str] | None = None,
+) -> dict:
     """One run of `camflow annotate` on a dataset of its own; the images a second of its loop."""
     MONGOD[0].dataset(name, count)
     folder = out or TMPFS / "camflow-gpu-maps" / name
@@ -272,11 +281,11 @@ def annotate(name: str, count: int, flags: list, limit: float, out: Path | None 
         "--target",
         "labels:ground_truth",
         "--model",
-        EXPORTS.get(SEGMENTATION),
+        model or EXPORTS.get(SEGMENTATION),
     ]
     command += [
         "--layers",
-        ",".join(wanted_layers()),
+        ",".join(layers or wanted_layers()),
         "--out",
         folder,
         "--database-uri",

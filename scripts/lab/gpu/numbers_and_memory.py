@@ -21,7 +21,6 @@ from machine import (
     ROOT,
     SEGMENTATION,
     TINY,
-    TMPFS,
     TRAINED,
     TWIN,
     TWIN_LAYERS,
@@ -259,42 +258,12 @@ def faithfulness() -> dict:
     values: dict = {}
     for device in dict.fromkeys((DEVICE, "cpu")):
         count = 1 if TINY else 4 if device == "cpu" else 32
-        name = MONGOD[0].dataset(f"faith-{device.partition(':')[0]}", count)
-        command = [
-            CAMFLOW,
-            "annotate",
-            "--dataset",
-            name,
-            "--class",
-            "person",
-            "--layers",
-            "4",
-            "--target",
-            "labels:ground_truth",
-            "--model",
-            tiny,
-            "--device",
-            device,
-        ]
-        command += [
-            "--faithfulness",
-            "--npy",
-            "none",
-            "--out",
-            TMPFS / "camflow-gpu-maps" / name,
-            "--database-uri",
-            MONGOD[0].uri,
-            "--format",
-            "json",
-            "--no-app-config",
-        ]
-        done = run(command, 60 if not TINY else 400)
-        ended = next((json.loads(line) for line in done["out"].splitlines() if '"run_finished"' in line), None)
-        if ended is None:
-            raise RuntimeError((done["out"] + done["err"])[-700:])
+        name = f"faith-{device.partition(':')[0]}"
+        flags = ["--faithfulness", "--npy", "none", "--device", device]
+        ended = annotate(name, count, flags, 60 if not TINY else 400, model=tiny, layers=["4"])
         found[device] = {
-            "samples": ended["num_committed"],
-            "s_per_heatmap": round(ended["elapsed_s"] / max(1, ended["num_committed"]), 3),
+            "samples": ended["samples"],
+            "s_per_heatmap": round(ended["loop_s"] / max(1, ended["samples"]), 3),
         }
         dataset = MONGOD[0].client["fiftyone"]["datasets"].find_one({"name": name})
         values[device] = {}
