@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,8 +25,16 @@ METHODS = (
 )
 # Labels that can be targets, with those first that say most exactly which pixels count.
 LABELS = (fo.Segmentation, fo.Detections, fo.Polylines, fo.Classification, fo.Classifications)
+# Where those with several objects have them.
+IN_LISTS = {fo.Detections: "detections", fo.Polylines: "polylines", fo.Classifications: "classifications"}
 # What can be a target in a list.
 MEMBERS = (fo.Detection, fo.Polyline, fo.Classification)
+# What was counted of a dataset, a view and a path, and when.
+COUNTED: dict[tuple[str, str, str | None], tuple[float, Counter[str | None]]] = {}
+# Seconds for which that holds, and how much of it is kept.
+HOLDS, MANY = 60.0, 100
+# Names of labels that are listed.
+MOST = 5
 # The choice of a model that is not in the cache.
 OTHER = "other"
 
@@ -33,11 +43,16 @@ def build(ctx: ExecutionContext) -> types.Property:
     """The form for what is open and filled in so far."""
     inputs = types.Object()
     inputs.view_target(ctx, action_description="Compute heatmaps for")
+    num_images = counted(ctx, None)[None]
+    inputs.view(
+        "num_images",
+        types.Notice(label=f"{num_images:,} image{'' if num_images == 1 else 's'}; those that are up to date are passed over"),
+    )
     model = _model(ctx, inputs)
     target = _target(ctx, inputs)
     if model:
         if needs_classes(ctx, target):
-            _classes(inputs, model)
+            _classes(ctx, inputs, model, target)
         methods = _methods(ctx, inputs)
         # FullGrad takes all layers of a model together.
         if methods != ["fullgrad"]:
@@ -76,6 +91,32 @@ def needs_classes(ctx: ExecutionContext, target: str | None) -> bool:
     name = target.partition(":")[2]
     field = ctx.dataset.get_field(name) if name else None
     return field is None or kind_of(field) != (fo.Classification, False)
+
+
+def path_of_names(ctx: ExecutionContext, target: str) -> str | None:
+    """Where the names of a target's labels stand; None where they are no labels with names."""
+    name = target.partition(":")[2]
+    field = ctx.dataset.get_field(name) if name else None
+    kind, _ = kind_of(field) if field else (None, False)
+    if kind in (None, fo.Segmentation):
+        return None
+    return f"{name}.{IN_LISTS[kind]}.label" if kind in IN_LISTS else f"{name}.label"
+
+
+def counted(ctx: ExecutionContext, path: str | None) -> Counter[str | None]:
+    """How many labels of what is open have each name; without a path, under None, how many samples there are.
+
+    A form is made anew with every key that is typed: what was counted holds for a minute.
+    """
+    view = ctx.target_view()
+    key = (ctx.dataset.name, json.dumps(view._serialize(), default=str) if isinstance(view, fo.DatasetView) else "", path)
+    made, found = COUNTED.get(key, (0.0, Counter()))
+    if not made or time.monotonic() - made > HOLDS:
+        found = Counter(view.count_values(path)) if path else Counter({None: view.count()})
+        if len(COUNTED) > MANY:
+            COUNTED.clear()
+        COUNTED[key] = (time.monotonic(), found)
+    return found
 
 
 def label_fields(schema: dict[str, fo.Field], within: str = "") -> Iterator[tuple[str, fo.Field]]:
@@ -148,21 +189,37 @@ def _target(ctx: ExecutionContext, inputs: types.Object) -> str:
     return str(ctx.params.get("target") or default)
 
 
-def _classes(inputs: types.Object, model: models.Model) -> None:
+def _classes(ctx: ExecutionContext, inputs: types.Object, model: models.Model, target: str) -> None:
+    path = path_of_names(ctx, target)
+    labels = counted(ctx, path) if path else Counter()
     # Pixels of the background are explained when asked for; what people look for comes first.
-    named = sorted(model.numbered_classes.items(), key=lambda item: item[1] == "background")
+    named = sorted(model.numbered_classes.items(), key=lambda item: (-labels[item[1]], item[1] == "background"))
     # Of several classes with one name, the number says which is meant.
     count = Counter(model.classes)
-    pairs = [(name, name) if count[name] == 1 else (number, f"{name} ({number})") for number, name in named]
+
+    def label(number: str, name: str) -> str:
+        text = name if count[name] == 1 else f"{name} ({number})"
+        return f"{text}: {labels[name]:,} in `{target.partition(':')[2]}`" if labels[name] else text
+
+    pairs = [(name if count[name] == 1 else number, label(number, name)) for number, name in named]
     choices = _choices(types.AutocompleteView(allow_user_input=True), [*pairs, ("all", "all")])
     inputs.list(
         "classes",
         types.String(),
         required=True,
         label="Classes",
-        description="Names or numbers of the model's classes, or `all` that occur in the labels",
+        description="Names or numbers of the model's classes, or `all` that occur in the labels" + _strange(labels, model),
         view=choices,
     )
+
+
+def _strange(labels: Counter[str | None], model: models.Model) -> str:
+    """A word on the labels that are none of the model's classes."""
+    strange = [(name, number) for name, number in labels.most_common() if name not in model.classes]
+    if not strange:
+        return ""
+    listed = ", ".join(f"{shown(str(name))} ({number:,})" for name, number in strange[:MOST])
+    return f". Not among the model's classes: {listed}{', ...' if len(strange) > MOST else ''}"
 
 
 def _methods(ctx: ExecutionContext, inputs: types.Object) -> list[str]:

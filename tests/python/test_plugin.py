@@ -166,6 +166,31 @@ def test_the_form_offers_what_the_program_knows(plugin, camflow, settings, monke
     assert plugin.program.find() == str(tmp_path / "camflow")
 
 
+def test_the_form_counts_samples_and_labels(plugin, settings, clone, dataset):
+    """The classes that the labels have come first, with their counts; labels that the model does not know are named."""
+    copy = clone(dataset)
+    for number, sample in enumerate(copy):
+        names = ["person", "unicorn"] if number < 3 else ["car"]
+        detections = [fo.Detection(label=name, bounding_box=[0.1, 0.1, 0.5, 0.5]) for name in names]
+        sample["boxes"] = fo.Detections(detections=detections)
+        sample.save()
+    (model,) = plugin.models.exported()
+
+    def form(view=None):
+        request = {"dataset_name": copy.name, "params": {"model": str(model), "target": "labels:boxes"}}
+        request |= {"view": view._serialize()} if view is not None else {}
+        return plugin.form.build(foo.ExecutionContext(request_params=request)).type.to_json()["properties"]
+
+    whole = form()
+    assert whole["num_images"]["view"]["label"] == "8 images; those that are up to date are passed over"
+    labels = [choice["label"] for choice in whole["classes"]["view"]["choices"]]
+    assert labels[:2] == ["car: 5 in `boxes`", "person: 3 in `boxes`"] and "background" in labels
+    assert whole["classes"]["view"]["description"].endswith("Not among the model's classes: unicorn (3)")
+    part = form(copy.limit(1))
+    assert part["num_images"]["view"]["label"].startswith("1 image;")
+    assert part["classes"]["view"]["choices"][0]["label"] == "person: 1 in `boxes`"
+
+
 def test_heatmaps_from_the_app(app, dataset, settings):
     show(app, app.app, dataset)
     # Two of the eight.

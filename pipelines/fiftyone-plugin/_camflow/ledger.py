@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ class Ledger:
         self.num_done = self.num_failed = 0
         self.finished: Mapping[str, Any] = {}
         self.error: str | None = None
+        # When it is over, as far as the run could say.
+        self._ends: float | None = None
         self.failures: list[SampleFailed] = []
 
     def take(self, event: Event) -> None:
@@ -31,6 +34,8 @@ class Ledger:
                 self.step = event["message"]
             case "run_started":
                 self.num_samples, self.step = event["num_samples"], ""
+            case "forecast":
+                self._ends = time.monotonic() + event["seconds"]
             case "sample_committed" | "sample_skipped":
                 self.num_done += 1
             case "sample_failed":
@@ -52,7 +57,8 @@ class Ledger:
         if self.step or not self.num_samples:
             return self.step or f"{self.num_done} samples", 0.0
         failed = f", {self.num_failed} failed" if self.num_failed else ""
-        return f"{self.num_done} of {self.num_samples} samples{failed}", min(self.num_done / self.num_samples, 1.0)
+        left = f", about {_time(self._ends - time.monotonic())} left" if self._ends else ""
+        return f"{self.num_done} of {self.num_samples} samples{failed}{left}", min(self.num_done / self.num_samples, 1.0)
 
     def check(self, run: Run) -> None:
         """Looks at how a run has ended; 1 is one that came to its end, with failed samples.
@@ -80,6 +86,14 @@ class Ledger:
         if self.counts()["num_failed"] > len(self.failures):
             lines.append(f"and {self.counts()['num_failed'] - len(self.failures)} more failed")
         return lines
+
+
+def _time(seconds: float) -> str:
+    """In the unit that fits."""
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 1.5 * size:
+            return _counted(round(seconds / size), unit)
+    return _counted(max(1, round(seconds)), "second")
 
 
 def _counted(number: int, noun: str) -> str:
