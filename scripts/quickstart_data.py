@@ -178,7 +178,7 @@ def make_standin(name: str, folder: Path) -> fo.Dataset:
     }
     dataset.save()
     dataset.add_samples(samples, progress=False)
-    dataset.compute_metadata()
+    dataset.compute_metadata(progress=False)
     predict(dataset, model)
     return dataset
 
