@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::{
-    media::{ExifPolicy, ImageLimits, LabelMask, parse_array, parse_image},
+    media::{ExifPolicy, ImageLimits, LabelMask, Preprocess, PreprocessStep, SampleRange, SourceImage, parse_array, parse_image},
     program::{read_archive, read_graph},
 };
 
@@ -55,7 +55,19 @@ pub fn mask_file(bytes: &[u8]) -> bool {
 
 /// An image file.
 pub fn image(bytes: &[u8]) -> bool {
-    let read = |exif| parse_image(Path::new("image"), bytes, &LIMITS, exif);
+    let path = Path::new("image");
+    for channels in [1, 3, 4] {
+        let steps = vec![
+            PreprocessStep::Read { channels, samples: SampleRange::AsIs },
+            PreprocessStep::Normalize { mean: vec![0.0; channels], std: vec![1.0; channels], divide_by: Some(1.0) },
+        ];
+        let preprocess = Preprocess { steps };
+        if let Ok(SourceImage::Bands(image)) = preprocess.parse(path, bytes, &LIMITS, ExifPolicy::Apply) {
+            assert_eq!((image.channels, image.samples.len()), (channels, image.height * image.width * channels));
+            assert_eq!(image.picture().pixels.len(), image.height * image.width * 3);
+        }
+    }
+    let read = |exif| parse_image(path, bytes, &LIMITS, exif);
     let (Ok(stored), Ok(upright)) = (read(ExifPolicy::Ignore), read(ExifPolicy::Apply)) else { return false };
     for image in [&stored, &upright] {
         assert_eq!(image.pixels.len(), image.height * image.width * 3);

@@ -17,7 +17,7 @@ from .describe import describe
 from .layers import Layer, Size, follow_sizes, number_layers, size_multiple
 from .loaders import LoadedModel
 from .messages import ExportError, first_line, say
-from .preprocess import fixed_size, scaled, stretched, with_padding
+from .preprocess import fixed_size, scaled, stretched, unknown_preprocessing, with_padding
 from .reasons import input_channels, quiet, refuse_random, ungraded
 from .trace import KINDS, Traced, refuse_foreign, strip_traces, trace
 from .verify import OtherSizesError, signatures, verify
@@ -76,15 +76,11 @@ def export(
     the camflow program that measures how the archive behaves when it is run.
 
     Raises:
-        ExportError: the model cannot be exported, or the archive does not give what the model gives.
+        ExportError: the model cannot be exported, nothing says how its images are preprocessed, or the archive does not give what
+            the model gives.
     """
     import torch
 
-    if not loaded.metadata.get("preprocess"):
-        say(
-            "warning: nothing says how images are preprocessed: `camflow annotate` and `explain` will refuse them for this model\n"
-            "`--preprocess imagenet`, `--preprocess none` (samples in [0, 1]) or `--mean`, `--std` and `--resize` say it"
-        )
     out = Path(out)
     # attention's fused eager path differs in the last bits from the operators that the archive holds
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -99,10 +95,12 @@ def export(
         static_reason = "--static-size" if static_size else "it was exported for one size" if any(sides_are_fixed) else None
         if fixed and loaded.metadata.get("one_size") and not static_reason:
             static_reason = "images are always made this size"
-        if fixed and not size and (only := _only_size(loaded.module, 3, (fixed,))):
+        channels = given[1] if "fixed" in loaded.metadata else input_channels(loaded.module, size or fixed or EXAMPLE_SIZE)
+        if not loaded.metadata.get("preprocess"):
+            raise unknown_preprocessing(f"nothing says how images are preprocessed for `{loaded.name}`", channels)
+        if fixed and not size and (only := _only_size(loaded.module, channels, (fixed,))):
             loaded.metadata["preprocess"] = scaled(loaded.metadata["preprocess"], fixed, only)
             fixed = only
-        channels = given[1] if "fixed" in loaded.metadata else input_channels(loaded.module, size or fixed or EXAMPLE_SIZE)
         refuse_random(
             loaded.module,
             torch.randn(

@@ -34,12 +34,13 @@ from .archive import export
 from .classes import read_classes
 from .loading import load_model
 from .messages import ExportError, first_line, say
+from .preprocess import SAMPLES
 from .transforms import steps_from_flags
 
 # What `camflow export` takes itself.
 OF_PROGRAM = {
     *("--arch", "--checkpoint", "--weights", "--classes", "--prompt", "--preprocess", "--mean", "--std", "--resize", "--size"),
-    *("--output", "--force", "--out"),
+    *("--samples", "--letterbox", "--output", "--input", "--force", "--out"),
 }
 
 
@@ -137,6 +138,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--std", type=_numbers, metavar="S,S,S", help="likewise")
     parser.add_argument("--resize", type=_resize, metavar="HxW|N", help="resize images to this, or their smaller side")
     parser.add_argument(
+        "--letterbox", type=_resize, metavar="HxW|N", help="resize images to fit in this and pad them with gray, as Ultralytics does"
+    )
+    parser.add_argument(
+        "--pad-multiple", type=int, metavar="N", help="pad images at the bottom and right so that their sides are multiples of N"
+    )
+    parser.add_argument(
+        "--samples",
+        choices=tuple(SAMPLES),
+        help="the range of samples in image files (16-bit, several bands, floating point, .npy), which are then read at full depth",
+    )
+    parser.add_argument(
+        "--channels", type=int, metavar="N", help="of those files (default: the model's); gray and colour are made of each other"
+    )
+    parser.add_argument("--bgr", action="store_true", help="the model takes blue, green, red; so do --mean and --std")
+    parser.add_argument(
+        "--no-rescale", action="store_true", help="samples are not divided by their largest: --mean and --std are of 0 to 255"
+    )
+    parser.add_argument(
         "--output",
         "--primary-output",
         dest="primary_output",
@@ -197,16 +216,21 @@ def run(args: argparse.Namespace, emit: Callable[[str], None], of_program: bool 
     is_path = os.path.exists(args.model)
     guess = args.name or (Path(args.model).resolve().stem if is_path else args.model.rpartition(":")[2])
     refuse(target(guess))  # before minutes of work
-    steps = steps_from_flags(args.preprocess, args.mean, args.std, args.resize)
+    steps = steps_from_flags(
+        args.preprocess,
+        args.mean,
+        args.std,
+        args.resize,
+        letterbox=args.letterbox,
+        pad_multiple=args.pad_multiple,
+        samples=args.samples,
+        channels=args.channels,
+        bgr=args.bgr,
+        rescale=not args.no_rescale,
+    )
     classes = None if args.classes is None else read_classes(args.classes)
     num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
     loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt)
-    if of_program and not loaded.metadata.get("preprocess"):
-        raise ExportError(
-            f"nothing says how images are preprocessed for `{args.model}`, and heatmaps of images that are prepared otherwise "
-            "look right and are wrong",
-            "say it: `--preprocess imagenet`, `--preprocess none` (samples in [0, 1]), or `--mean`, `--std` and `--resize`",
-        )
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
     meta = export(

@@ -10,7 +10,7 @@ from .evidence import telling
 from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys
 from .loaders import LoadedModel
 from .messages import ExportError, say
-from .preprocess import checked_steps, normalize_step, resize_step
+from .preprocess import checked_steps, normalize_step
 from .reasons import say_gradient_cuts, without_inference_mode
 
 if TYPE_CHECKING:
@@ -126,10 +126,9 @@ def describe(
             f"note: `{usual}` does not lie over the image, as a change of the image shows, and is not the default layer: "
             f"`{aliases[default[0]]}` is"
         )
-    channels, steps = example[1], given.get("preprocess")
-    assumed = [] if steps else ["preprocess"]
-    steps = checked_steps(steps or [resize_step("resize", example[2:])], channels)
+    channels, steps = example[1], given["preprocess"]
     steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
+    steps = checked_steps(steps, channels)
     task = given.get("task") or (
         "segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other"
     )
@@ -143,7 +142,7 @@ def describe(
         "task": task,
         "input": {"layout": "NCHW", "dtype": "float32", "channels": channels, "example": list(example)},
         "preprocess": steps,
-        "assumed": assumed,
+        "assumed": [],
         "outputs": keys,
         "primary_output": index,
         "classes": classes,

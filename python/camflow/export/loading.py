@@ -12,7 +12,7 @@ from .file_kinds import kind_of
 from .known import known_metadata, unshare, unwrap
 from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, zoo
 from .messages import ExportError, first_line, say, unknown
-from .preprocess import Step, checked_steps
+from .preprocess import Step, checked_steps, with_normalization
 from .weights import fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def load_model(
     """Load what `ref` names (a name, `module:function`, `file.py:function`, a file or folder), or is, as a `LoadedModel`.
 
     `weights`: "default" (the published ones, downloaded if need be), "none" (random, drawn from `seed`) or a file.
-    `classes` (names by channel) and `preprocess` (steps) go before what the model says. Of `classes` and `prompt` ("{}" stands
+    `classes` (names by channel) and `preprocess` (steps) go before what the model says; steps without `normalize` are normalised as
+    the model says. Of `classes` and `prompt` ("{}" stands
     for the class) come the texts that CLIP-like models score.
 
     Raises:
@@ -140,7 +141,8 @@ def load_model(
     elif library and num_classes and not loaded.metadata["classes"]:
         say(f"warning: nothing names the {num_classes} classes: `--classes` gives their names, in the order of the channels")
     if preprocess is not None:
-        loaded.metadata["preprocess"] = checked_steps(preprocess, where="`--preprocess`")
+        steps = checked_steps(preprocess, where="`--preprocess`")
+        loaded.metadata["preprocess"] = with_normalization(steps, loaded.metadata.get("preprocess"))
     if weights == "none":
         loaded.metadata["seed"] = seed
     return loaded

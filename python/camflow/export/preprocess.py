@@ -14,8 +14,11 @@ Step = dict[str, Any]
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
 RESIZING = {"interpolation", "antialias"}
+PADDING = {"fill", "centered"}
 # The keys that a step has to have, and those that it may have.
 STEPS = {
+    "read": ({"samples"}, {"channels"}),
+    "bgr": (set(), set()),
     "grayscale": ({"channels"}, set()),
     "resize": ({"height", "width"}, RESIZING),
     "resize_smaller": ({"size"}, RESIZING),
@@ -23,9 +26,15 @@ STEPS = {
     "resize_max": (set(), {"size", "height", "width", *RESIZING}),
     "center_crop": ({"height", "width"}, set()),
     "center_crop_multiple": ({"of"}, set()),
-    "pad_multiple": ({"of"}, set()),
-    "normalize": ({"mean", "std"}, set()),
+    "pad_multiple": ({"of"}, PADDING),
+    "pad": ({"height", "width"}, PADDING),
+    "letterbox": ({"height", "width"}, {"fill", "stride"}),
+    "normalize": ({"mean", "std"}, {"divide_by"}),
 }
+OF_PIXELS = ("read", "bgr", "grayscale", "normalize")  # steps that leave the geometry as it is
+# The range of samples in files that are read at full depth, and what they are divided by unless `divide_by` says otherwise.
+SAMPLES = {"0-255": 255.0, "0-65535": 65535.0, "as-is": 1.0}
+MAX_CHANNELS = 32
 
 
 def _interpolation(mode: Any) -> str:
@@ -64,24 +73,59 @@ def fixed_size(steps: Sequence[Step] | None) -> tuple[int, int] | None:
     """(height, width) that the steps always give, or None when it depends on the image."""
     size: tuple[int, int] | None = None
     for step in steps or ():
-        if step["op"] in ("resize", "center_crop"):
+        if step["op"] in ("resize", "center_crop") or (step["op"] == "letterbox" and "stride" not in step):
             size = step["height"], step["width"]
+        elif step["op"] == "pad":
+            size = size and (max(size[0], step["height"]), max(size[1], step["width"]))
         elif step["op"] in ("center_crop_multiple", "pad_multiple"):
             up = step["of"] - 1 if step["op"] == "pad_multiple" else 0
             of = step["of"]
             size = size and ((size[0] + up) // of * of, (size[1] + up) // of * of)
-        elif step["op"] not in ("normalize", "grayscale"):
+        elif step["op"] not in OF_PIXELS:
             size = None
     return size
+
+
+def with_normalization(steps: list[Step], own: Sequence[Step] | None) -> list[Step]:
+    """Steps that end with a normalization: that of the model's `own` ones, where only its geometry is said anew.
+
+    Raises:
+        ExportError: nothing says how the model's images are normalised.
+    """
+    if steps and steps[-1]["op"] == "normalize":
+        return steps
+    read = [step for step in steps if step["op"] == "read"]
+    # of samples as they are, the model's own normalization says nothing
+    if not own or own[-1]["op"] != "normalize" or (read and read[0]["samples"] == "as-is"):
+        raise unknown_preprocessing("nothing says how such images are normalised for the model")
+    geometry = [step for step in (steps if any(step["op"] not in OF_PIXELS for step in steps) else own) if step["op"] not in OF_PIXELS]
+    of_pixels = [step for step in own[:-1] if step["op"] in OF_PIXELS and not (read and step["op"] == "read")]
+    last = {key: value for key, value in own[-1].items() if not (read and key == "divide_by")}
+    return [*read, *of_pixels, *geometry, last]
+
+
+def unknown_preprocessing(what: str, channels: int | None = None) -> ExportError:
+    """The error of a model that nobody said this of, with the ways to say it."""
+    of_many = channels not in (None, 1, 3)
+    return ExportError(
+        f"{what}, and heatmaps of images that are prepared otherwise look right and are wrong",
+        f"it takes {channels} channels: `--samples 0-255`, `0-65535` or `as-is` says what samples its images have, and `--mean` and "
+        "`--std` how they are normalised"
+        if of_many
+        else "say it: `--preprocess imagenet`, `--preprocess none` (samples in [0, 1]), or `--mean`, `--std` and `--resize`",
+    )
 
 
 def with_padding(steps: list[Step], of: int) -> list[Step]:
     """Steps that pad images to a multiple of what the model wants, unless they give such sizes already."""
     size = fixed_size(steps)
-    last = next((step for step in reversed(steps) if step["op"] not in ("normalize", "grayscale")), {})
-    gives_multiples = (
-        all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0
-    )
+    last = next((step for step in reversed(steps) if step["op"] not in OF_PIXELS), {})
+    if last.get("op") == "letterbox":
+        gives_multiples = all(last[key] % of == 0 for key in ("height", "width", "stride") if key in last)
+    else:
+        gives_multiples = (
+            all(side % of == 0 for side in size) if size else last.get("op", "").endswith("_multiple") and last["of"] % of == 0
+        )
     if of == 1 or gives_multiples:
         return steps
     say(
@@ -108,7 +152,7 @@ def stretched(steps: list[Step], size: tuple[int, int]) -> list[Step]:
         f"warning: the model takes images of {size[0]}x{size[1]} alone, which its preprocessing does not give: they are stretched to it\n"
         "`--size HxW` exports it for another size"
     )
-    kept = [step for step in steps[:-1] if step["op"] == "grayscale"]
+    kept = [step for step in steps[:-1] if step["op"] in OF_PIXELS]
     how = next((step["interpolation"] for step in steps if "interpolation" in step), "bilinear")
     return [*kept, resize_step("resize", size, how), steps[-1]]
 
@@ -141,7 +185,7 @@ def checked_steps(steps: Any, channels: int | None = None, where: str = "preproc
                 raise ExportError(
                     f"{at} {what} `{min(keys)}`", f"its keys are {', '.join(f'`{k}`' for k in sorted(needed | optional))}", code=2
                 )
-        for key in sorted(set(step) & {"size", "height", "width", "of", "channels"}):
+        for key in sorted(set(step) & {"size", "height", "width", "of", "channels", "stride"}):
             step[key] = _whole(step[key], f"{at}: `{key}`")
         if op in ("resize_min", "resize_max") and set(step) & {"size", "height", "width"} not in ({"size"}, {"height", "width"}):
             raise ExportError(f"{at} needs either `size` or both `height` and `width`", code=2)
@@ -153,24 +197,72 @@ def checked_steps(steps: Any, channels: int | None = None, where: str = "preproc
             raise ExportError(f"{at}: `antialias` is {step['antialias']!r}, not true or false", code=2)
         if step.get("antialias") is False and step.get("interpolation", "bilinear") not in ("nearest", "bilinear"):
             raise ExportError(f"{at}: `antialias = false` is known for `nearest` and `bilinear` only", code=2)
+        _check_values(step, at, checked)
         if op == "grayscale" and (step["channels"] not in (1, 3) or any(s["op"] == "grayscale" for s in checked)):
             raise ExportError(f"{at}: it is there once, and gives 1 channel or 3 equal ones", code=2)
-        if cropped and op.startswith("resize"):
-            raise ExportError(f"{at} resizes after a crop", "put all resizing before the crop", code=2)
-        cropped = cropped or op.startswith("center_crop")
+        if cropped and (op.startswith("resize") or op == "letterbox"):
+            raise ExportError(f"{at} resizes after a crop or padding", "put all resizing before it", code=2)
+        cropped = cropped or op.startswith(("center_crop", "pad")) or op == "letterbox"
         if op == "normalize":
             if number != len(steps):
                 raise ExportError(f"{at} is not the last step", "normalize once, as the last step", code=2)
-            step["mean"], step["std"] = (_per_channel(step[key], channels, f"{at}: `{key}`") for key in ("mean", "std"))
+            of = (1, MAX_CHANNELS) if checked and checked[0]["op"] == "read" else (1, 3)
+            step["mean"], step["std"] = (_per_channel(step[key], channels, of, f"{at}: `{key}`") for key in ("mean", "std"))
             if min(step["std"]) <= 0:
                 raise ExportError(f"{at}: `std` is {step['std']}, and has to be above 0", code=2)
         checked.append(step)
-    given = next((step["channels"] for step in checked if step["op"] == "grayscale"), None)
-    if channels == 1 and given is None:
-        return [{"op": "grayscale", "channels": 1}, *checked]
-    if channels and channels != (given or 3):
-        raise ExportError(f"{where} gives {given or 3} channels, the model takes {channels}", code=2)
-    return checked
+    return _of_channels(checked, channels, where) if channels else checked
+
+
+def _check_values(step: Step, at: str, before: Sequence[Step]) -> None:
+    """Raise `ExportError` for a value that its key cannot have; `before` are the steps before this one."""
+    op = step["op"]
+    if op == "read":
+        if before:
+            raise ExportError(f"{at} is not the first step", "read once, as the first step", code=2)
+        if step["samples"] not in SAMPLES:
+            raise ExportError(f"{at}: `samples` is {step['samples']!r}", f"it is one of {', '.join(SAMPLES)}", code=2)
+        if step.get("channels", 1) > MAX_CHANNELS:
+            raise ExportError(f"{at}: `channels` is {step['channels']}; {MAX_CHANNELS} are possible", code=2)
+    if op == "bgr" and any(other["op"] == "bgr" for other in before):
+        raise ExportError(f"{at} is there twice", code=2)
+    if not isinstance(step.get("centered", False), bool):
+        raise ExportError(f"{at}: `centered` is {step['centered']!r}, not true or false", code=2)
+    fill = step.get("fill", "mean")
+    if fill != "mean" and (isinstance(fill, (bool, str)) or not isinstance(fill, (int, float)) or not math.isfinite(fill)):
+        raise ExportError(f"{at}: `fill` is {fill!r}, not a sample such as 114, or `mean`", code=2)
+    divide_by = step.get("divide_by", 1)
+    if isinstance(divide_by, (bool, str)) or not isinstance(divide_by, (int, float)) or not 0 < divide_by < math.inf:
+        raise ExportError(f"{at}: `divide_by` is {divide_by!r}, not a number above 0", code=2)
+
+
+def _of_channels(steps: list[Step], channels: int, where: str) -> list[Step]:
+    """Checked steps for a model of so many channels: one that reads files has as many, gray and colour are made of each other."""
+    reads = bool(steps) and steps[0]["op"] == "read"
+    gray = next((step["channels"] for step in steps if step["op"] == "grayscale"), None)
+    if reads:
+        read, *rest = steps
+        if "channels" not in read:
+            if gray:
+                raise ExportError(f"{where}: step 1 (`read`) lacks `channels`, which `grayscale` is made of", code=2)
+            read = {**read, "channels": channels}
+        if rest and rest[-1]["op"] == "normalize":
+            rest[-1] = {"divide_by": SAMPLES[read["samples"]], **rest[-1]}
+        steps = [read, *rest]
+    found = gray or (steps[0]["channels"] if reads else 3)
+    if gray is None and {found, channels} == {1, 3}:
+        return [*steps[:reads], {"op": "grayscale", "channels": channels}, *steps[reads:]]
+    if found != channels:
+        raise ExportError(
+            f"{where} gives {found} channels, the model takes {channels}",
+            None
+            if reads
+            else "`--samples 0-255`, `0-65535` or `as-is` says what samples its images have, and has them read at full depth",
+            code=2,
+        )
+    if channels != 3 and any(step["op"] == "bgr" for step in steps):
+        raise ExportError(f"{where}: `bgr` is for three channels, the model takes {channels}", code=2)
+    return steps
 
 
 def _example_of_steps() -> str:
@@ -187,19 +279,20 @@ def _whole(value: Any, what: str) -> int:
     return number
 
 
-def _per_channel(values: Any, channels: int | None, what: str) -> list[float]:
-    """One number for each channel, of 1 or 3 where it is not known; a single one counts for all, as in torchvision."""
+def _per_channel(values: Any, channels: int | None, possible: tuple[int, int], what: str) -> list[float]:
+    """One number for each channel, of 1 or as many as `possible` where it is not known; a single one counts for all."""
     try:
         numbers = [float(v) for v in (values if hasattr(values, "__iter__") else [values])]
     except (TypeError, ValueError):
         numbers = [math.nan]
     numbers = numbers * channels if channels and len(numbers) == 1 else numbers
     numbers = numbers[:1] if channels == 1 and len(set(numbers)) == 1 else numbers  # the same for all colours
-    if len(numbers) not in ({channels} if channels else {1, 3}) or not all(map(math.isfinite, numbers)):
+    counts = {channels} if channels else set(possible) if possible == (1, 3) else set(range(1, possible[1] + 1))
+    if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         wanted = (
             "1 finite number: the model takes gray images"
             if channels == 1
-            else "3 finite numbers, one for each channel (or one for all)"
+            else f"{channels or 3} finite numbers, one for each channel (or one for all)"
         )
         raise ExportError(f"{what} has to be {wanted}", code=2)
     return numbers

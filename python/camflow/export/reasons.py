@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .layers import output_keys
 from .messages import ExportError, first_line, say
+from .preprocess import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -219,7 +220,8 @@ def input_channels(module: nn.Module, size: Sequence[int]) -> int:
     if convolutions and isinstance(convolutions[0][1], torch.nn.Conv3d):
         raise ExportError(
             f"the model is for volumes, not images: its first convolution `{convolutions[0][0]}` is a Conv3d",
-            "camflow explains models of images [N, C, H, W]; wrap one that takes a slice: `file.py:function`",
+            "camflow explains models of images [N, C, H, W]: a volume's or video's heatmap would have a depth or time, which FiftyOne's "
+            "heatmaps lack; wrap one that takes a slice or frame: `file.py:function`",
             code=2,
         )
     if (
@@ -250,11 +252,11 @@ def input_channels(module: nn.Module, size: Sequence[int]) -> int:
     is_of_count = of_three is not None and (f"to have {count} channels, but got 3 channels" in of_three or refusal(count) is None)
     if not is_of_count:
         return 3
-    if count == 1:
-        return 1
+    if count <= MAX_CHANNELS:
+        return count
     raise ExportError(
-        f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds colour (3) or gray (1)",
-        "wrap it in a module that makes its input of [N, 3, H, W]: `file.py:function`",
+        f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds up to {MAX_CHANNELS}",
+        "wrap it in a module that makes its input of fewer: `file.py:function`",
         code=2,
     )
 

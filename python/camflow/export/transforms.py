@@ -85,8 +85,10 @@ def steps_from_transforms(transform: Any) -> list[Step]:
         return [resize_step("resize_min" if kind == "MinResize" else "resize_max", size, transform.interpolation or "bilinear")]
     if kind == "PatchSize":
         return [{"op": "center_crop_multiple", "of": int(transform.patch_size)}]
-    if kind == "CenterCrop":
+    if kind == "CenterCrop" and hasattr(transform, "size"):  # Ultralytics has one of its own, which resizes what it cropped
         return [crop_step(transform.size)]
+    if kind in ("LetterBox", "ClassifyLetterBox"):
+        return [_letterbox_step(transform)]
     if kind == "Grayscale":
         return [{"op": "grayscale", "channels": int(transform.num_output_channels)}]
     if kind == "Normalize":
@@ -108,6 +110,25 @@ def steps_from_transforms(transform: Any) -> list[Step]:
         f"the model's preprocessing uses `{kind}`, which camflow does not have",
         "give `preprocess` in `camflow_metadata` of a function of your own: `file.py:function`",
     )
+
+
+def _letterbox_step(transform: Any) -> Step:
+    """Of a transform of Ultralytics.
+
+    Raises:
+        ExportError: it does what camflow does not have.
+    """
+    sides = getattr(transform, "new_shape", None) or (transform.h, transform.w)
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    for key, usual in (("scale_fill", False), ("scaleFill", False), ("scaleup", True), ("center", True)):
+        if getattr(transform, key, usual) is not usual:
+            raise ExportError(
+                f"the model's `{type(transform).__name__}` has `{key}={getattr(transform, key)}`, which camflow does not have",
+                "give `preprocess` in `camflow_metadata` of a function of your own: `file.py:function`",
+            )
+    stride = {"stride": int(transform.stride)} if getattr(transform, "auto", False) else {}
+    fill = getattr(transform, "padding_value", 114)
+    return {"op": "letterbox", "height": int(height), "width": int(width), "fill": fill, **stride}
 
 
 def steps_from_processor(config: dict[str, Any]) -> list[Step]:
@@ -133,10 +154,8 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
             return size["height"], size["width"]
         return (size, size) if isinstance(size, int) else None
 
-    unknown_steps = [key for key in ("do_pad", "do_align_corners", "do_flip_channel_order", "do_split_image") if config.get(key)]
+    unknown_steps = [key for key in ("do_align_corners", "do_split_image") if config.get(key)]
     divisor = config.get("size_divisor")
-    if unknown_steps == ["do_pad"] and divisor:
-        unknown_steps = []  # the padding of older files, to the multiple below
     if unknown_steps or (config.get("keep_aspect_ratio") and config.get("do_resize")):
         raise ExportError(f"it has the step `{(unknown_steps or ['keep_aspect_ratio'])[0]}`, which camflow does not have")
     if config.get("do_resize", False):
@@ -166,8 +185,9 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
         if not (pair := sides("crop_size")):
             raise ExportError(f"its `crop_size` is {config.get('crop_size')!r}, which camflow cannot read")
         steps.append({"op": "center_crop", "height": pair[0], "width": pair[1]})
-    if divisor:
-        steps.append({"op": "pad_multiple", "of": int(divisor)})
+    steps += _padding_of_processor(config)
+    if config.get("do_flip_channel_order"):
+        steps.append({"op": "bgr"})
     factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1
     scale = factor * 255  # camflow normalises samples in [0, 1]
     offset = 1 if config.get("rescale_offset") else 0
@@ -183,24 +203,68 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
     ]
 
 
-def steps_from_flags(
-    preprocess: str | None, mean: list[float] | None, std: list[float] | None, resize: list[int] | None
-) -> list[Step] | None:
-    """The steps that `--preprocess`, `--mean`, `--std` and `--resize` say, or None where none of them is given.
+def _padding_of_processor(config: dict[str, Any]) -> list[Step]:
+    """What a processor of Hugging Face pads one image with."""
+    kind, divisor, of_files = str(config.get("image_processor_type")), config.get("size_divisor"), config.get("pad_size")
+    size = config.get("size")
+    if kind.startswith("DPT"):  # around the image, and after it was normalised
+        pads = config.get("do_pad") and divisor
+        return [{"op": "pad_multiple", "of": int(divisor), "fill": "mean", "centered": True}] if pads else []
+    if kind.startswith("Eomt") and config.get("do_pad") and isinstance(size, dict):
+        side = size["shortest_edge"]
+        return [{"op": "pad", "height": side, "width": size.get("longest_edge") or side}]
+    if divisor:
+        return [{"op": "pad_multiple", "of": int(divisor)}]
+    if config.get("do_pad") and isinstance(of_files, dict):
+        return [{"op": "pad", "height": of_files["height"], "width": of_files["width"], "fill": "mean"}]
+    return []  # without a size, images are padded to the largest of their batch
 
-    `imagenet` is torchvision's for classifiers: the smaller side to 256, the middle 224, ImageNet's mean and deviation.
+
+def steps_from_flags(
+    preprocess: str | None,
+    mean: list[float] | None,
+    std: list[float] | None,
+    resize: list[int] | None,
+    *,
+    letterbox: list[int] | None = None,
+    pad_multiple: int | None = None,
+    samples: str | None = None,
+    channels: int | None = None,
+    bgr: bool = False,
+    rescale: bool = True,
+) -> list[Step] | None:
+    """The steps that the options of these names say, or None where none of them is given.
+
+    `imagenet` is torchvision's for classifiers: the smaller side to 256, the middle 224, ImageNet's mean and deviation. Without
+    anything about normalisation the steps are those of the geometry alone. `rescale` divides samples by their largest.
 
     Raises:
-        ExportError: a file cannot be read, or says all and is not alone.
+        ExportError: a file cannot be read, or says all and is not alone; options contradict each other.
     """
     if preprocess in (None, "imagenet", "none"):
-        if preprocess is None and not (mean or std or resize):
-            return None
+        if channels and not samples:
+            raise ExportError(
+                "`--channels` is of images that are read at full depth", "add `--samples 0-255`, `0-65535` or `as-is`", code=2
+            )
+        if resize and letterbox:
+            raise ExportError("`--resize` and `--letterbox` both say the size of images", "leave one of them out", code=2)
+        if preprocess == "imagenet" and (samples == "as-is" or not rescale):
+            raise ExportError("`--preprocess imagenet` is of samples in [0, 1]", "say `--mean` and `--std` in its place", code=2)
         steps = [resize_step("resize", resize)] if resize else []
+        if letterbox:
+            steps = [{"op": "letterbox", "height": letterbox[0], "width": letterbox[-1]}]
         if preprocess == "imagenet":
             steps = steps or [resize_step("resize", 256), crop_step(224)]
-            mean, std = mean or IMAGENET["mean"], std or IMAGENET["std"]
-        return [*steps, {"op": "normalize", "mean": mean or [0.0], "std": std or [1.0]}]
+            mean, std = mean or IMAGENET["mean"][:: -1 if bgr else 1], std or IMAGENET["std"][:: -1 if bgr else 1]
+        if pad_multiple:
+            steps.append({"op": "pad_multiple", "of": pad_multiple})
+        read = [{"op": "read", "samples": samples, **({"channels": channels} if channels else {})}] if samples else []
+        if not (preprocess or mean or std) and rescale:
+            if bgr:
+                raise ExportError("`--bgr` says nothing of the normalization", "add `--mean` and `--std`, or `--preprocess`", code=2)
+            return [*read, *steps] or None
+        last: Step = {"op": "normalize", "mean": mean or [0.0], "std": std or [1.0], **({} if rescale else {"divide_by": 1})}
+        return [*read, *steps, *([{"op": "bgr"}] if bgr else []), last]
     try:
         config = json.loads(Path(preprocess).read_text())
     except (OSError, ValueError) as error:
@@ -209,6 +273,6 @@ def steps_from_flags(
             "it takes `imagenet`, `none` or a JSON file: a list of steps, or Hugging Face's `preprocessor_config.json`",
             code=2,
         ) from None
-    if mean or std or resize:
-        raise ExportError("`--preprocess FILE` says all, and goes without `--mean`, `--std` and `--resize`", code=2)
+    if mean or std or resize or letterbox or pad_multiple or samples or channels or bgr or not rescale:
+        raise ExportError("`--preprocess FILE` says all, and goes without other options of preprocessing", code=2)
     return steps_from_processor(config) if isinstance(config, dict) else config

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::{
     diagnostic::Diagnostic,
     media::{
-        Array, ArrayValues, BinaryMask, ExifPolicy, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside, Preprocess,
-        RgbImage, read_array_file, read_image,
+        Array, ArrayValues, BinaryMask, ExifPolicy, FileContent, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside,
+        Preprocess, SourceImage, read_array_file,
     },
     pipeline::{Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Fingerprint, InputBatch, SampleRef, TargetPixels},
 };
@@ -49,10 +49,11 @@ pub(super) fn image_batch(
     name: &str,
     asked: &[Asked],
     preprocess: &Preprocess,
-) -> Result<(InputBatch, RgbImage), Diagnostic> {
+) -> Result<(InputBatch, SourceImage), Diagnostic> {
     let limits = ImageLimits::default();
-    let image = read_image(path, &limits, ExifPolicy::Ignore)?;
-    let input = preprocess.apply(&image)?;
+    let content = FileContent::read(path, limits.max_bytes)?;
+    let image = preprocess.parse(path, &content.bytes, &limits, ExifPolicy::Ignore)?;
+    let input = preprocess.apply_to(&image)?;
     let (height, width, region) = (input.height, input.width, input.region);
     let mut targets = Vec::new();
     for (class, asked) in asked.iter().enumerate() {
@@ -68,6 +69,11 @@ pub(super) fn image_batch(
     }
     let sample = sample(0, name.to_owned(), path, (height, width), region, targets);
     Ok((InputBatch { samples: vec![sample], pixels: input.pixels, height, width }, image))
+}
+
+/// Whether an array file holds a tensor that is prepared already: for models that read arrays as images, one of four sides does.
+pub(super) fn is_prepared(path: &Path, preprocess: &Preprocess) -> Result<bool, Diagnostic> {
+    Ok(preprocess.reads().is_none() || read_array_file(path, ImageLimits::default().max_bytes)?.shape.len() == 4)
 }
 
 /// A batch of the images `[N, C, H, W]` in an array file.

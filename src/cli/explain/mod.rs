@@ -13,7 +13,7 @@ use crate::{
     engine::{CamSpec, Model, Observer, check_classes, check_output, check_preprocess, check_task, one_channel_notice, resolve},
     explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, TargetSpec},
-    media::{MaskValue, shown},
+    media::{MaskValue, SourceImage, shown},
     names::{Choice, ClassNames},
     pipeline::{Cancellation, Channel, Explainer, SkipReason, listed},
     program::Program,
@@ -61,7 +61,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
     check_task(&program, &target)?;
-    if !inputs.iter().all(|input| is_tensor(input)) {
+    if program.metadata.preprocess.reads().is_some() || !inputs.iter().all(|input| is_tensor(input)) {
         check_preprocess(&program, &told)?;
     }
     let asked = asked(&cam, mask.as_deref(), &target, &program, &told)?;
@@ -160,19 +160,21 @@ fn explain(
     outputs: &Outputs,
     reporter: &Reporter,
 ) -> Result<Tally, Diagnostic> {
-    let (batch, image) = match is_tensor(input) {
+    let preprocess = &program.metadata.preprocess;
+    let (batch, image) = match is_tensor(input) && inputs::is_prepared(input, preprocess)? {
         true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
         false => {
-            let (batch, image) = inputs::image_batch(input, name, asked, &program.metadata.preprocess)?;
+            let (batch, image) = inputs::image_batch(input, name, asked, preprocess)?;
             (batch, Some(image))
         }
     };
-    if image.as_ref().is_some_and(|image| image.is_clipped) {
+    if image.as_ref().is_some_and(SourceImage::is_clipped) {
         reporter.notice(&format!(
-            "`{}`: its gray levels were cut to 0 to 255, as Pillow does (bright ones are white, fractions black): convert it to 8 bits",
+            "`{}`: its gray levels were cut to 0 to 255, as Pillow does (bright ones are white, fractions black): convert it to 8 bits, or export the model with `--samples`, which reads them at full depth",
             shown(input)
         ));
     }
+    let image = image.map(SourceImage::into_picture);
     let result = explainer.explain(batch, None)?;
     for failure in &result.failed {
         reporter.image_failed(&failure.sample.media_path, &failure.error);

@@ -202,8 +202,8 @@ fn check_kind(name: &str, document: &Document, samples: &str) -> Result<(), Erro
         }
     }
     match document.get_str("media_type") {
-        // An empty dataset has no media type yet.
-        Ok("image" | "group") | Err(_) => Ok(()),
+        // An empty dataset has no media type yet; of arrays (`.npy`) it is unknown.
+        Ok("image" | "group" | "unknown") | Err(_) => Ok(()),
         Ok("video") => {
             refuse("holds videos", "make image samples of its frames: `dataset.to_frames(sample_frames=True).clone(...)`")
         }

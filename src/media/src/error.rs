@@ -2,7 +2,8 @@
 
 use std::{io, path::PathBuf};
 
-use super::{elsewhere::why_unreadable, file::shown};
+use super::{elsewhere::why_unreadable, file::shown, step::SampleRange};
+use camflow_names::counted;
 use camflow_diagnostic::{Diagnose, Diagnostic};
 
 /// A fault of one file or one array; none of them concerns the run as a whole.
@@ -62,6 +63,33 @@ pub enum MediaError {
         path: PathBuf,
         /// What the decoder found.
         reason: String,
+    },
+    /// Another number of channels than the model takes.
+    #[error(
+        "`{}` has {}, and the model takes {wanted}: convert it, or export the model for such images (`--channels`)",
+        shown(path),
+        counted(*channels, "channel", "channels")
+    )]
+    Channels {
+        /// The file.
+        path: PathBuf,
+        /// Its channels.
+        channels: usize,
+        /// Those that the model takes.
+        wanted: usize,
+    },
+    /// Samples of another range than the model's preprocessing says.
+    #[error(
+        "`{}` has samples of {found}, and the model takes samples {wanted}: convert it, or export the model with the `--samples` of its images",
+        shown(path)
+    )]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// The range of its samples.
+        found: String,
+        /// That of the samples that the model takes.
+        wanted: SampleRange,
     },
     /// More pixels or bytes than the limits allow.
     #[error("`{}` is too large: {what}, the limit is {limit}; make it smaller or raise the limit", shown(path))]

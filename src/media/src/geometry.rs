@@ -54,6 +54,35 @@ pub struct FrameRegion {
     pub left: i64,
 }
 
+/// A window on an image; may reach beyond it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Crop {
+    pub(super) top: i64,
+    pub(super) left: i64,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Crop {
+    /// The window's samples `[height, width, channels]` of those of an image of the given size; `fill` where it reaches beyond.
+    pub(super) fn window<T: Copy>(self, samples: &[T], (rows, columns): (usize, usize), channels: usize, fill: T) -> Vec<T> {
+        let mut cut = vec![fill; self.height * self.width * channels];
+        // The part of the window that lies on the image.
+        let first = self.left.max(0);
+        let count = (self.left + self.width as i64).min(columns as i64) - first;
+        for y in 0..self.height {
+            let row = self.top + y as i64;
+            if count > 0 && (0..rows as i64).contains(&row) {
+                let from = (row as usize * columns + first as usize) * channels;
+                let to = (y * self.width + (first - self.left) as usize) * channels;
+                let length = count as usize * channels;
+                cut[to..to + length].copy_from_slice(&samples[from..from + length]);
+            }
+        }
+        cut
+    }
+}
+
 /// Why a pixel is not in a model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {

@@ -232,7 +232,7 @@ fn by_decoder<D: ImageDecoder>(path: &Path, decoder: image::ImageResult<D>, limi
     Ok(Picture { is_a_mask: false, ..Picture::try_from(image).map_err(wide)? })
 }
 
-fn check_size(path: &Path, height: usize, width: usize, limits: &ImageLimits) -> Result<(), MediaError> {
+pub(super) fn check_size(path: &Path, height: usize, width: usize, limits: &ImageLimits) -> Result<(), MediaError> {
     let pixels = height as u64 * width as u64;
     // Three bytes per pixel is the least that any image takes here.
     let max_pixels = limits.max_pixels.min(limits.max_bytes / 3);

@@ -4,6 +4,7 @@
 //! out: [`encode_gray`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
 
 mod array;
+mod bands;
 mod bitmap;
 mod checksum;
 mod content;
@@ -22,6 +23,7 @@ mod named;
 mod orientation;
 mod overlay;
 mod picture;
+mod pixels;
 mod png;
 mod png_repair;
 mod portable;
@@ -40,6 +42,7 @@ mod webp;
 mod write;
 
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
+pub use bands::{BandImage, Depth, read_picture};
 pub use checksum::{Checksum, Damage, FileForm, RecordedChecksum, UnknownChecksum, write_with_checksum};
 pub use content::{FileContent, read_text};
 pub use error::MediaError;
@@ -54,12 +57,12 @@ pub use named::{check_named, named_file, write_named};
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};
 pub use png::{encode_gray, encode_rgb};
-pub use preprocess::{ModelInput, Preprocess};
+pub use preprocess::{ModelInput, Preprocess, SourceImage};
 pub use reread::was_read_otherwise;
 pub use resample::{Interpolation, resize_rgb};
 pub use sheet::{Tile, contact_sheet};
 pub use stamp::{Stamp, WatchedFile};
-pub use step::PreprocessStep;
+pub use step::{Fill, FillWord, PreprocessStep, SampleRange};
 pub use turns::with_large_pictures_in_turn;
 pub use upsampling::Upsampling;
 pub use write::{Durability, create_folders, sync_names, with_suffix, write_atomically};

@@ -1,17 +1,20 @@
 //! From an image to a model's input: the steps that a model's description lists, as torchvision and FiftyOne take them.
 //!
-//! Resizing works on 8-bit pixels (as PIL does below torchvision's transforms); only the last step makes floats of them.
+//! Resizing works on 8-bit pixels (as PIL does below torchvision's transforms); only the last step makes floats of them. Models whose
+//! steps begin with `read` get samples at full depth, which are floats from the start.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bands::{BandImage, MAX_CHANNELS, parse_bands},
     error::MediaError,
     geometry::FrameRegion,
-    image::RgbImage,
-    resample::resize_rgb,
-    step::{Change, PreprocessStep, to_gray},
+    image::{ImageLimits, RgbImage, parse_image},
+    orientation::ExifPolicy,
+    pixels::Pixels,
+    step::{Change, Fill, FillWord, PreprocessStep, SampleRange},
 };
 
 /// The largest input that is made, 8K video: a narrow image whose smaller side is enlarged may ask for any size.
@@ -28,7 +31,7 @@ pub struct Preprocess {
 /// What a model reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInput {
-    /// f32 `[3, height, width]`, red, green, blue, normalised; `[1, height, width]` where the model takes gray.
+    /// f32 `[channels, height, width]`, normalised; red, green and blue, unless the steps say otherwise.
     pub pixels: Vec<f32>,
     /// Rows.
     pub height: usize,
@@ -38,66 +41,146 @@ pub struct ModelInput {
     pub region: FrameRegion,
 }
 
+/// An image as preprocessing reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceImage {
+    /// As FiftyOne's torch models see it.
+    Rgb(RgbImage),
+    /// At full depth.
+    Bands(BandImage),
+}
+
+impl SourceImage {
+    /// Whether levels of the file were cut to 255.
+    pub fn is_clipped(&self) -> bool {
+        matches!(self, SourceImage::Rgb(image) if image.is_clipped)
+    }
+
+    /// What people look at: see [`read_picture`](super::read_picture).
+    pub fn into_picture(self) -> RgbImage {
+        match self {
+            SourceImage::Rgb(image) => image,
+            SourceImage::Bands(image) => image.picture(),
+        }
+    }
+}
+
 impl Preprocess {
-    /// Makes the model's input of an image.
+    /// Reads an image as these steps want it, from the content of its file; the path is for errors.
     ///
     /// # Errors
-    /// [`Preprocess::check`] fails, or the steps leave nothing of this image or make it larger than memory allows.
+    /// As for [`parse_image`]; at full depth also where it has another number of channels, or samples of another range.
+    pub fn parse(&self, path: &Path, bytes: &[u8], limits: &ImageLimits, exif: ExifPolicy) -> Result<SourceImage, MediaError> {
+        match self.reads() {
+            None => parse_image(path, bytes, limits, exif).map(SourceImage::Rgb),
+            Some((channels, range)) => parse_bands(path, bytes, limits, exif, channels, range).map(SourceImage::Bands),
+        }
+    }
+
+    /// Makes the model's input of what [`Preprocess::parse`] gave.
+    ///
+    /// # Errors
+    /// As for [`Preprocess::apply`].
+    pub fn apply_to(&self, image: &SourceImage) -> Result<ModelInput, MediaError> {
+        match image {
+            SourceImage::Rgb(image) => self.apply(image),
+            SourceImage::Bands(image) => self.run(Pixels::Bands(Cow::Borrowed(image))),
+        }
+    }
+
+    /// Makes the model's input of an image of 8-bit colours.
+    ///
+    /// # Errors
+    /// [`Preprocess::check`] fails, or the steps want the image at full depth, leave nothing of it or make it larger than memory
+    /// allows.
     pub fn apply(&self, image: &RgbImage) -> Result<ModelInput, MediaError> {
+        if self.reads().is_some() {
+            return Err(MediaError::preprocess("an image of 8-bit colours was given to steps that `read` one at full depth"));
+        }
+        self.run(Pixels::Levels(Cow::Borrowed(image)))
+    }
+
+    fn run(&self, mut current: Pixels<'_>) -> Result<ModelInput, MediaError> {
         self.check()?;
-        let mut current = Cow::Borrowed(image);
-        let mut region = FrameRegion {
-            image_height: image.height,
-            image_width: image.width,
-            frame_height: image.height,
-            frame_width: image.width,
-            top: 0,
-            left: 0,
-        };
+        let (image_height, image_width) = current.size();
+        let mut region = FrameRegion::whole(image_height, image_width);
         let fits = |height: usize, width: usize| match height.checked_mul(width) {
             Some(pixels) if pixels <= MAX_INPUT_PIXELS => Ok(()),
             _ => Err(MediaError::preprocess(format!(
-                "an image of {} x {} pixels becomes one of {height} x {width} for the model; at most {MAX_INPUT_PIXELS} pixels are possible",
-                image.height, image.width
+                "an image of {image_height} x {image_width} pixels becomes one of {height} x {width} for the model; at most {MAX_INPUT_PIXELS} pixels are possible"
             ))),
         };
         for step in &self.steps {
-            if matches!(step, PreprocessStep::Grayscale { .. }) {
-                to_gray(current.to_mut());
+            match step {
+                PreprocessStep::Grayscale { channels } => current.to_gray(*channels),
+                PreprocessStep::Bgr => current.to_bgr(),
+                _ => {}
             }
-            match step.change(current.height, current.width)? {
-                None => {}
+            let (height, width) = current.size();
+            let (crop, fill) = match step.change(height, width)? {
+                None => continue,
                 Some(Change::Resize { height, width, interpolation, antialias }) => {
                     fits(height, width)?;
-                    current = Cow::Owned(resize_rgb(&current, height, width, interpolation, antialias)?);
+                    current.resize((height, width), interpolation, antialias)?;
                     (region.frame_height, region.frame_width) = (height, width);
+                    continue;
                 }
-                Some(Change::Crop(crop)) => {
-                    fits(crop.height, crop.width)?;
-                    current = Cow::Owned(crop.cut(&current)?);
-                    region.top += crop.top;
-                    region.left += crop.left;
+                Some(Change::Crop(crop, fill)) => (crop, fill),
+                Some(Change::Letterbox { height, width, crop, fill }) => {
+                    fits(height, width)?;
+                    current.resize_linear(height, width);
+                    (region.frame_height, region.frame_width) = (height, width);
+                    (crop, fill)
                 }
-            }
+            };
+            fits(crop.height, crop.width)?;
+            current.cut(crop, fill);
+            region.top += crop.top;
+            region.left += crop.left;
         }
-        let (height, width) = (current.height, current.width);
+        let (height, width) = current.size();
         if height == 0 || width == 0 {
             return Err(MediaError::preprocess(format!(
-                "nothing is left of an image of {} x {} pixels",
-                image.height, image.width
+                "nothing is left of an image of {image_height} x {image_width} pixels"
             )));
         }
         fits(height, width)?;
-        Ok(ModelInput { pixels: self.to_floats(&current.pixels), height, width, region })
+        let (divide_by, mean, std) = self.normalization();
+        let mut pixels = current.to_floats(self.channels(), divide_by, mean, std);
+        if self.steps.iter().any(|step| step.fill() == Some(Fill::Word(FillWord::Mean)))
+            && let Some(shown) = region.part_with_image(height, width)
+        {
+            for plane in pixels.chunks_exact_mut(height * width) {
+                plane.iter_mut().zip(&shown.pixels).filter(|(_, shown)| **shown == 0).for_each(|(pixel, _)| *pixel = 0.0);
+            }
+        }
+        Ok(ModelInput { pixels, height, width, region })
+    }
+
+    /// How many channels are read at full depth, and of which range; `None` where images become 8-bit colours.
+    pub fn reads(&self) -> Option<(usize, SampleRange)> {
+        match self.steps.first() {
+            Some(PreprocessStep::Read { channels, samples }) => Some((*channels, *samples)),
+            _ => None,
+        }
+    }
+
+    /// What samples are divided by, mean and deviation.
+    fn normalization(&self) -> (f32, &[f32], &[f32]) {
+        const ZEROS: [f32; MAX_CHANNELS] = [0.0; MAX_CHANNELS];
+        const ONES: [f32; MAX_CHANNELS] = [1.0; MAX_CHANNELS];
+        match self.steps.last() {
+            Some(PreprocessStep::Normalize { mean, std, divide_by }) => (divide_by.unwrap_or(255.0), mean, std),
+            _ => (255.0, &ZEROS, &ONES),
+        }
     }
 
     /// How many channels the input has.
     pub fn channels(&self) -> usize {
-        let gray = |step: &PreprocessStep| match step {
-            PreprocessStep::Grayscale { channels } => Some(*channels),
-            _ => None,
-        };
-        self.steps.iter().find_map(gray).unwrap_or(3)
+        self.steps.iter().fold(3, |channels, step| match step {
+            PreprocessStep::Read { channels, .. } | PreprocessStep::Grayscale { channels } => *channels,
+            _ => channels,
+        })
     }
 
     /// Height and width of the input that [`Preprocess::apply`] makes of an image of `height` x `width` pixels.
@@ -106,7 +189,7 @@ impl Preprocess {
     pub fn output_size(&self, height: usize, width: usize) -> (usize, usize) {
         self.steps.iter().fold((height, width), |(h, w), step| match step.change(h, w) {
             Ok(Some(Change::Resize { height, width, .. })) => (height, width),
-            Ok(Some(Change::Crop(crop))) => (crop.height, crop.width),
+            Ok(Some(Change::Crop(crop, _) | Change::Letterbox { crop, .. })) => (crop.height, crop.width),
             Ok(None) | Err(_) => (h, w),
         })
     }
@@ -115,14 +198,22 @@ impl Preprocess {
     ///
     /// # Errors
     /// A size is missing or zero, `normalize` is not last, divides by zero or has not a number for each channel, `grayscale` is
-    /// there twice, or an image is resized after it was cropped or padded (the heatmap's place in the image would not be a whole
-    /// number of pixels).
+    /// there twice, `read` is not first or `normalize` does not say what it is divided by, a step takes another number of channels,
+    /// padding has a sample that is none, or an image is resized after it was cropped or padded (the heatmap's place in the image
+    /// would not be a whole number of pixels).
     pub fn check(&self) -> Result<(), MediaError> {
         let mut cropped = false;
-        let (mut num_grayscale, channels) = (0, self.channels());
+        let (mut num_grayscale, mut num_bgr, channels) = (0, 0, self.channels());
+        let mut current = 3;
         for (position, step) in self.steps.iter().enumerate() {
+            current = step.channels_after(current)?;
             match step {
-                PreprocessStep::Normalize { mean, std } => {
+                PreprocessStep::Read { .. } if position > 0 => {
+                    return Err(MediaError::preprocess("`read` must be the first step"));
+                }
+                PreprocessStep::Read { .. } => {}
+                PreprocessStep::Bgr => num_bgr += 1,
+                PreprocessStep::Normalize { mean, std, divide_by } => {
                     if position + 1 != self.steps.len() {
                         return Err(MediaError::preprocess("`normalize` must be the last step"));
                     }
@@ -136,6 +227,9 @@ impl Preprocess {
                     if !mean.iter().all(|mean| mean.is_finite()) || !std.iter().all(|std| std.is_finite() && *std > 0.0) {
                         return Err(MediaError::preprocess("`normalize` needs finite `mean` and positive `std`"));
                     }
+                    if divide_by.is_some_and(|divisor| !(divisor.is_finite() && divisor > 0.0)) {
+                        return Err(MediaError::preprocess("`normalize` needs a positive `divide_by`"));
+                    }
                 }
                 PreprocessStep::Grayscale { channels } => {
                     num_grayscale += 1;
@@ -145,9 +239,9 @@ impl Preprocess {
                 }
                 PreprocessStep::CenterCrop { .. }
                 | PreprocessStep::CenterCropMultiple { .. }
-                | PreprocessStep::PadMultiple { .. } => {
-                    cropped = true;
-                }
+                | PreprocessStep::PadMultiple { .. }
+                | PreprocessStep::Pad { .. } => cropped = true,
+                PreprocessStep::Letterbox { .. } if !cropped => cropped = true,
                 _ if cropped => {
                     return Err(MediaError::preprocess("a step after the crop or the padding resizes; put all resizing first"));
                 }
@@ -156,22 +250,30 @@ impl Preprocess {
             // Sizes do not depend on the image, so any image shows whether they are missing or zero.
             step.change(1, 1)?;
         }
-        Ok(())
+        if num_bgr > 1 {
+            return Err(MediaError::preprocess("`bgr` is there twice"));
+        }
+        let divides = matches!(self.steps.last(), Some(PreprocessStep::Normalize { divide_by: Some(_), .. }));
+        if self.reads().is_some() && !divides {
+            return Err(MediaError::preprocess("`read` needs a `normalize` that says what samples are divided by (`divide_by`)"));
+        }
+        self.check_fills()
     }
 
-    /// u8 `[height, width, 3]` to f32 `[channels, height, width]`, with torchvision's arithmetic: all in f32, first the division by
-    /// 255, then the mean, then the deviation. With 256 levels a table gives the same bits as computing each.
-    fn to_floats(&self, pixels: &[u8]) -> Vec<f32> {
-        let (mean, std) = match self.steps.last() {
-            Some(PreprocessStep::Normalize { mean, std }) => (&mean[..], &std[..]),
-            _ => (&[0.0; 3][..], &[1.0; 3][..]),
-        };
-        let mut floats = Vec::with_capacity(pixels.len());
-        for channel in 0..self.channels() {
-            let levels: [f32; 256] = std::array::from_fn(|level| (level as f32 / 255.0 - mean[channel]) / std[channel]);
-            floats.extend(pixels.chunks_exact(3).map(|pixel| levels[usize::from(pixel[channel])]));
+    fn check_fills(&self) -> Result<(), MediaError> {
+        let fills: Vec<Fill> = self.steps.iter().filter_map(PreprocessStep::fill).collect();
+        if fills.contains(&Fill::Word(FillWord::Mean)) && fills.iter().any(|fill| *fill != fills[0]) {
+            return Err(MediaError::preprocess("padding of the mean is beside other padding"));
         }
-        floats
+        let is_sample = |fill: &Fill| match *fill {
+            Fill::Sample(sample) if self.reads().is_some() => sample.is_finite(),
+            Fill::Sample(sample) => (0.0..=255.0).contains(&sample) && sample.fract() == 0.0,
+            Fill::Word(_) => true,
+        };
+        match fills.iter().all(is_sample) {
+            true => Ok(()),
+            false => Err(MediaError::preprocess("`fill` is a sample: a whole number from 0 to 255 of 8-bit images, or `mean`")),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::Extreme;
 use camflow_measure::MeasuredHeatmap;
 use camflow_media::{
     ExifPolicy, ImageLimits, Interpolation, MediaError, RgbImage, Upsampling, encode_jpeg, overlay, read_array_file, read_image,
-    resize_rgb,
+    read_picture, resize_rgb,
 };
 
 /// The longer side in pixels.
@@ -21,7 +21,7 @@ const OPACITY: f32 = 0.5;
 pub(crate) fn picture(extreme: &Extreme) -> Result<Vec<u8>, MediaError> {
     let limits = ImageLimits::default();
     // As stored, as the model saw it.
-    let image = read_image(&extreme.media_path, &limits, ExifPolicy::Ignore)?;
+    let image = read_picture(&extreme.media_path, &limits, ExifPolicy::Ignore)?;
     let longer = image.height.max(image.width).max(1);
     let scaled = |side: usize| if longer > SIDE { (side * SIDE / longer).max(1) } else { side };
     let (height, width) = (scaled(image.height), scaled(image.width));

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..file_kinds import described, kind_of
 from ..messages import ExportError, first_line
+from ..preprocess import MAX_CHANNELS
 from . import LoadedModel
 
 
@@ -51,8 +52,8 @@ def load(path: str) -> LoadedModel:
             f"`{path}` takes {len(inputs)} inputs{f' of shape {shapes[0]}' if shapes else ''}, not one tensor of images [N, C, H, W]",
             code=2,
         )
-    if shapes[0][1] not in (1, 3, None):
-        raise ExportError(f"`{path}` takes images of {shapes[0][1]} channels: camflow feeds colour (3) or gray (1)", code=2)
+    if (shapes[0][1] or 1) > MAX_CHANNELS:
+        raise ExportError(f"`{path}` takes images of {shapes[0][1]} channels: camflow feeds up to {MAX_CHANNELS}", code=2)
     example = program.example_inputs and program.example_inputs[0] and program.example_inputs[0][0]
     sides = (
         list(example.shape)

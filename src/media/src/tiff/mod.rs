@@ -1,8 +1,10 @@
 //! TIFF to samples, by the layouts that Pillow knows: libraries undo the compression, what the bytes mean is said here.
 
+mod bands;
 mod chunks;
 mod directory;
 
+pub(super) use bands::decode_bands;
 pub(super) use directory::is_tiff;
 
 use self::{
@@ -75,20 +77,21 @@ pub(super) fn decode<E>(
 }
 
 impl Layout {
-    fn of(tags: &Directory<'_>, height: usize, width: usize) -> Result<Layout, String> {
+    /// As the file says it, of at most `most` samples for each pixel.
+    fn stated(tags: &Directory<'_>, height: usize, width: usize, most: usize) -> Result<Layout, String> {
         let photometric = tags.number(262).unwrap_or(0);
-        let (meaning, colors) = match photometric {
-            0 | 1 => (Meaning::Gray { is_inverted: photometric == 0 }, 1),
-            2 => (Meaning::Rgb, 3),
-            3 => (Meaning::Palette, 1),
-            5 => (Meaning::Cmyk, 4),
-            6 => (Meaning::YCbCr, 3),
+        let meaning = match photometric {
+            0 | 1 => Meaning::Gray { is_inverted: photometric == 0 },
+            2 => Meaning::Rgb,
+            3 => Meaning::Palette,
+            5 => Meaning::Cmyk,
+            6 => Meaning::YCbCr,
             8..=10 => return Err("its colours are CIE L*a*b*, which are not read: convert it to RGB".to_owned()),
             _ => return Err(format!("its kind of colours ({photometric}) is not read: convert it to RGB")),
         };
         let is_jpeg = tags.number(259) == Some(7);
         let count = tags.number(277).unwrap_or(if is_jpeg && matches!(photometric, 2 | 6) { 3 } else { 1 });
-        let samples = usize::try_from(count).ok().filter(|count| (1..=6).contains(count));
+        let samples = usize::try_from(count).ok().filter(|count| (1..=most).contains(count));
         let samples = samples.ok_or_else(|| format!("{count} samples per pixel are not read: keep its colours alone"))?;
         let all_bits = match tags.numbers(258) {
             bits if bits.is_empty() => vec![1],
@@ -105,7 +108,18 @@ impl Layout {
         if extra.is_empty() && meaning == Meaning::Rgb && samples == 4 {
             extra = vec![2];
         }
-        let layout = Layout { height, width, samples, bits, format, meaning, extra, is_planar: tags.number(284) == Some(2) };
+        Ok(Layout { height, width, samples, bits, format, meaning, extra, is_planar: tags.number(284) == Some(2) })
+    }
+
+    /// Of what Pillow reads.
+    fn of(tags: &Directory<'_>, height: usize, width: usize) -> Result<Layout, String> {
+        let layout = Layout::stated(tags, height, width, 6)?;
+        let Layout { samples, bits, format, meaning, .. } = layout;
+        let colors = match meaning {
+            Meaning::Gray { .. } | Meaning::Palette => 1,
+            Meaning::Rgb | Meaning::YCbCr => 3,
+            Meaning::Cmyk => 4,
+        };
         let is_known = match (meaning, bits, format) {
             (Meaning::Gray { .. } | Meaning::Palette, 1 | 2 | 4, 1) => samples == 1,
             (Meaning::Gray { .. }, 8, 1) | (Meaning::Palette, 8, 1) => samples <= 2,
@@ -124,14 +138,19 @@ impl Layout {
         if !is_known || is_inverted_alpha || samples != colors + layout.extra.len() {
             let kind = ["", "unsigned", "signed", "floating-point"].get(format as usize).unwrap_or(&"unknown");
             return Err(format!(
-                "{samples} {kind} samples of {bits} bits per pixel of kind {photometric} are not read: \
-                 convert it to 8 bits per channel"
+                "{samples} {kind} samples of {bits} bits per pixel of kind {} are not read: \
+                 convert it to 8 bits per channel",
+                tags.number(262).unwrap_or(0)
             ));
         }
         Ok(layout)
     }
 
     fn read(&self, tags: &Directory<'_>) -> Result<Samples, String> {
+        // What Pillow makes of such planes is no image.
+        if self.is_planar && (!self.bits.is_multiple_of(8) || (self.bits == 16 && Packing::of(tags)?.is_raw())) {
+            return Err("its planes are not read: write the samples of each pixel together".to_owned());
+        }
         let bytes = self.bytes(tags)?;
         let is_big = tags.source().is_big_endian;
         let words = |bytes: &[u8]| -> Vec<u16> {
@@ -190,9 +209,6 @@ impl Layout {
         // Those that are compressed come with fewer samples of colour, and libtiff's own arithmetic.
         if self.meaning == Meaning::YCbCr && !packing.is_raw() && !packing.is_jpeg() {
             return Err("its YCbCr colours are compressed, which is not read: convert it to RGB".to_owned());
-        }
-        if self.is_planar && (!self.bits.is_multiple_of(8) || (self.bits == 16 && packing.is_raw())) {
-            return Err("its planes are not read: write the samples of each pixel together".to_owned());
         }
         let is_tiled = !tags.numbers(324).is_empty();
         let (places, lengths) = if is_tiled { (324, 325) } else { (273, 279) };

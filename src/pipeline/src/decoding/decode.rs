@@ -14,7 +14,7 @@ use crate::{
         StoredTarget, TargetPixels,
     },
 };
-use camflow_media::{ModelInput, Outside, parse_image, with_large_pictures_in_turn};
+use camflow_media::{ModelInput, Outside, with_large_pictures_in_turn};
 
 /// Decodes one sample; never panics on what files and labels contain.
 pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
@@ -84,8 +84,8 @@ struct Seen {
 fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &InputFiles<'_>) -> Result<Seen, Stop> {
     let found = find(decoder, target, &envelope.wanted, files)?;
     let path = &envelope.sample.media_path;
-    let image = parse_image(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
-    let input = decoder.preprocess.apply(&image)?;
+    let image = decoder.preprocess.parse(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
+    let input = decoder.preprocess.apply_to(&image)?;
     let mut targets = Vec::with_capacity(found.len());
     for Found { class, channel, place } in found {
         let pixels = pixels(place, &input, files)?;
@@ -97,7 +97,7 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     if targets.is_empty() {
         return Err(SkipReason::ClassAbsent.into());
     }
-    Ok(Seen { input, targets, is_clipped: image.is_clipped })
+    Ok(Seen { input, targets, is_clipped: image.is_clipped() })
 }
 
 /// Which pixels of the model's input a class is at.

@@ -16,8 +16,38 @@ use camflow_media::{Interpolation, Preprocess, PreprocessStep, RgbImage, resize_
 const COARSE: usize = 8;
 
 /// A picture `[1, channels, height, width]` as the model is given it: noise that is smooth as photographs are, another for each number.
-fn picture(preprocess: &Preprocess, [height, width]: [usize; 2], number: u64) -> Result<Tensor, String> {
-    let mut stream = blake3::Hasher::new().update(b"trial").update(&number.to_le_bytes()).finalize_xof();
+fn picture(preprocess: &Preprocess, size: [usize; 2], number: u64) -> Result<Tensor, String> {
+    let mut steps: Vec<PreprocessStep> = preprocess.steps.iter().filter(is_of_pixels).cloned().collect();
+    let (mut pixels, channels) = (Vec::new(), preprocess.channels());
+    if preprocess.reads().is_some() {
+        // Of samples as they are nobody knows the range, so that what comes of them is taken: numbers about 0.
+        let (mean, std) = (vec![0.5; 3], vec![0.25; 3]);
+        steps = vec![PreprocessStep::Normalize { mean, std, divide_by: None }];
+    }
+    let preprocess = Preprocess { steps };
+    for first in (0..channels).step_by(3) {
+        let input = preprocess.apply(&noise(size, number, first)?).map_err(|error| error.to_string())?;
+        pixels.extend(input.pixels);
+    }
+    pixels.truncate(channels * size[0] * size[1]);
+    let tensor = Tensor::f_from_slice(&pixels)
+        .and_then(|pixels| pixels.f_view([1, channels as i64, size[0] as i64, size[1] as i64]));
+    tensor.map_err(|error| error.to_string())
+}
+
+/// Whether a step changes the pixels of an image and not its geometry.
+fn is_of_pixels(step: &&PreprocessStep) -> bool {
+    matches!(step, PreprocessStep::Grayscale { .. } | PreprocessStep::Bgr | PreprocessStep::Normalize { .. })
+}
+
+/// Three channels of noise, from the channel `first` on.
+fn noise([height, width]: [usize; 2], number: u64, first: usize) -> Result<RgbImage, String> {
+    let mut stream = blake3::Hasher::new();
+    stream.update(b"trial").update(&number.to_le_bytes());
+    if first > 0 {
+        stream.update(&first.to_le_bytes());
+    }
+    let mut stream = stream.finalize_xof();
     let mut noise = |height: usize, width: usize| {
         let mut pixels = vec![0; height * width * 3];
         stream.fill(&mut pixels);
@@ -28,14 +58,7 @@ fn picture(preprocess: &Preprocess, [height, width]: [usize; 2], number: u64) ->
     for (pixel, fine) in picture.pixels.iter_mut().zip(noise(height, width).pixels) {
         *pixel = pixel.saturating_add(fine / 16);
     }
-    let is_of_pixels =
-        |step: &&PreprocessStep| matches!(step, PreprocessStep::Grayscale { .. } | PreprocessStep::Normalize { .. });
-    let input = Preprocess { steps: preprocess.steps.iter().filter(is_of_pixels).cloned().collect() }
-        .apply(&picture)
-        .map_err(|error| error.to_string())?;
-    let tensor = Tensor::f_from_slice(&input.pixels)
-        .and_then(|pixels| pixels.f_view([1, preprocess.channels() as i64, height as i64, width as i64]));
-    tensor.map_err(|error| error.to_string())
+    Ok(picture)
 }
 
 /// Rows and columns of the model's example input.
