@@ -71,12 +71,22 @@ struct Settings {
     /// Resize images to this, or their smaller side
     #[arg(long, value_name = "HxW|N")]
     resize: Option<String>,
+    /// Resize images to fit in this and pad them with gray, as Ultralytics does
+    #[arg(long, value_name = "HxW|N")]
+    letterbox: Option<String>,
+    /// Range of the samples in image files of 16 bits, several bands or floating point, which are then read at full depth: `0-255`,
+    /// `0-65535` or `as-is`
+    #[arg(long, value_name = "RANGE")]
+    samples: Option<String>,
     /// Example size; default: what the model is made for
     #[arg(long, value_name = "HxW")]
     size: Option<String>,
     /// The model's output to explain, by key or number; default: `out`, `logits` or the first
     #[arg(long, value_name = "KEY")]
     output: Option<String>,
+    /// What the model takes beside the image, the same for all of them: a number, true, false, none or a `.npy` file; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    input: Vec<String>,
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
@@ -92,11 +102,14 @@ impl Settings {
             ("mean", self.mean.as_deref()),
             ("std", self.std.as_deref()),
             ("resize", self.resize.as_deref()),
+            ("letterbox", self.letterbox.as_deref()),
+            ("samples", self.samples.as_deref()),
             ("size", self.size.as_deref()),
             ("output", self.output.as_deref()),
         ];
         let given = valued.into_iter().filter_map(|(flag, value)| value.map(|value| format!("--{flag}={value}")));
-        given.chain(self.force.then(|| "--force".to_owned())).collect()
+        let inputs = self.input.iter().map(|input| format!("--input={input}"));
+        given.chain(inputs).chain(self.force.then(|| "--force".to_owned())).collect()
     }
 }
 

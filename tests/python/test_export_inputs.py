@@ -125,6 +125,8 @@ def models(tmp_path):
 
 
 def export(loaded, folder, **options):
+    """Exports a model, of samples in [0, 1] where it does not say how its images are preprocessed."""
+    loaded.metadata.setdefault("preprocess", [{"op": "normalize", "mean": 0, "std": 1}])
     return export_package.export(loaded, folder / "model.pt2", **options)
 
 
@@ -322,7 +324,7 @@ def test_randomness_is_called_so(models, tmp_path, name, words):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("volume", "Conv3d"), ("signal", "Conv1d"), ("multispectral", "6 channels (its first convolution is `conv1`)")],
+    [("volume", "Conv3d"), ("signal", "Conv1d"), ("multispectral", "takes 6\nhint: `--samples 0-255`, `0-65535` or `as-is`")],
 )
 def test_other_inputs_are_refused_by_name(models, tmp_path, name, words):
     assert words in refusal(export, load_model(f"{models}:{name}"), tmp_path)
@@ -343,7 +345,7 @@ def test_gray_models_get_gray_images(models, tmp_path):
 @pytest.mark.parametrize(
     "steps, words",
     [
-        ([{"op": "letterbox", "size": 640}], ("step 1", "`letterbox`", "`resize_smaller`")),
+        ([{"op": "rotate", "size": 640}], ("step 1", "`rotate`", "`resize_smaller`")),
         ([{"size": 640}], ("no `op`",)),
         ({"op": "resize"}, ("not a list",)),
         ([{"op": "resize", "height": 8}], ("(`resize`)", "lacks `width`")),
@@ -409,8 +411,10 @@ def test_flags_say_the_preprocessing(models, tmp_path, capsys):
     ]
     assert "cannot be read" in refusal(steps, "--preprocess", "nowhere.json")
 
-    assert export(load_model(f"{models}:Net"), tmp_path)["assumed"] == ["preprocess"]
-    assert "nothing says how images are preprocessed" in capsys.readouterr().err
+    silent = load_model(f"{models}:Net")
+    assert "nothing says how images are preprocessed for `Net`" in refusal(export_package.export, silent, tmp_path / "no.pt2")
+    sizes_alone = steps("--resize", "32x40")
+    assert "nothing says how such images are normalised" in refusal(load_model, f"{models}:Net", preprocess=sizes_alone)
     meta = export(load_model(f"{models}:Net", preprocess=steps("--mean", "0.5", "--std", "0.25")), tmp_path)
     assert meta["assumed"] == [] and meta["preprocess"] == [{"op": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3}]
 

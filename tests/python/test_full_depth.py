@@ -110,7 +110,7 @@ def test_resizing_is_pillows_and_torchs(files):
             if interpolation != "lanczos":
                 tensor = torch.from_numpy(np.moveaxis(image, 2, 0).astype(np.float32))[None]
                 theirs = torch.nn.functional.interpolate(tensor, (height, width), mode=interpolation, antialias=True)[0]
-                assert np.abs(found - theirs.numpy()).max() < 1e-6 * 65535
+                assert np.abs(found - theirs.numpy()).max() < 5e-6 * 65535
 
 
 @pytest.mark.parametrize(("count", "samples"), [(1, "0-65535"), (2, "as-is"), (3, "0-65535"), (4, "0-255"), (13, "as-is")])
@@ -250,12 +250,11 @@ def test_a_dataset_of_bands_and_arrays(camflow, export, database, tmp_path):
         dataset.add_samples([fo.Sample(str(path)) for path in media], progress=False)
         done = camflow(
             *("annotate", "--dataset", dataset.name, "--database-uri", database, "--model", archive, "--target", "top"),
-            *("--out", tmp_path / name, "--format", "json", "--device", "cpu"),
+            *("--field", "map", "--out", tmp_path / name, "--format", "json", "--device", "cpu"),
             code=1 if num_failed else 0,
         )
         dataset.reload()
-        fields = [field for field in dataset.get_field_schema() if field.startswith("camflow") or "gradcam" in field]
-        assert len([sample for sample in dataset if sample[fields[0]] is not None]) == 1, name
+        assert len(dataset.exists("map")) == 1, name
         if num_failed:
             assert "has 1 channel, and the model takes 4" in done.stdout + done.stderr
         camflow("report", "--dataset", dataset.name, "--database-uri", database, "--out", tmp_path / f"{name}-report")

@@ -24,9 +24,14 @@ def gray_model(export) -> Path:
 
 
 @pytest.fixture
-def silent_model(export) -> Path:
-    """One that does not say how its images are preprocessed."""
-    return export(f"{MODELS}:silent", inputs=(MODELS,))
+def silent_model(export, tmp_path) -> Path:
+    """One that does not say how its images are preprocessed, as exporters before wrote it."""
+
+    def silence(metadata: dict) -> None:
+        metadata["assumed"] = ["preprocess"]
+
+    stated = export(f"{MODELS}:silent", "--preprocess", "none", "--resize", "32x40", inputs=(MODELS,))
+    return copy_archive(stated, tmp_path / "silent.pt2", silence)
 
 
 def picture(path: Path) -> Path:

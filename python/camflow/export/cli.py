@@ -9,7 +9,7 @@
                                                              a checkpoint; `smp:unet:resnet34` is segmentation-models-pytorch's
 
 A function's module may carry a dict `camflow_metadata` with any of: task, classes, preprocess, aliases, default_layers,
-layers, tokens, primary_output, example ([H, W]). What it gives is taken as it is; the rest is found from the module.
+layers, tokens, primary_output, example ([H, W]), inputs (of the forward beside the image). What it gives is taken as it is; the rest is found from the module.
 `layers` lists paths, or entries {path, layout: nchw | nhwc | tokens, tokens: {grid: [rows, columns], prefix}}.
 
 Of a forward that returns a dict or an object the output `out`, `logits` or the first is explained; `--output` names another.
@@ -32,6 +32,7 @@ from typing import Any
 
 from .archive import export
 from .classes import read_classes
+from .constants import read_input
 from .loading import load_model
 from .messages import ExportError, first_line, say
 from .preprocess import SAMPLES
@@ -163,6 +164,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the output to explain, by key or number (default: out, logits, or the first)",
     )
     parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the model takes beside the image, the same for all of them: a number, true, false, none, a list or a .npy file; "
+        "may be repeated",
+    )
+    parser.add_argument(
         "--measure-with",
         metavar="CAMFLOW",
         help="the program that measures how the archive behaves when it is run; `camflow export` gives itself",
@@ -230,7 +239,8 @@ def run(args: argparse.Namespace, emit: Callable[[str], None], of_program: bool 
     )
     classes = None if args.classes is None else read_classes(args.classes)
     num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
-    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt)
+    inputs = dict(map(read_input, args.input))
+    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt, inputs)
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
     meta = export(

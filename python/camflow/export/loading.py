@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .classes import classes_by_channel
+from .constants import fix_inputs
 from .file_kinds import kind_of
 from .known import known_metadata, unshare, unwrap
 from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, zoo
@@ -18,7 +19,9 @@ from .weights import fit_names, head_classes, load_state, read_checkpoint, said_
 if TYPE_CHECKING:
     from torch import nn
 
-METADATA_KEYS = {"task", "classes", "preprocess", "aliases", "default_layers", "layers", "tokens", "primary_output", "example"}
+METADATA_KEYS = {
+    *("task", "classes", "preprocess", "aliases", "default_layers", "layers", "tokens", "primary_output", "example", "inputs"),
+}
 LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
     "fiftyone": zoo.load,
     "torchvision": torchvision.load,
@@ -48,13 +51,15 @@ def load_model(
     classes: Mapping[Any, Any] | Iterable[Any] | None = None,
     preprocess: list[Step] | None = None,
     prompt: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load what `ref` names (a name, `module:function`, `file.py:function`, a file or folder), or is, as a `LoadedModel`.
 
     `weights`: "default" (the published ones, downloaded if need be), "none" (random, drawn from `seed`) or a file.
     `classes` (names by channel) and `preprocess` (steps) go before what the model says; steps without `normalize` are normalised as
     the model says. Of `classes` and `prompt` ("{}" stands
-    for the class) come the texts that CLIP-like models score.
+    for the class) come the texts that CLIP-like models score. `inputs` are what the forward takes beside the image, by name, the same
+    for all images.
 
     Raises:
         ExportError: there is no such model, its weights do not fit, or its metadata cannot be used.
@@ -140,6 +145,7 @@ def load_model(
         loaded.metadata["all_classes"] = True
     elif library and num_classes and not loaded.metadata["classes"]:
         say(f"warning: nothing names the {num_classes} classes: `--classes` gives their names, in the order of the channels")
+    fix_inputs(loaded.module, {**loaded.metadata.pop("inputs", {}), **(inputs or {})}, ref)
     if preprocess is not None:
         steps = checked_steps(preprocess, where="`--preprocess`")
         loaded.metadata["preprocess"] = with_normalization(steps, loaded.metadata.get("preprocess"))

@@ -37,7 +37,7 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
     if summary.num_clipped > 0 {
         lines.push(format!(
             "  gray images of more than 8 bits, cut to 0 to 255 as Pillow does (bright ones are white, fractions black): {}; convert \
-             them to 8 bits",
+             them to 8 bits, or export the model with `--samples`, which reads them at full depth",
             summary.num_clipped
         ));
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from ..constants import of_program, split_example
 from ..file_kinds import described, kind_of
 from ..messages import ExportError, first_line
 from ..preprocess import MAX_CHANNELS
@@ -37,10 +38,17 @@ def load(path: str) -> LoadedModel:
         raise ExportError(
             f"`torch.export.load` cannot read `{path}`: {first_line(error)}", "it may be of another version of torch"
         ) from error
+    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    arguments, keywords = program.example_inputs or ((), {})
+    image, constants = 0, {}
+    if len(names) > 1 and len(arguments) == len(names) and not keywords:
+        image, constants = split_example(path, names, list(arguments))
+        of_program(module, image, constants)
+        names = [names[image]]
     inputs = [
         node.meta.get("val")
         for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+        if node.op == "placeholder" and node.name in names
     ]
     shapes = [
         [int(side) if isinstance(side, int) else None for side in value.shape]
@@ -54,7 +62,7 @@ def load(path: str) -> LoadedModel:
         )
     if (shapes[0][1] or 1) > MAX_CHANNELS:
         raise ExportError(f"`{path}` takes images of {shapes[0][1]} channels: camflow feeds up to {MAX_CHANNELS}", code=2)
-    example = program.example_inputs and program.example_inputs[0] and program.example_inputs[0][0]
+    example = arguments[image] if arguments else None
     sides = (
         list(example.shape)
         if isinstance(example, torch.Tensor)
