@@ -9,6 +9,8 @@ import re
 import torch
 from torch import nn
 
+PLAIN = [{"op": "normalize", "mean": 0, "std": 1}]
+
 
 class Between(nn.Module):
     """`odd(first(x))`, then `last`; subclasses say what is odd. Keeps the number of channels and the size, unless they say so."""
@@ -250,7 +252,7 @@ def _builder(kind):
     def build():
         torch.manual_seed(11)
         model = kind()
-        model.camflow_metadata = {"task": "segmentation", "example": [18, 22]}
+        model.camflow_metadata = {"task": "segmentation", "example": [18, 22], "preprocess": PLAIN}
         if kind is Nested:
             model.camflow_metadata["primary_output"] = "scores"
         return model

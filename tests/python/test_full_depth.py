@@ -213,6 +213,46 @@ def test_other_orders_and_paddings(tmp_path):
     assert np.array_equal(found["input"], expected) and found["region"] == [9, 11, -3, -2]
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "ops"),
+    [
+        ("MobileViTImageProcessor", {"do_center_crop": False, "do_flip_channel_order": True}, ["bgr"]),
+        ("DPTImageProcessor", {"do_pad": True, "size_divisor": 32}, ["pad_multiple"]),
+        ("EomtImageProcessor", {"do_pad": True, "size": {"shortest_edge": 64, "longest_edge": 80}}, ["pad"]),
+        ("ViTImageProcessor", {"do_pad": True, "pad_size": {"height": 48, "width": 90}}, ["pad"]),
+        ("ViTImageProcessor", {"do_pad": True}, []),
+    ],
+)
+def test_padding_and_order_are_those_of_processors_of_hugging_face(kind, options, ops, tmp_path):
+    import transformers
+    from camflow.export.transforms import steps_from_processor
+
+    image = RANDOM.integers(0, 256, (37, 75, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    processor = getattr(transformers, kind)(do_resize=False, **options)
+    steps = steps_from_processor(processor.to_dict())
+    assert [step["op"] for step in steps] == [*ops, "normalize"]
+    theirs = np.asarray(processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0])
+    ours = given(tmp_path / "image.png", steps)["input"]
+    assert ours.shape == theirs.shape and np.abs(ours - theirs).max() < 2e-6
+
+
+def test_what_ultralytics_says_of_its_letterbox():
+    from camflow.export.messages import ExportError
+    from camflow.export.transforms import steps_from_transforms
+
+    def letterbox(**more):
+        """An object with the attributes of Ultralytics' own, which is no requirement of the tests."""
+        usual = {"new_shape": (64, 80), "auto": False, "scale_fill": False, "scaleup": True, "center": True, "stride": 32}
+        return type("LetterBox", (), {**usual, "padding_value": 114, **more})()
+
+    step = {"op": "letterbox", "height": 64, "width": 80, "fill": 114}
+    assert steps_from_transforms(letterbox()) == [step]
+    assert steps_from_transforms(letterbox(auto=True)) == [{**step, "stride": 32}]
+    with pytest.raises(ExportError, match="`scaleup=False`"):
+        steps_from_transforms(letterbox(scaleup=False))
+
+
 def test_a_letterboxed_map_lies_over_the_image_alone(camflow, export, tmp_path):
     archive = export(f"{MODELS}:three", "--letterbox", "64", "--preprocess", "none", inputs=(MODELS,))
     image = RANDOM.integers(0, 256, (30, 90, 3), np.uint8)

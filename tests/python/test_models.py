@@ -408,7 +408,9 @@ def test_what_cannot_run_is_refused_by_name(kind, node, reason, trace, tmp_path)
 
 @pytest.mark.parametrize("kind, name", [(Branches, "cond"), (ForeignOperator, "torchvision::roi_align")])
 def test_the_exporter_refuses_what_camflow_cannot_run(kind, name, exporter, tmp_path):
-    loaded = exporter.LoadedModel(kind().eval().requires_grad_(False), "odd", "test", {"example": [18, 22]})
+    loaded = exporter.LoadedModel(
+        kind().eval().requires_grad_(False), "odd", "test", {"example": [18, 22], "preprocess": odd_models.PLAIN}
+    )
     with pytest.raises(exporter.ExportError, match=f"`{name}`"):
         exporter.export(loaded, tmp_path / "odd.pt2")
     assert list(tmp_path.iterdir()) == []

@@ -67,10 +67,26 @@ def test_a_program_with_several_inputs_keeps_those_of_its_example(camflow, expor
         torch.export.export(model, example, dynamic_shapes={"time": {0: batch}, "image": {0: batch}, "place": {0: batch}}),
         tmp_path / "program.pt2",
     )
-    archive = export(str(tmp_path / "program.pt2"), "--mean", "0.5", "--std", "0.25", "--classes", "a,b,c", inputs=(tmp_path / "program.pt2",))
+    archive = export(
+        str(tmp_path / "program.pt2"), "--mean", "0.5", "--std", "0.25", "--classes", "a,b,c", inputs=(tmp_path / "program.pt2",)
+    )
     theirs = reference(model, lambda model, image: model(torch.tensor([0.25]), image, torch.tensor([3])))
     np.save(tmp_path / "tensor.npy", PIXELS.numpy())
-    camflow("explain", tmp_path / "tensor.npy", "--model", archive, "--layers", "body", "--class", "b", "--device", "cpu", "--exact", "--out", tmp_path / "o")
+    camflow(
+        "explain",
+        tmp_path / "tensor.npy",
+        "--model",
+        archive,
+        "--layers",
+        "body",
+        "--class",
+        "b",
+        "--device",
+        "cpu",
+        "--exact",
+        "--out",
+        tmp_path / "o",
+    )
     (file,) = (tmp_path / "o").glob("*gradcam*.npy")
     assert np.abs(np.load(file).squeeze() - theirs).max() < 1e-5
 

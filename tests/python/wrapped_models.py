@@ -83,7 +83,8 @@ def vit_b_16():
     import torchvision
 
     model = randomise_zeros(torchvision.models.vit_b_16(weights=None, image_size=96))
-    model.camflow_metadata = {"task": "classification", "example": [96, 96]}
+    plain = [{"op": "normalize", "mean": 0, "std": 1}]
+    model.camflow_metadata = {"task": "classification", "example": [96, 96], "preprocess": plain}
     return model
 
 

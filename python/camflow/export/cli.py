@@ -139,7 +139,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--std", type=_numbers, metavar="S,S,S", help="likewise")
     parser.add_argument("--resize", type=_resize, metavar="HxW|N", help="resize images to this, or their smaller side")
     parser.add_argument(
-        "--letterbox", type=_resize, metavar="HxW|N", help="resize images to fit in this and pad them with gray, as Ultralytics does"
+        "--letterbox",
+        type=_resize,
+        metavar="HxW|N",
+        help="resize images to fit in this and pad them with gray, as Ultralytics does",
     )
     parser.add_argument(
         "--pad-multiple", type=int, metavar="N", help="pad images at the bottom and right so that their sides are multiples of N"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .messages import ExportError, first_line, say
@@ -69,11 +68,15 @@ def fix_inputs(module: nn.Module, given: Mapping[str, Any], ref: str) -> None:
         return
     image = needed[0] if needed else next((name for name in usual if name not in given), None)
     if image is None:
-        raise ExportError(f"`--input` says all inputs of `{ref}`, and leaves none for the image", f"its inputs are {listed}", code=2)
+        raise ExportError(
+            f"`--input` says all inputs of `{ref}`, and leaves none for the image", f"its inputs are {listed}", code=2
+        )
     constants = {name: torch.as_tensor(value) for name, value in given.items() if hasattr(value, "__array__")}
     for name, value in constants.items():
         module.register_buffer(_buffer(name), value.float() if value.is_floating_point() else value, persistent=False)
-    say(f"note: the image is `{image}`; for all images {', '.join(f'`{name}` is {_shown(value)}' for name, value in given.items())}")
+    say(
+        f"note: the image is `{image}`; for all images {', '.join(f'`{name}` is {_shown(value)}' for name, value in given.items())}"
+    )
     kind = type(module)
     positional = [name for name, p in usual.items() if p.kind is P.POSITIONAL_ONLY]
 
@@ -106,7 +109,9 @@ def split_example(path: str, names: list[str], values: list[Any]) -> tuple[int, 
     """
     import torch
 
-    images = [i for i, value in enumerate(values) if isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()]
+    images = [
+        i for i, value in enumerate(values) if isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()
+    ]
     if len(images) != 1:
         shapes = ", ".join(f"`{name}` {_shown(value)}" for name, value in zip(names, values, strict=True))
         raise ExportError(

@@ -126,8 +126,8 @@ def describe(
             f"note: `{usual}` does not lie over the image, as a change of the image shows, and is not the default layer: "
             f"`{aliases[default[0]]}` is"
         )
-    channels, steps = example[1], given["preprocess"]
-    steps = steps if steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
+    channels, steps = example[1], given.get("preprocess", [])
+    steps = steps if steps and steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
     steps = checked_steps(steps, channels)
     task = given.get("task") or (
         "segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other"

@@ -98,7 +98,9 @@ def with_normalization(steps: list[Step], own: Sequence[Step] | None) -> list[St
     # of samples as they are, the model's own normalization says nothing
     if not own or own[-1]["op"] != "normalize" or (read and read[0]["samples"] == "as-is"):
         raise unknown_preprocessing("nothing says how such images are normalised for the model")
-    geometry = [step for step in (steps if any(step["op"] not in OF_PIXELS for step in steps) else own) if step["op"] not in OF_PIXELS]
+    geometry = [
+        step for step in (steps if any(step["op"] not in OF_PIXELS for step in steps) else own) if step["op"] not in OF_PIXELS
+    ]
     of_pixels = [step for step in own[:-1] if step["op"] in OF_PIXELS and not (read and step["op"] == "read")]
     last = {key: value for key, value in own[-1].items() if not (read and key == "divide_by")}
     return [*read, *of_pixels, *geometry, last]

@@ -253,7 +253,7 @@ def input_channels(module: nn.Module, size: Sequence[int]) -> int:
     if not is_of_count:
         return 3
     if count <= MAX_CHANNELS:
-        return count
+        return int(count)
     raise ExportError(
         f"the model takes images of {count} channels (its first convolution is `{path}`): camflow feeds up to {MAX_CHANNELS}",
         "wrap it in a module that makes its input of fewer: `file.py:function`",

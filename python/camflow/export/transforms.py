@@ -155,7 +155,6 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
         return (size, size) if isinstance(size, int) else None
 
     unknown_steps = [key for key in ("do_align_corners", "do_split_image") if config.get(key)]
-    divisor = config.get("size_divisor")
     if unknown_steps or (config.get("keep_aspect_ratio") and config.get("do_resize")):
         raise ExportError(f"it has the step `{(unknown_steps or ['keep_aspect_ratio'])[0]}`, which camflow does not have")
     if config.get("do_resize", False):
@@ -208,8 +207,8 @@ def _padding_of_processor(config: dict[str, Any]) -> list[Step]:
     kind, divisor, of_files = str(config.get("image_processor_type")), config.get("size_divisor"), config.get("pad_size")
     size = config.get("size")
     if kind.startswith("DPT"):  # around the image, and after it was normalised
-        pads = config.get("do_pad") and divisor
-        return [{"op": "pad_multiple", "of": int(divisor), "fill": "mean", "centered": True}] if pads else []
+        around = {"fill": "mean", "centered": True}
+        return [{"op": "pad_multiple", "of": int(divisor), **around}] if divisor and config.get("do_pad") else []
     if kind.startswith("Eomt") and config.get("do_pad") and isinstance(size, dict):
         side = size["shortest_edge"]
         return [{"op": "pad", "height": side, "width": size.get("longest_edge") or side}]
@@ -261,7 +260,9 @@ def steps_from_flags(
         read = [{"op": "read", "samples": samples, **({"channels": channels} if channels else {})}] if samples else []
         if not (preprocess or mean or std) and rescale:
             if bgr:
-                raise ExportError("`--bgr` says nothing of the normalization", "add `--mean` and `--std`, or `--preprocess`", code=2)
+                raise ExportError(
+                    "`--bgr` says nothing of the normalization", "add `--mean` and `--std`, or `--preprocess`", code=2
+                )
             return [*read, *steps] or None
         last: Step = {"op": "normalize", "mean": mean or [0.0], "std": std or [1.0], **({} if rescale else {"divide_by": 1})}
         return [*read, *steps, *([{"op": "bgr"}] if bgr else []), last]

@@ -92,7 +92,9 @@ pub fn check_preprocess(program: &Program, observer: &dyn Observer) -> Result<()
 
 /// Whether these are the steps of a model that said nothing.
 fn is_bare(steps: &[PreprocessStep], example: &[i64]) -> bool {
-    let [PreprocessStep::Resize { height, width, .. }, PreprocessStep::Normalize { mean, std, divide_by: None }] = steps else { return false };
+    let [PreprocessStep::Resize { height, width, .. }, PreprocessStep::Normalize { mean, std, divide_by: None }] = steps else {
+        return false;
+    };
     let size = [*height, *width].map(|side| i64::try_from(side).ok());
     example.get(2..) == Some(&size.map(Option::unwrap_or_default)[..])
         && mean.iter().all(|mean| *mean == 0.0)

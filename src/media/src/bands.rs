@@ -166,7 +166,8 @@ fn of_array(path: &Path, bytes: &[u8], limits: &ImageLimits, wanted: Option<usiz
     let mut samples = array.values.to_f32();
     if is_first {
         let plane = height * width;
-        samples = (0..plane).flat_map(|at| (0..channels).map(move |channel| channel * plane + at)).map(|at| samples[at]).collect();
+        samples =
+            (0..plane).flat_map(|at| (0..channels).map(move |channel| channel * plane + at)).map(|at| samples[at]).collect();
     }
     Ok(BandImage { height, width, channels, samples, depth, has_alpha: false, orientation: Orientation::Upright })
 }
@@ -197,7 +198,9 @@ impl BandImage {
             return Err(MediaError::Undecodable { path: path.to_owned(), reason: format!("it holds the sample {sample}") });
         }
         let largest = match (wanted, self.depth) {
-            (SampleRange::AsIs, _) | (SampleRange::Bits8, Depth::Bits8) | (SampleRange::Bits16, Depth::Bits16) => return Ok(self),
+            (SampleRange::AsIs, _) | (SampleRange::Bits8, Depth::Bits8) | (SampleRange::Bits16, Depth::Bits16) => {
+                return Ok(self);
+            }
             (_, Depth::Bits8) => return refused("8 bits (0 to 255)".to_owned()),
             (_, Depth::Bits16) => return refused("16 bits (0 to 65535)".to_owned()),
             (SampleRange::Bits8, Depth::Other) => 255.0,
@@ -253,7 +256,7 @@ impl BandImage {
 }
 
 fn range(samples: impl Iterator<Item = f32>) -> (f32, f32) {
-    samples.filter(|sample| sample.is_finite()).fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), sample| {
-        (least.min(sample), most.max(sample))
-    })
+    samples
+        .filter(|sample| sample.is_finite())
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), sample| (least.min(sample), most.max(sample)))
 }

@@ -3,8 +3,8 @@
 use std::{io, path::PathBuf};
 
 use super::{elsewhere::why_unreadable, file::shown, step::SampleRange};
-use camflow_names::counted;
 use camflow_diagnostic::{Diagnose, Diagnostic};
+use camflow_names::counted;
 
 /// A fault of one file or one array; none of them concerns the run as a whole.
 #[derive(Debug, thiserror::Error)]

@@ -40,7 +40,11 @@ const KNOWN: &[(usize, &[u8], &str)] = &[
     (0, b"%!PS", "is PostScript, which has no pixels: convert it to PNG"),
     (0, b"\xc5\xd0\xd3\xc6", "is PostScript, which has no pixels: convert it to PNG"),
     (0, b"8BPS", "is a Photoshop document: export it as PNG"),
-    (0, b"\x93NUMPY", "is a numpy array, which models read that are exported with `--samples`: export it so, or write the array as PNG"),
+    (
+        0,
+        b"\x93NUMPY",
+        "is a numpy array, which models read that are exported with `--samples`: export it so, or write the array as PNG",
+    ),
     (0, b"\x89HDF", "is an HDF5 file: write its image as PNG or TIFF"),
     (0, b"SIMPLE  =", "is a FITS image: convert it to TIFF or PNG"),
     (128, b"DICM", "is a DICOM file: convert it to PNG"),

@@ -140,9 +140,7 @@ impl Preprocess {
         }
         let (height, width) = current.size();
         if height == 0 || width == 0 {
-            return Err(MediaError::preprocess(format!(
-                "nothing is left of an image of {image_height} x {image_width} pixels"
-            )));
+            return Err(MediaError::preprocess(format!("nothing is left of an image of {image_height} x {image_width} pixels")));
         }
         fits(height, width)?;
         let (divide_by, mean, std) = self.normalization();
@@ -386,6 +384,32 @@ mod tests {
             (r#"[{"op":"center_crop_multiple","of":0}]"#, "size of 0"),
         ] {
             let error = preprocess(json).check().unwrap_err().to_string();
+            assert!(error.contains(what), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn steps_at_full_depth_fit_each_other() {
+        let read = r#"{"op":"read","channels":4,"samples":"0-65535"}"#;
+        let normalize = r#"{"op":"normalize","mean":[0,0,0,0],"std":[1,1,1,1],"divide_by":65535}"#;
+        let good = preprocess(&format!("[{read},{normalize}]"));
+        good.check().unwrap();
+        assert_eq!((good.channels(), good.reads()), (4, Some((4, SampleRange::Bits16))));
+        assert!(good.apply(&gradient(3, 3)).unwrap_err().to_string().contains("8-bit colours"));
+        for (json, what) in [
+            (format!(r#"[{{"op":"bgr"}},{read},{normalize}]"#), "first"),
+            (format!("[{read}]"), "divide_by"),
+            (format!(r#"[{read},{{"op":"bgr"}},{normalize}]"#), "takes 3 channels, not 4"),
+            (format!(r#"[{read},{{"op":"grayscale","channels":1}},{normalize}]"#), "not 4"),
+            (r#"[{"op":"read","channels":33,"samples":"as-is"}]"#.to_owned(), "1 to 32"),
+            (r#"[{"op":"bgr"},{"op":"bgr"}]"#.to_owned(), "twice"),
+            (r#"[{"op":"pad","height":9,"width":9,"fill":256}]"#.to_owned(), "whole number from 0 to 255"),
+            (r#"[{"op":"pad","height":9,"width":9,"fill":"mean"},{"op":"pad_multiple","of":4}]"#.to_owned(), "other padding"),
+            (r#"[{"op":"letterbox","height":9,"width":9},{"op":"resize_smaller","size":9}]"#.to_owned(), "resizes"),
+            (r#"[{"op":"letterbox","height":9,"width":9,"stride":0}]"#.to_owned(), "size of 0"),
+            (r#"[{"op":"normalize","mean":[0,0,0],"std":[1,1,1],"divide_by":0}]"#.to_owned(), "positive `divide_by`"),
+        ] {
+            let error = preprocess(&json).check().unwrap_err().to_string();
             assert!(error.contains(what), "{json}: {error}");
         }
     }

@@ -5,13 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    bands::MAX_CHANNELS,
-    error::MediaError,
-    geometry::Crop,
-    image::RgbImage,
-    resample::Interpolation,
-};
+use super::{bands::MAX_CHANNELS, error::MediaError, geometry::Crop, image::RgbImage, resample::Interpolation};
 
 /// One step. Written as a JSON object whose `op` is the name in snake case: `{"op": "resize_smaller", "size": 520}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -291,10 +285,20 @@ fn yes() -> bool {
 /// A resize or a crop with its numbers worked out for one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Change {
-    Resize { height: usize, width: usize, interpolation: Interpolation, antialias: bool },
+    Resize {
+        height: usize,
+        width: usize,
+        interpolation: Interpolation,
+        antialias: bool,
+    },
     Crop(Crop, Fill),
     /// Resized to the first size, then cut.
-    Letterbox { height: usize, width: usize, crop: Crop, fill: Fill },
+    Letterbox {
+        height: usize,
+        width: usize,
+        crop: Crop,
+        fill: Fill,
+    },
 }
 
 impl PreprocessStep {
@@ -323,9 +327,7 @@ impl PreprocessStep {
             PreprocessStep::Grayscale { .. } => {
                 Err(MediaError::preprocess(format!("`grayscale` has 1 or 3 channels, and takes so many, not {before}")))
             }
-            PreprocessStep::Bgr if before != 3 => {
-                Err(MediaError::preprocess(format!("`bgr` takes 3 channels, not {before}")))
-            }
+            PreprocessStep::Bgr if before != 3 => Err(MediaError::preprocess(format!("`bgr` takes 3 channels, not {before}"))),
             _ => Ok(before),
         }
     }

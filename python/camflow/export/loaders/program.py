@@ -40,16 +40,12 @@ def load(path: str) -> LoadedModel:
         ) from error
     names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
     arguments, keywords = program.example_inputs or ((), {})
-    image, constants = 0, {}
+    image = 0
     if len(names) > 1 and len(arguments) == len(names) and not keywords:
         image, constants = split_example(path, names, list(arguments))
         of_program(module, image, constants)
         names = [names[image]]
-    inputs = [
-        node.meta.get("val")
-        for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in names
-    ]
+    inputs = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     shapes = [
         [int(side) if isinstance(side, int) else None for side in value.shape]
         for value in inputs

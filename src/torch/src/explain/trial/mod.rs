@@ -30,8 +30,8 @@ fn picture(preprocess: &Preprocess, size: [usize; 2], number: u64) -> Result<Ten
         pixels.extend(input.pixels);
     }
     pixels.truncate(channels * size[0] * size[1]);
-    let tensor = Tensor::f_from_slice(&pixels)
-        .and_then(|pixels| pixels.f_view([1, channels as i64, size[0] as i64, size[1] as i64]));
+    let tensor =
+        Tensor::f_from_slice(&pixels).and_then(|pixels| pixels.f_view([1, channels as i64, size[0] as i64, size[1] as i64]));
     tensor.map_err(|error| error.to_string())
 }
 
