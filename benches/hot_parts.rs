@@ -94,7 +94,8 @@ mod decode {
     #[divan::bench]
     fn resize_and_normalize(bencher: Bencher) {
         let resize = PreprocessStep::ResizeSmaller { size: INPUT.0, interpolation: Interpolation::Bilinear, antialias: true };
-        let normalize = PreprocessStep::Normalize { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] };
+        let (mean, std) = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
+        let normalize = PreprocessStep::Normalize { mean, std, divide_by: None };
         let preprocess = Preprocess { steps: vec![resize, normalize] };
         let (_folder, path) = photo();
         let image = read_image(&path, &ImageLimits::default(), ExifPolicy::Ignore).expect("an image");

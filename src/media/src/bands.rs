@@ -13,6 +13,7 @@ use super::{
     image::{Decoded, ImageLimits, RgbImage, check_size, decode},
     orientation::{ExifPolicy, Orientation},
     picture::Samples,
+    portable,
     step::SampleRange,
     tiff,
     turns::wait_for_turn,
@@ -101,16 +102,16 @@ fn of_picture(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<BandIma
             return bands;
         }
     }
-    // Their decoders leave 8 bits of 16.
-    let is_cut = match format {
+    // Their decoders leave 8 bits of 16, or scale levels.
+    let is_changed = match format {
         Format::Sgi => bytes.get(3) == Some(&2),
-        Format::Portable => bytes.starts_with(b"P3") || bytes.starts_with(b"P6"),
+        Format::Portable => portable::changes_levels(bytes),
         _ => false,
     };
-    let Decoded { picture, orientation, .. } = decode(path, bytes, limits)?;
-    if is_cut && !(format == Format::Portable && picture.is_a_mask) {
+    if is_changed {
         return Err(undecodable("its levels are not read at full depth: convert it to PNG or TIFF".to_owned()));
     }
+    let Decoded { picture, orientation, .. } = decode(path, bytes, limits)?;
     let (height, width, alpha_is_a_level) = (picture.height, picture.width, picture.alpha_is_a_level);
     let of_bytes = |samples: Vec<u8>| samples.into_iter().map(f32::from).collect::<Vec<f32>>();
     let of_words = |samples: Vec<u16>| samples.into_iter().map(f32::from).collect::<Vec<f32>>();
@@ -124,7 +125,7 @@ fn of_picture(path: &Path, bytes: &[u8], limits: &ImageLimits) -> Result<BandIma
         Samples::GrayAlpha16(samples) => (2, Depth::Bits16, true, of_words(samples)),
         Samples::Rgb16(samples) => (3, Depth::Bits16, false, of_words(samples)),
         Samples::Rgba16(samples) => (4, Depth::Bits16, true, of_words(samples)),
-        // A PGM of more than 255 levels.
+        // A PGM of 65536 levels.
         Samples::Integers(samples) if format == Format::Portable => {
             (1, Depth::Bits16, false, samples.into_iter().map(|sample| sample as f32).collect())
         }

@@ -69,15 +69,14 @@ impl Pixels<'_> {
     }
 
     /// One channel, or three equal ones; 8-bit colours stay three.
-    pub(super) fn to_gray(&mut self, channels: usize) {
+    pub(super) fn make_gray(&mut self, channels: usize) {
         match self {
             Pixels::Levels(image) => to_gray(image.to_mut()),
             Pixels::Bands(image) => *image = Cow::Owned(image.to_gray(channels)),
         }
     }
 
-    /// Red and blue exchanged.
-    pub(super) fn to_bgr(&mut self) {
+    pub(super) fn exchange_red_and_blue(&mut self) {
         match self {
             Pixels::Levels(image) => image.to_mut().pixels.chunks_exact_mut(3).for_each(|pixel| pixel.reverse()),
             Pixels::Bands(image) => {

@@ -41,8 +41,17 @@ pub(super) fn decode<E>(bytes: &[u8], check: impl FnOnce(usize, usize) -> Result
         }
     };
     // OpenCV does not scale levels.
-    let is_a_mask = matches!(&samples, Samples::Gray(_) | Samples::Rgb(_)) && Reader::is_of_bytes(bytes);
+    let is_a_mask = matches!(&samples, Samples::Gray(_) | Samples::Rgb(_)) && Reader::largest(bytes) == Some(255);
     Ok(Ok(Picture { is_a_mask, ..Picture::new(height, width, samples) }))
+}
+
+/// Whether [`decode`] gives other levels than those of the file.
+pub(super) fn changes_levels(bytes: &[u8]) -> bool {
+    match (bytes.get(1), Reader::largest(bytes)) {
+        (Some(b'2' | b'5'), Some(most)) => !matches!(most, 255 | 65535),
+        (Some(b'3' | b'6'), Some(most)) => most != 255,
+        _ => false,
+    }
 }
 
 struct Reader<'a> {
@@ -52,10 +61,11 @@ struct Reader<'a> {
 const CUT_OFF: &str = "the file ends before the image does (truncated)";
 
 impl<'a> Reader<'a> {
-    /// Whether the largest level is 255.
-    fn is_of_bytes(bytes: &[u8]) -> bool {
-        let mut reader = Reader { rest: &bytes[2..] };
-        matches!(bytes[1], b'2' | b'3' | b'5' | b'6') && [(); 3].map(|()| reader.number()).last() == Some(&Ok(255))
+    /// The largest level, of the kinds that say one.
+    fn largest(bytes: &[u8]) -> Option<u32> {
+        let mut reader = Reader { rest: bytes.get(2..)? };
+        let [_, _, most] = [(); 3].map(|()| reader.number().ok());
+        most.filter(|_| matches!(bytes[1], b'2' | b'3' | b'5' | b'6'))
     }
 
     /// The next word; a `#` begins a comment. What ends it, one byte, is gone.

@@ -104,16 +104,18 @@ impl Preprocess {
         self.check()?;
         let (image_height, image_width) = current.size();
         let mut region = FrameRegion::whole(image_height, image_width);
+        // More channels take more memory.
+        let most = MAX_INPUT_PIXELS / self.reads().map_or(1, |(channels, _)| channels.div_ceil(3));
         let fits = |height: usize, width: usize| match height.checked_mul(width) {
-            Some(pixels) if pixels <= MAX_INPUT_PIXELS => Ok(()),
+            Some(pixels) if pixels <= most => Ok(()),
             _ => Err(MediaError::preprocess(format!(
-                "an image of {image_height} x {image_width} pixels becomes one of {height} x {width} for the model; at most {MAX_INPUT_PIXELS} pixels are possible"
+                "an image of {image_height} x {image_width} pixels becomes one of {height} x {width} for the model; at most {most} pixels are possible"
             ))),
         };
         for step in &self.steps {
             match step {
-                PreprocessStep::Grayscale { channels } => current.to_gray(*channels),
-                PreprocessStep::Bgr => current.to_bgr(),
+                PreprocessStep::Grayscale { channels } => current.make_gray(*channels),
+                PreprocessStep::Bgr => current.exchange_red_and_blue(),
                 _ => {}
             }
             let (height, width) = current.size();
