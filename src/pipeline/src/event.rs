@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
 use crate::{
     fingerprint::Change,
-    forecast::Forecast,
     message::{SampleFailure, SampleRef, Skip, SkipReason},
     stage::Stage,
 };
@@ -54,6 +54,21 @@ pub enum Event {
     },
     /// The run drains: no new samples are read.
     Draining,
+}
+
+/// What is left of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// Images that are still to be annotated.
+    pub num_samples: u64,
+    /// Heatmaps that they get.
+    pub num_heatmaps: u64,
+    /// Bytes that their files take on a disk; 0 where nothing is written to disk.
+    pub num_bytes: u64,
+    /// How long it takes.
+    pub time: Duration,
+    /// Bytes that are free for them, and the folder; `None` where nothing is written to disk, or the system does not say.
+    pub free: Option<(u64, PathBuf)>,
 }
 
 /// Where a stage's time went, over all of its threads.

@@ -6,23 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::RunError, event::Summary};
+use crate::{
+    error::RunError,
+    event::{Forecast, Summary},
+};
 use camflow_storage::free_space;
-
-/// What is left of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forecast {
-    /// Images that are still to be annotated.
-    pub num_samples: u64,
-    /// Heatmaps that they get.
-    pub num_heatmaps: u64,
-    /// Bytes that their files take on a disk; 0 where nothing is written to disk.
-    pub num_bytes: u64,
-    /// How long it takes.
-    pub time: Duration,
-    /// Bytes that are free for them, and the folder; `None` where nothing is written to disk, or the system does not say.
-    pub free: Option<(u64, PathBuf)>,
-}
 
 /// Whether to look for room before a disk is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
