@@ -15,7 +15,9 @@ NOTEBOOK = ROOT / "docs" / "notebooks" / "where-it-looks.ipynb"
 PHOTOS = ("astronaut", "chelsea", "coffee")
 # The tools that build the documentation have nbclient and ipykernel; the kernel is this Python, with its packages first.
 TOOLS = 'source scripts/tool_environment.sh; tool_environment docs docs/requirements.txt; echo "$env"'
-KERNEL = "import sys; sys.path.append(sys.argv.pop(1)); from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+KERNEL = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+)
 EXECUTE = """
 import sys, nbformat
 from nbclient import NotebookClient
@@ -83,7 +85,9 @@ def test_the_notebook_does_what_it_says(binary, tools, zoo, database, tmp_path):
     [site] = tools.glob("lib/python3*/site-packages")
     command = [sys.executable, "-c", KERNEL, str(site), "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "camflow", "language": "python"}))
-    folders = {name: str(tmp_path / name.lower()) for name in ("CAMFLOW_CACHE", "XDG_DATA_HOME", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    folders = {
+        name: str(tmp_path / name.lower()) for name in ("CAMFLOW_CACHE", "XDG_DATA_HOME", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
     environment = {
         **os.environ,
         **zoo,
