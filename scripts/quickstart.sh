@@ -8,7 +8,7 @@
 # scripts/build_wheel.sh lies in `dist`, nothing is compiled.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-camflow_wheel="$(find dist -name 'camflow-*.whl' 2>/dev/null | sort | tail -n 1)"
+camflow_wheel="$(find dist -name 'camflow-*.whl' 2>/dev/null | sort | tail -n 1 || true)"
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
@@ -24,7 +24,7 @@ install_wheel() {
 }
 
 if [ -n "$camflow_wheel" ]; then
-    installed="$camflow_cache/wheel-$(sha256sum "$camflow_wheel" | cut -c1-8)"
+    installed="$camflow_cache/installed-$(sha256sum "$camflow_wheel" | cut -c1-8)"
     [ -e "$installed/.complete" ] || logged "installing $camflow_wheel (without it, camflow is built from source)" install_wheel "$installed"
     camflow="$installed/bin/camflow"
 else
