@@ -77,7 +77,7 @@ def main() -> None:
     wheel, versions = Path(sys.argv[1]).resolve(), sys.argv[2:]
     with tempfile.TemporaryDirectory() as scratch, PrivateMongod(Path(scratch) / "mongo") as mongod:
         fo.config.database_uri = os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
-        os.environ["CAMFLOW_PYTHON"] = sys.executable
+        os.environ.pop("VIRTUAL_ENV", None)
         folder = Path(scratch)
         images = [folder / f"{name}.png" for name in ("astronaut", "coffee")]
         for image in images:
@@ -87,7 +87,11 @@ def main() -> None:
         for version in (None, *versions):
             place = folder / f"torch-{version}"
             camflow = environment(place, version, wheel) / "camflow"
-            if not model.exists():
+            if version:
+                # Its torch is not whole there: no Python imports it.
+                os.environ["CAMFLOW_PYTHON"] = sys.executable
+            else:
+                assert f" in {place}/bin/python\n" in run(camflow, "doctor", cwd=place), "FiftyOne beside the command"
                 run(camflow, "export", f"{ROOT}/scripts/lab/standin/model.py:standin_deeplab", "--out", model)
             found = {
                 **explain(camflow, images[0], model, place / "explained"),
