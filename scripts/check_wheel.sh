@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs camflow as users do, with `pip install .`, into an environment of its own that sees the packages of `.venv`, and
-# looks at what comes of it. A release build: it takes some minutes.
+# looks at what comes of it. Then the same with a wheel for several torch.
+# Two release builds: it takes some minutes.
 #
 #   bash scripts/check_wheel.sh
 set -euo pipefail
@@ -44,3 +45,9 @@ env/bin/camflow export "$camflow_root/scripts/lab/standin/model.py:standin_deepl
 env/bin/python -c 'from skimage import data, io; io.imsave("astronaut.png", data.astronaut())'
 env/bin/camflow explain astronaut.png --model standin.pt2 --class person --layers 1-4 --out maps
 ls maps
+
+# It downloads about 5 GB of torch, one after the other.
+step "a wheel for several torch, in environments with different ones"
+cd "$camflow_root"
+bash scripts/build_wheel.sh --out "$work/dist"
+"$camflow_python" scripts/wheel/check.py "$work"/dist/*.whl 2.12.1 2.15.0

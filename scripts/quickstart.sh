@@ -4,14 +4,33 @@
 #   bash scripts/quickstart.sh [FLAGS OF camflow annotate]
 #
 # Every step is skipped when it is done already. Without a way to the FiftyOne
-# zoo a small stand-in takes the place of its dataset and model.
+# zoo a small stand-in takes the place of its dataset and model. Where a wheel of
+# scripts/build_wheel.sh lies in `dist`, nothing is compiled.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+camflow_wheel="$(find dist -name 'camflow-*.whl' 2>/dev/null | sort | tail -n 1 || true)"
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
-logged "building camflow (the first time takes some minutes)" cargo build --release --locked
-camflow="${CARGO_TARGET_DIR:-target}/release/camflow"
+# Beside the packages of `.venv`, which other clones use, too.
+install_wheel() {
+    local site
+    rm -rf "$1"
+    "$camflow_python" -m venv --without-pip "$1"
+    site="$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    "$camflow_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/shared.pth"
+    "$camflow_python" -m pip --python "$1/bin/python" install --disable-pip-version-check --no-deps "$camflow_wheel"
+    touch "$1/.complete"
+}
+
+if [ -n "$camflow_wheel" ]; then
+    installed="$camflow_cache/installed-$(sha256sum "$camflow_wheel" | cut -c1-8)"
+    [ -e "$installed/.complete" ] || logged "installing $camflow_wheel (without it, camflow is built from source)" install_wheel "$installed"
+    camflow="$installed/bin/camflow"
+else
+    logged "building camflow (the first time takes some minutes)" cargo build --release --locked
+    camflow="${CARGO_TARGET_DIR:-target}/release/camflow"
+fi
 
 step "the dataset \`quickstart\`"
 # Its last line names the model; everything is shown as it comes.

@@ -91,12 +91,15 @@ find_python() {
 check_prerequisites() {
     local missing=() apt="sudo apt install"
     command -v apt-get >/dev/null || apt="install with your package manager:"
-    # rustup adds itself to the PATH of new shells only.
-    command -v cargo >/dev/null || PATH="$PATH:$HOME/.cargo/bin"
-    command -v cargo >/dev/null || missing+=(
-        "cargo (Rust): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
-    )
-    command -v "${CXX:-c++}" >/dev/null || missing+=("a C++ compiler: $apt g++")
+    # Whoever has a wheel compiles nothing.
+    if [ -z "${camflow_wheel:-}" ]; then
+        # rustup adds itself to the PATH of new shells only.
+        command -v cargo >/dev/null || PATH="$PATH:$HOME/.cargo/bin"
+        command -v cargo >/dev/null || missing+=(
+            "cargo (Rust): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+        )
+        command -v "${CXX:-c++}" >/dev/null || missing+=("a C++ compiler: $apt g++")
+    fi
     command -v flock >/dev/null || missing+=("flock: $apt util-linux")
     if ! base_python="$(find_python)"; then
         missing+=("Python 3.10 or newer: $apt python3 python3-venv (or point CAMFLOW_PYTHON to one)")

@@ -81,7 +81,8 @@ pub fn find_python(explicit: Option<PathBuf>) -> Result<FiftyonePython, Error> {
     if let Some(named) = explicit.or_else(|| variable("CAMFLOW_PYTHON").map(PathBuf::from)) {
         return probe(&named).map_err(|reason| Error::PythonWithoutFiftyone { path: named, reason });
     }
-    let program = env::current_exe().ok();
+    // A wheel has the program among its files, and a launcher where programs are.
+    let program = variable("CAMFLOW_LAUNCHER").map(PathBuf::from).or_else(|| env::current_exe().ok());
     let candidates = candidates(variable("VIRTUAL_ENV"), env::current_dir().ok(), program.clone(), variable("PATH"));
     for Candidate { path: candidate, found_in } in &candidates {
         if let Some(folder) = found_in {
