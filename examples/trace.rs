@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `INPUT.npy` is f32 `[N, 3, H, W]`, prepared as the model wants it. Written are `output.npy` and, for each layer (an alias
-//! or a module path, `path@0` for the first of several calls), `LAYER.activation.npy` and `LAYER.gradient.npy`. The gradient
+//! or a module path, `path@1` for the second of several calls), `LAYER.activation.npy` and `LAYER.gradient.npy`. The gradient
 //! is that of `sum(output[i] * cos(0.1 * i))` over the flattened output: a scalar to which every element counts and no two
 //! neighbours count the same. The tests compare these files with what PyTorch's hooks see.
 #![expect(clippy::print_stderr, reason = "a program for people")]

@@ -15,7 +15,6 @@ a run that was stopped goes on where it was. The last line is `N passed, N faile
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +165,7 @@ def passed(output: Any, path: str, pixels: Any) -> tuple[Any, float]:
         scores = output(pixels)[0]
     for handle in handles:
         handle.remove()
-    last = len(called) - 1 - called[::-1].index(path)
-    return scores, last / max(len(called) - 1, 1)
+    return scores, called.index(path) / max(len(called) - 1, 1)
 
 
 def one_output(module: Any, index: int) -> Any:
@@ -192,25 +189,7 @@ def reference(case: Any, output: Any, path: str, *arguments: Any) -> Any:
     """pytorch_grad_cam's heatmap at a layer of the model."""
     import parity
 
-    with last_call():
-        return parity.reference_map(case, output, [output.model.get_submodule(path)], *arguments, eigen=False, aug=False)
-
-
-@contextlib.contextmanager
-def last_call() -> Iterator[None]:
-    """Has the reference explain the last call of a module that is called several times, as camflow does; by itself it takes the first."""
-    from pytorch_grad_cam.base_cam import BaseCAM
-
-    def of_last(self: Any, *arguments: Any) -> Any:
-        found = self.activations_and_grads
-        found.activations, found.gradients = found.activations[-1:], found.gradients[-1:]
-        return usual(self, *arguments)
-
-    usual, BaseCAM.compute_cam_per_layer = BaseCAM.compute_cam_per_layer, of_last
-    try:
-        yield
-    finally:
-        BaseCAM.compute_cam_per_layer = usual
+    return parity.reference_map(case, output, [output.model.get_submodule(path)], *arguments, eigen=False, aug=False)
 
 
 def first_error(said: str) -> str:

@@ -62,11 +62,14 @@ SMALLER: dict[str, dict[str, Any]] = {
     "edgenext_xx_small": {"depths": [1, 1, 3, 1]},
     "efficientformerv2_s0": {"depths": [1, 1, 2, 2]},
     "eva02_tiny_patch14_336": {"depth": 3, "img_size": 224},
+    "gmlp_ti16_224": {"num_blocks": 4},
     "hiera_tiny_224": {"stages": [1, 1, 2, 1], "embed_dim": 32},
     "inception_next_atto": {"depths": [1, 1, 2, 1]},
     "mambaout_femto": {"depths": [1, 1, 2, 1]},
+    "mixer_s32_224": {"num_blocks": 4},
     "pvt_v2_b0": {"depths": [1, 1, 1, 1]},
     "res2net50_26w_4s": {"layers": [1, 1, 1, 1]},
+    "resmlp_12_224": {"num_blocks": 4},
     "resnet26": {"layers": [1, 1, 1, 1]},
     "resnetv2_18": {"layers": [1, 1, 1, 1]},
     "samvit_base_patch16_224": {**THIN, "global_attn_indexes": [2]},
@@ -106,8 +109,8 @@ CASES: list[Model] = [
         ghostnet_050 lcnetv2_small legacy_seresnet18 levit_128s mixnet_s mobilenetv3_small_050 mobilenetv4_conv_small mobilevit_xxs
         mobilevitv2_050 pit_ti_224 regnetx_002 repghostnet_050 repvgg_a0 repvit_m1 rexnet_100 shvit_s1 starnet_s050 swiftformer_xs
         test_nfnet test_coatnet tf_efficientnetv2_b0 botnet26t_256 halonet_h1 coatnet_nano_cc_224 efficientformer_l1 fastvit_t8
-        hardcorenas_b hgnetv2_b0 visformer_tiny focalnet_tiny_srf gcvit_xxtiny gmlp_ti16_224 mvitv2_tiny nest_tiny resmlp_12_224
-        volo_d1_224 poolformerv2_s12 caformer_s18 mixer_s32_224 selecsls42 tresnet_m xception41p hrnet_w18_small vitamin_small_224
+        hardcorenas_b hgnetv2_b0 visformer_tiny focalnet_tiny_srf gcvit_xxtiny mvitv2_tiny nest_tiny
+        volo_d1_224 poolformerv2_s12 caformer_s18 selecsls42 tresnet_m xception41p hrnet_w18_small vitamin_small_224
         cpubone_nano efficientvim_m1 iformer_t lowformer_b0 rdnet_tiny dpn48b""",
     ),
     *_models(

@@ -293,11 +293,17 @@ def save(name: str, folder: Path) -> None:
 
 
 def save_timm(name: str, arguments: dict[str, Any], folder: Path) -> None:
-    """Writes timm's network `name`, made with `arguments`, as `timm.models.save_for_hf` does."""
+    """Writes timm's network `name`, made with `arguments`, as `timm.models.save_for_hf` does.
+
+    Classifiers that begin with weights of zero would score every image the same: theirs are drawn.
+    """
     import timm
 
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(NAMES), **arguments).eval()
+    classifier = model.get_classifier()
+    if isinstance(classifier, nn.Linear) and not classifier.weight.any():
+        nn.init.trunc_normal_(classifier.weight, std=0.02)
     side = arguments.get("img_size") or model.pretrained_cfg["input_size"][-1]
     warm_batchnorm(model, 4, (side, side))
     timm.models.save_for_hf(model, folder, model_args=arguments)

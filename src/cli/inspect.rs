@@ -80,15 +80,20 @@ fn describe(program: &Program, all: bool) -> String {
     }
     line(format!("classes       {}", if classes.is_empty() { "(not named)".into() } else { classes.join(", ") }));
     line(format!("{:<6} {:<40} {:<18} {:<7} shape at the example input", "layer", "path", "module", "layout"));
+    let calls = program.modules();
     for Listed { layer, alias, influence } in layers(program) {
         if influence == Influence::None && !all {
             continue;
         }
-        let remark = match influence {
+        let mut remark = match influence {
             Influence::Gradient => "",
             Influence::WithoutGradient => "  (the output gives it no gradient)",
             Influence::None => "  (no influence on the output)",
-        };
+        }
+        .to_owned();
+        if let Some(several) = calls.get(layer.path.as_str()).filter(|calls| **calls > 1) {
+            let _ = write!(remark, "  (called {several} times, `{0}@0` to `{0}@{1}`)", layer.path, several - 1);
+        }
         // Deep networks have hundreds of modules; the numbered ones and the outermost are what is usually wanted.
         if all || alias.is_some() || layer.path.matches('.').count() <= 1 {
             let (alias, layout) = (alias.unwrap_or_default(), layout(layer));
@@ -109,6 +114,7 @@ fn describe(program: &Program, all: bool) -> String {
 /// The same for machines, and all of it.
 fn fields(program: &Program) -> Value {
     let metadata = &program.metadata;
+    let calls = program.modules();
     let layers: Vec<Value> = layers(program)
         .map(|Listed { layer, alias, influence }| {
             json!({
@@ -117,6 +123,7 @@ fn fields(program: &Program) -> Value {
                 "module": layer.module_type,
                 "layout": layout(layer),
                 "shape": layer.shape,
+                "calls": calls.get(layer.path.as_str()),
                 "influences_output": influence != Influence::None,
                 "has_gradient": influence == Influence::Gradient,
                 "is_default": metadata.default_layers.iter().any(|named| *named == layer.path || Some(named.as_str()) == alias),

@@ -27,6 +27,7 @@ ODD = HERE / "odd_models.py"
 LITE0 = ROOT / "scripts" / "lab" / "efficientnet_lite0.py"
 sys.path.insert(0, str(HERE))
 import odd_models
+import parity
 from camflow import export as export_package
 from camflow.export.cli import parse
 
@@ -51,7 +52,7 @@ class Case:
 # Of a model whose size is fixed, only the batch can differ from the example.
 FIXED_224 = ((1, 224, 224), (3, 224, 224))
 CASES = [
-    Case("torchvision:resnet18", "bn1 layer1.0.relu@0 layer2 layer3.1.bn2 layer4", "64x96"),
+    Case("torchvision:resnet18", "bn1 layer1.0.relu@1 layer2 layer3.1.bn2 layer4", "64x96"),
     Case("torchvision:resnet50", "conv1 layer1.2.bn3 layer3.0.downsample layer4", "64x96"),
     Case("torchvision:vgg16", "features.0 features.12 features.23 features.29 classifier.0", "64x96"),
     Case(
@@ -233,7 +234,7 @@ def score(output):
 
 
 def reference(model, pixels, layers, primary):
-    """Output, activations and gradients as hooks and autograd give them. `path@0` is a module's first call, `path` its last."""
+    """Output, activations and gradients as hooks and autograd give them. `path` is a module's first call, `path@1` its second."""
     activations, gradients, handles, num_calls = {}, {}, [], {}
 
     def hook(path):
@@ -254,7 +255,7 @@ def reference(model, pixels, layers, primary):
         for handle in handles:
             handle.remove()
     score(output).backward()
-    keys = {layer: layer if "@" in layer else f"{layer}@{num_calls[layer] - 1}" for layer in layers}
+    keys = {layer: layer if "@" in layer else f"{layer}@0" for layer in layers}
     return output.detach(), *({layer: taken[key] for layer, key in keys.items()} for taken in (activations, gradients))
 
 
@@ -315,7 +316,7 @@ def test_model_is_what_pytorch_computes(case, archives, exporter, trace, table):
 
 
 ODD_LAYERS = {
-    "repeated": "first again@0 again@1 again same again.0@1 last",
+    "repeated": "first again again@1 again@2 same again.0@1 last",
     "numbers": "first scaled scaled.mix last",
     "tied": "first mix unmix last",
 }
@@ -334,6 +335,25 @@ def test_odd_graph_is_what_pytorch_computes(name, exporter, trace, table, tmp_pa
         found = trace(tmp_path / "odd.pt2", pixels, layers)
         worst = list(map(max, worst, compare(found, wanted, CONV)))
     table.append((name, *worst))
+
+
+def test_the_first_call_of_a_shared_module_is_explained_as_by_pytorch_grad_cam(binary, camflow, exporter, tmp_path):
+    archive = tmp_path / "shared.pt2"
+    loaded = exporter.load_model(f"{ODD}:repeated", "none")
+    meta = exporter.export(loaded, archive)
+    case = parity.Case("repeated", ("again", "again@1", "again@2"), (24, 32), segmentation=True)
+    pixels, mask = parity.picture(*case.size, seed=3), np.ones(case.size, np.uint8)
+    ours = parity.camflow_maps(binary, archive, case, case.layers, pixels, mask, 2, ["gradcam"], ["--exact"])
+    module = loaded.module.eval().requires_grad_(True)
+    theirs = parity.reference_map(case, module, [module.again], pixels, mask, 2, "gradcam", eigen=False, aug=False)
+    assert np.abs(ours["gradcam", "again"] - theirs).max() <= CONV
+    assert all(np.abs(ours["gradcam", call] - theirs).max() > 0.01 for call in case.layers[1:])
+
+    layer = next(layer for layer in meta["layers"] if layer["path"] == "again")
+    assert layer["shape"] == [2, 6, *meta["input"]["example"][2:]]
+    inspected = json.loads(camflow("inspect", archive, "--format", "json").stdout)
+    assert {layer["path"]: layer["calls"] for layer in inspected["layers"]}["again"] == 3
+    assert "called 3 times, `again@0` to `again@2`" in camflow("inspect", archive).stdout
 
 
 PLAIN = {

@@ -51,7 +51,7 @@ def _values(module: nn.Module, image: Tensor, layers: Iterable[Layer]) -> dict[s
     for layer in layers:
 
         def take(mod: nn.Module, args: Any, output: Any, path: str = layer["path"]) -> None:
-            if isinstance(output, torch.Tensor):
+            if path not in taken and isinstance(output, torch.Tensor):
                 taken[path] = output.detach().clone()
 
         handles.append(module.get_submodule(layer["path"]).register_forward_hook(take))

@@ -12,7 +12,7 @@ from .messages import first_line, say
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Module path -> shape of the output of its last call, None where that is not one tensor of floats.
+# Module path -> shape of the output of its first call, None where that is not one tensor of floats.
 Shapes = dict[str, list[int] | None]
 # An entry of `layers` in camflow.json: path, type, shape, layout, and maybe tokens.
 Layer = dict[str, Any]
@@ -27,7 +27,7 @@ MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides 
 
 
 def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]:
-    """One eager run with hooks: called modules in order of completion, and which of them can bear a signature.
+    """One eager run with hooks: called modules in the order in which their first calls end, and which of them can bear a signature.
 
     Gives ({path: shape of the output tensor, or None}, [paths without signature], the output).
     """
@@ -42,8 +42,8 @@ def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]
             leaves = torch.utils._pytree.tree_leaves((args, kwargs, output))
             if not all(leaf is None or isinstance(leaf, (torch.Tensor, bool, str)) for leaf in leaves):
                 unfit.add(path)  # torch.export takes only these in a module's signature
-            shapes.pop(path, None)  # the last call counts
-            shapes[path] = list(output.shape) if isinstance(output, torch.Tensor) and output.is_floating_point() else None
+            if path not in shapes:
+                shapes[path] = list(output.shape) if isinstance(output, torch.Tensor) and output.is_floating_point() else None
 
         return record
 
@@ -70,7 +70,7 @@ def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -
 
     def hook(path: str) -> Callable[..., Tensor | None]:
         def take(mod: nn.Module, args: Any, output: Any) -> Tensor | None:
-            if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+            if path in taken or not isinstance(output, torch.Tensor) or not output.is_floating_point():
                 return None
             with torch.enable_grad():
                 taken[path] = output if output.requires_grad else output.detach().requires_grad_()

@@ -16,24 +16,21 @@ if TYPE_CHECKING:
 
 
 def signatures(program: ExportedProgram) -> dict[str, str | None]:
-    """Module path -> name of the value that its last call returned, for modules that return one tensor."""
+    """Module path -> name of the value that its first call returned, for modules that return one tensor."""
     import torch
 
     names: dict[str, str | None] = {}
-    recorded: set[str] = set()
     for entry in program.module_call_graph:
         outputs = entry.signature.outputs if entry.signature else []
         if entry.fqn and outputs:
-            path = entry.fqn.partition("@")[0]
-            recorded.add(path)
-            names[path] = getattr(outputs[0], "name", None) if len(outputs) == 1 else None
+            names.setdefault(entry.fqn.partition("@")[0], getattr(outputs[0], "name", None) if len(outputs) == 1 else None)
     # Modules that take numbers have no signature. As camflow itself does: what a call computes and others use.
     calls: dict[tuple[str, str], set[fx.Node]] = {}
     for node in program.graph.nodes:
         for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
             calls.setdefault((path, key), set()).add(node)
     for (path, _), members in calls.items():
-        if path and path not in recorded:
+        if path and path not in names:
             outputs = [
                 node.name for node in members if set(node.users) - members and isinstance(node.meta.get("val"), torch.Tensor)
             ]
@@ -113,14 +110,14 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> tuple[dict[st
         handles: list[Any] = []
         runner.expected = {}
         if hooks:
-            # the last call of a module wins, in the hook as in `signatures`
+            # the first call of a module counts, in the hook as in `signatures`
             taken: dict[str, Tensor] = {}
             for layer in set(paths) & set(values):
-                handles.append(
-                    module.get_submodule(layer).register_forward_hook(
-                        lambda m, i, o, layer=layer: taken.update({layer: o.clone()})
-                    )
-                )
+
+                def take(mod: nn.Module, args: Any, value: Tensor, layer: str = layer) -> None:
+                    taken.setdefault(layer, value.clone())
+
+                handles.append(module.get_submodule(layer).register_forward_hook(take))
         with torch.no_grad():
             try:
                 theirs = output_keys(module(x.clone()))[1]  # some write to their input

@@ -15,7 +15,7 @@ use camflow_names::{backticked, counted, nearest, word};
 pub struct Layer {
     /// What field names call it: the number of an alias, else the path.
     pub label: String,
-    /// Its PyTorch path.
+    /// Its PyTorch path; of a module that is called several times with the number of the call, `PATH@0`.
     pub path: String,
     /// Where it is captured.
     pub tap: ValueId,
@@ -43,7 +43,7 @@ pub fn split_layers(spec: &str) -> Vec<String> {
 }
 
 impl Program {
-    /// Resolves layers by alias (`4`, also `layer4`) or path (`backbone.layer4`, `backbone.layer4@0` for its first call).
+    /// Resolves layers by alias (`4`, also `layer4`) or path (`backbone.layer4`, `backbone.layer4@1` for its second call).
     ///
     /// # Errors
     /// [`ProgramError::Invalid`] with every layer that the model does not have, and the nearest that it has.
@@ -81,12 +81,9 @@ impl Program {
         let Some(calls) = self.graph.modules.get(path) else {
             return Err(self.no_layer(name));
         };
-        let outputs = match call {
-            // A module that is called several times gives its last activation, unless one call is asked for.
-            None => calls.last(),
-            Some(call) => calls.get(call),
-        };
-        let outputs = outputs.ok_or_else(|| {
+        // As pytorch_grad_cam, which takes the first of the activations that its hook has seen, and the gradient that came last.
+        let call = call.unwrap_or(0);
+        let outputs = calls.get(call).ok_or_else(|| {
             let times = counted(calls.len(), "time", "times");
             Diagnostic::invalid(format!("module `{path}` is called {times}, so there is no `{spec}`"))
                 .hint("calls are counted from 0")
@@ -99,7 +96,8 @@ impl Program {
         let layout = known.map(|layer| layer.layout).unwrap_or_default();
         let own = known.and_then(|layer| layer.tokens.as_ref());
         let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout == Layout::Tokens).cloned();
-        Ok(Layer { label: spec.to_owned(), path: path.to_owned(), tap, layout, tokens })
+        let path = if calls.len() > 1 { format!("{path}@{call}") } else { path.to_owned() };
+        Ok(Layer { label: spec.to_owned(), path, tap, layout, tokens })
     }
 
     /// Says which layers there are instead.
