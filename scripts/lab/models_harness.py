@@ -85,7 +85,7 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
         size = tuple(meta["input"]["example"][2:])
         tokens = layer.get("tokens") or meta["tokens"] or {}
         grid, prefix = tokens.get("grid"), tokens.get("prefix", 0)
-        if row["sizes"] == "bhw" and layer["layout"] != "tokens":
+        if row["sizes"] == "bhw" and not layer["layout"].startswith("tokens"):
             size = tuple(max(SMALLEST, side // 2 // 32 * 32) for side in size)  # what a pass costs
         case = parity.Case(
             model.name, (path,), size, layer["layout"], grid and tuple(grid), prefix, meta["task"] == "segmentation"

@@ -99,8 +99,9 @@ CASES: list[Model] = [
         "torchvision",
         """alexnet convnext_tiny deeplabv3_mobilenet_v3_large densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3
         lraspp_mobilenet_v3_large maxvit_t mnasnet1_0 mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d
-        shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11_bn vit_b_32 fcn_resnet50""",
+        shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11_bn fcn_resnet50""",
     ),
+    Model("torchvision", "function:vit_b_32"),
     *[Model("timm", f"folder:{name}") for name in SMALLER],
     *_models(
         "timm",
@@ -136,5 +137,10 @@ CASES: list[Model] = [
     *_models(
         "texts", "folder", "align altclip chinese_clip clip metaclip_2 siglip groupvit clipseg", "--classes", "cat,dog,bird"
     ),
-    *_models("texts", "function", "open_clip_vit open_clip_resnet open_clip_convnext open_clip_coca openai_clip_resnet"),
+    *_models(
+        "texts",
+        "function",
+        """open_clip_vit open_clip_resnet open_clip_convnext open_clip_coca openai_clip_resnet
+        openai_clip_vit""",
+    ),
 ]

@@ -309,6 +309,16 @@ def save_timm(name: str, arguments: dict[str, Any], folder: Path) -> None:
     timm.models.save_for_hf(model, folder, model_args=arguments)
 
 
+def vit_b_32() -> nn.Module:
+    """torchvision's, whose classifier begins with weights of zero and would score every image the same."""
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.vit_b_32(num_classes=len(NAMES)).eval()
+    nn.init.trunc_normal_(model.heads.head.weight, std=0.02)
+    return model
+
+
 class Texts(nn.Module):
     """The image's network of a CLIP, scoring three texts: as people wrap it."""
 
@@ -367,9 +377,18 @@ def open_clip_coca() -> nn.Module:
 
 def openai_clip_resnet() -> nn.Module:
     """OpenAI's CLIP, in FiftyOne's copy, with a ResNet."""
+    return _openai_clip((1, 1, 2, 1), 16, None)
+
+
+def openai_clip_vit() -> nn.Module:
+    """The same with a vision transformer, which has its tokens first: `[T, N, C]`."""
+    return _openai_clip(4, 64, 16)
+
+
+def _openai_clip(layers: int | tuple[int, ...], width: int, patch: int | None) -> nn.Module:
     from fiftyone.utils.clip.model import CLIP
 
     torch.manual_seed(0)
-    model = CLIP(24, SIDE, (1, 1, 2, 1), 16, None, 16, 99, 32, 2, 2).eval()
+    model = CLIP(24, SIDE, layers, width, patch, 16, 99, 32, 2, 2).eval()
     warm_batchnorm(model.visual, 4, (SIDE, SIDE))
     return Texts(model, 24)

@@ -167,6 +167,8 @@ def as_nchw(case: Case):
     """pytorch_grad_cam's `reshape_transform` for the model's layout."""
     if case.layout == "nhwc":
         return lambda tensor: tensor.permute(0, 3, 1, 2)
+    if case.layout == "tokens_first":
+        return lambda tensor: tensor[case.prefix :].permute(1, 2, 0).reshape(tensor.shape[1], -1, *case.grid)
     if case.layout == "tokens":
         return lambda tensor: tensor[:, case.prefix :].reshape(len(tensor), *case.grid, -1).permute(0, 3, 1, 2)
     return None

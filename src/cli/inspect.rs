@@ -96,7 +96,7 @@ fn describe(program: &Program, all: bool) -> String {
         }
         // Deep networks have hundreds of modules; the numbered ones and the outermost are what is usually wanted.
         if all || alias.is_some() || layer.path.matches('.').count() <= 1 {
-            let (alias, layout) = (alias.unwrap_or_default(), layout(layer));
+            let (alias, layout) = (alias.unwrap_or_default(), layer.layout.name());
             line(format!("{alias:<6} {:<40} {:<18} {layout:<7} {:?}{remark}", layer.path, layer.module_type, layer.shape));
         }
     }
@@ -121,7 +121,7 @@ fn fields(program: &Program) -> Value {
                 "number": alias,
                 "path": layer.path,
                 "module": layer.module_type,
-                "layout": layout(layer),
+                "layout": layer.layout.name(),
                 "shape": layer.shape,
                 "calls": calls.get(layer.path.as_str()),
                 "influences_output": influence != Influence::None,
@@ -163,10 +163,6 @@ fn layers(program: &Program) -> impl Iterator<Item = Listed<'_>> {
         alias: metadata.aliases.iter().find(|(_, path)| **path == layer.path).map(|(alias, _)| alias.as_str()),
         influence: program.tap(&layer.path).map_or(Influence::None, |tap| influences.of(tap)),
     })
-}
-
-fn layout(layer: &LayerInfo) -> String {
-    format!("{:?}", layer.layout).to_lowercase()
 }
 
 fn task(task: Task) -> String {

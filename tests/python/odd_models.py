@@ -199,6 +199,22 @@ class Repeated(nn.Module):
         return self.last(self.again(positive - 0.5 * negative))
 
 
+class TokensFirst(nn.Module):
+    """Attention whose tokens come first, `[T, N, C]`; `second` is what `first` is, with the images first."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.first, self.second = nn.Identity(), nn.Identity()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.first(self.patches(x).flatten(2).permute(2, 0, 1).contiguous() * 1)
+        x = self.second(x.transpose(0, 1).contiguous()).transpose(0, 1)
+        return self.head(torch.relu(self.attention(x, x, x, need_weights=False)[0]).mean(0))
+
+
 class Numbers(Between):
     """A module is called with numbers, which torch.export records no signature for; its sizes are used after it."""
 

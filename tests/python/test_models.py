@@ -356,6 +356,33 @@ def test_the_first_call_of_a_shared_module_is_explained_as_by_pytorch_grad_cam(b
     assert "called 3 times, `again@0` to `again@2`" in camflow("inspect", archive).stdout
 
 
+def test_tokens_that_come_before_the_images_are_explained_as_those_behind_them(camflow, exporter, tmp_path):
+    archive = tmp_path / "tokens.pt2"
+    torch.manual_seed(1)
+    module = odd_models.TokensFirst().eval()
+    meta = exporter.export(exporter.load_model(module), archive, size=(24, 32), static_size=True)
+    layouts = {layer["path"]: layer["layout"] for layer in meta["layers"]}
+    assert (layouts["first"], layouts["second"]) == ("tokens_first", "tokens")
+    for seed in range(3):
+        np.save(tmp_path / f"{seed}.npy", parity.picture(24, 32, seed).numpy())
+    maps = {}
+    done = camflow(
+        *("explain", *(tmp_path / f"{seed}.npy" for seed in range(3)), "--model", archive, "--class", "1", "--exact"),
+        *("--layers", "first,second", "--method", "gradcam,layercam,ablationcam,scorecam,eigencam", "--out", tmp_path / "maps"),
+        *("--format", "json", "--device", "cpu"),
+    )
+    for event in done.events:
+        if event["event"] == "heatmap":
+            array = np.load(next(file for file in event["files"] if file.endswith(".npy")))
+            maps.setdefault(event["layer"], {})[event["method"], event["input"]] = array
+    assert len(maps["first"]) == 15 and any(array.any() for array in maps["first"].values())
+    for key, array in maps["first"].items():
+        assert np.abs(array - maps["second"][key]).max() <= CONV, key
+
+    refused = camflow("explain", tmp_path / "0.npy", "--model", archive, "--class", "1", "--layers", "head", code=2).stderr
+    assert "module `head` is no layer" in refused and "`second`" in refused and "--layout head=" in refused
+
+
 PLAIN = {
     "camflow": 1,
     "name": "plain",

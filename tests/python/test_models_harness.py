@@ -13,6 +13,7 @@ from models_harness_cases import CASES
         ("pvt", "pvt.encoder.block.3.0.layer_norm_1"),  # a pyramid whose last stage has a class token
         ("groupvit", "vision_model.encoder.stages.0.downsample.norm_x"),  # later tokens are groups, which lie nowhere
         ("segformer", "segformer.stages.3"),
+        ("openai_clip_vit", "visual.transformer.resblocks.3.ln_1"),  # tokens first, [T, N, C]
     ],
 )
 def test_a_model_as_people_have_it(binary, name, layer):

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .describe import describe
-from .layers import Layer, Size, follow_sizes, number_layers, size_multiple
+from .layers import Layer, Size, number_layers
 from .loaders import LoadedModel
 from .messages import ExportError, first_line, say
 from .preprocess import fixed_size, scaled, stretched, unknown_preprocessing, with_padding
 from .reasons import input_channels, quiet, refuse_random, ungraded
+from .sizes import follow_sizes, size_multiple
 from .trace import KINDS, Traced, refuse_foreign, strip_traces, trace
 from .verify import OtherSizesError, signatures, verify
 from .weights import warm_batchnorm
@@ -130,7 +131,7 @@ def export(
             except OtherSizesError as error:
                 if not kinds:
                     raise
-                one_size = traced[1].shape[2], traced[1].shape[3]
+                one_size = size or fixed or (traced[1].shape[2], traced[1].shape[3])
                 free = "height and width are" if traced[2] == "bhw" else "all sizes are"
                 say(f"{free} fixed, because a freer export does not hold: {error}")
     finally:

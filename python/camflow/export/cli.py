@@ -10,7 +10,7 @@
 
 A function's module may carry a dict `camflow_metadata` with any of: task, classes, preprocess, aliases, default_layers,
 layers, tokens, primary_output, example ([H, W]), inputs (of the forward beside the image). What it gives is taken as it is; the rest is found from the module.
-`layers` lists paths, or entries {path, layout: nchw | nhwc | tokens, tokens: {grid: [rows, columns], prefix}}.
+`layers` lists paths, or entries {path, layout: nchw | nhwc | tokens | tokens_first, tokens: {grid: [rows, columns], prefix}}.
 
 Of a forward that returns a dict or an object the output `out`, `logits` or the first is explained; `--output` names another.
 
@@ -64,14 +64,16 @@ def _numbers(text: str) -> list[float]:
 
 
 def _layout(text: str) -> tuple[str, dict[str, Any]]:
-    """`PATH=nchw`, `PATH=nhwc`, `PATH=tokens`, `PATH=tokens:14x14` or `PATH=tokens:14x14+1` as (path, layer entry)."""
-    found = re.fullmatch(r"([\w.]+)=(?:(nchw|nhwc|tokens)|tokens:(\d+)x(\d+)(?:\+(\d+))?)", text)
+    """`PATH=nchw`, `PATH=nhwc`, `PATH=tokens`, `PATH=tokens:14x14` or `PATH=tokens_first:14x14+1` as (path, layer entry)."""
+    found = re.fullmatch(r"([\w.]+)=(?:(nchw|nhwc|tokens|tokens_first)|(tokens|tokens_first):(\d+)x(\d+)(?:\+(\d+))?)", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"`{text}` is no layout: write PATH=nchw, PATH=nhwc or PATH=tokens:ROWSxCOLUMNS+PREFIX")
-    path, layout, rows, columns, prefix = found.groups()
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is no layout: write PATH=nchw, PATH=nhwc, PATH=tokens:ROWSxCOLUMNS+PREFIX, or tokens_first"
+        )
+    path, layout, of_tokens, rows, columns, prefix = found.groups()
     if layout:
         return path, {"layout": layout}
-    return path, {"layout": "tokens", "tokens": {"grid": [int(rows), int(columns)], "prefix": int(prefix or 0)}}
+    return path, {"layout": of_tokens, "tokens": {"grid": [int(rows), int(columns)], "prefix": int(prefix or 0)}}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -113,7 +115,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="PATH=LAYOUT",
         help="how a layer's output lies over the image, where the guess from its shape is wrong: "
-        "nchw, nhwc or tokens:ROWSxCOLUMNS+PREFIX; may be repeated",
+        "nchw, nhwc, tokens:ROWSxCOLUMNS+PREFIX, or tokens_first for [T, N, C]; may be repeated",
     )
     parser.add_argument(
         "--num-classes",

@@ -105,7 +105,7 @@ def describe(
         if any("layout" not in layer for layer in layers):
             raise ExportError(
                 f"the layout of layers {[la['path'] for la in layers if 'layout' not in la]} is not plain from their shape",
-                "say it in `camflow_metadata`: {'path': ..., 'layout': 'nchw', 'nhwc' or 'tokens'}",
+                "say it in `camflow_metadata`: {'path': ..., 'layout': 'nchw', 'nhwc', 'tokens' or 'tokens_first'}",
                 code=2,
             )
     layers = overlay_layouts(layers, layouts or {}, shapes)

@@ -83,7 +83,7 @@ def _is_there(layer: Layer, plain: Tensor, changed: Tensor | None, place: tuple[
         if not how:
             return True
         rows, columns = how["grid"]
-        area = gap.sum((0, 2))[how.get("prefix", 0) :][: rows * columns]
+        area = gap.sum((1, 2) if layer["layout"] == "tokens_first" else (0, 2))[how.get("prefix", 0) :][: rows * columns]
         if area.numel() != rows * columns:
             return False
         area = area.reshape(rows, columns)

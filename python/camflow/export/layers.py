@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .messages import first_line, say
@@ -23,7 +22,6 @@ Size = tuple[int, int]
 # The norms before the attention of each block, as libraries name them.
 FIRST_NORM = r"(?:norm1|ln_1|layernorm_before|layer_norm_?1)"
 BLOCK_NORMS = rf"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.{FIRST_NORM}"
-MULTIPLES = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)  # that networks want the sides of images to be of: halving, and patches of 14
 
 
 def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]:
@@ -129,7 +127,7 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
     types = {path: type(mod).__name__ for path, mod in module.named_modules()}
     tokens: Tokens | None = None
     layers: list[Layer] = []
-    counts = [s[1] for s in shapes.values() if s and len(s) == 3 and s[0] == batch]
+    counts = [s[0] if s[1] == batch else s[1] for s in shapes.values() if s and len(s) == 3 and batch in s[:2]]
     for path, mod in module.named_modules():
         shape = shapes.get(path)
         if shape and isinstance(mod, torch.nn.Conv2d):
@@ -169,19 +167,29 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
         if (
             not path
             or not shape
-            or shape[0] != batch
+            or batch not in shape[:2]
             or (re.search(r"(^|\.)\w*att", path) and re.search("Softmax|Dropout", types[path]))
         ):
             continue  # attention's inner maps are tokens by tokens, not a picture
         layer = {"path": path, "type": types[path], "shape": shape}
-        if len(shape) == 4 and layout_of_map(shape):
+        if len(shape) == 4 and shape[0] == batch and layout_of_map(shape):
             layers.append({**layer, "layout": layout_of_map(shape)})
-        elif len(shape) == 3 and shape[1] in grids:
-            grid = grids[shape[1]]
-            layers.append(
-                {**layer, "layout": "tokens", **({"tokens": {"grid": grid, "prefix": prefixes.get(shape[1], 0)}} if grid else {})}
-            )
+        elif len(shape) == 3:
+            layer["layout"] = "tokens" if shape[0] == batch and (shape[1] != batch or shape[1] in grids) else "tokens_first"
+            if (count := num_tokens(layer, shape)) in grids:
+                grid = grids[count]
+                layers.append({**layer, **({"tokens": {"grid": grid, "prefix": prefixes.get(count, 0)}} if grid else {})})
     return layers, tokens
+
+
+def is_tokens(layer: Layer) -> bool:
+    """Whether its output is tokens, `[N, T, C]` or `[T, N, C]`."""
+    return str(layer["layout"]).startswith("tokens")
+
+
+def num_tokens(layer: Layer, shape: Sequence[int]) -> int:
+    """How many tokens an output of that shape has."""
+    return shape[0] if layer["layout"] == "tokens_first" else shape[1]
 
 
 def _is_halved(first: Sequence[int], grid: Sequence[int]) -> bool:
@@ -190,79 +198,6 @@ def _is_halved(first: Sequence[int], grid: Sequence[int]) -> bool:
         all(side in (-(-whole // by), whole // by) for whole, side in zip(first, grid, strict=True))
         for by in (1, 2, 4, 8, 16, 32)
     )
-
-
-def stride_of(tokens: Tokens, example: Size, seen: Collection[tuple[Size, int]]) -> Tokens | None:
-    """`tokens` with the "stride" and "round" that give its grid from the image's size, or None where nothing does.
-
-    `example` is the (height, width) of its grid; `seen` are other ((height, width), number of tokens).
-    """
-
-    def candidates(length: int, cells: int) -> set[int]:
-        return {length // cells, -(-length // cells)} - {0}
-
-    rounding: dict[str, Callable[[int, int], int]] = {
-        "ceil": lambda length, stride: -(-length // stride),
-        "floor": lambda length, stride: length // stride,
-    }
-    pairs = [(v, h) for v in candidates(example[0], tokens["grid"][0]) for h in candidates(example[1], tokens["grid"][1])]
-    for stride in sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair)):
-        for name, cells in rounding.items():
-            grid = [cells(length, step) for length, step in zip(example, stride, strict=True)]
-            if grid == list(tokens["grid"]) and all(
-                cells(size[0], stride[0]) * cells(size[1], stride[1]) + tokens.get("prefix", 0) == count for size, count in seen
-            ):
-                return {**tokens, "stride": list(stride), "round": name}
-    return None
-
-
-def size_multiple(module: nn.Module, size: Sequence[int], channels: int) -> int | None:
-    """The least of MULTIPLES whose odd multiples near `size` the module takes as an image's sides; None if none does."""
-    import torch
-
-    for of in MULTIPLES:
-        height, width = ((max(side // of, 2) | 1) * of for side in size)
-        with contextlib.suppress(Exception), torch.no_grad():  # it says which sizes it takes by raising
-            module(torch.zeros(1, channels, height, width))
-            return of
-    return None
-
-
-def other_sizes(height: int, width: int) -> tuple[list[Size], list[Size]]:
-    """Two pairs of image sizes for checks: odd ones, and ones in steps of 32 for models that take nothing else."""
-    odd = [(height * 9 // 8 | 1, width * 7 // 8 | 1), (height * 7 // 8 | 1, width * 5 // 4 | 1)]
-    return odd, [(height + 32, width - 32 if width > 64 else width), (height, width + 64)]
-
-
-def follow_sizes(module: nn.Module, meta: dict[str, Any], given: Collection[str]) -> None:
-    """Where the image's size is free, tokens lie on a grid that follows it: records how, as seen at other sizes.
-
-    Layers whose number of tokens does not follow (a detector's queries) are none to draw, unless the user says they are.
-    """
-    import torch
-
-    of_tokens = [layer for layer in meta["layers"] if layer["layout"] == "tokens"]
-    if not of_tokens:
-        return
-    height, width = meta["input"]["example"][2:]
-    size: Size = (height, width)
-    seen: list[tuple[Size, Shapes]] = []
-    for pair in other_sizes(height, width):
-        with contextlib.suppress(Exception):  # it says which sizes it takes by raising; verify() tells the user
-            seen = [(other, observe(module, torch.zeros(1, meta["input"]["example"][1], *other))[0]) for other in pair]
-            break
-    if meta["tokens"]:
-        # those of the embedding itself: a convolution without padding covers whole patches only
-        plain = next((layer["path"] for layer in of_tokens if "tokens" not in layer), None)
-        counts = [(other, shape[1]) for other, shapes in seen if plain and (shape := shapes[plain])]
-        meta["tokens"] = stride_of(meta["tokens"], size, counts) or meta["tokens"]
-    for layer in of_tokens:
-        if "tokens" in layer:
-            counts = [(other, (shapes.get(layer["path"]) or [0, 0])[1]) for other, shapes in seen]
-            followed = stride_of(layer["tokens"], size, counts)
-            if followed is None and layer["path"] not in given:
-                meta["layers"].remove(layer)
-            layer["tokens"] = followed or layer["tokens"]
 
 
 def number_layers(layers: Iterable[Layer], order: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
@@ -298,12 +233,12 @@ def _is_early(by_path: dict[str, Layer], numbered: list[str]) -> bool:
     return after * 4 > len(ends) and after > 8  # in a small network a head is a quarter
 
 
-def _family(by_path: dict[str, Layer], pattern: str, is_tokens: bool) -> list[str]:
+def _family(by_path: dict[str, Layer], pattern: str, of_tokens: bool) -> list[str]:
     """Paths whose end matches, in the shortest prefix that has at least two."""
     groups: dict[str, list[str]] = {}
     for path, layer in by_path.items():
         found = re.fullmatch(rf"((?:.*\.)?)({pattern})", path)
-        if found and (layer["layout"] == "tokens") == is_tokens:
+        if found and is_tokens(layer) == of_tokens:
             groups.setdefault(found[1], []).append(path)
     families = [paths for paths in groups.values() if len(paths) > 1]
     return min(families, key=lambda paths: len(paths[0])) if families else []
@@ -350,7 +285,7 @@ def _with_class_tokens(by_path: dict[str, Layer], before_attention: Callable[[st
     stages: dict[str, str] = {}
     for path, layer in by_path.items():
         found = re.fullmatch(rf"(.*)\.\w*?\d+\.{FIRST_NORM}", path)
-        if found and layer["layout"] == "tokens" and before_attention(path):
+        if found and is_tokens(layer) and before_attention(path):
             stages[found[1]] = path
     tokens = [by_path[path].get("tokens") or {} for path in stages.values()]
     is_pyramid = len({tuple(one.get("grid", ())) for one in tokens}) == len(tokens) > 1
@@ -359,31 +294,32 @@ def _with_class_tokens(by_path: dict[str, Layer], before_attention: Callable[[st
 
 def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
     """The layers that libraries' usual names tell to be the stages."""
-    blocks = _family(by_path, BLOCK_NORMS, is_tokens=True)
+    blocks = _family(by_path, BLOCK_NORMS, of_tokens=True)
     if blocks and not any("tokens" in by_path[path] for path in blocks):  # pyramids of tokens have stages
         if not before_attention(blocks[-1]):
             blocks = [path.rpartition(".")[0] for path in blocks if path.rpartition(".")[0] in by_path]
         return blocks
     if pyramid := _windowed(by_path, before_attention) or _with_class_tokens(by_path, before_attention):
         return pyramid
-    stages = _family(by_path, r"layer\d+", is_tokens=False)
+    stages = _family(by_path, r"layer\d+", of_tokens=False)
     return sorted(stages, key=lambda p: int(re.sub(r".*\D", "", p)))
 
 
 def _at_each_resolution(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -> list[str]:
     """The last layer at each resolution."""
     children = (
-        _family(by_path, r"(?:features|stages|trunk_output|layers|blocks)\.\w+", is_tokens=False)
-        or _family(by_path, r"backbone\.\w+", is_tokens=False)
+        _family(by_path, r"(?:features|stages|trunk_output|layers|blocks)\.\w+", of_tokens=False)
+        or _family(by_path, r"backbone\.\w+", of_tokens=False)
         or [p for p in by_path if "." not in p]
         or list(by_path)
     )
     last: dict[tuple[int, ...], str] = {}
-    children = [p for p in children if by_path[p]["layout"] != "tokens"] or children
+    children = [p for p in children if not is_tokens(by_path[p])] or children
     # a pooling between stages belongs to none
     for path in [p for p in children if "Pool" not in (by_path[p]["type"] or "")] or children:
         shape = by_path[path]["shape"]
-        last[tuple({"nchw": shape[2:], "nhwc": shape[1:3]}.get(by_path[path]["layout"], shape[1:2]))] = path
+        size = {"nchw": shape[2:], "nhwc": shape[1:3]}.get(by_path[path]["layout"]) or [num_tokens(by_path[path], shape)]
+        last[tuple(size)] = path
     for size, path in last.items():
         # windowed attention: as for the transformers above, the norm before the attention of the stage's last block
         norms = [

@@ -6,8 +6,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .layers import other_sizes, output_keys
+from .layers import output_keys
 from .messages import ExportError, first_line, say
+from .sizes import other_sizes
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

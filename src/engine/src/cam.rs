@@ -59,6 +59,7 @@ impl CamSpec {
             let hint = format!("name one with `--layers`; `camflow inspect {}` lists them", word(program.path()));
             return Err(Diagnostic::invalid("no layer is named").hint(hint));
         }
+        program.check_layouts(&layers)?;
         let for_classifiers = self.methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
         if let Some((method, what)) = for_classifiers.filter(|_| program.metadata.task == Task::Segmentation) {
             let path = shown(program.path());

@@ -18,8 +18,10 @@ pub(super) fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result
         Layout::Nchw => Err(wrong("[N, C, H, W]")),
         Layout::Nhwc if tensor.dim() == 4 => Ok(tensor.f_permute([0i64, 3, 1, 2])?),
         Layout::Nhwc => Err(wrong("[N, H, W, C]")),
-        Layout::Tokens => {
-            let tokens = layer.tokens.as_ref().filter(|_| tensor.dim() == 3).ok_or_else(|| wrong("tokens [N, T, C]"))?;
+        Layout::Tokens | Layout::TokensFirst => {
+            let of_tokens = layer.tokens.as_ref().filter(|_| tensor.dim() == 3);
+            let tokens = of_tokens.ok_or_else(|| wrong(if layer.layout == Layout::Tokens { "[N, T, C]" } else { "[T, N, C]" }))?;
+            let tensor = tensor.f_transpose(0, layer.layout.batch_dim())?;
             let (n, t, c) = tensor.size3()?;
             let [rows, columns] = tokens.grid_of(input);
             if t - tokens.prefix != rows * columns {
@@ -28,14 +30,5 @@ pub(super) fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result
             let grid = tensor.f_narrow(1, tokens.prefix, rows * columns)?;
             Ok(grid.f_reshape([n, rows, columns, c])?.f_permute([0i64, 3, 1, 2])?)
         }
-    }
-}
-
-/// Which dimension of the layer's own layout holds the channels.
-pub(super) fn channel_dim(layer: &Layer) -> i64 {
-    match layer.layout {
-        Layout::Nchw => 1,
-        Layout::Nhwc => 3,
-        Layout::Tokens => 2,
     }
 }

@@ -37,12 +37,12 @@ impl<'a> Probe<'a> {
         self.execution.output.f_detach()?.f_narrow(0, self.sample.row(), 1)
     }
 
-    /// The logits `[B, ...]` for `B` activations at a tap in place of the sample's.
+    /// The logits `[B, ...]` for the activations of `count`, `B`, variants at a tap in place of the sample's.
     ///
     /// # Errors
     /// A node of the graph fails, for want of memory say.
-    pub fn resume(&self, tap: Tap, activations: &Tensor) -> Result<Tensor, ExecError> {
-        self.plan.resume(tap, self.execution, self.sample.row(), activations)
+    pub fn resume(&self, tap: Tap, activations: &Tensor, count: i64) -> Result<Tensor, ExecError> {
+        self.plan.resume(tap, self.execution, self.sample.row(), activations, count)
     }
 
     /// libtorch's error outside the graph.

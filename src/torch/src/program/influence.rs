@@ -133,7 +133,7 @@ impl Program {
     }
 
     /// The layers with that influence whose values are computed nearest to this one: those that the exporter knows.
-    fn nearest_layers(&self, value: ValueId, needed: Influence, influences: &Influences) -> Vec<String> {
+    pub(super) fn nearest_layers(&self, value: ValueId, needed: Influence, influences: &Influences) -> Vec<String> {
         let place =
             |wanted: ValueId| self.graph.nodes.iter().position(|node| node.defines().any(|value| value == wanted)).unwrap_or(0);
         let here = place(value);

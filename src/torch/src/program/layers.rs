@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Program, ProgramError,
+    Influence, Program, ProgramError,
     graph::ValueId,
     metadata::{Layout, TokenInfo},
 };
@@ -63,6 +63,29 @@ impl Program {
         if problems.is_empty() { Ok(layers) } else { Err(self.invalid(problems, hints)) }
     }
 
+    /// Refuses modules that are none of the layers which the model says it has: how their output lies over the image is unknown.
+    /// It may be of windows, of the image as a whole, or of objects.
+    ///
+    /// # Errors
+    /// [`ProgramError::Invalid`] with every such module, and the layers that are computed nearest to it.
+    pub fn check_layouts(&self, layers: &[Layer]) -> Result<(), ProgramError> {
+        let known = &self.metadata.layers;
+        let is_known = |layer: &Layer| known.iter().any(|known| layer.path.split('@').next() == Some(&known.path));
+        let unknown: Vec<&Layer> = layers.iter().filter(|layer| !known.is_empty() && !is_known(layer)).collect();
+        let Some(first) = unknown.first() else { return Ok(()) };
+        let what = |layer: &&Layer| {
+            let path = &layer.path;
+            format!("module `{path}` is no layer: its output does not lie over the image in a way that the exporter could tell (windows, vectors, objects)")
+        };
+        let near = self.nearest_layers(first.tap, Influence::WithoutGradient, &self.influences());
+        let hint = format!(
+            "the nearest layers are {}; if it does lie over the image, say how when you export the model: `-- --layout {}=nchw`, `nhwc` or `tokens:ROWSxCOLUMNS`",
+            backticked(near.iter()),
+            first.path
+        );
+        Err(self.invalid(unknown.iter().map(what).collect(), vec![hint]))
+    }
+
     /// Where a module's activation is captured, if it can be.
     pub fn tap(&self, path: &str) -> Option<ValueId> {
         self.resolve_layer(path).ok().map(|layer| layer.tap)
@@ -95,7 +118,7 @@ impl Program {
         let known = self.metadata.layers.iter().find(|layer| layer.path == path);
         let layout = known.map(|layer| layer.layout).unwrap_or_default();
         let own = known.and_then(|layer| layer.tokens.as_ref());
-        let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout == Layout::Tokens).cloned();
+        let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout.has_tokens()).cloned();
         let path = if calls.len() > 1 { format!("{path}@{call}") } else { path.to_owned() };
         Ok(Layer { label: spec.to_owned(), path, tap, layout, tokens })
     }

@@ -214,6 +214,37 @@ pub enum Task {
     Other,
 }
 
+impl Layout {
+    /// Its name in `camflow.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Nchw => "nchw",
+            Layout::Nhwc => "nhwc",
+            Layout::Tokens => "tokens",
+            Layout::TokensFirst => "tokens_first",
+        }
+    }
+
+    /// Whether its places are tokens.
+    pub(super) fn has_tokens(self) -> bool {
+        matches!(self, Layout::Tokens | Layout::TokensFirst)
+    }
+
+    /// Which dimension holds the channels.
+    pub(crate) fn channel_dim(self) -> i64 {
+        match self {
+            Layout::Nchw => 1,
+            Layout::Nhwc => 3,
+            Layout::Tokens | Layout::TokensFirst => 2,
+        }
+    }
+
+    /// Which dimension holds the images of a batch.
+    pub(crate) fn batch_dim(self) -> i64 {
+        if self == Layout::TokensFirst { 1 } else { 0 }
+    }
+}
+
 /// What the input may be.
 #[derive(Clone, Debug, Deserialize)]
 pub struct InputInfo {
@@ -264,6 +295,9 @@ pub enum Layout {
     Nhwc,
     /// `[N, T, C]`
     Tokens,
+    /// `[T, N, C]`, as `nn.MultiheadAttention` has it without `batch_first`
+    #[serde(rename = "tokens_first")]
+    TokensFirst,
 }
 
 /// How tokens map to a grid.

@@ -17,19 +17,25 @@ fn repeating(error: &tch::TchError) -> ExecError {
 }
 
 impl Plan {
-    /// The output `[B, ...]` for `B` replacements `[B, ...]` of sample `sample`'s activation at a tap, without gradients.
+    /// The output `[B, ...]` for an activation of `count`, `B`, images at a tap in place of sample `sample`'s, without gradients.
     ///
     /// # Errors
     /// A node fails, for want of memory say.
     ///
     /// # Panics
     /// The plan was not made to resume from this tap.
-    pub fn resume(&self, tap: Tap, execution: &Execution, sample: i64, activation: &Tensor) -> Result<Tensor, ExecError> {
+    pub fn resume(
+        &self,
+        tap: Tap,
+        execution: &Execution,
+        sample: i64,
+        activation: &Tensor,
+        count: i64,
+    ) -> Result<Tensor, ExecError> {
         let tap = self.taps[tap.0];
         let suffix = self.suffixes.get(&tap).expect("the plan was made to resume from this tap");
         let _no_grad = tch::no_grad_guard();
         let _precision = self.reduced_precision();
-        let count = activation.size()[0];
         let mut frame = self.frame(Some((tap, Value::Tensor(activation.shallow_clone()))))?;
         if self.can_repeat(suffix) {
             for id in &suffix.boundary {

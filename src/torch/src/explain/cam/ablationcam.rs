@@ -56,7 +56,8 @@ impl CamMethod for AblationCam {
 /// # Errors
 /// A node of the graph fails, for want of memory say; or the graph cannot be run on from this layer for another batch size.
 fn weights(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Result<Tensor, ExecError> {
-    let Original { tap, activation, channel_dim } = *original;
+    let Original { tap, activation, layout } = *original;
+    let (channel_dim, batch_dim) = (layout.channel_dim(), layout.batch_dim());
     let torch = |error: TchError| probe.failed("ablate", &error);
     check_resume(probe, original)?;
     let num_channels = activation.size()[channel_dim as usize];
@@ -65,14 +66,14 @@ fn weights(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Res
     let mut columns = Vec::new();
     for (first, count) in probe.options.batches(num_channels) {
         let mut repeats = vec![1; activation.dim()];
-        repeats[0] = count;
+        repeats[batch_dim as usize] = count;
         let ablated = activation.f_repeat(&repeats).map_err(torch)?;
         for row in 0..count {
             let channel = first + row;
-            let place = ablated.f_select(0, row).and_then(|one| one.f_select(channel_dim - 1, channel)).map_err(torch)?;
+            let place = ablated.f_select(batch_dim, row).and_then(|one| one.f_select(channel_dim - 1, channel)).map_err(torch)?;
             let _ = { place }.f_fill_(f64::from(values[(channel % REFERENCE_BATCH) as usize])).map_err(torch)?;
         }
-        let logits = probe.resume(tap, &ablated)?;
+        let logits = probe.resume(tap, &ablated, count)?;
         columns.push(score_all(&logits, scores).map_err(torch)?);
     }
     let whole = score_all(&probe.logits().map_err(torch)?, scores).map_err(torch)?; // [T, 1]
@@ -95,14 +96,14 @@ fn ablation_values(minimum: f32) -> Vec<f32> {
 
 /// Running on from the untouched activation, twice at once where that may be, must give the output that the image gave.
 fn check_resume(probe: &Probe<'_>, original: &Original<'_>) -> Result<(), ExecError> {
-    let Original { tap, activation, .. } = *original;
-    let mut size = activation.size();
-    size[0] = probe.options.batch.min(2);
+    let Original { tap, activation, layout } = *original;
+    let (mut size, count) = (activation.size(), probe.options.batch.min(2));
+    size[layout.batch_dim() as usize] = count;
     let twice = activation
         .f_expand(&size, false)
         .and_then(|twice| twice.f_contiguous())
         .map_err(|error| probe.failed("repeat", &error))?;
-    let resumed = probe.resume(tap, &twice)?;
+    let resumed = probe.resume(tap, &twice, count)?;
     let difference = || -> Result<(f64, f64), TchError> {
         let logits = probe.logits()?;
         Ok((resumed.f_sub(&logits)?.f_abs()?.f_max()?.f_double_value(&[])?, logits.f_abs()?.f_max()?.f_double_value(&[])?))

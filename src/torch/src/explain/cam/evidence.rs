@@ -9,12 +9,11 @@ use crate::{
     explain::{
         ExplainError,
         grid::LayerIndex,
-        layout::channel_dim,
         pass::{ClassScore, Derivative, Objective, Order, Pass},
         probe::Probe,
         target::Score,
     },
-    program::{ExecError, Influence, Layer, Tap},
+    program::{ExecError, Influence, Layer, Layout, Tap},
 };
 
 /// What has to be recorded of a run.
@@ -151,7 +150,8 @@ impl ImageVariants<'_> {
         weigh: impl Fn(&Probe<'_>, &Tensor, &[&Score]) -> Result<Tensor, ExecError>,
     ) -> Result<Tensor, ExplainError> {
         self.pass.probed::<M>(self.layer, |probe, scores| {
-            let activation = self.pass.tapped(self.layer)?.f_narrow(0, probe.sample.row(), 1)?;
+            let batch_dim = self.pass.layer(self.layer).layout.batch_dim();
+            let activation = self.pass.tapped(self.layer)?.f_narrow(batch_dim, probe.sample.row(), 1)?;
             let channels = self.pass.nchw(&activation.f_to_kind(Kind::Float)?, self.layer)?;
             Ok(weigh(probe, &channels, scores)?)
         })
@@ -182,8 +182,8 @@ pub(super) struct Original<'a> {
     pub tap: Tap,
     /// As the model has it.
     pub activation: &'a Tensor,
-    /// Which of its dimensions holds the channels.
-    pub channel_dim: i64,
+    /// How it is laid out.
+    pub layout: Layout,
 }
 
 impl ActivationVariants<'_> {
@@ -196,9 +196,9 @@ impl ActivationVariants<'_> {
         weigh: impl Fn(&Probe<'_>, &Original<'_>, &[&Score]) -> Result<Tensor, ExecError>,
     ) -> Result<Tensor, ExplainError> {
         self.pass.probed::<M>(self.layer, |probe, scores| {
-            let activation = self.pass.tapped(self.layer)?.f_narrow(0, probe.sample.row(), 1)?;
-            let channel_dim = channel_dim(self.pass.layer(self.layer));
-            let original = Original { tap: self.pass.tap(self.layer), activation: &activation, channel_dim };
+            let layout = self.pass.layer(self.layer).layout;
+            let activation = self.pass.tapped(self.layer)?.f_narrow(layout.batch_dim(), probe.sample.row(), 1)?;
+            let original = Original { tap: self.pass.tap(self.layer), activation: &activation, layout };
             Ok(weigh(probe, &original, scores)?)
         })
     }
