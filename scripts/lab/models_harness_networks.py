@@ -286,6 +286,8 @@ def save(name: str, folder: Path) -> None:
     model, side = TRANSFORMERS[name]()
     if not hasattr(model, "get_text_features"):
         warm_batchnorm(model.eval(), 4, (side, side))
+    elif any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        warm_batchnorm(model.vision_model.eval(), 4, (side, side))
     model.save_pretrained(folder)
     t.ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
     if hasattr(model, "get_text_features") or name == "oneformer":

@@ -72,6 +72,7 @@ fn describe(program: &Program, all: bool) -> String {
     line(format!("batches       {}", batches(metadata)));
     let outputs: Vec<&str> = metadata.outputs.iter().map(|key| key.as_deref().unwrap_or("(single)")).collect();
     line(format!("outputs       {}; explained: {}", outputs.join(", "), outputs.get(metadata.primary_output).unwrap_or(&"?")));
+    line(format!("default layer {}", default_layer(metadata)));
     let shown_classes = if all { usize::MAX } else { SHOWN_CLASSES };
     let mut classes: Vec<String> = metadata.classes.iter().map(|(index, name)| format!("{index} {name}")).collect();
     if let Some(more) = classes.len().checked_sub(shown_classes).filter(|more| *more > 0) {
@@ -144,6 +145,7 @@ fn fields(program: &Program) -> Value {
         "classes": metadata.classes,
         "runs_exact_operators": metadata.default_mode().is_exact(),
         "default_mode": metadata.default_mode().to_string(),
+        "default_because": metadata.default_because,
         "one_by_one": metadata.is_one_by_one() || metadata.input.dynamic == Dynamic::None,
         "layers": layers,
     })
@@ -163,6 +165,19 @@ fn layers(program: &Program) -> impl Iterator<Item = Listed<'_>> {
         alias: metadata.aliases.iter().find(|(_, path)| **path == layer.path).map(|(alias, _)| alias.as_str()),
         influence: program.tap(&layer.path).map_or(Influence::None, |tap| influences.of(tap)),
     })
+}
+
+fn default_layer(metadata: &ModelMetadata) -> String {
+    let of = |named: &String| match metadata.aliases.get(named) {
+        Some(path) => format!("{named} ({path})"),
+        None => named.clone(),
+    };
+    let named: Vec<String> = metadata.default_layers.iter().map(of).collect();
+    match (named.is_empty(), &metadata.default_because) {
+        (true, _) => "none; `--layers` names one".to_owned(),
+        (false, None) => named.join(", "),
+        (false, Some(because)) => format!("{}: {because}", named.join(", ")),
+    }
 }
 
 fn task(task: Task) -> String {

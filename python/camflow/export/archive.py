@@ -237,6 +237,7 @@ def _drop_layers(
     say(f"note: {len(failed)} modules are no layers, as the archive does not give their values: `{path}` {wrong}")
     usable = [layer for layer in meta["layers"] if layer["path"] in counted]
     meta["aliases"], meta["default_layers"] = number_layers(usable or meta["layers"], order)
+    meta["default_because"] = "the last stage of which the archive gives the model's values"
 
 
 def _checksums(path: Path) -> dict[str, int]:

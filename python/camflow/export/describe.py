@@ -116,12 +116,16 @@ def describe(
         say_gradient_cuts(loaded.module, image)
     order = [path for path in shapes if path]
     aliases, default = number_layers(counted or layers, order)
+    because = "the last stage of the network; the scores depend on it, and it changes with the image, where the image does"
+    if "default_layers" in given or "aliases" in given:
+        because = "what `camflow_metadata` says"
     if "aliases" in given:
         aliases = {str(k): v for k, v in given["aliases"].items()}
         default = list(aliases)[-1:]
     elif aliases and (told := telling(loaded.module, image, counted or layers, tokens)) and aliases[default[0]] not in told:
         usual, counted = aliases[default[0]], [layer for layer in counted or layers if layer["path"] in told]
         aliases, default = number_layers(counted, order)
+        because = f"the last stage that changes where the image does; `{usual}`, which its name suggests, does not"
         say(
             f"note: `{usual}` does not lie over the image, as a change of the image shows, and is not the default layer: "
             f"`{aliases[default[0]]}` is"
@@ -148,6 +152,7 @@ def describe(
         "classes": classes,
         "aliases": aliases,
         "default_layers": [str(k) for k in given.get("default_layers", default)],
+        "default_because": because,
         "layers": layers,
         "tokens": tokens,
     }, {layer["path"] for layer in counted}

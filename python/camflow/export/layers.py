@@ -22,6 +22,8 @@ Size = tuple[int, int]
 # The norms before the attention of each block, as libraries name them.
 FIRST_NORM = r"(?:norm1|ln_1|layernorm_before|layer_norm_?1)"
 BLOCK_NORMS = rf"(?:blocks|layers?|encoder_layers|resblocks)\.\w*?\d+\.{FIRST_NORM}"
+# The same in blocks with another attention in each patch (Transformer in Transformer).
+OUTER_NORMS = r"blocks\.\d+\.norm_out"
 
 
 def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]:
@@ -157,9 +159,10 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
         cells = [height // side, width // side]
         if height % side == 0 and width % side == 0 and (first is None or _is_halved(first, cells)):
             grids.setdefault(cells[0] * cells[1], cells)
-    # a pyramid's class token is put before the map of each stage
-    prefixes = {count + 1: 1 for count in maps if count + 1 not in grids}
-    grids |= {count: maps[count - 1] for count in prefixes}
+    # a class token is put before the map of each stage of a pyramid, or before tokens that a module gave without it
+    flat = {count: grid for count, grid in grids.items() if grid and (count in maps or count in counts)}
+    prefixes = {count + 1: 1 for count in flat if count + 1 not in grids}
+    grids |= {count: flat[count - 1] for count in prefixes}
     if tokens:
         grids[tokens["grid"][0] * tokens["grid"][1] + tokens["prefix"]] = None  # as `tokens` says
 
@@ -299,6 +302,8 @@ def _named(by_path: dict[str, Layer], before_attention: Callable[[str], bool]) -
         if not before_attention(blocks[-1]):
             blocks = [path.rpartition(".")[0] for path in blocks if path.rpartition(".")[0] in by_path]
         return blocks
+    if outer := _family(by_path, OUTER_NORMS, of_tokens=True):
+        return outer
     if pyramid := _windowed(by_path, before_attention) or _with_class_tokens(by_path, before_attention):
         return pyramid
     stages = _family(by_path, r"layer\d+", of_tokens=False)

@@ -10,13 +10,16 @@ use std::path::{Path, PathBuf};
 use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
-    engine::{CamSpec, Model, Observer, check_classes, check_output, check_preprocess, check_task, one_channel_notice, resolve},
+    engine::{
+        CamSpec, LayerTrial, MAX_SEEN, Model, Observer, check_classes, check_output, check_preprocess, check_task,
+        one_channel_notice, resolve,
+    },
     explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, TargetSpec},
     media::{MaskValue, SourceImage, shown},
     names::{Choice, ClassNames},
-    pipeline::{Cancellation, Channel, Explainer, SkipReason, listed},
-    program::Program,
+    pipeline::{Cancellation, Channel, Explainer, InputBatch, SkipReason, listed},
+    program::{Layer, PlanOptions, Program},
     report::{Format, Reporter, error_text},
 };
 use file_names::{FileNames, is_tensor};
@@ -66,6 +69,10 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     }
     let asked = asked(&cam, mask.as_deref(), &target, &program, &told)?;
     one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
+    let layers = match cam.chooses_layer()? {
+        true => vec![most_faithful(cam.explain_options(&program, layers), plan_options, &inputs, &asked, &program, &told)?],
+        false => layers,
+    };
     let options = ExplainOptions { confidence: true, ..cam.explain_options(&program, layers) };
     let channel = |asked: &Asked| if let Channel::Index(index) = asked.channel { Some(index) } else { None };
     let classes: Vec<_> = asked.iter().map(|asked| (asked.name.clone(), channel(asked))).collect();
@@ -151,6 +158,50 @@ fn asked(
     Ok(asked.collect())
 }
 
+/// The layer whose heatmaps of the first images are most faithful.
+fn most_faithful(
+    mut options: ExplainOptions,
+    plan_options: PlanOptions,
+    inputs: &[PathBuf],
+    asked: &[Asked],
+    program: &Program,
+    observer: &dyn Observer,
+) -> Result<Layer, Diagnostic> {
+    let mut layers = options.layers.clone();
+    let mut trial = LayerTrial::new(&mut options);
+    let mut explainer = TorchExplainer::new(program, plan_options, options)?;
+    for input in inputs.iter().take(MAX_SEEN) {
+        if trial.is_complete() {
+            break;
+        }
+        // What cannot be read or explained is told when its turn comes.
+        let Ok((batch, _)) = read(input, "image", asked, program) else { continue };
+        for explained in explainer.explain(batch, None)?.explained {
+            trial.add(explained.classes.iter().flat_map(|class| &class.faithfulness));
+        }
+    }
+    let (best, sentence) = trial.best()?;
+    observer.notice(&sentence);
+    Ok(layers.swap_remove(best))
+}
+
+/// One file as a batch, and its image where it is one.
+fn read(
+    input: &Path,
+    name: &str,
+    asked: &[Asked],
+    program: &Program,
+) -> Result<(InputBatch, Option<SourceImage>), Diagnostic> {
+    let preprocess = &program.metadata.preprocess;
+    Ok(match is_tensor(input) && inputs::is_prepared(input, preprocess)? {
+        true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
+        false => {
+            let (batch, image) = inputs::image_batch(input, name, asked, preprocess)?;
+            (batch, Some(image))
+        }
+    })
+}
+
 /// Explains one file, of which the files are called `name`.
 fn explain(
     (input, name): (&Path, &str),
@@ -160,14 +211,7 @@ fn explain(
     outputs: &Outputs,
     reporter: &Reporter,
 ) -> Result<Tally, Diagnostic> {
-    let preprocess = &program.metadata.preprocess;
-    let (batch, image) = match is_tensor(input) && inputs::is_prepared(input, preprocess)? {
-        true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
-        false => {
-            let (batch, image) = inputs::image_batch(input, name, asked, preprocess)?;
-            (batch, Some(image))
-        }
-    };
+    let (batch, image) = read(input, name, asked, program)?;
     if image.as_ref().is_some_and(SourceImage::is_clipped) {
         reporter.notice(&format!(
             "`{}`: its gray levels were cut to 0 to 255, as Pillow does (bright ones are white, fractions black): convert it to 8 bits, or export the model with `--samples`, which reads them at full depth",

@@ -10,6 +10,12 @@ use camflow_names::{Choice, word};
 use camflow_torch::explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch};
 use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, split_layers};
 
+/// What `--layers` has in place of names where the most faithful layer is to be found.
+const AUTO: &str = "auto";
+
+/// How many layers are tried then: early ones are seldom the best, and each takes its time.
+const NUM_TRIED: usize = 4;
+
 /// The model and what to compute with it; what the fields mean is said at [`JobSpec`](super::JobSpec).
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "said at `JobSpec`")]
@@ -31,7 +37,7 @@ pub struct CamSpec {
 pub struct Model {
     /// The model.
     pub program: Program,
-    /// The layers.
+    /// The layers; where one is to be chosen, those that are tried.
     pub layers: Vec<Layer>,
     /// At least one.
     pub devices: Vec<PlanOptions>,
@@ -47,7 +53,8 @@ impl CamSpec {
         let mut program = engine.open_model(&self.model, self.python.as_deref(), observer)?;
         let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
         let wanted = match self.layers.is_empty() {
-            false => split_layers(&self.layers.names(|_| false).join(",")),
+            false if self.chooses_layer()? => program.last_layers(NUM_TRIED, needed),
+            false => self.layer_names(),
             true => {
                 let (layers, notice) = program.default_layers(needed);
                 notice.iter().for_each(|notice| observer.notice(notice));
@@ -72,6 +79,28 @@ impl CamSpec {
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);
         Ok(Model { program, layers, devices })
+    }
+
+    fn layer_names(&self) -> Vec<String> {
+        split_layers(&self.layers.names(|_| false).join(","))
+    }
+
+    /// Whether of the layers that the model was opened with one is to be chosen.
+    ///
+    /// # Errors
+    /// Something else is asked that does not go with it.
+    pub fn chooses_layer(&self) -> Result<bool, Diagnostic> {
+        let names = self.layer_names();
+        if !names.iter().any(|name| name == AUTO) {
+            return Ok(false);
+        }
+        let wrong = match () {
+            () if names.len() > 1 => "chooses one layer, and `--layers` names others beside it",
+            () if self.fuse_layers => "chooses one layer, and `--fuse-layers` makes one map of several",
+            () if !self.methods.iter().any(|method| method.has_layers()) => "chooses a layer, and the methods have none",
+            () => return Ok(true),
+        };
+        Err(Diagnostic::invalid(format!("`--layers {AUTO}` {wrong}")).hint("leave one of them out"))
     }
 
     /// What is to be computed with these layers of the model.

@@ -3,6 +3,7 @@
 //!
 //! Nothing here prints, handles signals or reads the process's environment.
 
+mod asked;
 mod cam;
 mod chosen;
 mod collect;
@@ -12,6 +13,7 @@ mod form;
 pub mod job;
 mod keys;
 mod labels;
+mod layer_trial;
 mod model;
 mod note;
 mod observer;
@@ -42,6 +44,7 @@ pub use collect::{Removed, remove_orphans, retain_orphans, unknown_datasets};
 pub use device::DeviceSpec;
 pub use exit::Exit;
 pub use keys::{Key, Kind, PathKind, job_file_schema, key, keys};
+pub use layer_trial::{LayerTrial, MAX_SEEN};
 pub use model::{check_model_name, check_preprocess};
 pub use observer::Observer;
 pub use resolve::output_folder;

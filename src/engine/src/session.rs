@@ -6,29 +6,31 @@ use bytesize::ByteSize;
 
 use super::{
     BatchSize, Engine, Exit, Job, JobSpec, Model, Observer, Outcome, aborted,
+    asked::{Asked, decoder},
     chosen::listed_ids,
     collect::remove_replaced,
     labels::check_labels,
+    layer_trial::{LayerTrial, MAX_SEEN},
     note::{Computed, note_run},
     page::Page,
     present::check_present,
     record::recorded,
     resolve::{
         DatasetSide, check_dataset, check_model, check_paths, check_schema, describe_fields, destination, field_names, fields,
-        is_predicted, job_fingerprint, preceding, selection,
+        is_predicted, preceding, selection,
     },
-    target::{Labels, check_output, class_names, class_names_of, described, one_channel_notice, resolve_targets},
+    target::{check_output, described},
 };
-use camflow_diagnostic::{Class, Diagnose, Diagnostic};
+use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_fiftyone::{
-    AppView, Database, Dataset, HeatmapField, LabelField, LabelKind, SampleSource, SavedView, Shard, UpdateSink, View,
-    failure_key, known_failures, note_failures, note_folder, resolve_view,
+    AppView, Database, Dataset, HeatmapField, LabelField, SampleSource, SavedView, Selection, Shard, UpdateSink, failure_key,
+    known_failures, note_failures, note_folder,
 };
-use camflow_media::{ExifPolicy, ImageLimits, shown};
+use camflow_media::shown;
 use camflow_names::backticked;
 use camflow_pipeline::{
-    BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions, SeenMasks,
-    SkipReason, Source, SpaceCheck, Targets, run, survey,
+    BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions, SkipReason, Source,
+    SpaceCheck, Targets, run, survey,
 };
 use camflow_report::{RunRecord, error_text};
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
@@ -109,7 +111,7 @@ impl<'a> Session<'a> {
         };
         let columns = options.columns();
         let listed = spec.ids.as_deref().map(listed_ids).transpose()?;
-        Ok(Session {
+        let mut session = Session {
             engine,
             job,
             observer,
@@ -123,7 +125,38 @@ impl<'a> Session<'a> {
             listed,
             is_checked: false,
             is_broken: false,
-        })
+        };
+        if cam.chooses_layer()? {
+            session.choose_layer()?;
+        }
+        Ok(session)
+    }
+
+    /// Keeps the layer that is best on the first samples.
+    fn choose_layer(&mut self) -> Result<(), Diagnostic> {
+        let (spec, observer) = (self.spec(), self.observer);
+        let side = check_dataset(spec, &self.database)?;
+        destination(spec, self.engine, &side.dataset)?;
+        let Asked { dataset, label, view, targets, names_of_classes, class_names } =
+            Asked::of(side, spec, self.engine, &self.program, &())?;
+        let selection = selection(spec, &dataset, label.clone(), &[], view, self.listed.clone())?;
+        let num_seen = selection.limit.map_or(MAX_SEEN as u64, |limit| limit.min(MAX_SEEN as u64));
+        let samples =
+            SampleSource::new(&dataset, Selection { limit: Some(num_seen), ..selection })?.next_samples().map_err(aborted)?;
+        let mut options = self.options.clone();
+        let mut trial = LayerTrial::new(&mut options);
+        observer.step(&format!("layers {} are tried", backticked(options.layers.iter().map(|layer| layer.label.as_str()))));
+        let names: Vec<Vec<String>> =
+            class_names.iter().map(|class| (0..self.columns.len()).map(|column| format!("{class} {column}")).collect()).collect();
+        let fields = fields(&names, &targets, &self.columns);
+        let decoder = decoder(spec, &self.program, targets, LabelNames::new(names_of_classes), fields, label.as_ref());
+        let mut explainer = TorchExplainer::new(&self.program, self.devices[0], options)?;
+        trial.run(samples, decoder, &mut explainer, &self.engine.cancellation)?;
+        let (best, sentence) = trial.best()?;
+        observer.notice(&sentence);
+        self.options.layers = vec![self.options.layers.swap_remove(best)];
+        self.columns = self.options.columns();
+        Ok(())
     }
 
     fn spec(&self) -> &'a JobSpec {
@@ -140,25 +173,9 @@ impl<'a> Session<'a> {
             Some(found) => found,
             None => check_dataset(spec, &self.database)?,
         };
-        let DatasetSide { dataset, label, mask_targets, notices } = side;
-        notices.iter().for_each(|notice| self.observer.notice(notice));
-        let view = spec.view.as_deref().map(View::Saved).or(spec.view_stages.as_deref().map(View::Stages));
-        let view = view.map(|view| resolve_view(&dataset, view, label.as_ref(), spec.python.clone()));
-        let view = view.transpose().map_err(|error| match self.engine.cancellation.is_cancelled() {
-            // Ctrl-C ends the Python that resolves a view, too.
-            true => Diagnostic::from(error).of_class(Class::Interrupted),
-            false => error.into(),
-        })?;
-        view.iter().flat_map(|view| &view.notices).for_each(|notice| self.observer.notice(notice));
-        let (program, classes) = (&self.program, &spec.class);
-        let mask_targets = mask_targets.as_deref();
-        let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
-        let names_of_classes = class_names_of(program, &spec.map, self.observer)?;
-        let targets = resolve_targets(&spec.target, classes, program, &names_of_classes, labels, self.observer)?;
-        let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
-        let is_unnamed = from_masks && mask_targets.is_none();
-        one_channel_notice(program, is_unnamed).iter().for_each(|notice| self.observer.notice(notice));
-        let class_names = class_names(&targets, label.as_ref(), program);
+        let Asked { dataset, label, view, targets, names_of_classes, class_names } =
+            Asked::of(side, spec, self.engine, &self.program, self.observer)?;
+        let program = &self.program;
         let names = field_names(spec, &class_names, &self.columns, &program.metadata.name)?;
         let folder = destination(spec, self.engine, &dataset)?;
         if let Some(folder) = folder.as_deref() {
@@ -170,7 +187,7 @@ impl<'a> Session<'a> {
         let work = Work { dataset, label, view, targets, labels, class_names, names, fields, heatmap_fields, folder };
         if !self.is_checked {
             // Those were taken from the labels.
-            if !classes.has("all") {
+            if !spec.class.has("all") {
                 check_labels(&work, &names_of_classes, self.observer)?;
             }
             check_present(spec, program, &self.columns, &work, self.observer)?;
@@ -305,17 +322,7 @@ impl<'a> Session<'a> {
         ));
         let Work { dataset, label, targets, labels, class_names, names, fields, folder, .. } = work;
         let tell_taken = || labels.take_notices().iter().for_each(|notice| observer.notice(notice));
-        let decoder = Decoder {
-            preprocess: self.program.metadata.preprocess.clone(),
-            targets,
-            labels: labels.clone(),
-            fields: fields.clone(),
-            limits: ImageLimits::default(),
-            exif: if spec.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
-            fingerprint: job_fingerprint(spec, &self.program, label.as_ref()),
-            overwrite: spec.overwrite,
-            masks: SeenMasks::default(),
-        };
+        let decoder = decoder(spec, &self.program, targets, labels.clone(), fields.clone(), label.as_ref());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = spec.workers.map_or(cores, NonZeroUsize::get);
         let failures = failure_key(&dataset, spec.name.as_deref(), &record.fields);

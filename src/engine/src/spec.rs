@@ -47,7 +47,8 @@ pub struct JobSpec {
     #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "CLASS"))]
     pub class: NameList,
     /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`); several by repeating the flag, or with commas;
-    /// `camflow inspect` lists them; default: the model's own choice
+    /// `camflow inspect` lists them; `auto` tries the last four on 8 images and takes the most faithful one (`--faithfulness`);
+    /// default: the model's own choice
     #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "LAYERS"))]
     pub layers: NameList,
     /// A zoo name (exported on first use) or a `.pt2` file

@@ -20,7 +20,8 @@ pub(super) fn as_nchw(tensor: &Tensor, layer: &Layer, input: [i64; 2]) -> Result
         Layout::Nhwc => Err(wrong("[N, H, W, C]")),
         Layout::Tokens | Layout::TokensFirst => {
             let of_tokens = layer.tokens.as_ref().filter(|_| tensor.dim() == 3);
-            let tokens = of_tokens.ok_or_else(|| wrong(if layer.layout == Layout::Tokens { "[N, T, C]" } else { "[T, N, C]" }))?;
+            let tokens =
+                of_tokens.ok_or_else(|| wrong(if layer.layout == Layout::Tokens { "[N, T, C]" } else { "[T, N, C]" }))?;
             let tensor = tensor.f_transpose(0, layer.layout.batch_dim())?;
             let (n, t, c) = tensor.size3()?;
             let [rows, columns] = tokens.grid_of(input);

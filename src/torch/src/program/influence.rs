@@ -86,6 +86,16 @@ impl Program {
         (chosen, Some(notice))
     }
 
+    /// The last `count` numbered layers with that influence, in their order.
+    pub fn last_layers(&self, count: usize, needed: Influence) -> Vec<String> {
+        let influences = self.influences();
+        let needed = needed.max(Influence::WithoutGradient);
+        let mut numbered: Vec<&String> = self.metadata.aliases.keys().collect();
+        numbered.sort_by_key(|alias| alias.parse::<u64>().ok());
+        numbered.retain(|alias| self.tap(alias).is_some_and(|tap| influences.of(tap) >= needed));
+        numbered.split_off(numbered.len().saturating_sub(count)).into_iter().cloned().collect()
+    }
+
     /// Refuses layers whose influence on the output is less than `needed`, and with `of_image` a model of which no gradient comes
     /// back to the image.
     ///

@@ -75,7 +75,9 @@ impl Program {
         let Some(first) = unknown.first() else { return Ok(()) };
         let what = |layer: &&Layer| {
             let path = &layer.path;
-            format!("module `{path}` is no layer: its output does not lie over the image in a way that the exporter could tell (windows, vectors, objects)")
+            format!(
+                "module `{path}` is no layer: its output does not lie over the image in a way that the exporter could tell (windows, vectors, objects)"
+            )
         };
         let near = self.nearest_layers(first.tap, Influence::WithoutGradient, &self.influences());
         let hint = format!(

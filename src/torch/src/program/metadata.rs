@@ -50,6 +50,9 @@ pub struct ModelMetadata {
     /// The layers that are explained when none is named, by alias or path.
     #[serde(default)]
     pub default_layers: Vec<String>,
+    /// Why it is those; `None` where the exporter did not note it.
+    #[serde(default)]
+    pub default_because: Option<String>,
     /// Modules that can serve as layers.
     #[serde(default)]
     pub layers: Vec<LayerInfo>,
@@ -138,6 +141,8 @@ impl ModelMetadata {
         let aliases = self.aliases.iter().flat_map(|(alias, path)| [("layer number", alias), ("layer", path)]);
         let layers = self.layers.iter().flat_map(|layer| [("layer", &layer.path), ("layer type", &layer.module_type)]);
         let layers = layers.chain(self.default_layers.iter().map(|layer| ("layer", layer)));
+        let reason = self.default_because.iter().map(|because| ("reason", because));
+        let layers = layers.chain(reason);
         for (what, name) in [("model", &self.name)].into_iter().chain(classes).chain(outputs).chain(aliases).chain(layers) {
             if name.len() > MAX_NAME_BYTES {
                 return Err(format!("the name of a {what} has {} bytes; at most {MAX_NAME_BYTES} are read", name.len()));

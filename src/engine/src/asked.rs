@@ -1,0 +1,80 @@
+//! What is asked of a dataset and a model together, whatever the layers and the fields are.
+
+use camflow_diagnostic::{Class, Diagnostic};
+use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView, View, resolve_view};
+use camflow_media::{ExifPolicy, ImageLimits};
+use camflow_names::ClassNames;
+use camflow_pipeline::{Decoder, HeatmapFields, LabelNames, SeenMasks, Targets};
+use camflow_torch::program::Program;
+
+use super::{
+    Engine, JobSpec, Observer,
+    resolve::{DatasetSide, job_fingerprint},
+    target::{Labels, class_names, class_names_of, one_channel_notice, resolve_targets},
+};
+
+/// The parts of it.
+pub(crate) struct Asked {
+    pub dataset: Dataset,
+    pub label: Option<LabelField>,
+    pub view: Option<SavedView>,
+    pub targets: Targets,
+    pub names_of_classes: ClassNames,
+    pub class_names: Vec<String>,
+}
+
+impl Asked {
+    /// Of a job.
+    ///
+    /// # Errors
+    /// The classes, the view or the labels do not fit.
+    pub(crate) fn of(
+        side: DatasetSide,
+        spec: &JobSpec,
+        engine: &Engine,
+        program: &Program,
+        observer: &dyn Observer,
+    ) -> Result<Self, Diagnostic> {
+        let DatasetSide { dataset, label, mask_targets, notices } = side;
+        notices.iter().for_each(|notice| observer.notice(notice));
+        let view = spec.view.as_deref().map(View::Saved).or(spec.view_stages.as_deref().map(View::Stages));
+        let view = view.map(|view| resolve_view(&dataset, view, label.as_ref(), spec.python.clone()));
+        let view = view.transpose().map_err(|error| match engine.cancellation.is_cancelled() {
+            // Ctrl-C ends the Python that resolves a view, too.
+            true => Diagnostic::from(error).of_class(Class::Interrupted),
+            false => error.into(),
+        })?;
+        view.iter().flat_map(|view| &view.notices).for_each(|notice| observer.notice(notice));
+        let mask_targets = mask_targets.as_deref();
+        let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
+        let names_of_classes = class_names_of(program, &spec.map, observer)?;
+        let targets = resolve_targets(&spec.target, &spec.class, program, &names_of_classes, labels, observer)?;
+        let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
+        let is_unnamed = from_masks && mask_targets.is_none();
+        one_channel_notice(program, is_unnamed).iter().for_each(|notice| observer.notice(notice));
+        let class_names = class_names(&targets, label.as_ref(), program);
+        Ok(Asked { dataset, label, view, targets, names_of_classes, class_names })
+    }
+}
+
+/// What reads the samples of a job.
+pub(crate) fn decoder(
+    spec: &JobSpec,
+    program: &Program,
+    targets: Targets,
+    labels: LabelNames,
+    fields: HeatmapFields,
+    label: Option<&LabelField>,
+) -> Decoder {
+    Decoder {
+        preprocess: program.metadata.preprocess.clone(),
+        targets,
+        labels,
+        fields,
+        limits: ImageLimits::default(),
+        exif: if spec.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
+        fingerprint: job_fingerprint(spec, program, label),
+        overwrite: spec.overwrite,
+        masks: SeenMasks::default(),
+    }
+}
