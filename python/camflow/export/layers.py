@@ -130,12 +130,12 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
     tokens: Tokens | None = None
     layers: list[Layer] = []
     counts = [s[0] if s[1] == batch else s[1] for s in shapes.values() if s and len(s) == 3 and batch in s[:2]]
+    usual = max(set(counts), key=counts.count) if counts else 0
     for path, mod in module.named_modules():
         shape = shapes.get(path)
         if shape and isinstance(mod, torch.nn.Conv2d):
             # A first convolution without overlap is a patch embedding: tokens are its grid and a few before it (class
             # token, registers). Pyramids of tokens start otherwise; their norms at each resolution have other grids.
-            usual = max(set(counts), key=counts.count) if counts else 0
             if len(shape) == 4 and mod.kernel_size == mod.stride and mod.stride[0] > 1 and 0 <= usual - shape[2] * shape[3] <= 8:
                 tokens = {"grid": shape[2:], "prefix": usual - shape[2] * shape[3], "patch": list(mod.stride)}
             break
@@ -159,8 +159,9 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
         cells = [height // side, width // side]
         if height % side == 0 and width % side == 0 and (first is None or _is_halved(first, cells)):
             grids.setdefault(cells[0] * cells[1], cells)
-    # a class token is put before the map of each stage of a pyramid, or before tokens that a module gave without it
-    flat = {count: grid for count, grid in grids.items() if grid and (count in maps or count in counts)}
+    # a pyramid's class token is put before the map of each stage; elsewhere most modules give one more token than the first ones
+    patches = usual - 1
+    flat = maps | ({patches: grids[patches]} if patches in counts and grids.get(patches) else {})
     prefixes = {count + 1: 1 for count in flat if count + 1 not in grids}
     grids |= {count: flat[count - 1] for count in prefixes}
     if tokens:
