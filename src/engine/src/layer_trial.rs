@@ -9,7 +9,7 @@ use camflow_diagnostic::{Class, Diagnostic};
 use camflow_measure::{Measure, Measures};
 use camflow_pipeline::{
     BatchLimit, Cancellation, CommitOutcome, Decoder, Encoder, Explainer, KnownFailures, NpyFormat, Parts, RunError, RunOptions,
-    SampleUpdate, SelectedSample, Sink, SkipReason, Source, Store, run,
+    SampleUpdate, SelectedSample, Sink, SkipReason, Source, SpaceCheck, Store, run,
 };
 use camflow_torch::explain::{Column, ExplainOptions};
 
@@ -118,7 +118,12 @@ impl LayerTrial {
                 known: &mut KnownFailures::default(),
             };
             // One by one, so that the same samples always give the same numbers.
-            let options = RunOptions { batch_limit: Some(BatchLimit::samples(1)), num_workers: 1, max_failures: None };
+            let options = RunOptions {
+                batch_limit: Some(BatchLimit::samples(1)),
+                num_workers: 1,
+                max_failures: None,
+                space_check: SpaceCheck::Off,
+            };
             let (_, fault) = run(parts, options, cancellation, &|_| {});
             fault.map_or(Ok(()), |fault| Err(aborted(fault)))?;
             if cancellation.is_cancelled() {
