@@ -7,7 +7,6 @@ import fiftyone as fo
 import numpy as np
 import pytest
 
-
 NETWORK = Path(__file__).with_name("three_layers.py")
 
 
