@@ -186,12 +186,7 @@ fn most_faithful(
 }
 
 /// One file as a batch, and its image where it is one.
-fn read(
-    input: &Path,
-    name: &str,
-    asked: &[Asked],
-    program: &Program,
-) -> Result<(InputBatch, Option<SourceImage>), Diagnostic> {
+fn read(input: &Path, name: &str, asked: &[Asked], program: &Program) -> Result<(InputBatch, Option<SourceImage>), Diagnostic> {
     let preprocess = &program.metadata.preprocess;
     Ok(match is_tensor(input) && inputs::is_prepared(input, preprocess)? {
         true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),

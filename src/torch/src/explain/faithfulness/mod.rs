@@ -87,11 +87,8 @@ impl Drawn {
     /// For images of the size of the input `[N, C, H, W]`, and where that is.
     fn new(input: &Tensor) -> Result<Self, TchError> {
         let (_, channels, height, width) = input.size4()?;
-        let (noise, by_chance) = drawn(height * width);
-        let noise = Tensor::f_from_slice(&noise)?
-            .f_slice(0, 0, channels * height * width, 1)?
-            .f_mul_scalar(NOISE)?
-            .f_view([1, channels, height, width])?;
+        let (noise, by_chance) = drawn(channels, height * width);
+        let noise = Tensor::f_from_slice(&noise)?.f_mul_scalar(NOISE)?.f_view([1, channels, height, width])?;
         let by_chance = Tensor::f_from_slice(&by_chance)?.f_to_device(input.device())?;
         Ok(Drawn { noise: noise.f_to_device(input.device())?, by_chance })
     }
@@ -161,8 +158,8 @@ fn ranks(heatmap: &Tensor, by_chance: &Tensor) -> Result<Tensor, TchError> {
     places.f_empty_like()?.f_scatter(0, &order, &places)?.f_view([1, 1, height, width])
 }
 
-/// For this many pixels three normal numbers each, and the pixels in an order by chance: always the same ones.
-fn drawn(num_pixels: i64) -> (Vec<f32>, Vec<i64>) {
+/// For so many pixels a normal number in each channel, and the pixels in an order by chance: always the same ones.
+fn drawn(channels: i64, num_pixels: i64) -> (Vec<f32>, Vec<i64>) {
     let mut stream = blake3::Hasher::new().update(b"pixels").finalize_xof();
     let mut number = || {
         let mut bytes = [0; 8];
@@ -174,7 +171,7 @@ fn drawn(num_pixels: i64) -> (Vec<f32>, Vec<i64>) {
     // In (0, 1], for the logarithm of Box and Muller's transform.
     let mut uniform = || ((number() >> 11) + 1) as f64 / (1u64 << 53) as f64;
     let mut normal = || ((-2.0 * uniform().ln()).sqrt() * (TAU * uniform()).cos()) as f32;
-    let noise = (0..3 * num_pixels).map(|_| normal()).collect();
+    let noise = (0..channels * num_pixels).map(|_| normal()).collect();
     (noise, pixels.into_iter().map(|(_, pixel)| pixel).collect())
 }
 
@@ -219,8 +216,8 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_always_the_same_and_as_it_should_be() {
-        let (noise, pixels) = drawn(4000);
-        assert_eq!((&noise, &pixels), (&drawn(4000).0, &drawn(4000).1));
+        let (noise, pixels) = drawn(3, 4000);
+        assert_eq!((&noise, &pixels), (&drawn(3, 4000).0, &drawn(3, 4000).1));
         let noise = Tensor::from_slice(&noise);
         let (mean, deviation) = (noise.mean(None::<Kind>).double_value(&[]), noise.std(true).double_value(&[]));
         assert!(mean.abs() < 0.03 && (deviation - 1.0).abs() < 0.03, "{mean} {deviation}");
