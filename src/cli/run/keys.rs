@@ -199,7 +199,7 @@ mod tests {
         let refused = |key: &str, wrong: Value| value(key, wrong).expect_err("a mistake");
         assert_eq!(refused("clas", text("x")), "there is no key `clas`; the nearest: `class`, `layers`");
         assert!(refused("batch_size", text("x")).contains("`batch-size`"));
-        assert!(refused("format", text("json")).contains("camflow run --format"));
+        assert_eq!(refused("format", text("json")), "`format` is typed: `--format`");
         assert_eq!(refused("exact", text("true")), "`exact` is `true` or `false`, without quotes");
         assert_eq!(refused("limit", Value::Switch(true)), "`limit` takes N, not `true` or `false`");
         assert_eq!(refused("tags", Value::Switch(true)), "`tags` takes TAG or an array of them, not `true` or `false`");
