@@ -360,7 +360,8 @@ def test_tokens_that_come_before_the_images_are_explained_as_those_behind_them(c
     archive = tmp_path / "tokens.pt2"
     torch.manual_seed(1)
     module = odd_models.TokensFirst().eval()
-    meta = exporter.export(exporter.load_model(module), archive, size=(24, 32), static_size=True)
+    loaded = exporter.load_model(module, preprocess=PLAIN["preprocess"])
+    meta = exporter.export(loaded, archive, size=(24, 32), static_size=True)
     layouts = {layer["path"]: layer["layout"] for layer in meta["layers"]}
     assert (layouts["first"], layouts["second"]) == ("tokens_first", "tokens")
     for seed in range(3):
