@@ -53,8 +53,12 @@ def build():
         "preprocess": [{"op": "resize", "height": 64, "width": 80, "interpolation": "bilinear", "antialias": True}]}
     return model
 
+def stated(model):
+    model.camflow_metadata = {"preprocess": [{"op": "normalize", "mean": [0.5] * 3, "std": [0.5] * 3}]}
+    return model
+
 def branching():
-    return Toy(branch=True)
+    return stated(Toy(branch=True))
 
 def strided():
     """Takes multiples of 32 only, as networks with shortcuts from down to up do."""
@@ -62,7 +66,7 @@ def strided():
         def forward(self, x):
             assert x.shape[2] % 32 == 0 and x.shape[3] % 32 == 0
             return super().forward(x)["out"]
-    return Up()
+    return stated(Up())
 
 def vit():
     import timm

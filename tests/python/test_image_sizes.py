@@ -22,11 +22,11 @@ import silent_models
 
 EXPORT = """
 import sys, silent_models
-from camflow.export import LoadedModel, export, layers
+from camflow.export import LoadedModel, export, sizes
 model = silent_models.unet().eval()
 loaded = LoadedModel(model, "unet", "unet", dict(model.camflow_metadata))
 export(loaded, f"{sys.argv[1]}/unet.pt2")
-layers.MULTIPLES = ()
+sizes.MULTIPLES = ()
 export(loaded, f"{sys.argv[1]}/old.pt2")
 """
 SIZE = (43, 62)
