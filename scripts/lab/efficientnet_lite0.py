@@ -33,7 +33,7 @@ def efficientnet_lite0():
             {"op": "center_crop", "height": 224, "width": 224},
             {"op": "normalize", "mean": [127 / 255] * 3, "std": [128 / 255] * 3},
         ],
-        "aliases": {**{str(k): f"_blocks.{block}" for k, block in enumerate(stages, 1)}, "6": "_swish"},
-        "default_layers": ["6"],  # the last map before the pooling
+        "aliases": {**{str(k): f"_blocks.{block}" for k, block in enumerate(stages, 1)}, "6": "_swish@1"},
+        "default_layers": ["6"],  # the last map before the pooling: the activation is called behind the stem, too
     }
     return model

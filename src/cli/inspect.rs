@@ -162,7 +162,12 @@ fn layers(program: &Program) -> impl Iterator<Item = Listed<'_>> {
     let (metadata, influences) = (&program.metadata, program.influences());
     metadata.layers.iter().map(move |layer| Listed {
         layer,
-        alias: metadata.aliases.iter().find(|(_, path)| **path == layer.path).map(|(alias, _)| alias.as_str()),
+        // A number may stand for a later call of the module.
+        alias: metadata
+            .aliases
+            .iter()
+            .find(|(_, path)| path.split('@').next() == Some(&layer.path))
+            .map(|(alias, _)| alias.as_str()),
         influence: program.tap(&layer.path).map_or(Influence::None, |tap| influences.of(tap)),
     })
 }

@@ -602,4 +602,4 @@ def test_a_trained_classifier_knows_real_photographs(photo, classes, lite0, expo
     compare(found, reference(model, pixels, layers, 0), CONV)
     top = meta["classes"][str(found[0].argmax().item())]
     assert top in classes
-    assert meta["default_layers"] == ["6"] and meta["aliases"]["6"] == "_swish"
+    assert meta["default_layers"] == ["6"] and meta["aliases"]["6"] == "_swish@1"

@@ -306,7 +306,7 @@ def test_inspect_and_doctor_for_machines(camflow, database, measured, unet, tmp_
     numbered = {layer["number"]: layer for layer in model["layers"] if layer["number"]}
     assert numbered["1"]["has_gradient"] and len(numbered["1"]["shape"]) == 4
     checks = {event["check"]: event for event in camflow("doctor", "--format", "json").events}
-    assert {"libtorch", "CUDA", "FiftyOne", "exporter", "mongod", "database", "models"} == set(checks)
+    assert {"libtorch", "CUDA", "FiftyOne", "exporter", "mongod", "database", "models", "defaults"} == set(checks)
     assert all(check["ok"] for check in checks.values())
     # Where a database is named and answers, nobody needs FiftyOne's own.
     checks = {e["check"]: e for e in camflow("doctor", "--python", "/bin/false", "--format", "json", code=1).events}

@@ -39,6 +39,12 @@ def signatures(program: ExportedProgram) -> dict[str, str | None]:
     return names
 
 
+def num_calls(program: ExportedProgram, path: str) -> int:
+    """How often the module at `path` is called."""
+    stacks = (node.meta.get("nn_module_stack") or {} for node in program.graph.nodes)
+    return len({key for stack in stacks for key, (called, _) in stack.items() if called.partition("@")[0] == path})
+
+
 class OtherSizesError(ExportError):
     """The archive cannot be written with free sizes, or gives what the model gives at the example's size alone."""
 
@@ -63,7 +69,9 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> tuple[dict[st
         **{f"default layer `{k}`": meta["aliases"].get(k, k) for k in meta["default_layers"]},
     }
     for what, layer in needed.items():
-        if layer not in paths or not values.get(layer):
+        module_path, _, call = layer.partition("@")
+        is_call = not call or (call.isdecimal() and int(call) < num_calls(program, module_path))
+        if module_path not in paths or not values.get(module_path) or not is_call:
             raise ExportError(
                 f"{what} is `{layer}`, which is no layer of the archive",
                 "fix `aliases` or `default_layers` in `camflow_metadata`",

@@ -93,16 +93,20 @@ impl Program {
         self.resolve_layer(path).ok().map(|layer| layer.tap)
     }
 
-    pub(super) fn resolve_layer(&self, spec: &str) -> Result<Layer, Diagnostic> {
-        let (name, call) = match spec.split_once('@') {
+    pub(super) fn resolve_layer<'a>(&'a self, spec: &'a str) -> Result<Layer, Diagnostic> {
+        let split = |text: &'a str| match text.split_once('@') {
             Some((name, call)) => {
                 let number = call.parse::<usize>();
-                (name, Some(number.map_err(|_| Diagnostic::invalid(format!("`{spec}`: `{call}` is not the number of a call")))?))
+                let number =
+                    number.map_err(|_| Diagnostic::invalid(format!("`{text}`: `{call}` is not the number of a call")))?;
+                Ok::<_, Diagnostic>((name, Some(number)))
             }
-            None => (spec, None),
+            None => Ok((text, None)),
         };
-        let aliases = &self.metadata.aliases;
-        let path = aliases.get(name).map_or(name, String::as_str);
+        let (name, call) = split(spec)?;
+        // A numbered layer may be a later call.
+        let (path, own_call) = split(self.metadata.aliases.get(name).map_or(name, String::as_str))?;
+        let call = call.or(own_call);
         let Some(calls) = self.graph.modules.get(path) else {
             return Err(self.no_layer(name));
         };
