@@ -6,17 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{ArgAction, ArgMatches, Command, parser::ValueSource};
+use clap::{ArgAction, ArgMatches, Args, Command, parser::ValueSource};
 use serde_json::Value as Json;
 
-use super::{run::Keys, secrets};
+use super::{annotate::DatabaseArgs, cam::CamArgs, run::Keys, secrets};
 use crate::{
     diagnostic::Diagnostic,
     fiftyone::stranger_of,
     job::{JobFile, Mistake},
     media::{read_text, shown},
     names::backticked,
-    report::keep_secret,
 };
 
 /// Another file instead of both; none if it is empty.
@@ -24,35 +23,20 @@ pub(super) const VARIABLE: &str = "CAMFLOW_CONFIG";
 
 const PROJECT_FILE: &str = "camflow.toml";
 
-const DATABASE: [&str; 4] = ["database-uri", "database-dir", "database-name", "python"];
-
-/// Of the model and what is computed with it.
-const CAM: [&str; 15] = [
-    "class",
-    "layers",
-    "model",
-    "method",
-    "fuse-layers",
-    "eigen-smooth",
-    "aug-smooth",
-    "cam-batch-size",
-    "size",
-    "device",
-    "precision",
-    "exact",
-    "fast",
-    "target",
-    "python",
-];
+/// Whether there is a flag of that name among those.
+fn has<A: Args>(key: &str) -> bool {
+    A::augment_args(Command::new("")).get_arguments().any(|arg| arg.get_long() == Some(key))
+}
 
 /// Whether a key's default holds for the flag of that name: `--out` of `report` is not that of `annotate`.
 fn is_shared(command: &str, key: &str) -> bool {
+    let is_of_database = || key == "python" || has::<DatabaseArgs>(key);
     match command {
         "annotate" => true,
-        "explain" => CAM.contains(&key),
-        "report" | "check" | "runs" => key == "dataset" || DATABASE.contains(&key),
-        "clean" | "remove" => key == "out" || DATABASE.contains(&key),
-        "export" | "inspect" => DATABASE.contains(&key),
+        "explain" => key == "target" || has::<CamArgs>(key),
+        "report" | "check" | "runs" => key == "dataset" || is_of_database(),
+        "clean" | "remove" => key == "out" || is_of_database(),
+        "export" | "inspect" => is_of_database(),
         // A job file says everything itself.
         _ => false,
     }
@@ -72,18 +56,20 @@ struct DefaultsFile {
 impl Defaults {
     /// Reads the files that there are.
     pub(super) fn read() -> Self {
-        let paths = match std::env::var_os(VARIABLE) {
-            Some(path) if path.is_empty() => Vec::new(),
-            Some(path) => vec![std::path::absolute(&path).unwrap_or(path.into())],
+        let files = match std::env::var_os(VARIABLE) {
+            Some(path) if path.is_empty() => Ok(Vec::new()),
+            // Who names a file trusts it.
+            Some(path) => DefaultsFile::read(std::path::absolute(&path).unwrap_or(path.into())).map(|file| vec![file]),
             None => {
                 let user = directories::BaseDirs::new().map(|dirs| dirs.config_dir().join("camflow/config.toml"));
                 let folder = std::env::current_dir().ok();
                 let project = folder.iter().flat_map(|folder| folder.ancestors()).map(|folder| folder.join(PROJECT_FILE));
                 let project = project.into_iter().find(|path| path.is_file());
-                user.into_iter().filter(|path| path.is_file()).chain(project).collect()
+                let found = user.into_iter().filter(|path| path.is_file()).chain(project);
+                found.map(|path| DefaultsFile::check_owner(&path).and_then(|()| DefaultsFile::read(path))).collect()
             }
         };
-        Defaults(paths.into_iter().map(DefaultsFile::read).collect())
+        Defaults(files)
     }
 
     /// A command line that has them for defaults.
@@ -121,14 +107,14 @@ impl Defaults {
             Err(_) => return Ok(Vec::new()),
         };
         let is_default = |key: &str| {
-            let id = key.replace('-', "_");
-            let known = [id.as_str(), "matching"].into_iter().find(|id| matches.ids().any(|other| other.as_str() == *id));
-            known.is_some_and(|id| matches.value_source(id) == Some(ValueSource::DefaultValue))
+            // `match` is a word of Rust's.
+            let id = if key == "match" { "matching".to_owned() } else { key.replace('-', "_") };
+            matches.ids().any(|other| other.as_str() == id) && matches.value_source(&id) == Some(ValueSource::DefaultValue)
         };
         let of_file = |file: &DefaultsFile| {
-            let keys: Vec<&str> = file.values.keys().map(String::as_str).collect();
-            let counting = keys
-                .into_iter()
+            let counting = file
+                .values
+                .keys()
                 .filter(|key| self.find(command, key).is_some_and(|(path, _)| path == file.path) && is_default(key));
             let flags: Vec<String> = counting.map(|key| format!("--{key}")).collect();
             (!flags.is_empty()).then(|| format!("defaults from `{}`: {}", shown(&file.path), backticked(&flags)))
@@ -146,14 +132,18 @@ impl Defaults {
 }
 
 impl DefaultsFile {
+    /// A file that was only found may name a program to run.
+    fn check_owner(path: &Path) -> Result<(), Diagnostic> {
+        let Some(owner) = stranger_of(path) else { return Ok(()) };
+        Err(Diagnostic::invalid(format!(
+            "`{}` holds defaults for camflow and belongs to {owner}, not to you, so it does not count",
+            shown(path)
+        ))
+        .hint(format!("go to another folder, or set `{VARIABLE}` to that file if you trust it, to nothing if you do not")))
+    }
+
     fn read(path: PathBuf) -> Result<Self, Diagnostic> {
         let named = shown(&path).to_string();
-        if let Some(owner) = stranger_of(&path) {
-            return Err(Diagnostic::invalid(format!(
-                "`{named}` holds defaults for camflow and belongs to {owner}, not to you, so it does not count"
-            ))
-            .hint(format!("go to another folder, or set `{VARIABLE}` to that file if you trust it, to nothing if you do not")));
-        }
         let text = read_text(&path)
             .map_err(|error| Diagnostic::invalid(format!("cannot read the defaults in `{named}`")).because(&error))?;
         let (values, mistakes) = parse(&text, path.parent().unwrap_or(Path::new("/")));
@@ -167,14 +157,8 @@ impl DefaultsFile {
 }
 
 fn parse(text: &str, folder: &Path) -> (BTreeMap<String, Vec<String>>, Vec<Mistake>) {
-    let (settings, mut mistakes) = JobFile::parse_settings(text, &|name| {
-        let value = std::env::var(name).ok()?;
-        secrets::hide_variable(name, &value);
-        Some(value)
-    });
-    settings.iter().flat_map(|setting| setting.value.texts()).filter(|text| text.is_secret).for_each(|text| {
-        keep_secret(&text.filled, &text.written);
-    });
+    let (settings, mut mistakes) = JobFile::parse_settings(text, &secrets::variable);
+    secrets::keep_filled(&settings);
     let keys = Keys::new(folder);
     let mut values = BTreeMap::new();
     for setting in settings {
@@ -270,18 +254,5 @@ mod tests {
         assert!(located[0].starts_with("f:1: there is no key `layer`; the nearest: `layers`"), "{located:?}");
         assert!(located[1].starts_with("f:2: `size` cannot be `huge`") && located[2].starts_with("f:3: "), "{located:?}");
         assert_eq!(parse("= 1", Path::new("/")).1.len(), 1);
-    }
-
-    #[test]
-    fn every_flag_of_a_model_exists() {
-        let command = Cli::command();
-        let flags = |name: &str| -> Vec<String> {
-            let found = command.find_subcommand(name).expect("a command").get_arguments();
-            found.filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
-        };
-        let explain = flags("explain");
-        assert!(CAM.iter().all(|key| explain.iter().any(|flag| flag == key)), "{explain:?}");
-        let annotate = flags("annotate");
-        assert!(CAM.iter().chain(&DATABASE).all(|key| annotate.iter().any(|flag| flag == key)), "{annotate:?}");
     }
 }

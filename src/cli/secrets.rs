@@ -3,6 +3,7 @@
 
 use crate::{
     fiftyone::{forbid_core_dumps, redacted},
+    job::Setting,
     report::keep_secret,
 };
 
@@ -18,10 +19,18 @@ pub(super) fn hide() {
     }
 }
 
-/// What a job file takes from the environment variable `name`.
-pub(super) fn hide_variable(name: &str, value: &str) {
+/// What a file of settings takes from the environment variable `name`; no message shows it from here on.
+pub(super) fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?;
     forbid_core_dumps();
-    keep_secret(value, &format!("${{{name}}}"));
+    keep_secret(&value, &format!("${{{name}}}"));
+    Some(value)
+}
+
+/// Keeps the texts that hold variables, too: a short secret is hard to find again in a longer text.
+pub(super) fn keep_filled<'a>(settings: impl IntoIterator<Item = &'a Setting>) {
+    let texts = settings.into_iter().flat_map(|setting| setting.value.texts());
+    texts.filter(|text| text.is_secret).for_each(|text| keep_secret(&text.filled, &text.written));
 }
 
 /// A connection string with credentials, alone or behind `--database-uri=`, and what of it may be shown.

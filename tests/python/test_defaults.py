@@ -89,3 +89,4 @@ def test_mistakes_and_files_of_strangers_stop_a_command_before_it_begins(camflow
     give_away(file)
     done = camflow("annotate", cwd=project, code=2)
     assert f"`{file}` holds defaults for camflow and belongs to user {STRANGER}" in done.stderr
+    camflow("annotate", "--dry-run", cwd=project, env={"CAMFLOW_CONFIG": str(file)})

@@ -16,7 +16,6 @@ use crate::{
     job::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, unknown},
     media::{read_text, shown},
     names::word,
-    report::keep_secret,
 };
 
 /// The jobs of the file that are to be run, ready to be.
@@ -32,11 +31,7 @@ pub(super) fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnost
     })?;
     let path =
         std::path::absolute(path).map_err(|error| Diagnostic::invalid(format!("`{named}` is not a path")).because(&error))?;
-    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &|name| {
-        let value = std::env::var(name).ok()?;
-        secrets::hide_variable(name, &value);
-        Some(value)
-    });
+    let (jobs, mut mistakes) = plan(&text, path.parent().unwrap_or(Path::new("/")), args, &secrets::variable);
     if mistakes.is_empty() {
         check_python(&path, &jobs, args)?;
         return Ok(jobs);
@@ -68,11 +63,7 @@ fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> Result<(), Dia
 
 fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Option<String>) -> (Vec<Invocation>, Vec<Mistake>) {
     let (file, mut mistakes) = JobFile::parse(text, variable);
-    // A short secret is hard to find again in a longer text, so that text is one, too.
-    let settings = file.defaults.iter().chain(file.jobs.iter().flat_map(|job| &job.settings));
-    settings.flat_map(|setting| setting.value.texts()).filter(|text| text.is_secret).for_each(|text| {
-        keep_secret(&text.filled, &text.written);
-    });
+    secrets::keep_filled(file.defaults.iter().chain(file.jobs.iter().flat_map(|job| &job.settings)));
     let keys = Keys::new(folder);
     let names: Vec<&str> = file.jobs.iter().map(|job| job.name.as_str()).filter(|name| !name.is_empty()).collect();
     let only: Vec<&str> = args.only.iter().map(String::as_str).collect();
