@@ -215,12 +215,13 @@ impl Check<'_> {
     fn finish(&self) {
         for ((folder, error), (count, first)) in &self.unseen {
             match self.args.format {
-                Format::Human => print(&format!(
-                    "cannot see {} below `{}`: {error} (the first: `{}`)\nhint: mount the folder or make it readable, and look again; nothing is said of these files, and nothing was changed",
-                    counted(*count, "file", "files"),
-                    shown(folder),
-                    shown(first)
-                )),
+                Format::Human => {
+                    let (files, folder, first) = (counted(*count, "file", "files"), shown(folder), shown(first));
+                    let unseen = Diagnostic::invalid(format!("cannot see {files} below `{folder}`: {error} (the first: `{first}`)"));
+                    print(&error_text(&unseen.hint(
+                        "mount the folder or make it readable, and look again; nothing is said of these files, and nothing was changed",
+                    )));
+                }
                 Format::Json => {
                     let (folder, first) = (folder.to_string_lossy(), first.to_string_lossy());
                     let fields = json!({"folder": folder, "error": error, "num_files": count, "first": first});

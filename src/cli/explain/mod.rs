@@ -226,7 +226,9 @@ fn explain(
                     // A tensor holds several samples.
                     let id = Path::new(&explained.envelope.sample.id);
                     let of = if image.is_some() { &explained.envelope.sample.media_path } else { id };
-                    reporter.notice(&format!("`{}`: {}", shown(of), absence(asked)?));
+                    let absent = absence(asked)?;
+                    let message = format!("`{}`: {}", shown(of), absent.message);
+                    reporter.notice(&error_text(&Diagnostic { message, ..absent }));
                 }
                 Some(class) => {
                     let point = if let AskedPixels::Pixel { x, y } = asked.pixels { Some((x, y)) } else { None };
@@ -241,9 +243,9 @@ fn explain(
 }
 
 /// Why an image got no heatmap of a class.
-fn absence(asked: &Asked) -> Result<String, Diagnostic> {
+fn absence(asked: &Asked) -> Result<Diagnostic, Diagnostic> {
     let (name, absent) = (&asked.name, SkipReason::ClassAbsent);
-    Ok(match (&asked.pixels, asked.channel) {
+    let why = match (&asked.pixels, asked.channel) {
         (AskedPixels::Mask { file, value }, channel) => {
             let (values, file) = (values_in(file)?, shown(file));
             match value {
@@ -252,10 +254,9 @@ fn absence(asked: &Asked) -> Result<String, Diagnostic> {
                 }
                 value if *value != MaskValue::Object && !values.contains(value) => {
                     let number = if let Channel::Index(index) = channel { index.to_string() } else { value.to_string() };
-                    format!(
-                        "{absent}, the mask `{file}` holds {} and no {value}\nhint: in `--mask`, the pixels of a class hold its number, {number} for `{name}`",
-                        listed(&values)
-                    )
+                    let why = format!("{absent}, the mask `{file}` holds {} and no {value}", listed(&values));
+                    let hint = format!("in `--mask`, the pixels of a class hold its number, {number} for `{name}`");
+                    return Ok(Diagnostic::invalid(why).hint(hint));
                 }
                 _ => {
                     format!("{absent}, of what the mask `{file}` marks nothing is left where the model looks, at its resolution")
@@ -263,8 +264,10 @@ fn absence(asked: &Asked) -> Result<String, Diagnostic> {
             }
         }
         (_, Channel::Top) => format!("{absent}, the model predicts none"),
-        _ => format!(
-            "{absent}, the model does not predict `{name}`\nhint: `--target pixel=X,Y` or `--mask` say where to look, `--target top` takes what it predicts"
-        ),
-    })
+        _ => {
+            return Ok(Diagnostic::invalid(format!("{absent}, the model does not predict `{name}`"))
+                .hint("`--target pixel=X,Y` or `--mask` say where to look, `--target top` takes what it predicts"));
+        }
+    };
+    Ok(Diagnostic::invalid(why))
 }

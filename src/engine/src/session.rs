@@ -452,8 +452,9 @@ fn explain_absence(decoder: &Decoder, label: Option<&LabelField>, skipped: &BTre
     }
     let wanted = classes.iter().filter_map(|class| Some(format!("`{}` ({})", class.name, class.mask_value?)));
     let (wanted, name) = (wanted.collect::<Vec<_>>().join(", "), &field.name);
-    observer.warning(&format!(
-        "no mask in field `{name}` holds {wanted}; the first {num_masks} hold {values}\nhint: name their values in FiftyOne, as in `dataset.mask_targets = {{\"{name}\": {{255: \"{}\"}}}}`, and save the dataset",
-        classes.first().map_or("class", |class| class.name.as_str())
+    let example = classes.first().map_or("class", |class| class.name.as_str());
+    let absent = Diagnostic::invalid(format!("no mask in field `{name}` holds {wanted}; the first {num_masks} hold {values}")).hint(format!(
+        "name their values in FiftyOne, as in `dataset.mask_targets = {{\"{name}\": {{255: \"{example}\"}}}}`, and save the dataset"
     ));
+    observer.warning(&error_text(&absent));
 }
