@@ -6,17 +6,19 @@
 //! ```
 //!
 //! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated).
-//! `TARGET` is `mask` (another one for each image), `predicted` or `top`. Printed is one JSON object.
+//! `TARGET` is `mask` (another one for each image), `predicted` or `top`. Printed is one JSON object, also with what comes when of
+//! batches of one that are launched ahead of their results, and how far these are from those of the one batch.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{error::Error, path::Path, process::ExitCode};
 
 use camflow::{
     explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
-    media::{BinaryMask, FrameRegion},
+    media::{BinaryMask, FrameRegion, InputPixels},
     names::Choice,
     pipeline::{
-        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels,
+        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, ExplainedSample, Explainer, Fingerprint, HeatmapBatch,
+        InputBatch, SampleRef, TargetPixels,
     },
     program::{Counts, Demand, Plan, PlanOptions, Precision, Program, counted, gradients},
 };
@@ -65,12 +67,9 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
 
     tch::manual_seed(0);
     let input = Tensor::f_randn([batch as i64, 3, height as i64, width as i64], (Kind::Float, Device::Cpu))?;
-    let pixels = Vec::try_from(input.f_flatten(0, -1)?)?;
     let samples = (0..batch as u64).map(|seq| sample(seq, target, (height, width))).collect::<Result<_, _>>()?;
     // The first batch of an explainer measures itself.
-    let first =
-        InputBatch { samples: vec![sample(0, target, (height, width))?], pixels: vec![0.0; 3 * height * width], height, width };
-    explainer.explain(first, None)?;
+    explainer.explain_now(InputBatch { samples: vec![sample(0, target, (height, width))?], height, width })?;
 
     let mut num_logits = 0;
     let passes = || -> Result<(), Box<dyn Error>> {
@@ -81,19 +80,46 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     };
     let (done, passes) = counted("cpu", passes);
     done?;
-    let (made, all) = counted("cpu", || explainer.explain(InputBatch { samples, pixels, height, width }, None));
+    let samples: Vec<DecodedSample> = samples;
+    let batch_of = |samples: &[DecodedSample]| InputBatch { samples: samples.to_vec(), height, width };
+    let batch = batch_of(&samples);
+    let (made, all) = counted("cpu", || explainer.explain_now(batch));
     let made = made?;
     if let Some(failure) = made.failed.first() {
         return Err(failure.error.clone().into());
     }
+    // The same one by one, each launched before the one before it is looked at.
+    explainer.run_ahead(true);
+    let mut ahead = Vec::new();
+    for sample in samples.chunks(1) {
+        ahead.push(explainer.explain(batch_of(sample))?);
+    }
+    ahead.push(explainer.finish()?);
+    let num_ahead: Vec<usize> = ahead.iter().map(|made| made.explained.len()).collect();
+    let distance = distance(&made, ahead.iter().flat_map(|made| &made.explained)).ok_or("other samples than in one batch")?;
     let num_heatmaps: usize = made.explained.iter().flat_map(|sample| &sample.classes).map(|class| class.heatmaps.len()).sum();
     let (passes, all) = passes.zip(all).ok_or("this libtorch does not count")?;
     Ok(format!(
-        "{{\"num_heatmaps\": {num_heatmaps}, \"logits_bytes\": {}, \"passes\": {}, \"all\": {}}}",
+        "{{\"num_heatmaps\": {num_heatmaps}, \"logits_bytes\": {}, \"passes\": {}, \"all\": {}, \"num_ahead\": {num_ahead:?}, \"distance\": {distance}}}",
         4 * num_logits,
         json(passes),
         json(all)
     ))
+}
+
+/// The largest difference between heatmaps of the same samples.
+fn distance<'a>(made: &HeatmapBatch, other: impl Iterator<Item = &'a ExplainedSample>) -> Option<f32> {
+    let heatmaps = |sample: &ExplainedSample| -> Vec<f32> {
+        let heatmaps = sample.classes.iter().flat_map(|class| &class.heatmaps);
+        heatmaps.flat_map(|heatmap| heatmap.values.clone()).collect()
+    };
+    let other: Vec<&ExplainedSample> = other.collect();
+    let is_same = made.explained.len() == other.len()
+        && made.explained.iter().zip(&other).all(|(one, other)| one.envelope.sample == other.envelope.sample);
+    let differences = made.explained.iter().zip(other).flat_map(|(one, other)| {
+        heatmaps(one).into_iter().zip(heatmaps(other)).map(|(one, other)| (one - other).abs()).collect::<Vec<_>>()
+    });
+    is_same.then(|| differences.fold(0.0, f32::max))
 }
 
 fn json(Counts { calls, bytes, waits }: Counts) -> String {
@@ -114,7 +140,7 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
             SampleRef { seq, id: seq.to_string(), media_path: "noise".into() },
             Fingerprint::of_job("", "device_counts"),
         ),
-        pixels: Vec::new(),
+        pixels: InputPixels::Levels((0..3 * height * width).map(|place| ((place as u64 * 31 + seq * 7) % 256) as u8).collect()),
         height,
         width,
         region: FrameRegion::whole(height, width),

@@ -14,7 +14,7 @@ use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
 use camflow::{
     explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
-    media::{FrameRegion, LabelMask, MaskValue, read_array_file},
+    media::{FrameRegion, InputPixels, LabelMask, MaskValue, read_array_file},
     names::Choice,
     pipeline::{
         Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels,
@@ -72,14 +72,22 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
 
     let image = read_array_file(Path::new(input), 1 << 30)?;
     let [_, _, height, width] = image.shape[..] else { return Err("the input is not [1, 3, H, W]".into()) };
-    let pixels = image.values.to_f32();
+    // The levels of which this is the input, as images come.
+    let normalization = program.metadata.preprocess.normalization();
+    let (floats, channels) = (image.values.to_f32(), normalization.mean.len());
+    let mut levels = vec![0; floats.len()];
+    for (place, level) in levels.iter_mut().enumerate() {
+        let (pixel, channel) = (place / channels, place % channels);
+        let sample = floats[channel * height * width + pixel] * normalization.std[channel] + normalization.mean[channel];
+        *level = (sample * normalization.divide_by).round() as u8;
+    }
     let batch: Option<usize> = if batch == "auto" { None } else { Some(batch.parse()?) };
     let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
     let selected = label.select(&MaskValue::Index(channel))?;
     let sample = SampleRef { seq: 0, id: "0".into(), media_path: input.into() };
     let sample = DecodedSample {
         envelope: Envelope::without_fields(sample, Fingerprint::of_job("", "device_rate")),
-        pixels: Vec::new(),
+        pixels: InputPixels::Levels(levels),
         height,
         width,
         region: FrameRegion::whole(height, width),
@@ -91,13 +99,18 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         is_clipped: false,
         is_moved: false,
     };
-    let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], pixels: pixels.repeat(size), height, width };
+    let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], height, width };
 
     let started = Instant::now();
-    let mut done = 0;
+    let (mut launched, mut done) = (0, 0);
     while done < count {
-        let batch = batch.unwrap_or_else(|| explainer.batch_limit().of_shape(height, width));
-        let made = explainer.explain(batch_of(batch.min(count - done)), None)?;
+        let made = if launched < count {
+            let batch = batch.unwrap_or_else(|| explainer.batch_limit().of_shape(height, width)).min(count - launched);
+            launched += batch;
+            explainer.explain(batch_of(batch))?
+        } else {
+            explainer.finish()?
+        };
         if let Some(failure) = made.failed.first() {
             return Err(failure.error.clone().into());
         }

@@ -57,7 +57,7 @@ fn input(path: &Path, steps: &str) -> Result<Pixels, Box<dyn std::error::Error>>
     let (preprocess, limits): (Preprocess, _) = (serde_json::from_str(steps)?, ImageLimits::default());
     let content = FileContent::read(path, limits.max_bytes)?;
     let input = preprocess.apply_to(&preprocess.parse(path, &content.bytes, &limits, ExifPolicy::Ignore)?)?;
-    let bytes = input.pixels.into_iter().flat_map(f32::to_le_bytes).collect();
+    let bytes = input.pixels.to_floats(&preprocess.normalization()).into_iter().flat_map(f32::to_le_bytes).collect();
     Ok(Pixels { shape: vec![preprocess.channels(), input.height, input.width], bytes, region: Some(input.region) })
 }
 

@@ -217,7 +217,8 @@ impl Check<'_> {
             match self.args.format {
                 Format::Human => {
                     let (files, folder, first) = (counted(*count, "file", "files"), shown(folder), shown(first));
-                    let unseen = Diagnostic::invalid(format!("cannot see {files} below `{folder}`: {error} (the first: `{first}`)"));
+                    let unseen =
+                        Diagnostic::invalid(format!("cannot see {files} below `{folder}`: {error} (the first: `{first}`)"));
                     print(&error_text(&unseen.hint(
                         "mount the folder or make it readable, and look again; nothing is said of these files, and nothing was changed",
                     )));

@@ -20,6 +20,8 @@ def counts(binary):
         command = [program, model, *size, layers, methods, target, batch]
         done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=600)
         found = json.loads(done.stdout)
+        # What is launched ahead is looked at one batch later, and is the same.
+        assert found["num_ahead"] == [0, *[1] * batch] and found["distance"] < 1e-5, found
         num_columns = len(layers.split(",")) * len(methods.split(","))
         assert found["passes"]["waits"] == 0 and found["num_heatmaps"] == batch * num_columns
         found["beside"] = {name: found["all"][name] - found["passes"][name] for name in ("calls", "bytes", "waits")}
@@ -33,7 +35,7 @@ def check(counts, *arguments):
     # Views of single samples grow with the batch; what computes does not.
     assert large["calls"] < 2 * small["calls"], (small, large)
     assert large["bytes"] <= 1.02 * LARGE / SMALL * small["bytes"], (small, large)
-    assert large["waits"] <= 3, large
+    assert large["waits"] <= 2, large
 
 
 @pytest.mark.parametrize("target", ["mask", "top"])

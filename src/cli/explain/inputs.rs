@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::{
     diagnostic::Diagnostic,
     media::{
-        Array, ArrayValues, BinaryMask, ExifPolicy, FileContent, FrameRegion, ImageLimits, LabelMask, MaskValue, Outside,
-        Preprocess, SourceImage, read_array_file,
+        Array, ArrayValues, BinaryMask, ExifPolicy, FileContent, FrameRegion, ImageLimits, InputPixels, LabelMask, MaskValue,
+        Outside, Preprocess, SourceImage, read_array_file,
     },
     pipeline::{Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Fingerprint, InputBatch, SampleRef, TargetPixels},
 };
@@ -67,8 +67,8 @@ pub(super) fn image_batch(
         };
         targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels });
     }
-    let sample = sample(0, name.to_owned(), path, (height, width), region, targets);
-    Ok((InputBatch { samples: vec![sample], pixels: input.pixels, height, width }, image))
+    let sample = sample((0, name.to_owned()), path, input.pixels, (height, width), region, targets);
+    Ok((InputBatch { samples: vec![sample], height, width }, image))
 }
 
 /// Whether an array file holds a tensor that is prepared already: for models that read arrays as images, one of four sides does.
@@ -87,7 +87,8 @@ pub(super) fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: O
     if found != channels {
         return Err(Diagnostic::invalid(format!("it holds shape {:?}; a tensor [N, {channels}, H, W] is wanted", array.shape)));
     }
-    let pixels = array.values.to_f32();
+    let floats = array.values.to_f32();
+    let mut floats = floats.chunks_exact((channels * height * width).max(1));
     let region = FrameRegion::whole(height, width);
     let mut samples = Vec::new();
     for number in 0..num_samples {
@@ -100,9 +101,10 @@ pub(super) fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: O
             };
             targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels });
         }
-        samples.push(sample(number as u64, format!("{name}.{number}"), path, (height, width), region, targets));
+        let pixels = InputPixels::Floats(floats.next().unwrap_or_default().to_vec());
+        samples.push(sample((number as u64, format!("{name}.{number}")), path, pixels, (height, width), region, targets));
     }
-    Ok(InputBatch { samples, pixels, height, width })
+    Ok(InputBatch { samples, height, width })
 }
 
 fn pixel(x: usize, y: usize, region: &FrameRegion, (height, width): (usize, usize)) -> Result<TargetPixels, Diagnostic> {
@@ -159,14 +161,14 @@ fn mask_of(path: &Path, value: MaskValue, number: usize, count: usize, limits: &
 }
 
 fn sample(
-    seq: u64,
-    id: String,
+    (seq, id): (u64, String),
     path: &Path,
+    pixels: InputPixels,
     (height, width): (usize, usize),
     region: FrameRegion,
     targets: Vec<ClassTarget>,
 ) -> DecodedSample {
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
     let envelope = Envelope::without_fields(sample, Fingerprint::of_job("", "explain"));
-    DecodedSample { envelope, pixels: Vec::new(), height, width, region, targets, is_clipped: false, is_moved: false }
+    DecodedSample { envelope, pixels, height, width, region, targets, is_clipped: false, is_moved: false }
 }

@@ -176,7 +176,7 @@ fn most_faithful(
         }
         // What cannot be read or explained is told when its turn comes.
         let Ok((batch, _)) = read(input, "image", asked, program) else { continue };
-        for explained in explainer.explain(batch, None)?.explained {
+        for explained in explainer.explain_now(batch)?.explained {
             trial.add(explained.classes.iter().flat_map(|class| &class.faithfulness));
         }
     }
@@ -214,7 +214,7 @@ fn explain(
         ));
     }
     let image = image.map(SourceImage::into_picture);
-    let result = explainer.explain(batch, None)?;
+    let result = explainer.explain_now(batch)?;
     for failure in &result.failed {
         reporter.image_failed(&failure.sample.media_path, &failure.error);
     }

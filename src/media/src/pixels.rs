@@ -7,6 +7,7 @@ use super::{
     error::MediaError,
     geometry::Crop,
     image::RgbImage,
+    input::Normalization,
     resample::{Interpolation, resize_bands, resize_linear, resize_rgb},
     step::{Fill, to_gray},
 };
@@ -86,24 +87,11 @@ impl Pixels<'_> {
         }
     }
 
-    /// f32 `[channels, height, width]`, with torchvision's arithmetic: all in f32, first the division, then the mean, then the
-    /// deviation.
-    pub(super) fn to_floats(&self, channels: usize, divide_by: f32, mean: &[f32], std: &[f32]) -> Vec<f32> {
-        let (height, width) = self.size();
-        let mut floats = Vec::with_capacity(height * width * channels);
-        for channel in 0..channels {
-            let normalized = |sample: f32| (sample / divide_by - mean[channel]) / std[channel];
-            match self {
-                // With 256 levels a table gives the same bits as computing each.
-                Pixels::Levels(image) => {
-                    let levels: [f32; 256] = std::array::from_fn(|level| normalized(level as f32));
-                    floats.extend(image.pixels.chunks_exact(3).map(|pixel| levels[usize::from(pixel[channel])]));
-                }
-                Pixels::Bands(image) => {
-                    floats.extend(image.samples.chunks_exact(image.channels).map(|pixel| normalized(pixel[channel])));
-                }
-            }
+    /// f32 `[channels, height, width]`, normalised.
+    pub(super) fn to_floats(&self, channels: usize, normalization: &Normalization) -> Vec<f32> {
+        match self {
+            Pixels::Levels(image) => normalization.of_levels(&image.pixels, 3, channels),
+            Pixels::Bands(image) => normalization.apply(&image.samples, image.channels, channels, |sample| sample),
         }
-        floats
     }
 }

@@ -1,17 +1,18 @@
 //! From an image to a model's input: the steps that a model's description lists, as torchvision and FiftyOne take them.
 //!
-//! Resizing works on 8-bit pixels (as PIL does below torchvision's transforms); only the last step makes floats of them. Models whose
-//! steps begin with `read` get samples at full depth, which are floats from the start.
+//! Resizing works on 8-bit pixels (as PIL does below torchvision's transforms); only the last step makes floats of them, which is
+//! left to the device. Models whose steps begin with `read` get samples at full depth, which are floats from the start.
 
 use std::{borrow::Cow, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bands::{BandImage, MAX_CHANNELS, parse_bands},
+    bands::{BandImage, parse_bands},
     error::MediaError,
     geometry::FrameRegion,
     image::{ImageLimits, RgbImage, parse_image},
+    input::{InputPixels, Normalization},
     orientation::ExifPolicy,
     pixels::Pixels,
     step::{Change, Fill, FillWord, PreprocessStep, SampleRange},
@@ -31,8 +32,8 @@ pub struct Preprocess {
 /// What a model reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInput {
-    /// f32 `[channels, height, width]`, normalised; red, green and blue, unless the steps say otherwise.
-    pub pixels: Vec<f32>,
+    /// Red, green and blue, unless the steps say otherwise.
+    pub pixels: InputPixels,
     /// Rows.
     pub height: usize,
     /// Columns.
@@ -145,15 +146,21 @@ impl Preprocess {
             return Err(MediaError::preprocess(format!("nothing is left of an image of {image_height} x {image_width} pixels")));
         }
         fits(height, width)?;
-        let (divide_by, mean, std) = self.normalization();
-        let mut pixels = current.to_floats(self.channels(), divide_by, mean, std);
-        if self.steps.iter().any(|step| step.fill() == Some(Fill::Word(FillWord::Mean)))
-            && let Some(shown) = region.part_with_image(height, width)
-        {
-            for plane in pixels.chunks_exact_mut(height * width) {
-                plane.iter_mut().zip(&shown.pixels).filter(|(_, shown)| **shown == 0).for_each(|(pixel, _)| *pixel = 0.0);
+        let channels = self.channels();
+        let is_padded_with_mean = self.steps.iter().any(|step| step.fill() == Some(Fill::Word(FillWord::Mean)));
+        let pixels = match current {
+            // No level stands for the mean.
+            Pixels::Levels(image) if !is_padded_with_mean => InputPixels::of_levels(image, channels),
+            current => {
+                let mut floats = current.to_floats(channels, &self.normalization());
+                if is_padded_with_mean && let Some(shown) = region.part_with_image(height, width) {
+                    for plane in floats.chunks_exact_mut(height * width) {
+                        plane.iter_mut().zip(&shown.pixels).filter(|(_, shown)| **shown == 0).for_each(|(pixel, _)| *pixel = 0.0);
+                    }
+                }
+                InputPixels::Floats(floats)
             }
-        }
+        };
         Ok(ModelInput { pixels, height, width, region })
     }
 
@@ -165,13 +172,13 @@ impl Preprocess {
         }
     }
 
-    /// What samples are divided by, mean and deviation.
-    fn normalization(&self) -> (f32, &[f32], &[f32]) {
-        const ZEROS: [f32; MAX_CHANNELS] = [0.0; MAX_CHANNELS];
-        const ONES: [f32; MAX_CHANNELS] = [1.0; MAX_CHANNELS];
+    /// What makes a model's input of samples.
+    pub fn normalization(&self) -> Normalization {
         match self.steps.last() {
-            Some(PreprocessStep::Normalize { mean, std, divide_by }) => (divide_by.unwrap_or(255.0), mean, std),
-            _ => (255.0, &ZEROS, &ONES),
+            Some(PreprocessStep::Normalize { mean, std, divide_by }) => {
+                Normalization { divide_by: divide_by.unwrap_or(255.0), mean: mean.clone(), std: std.clone() }
+            }
+            _ => Normalization::of_channels(self.channels()),
         }
     }
 
@@ -285,6 +292,10 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
+    fn floats(steps: &Preprocess, image: &RgbImage) -> Vec<f32> {
+        steps.apply(image).unwrap().pixels.to_floats(&steps.normalization())
+    }
+
     fn gradient(height: usize, width: usize) -> RgbImage {
         let pixels = (0..height * width * 3).map(|i| (i * 7 % 251) as u8).collect();
         RgbImage::new(height, width, pixels)
@@ -324,7 +335,7 @@ mod tests {
         for (height, width) in [(40, 61), (33, 20), (32, 32), (5, 9)] {
             let input = steps.apply(&gradient(height, width)).unwrap();
             assert_eq!((input.height, input.width), steps.output_size(height, width));
-            assert_eq!(input.pixels.len(), 3 * input.height * input.width);
+            assert_eq!(input.pixels.to_floats(&steps.normalization()).len(), 3 * input.height * input.width);
         }
     }
 
@@ -336,14 +347,16 @@ mod tests {
         let expected = FrameRegion { image_height: 7, image_width: 8, frame_height: 10, frame_width: 20, top: 2, left: -2 };
         assert_eq!(input.region, expected);
         // Columns 0 and 1 are padding: black before normalising.
-        assert_eq!(input.pixels[..2], [0.0, 0.0]);
+        assert_eq!(input.pixels.to_floats(&steps.normalization())[..2], [0.0, 0.0]);
     }
 
     #[test]
     fn padding_is_black_at_the_bottom_and_at_the_right() {
-        let input = preprocess(r#"[{"op":"pad_multiple","of":4}]"#).apply(&RgbImage::new(3, 4, vec![255; 36])).unwrap();
+        let steps = preprocess(r#"[{"op":"pad_multiple","of":4}]"#);
+        let input = steps.apply(&RgbImage::new(3, 4, vec![255; 36])).unwrap();
+        let pixels = input.pixels.to_floats(&steps.normalization());
         assert_eq!((input.height, input.width, input.region.top, input.region.left), (4, 4, 0, 0));
-        assert_eq!((input.pixels[..12].iter().sum::<f32>(), input.pixels[12..16].iter().sum::<f32>()), (12.0, 0.0));
+        assert_eq!((pixels[..12].iter().sum::<f32>(), pixels[12..16].iter().sum::<f32>()), (12.0, 0.0));
         let whole = preprocess(r#"[{"op":"pad_multiple","of":4}]"#).apply(&RgbImage::new(4, 8, vec![9; 96])).unwrap();
         assert!(!whole.region.is_cropped(4, 8));
         let error =
@@ -354,8 +367,8 @@ mod tests {
     #[test]
     fn channels_are_separated_and_normalised() {
         let steps = preprocess(r#"[{"op":"normalize","mean":[0.5,0,0],"std":[0.5,1,2]}]"#);
-        let input = steps.apply(&RgbImage::new(1, 2, vec![255, 51, 0, 0, 102, 255])).unwrap();
-        assert_eq!(input.pixels, [1.0, -1.0, 0.2, 0.4, 0.0, 0.5]);
+        let pixels = floats(&steps, &RgbImage::new(1, 2, vec![255, 51, 0, 0, 102, 255]));
+        assert_eq!(pixels, [1.0, -1.0, 0.2, 0.4, 0.0, 0.5]);
     }
 
     /// Pillow 13: `Image.open(...).convert("L")` of these pixels.
@@ -363,11 +376,10 @@ mod tests {
     fn gray_is_pillows() {
         let image = RgbImage::new(1, 4, vec![255, 0, 0, 0, 255, 0, 0, 0, 255, 12, 200, 77]);
         let steps = preprocess(r#"[{"op":"grayscale","channels":1},{"op":"normalize","mean":[0],"std":[0.5]}]"#);
-        let input = steps.apply(&image).unwrap();
-        let levels: Vec<f32> = input.pixels.iter().map(|value| (value * 127.5).round()).collect();
+        let levels: Vec<f32> = floats(&steps, &image).iter().map(|value| (value * 127.5).round()).collect();
         assert_eq!((steps.channels(), levels), (1, vec![76.0, 150.0, 29.0, 130.0]));
-        let three = preprocess(r#"[{"op":"grayscale","channels":3}]"#).apply(&image).unwrap();
-        assert_eq!((three.pixels.len(), three.pixels[1], three.pixels[5]), (12, 150.0 / 255.0, 150.0 / 255.0));
+        let three = floats(&preprocess(r#"[{"op":"grayscale","channels":3}]"#), &image);
+        assert_eq!((three.len(), three[1], three[5]), (12, 150.0 / 255.0, 150.0 / 255.0));
     }
 
     #[test]

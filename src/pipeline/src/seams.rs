@@ -45,17 +45,32 @@ impl BatchLimit {
 
 /// Computes heatmaps. One thread owns it; no tensor leaves it.
 pub trait Explainer: Send {
-    /// Whether it helps to know the batch after the one in hand. Otherwise another device may have it.
-    fn prefetches(&self) -> bool {
-        false
-    }
-
-    /// The heatmaps of a batch. Every sample of the batch is in the result exactly once. The `next` batch, where there is one already,
-    /// may be brought to the device while this one is computed.
+    /// Takes a batch, and gives what is done: samples of this batch, or of those before, which a device may have computed while
+    /// this one was brought to it. Every sample of all batches is in one result exactly once.
     ///
     /// # Errors
     /// Only what makes going on pointless; a fault of one sample is part of the result.
-    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError>;
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError>;
+
+    /// The rest of what it has taken, which it waits for.
+    ///
+    /// # Errors
+    /// As for [`Explainer::explain`].
+    fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
+        Ok(HeatmapBatch::default())
+    }
+
+    /// A batch alone, when nothing else is taken.
+    ///
+    /// # Errors
+    /// As for [`Explainer::explain`].
+    fn explain_now(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        let mut made = self.explain(batch)?;
+        let HeatmapBatch { explained, failed } = self.finish()?;
+        made.explained.extend(explained);
+        made.failed.extend(failed);
+        Ok(made)
+    }
 
     /// How much the next batches may hold, by what those before took. Before the first it is little: that one is the trial.
     fn batch_limit(&self) -> BatchLimit {

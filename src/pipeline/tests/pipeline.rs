@@ -12,7 +12,9 @@ use std::{
 };
 
 use camflow_diagnostic::{Diagnose, Diagnostic};
-use camflow_media::{Checksum, ExifPolicy, ImageLimits, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb};
+use camflow_media::{
+    Checksum, ExifPolicy, ImageLimits, InputPixels, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb,
+};
 use camflow_pipeline::{
     BatchLimit, Cancellation, Change, ClassHeatmaps, ColumnIndex, CommitOutcome, Decoder, Encoder, Event, ExplainedSample,
     Explainer, FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures,
@@ -133,38 +135,27 @@ impl Sink for MemorySink<'_> {
     }
 }
 
-/// Gives each sample maps that hold its first pixel, so that mixed-up samples would show.
+/// Gives each sample maps that hold its first pixel, so that mixed-up samples would show. A batch is done when the next one comes,
+/// as on a device that is not waited for.
 #[derive(Default)]
 struct FirstPixel {
     batches: Vec<usize>,
-    /// The first sample of the batch that was announced.
-    announced: Vec<u64>,
+    launched: HeatmapBatch,
 }
 
 impl Explainer for FirstPixel {
-    fn prefetches(&self) -> bool {
-        true
-    }
-
-    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         self.batches.push(batch.samples.len());
-        self.announced.retain(|first| *first != batch.samples[0].envelope.sample.seq);
-        assert!(self.announced.is_empty(), "what was announced comes next");
-        self.announced.extend(next.map(|next| next.samples[0].envelope.sample.seq));
         let mut result = HeatmapBatch::default();
-        let size = 3 * batch.height * batch.width;
-        for (sample, pixels) in batch.samples.into_iter().zip(batch.pixels.chunks(size)) {
-            let map = |layer: f32| Heatmap {
-                height: 1,
-                width: 2,
-                values: vec![pixels[0], layer],
-                levels: vec![0, 255],
-                layer_map: None,
-            };
+        for sample in batch.samples {
+            let InputPixels::Levels(levels) = &sample.pixels else { panic!("an image of 8 bits") };
+            let pixel = f32::from(levels[0]) / 255.0;
+            let map =
+                |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixel, layer], levels: vec![0, 255], layer_map: None };
             let classes = sample.targets.iter().map(|target| ClassHeatmaps {
                 class: target.class,
                 channel: 15,
-                score: f64::from(pixels[0]),
+                score: f64::from(pixel),
                 confidence: None,
                 object: None,
                 heatmaps: vec![map(0.25), map(0.75)],
@@ -173,7 +164,11 @@ impl Explainer for FirstPixel {
             let classes = classes.collect();
             result.explained.push(ExplainedSample { envelope: sample.envelope, seen: None, classes });
         }
-        Ok(result)
+        Ok(std::mem::replace(&mut self.launched, result))
+    }
+
+    fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
+        Ok(std::mem::take(&mut self.launched))
     }
 }
 
@@ -190,7 +185,7 @@ struct Meeting {
 }
 
 impl Explainer for Together<'_> {
-    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         if self.maps.batches.is_empty() {
             let mut missing = self.devices.missing.lock().expect("not poisoned");
             *missing -= 1;
@@ -198,7 +193,11 @@ impl Explainer for Together<'_> {
             let patience = Duration::from_secs(60);
             drop(self.devices.arrived.wait_timeout_while(missing, patience, |missing| *missing > 0).expect("not poisoned"));
         }
-        self.maps.explain(batch, next)
+        self.maps.explain(batch)
+    }
+
+    fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
+        self.maps.finish()
     }
 }
 
@@ -207,8 +206,12 @@ impl Explainer for Together<'_> {
 struct Learning(FirstPixel);
 
 impl Explainer for Learning {
-    fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
-        self.0.explain(batch, next)
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        self.0.explain(batch)
+    }
+
+    fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
+        self.0.finish()
     }
 
     fn batch_limit(&self) -> BatchLimit {
@@ -428,8 +431,12 @@ fn devices_work_side_by_side_from_one_queue() {
 fn each_device_gets_batches_of_its_own_size() {
     struct UpTo(usize, FirstPixel);
     impl Explainer for UpTo {
-        fn explain(&mut self, batch: InputBatch, next: Option<&InputBatch>) -> Result<HeatmapBatch, RunError> {
-            self.1.explain(batch, next)
+        fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+            self.1.explain(batch)
+        }
+
+        fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
+            self.1.finish()
         }
 
         fn batch_limit(&self) -> BatchLimit {

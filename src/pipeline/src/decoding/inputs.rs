@@ -66,7 +66,7 @@ mod tests {
             TargetClass,
         },
     };
-    use camflow_media::{ExifPolicy, MaskValue, Preprocess, RgbImage, encode_gray, encode_rgb};
+    use camflow_media::{ExifPolicy, InputPixels, MaskValue, Preprocess, RgbImage, encode_gray, encode_rgb};
 
     /// A sample with an image file and mask files, and the job on it.
     struct World {
@@ -114,7 +114,7 @@ mod tests {
 
         /// What becomes of a sample whose files are changed between its check and its decoding; also the level of its pixels,
         /// and what the next run says of it.
-        fn moved(&self, target: StoredTarget, change: impl FnOnce()) -> (bool, f32, BTreeSet<Change>) {
+        fn moved(&self, target: StoredTarget, change: impl FnOnce()) -> (bool, u8, BTreeSet<Change>) {
             let Step::Next(stale) = self.check(target.clone(), Vec::new()) else { panic!("a stale sample") };
             // Files that change within one tick of the clock are the same file, and are read as what they are then.
             std::thread::sleep(std::time::Duration::from_millis(25));
@@ -128,7 +128,8 @@ mod tests {
                 Step::Skip(_) => BTreeSet::new(),
                 Step::Fail(failure) => panic!("{failure:?}"),
             };
-            (decoded.is_moved, (decoded.pixels[0] * 255.0).round(), changes)
+            let InputPixels::Levels(levels) = &decoded.pixels else { panic!("an image of 8 bits") };
+            (decoded.is_moved, levels[0], changes)
         }
     }
 
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn an_image_that_nobody_touches_is_up_to_date() {
         let world = World::new();
-        assert_eq!(world.moved(StoredTarget::Unlabelled, || ()), (false, 7.0, BTreeSet::new()));
+        assert_eq!(world.moved(StoredTarget::Unlabelled, || ()), (false, 7, BTreeSet::new()));
     }
 
     #[test]
@@ -158,7 +159,7 @@ mod tests {
                     set_modified(&path, before.modified().unwrap());
                 }
             };
-            assert_eq!(world.moved(StoredTarget::Unlabelled, rewrite), (true, 9.0, BTreeSet::from([IMAGE])));
+            assert_eq!(world.moved(StoredTarget::Unlabelled, rewrite), (true, 9, BTreeSet::from([IMAGE])));
         }
         let world = World::new();
         let replace = || {
@@ -166,7 +167,7 @@ mod tests {
             set_modified(&world.at("b.png"), fs::metadata(world.at("a.png")).unwrap().modified().unwrap());
             fs::rename(world.at("b.png"), world.at("a.png")).unwrap();
         };
-        assert_eq!(world.moved(StoredTarget::Unlabelled, replace), (true, 9.0, BTreeSet::from([IMAGE])));
+        assert_eq!(world.moved(StoredTarget::Unlabelled, replace), (true, 9, BTreeSet::from([IMAGE])));
     }
 
     #[test]
@@ -187,10 +188,10 @@ mod tests {
                 fs::write(&path, encode_gray(4, 4, &[level, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]).unwrap()).unwrap();
                 set_modified(&path, before);
             };
-            assert_eq!(world.moved(target.clone(), || ()), (false, 7.0, BTreeSet::new()));
-            assert_eq!(world.moved(target.clone(), || rewrite("mask.png", 3)), (true, 7.0, BTreeSet::from([LABEL])));
+            assert_eq!(world.moved(target.clone(), || ()), (false, 7, BTreeSet::new()));
+            assert_eq!(world.moved(target.clone(), || rewrite("mask.png", 3)), (true, 7, BTreeSet::from([LABEL])));
             // Nobody reads the dog's.
-            assert_eq!(world.moved(target.clone(), || rewrite("other.png", 4)), (false, 7.0, BTreeSet::new()));
+            assert_eq!(world.moved(target.clone(), || rewrite("other.png", 4)), (false, 7, BTreeSet::new()));
         }
     }
 

@@ -22,7 +22,7 @@ pub use step::{SampleFailure, Skip, SkipReason, Step};
 pub use target::{Channel, ClassTarget, TargetClass, TargetPixels};
 
 use crate::fingerprint::Change;
-use camflow_media::{BinaryMask, FrameRegion, Stamp};
+use camflow_media::{BinaryMask, FrameRegion, InputPixels, Stamp};
 
 /// A sample as it leaves the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +53,8 @@ pub struct StaleSample {
 pub struct DecodedSample {
     /// Which sample, and what of it.
     pub envelope: Envelope,
-    /// f32 `[3, height, width]`, normalised.
-    pub pixels: Vec<f32>,
+    /// What the device makes the model's input of.
+    pub pixels: InputPixels,
     /// Height of the model's input.
     pub height: usize,
     /// Width of the model's input.
@@ -81,10 +81,8 @@ pub(crate) enum Decoded {
 /// N samples of one input shape.
 #[derive(Debug)]
 pub struct InputBatch {
-    /// The samples; their `pixels` have been moved to [`InputBatch::pixels`].
+    /// The samples.
     pub samples: Vec<DecodedSample>,
-    /// f32 `[N, 3, height, width]`, contiguous, in host memory.
-    pub pixels: Vec<f32>,
     /// Height of the model's input.
     pub height: usize,
     /// Width of the model's input.

@@ -2,7 +2,8 @@
 
 use super::{BatchLimits, Context, StageLoop};
 use crate::{
-    message::{ExplainedSample, InputBatch},
+    error::RunError,
+    message::{ExplainedSample, HeatmapBatch, InputBatch},
     seams::Explainer,
     stage::Stage,
     timing::{Inlet, Outlet},
@@ -24,25 +25,32 @@ impl StageLoop for Device<'_> {
     fn run(self, context: Context<'_, '_>) {
         let Device { explainer, index, limits, input, out } = self;
         let Context { clock, ledger, .. } = context;
-        let mut next = None;
-        while let Some(batch) = next.take().or_else(|| limits.next_rest()).or_else(|| input.next()).or_else(|| limits.next_rest())
-        {
+        // False where the run is over.
+        let hand_on = |made: Result<HeatmapBatch, RunError>| match made {
+            Ok(HeatmapBatch { explained, failed }) => {
+                failed.into_iter().for_each(|failure| ledger.failed(failure));
+                explained.is_empty() || out.send(explained).is_ok()
+            }
+            Err(fault) => {
+                ledger.abort(fault);
+                false
+            }
+        };
+        loop {
+            let ready = limits.next_rest().or_else(|| input.next_if_ready());
+            // While nothing else is there to do, the device ends what it has.
+            if ready.is_none() && !hand_on(clock.busy(|| explainer.finish())) {
+                return;
+            }
+            let Some(batch) = ready.or_else(|| input.next()).or_else(|| limits.next_rest()) else { return };
             if ledger.is_aborted() {
                 return;
             }
             let batch = limits.share(index, batch);
-            if explainer.prefetches() {
-                next = limits.next_rest().or_else(|| input.next_if_ready()).map(|next| limits.share(index, next));
-            }
-            match clock.busy(|| explainer.explain(batch, next.as_ref())) {
-                Ok(batch) => {
-                    limits.set(index, explainer.batch_limit());
-                    batch.failed.into_iter().for_each(|failure| ledger.failed(failure));
-                    if out.send(batch.explained).is_err() {
-                        return;
-                    }
-                }
-                Err(fault) => return ledger.abort(fault),
+            let made = clock.busy(|| explainer.explain(batch));
+            limits.set(index, explainer.batch_limit());
+            if !hand_on(made) {
+                return;
             }
         }
     }

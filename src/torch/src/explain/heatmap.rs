@@ -5,7 +5,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use crate::program::with_host;
+use crate::program::HostCopy;
 use camflow_media::FrameRegion;
 use camflow_names::Choice;
 use camflow_pipeline::Heatmap;
@@ -116,52 +116,86 @@ pub(super) fn resize_to_image(heatmaps: &Tensor, region: &FrameRegion) -> Result
     resize(heatmaps, region.image_height, region.image_width)
 }
 
-/// Heatmaps with whether all of their values are finite, and maps of layers.
-type OnHost = (Vec<(Heatmap, bool)>, Vec<Heatmap>);
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub(super) struct OnHost {
+    /// Heatmaps with whether all of their values are finite.
+    pub heatmaps: Vec<(Heatmap, bool)>,
+    /// Maps of layers.
+    pub of_layers: Vec<Heatmap>,
+    /// What else was asked for.
+    pub numbers: Vec<f64>,
+}
 
-/// Copies heatmaps `[1, H, W]` of any sizes to host memory, with their 8-bit levels and whether all of their values are finite, and
-/// what layers have of them: all in one copy.
-///
-/// # Errors
-/// libtorch fails.
-pub(super) fn to_heatmaps(shown: &[&Tensor], of_layers: &[&Tensor]) -> Result<OnHost, TchError> {
-    let Some(first) = shown.first() else { return Ok(OnHost::default()) };
-    let maps = [shown, of_layers].concat();
-    let size = first.size();
-    let all = match maps.iter().all(|map| map.size() == size) {
-        true => Tensor::f_cat(&maps, 0)?.f_flatten(0, -1)?,
-        false => Tensor::f_cat(&maps.iter().map(|map| map.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?, 0)?,
-    };
-    let all = all.f_to_kind(Kind::Float)?;
-    // The cast cuts off, so half a level more rounds.
-    let levels = all.f_mul_scalar(255.0)?.f_add_scalar(0.5)?.f_to_kind(Kind::Uint8)?;
-    // A sum is finite if what is summed is, as values go up to 1.
-    let (mut sums, mut start) = (Vec::new(), 0);
-    for alike in shown.chunk_by(|one, next| one.size() == next.size()) {
-        let (rows, pixels) = (alike.len() as i64, alike[0].numel() as i64);
-        let values = all.f_narrow(0, start, rows * pixels)?.f_view([rows, pixels])?;
-        sums.push(values.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?);
-        start += rows * pixels;
-    }
-    let sums = Tensor::f_cat(&sums, 0)?.f_view_dtype(Kind::Uint8)?;
-    let num_pixels = all.numel();
-    let all = Tensor::f_cat(&[all.f_view_dtype(Kind::Uint8)?, levels, sums], 0)?;
-    let sizes = maps.iter().map(|map| map.size3()).collect::<Result<Vec<_>, _>>()?;
-    with_host(&all, |bytes: &[u8]| {
-        let (mut values, rest) = bytes.split_at(num_pixels * size_of::<f32>());
-        let (mut levels, sums) = rest.split_at(num_pixels);
-        let floats = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect::<Vec<_>>();
-        let heatmap = |(_, height, width): (i64, i64, i64)| {
-            let (height, width) = (height as usize, width as usize);
-            let (own_values, own_levels);
-            (own_values, values) = values.split_at(height * width * size_of::<f32>());
-            (own_levels, levels) = levels.split_at(height * width);
-            Heatmap { height, width, values: floats(own_values), levels: own_levels.to_vec(), layer_map: None }
+/// The same on its way: all in one copy.
+#[derive(Debug)]
+pub(super) struct ToHost {
+    /// f32 values, u8 levels, a f32 sum of each heatmap, f64 numbers; `None` where there is nothing.
+    copy: Option<HostCopy>,
+    num_shown: usize,
+    sizes: Vec<(i64, i64, i64)>,
+}
+
+impl ToHost {
+    /// Has the device copy heatmaps `[1, H, W]` of any sizes, with their 8-bit levels and whether all of their values are finite,
+    /// what layers have of them, and f64 numbers `[n]`.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub(super) fn start(shown: &[&Tensor], of_layers: &[&Tensor], numbers: &[&Tensor]) -> Result<Self, TchError> {
+        let Some(first) = shown.first() else { return Ok(ToHost { copy: None, num_shown: 0, sizes: Vec::new() }) };
+        let maps = [shown, of_layers].concat();
+        let size = first.size();
+        let all = match maps.iter().all(|map| map.size() == size) {
+            true => Tensor::f_cat(&maps, 0)?.f_flatten(0, -1)?,
+            false => Tensor::f_cat(&maps.iter().map(|map| map.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?, 0)?,
         };
-        let mut heatmaps: Vec<Heatmap> = sizes.into_iter().map(heatmap).collect();
-        let of_layers = heatmaps.split_off(shown.len());
-        (heatmaps.into_iter().zip(floats(sums).into_iter().map(f32::is_finite)).collect(), of_layers)
-    })
+        let all = all.f_to_kind(Kind::Float)?;
+        // The cast cuts off, so half a level more rounds.
+        let levels = all.f_mul_scalar(255.0)?.f_add_scalar(0.5)?.f_to_kind(Kind::Uint8)?;
+        // A sum is finite if what is summed is, as values go up to 1.
+        let (mut sums, mut start) = (Vec::new(), 0);
+        for alike in shown.chunk_by(|one, next| one.size() == next.size()) {
+            let (rows, pixels) = (alike.len() as i64, alike[0].numel() as i64);
+            let values = all.f_narrow(0, start, rows * pixels)?.f_view([rows, pixels])?;
+            sums.push(values.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?);
+            start += rows * pixels;
+        }
+        let mut bytes = vec![all.f_view_dtype(Kind::Uint8)?, levels, Tensor::f_cat(&sums, 0)?.f_view_dtype(Kind::Uint8)?];
+        if !numbers.is_empty() {
+            bytes.push(Tensor::f_cat(numbers, 0)?.f_view_dtype(Kind::Uint8)?);
+        }
+        let copy = HostCopy::start(&Tensor::f_cat(&bytes, 0)?)?;
+        let sizes = maps.iter().map(|map| map.size3()).collect::<Result<Vec<_>, _>>()?;
+        Ok(ToHost { copy: Some(copy), num_shown: shown.len(), sizes })
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn read(self) -> Result<OnHost, TchError> {
+        let ToHost { copy: Some(copy), num_shown, sizes } = self else { return Ok(OnHost::default()) };
+        let num_pixels: usize = sizes.iter().map(|(_, height, width)| (height * width) as usize).sum();
+        copy.read(|bytes: &[u8]| {
+            let (mut values, rest) = bytes.split_at(num_pixels * size_of::<f32>());
+            let (mut levels, rest) = rest.split_at(num_pixels);
+            let (sums, numbers) = rest.split_at(num_shown * size_of::<f32>());
+            let floats = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect::<Vec<_>>();
+            let heatmap = |(_, height, width): (i64, i64, i64)| {
+                let (height, width) = (height as usize, width as usize);
+                let (own_values, own_levels);
+                (own_values, values) = values.split_at(height * width * size_of::<f32>());
+                (own_levels, levels) = levels.split_at(height * width);
+                Heatmap { height, width, values: floats(own_values), levels: own_levels.to_vec(), layer_map: None }
+            };
+            let mut heatmaps: Vec<Heatmap> = sizes.into_iter().map(heatmap).collect();
+            let of_layers = heatmaps.split_off(num_shown);
+            let heatmaps = heatmaps.into_iter().zip(floats(sums).into_iter().map(f32::is_finite)).collect();
+            let numbers = numbers.as_chunks().0.iter().map(|bytes| f64::from_ne_bytes(*bytes)).collect();
+            OnHost { heatmaps, of_layers, numbers }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -217,8 +251,10 @@ mod tests {
     fn levels_are_rounded_and_maps_of_other_sizes_stay_apart() {
         let first = Tensor::from_slice(&[0.0, 1.0, 0.5, 0.49 / 255.0, 0.5 / 255.0, 127.4f32 / 255.0]).view([1, 2, 3]);
         let second = Tensor::from_slice(&[0.25f32]).view([1, 1, 1]);
-        let (heatmaps, of_layers) = to_heatmaps(&[&first], &[&second]).expect("copied");
-        let ([(first, true)], [second]) = (&heatmaps[..], &of_layers[..]) else { panic!("two maps") };
+        let numbers = [Tensor::from_slice(&[2.5f64]), Tensor::from_slice(&[-1.0f64, 1e300])];
+        let on_host = ToHost::start(&[&first], &[&second], &numbers.each_ref()).and_then(ToHost::read).expect("copied");
+        assert_eq!(on_host.numbers, [2.5, -1.0, 1e300]);
+        let ([(first, true)], [second]) = (&on_host.heatmaps[..], &on_host.of_layers[..]) else { panic!("two maps") };
         assert_eq!((first.height, first.width), (2, 3));
         assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
         assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));
@@ -254,9 +290,9 @@ mod tests {
             [0.5f32, f32::NAN, f32::INFINITY].map(|value| Tensor::from_slice(&[1f32, value]).view([1, 1, 2]));
         let narrow = Tensor::zeros([1, 1, 1], tch::kind::FLOAT_CPU);
         let is_finite = |shown: &[&Tensor]| -> Vec<bool> {
-            let (heatmaps, of_layers) = to_heatmaps(shown, &[&narrow]).expect("copied");
-            assert_eq!(of_layers.len(), 1);
-            heatmaps.into_iter().map(|(_, is_finite)| is_finite).collect()
+            let on_host = ToHost::start(shown, &[&narrow], &[]).and_then(ToHost::read).expect("copied");
+            assert_eq!((on_host.of_layers.len(), on_host.numbers.len()), (1, 0));
+            on_host.heatmaps.into_iter().map(|(_, is_finite)| is_finite).collect()
         };
         assert_eq!(is_finite(&[&finite, &nan, &narrow, &infinite]), [true, false, true, false]);
     }

@@ -1,17 +1,16 @@
 //! One tensor through the model: forward, then pass by pass the saliency maps of all methods.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
     cam::Reduction,
-    grid::{Cell, ColumnIndex, Grid, SampleIndex, TargetIndex},
+    grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
     probe::ProbeOptions,
     target::{Score, resolve},
 };
-use crate::program::to_host;
 use camflow_media::BinaryMask;
 use camflow_pipeline::ClassTarget;
 
@@ -20,9 +19,9 @@ pub(super) struct Saliencies {
     /// What was differentiated, of each class that is there.
     pub targets: Grid<Score>,
     /// How much that is, f64 `[n]` of each pass, on the device.
-    values: Vec<Tensor>,
-    /// The class's probability, of each class that is there, if it was asked for.
-    pub confidences: Grid<f64>,
+    pub values: Vec<Tensor>,
+    /// The class's probability, f64 `[1]` of each class that is there, on the device, if it was asked for.
+    pub confidences: Grid<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -35,23 +34,6 @@ pub(super) struct PassMaps {
     pub samples: Vec<SampleIndex>,
     /// The saliency `[N, H', W']` of each layer of the column, or of the network. Rows of other samples mean nothing.
     pub columns: TiVec<ColumnIndex, Vec<Tensor>>,
-}
-
-impl Saliencies {
-    /// How much each score is. The host waits for them, so that it asks when it has nothing else to launch.
-    pub(super) fn scores(&self) -> Result<Grid<f64>, TchError> {
-        let mut scores = Grid::default();
-        if !self.values.is_empty() {
-            let cells = self.passes.iter().flat_map(|pass| {
-                let target = pass.target;
-                pass.samples.iter().map(move |&sample| Cell { sample, target })
-            });
-            for (cell, value) in cells.zip(to_host::<f64>(&Tensor::f_cat(&self.values, 0)?)?) {
-                scores.insert(cell, value);
-            }
-        }
-        Ok(scores)
-    }
 }
 
 impl TorchExplainer {
@@ -113,18 +95,10 @@ impl TorchExplainer {
 }
 
 /// The probability of each class that is there.
-fn confidences(output: &Tensor, scores: &Grid<Score>) -> Result<Grid<f64>, ExplainError> {
+fn confidences(output: &Tensor, scores: &Grid<Score>) -> Result<Grid<Tensor>, ExplainError> {
     let output = output.f_detach()?;
-    let of = |(cell, score): (Cell, &Score)| {
-        let of_sample = output.f_narrow(0, usize::from(cell.sample) as i64, 1)?;
+    scores.try_map(|cell, score| {
+        let of_sample = output.f_narrow(0, cell.sample.row(), 1)?;
         Ok(score.confidence(&of_sample)?.f_to_kind(Kind::Double)?.f_view([-1i64])?)
-    };
-    let found = scores.iter().map(of).collect::<Result<Vec<Tensor>, ExplainError>>()?;
-    let mut confidences = Grid::default();
-    if !found.is_empty() {
-        for ((cell, _), probability) in scores.iter().zip(to_host::<f64>(&Tensor::f_cat(&found, 0)?)?) {
-            confidences.insert(cell, probability);
-        }
-    }
-    Ok(confidences)
+    })
 }

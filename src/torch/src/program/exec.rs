@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use torch_sys::C_tensor;
 
 use super::{
-    counts::to_pinned,
     dispatch::{self, Autocast, DispatchError, Input, Output as Result_},
     graph::{Arg, IntArg, Output, ValueId},
     memory::says_out_of_memory,
@@ -116,27 +115,6 @@ impl Plan {
             id
         });
         Ok(Frame { values, taps: Vec::new(), given })
-    }
-
-    /// An input f32 `[N, 3, H, W]` on the device. A GPU copies it from pinned memory, when it has done what it was given before, and
-    /// without being waited for.
-    ///
-    /// # Errors
-    /// No memory is left.
-    ///
-    /// # Panics
-    /// There are not as many pixels as the size says.
-    pub fn upload(&self, pixels: &[f32], size: [i64; 4]) -> Result<Tensor, tch::TchError> {
-        let device = self.options.device;
-        if !device.is_cuda() {
-            return Tensor::f_from_slice(pixels)?.f_view(size);
-        }
-        assert_eq!(size.iter().product::<i64>(), pixels.len() as i64, "pixels for a whole batch");
-        let [_, channels, height, width] = size;
-        let strides = [channels * height * width, height * width, width, 1];
-        // SAFETY: so many floats lie there, and the tensor is gone before them.
-        let view = unsafe { Tensor::f_from_blob(pixels.as_ptr().cast(), &size, &strides, Kind::Float, tch::Device::Cpu) }?;
-        to_pinned(&view)?.f_to_device_(device, Kind::Float, true, false)
     }
 
     /// Brings the input to the device, where it is not there yet, and binds it; as it was bound, it is returned.

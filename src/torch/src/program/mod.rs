@@ -31,6 +31,7 @@ mod schema;
 mod settings;
 mod suffix;
 mod symbolic;
+mod transfer;
 mod untrusted;
 mod value;
 mod wide;
@@ -43,8 +44,7 @@ use std::{
 use tch::{Device, Tensor};
 
 pub use biases::Bias;
-pub(crate) use counts::with_host;
-pub use counts::{Counts, counted, to_host};
+pub use counts::{Counts, counted};
 pub use cuda::{CudaStatus, cuda_status, libtorch_folder};
 pub use device::{fault_of, find_device, share_cores};
 pub use dispatch::DispatchError;
@@ -58,6 +58,8 @@ pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChan
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub(crate) use settings::{MathAttention, try_convolutions};
 pub use settings::{allow_tf32, silence_warnings};
+pub use transfer::to_host;
+pub(crate) use transfer::{HostCopy, Uploader};
 #[doc(hidden)]
 pub use untrusted::{read_archive, read_graph};
 
@@ -339,7 +341,7 @@ impl Program {
         ProgramError::Invalid { path: self.path().to_owned(), problems, hints }
     }
 
-    fn device_error(&self, device: Device, error: &tch::TchError) -> ProgramError {
+    pub(crate) fn device_error(&self, device: Device, error: &tch::TchError) -> ProgramError {
         self.refused(device, from_tch(error))
     }
 

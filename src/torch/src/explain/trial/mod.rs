@@ -27,7 +27,7 @@ fn picture(preprocess: &Preprocess, size: [usize; 2], number: u64) -> Result<Ten
     let preprocess = Preprocess { steps };
     for first in (0..channels).step_by(3) {
         let input = preprocess.apply(&noise(size, number, first)?).map_err(|error| error.to_string())?;
-        pixels.extend(input.pixels);
+        pixels.extend(input.pixels.to_floats(&preprocess.normalization()));
     }
     pixels.truncate(channels * size[0] * size[1]);
     let tensor =

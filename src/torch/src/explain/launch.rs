@@ -1,0 +1,252 @@
+//! A batch on a device: what it is given at once, and what comes of it. In between a GPU computes, and the host has time for the
+//! batches before and after.
+
+use tch::TchError;
+use typed_index_collections::{TiSlice, TiVec};
+
+use super::{
+    ExplainError, TorchExplainer,
+    drawing::{DeviceMaps, is_whole},
+    grid::{Cell, ColumnIndex, Grid, SampleIndex},
+    heatmap::{OnHost, ToHost},
+    smoothing::{PLAIN, SMOOTHING},
+    unusable,
+};
+use crate::{
+    explain::HeatmapSize,
+    program::{device_name, fault_of},
+};
+use camflow_measure::Measures;
+use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
+use camflow_pipeline::{
+    Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, RunError,
+    SampleFailure, Stage, TargetPixels,
+};
+
+/// A batch, or a part of one, that is launched.
+#[derive(Debug)]
+pub(super) struct Launched {
+    samples: Vec<DecodedSample>,
+    results: Results,
+}
+
+/// What will be there of each class.
+#[derive(Debug)]
+struct Results {
+    /// Heatmaps sample by sample, class by class and column by column; then the scores, in the order of `scored`; then the
+    /// confidences, in that of `explained`.
+    maps: ToHost,
+    /// How each heatmap was drawn from the map of its layer.
+    upsamplings: Vec<Option<Upsampling>>,
+    scored: Vec<Cell>,
+    /// Each class that is there: its channel, and the pixels that the model itself gives it, where those count.
+    explained: Vec<(Cell, i64, Option<BinaryMask>)>,
+    has_confidences: bool,
+    faithfulness: Grid<TiVec<ColumnIndex, Measures>>,
+}
+
+impl TorchExplainer {
+    /// Launches samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose fault it
+    /// is.
+    pub(super) fn launch(
+        &mut self,
+        samples: Vec<DecodedSample>,
+        shape: (usize, usize),
+        result: &mut HeatmapBatch,
+    ) -> Result<(), RunError> {
+        if samples.is_empty() {
+            return Ok(());
+        }
+        if samples.len() > self.max_batch {
+            return self.launch_halves(samples, shape, result);
+        }
+        match self.try_launch(&samples, shape) {
+            Ok(results) => self.launched.push(Launched { samples, results }),
+            Err(error) => {
+                if !error.is_out_of_memory() {
+                    self.check_device(&error)?;
+                }
+                if samples.len() > 1 {
+                    if error.is_out_of_memory() {
+                        self.max_batch = samples.len() / 2;
+                    }
+                    return self.launch_halves(samples, shape, result);
+                }
+                if error.is_out_of_memory() && self.probe_batch > 1 && self.options.probes() {
+                    self.probe_batch /= 2;
+                    return self.launch(samples, shape, result);
+                }
+                let mut text = error.text();
+                if matches!(error, ExplainError::Graph(_)) && !error.is_out_of_memory() {
+                    text = format!("{text}; {}", self.sizes.said_of(&self.plan, shape));
+                }
+                result.failed.extend(samples.into_iter().map(|sample| failure(sample, text.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    fn launch_halves(
+        &mut self,
+        mut samples: Vec<DecodedSample>,
+        shape: (usize, usize),
+        result: &mut HeatmapBatch,
+    ) -> Result<(), RunError> {
+        let second = samples.split_off(samples.len() / 2);
+        self.launch(samples, shape, result)?;
+        self.launch(second, shape, result)
+    }
+
+    fn try_launch(&self, samples: &[DecodedSample], (height, width): (usize, usize)) -> Result<Results, ExplainError> {
+        let images: Vec<&InputPixels> = samples.iter().map(|sample| &sample.pixels).collect();
+        let input = self.uploader.upload(&images, (height, width))?;
+        let samples = TiSlice::from_ref(samples);
+        let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
+        let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
+        let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
+        let plain = self.saliencies(&input, &keys, &targets, &shown)?;
+        let mut maps = self.heatmaps(&plain.passes, PLAIN, samples, (height, width))?;
+        if self.options.aug_smooth {
+            for (cell, found) in plain.targets.iter() {
+                targets[cell.sample][usize::from(cell.target)].channel = Channel::Index(found.class);
+            }
+            for variant in &SMOOTHING[1..] {
+                let of_sample = |targets: &Vec<ClassTarget>| targets.iter().map(|target| variant.of_target(target)).collect();
+                let targets: TiVec<SampleIndex, Vec<ClassTarget>> = targets.iter().map(of_sample).collect();
+                let shown: TiVec<SampleIndex, _> =
+                    shown.iter().map(|shown| shown.as_ref().map(|shown| variant.of_mask(shown))).collect();
+                let found = self.saliencies(&variant.of_input(&input)?, &keys, &targets, &shown)?;
+                let mut more = self.heatmaps(&found.passes, *variant, samples, (height, width))?;
+                for (cell, sums) in maps.iter_mut() {
+                    // A class that a variant no longer shows adds a map of zeros to the mean.
+                    for (sum, mut map) in sums.iter_mut().zip(more.remove(cell).into_iter().flatten()) {
+                        for (sum, map) in sum.tensors_mut().zip(map.tensors_mut()) {
+                            *sum = sum.f_add(map)?;
+                        }
+                    }
+                }
+            }
+            for sum in maps.iter_mut().flat_map(|(_, sums)| sums).flat_map(DeviceMaps::tensors_mut) {
+                *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
+            }
+        }
+        let mut faithfulness = Grid::default();
+        if self.options.faithfulness {
+            faithfulness = self.faithfulness(&input, &plain.targets, &maps)?;
+        }
+        let drawn = || maps.iter().flat_map(|(_, maps)| maps);
+        let of_layers: Vec<_> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
+        let numbers: Vec<_> = plain.values.iter().chain(plain.confidences.iter().map(|(_, confidence)| confidence)).collect();
+        let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
+        Ok(Results {
+            maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
+            upsamplings: drawn().map(|maps| maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling)).collect(),
+            scored: scored.collect(),
+            has_confidences: self.options.confidence,
+            explained: plain.targets.into_iter().map(|(cell, score)| (cell, score.class, score.predicted)).collect(),
+            faithfulness,
+        })
+    }
+
+    /// Waits for what was launched, and adds it to the result.
+    pub(super) fn collect(&self, launched: Vec<Launched>, result: &mut HeatmapBatch) -> Result<(), RunError> {
+        for Launched { samples, results } in launched {
+            match results.read(&samples, self.columns.len()) {
+                Ok(classes) => {
+                    samples.into_iter().zip(classes).for_each(|(sample, classes)| self.add(sample, classes, result));
+                }
+                Err(error) => {
+                    let error = ExplainError::from(error);
+                    self.check_device(&error)?;
+                    result.failed.extend(samples.into_iter().map(|sample| failure(sample, error.text())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the device can go on after an error.
+    fn check_device(&self, error: &ExplainError) -> Result<(), RunError> {
+        let device = self.plan.device();
+        fault_of(device).map_or(Ok(()), |fault| Err(unusable(&device_name(device), &fault, error)))
+    }
+
+    /// Adds a sample with its heatmaps to the result, and says where its classes are.
+    fn add(&self, sample: DecodedSample, classes: Option<Vec<ClassHeatmaps>>, result: &mut HeatmapBatch) {
+        let Some(mut classes) = classes else {
+            let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
+            result.failed.push(failure(sample, error));
+            return;
+        };
+        // Heatmaps of a layer's own size show the model's input, others the whole image.
+        let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
+        let DecodedSample { envelope, targets, region, height, width, .. } = sample;
+        for target in targets {
+            if let TargetPixels::Mask(mask) = target.pixels
+                && let Some(class) = classes.iter_mut().find(|class| class.class == target.class)
+            {
+                class.object = Some(mask);
+            }
+        }
+        let mut seen = None;
+        if shows_more {
+            seen = Some(BinaryMask::full(height, width).onto_frame(&region));
+            for class in &mut classes {
+                class.object = class.object.take().map(|mask| on_image(&mask, &region, height, width));
+            }
+        }
+        result.explained.push(ExplainedSample { envelope, seen, classes });
+    }
+}
+
+impl Results {
+    /// Waits for them: per sample its classes' heatmaps, without those classes that are not there; `None` where numbers are not
+    /// finite.
+    fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Option<Vec<ClassHeatmaps>>>, TchError> {
+        let Results { maps, upsamplings, scored, explained, has_confidences, mut faithfulness } = self;
+        let OnHost { mut heatmaps, of_layers, numbers } = maps.read()?;
+        let mut of_layers = of_layers.into_iter();
+        for ((heatmap, _), upsampling) in heatmaps.iter_mut().zip(upsamplings) {
+            if let Some(upsampling) = upsampling
+                && let Some(Heatmap { height, width, values, .. }) = of_layers.next()
+            {
+                heatmap.layer_map = Some(LayerMap { height, width, values, upsampling });
+            }
+        }
+        let mut heatmaps = heatmaps.into_iter();
+        let (scores, confidences) = numbers.split_at(scored.len());
+        let mut of_cells = Grid::default();
+        scored.into_iter().zip(scores).for_each(|(cell, score)| of_cells.insert(cell, *score));
+        let mut confidences = confidences.iter().copied();
+        let mut classes: TiVec<SampleIndex, Option<Vec<ClassHeatmaps>>> = samples.iter().map(|_| Some(Vec::new())).collect();
+        for (cell, channel, object) in explained {
+            let confidence = if has_confidences { confidences.next() } else { None };
+            let (heatmaps, is_finite): (Vec<_>, Vec<_>) = heatmaps.by_ref().take(num_columns).unzip();
+            let score = of_cells.remove(cell).unwrap_or(f64::NAN);
+            if !score.is_finite() || !is_finite.into_iter().all(|is_finite| is_finite) {
+                classes[cell.sample] = None;
+            }
+            let Some(classes) = &mut classes[cell.sample] else { continue };
+            classes.push(ClassHeatmaps {
+                class: samples[usize::from(cell.sample)].targets[usize::from(cell.target)].class,
+                channel,
+                score,
+                confidence,
+                object,
+                heatmaps,
+                faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),
+            });
+        }
+        Ok(classes.into())
+    }
+}
+
+/// A sample that the device gives nothing of.
+pub(super) fn failure(sample: DecodedSample, error: String) -> SampleFailure {
+    SampleFailure { sample: sample.envelope.sample, stage: Stage::Device, error }
+}
+
+/// A mask over a model's input of `height` x `width` pixels as one over the whole image.
+fn on_image(mask: &BinaryMask, region: &FrameRegion, height: usize, width: usize) -> BinaryMask {
+    mask.resize_nearest(height, width).onto_frame(region)
+}
