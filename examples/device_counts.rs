@@ -7,7 +7,7 @@
 //!
 //! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated).
 //! `TARGET` is `mask` (another one for each image), `predicted` or `top`. Printed is one JSON object, also with what comes when of
-//! batches of one that are launched ahead of their results, and how far these are from those of the one batch.
+//! batches of one that are launched ahead of their results, and how far these are from those of batches that are not.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{error::Error, path::Path, process::ExitCode};
@@ -88,7 +88,11 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     if let Some(failure) = made.failed.first() {
         return Err(failure.error.clone().into());
     }
-    // The same one by one, each launched before the one before it is looked at.
+    // The same one by one; then each launched before the one before it is looked at.
+    let mut alone = HeatmapBatch::default();
+    for sample in samples.chunks(1) {
+        alone.explained.extend(explainer.explain_now(batch_of(sample))?.explained);
+    }
     explainer.run_ahead(true);
     let mut ahead = Vec::new();
     for sample in samples.chunks(1) {
@@ -96,7 +100,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     }
     ahead.push(explainer.finish()?);
     let num_ahead: Vec<usize> = ahead.iter().map(|made| made.explained.len()).collect();
-    let distance = distance(&made, ahead.iter().flat_map(|made| &made.explained)).ok_or("other samples than in one batch")?;
+    let distance = distance(&alone, ahead.iter().flat_map(|made| &made.explained)).ok_or("other samples than one by one")?;
     let num_heatmaps: usize = made.explained.iter().flat_map(|sample| &sample.classes).map(|class| class.heatmaps.len()).sum();
     let (passes, all) = passes.zip(all).ok_or("this libtorch does not count")?;
     Ok(format!(

@@ -21,7 +21,7 @@ def counts(binary):
         done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=600)
         found = json.loads(done.stdout)
         # What is launched ahead is looked at one batch later, and is the same.
-        assert found["num_ahead"] == [0, *[1] * batch] and found["distance"] < 1e-5, found
+        assert found["num_ahead"] == [0, *[1] * batch] and found["distance"] == 0, found
         num_columns = len(layers.split(",")) * len(methods.split(","))
         assert found["passes"]["waits"] == 0 and found["num_heatmaps"] == batch * num_columns
         found["beside"] = {name: found["all"][name] - found["passes"][name] for name in ("calls", "bytes", "waits")}
