@@ -55,6 +55,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         size: HeatmapSize::Input,
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
+        references: None,
         faithfulness: false,
         confidence: false,
         one_by_one: false,

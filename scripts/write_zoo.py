@@ -35,6 +35,8 @@ def row(name: str, entry: dict) -> str:
     config = entry["default_deployment_config_dict"]["config"]
     if refused:
         return f"| `{name}` | refused | gives {refused[0]} |"
+    if kind == "FiftyOneTransformer" or config.get("output_processor_cls") is None and kind not in GIVES:
+        return f"| `{name}` | ok | an embedding of the image (`--target similar=FILE`) |"
     per_pixel = "SemanticSegmenter" in str(config.get("output_processor_cls"))
     return f"| `{name}` | ok | {GIVES.get(kind) or ('classes of each pixel' if per_pixel else 'classes of the image')} |"
 
@@ -46,7 +48,7 @@ def page() -> str:
     return (
         "# FiftyOne's zoo\n\n"
         f"FiftyOne {importlib.metadata.version('fiftyone')} has {len(entries)} torch models in its zoo. "
-        f"`camflow export NAME` takes the {len(taken)} that score classes, of an image or of its pixels; "
+        f"`camflow export NAME` takes the {len(taken)} that score classes, of an image or of its pixels, or give an embedding of it; "
         "of the others it says what they give and what can be done. Written by `scripts/write_zoo.py`.\n\n"
         "`ok` means that the model's kind is read. The weights are downloaded by FiftyOne or Hugging Face.\n\n"
         f"| model | | what it gives |\n|---|---|---|\n{rows}\n"

@@ -74,7 +74,8 @@ def explain(
         images: a path, an `fo.Sample`, a PIL image or a uint8 array [height, width, 3] of RGB; or a list of these
         model: as for `compute_heatmaps`
         classes: the classes to explain; by default the model's first for each image
-        target: "predicted" (where the model sees the class), "top" or "pixel=X,Y"
+        target: "predicted" (where the model sees the class), "top", "pixel=X,Y", "component" (a number of a
+            regression) or "similar=FILE" (how near an embedding is to the file's)
         mask: a file that marks the pixels that count, instead
         layers: numbers ("1-4") or module paths; by default the model's last that carries space
         method: "gradcam", or others of the Grad-CAM family

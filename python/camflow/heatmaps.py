@@ -95,7 +95,9 @@ def compute_heatmaps(
         classes: the classes to explain, by name, or "all". Not needed with `target="top"`, or labels that are one class a sample
         label_field: the labels that say which samples, and which pixels of them, are of a class. Without it and `target`, the one
             field of labels that there is
-        target: instead of labels: "predicted" (where the model sees the class), "top" (the model's first class) or "pixel=X,Y"
+        target: instead of labels: "predicted" (where the model sees the class), "top" (the model's first class), "pixel=X,Y",
+            "component" (a number of a regression), or "similar=FILE" and "similar:FIELD" (how near an embedding is to the file's, or to
+            the mean of a class)
         layers: numbers ("1-4") or module paths; by default the model's last that carries space
         method: "gradcam", or others of the Grad-CAM family; several in one pass
         class_names: the names of the model's classes, in the order of its outputs, where it does not carry them

@@ -87,6 +87,10 @@ struct Settings {
     /// What the model takes beside the image, the same for all of them: a number, true, false, none or a `.npy` file; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     input: Vec<String>,
+    /// What the output means: `classification`, `segmentation`, `regression` (numbers that are no scores of classes) or `embedding`;
+    /// default: what the model says, else scores of classes
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
@@ -106,6 +110,7 @@ impl Settings {
             ("samples", self.samples.as_deref()),
             ("size", self.size.as_deref()),
             ("output", self.output.as_deref()),
+            ("task", self.task.as_deref()),
         ];
         let given = valued.into_iter().filter_map(|(flag, value)| value.map(|value| format!("--{flag}={value}")));
         let inputs = self.input.iter().map(|input| format!("--input={input}"));

@@ -105,6 +105,13 @@ def clip():
     return t.CLIPModel(config), processor
 
 
+def dinov3():
+    config = t.DINOv3ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16
+    )
+    return t.DINOv3ViTModel(config), t.DINOv3ViTImageProcessorFast(size={"height": 64, "width": 64})
+
+
 def yolos():
     config = t.YolosConfig(
         hidden_size=32,

@@ -33,7 +33,7 @@ from typing import Any
 from .archive import export
 from .classes import read_classes
 from .constants import read_input
-from .loading import load_model
+from .loading import TASKS, load_model
 from .messages import ExportError, first_line, say
 from .preprocess import SAMPLES
 from .transforms import steps_from_flags
@@ -41,7 +41,7 @@ from .transforms import steps_from_flags
 # What `camflow export` takes itself.
 OF_PROGRAM = {
     *("--arch", "--checkpoint", "--weights", "--classes", "--prompt", "--preprocess", "--mean", "--std", "--resize", "--size"),
-    *("--samples", "--letterbox", "--output", "--input", "--force", "--out"),
+    *("--samples", "--letterbox", "--output", "--input", "--task", "--force", "--out"),
 }
 
 
@@ -177,6 +177,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "may be repeated",
     )
     parser.add_argument(
+        "--task",
+        choices=TASKS[:4],
+        help="what the output means: scores of classes, of the image or of its pixels, numbers of a regression, or an embedding "
+        "(default: what the model says, else scores of classes)",
+    )
+    parser.add_argument(
         "--measure-with",
         metavar="CAMFLOW",
         help="the program that measures how the archive behaves when it is run; `camflow export` gives itself",
@@ -245,7 +251,7 @@ def run(args: argparse.Namespace, emit: Callable[[str], None], of_program: bool 
     classes = None if args.classes is None else read_classes(args.classes)
     num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
     inputs = dict(map(read_input, args.input))
-    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt, inputs)
+    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt, inputs, args.task)
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
     meta = export(

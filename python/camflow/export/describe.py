@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1  # of camflow.json; the reader refuses what it does not know
+WITHOUT_CLASSES = ("regression", "embedding")  # tasks whose numbers are no scores of classes
 
 
 def overlay_layouts(layers: Iterable[Layer], layouts: dict[str, Layer], shapes: Shapes) -> list[Layer]:
@@ -76,7 +77,14 @@ def describe(
             "choose another with `--primary-output`, or wrap the model",
         )
     # Of one class, some models leave out the dimension of classes: [N], or [N, H, W] of the image's size.
-    is_map = scores.ndim == 3 and (given.get("task") == "segmentation" or list(scores.shape[1:]) == example[2:])
+    task = given.get("task")
+    is_map = scores.ndim == 3 and (task in ("segmentation", "regression") or list(scores.shape[1:]) == example[2:])
+    if task == "embedding" and scores.ndim != 2:
+        raise ExportError(
+            f"the output has shape {list(scores.shape)}, and an embedding is [N, D]: one list of numbers for each image",
+            "take the mean over its places or tokens, or the class token, in a function: `file.py:function`",
+            code=2,
+        )
     num_classes = 1 if scores.ndim < 2 or is_map else scores.shape[1]
     if not torch.isfinite(scores).all():
         raise ExportError(
@@ -84,7 +92,10 @@ def describe(
             "random weights? `--warm-batchnorm 4` gives its batch norms sane statistics",
         )
     classes = given.get("classes") or {}
-    if num_classes == 1 and len(classes) == 2:
+    if task == "embedding" and classes:
+        say("note: the names of classes are left out, as an embedding has none")
+        classes = {}
+    if num_classes == 1 and len(classes) == 2 and task not in WITHOUT_CLASSES:
         negative, positive = (name for _, name in sorted(classes.items(), key=lambda entry: int(entry[0])))
         say(
             f"the output has one channel: it stands for `{positive}` where a sigmoid of it is above 0.5, and for `{negative}` elsewhere"
@@ -133,7 +144,7 @@ def describe(
     channels, steps = example[1], given.get("preprocess", [])
     steps = steps if steps and steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
     steps = checked_steps(steps, channels)
-    task = given.get("task") or (
+    task = task or (
         "segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other"
     )
     return {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METADATA_KEYS = {
     *("task", "classes", "preprocess", "aliases", "default_layers", "layers", "tokens", "primary_output", "example", "inputs"),
 }
+TASKS = ("classification", "segmentation", "regression", "embedding", "detection", "other")
 LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
     "fiftyone": zoo.load,
     "torchvision": torchvision.load,
@@ -52,6 +53,7 @@ def load_model(
     preprocess: list[Step] | None = None,
     prompt: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
     """Load what `ref` names (a name, `module:function`, `file.py:function`, a file or folder), or is, as a `LoadedModel`.
 
@@ -59,7 +61,7 @@ def load_model(
     `classes` (names by channel) and `preprocess` (steps) go before what the model says; steps without `normalize` are normalised as
     the model says. Of `classes` and `prompt` ("{}" stands
     for the class) come the texts that CLIP-like models score. `inputs` are what the forward takes beside the image, by name, the same
-    for all images.
+    for all images. `task` says what the output means (TASKS), before what the model says.
 
     Raises:
         ExportError: there is no such model, its weights do not fit, or its metadata cannot be used.
@@ -131,6 +133,8 @@ def load_model(
         **given,
         "weights": weights if weights in ("default", "none") else Path(weights).name,
     }
+    if task is not None:
+        loaded.metadata["task"] = task
     if "classes" in known:
         loaded.metadata["classes"] = classes_by_channel(loaded.metadata["classes"])
     if classes is not None:
@@ -253,6 +257,10 @@ def user_metadata(module: nn.Module, ref: str) -> Metadata:
             code=2,
         )
     given = dict(given)
+    if given.get("task", TASKS[0]) not in TASKS:
+        raise ExportError(
+            f"`camflow_metadata` of `{ref}` has the task `{given['task']}`", f"known are {', '.join(TASKS)}", code=2
+        )
     if "preprocess" in given:
         given["preprocess"] = checked_steps(given["preprocess"], where=f"`preprocess` in `camflow_metadata` of `{ref}`")
     if "classes" in given:

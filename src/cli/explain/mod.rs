@@ -11,15 +11,15 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        CamSpec, LayerTrial, MAX_SEEN, Model, Observer, check_classes, check_output, check_preprocess, check_task,
-        one_channel_notice, resolve,
+        CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, check_classes, check_output, check_preprocess,
+        check_task, components, embedded, in_file, one_channel_notice, resolve,
     },
     explain::{ExplainOptions, TorchExplainer},
-    job::{MaskNames, TargetSpec},
-    media::{MaskValue, SourceImage, shown},
+    job::{MaskNames, Reference, TargetSpec},
+    media::{ExifPolicy, MaskValue, SourceImage, shown},
     names::{Choice, ClassNames},
     pipeline::{Cancellation, Channel, Explainer, InputBatch, SkipReason, listed},
-    program::{Layer, PlanOptions, Program},
+    program::{Layer, PlanOptions, Program, References},
     report::{Format, Reporter, error_text},
 };
 use file_names::{FileNames, is_tensor};
@@ -36,7 +36,9 @@ pub(super) struct Args {
     #[command(flatten)]
     cam: CamArgs,
     /// What is explained: the classes where the model predicts them (`predicted`), at one pixel of the image (`pixel=X,Y`), or the
-    /// class that the model itself puts first (`top`); default: `predicted`, without `--class` `top`
+    /// class that the model itself puts first (`top`); a number of a regression as it is (`component`); how near an embedding is to
+    /// that of an image or of a `.npy` file (`similar=FILE`), or how far (`different=FILE`); default: `predicted`, without
+    /// `--class` `top`
     #[arg(long, conflicts_with = "mask")]
     target: Option<TargetSpec>,
     /// Mask that says which pixels count: an image, or `.npy` [H, W] (for tensors also [N, H, W]) with the classes' channels as values
@@ -67,17 +69,25 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     if program.metadata.preprocess.reads().is_some() || !inputs.iter().all(|input| is_tensor(input)) {
         check_preprocess(&program, &told)?;
     }
-    let asked = asked(&cam, mask.as_deref(), &target, &program, &told)?;
-    one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
-    let layers = match cam.chooses_layer()? {
-        true => vec![most_faithful(cam.explain_options(&program, layers), plan_options, &inputs, &asked, &program, &told)?],
-        false => layers,
+    let (found, references) = references(&target, &program, plan_options, &told)?.unzip();
+    let asked = match &found {
+        Some(found) => vec![Asked { name: found.name.clone(), channel: Channel::Index(0), pixels: AskedPixels::Predicted }],
+        None => asked(&cam, mask.as_deref(), &target, &program, &told)?,
     };
-    let options = ExplainOptions { confidence: true, ..cam.explain_options(&program, layers) };
+    one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
+    let mut options = ExplainOptions { references, ..cam.explain_options(&program, layers, &target) };
+    if cam.chooses_layer()? {
+        options.layers = vec![most_faithful(options.clone(), plan_options, &inputs, &asked, &program, &told)?];
+    }
+    options.confidence = !options.reading.is_value;
     let channel = |asked: &Asked| if let Channel::Index(index) = asked.channel { Some(index) } else { None };
     let classes: Vec<_> = asked.iter().map(|asked| (asked.name.clone(), channel(asked))).collect();
     let file_names = FileNames::new(&inputs, &classes)?;
-    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), &program, &options);
+    let class_names = match &found {
+        Some(found) => [(0, found.name.clone())].into(),
+        None => program.metadata.classes.clone(),
+    };
+    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), class_names, &options);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     check_output(&program, explainer.plan(), &target)?;
 
@@ -120,12 +130,31 @@ impl Tally {
 
 fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagnostic> {
     match asked {
+        Some(TargetSpec::Similar(similarity)) if matches!(similarity.to, Reference::Field(_)) => {
+            Err(Diagnostic::invalid("there are no labels without a dataset")
+                .hint(format!("compare images with one: `--target {}=FILE`", similarity.word())))
+        }
         Some(TargetSpec::Labels(_)) => Err(Diagnostic::invalid("there are no labels without a dataset")
             .hint("give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`")),
         Some(target) => Ok(target),
         None if cam.class.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
     }
+}
+
+/// What images are compared with, where that is asked: as it was found, and its embedding.
+fn references(
+    target: &TargetSpec,
+    program: &Program,
+    plan_options: PlanOptions,
+    observer: &dyn Observer,
+) -> Result<Option<(FoundReference, References)>, Diagnostic> {
+    let TargetSpec::Similar(similarity) = target else { return Ok(None) };
+    let Reference::File(file) = &similarity.to else { return Ok(None) };
+    let reading = Reading { program, exif: ExifPolicy::Ignore };
+    let found = in_file(file, reading)?;
+    let made = embedded(std::slice::from_ref(&found), similarity, reading, plan_options, &Cancellation::default(), observer)?;
+    Ok(Some((found, made)))
 }
 
 /// What to look for in every image.
@@ -144,7 +173,10 @@ fn asked(
     }
     let names = ClassNames::new(program.metadata.classes.clone());
     let masks = mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
-    let classes = resolve(program, &names, &cam.class, masks, observer)?;
+    let classes = match target {
+        TargetSpec::Component => components(program, &names, &cam.class, observer)?,
+        _ => resolve(program, &names, &cam.class, masks, observer)?,
+    };
     let pixels = |value: Option<MaskValue>| match (target, mask, value) {
         (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.to_owned(), value },
         (TargetSpec::Pixel { x, y }, ..) => AskedPixels::Pixel { x: *x as usize, y: *y as usize },

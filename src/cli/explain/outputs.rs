@@ -18,7 +18,6 @@ use crate::{
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
-    program::Program,
     report::{Format, Reporter},
 };
 
@@ -71,16 +70,21 @@ pub(super) struct Outputs {
     format: Format,
     /// What file names call the classes that were asked for.
     names: Vec<String>,
-    /// What the model calls its channels.
+    /// What the channels are called.
     class_names: BTreeMap<i64, String>,
     columns: Vec<Column>,
     size: HeatmapSize,
 }
 
 impl Outputs {
-    /// `names` are those of the classes that were asked for.
-    pub(super) fn new(folder: PathBuf, format: Format, names: Vec<String>, program: &Program, options: &ExplainOptions) -> Self {
-        let class_names = program.metadata.classes.clone();
+    /// `names` are those of the classes that were asked for, `class_names` those of the channels.
+    pub(super) fn new(
+        folder: PathBuf,
+        format: Format,
+        names: Vec<String>,
+        class_names: BTreeMap<i64, String>,
+        options: &ExplainOptions,
+    ) -> Self {
         Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size }
     }
 
@@ -94,7 +98,9 @@ impl Outputs {
         reporter: &Reporter,
     ) -> Result<(), Diagnostic> {
         let class_name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
-        let titled = class.confidence.map_or_else(|| class_name.clone(), |sure| format!("{class_name} {}", percent(sure)));
+        // What is no class has a number that says something by itself.
+        let value = class.confidence.map_or_else(|| format!("{:.4}", class.score), percent);
+        let titled = format!("{class_name} {value}");
         let stem =
             |rest: &str| self.folder.join(format!("{sample}.{}.{rest}", self.names[class.class.0]).replace(['/', ' '], "_"));
         let mut rows: Vec<Vec<Tile>> = Vec::new();

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::{
     engine::{JobSpec, Key, Kind, PathKind, key, keys},
-    job::{ClassMapping, Origin, Setting, Text, Value, unknown},
+    job::{ClassMapping, Origin, Reference, Setting, Similarity, TargetSpec, Text, Value, unknown},
     names::{backticked, similar},
 };
 
@@ -103,14 +103,29 @@ impl Keys {
             Some(PathKind::File | PathKind::Folder) => true,
             Some(PathKind::Model) => path.extension().is_some_and(|extension| extension == "pt2"),
             Some(PathKind::Program) => text.contains('/'),
+            Some(PathKind::Target) => return self.located_target(text, origin),
             None => false,
         };
+        if is_path { self.located_path(text, origin) } else { text.to_owned() }
+    }
+
+    fn located_path(&self, text: &str, origin: &Origin) -> String {
         let home = || Some(directories::BaseDirs::new()?.home_dir().join(text.strip_prefix("~/")?));
         let located = match origin {
-            Origin::Line(_) if is_path && !text.is_empty() => home().unwrap_or_else(|| self.folder.join(text)),
+            Origin::Line(_) if !text.is_empty() => home().unwrap_or_else(|| self.folder.join(text)),
             _ => return text.to_owned(),
         };
         located.into_os_string().into_string().unwrap_or_else(|_| text.to_owned())
+    }
+
+    /// Likewise a target with a file in it.
+    fn located_target(&self, text: &str, origin: &Origin) -> String {
+        let Ok(TargetSpec::Similar(Similarity { to: Reference::File(_), is_distance })) = text.parse() else {
+            return text.to_owned();
+        };
+        let file = text.split_once('=').map_or(text, |(_, file)| file);
+        let to = Reference::File(self.located_path(file, origin).into());
+        TargetSpec::Similar(Similarity { to, is_distance }).to_string()
     }
 }
 
@@ -190,6 +205,9 @@ mod tests {
         assert_eq!(value("model", text("resnet50")), some("resnet50"));
         assert_eq!(value("python", text("python3")), some("python3"));
         assert_eq!(value("python", text("venv/bin/python")), some("/jobs/venv/bin/python"));
+        assert_eq!(value("target", text("similar=cat.npy")), some("similar=/jobs/cat.npy"));
+        assert_eq!(value("target", text("different=/refs/a=b.jpg")), some("different=/refs/a=b.jpg"));
+        assert_eq!(value("target", text("similar:animal")), some("similar:animal"));
         let home = directories::BaseDirs::new().expect("a home").home_dir().join("maps");
         assert_eq!(value("out", text("~/maps")), some(&home.display().to_string()));
     }

@@ -9,6 +9,7 @@ use camflow_torch::program::Program;
 
 use super::{
     Engine, JobSpec, Observer,
+    reference::{self, FoundReference},
     resolve::{DatasetSide, job_fingerprint},
     target::{Labels, class_names, class_names_of, one_channel_notice, resolve_targets},
 };
@@ -33,6 +34,7 @@ impl Asked {
         spec: &JobSpec,
         engine: &Engine,
         program: &Program,
+        references: &[FoundReference],
         observer: &dyn Observer,
     ) -> Result<Self, Diagnostic> {
         let DatasetSide { dataset, label, mask_targets, notices } = side;
@@ -48,13 +50,21 @@ impl Asked {
         let mask_targets = mask_targets.as_deref();
         let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
         let names_of_classes = class_names_of(program, &spec.map, observer)?;
-        let targets = resolve_targets(&spec.target, &spec.class, program, &names_of_classes, labels, observer)?;
+        let targets = match references.is_empty() {
+            true => resolve_targets(&spec.target, &spec.class, program, &names_of_classes, labels, observer)?,
+            false => reference::targets(references),
+        };
         let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
         let is_unnamed = from_masks && mask_targets.is_none();
         one_channel_notice(program, is_unnamed).iter().for_each(|notice| observer.notice(notice));
         let class_names = class_names(&targets, label.as_ref(), program);
         Ok(Asked { dataset, label, view, targets, names_of_classes, class_names })
     }
+}
+
+/// Whether a job turns images as their EXIF data say.
+pub(crate) fn exif(spec: &JobSpec) -> ExifPolicy {
+    if spec.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore }
 }
 
 /// What reads the samples of a job.
@@ -72,7 +82,7 @@ pub(crate) fn decoder(
         labels,
         fields,
         limits: ImageLimits::default(),
-        exif: if spec.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
+        exif: exif(spec),
         fingerprint: job_fingerprint(spec, program, label),
         overwrite: spec.overwrite,
         masks: SeenMasks::default(),

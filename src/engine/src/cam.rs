@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use super::{Engine, Observer, device::DeviceSpec};
-use crate::job::NameList;
+use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
 use camflow_names::{Choice, word};
@@ -103,8 +103,9 @@ impl CamSpec {
         Err(Diagnostic::invalid(format!("`--layers {AUTO}` {wrong}")).hint("leave one of them out"))
     }
 
-    /// What is to be computed with these layers of the model.
-    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>) -> ExplainOptions {
+    /// What is to be computed with these layers of the model, for that target.
+    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
+        let is_value = matches!(target, TargetSpec::Component | TargetSpec::Similar(_)) || !program.metadata.task.has_classes();
         let mut methods: Vec<Method> = Vec::new();
         for &method in &self.methods {
             if !methods.contains(&method) {
@@ -121,9 +122,11 @@ impl CamSpec {
             with_layer_maps: false,
             reading: Reading {
                 background: program.metadata.background(),
-                one_channel: program.one_channel(),
+                one_channel: program.one_channel().filter(|_| !is_value),
                 is_probability: program.ends_in_sigmoid(),
+                is_value,
             },
+            references: None,
             faithfulness: false,
             confidence: false,
             one_by_one: program.metadata.is_one_by_one(),

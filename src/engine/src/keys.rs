@@ -54,6 +54,8 @@ pub enum PathKind {
     Folder,
     /// A model: a file if it ends in `.pt2`.
     Model,
+    /// A target: one that is similar to a file.
+    Target,
     /// A program: one that is looked for where programs are, unless there is a `/` in it.
     Program,
 }
@@ -82,6 +84,7 @@ impl Key {
                 "folder" => PathKind::Folder,
                 "model" => PathKind::Model,
                 "program" => PathKind::Program,
+                "target" => PathKind::Target,
                 _ => PathKind::File,
             }),
             choices: choices.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect(),

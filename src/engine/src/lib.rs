@@ -20,6 +20,7 @@ mod observer;
 mod page;
 mod present;
 mod record;
+mod reference;
 mod resolve;
 mod session;
 mod settings;
@@ -47,11 +48,12 @@ pub use keys::{Key, Kind, PathKind, job_file_schema, key, keys};
 pub use layer_trial::{LayerTrial, MAX_SEEN};
 pub use model::{check_model_name, check_preprocess};
 pub use observer::Observer;
+pub use reference::{FoundReference, Reading, embedded, in_file};
 pub use resolve::output_folder;
 pub use session::{Session, Work};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
 pub use study_files::{NUM_WORST, StudyFiles, check_written, read_baseline};
-pub use target::{check_classes, check_output, check_task, one_channel_notice, resolve};
+pub use target::{check_classes, check_output, check_task, components, one_channel_notice, resolve};
 
 /// Makes the file of a model that was never exported: its name, the file, and the Python that was asked for.
 pub type Exporter = Box<dyn Fn(&str, &Path, Option<&Path>) -> Result<(), Diagnostic> + Send + Sync>;

@@ -18,7 +18,7 @@ use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink, folder_at};
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
-use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, Store, TargetClass, Targets};
+use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, ReferenceDigest, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
 use camflow_torch::explain::Column;
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
@@ -64,7 +64,9 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
     let notices = dataset.notices();
     let label = match &spec.target {
         TargetSpec::Labels(field) => Some(LabelField::choose(&dataset, field.as_deref())?),
-        TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } => None,
+        TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } | TargetSpec::Component | TargetSpec::Similar(_) => {
+            None
+        }
     };
     check_classes(&spec.target, &spec.class, label.as_ref())?;
     if spec.view.is_some() && spec.view_stages.is_some() {
@@ -102,7 +104,13 @@ pub(crate) fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column
 
 /// What a class is in fingerprints.
 pub(crate) fn class_identity(class: &TargetClass) -> String {
-    format!("{}\0{}\0{:?}", class.name, class.index, class.mask_value)
+    let TargetClass { name, index, mask_value, reference } = class;
+    match reference {
+        // Its place among others may change.
+        Some(ReferenceDigest::Given(digest)) => format!("{name}\0{digest}"),
+        Some(ReferenceDigest::OfLabels(_)) => format!("{name}\0labels"),
+        None => format!("{name}\0{index}\0{mask_value:?}"),
+    }
 }
 
 /// What a column is in fingerprints.
@@ -153,7 +161,12 @@ fn settings(
     one_channel: Option<OneChannel>,
     label: Option<&LabelField>,
 ) -> Vec<(&'static str, String)> {
-    let target = label.map_or_else(|| spec.target.to_string(), |label| format!("labels:{}", label.name));
+    let target = match (&spec.target, label) {
+        (_, Some(label)) => format!("labels:{}", label.name),
+        // To what, the class says: wherever it comes from, it is the same.
+        (TargetSpec::Similar(similarity), None) => similarity.word().to_owned(),
+        (target, None) => target.to_string(),
+    };
     // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![
         ("smooth", format!("eigen={} aug={}", spec.eigen_smooth, spec.aug_smooth)),

@@ -6,15 +6,17 @@ use bytesize::ByteSize;
 
 use super::{
     BatchSize, Engine, Exit, Job, JobSpec, Model, Observer, Outcome, aborted,
-    asked::{Asked, decoder},
+    asked::{Asked, decoder, exif},
     chosen::listed_ids,
     collect::remove_replaced,
+    job::Reference,
     labels::check_labels,
     layer_trial::{LayerTrial, MAX_SEEN},
     note::{Computed, note_run},
     page::Page,
     present::check_present,
     record::recorded,
+    reference::{self, FoundReference, embedded, similarity_of},
     resolve::{
         DatasetSide, check_dataset, check_model, check_paths, check_schema, describe_fields, destination, field_names, fields,
         is_predicted, preceding, selection,
@@ -49,6 +51,8 @@ pub struct Session<'a> {
     devices: Vec<PlanOptions>,
     options: ExplainOptions,
     columns: Vec<Column>,
+    /// What images are compared with, where that is asked.
+    references: Vec<FoundReference>,
     /// None before the first run.
     explainers: Vec<TorchExplainer>,
     /// What was found when the session began, until it is used.
@@ -107,8 +111,9 @@ impl<'a> Session<'a> {
         let options = ExplainOptions {
             faithfulness: spec.faithfulness,
             with_layer_maps: spec.npy == NpyFormat::Layer,
-            ..cam.explain_options(&program, layers)
+            ..cam.explain_options(&program, layers, &spec.target)
         };
+        let references = references(spec, &program, &found.dataset)?;
         let columns = options.columns();
         let listed = spec.ids.as_deref().map(listed_ids).transpose()?;
         let mut session = Session {
@@ -120,6 +125,7 @@ impl<'a> Session<'a> {
             devices,
             options,
             columns,
+            references,
             explainers: Vec::new(),
             found: Some(found),
             listed,
@@ -138,11 +144,12 @@ impl<'a> Session<'a> {
         let side = check_dataset(spec, &self.database)?;
         destination(spec, self.engine, &side.dataset)?;
         let Asked { dataset, label, view, targets, names_of_classes, class_names } =
-            Asked::of(side, spec, self.engine, &self.program, &())?;
+            Asked::of(side, spec, self.engine, &self.program, &self.references, &())?;
         let selection = selection(spec, &dataset, label.clone(), &[], view, self.listed.clone())?;
         let num_seen = selection.limit.map_or(MAX_SEEN as u64, |limit| limit.min(MAX_SEEN as u64));
         let samples =
             SampleSource::new(&dataset, Selection { limit: Some(num_seen), ..selection })?.next_samples().map_err(aborted)?;
+        self.embed()?;
         let mut options = self.options.clone();
         let mut trial = LayerTrial::new(&mut options);
         observer.step(&format!("layers {} are tried", backticked(options.layers.iter().map(|layer| layer.label.as_str()))));
@@ -174,7 +181,7 @@ impl<'a> Session<'a> {
             None => check_dataset(spec, &self.database)?,
         };
         let Asked { dataset, label, view, targets, names_of_classes, class_names } =
-            Asked::of(side, spec, self.engine, &self.program, self.observer)?;
+            Asked::of(side, spec, self.engine, &self.program, &self.references, self.observer)?;
         let program = &self.program;
         let names = field_names(spec, &class_names, &self.columns, &program.metadata.name)?;
         let folder = destination(spec, self.engine, &dataset)?;
@@ -217,6 +224,7 @@ impl<'a> Session<'a> {
     /// A device has no room for it.
     pub fn load(&mut self) -> Result<(), Diagnostic> {
         if self.explainers.is_empty() {
+            self.embed()?;
             let explainer = |device: &PlanOptions| TorchExplainer::new(&self.program, *device, self.options.clone());
             let mut explainers = self.devices.iter().map(explainer).collect::<Result<Vec<_>, _>>()?;
             for (explainer, options) in explainers.iter_mut().zip(&self.devices) {
@@ -224,6 +232,16 @@ impl<'a> Session<'a> {
             }
             check_output(&self.program, explainers[0].plan(), &self.spec().target)?;
             self.explainers = explainers;
+        }
+        Ok(())
+    }
+
+    /// Has the references embedded, if they are not yet.
+    fn embed(&mut self) -> Result<(), Diagnostic> {
+        if let (None, Some(similarity)) = (&self.options.references, similarity_of(&self.job.spec.target)) {
+            let (reading, cancellation) = (reading(self.spec(), &self.program), &self.engine.cancellation);
+            let made = embedded(&self.references, similarity, reading, self.devices[0], cancellation, self.observer)?;
+            self.options.references = Some(made);
         }
         Ok(())
     }
@@ -361,7 +379,10 @@ impl<'a> Session<'a> {
                 true => SkipReason::NotPredicted,
                 false => SkipReason::ClassAbsent,
             },
-            class_names: self.program.metadata.classes.clone(),
+            class_names: match self.references.is_empty() {
+                true => self.program.metadata.classes.clone(),
+                false => (0..).zip(&self.references).map(|(index, found)| (index, found.name.clone())).collect(),
+            },
         };
         let options = RunOptions {
             batch_limit: match spec.batch_size {
@@ -440,6 +461,19 @@ impl<'a> Session<'a> {
             observer.annotated(dataset.name());
         }
         Ok(Outcome { exit, summary: Some(summary) })
+    }
+}
+
+fn reading<'a>(spec: &JobSpec, program: &'a Program) -> reference::Reading<'a> {
+    reference::Reading { program, exif: exif(spec) }
+}
+
+/// What the job compares images with.
+fn references(spec: &JobSpec, program: &Program, dataset: &Dataset) -> Result<Vec<FoundReference>, Diagnostic> {
+    match similarity_of(&spec.target).map(|similarity| &similarity.to) {
+        None => Ok(Vec::new()),
+        Some(Reference::File(file)) => Ok(vec![reference::in_file(file, reading(spec, program))?]),
+        Some(Reference::Field(field)) => reference::in_field(dataset, field, &spec.class),
     }
 }
 

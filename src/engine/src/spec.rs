@@ -87,9 +87,11 @@ pub struct JobSpec {
     #[schemars(extend("x-value" = "PYTHON", "x-path" = "program"))]
     pub python: Option<PathBuf>,
     /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
-    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`)
+    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`); a number of a regression as
+    /// it is (`component`); how near an embedding is to that of an image or of a `.npy` file (`similar=FILE`), or to the mean of a
+    /// class of a label field (`similar:FIELD`); `different` in place of `similar`: how far
     #[serde(with = "text")]
-    #[schemars(with = "String", extend("x-value" = "TARGET"))]
+    #[schemars(with = "String", extend("x-value" = "TARGET", "x-path" = "target"))]
     pub target: TargetSpec,
     /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
     /// ROAD; 61 more forward passes for each heatmap
@@ -304,6 +306,10 @@ impl JobSpec {
             of("limit", self.limit.and_then(|limit| check_limit(limit).err())),
             of("name", self.name.as_deref().and_then(|name| check_name(name).err())),
             of("metrics-file", self.metrics_file.as_deref().and_then(|path| check_metrics_file(path).err())),
+            is_wrong(
+                self.faithfulness && matches!(self.target, TargetSpec::Component | TargetSpec::Similar(_)),
+                "`faithfulness` is measured by the probability of a class, and the target has none: leave one of them out",
+            ),
             is_wrong(self.exact && self.fast, "`exact` and `fast` are opposites: leave one of them out"),
             is_wrong(
                 self.accept_known_failures && self.max_failures.is_none(),

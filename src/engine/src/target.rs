@@ -1,7 +1,9 @@
 //! What is explained, `target` and `class` of a job: checked against each other, then against dataset and model.
 
 use super::Observer;
-use crate::job::{ClassMapping, MaskNames, NameList, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes};
+use crate::job::{
+    ClassMapping, MaskNames, NameList, Reference, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes,
+};
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView, label_names};
 use camflow_media::{MaskValue, shown};
@@ -24,7 +26,17 @@ pub fn check_classes(target: &TargetSpec, classes: &NameList, label: Option<&Lab
             "`--target top` explains the class that the model itself puts first, so it takes no `--class {classes}`"
         ))
         .hint("leave out `--class`, or use `--target predicted`")),
-        (TargetSpec::Top, _, true) | (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
+        (TargetSpec::Similar(similarity), _, is_empty) => match (&similarity.to, is_empty) {
+            (Reference::File(_), true) | (Reference::Field(_), false) => Ok(()),
+            (Reference::File(_), false) => Err(Diagnostic::invalid(format!(
+                "`--target {target}` compares images with what is in the file, so it takes no `--class {classes}`"
+            ))
+            .hint(format!("leave out `--class`; the mean of a class is `{}:FIELD`, with a label field", similarity.word()))),
+            (Reference::Field(field), true) => Err(Diagnostic::invalid(format!("target `{target}` needs `--class`"))
+                .hint(format!("name labels in field `{field}` whose images are the reference, or `--class all`"))),
+        },
+        // Of an output with one number there is no other.
+        (TargetSpec::Component, _, true) | (TargetSpec::Top, _, true) | (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
         (_, Some(LabelKind::Classifications), true) => {
             let field = label.map_or("", |label| label.name.as_str());
             Err(Diagnostic::invalid(format!(
@@ -80,6 +92,9 @@ pub(crate) fn resolve_targets(
     if *target == TargetSpec::Top {
         return Ok(Targets::Top);
     }
+    if *target == TargetSpec::Component {
+        return components(program, names, classes, observer).map(Targets::Classes);
+    }
     if classes.is_empty() {
         if names.classes().is_empty() {
             return Err(Diagnostic::invalid(format!(
@@ -113,6 +128,36 @@ pub(crate) fn resolve_targets(
         TargetSpec::Pixel { x, y } => Targets::Pixel { classes, x, y },
         _ => Targets::Classes(classes),
     })
+}
+
+/// The numbers of the output that were asked for, by their names or channels; of an output with one number that one.
+///
+/// # Errors
+/// There are several and none is named, or one is named that is not there.
+pub fn components(
+    program: &Program,
+    names: &ClassNames,
+    requested: &NameList,
+    observer: &dyn Observer,
+) -> Result<Vec<TargetClass>, Diagnostic> {
+    if !requested.is_empty() {
+        return resolve(program, names, requested, None, observer);
+    }
+    match program.num_channels() {
+        Some(1) => {
+            let name = names.classes().get(&0).cloned().unwrap_or_else(|| "output".to_owned());
+            Ok(vec![TargetClass { name, index: 0, mask_value: None, reference: None }])
+        }
+        count => {
+            let count = count.map_or_else(|| "several numbers".to_owned(), |count| counted(count, "number", "numbers"));
+            let known = match names.classes().is_empty() {
+                true => "from 0".to_owned(),
+                false => format!("or name: {}", backticked(names.classes().values().take(5))),
+            };
+            Err(Diagnostic::invalid(format!("the output of model `{}` has {count}", shown(program.path())))
+                .hint(format!("say which with `--class`, by its place {known}")))
+        }
+    }
 }
 
 /// The requested classes by the model's and the masks' own names, all of them channels that the output has.
@@ -202,7 +247,7 @@ const WRAP: &str = "wrap it at export: a Python function that returns a module w
 /// Refuses by what the exporter says of the model's output.
 ///
 /// # Errors
-/// It has no such scores.
+/// It has nothing that the target is about.
 pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnostic> {
     let model = shown(program.path());
     let num_names = program.metadata.classes.len();
@@ -210,21 +255,48 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
         return Err(Diagnostic::invalid(format!("model `{model}` names {num_names} classes, and its output has one channel"))
             .hint("export it with the name of that class, or with two names, the negative one first"));
     }
+    let refused = |what: &str, hint: &str| Err(Diagnostic::invalid(format!("model `{model}` gives {what}")).hint(hint));
+    let is_map = program.num_dimensions() == Some(4);
     match (program.metadata.task, target) {
-        (Task::Detection, _) => {
-            Err(Diagnostic::invalid(format!("model `{model}` gives boxes, not scores of classes")).hint(WRAP))
+        (Task::Detection, _) => refused("boxes, not scores of classes", WRAP),
+        (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program, "score per class"),
+        (Task::Regression, TargetSpec::Pixel { .. }) if !is_map => no_pixels(program, "number for each thing that it tells"),
+        (Task::Regression, TargetSpec::Component) if is_map => {
+            refused("a number for each pixel, not for the image", "name the pixel: `--target pixel=X,Y`")
         }
-        (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),
+        (Task::Regression, TargetSpec::Labels(_) | TargetSpec::Predicted | TargetSpec::Top) => refused(
+            "numbers, not scores of classes, so nothing is predicted by them",
+            if is_map { "name a pixel: `--target pixel=X,Y`" } else { "explain one as it is: `--target component`" },
+        ),
+        (Task::Embedding, TargetSpec::Labels(_) | TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. }) => refused(
+            "embeddings, not scores of classes",
+            "explain how near they are to a reference: `--target similar=FILE` with an image or a `.npy` embedding, or `--target similar:FIELD --class LABEL`",
+        ),
+        (Task::Classification | Task::Segmentation | Task::Regression, TargetSpec::Similar(_)) => refused(
+            "no embeddings, which images could be compared by",
+            "export the part of the network that gives them, [N, D], with `--task embedding`",
+        ),
+        (Task::Segmentation, TargetSpec::Component) => refused(
+            "scores of each pixel's classes, not numbers of the image",
+            "use `--target predicted`, or name a pixel: `--target pixel=X,Y`",
+        ),
+        (Task::Classification, TargetSpec::Component) if program.one_channel().is_some() => refused(
+            "the score of a class, which is predicted or not",
+            "use `--target predicted`; if its number is no score of a class, export it with `--task regression`",
+        ),
         _ => Ok(()),
     }
 }
 
-fn no_pixels(program: &Program) -> Result<(), Diagnostic> {
+fn no_pixels(program: &Program, gives: &str) -> Result<(), Diagnostic> {
     Err(Diagnostic::invalid(format!(
-        "model `{}` gives one score per class, not per pixel, so there is none for `--target pixel=X,Y`",
+        "model `{}` gives one {gives}, not per pixel, so there is none for `--target pixel=X,Y`",
         shown(program.path())
     ))
-    .hint("use `--target predicted`, which explains the class's score"))
+    .hint(match program.metadata.task {
+        Task::Regression => "use `--target component`",
+        _ => "use `--target predicted`, which explains the class's score",
+    }))
 }
 
 /// Of a model whose exporter does not say what its output is, the shape of one: it takes a forward pass of zeros.
@@ -240,8 +312,9 @@ pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> Resu
         .output_shape(&program.metadata.input.example)
         .map_err(|error| Diagnostic::invalid(format!("model `{model}` cannot be run on an empty image")).because(&error))?;
     match shape.len() {
-        2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program),
-        2 | 4 => Ok(()),
+        2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program, "score per class"),
+        2 => Ok(()),
+        4 if !matches!(target, TargetSpec::Component | TargetSpec::Similar(_)) => Ok(()),
         _ => {
             Err(Diagnostic::invalid(format!("model `{model}` gives an output of shape {shape:?}, not scores of classes"))
                 .hint(WRAP))

@@ -134,6 +134,11 @@ impl LabelField {
         format!("{}.label", self.labels())
     }
 
+    /// The query, as JSON, for the samples of which a label has this name.
+    pub fn holds(&self, name: &str) -> String {
+        serde_json::json!({ self.name_key(): name }).to_string()
+    }
+
     /// The class of what the field holds, or of what is in its list.
     pub(super) fn label_class(&self) -> &'static str {
         self.kind.of_members().filter(|_| self.is_bare_list).unwrap_or(self.kind).name()

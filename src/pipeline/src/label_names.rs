@@ -113,7 +113,7 @@ mod tests {
     fn what_is_taken_for_a_class_is_told_once() {
         let classes = [(1, "motorbike"), (134, "crane"), (517, "crane"), (2, "car")].map(|(n, name)| (n, name.to_owned())).into();
         let labels = LabelNames::new(ClassNames::new(classes));
-        let motorbike = TargetClass { name: "motorbike".into(), index: 1, mask_value: None };
+        let motorbike = TargetClass { name: "motorbike".into(), index: 1, mask_value: None, reference: None };
         let is_motorbike = |label: &str| labels.have(&[label.to_owned()], &motorbike);
         assert!(is_motorbike("motorcycle") && is_motorbike("motorbike") && is_motorbike("motorcycle") && !is_motorbike("car"));
         assert_eq!(labels.take_notices(), ["label `motorcycle` is taken as the model's class `motorbike`"]);

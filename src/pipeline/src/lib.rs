@@ -41,8 +41,8 @@ pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
 pub use message::{
     Channel, ClassHeatmaps, ClassTarget, DecodedSample, Envelope, ExplainedSample, Heatmap, HeatmapBatch, InputBatch, LayerMap,
-    SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, StaleSample, Step, StoredHeatmap, StoredMap,
-    StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels, WrittenHeatmap,
+    ReferenceDigest, SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, StaleSample, Step, StoredHeatmap,
+    StoredMap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels, WrittenHeatmap,
 };
 pub use run::{Parts, RunOptions, run};
 pub use seams::{BatchLimit, CommitOutcome, Explainer, Sink, Source};

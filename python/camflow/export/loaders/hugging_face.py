@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,6 @@ REFUSED = {
     "ForCausalLM": ("texts", None),
     "ForConditionalGeneration": ("texts", None),
     "ForPreTraining": ("features of an image", "train a head for your classes and export that"),
-    "Model": ("features of an image", "train a head for your classes and export that"),
 }
 
 
@@ -107,11 +107,16 @@ def _is_universal(kind: str) -> bool:
     return kind.endswith("ForUniversalSegmentation") or kind == "MaskFormerForInstanceSegmentation"
 
 
+def _has_embeddings(kind: type) -> bool:
+    """Whether it is a network without a head, of images."""
+    return kind.__name__.endswith("Model") and "pixel_values" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+
+
 def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
     """Raise `ExportError` for a class of transformers that gives no scores of classes; `name` is the model's in messages."""
     is_clip, called = _is_clip(kind), kind.__name__
     has_scores = "ForImageClassification" in called or called.endswith("ForSemanticSegmentation") or _is_universal(called)
-    if not (is_clip or has_scores):
+    if not (is_clip or has_scores or _has_embeddings(kind)):
         gives, hint = next((why for end, why in REFUSED.items() if called.endswith(end)), ("no scores of classes", None))
         raise ExportError(
             f"`{name}` is a `{called}`, which gives {gives}",
@@ -139,6 +144,9 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
     metadata = metadata_of(module, name) | {"one_size": True}
     if _is_clip(type(module)):
         metadata |= _with_texts(module, name, list(classes or ()), prompt)
+    elif _has_embeddings(type(module)):
+        scores.embeddings(module)
+        metadata |= {"task": "embedding", "classes": {}}
     elif _is_universal(kind):
         constants = {"task_inputs": _task(name)} if kind.startswith("OneFormer") else {}
         scores.class_maps(module, resized=kind.startswith(("Mask2Former", "Eomt")), **constants)

@@ -51,6 +51,20 @@ def logits(module: nn.Module) -> None:
     override_forward(module, forward)
 
 
+def embeddings(module: nn.Module) -> None:
+    """The output [N, D] is `.pooler_output`, or the mean of the last hidden states over tokens or places, as FiftyOne takes them."""
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> Tensor:
+        found: Any = own(pixel_values=images)
+        pooled: Tensor | None = getattr(found, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1)
+        states: Tensor = found.last_hidden_state
+        return states.mean(1) if states.ndim == 3 else states.mean((2, 3))
+
+    override_forward(module, forward)
+
+
 def class_maps(module: nn.Module, resized: bool, **constants: Tensor) -> None:
     """Scores [N, K, h, w] are the class queries' probabilities times the masks', as `post_process_semantic_segmentation` has it.
 

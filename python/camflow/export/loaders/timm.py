@@ -42,5 +42,10 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
         module,
         repository.rstrip("/").rpartition("/")[2] or name,
         f"timm:{name}",
-        {"preprocess": steps_from_transforms(transform), "task": "classification", "classes": classes},
+        {
+            "preprocess": steps_from_transforms(transform),
+            # such as DINOv2, whose weights have no head
+            "task": "classification" if getattr(module, "num_classes", None) != 0 else "embedding",
+            "classes": classes,
+        },
     )

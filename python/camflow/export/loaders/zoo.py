@@ -34,7 +34,7 @@ def load(
     CLIP-like models score `classes`, or those that the zoo says; `prompt` ("{}" stands for the class) makes texts of them.
 
     Raises:
-        ExportError: there is none of that name, FiftyOne is not installed, or the model gives no scores of classes.
+        ExportError: there is none of that name, FiftyOne is not installed, or the model gives neither scores of classes nor embeddings.
     """
     entries = manifest()
     if not entries:
@@ -48,7 +48,9 @@ def load(
     if refused := refusal(entry):
         gives, hint = refused
         raise ExportError(
-            f"`{name}` gives {gives}: camflow explains scores of classes, of an image or of its pixels", hint or NETWORK, code=2
+            f"`{name}` gives {gives}: camflow explains scores of classes, of an image or of its pixels, and embeddings",
+            hint or NETWORK,
+            code=2,
         )
     config = entry["default_deployment_config_dict"]["config"]
     if kind in HUGGING_FACE:
@@ -123,6 +125,7 @@ def metadata_of(config: dict[str, Any]) -> Metadata:
     task = next(
         (t for word, t in (("SemanticSegmenter", "segmentation"), ("Classifier", "classification")) if word in processor), None
     )
+    task = task or ("embedding" if config.get("output_processor_cls") is None else None)
     metadata: Metadata = {"preprocess": steps_from_zoo_config(config), "classes": {}, **({"task": task} if task else {})}
 
     def labels_map(path: str) -> tuple[Any, Any]:

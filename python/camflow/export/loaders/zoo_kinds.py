@@ -1,4 +1,4 @@
-"""What each kind of model in FiftyOne's zoo gives, and whether that is scores of classes."""
+"""What each kind of model in FiftyOne's zoo gives, and whether that is scores of classes or an embedding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ HUGGING_FACE = {
     "FiftyOneTransformerForSemanticSegmentation": "nvidia/segformer-b0-finetuned-ade-512-512",
     "FiftyOneTransformerForUniversalSegmentation": "facebook/mask2former-swin-tiny-coco-instance",
     "FiftyOneZeroShotTransformerForImageClassification": "openai/clip-vit-large-patch14",
+    "FiftyOneTransformer": "",  # each entry names one
 }
-HEAD = "train a classifier on its features, and export both as one module: `camflow export file.py:function`"
 CLASSES = "explain a classifier or a segmentation model of the same classes in its place"
 NETWORK = "wrap the part of its network that gives scores of classes in a function: `camflow export file.py:function`"
 # What a class of FiftyOne, or its output processor, gives in place of class scores, and what can be done.
@@ -48,8 +48,10 @@ REFUSED = {
     "PaddleOCRDetectionModel": ("places of text", None),
     "PaddleOCRModel": ("text", None),
     "Qwen3VLModel": ("text or its features", None),
-    "FiftyOneTransformer": ("features of an image", HEAD),
-    "PEVisionEncoder": ("features of an image", HEAD),
+    "PEVisionEncoder": (
+        "features of an image, by code that is downloaded with its weights",
+        "wrap its network in a function: `camflow export file.py:function --task embedding`",
+    ),
 }
 
 
@@ -60,13 +62,11 @@ def kind_of(entry: dict[str, Any]) -> str:
 
 
 def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
-    """(what the model of an entry gives, what can be done or None) where that is no scores of classes; None where it is."""
+    """(what the model of an entry gives, what can be done or None) where that is no scores of classes and no embedding, else None."""
     kind, config = kind_of(entry), entry["default_deployment_config_dict"]["config"]
     processor = str(config.get("output_processor_cls")).rpartition(".")[2]
     if kind in CLIP or kind in HUGGING_FACE or processor == "UltralyticsClassificationOutputProcessor":
         return None
-    if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor"):
+    if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor", "None"):
         return None
-    if kind in TORCHVISION and processor == "None":
-        return "features of an image", HEAD
     return REFUSED.get(processor) or REFUSED.get(kind) or (f"what FiftyOne's `{kind}` makes of it", NETWORK)

@@ -51,7 +51,7 @@ pub fn resolve_classes(
             Ok((index, ..)) if resolved.classes.iter().any(|other| other.index == index) => {}
             Ok((index, notice, value)) => {
                 let (mask_value, bridged) = value.unzip();
-                resolved.classes.push(TargetClass { name: names.name(index), index, mask_value });
+                resolved.classes.push(TargetClass { name: names.name(index), index, mask_value, reference: None });
                 resolved.notices.extend(notice.into_iter().chain(bridged.flatten()));
             }
             Err(problem) => problems.push(problem),
@@ -80,7 +80,7 @@ fn all_classes(names: &ClassNames, masks: Option<MaskNames<'_>>) -> Result<Resol
             }
             Some(Err(_)) => continue,
         };
-        resolved.classes.push(TargetClass { name: name.clone(), index, mask_value });
+        resolved.classes.push(TargetClass { name: name.clone(), index, mask_value, reference: None });
     }
     match resolved.classes.is_empty() {
         true => {
@@ -196,7 +196,7 @@ pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Resul
             some(&mut names.classes().values()),
         )));
     }
-    let class = |index| TargetClass { name: names.name(index), index, mask_value: None };
+    let class = |index| TargetClass { name: names.name(index), index, mask_value: None, reference: None };
     Ok((channels.into_iter().map(class).collect(), rest))
 }
 

@@ -160,7 +160,8 @@ mod tests {
         let model: BTreeMap<i64, String> =
             [(1, "crane"), (2, "crane"), (3, "hot dog"), (4, "hot_dog"), (5, "cat")].map(|(n, name)| (n, name.to_owned())).into();
         let asked = |numbers: &[i64]| {
-            let class = |number: &i64| TargetClass { name: model[number].clone(), index: *number, mask_value: None };
+            let class =
+                |number: &i64| TargetClass { name: model[number].clone(), index: *number, mask_value: None, reference: None };
             distinct_names(&numbers.iter().map(class).collect::<Vec<_>>(), &model)
         };
         assert_eq!(asked(&[1, 2, 5]), ["crane_1", "crane_2", "cat"]);

@@ -15,4 +15,4 @@ pub use field::{FieldTemplate, distinct_names};
 pub use file::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, check_name, unknown};
 pub use model::{DEFAULT_MODEL, ModelRef};
 pub use name_list::NameList;
-pub use target::TargetSpec;
+pub use target::{Reference, Similarity, TargetSpec};

@@ -10,7 +10,10 @@ use super::decoder::{Decoder, Stop, Targets};
 use crate::{
     fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint},
     grid::ClassIndex,
-    message::{Envelope, SelectedSample, SkipReason, StaleSample, Step, StoredMask, StoredObject, StoredShape, StoredTarget},
+    message::{
+        Envelope, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredMask, StoredObject, StoredShape,
+        StoredTarget,
+    },
 };
 use camflow_media::{
     Damage, ImageLimits, InstanceMask, MediaError, RecordedChecksum, Stamp, was_read_otherwise, with_large_pictures_in_turn,
@@ -133,7 +136,7 @@ fn with_label(
     }
 }
 
-/// Adds which names count as a class although they are written otherwise, or do not although they are written so: to the class
+/// Adds what embedding is the mean of a class, or which names count as a class although they are written otherwise, or do not although they are written so: to the class
 /// alone, and nothing where labels and classes are written the same.
 fn with_names(decoder: &Decoder, fingerprint: Fingerprint, target: &StoredTarget) -> SampleFingerprint {
     let mut fingerprint = SampleFingerprint::from(fingerprint);
@@ -153,6 +156,13 @@ fn with_names(decoder: &Decoder, fingerprint: Fingerprint, target: &StoredTarget
                 && !decoder.labels.is_exact(name)
             {
                 fingerprint.add(ClassIndex(0), Ingredient::Label, "taken as channel", &channel.to_le_bytes());
+            }
+        }
+        (_, Targets::Classes(classes)) => {
+            for (index, class) in classes.iter().enumerate() {
+                if let Some(ReferenceDigest::OfLabels(digest)) = &class.reference {
+                    fingerprint.add(ClassIndex(index), Ingredient::Label, "mean of labelled images", digest.as_bytes());
+                }
             }
         }
         _ => {}

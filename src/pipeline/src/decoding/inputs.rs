@@ -76,7 +76,12 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let class = |name: &str, index| TargetClass { name: name.into(), index, mask_value: Some(MaskValue::Index(index)) };
+            let class = |name: &str, index| TargetClass {
+                name: name.into(),
+                index,
+                mask_value: Some(MaskValue::Index(index)),
+                reference: None,
+            };
             let world = World {
                 folder: tempfile::tempdir().unwrap(),
                 decoder: Decoder {

@@ -75,7 +75,7 @@ impl World {
 }
 
 fn classes() -> Targets {
-    let class = |name: &str, index| TargetClass { name: name.into(), index, mask_value: None };
+    let class = |name: &str, index| TargetClass { name: name.into(), index, mask_value: None, reference: None };
     Targets::Classes(vec![class("cat", 3), class("dog", 5)])
 }
 

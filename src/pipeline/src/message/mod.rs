@@ -19,7 +19,7 @@ pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, StoredHeatmap, StoredMap, Wr
 pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
 pub use sample::{Envelope, SampleRef};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
-pub use target::{Channel, ClassTarget, TargetClass, TargetPixels};
+pub use target::{Channel, ClassTarget, ReferenceDigest, TargetClass, TargetPixels};
 
 use crate::fingerprint::Change;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Stamp};

@@ -12,6 +12,17 @@ pub struct TargetClass {
     pub index: i64,
     /// The value that marks it in the dataset's masks. `None` where no masks are the targets.
     pub mask_value: Option<MaskValue>,
+    /// The embedding that stands for it. `None` where the model scores classes.
+    pub reference: Option<ReferenceDigest>,
+}
+
+/// Digest of an embedding that stands for a class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReferenceDigest {
+    /// One that was given to the job: with another one it is another job.
+    Given(String),
+    /// The mean of the images that are labelled so, which changes as these do.
+    OfLabels(String),
 }
 
 /// Which channel of the model's output is explained.

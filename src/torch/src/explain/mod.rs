@@ -128,7 +128,8 @@ impl TorchExplainer {
             }
         }
         let is_second = derivatives.iter().any(|derivative| derivative.order == Order::Second);
-        let plan = Plan::new(program, &demand, plan_options)?;
+        let mut plan = Plan::new(program, &demand, plan_options)?;
+        options.references.iter().try_for_each(|references| plan.compare(program, references))?;
         let columns = options.columns();
         let channels = program.metadata.image_channels().unwrap_or(3);
         let uploader = Uploader::new(plan.device(), channels, &program.metadata.preprocess.normalization())

@@ -1,6 +1,6 @@
 //! What is explained, and which maps come of it.
 
-use crate::program::{Layer, OneChannel};
+use crate::program::{Layer, OneChannel, References};
 
 use super::{HeatmapSize, Method, grid::LayerIndex};
 
@@ -23,6 +23,8 @@ pub struct ExplainOptions {
     pub with_layer_maps: bool,
     /// What the output's numbers mean.
     pub reading: Reading,
+    /// What the embeddings of images are compared with, of a model that gives such: the similarities stand in the output's place.
+    pub references: Option<References>,
     /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
     pub faithfulness: bool,
     /// Whether the probability of the class is told with its heatmaps.
@@ -42,6 +44,8 @@ pub struct Reading {
     pub one_channel: Option<OneChannel>,
     /// Whether its numbers are probabilities, not logits. It counts for an output of one channel, which has no softmax.
     pub is_probability: bool,
+    /// Whether they are no scores of classes, so that nothing is decided by them and none has a probability.
+    pub is_value: bool,
 }
 
 /// One map per class and sample.

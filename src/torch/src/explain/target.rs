@@ -3,7 +3,8 @@
 //! A target is a channel and the pixels that count. For segmentation logits `[N, K, h, w]` the score of sample `i` is
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
 //! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative
-//! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`.
+//! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`. Numbers that are no scores of classes are taken as they
+//! are, as by its `RawScoresOutputTarget`.
 
 use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
@@ -34,6 +35,8 @@ pub struct Score {
 enum Source {
     /// In this one of several channels.
     Channel(i64),
+    /// Likewise, of numbers that are no scores of classes.
+    Value(i64),
     /// In the only one.
     Only { is_negated: bool, is_probability: bool },
 }
@@ -79,6 +82,7 @@ pub(super) fn resolve(
                     let is_negated = classes.negative == Some(class);
                     Source::Only { is_negated, is_probability: reading.is_probability }
                 }
+                None if reading.is_value => Source::Value(class),
                 None => Source::Channel(class),
             };
             if is_there {
@@ -130,7 +134,7 @@ pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) ->
 impl Source {
     fn channel(self) -> i64 {
         match self {
-            Source::Channel(channel) => channel,
+            Source::Channel(channel) | Source::Value(channel) => channel,
             Source::Only { .. } => 0,
         }
     }
@@ -138,7 +142,7 @@ impl Source {
     /// The class's own logit or probability is this times the output's number, and [`Source::offset`].
     fn sign(self) -> f64 {
         match self {
-            Source::Channel(_) | Source::Only { is_negated: false, .. } => 1.0,
+            Source::Channel(_) | Source::Value(_) | Source::Only { is_negated: false, .. } => 1.0,
             Source::Only { is_negated: true, .. } => -1.0,
         }
     }
@@ -153,13 +157,15 @@ impl Source {
 
 impl Score {
     /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, or the mean over the pixels that count of
-    /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1.
+    /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1. What is no score of a class has
+    /// none, and is taken as it is.
     ///
     /// # Errors
     /// libtorch fails.
     pub fn confidence(&self, logits: &Tensor) -> Result<Tensor, TchError> {
         let probabilities = match self.source {
             Source::Channel(channel) => logits.f_softmax(1, Kind::Float)?.f_select(1, channel)?,
+            Source::Value(channel) => logits.f_to_kind(Kind::Float)?.f_select(1, channel)?,
             Source::Only { is_probability, .. } => {
                 let own = self.logits(&logits.f_to_kind(Kind::Float)?)?;
                 if is_probability { own } else { own.f_sigmoid()? }
@@ -201,9 +207,8 @@ mod tests {
     use crate::program::{OneChannel, counted};
     use camflow_pipeline::ClassIndex;
 
-    const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false };
-    const ONE: Reading =
-        Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), is_probability: false };
+    const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false, is_value: false };
+    const ONE: Reading = Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), ..SEVERAL };
     /// Of two names.
     const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
 
@@ -299,6 +304,15 @@ mod tests {
         near(confidence([0.0, 3f32.ln()], 0, TWO), [0.5, 0.25]);
         near(confidence([0.25, 0.5], 0, Reading { is_probability: true, ..ONE }), [0.25, 0.5]);
         near(confidence([0.25, 0.5], 0, Reading { is_probability: true, ..TWO }), [0.75, 0.5]);
+    }
+
+    #[test]
+    fn a_number_that_is_no_score_of_a_class_is_taken_as_it_is() {
+        let numbers = Tensor::from_slice(&[-3f32, 8.0, 0.5]).view([1, 3]);
+        let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels: TargetPixels::Predicted };
+        let score = resolved(&numbers, target, Reading { is_value: true, ..SEVERAL }, None).expect("whatever is decided");
+        assert_eq!(score.of(&numbers).expect("score").double_value(&[0]), -3.0);
+        assert_eq!(score.confidence(&numbers).expect("no probability").double_value(&[0]), -3.0);
     }
 
     #[test]

@@ -117,6 +117,7 @@ impl Plan {
             output,
             output_dimensions: program.output_sizes().map(<[_]>::len),
             lacks_channels: program.lacks_channels(),
+            comparison: None,
             taps: taps.clone(),
             suffixes,
             kept: kept_values,

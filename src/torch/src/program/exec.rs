@@ -151,7 +151,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The output in the plan's type, when all steps are done: `[N, K, ...]`, whatever the model leaves out of it.
+    /// The output in the plan's type, when all steps are done: `[N, K, ...]`, whatever the model leaves out of it, or what it is
+    /// compared to.
     pub(super) fn take_output(&self, frame: &mut Frame) -> Result<Tensor, ExecError> {
         let Some(Value::Tensor(output)) = frame.values[self.output.index()].take() else {
             return Err(bug("the output", "was not computed"));
@@ -162,7 +163,10 @@ impl Plan {
             if output.dim() == 0 || self.output_dimensions.is_some_and(|dimensions| output.dim() + 1 == dimensions) {
                 output = output.f_unsqueeze(0)?;
             }
-            if self.lacks_channels { output.f_unsqueeze(1) } else { Ok(output) }
+            if self.lacks_channels {
+                output = output.f_unsqueeze(1)?;
+            }
+            self.comparison.as_ref().map_or_else(|| Ok(output.shallow_clone()), |comparison| comparison.of(&output))
         };
         whole().map_err(|error| outside_error(&error))
     }

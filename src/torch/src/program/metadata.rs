@@ -211,12 +211,23 @@ pub enum Task {
     Segmentation,
     /// Logits `[N, K]`; of one class also `[N]`.
     Classification,
+    /// Numbers that are no scores of classes, `[N, K]` or `[N, K, H, W]`; of one also `[N]` or `[N, H, W]`.
+    Regression,
+    /// What images are compared by, `[N, D]`.
+    Embedding,
     /// Boxes.
     Detection,
     /// Anything else.
     #[default]
     #[serde(other)]
     Other,
+}
+
+impl Task {
+    /// Whether the output's channels are, or may be, those of classes.
+    pub fn has_classes(self) -> bool {
+        matches!(self, Task::Segmentation | Task::Classification | Task::Other)
+    }
 }
 
 impl Layout {

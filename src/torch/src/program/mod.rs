@@ -29,6 +29,7 @@ mod plan;
 mod resume;
 mod schema;
 mod settings;
+mod similarity;
 mod suffix;
 mod symbolic;
 mod transfer;
@@ -58,6 +59,7 @@ pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChan
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub(crate) use settings::{MathAttention, try_convolutions};
 pub use settings::{allow_tf32, silence_warnings};
+pub use similarity::References;
 pub use transfer::to_host;
 pub(crate) use transfer::{HostCopy, Uploader};
 #[doc(hidden)]
@@ -272,7 +274,14 @@ impl Program {
 
     /// Of an output with one channel, the classes that it stands for.
     pub fn one_channel(&self) -> Option<OneChannel> {
-        (self.num_channels() == Some(1)).then(|| OneChannel::of(&self.metadata.classes))
+        (self.num_channels() == Some(1) && self.metadata.task.has_classes()).then(|| OneChannel::of(&self.metadata.classes))
+    }
+
+    /// How many dimensions the output has that is explained, those that the model leaves out included; `None` where the exporter did
+    /// not see it.
+    pub fn num_dimensions(&self) -> Option<usize> {
+        let seen = self.output_sizes()?.len();
+        Some(if self.lacks_channels() { seen.max(1) + 1 } else { seen })
     }
 
     fn output_sizes(&self) -> Option<&[Option<i64>]> {
@@ -282,7 +291,8 @@ impl Program {
     /// Whether the output is one number for each image, or for each of its pixels, without a dimension of channels.
     fn lacks_channels(&self) -> bool {
         let dimensions = self.output_sizes().map(<[_]>::len);
-        matches!(dimensions, Some(0 | 1)) || dimensions == Some(3) && self.metadata.task == Task::Segmentation
+        let has_map = matches!(self.metadata.task, Task::Segmentation | Task::Regression);
+        matches!(dimensions, Some(0 | 1)) || dimensions == Some(3) && has_map
     }
 
     /// Whether the output ends in a sigmoid, of which at most the shape or the resolution is changed.

@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::{
     dispatch::Operator,
     graph::{Arg, BatchDim, Output, ValueId},
+    similarity::Comparison,
     symbolic::SymbolicOp,
 };
 use camflow_names::Choice;
@@ -133,6 +134,8 @@ pub struct Plan {
     pub(super) output_dimensions: Option<usize>,
     /// Whether none of them is of channels, so that it has one.
     pub(super) lacks_channels: bool,
+    /// What the output is compared with, where that is what counts.
+    pub(super) comparison: Option<Comparison>,
     pub(super) taps: Vec<ValueId>,
     /// The way from each tap to the output, where it was asked for.
     pub(super) suffixes: HashMap<ValueId, Suffix>,

@@ -44,6 +44,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         size: HeatmapSize::Input,
         with_layer_maps: false,
         reading: Reading::default(),
+        references: None,
         faithfulness: false,
         confidence: false,
         one_by_one: false,
