@@ -80,6 +80,26 @@ def test_a_checkpoint_with_its_network(resnet, write, tmp_path, capsys):
     assert "is for 3 classes, and so is the network" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_checkpoint_of_other_images(library, tmp_path, capsys):
+    """It says itself how many channels its images have; how those are preprocessed, nobody does."""
+    import timm
+    import torchvision
+
+    torch.manual_seed(0)
+    if library == "timm":
+        trained = timm.create_model("resnet18", num_classes=3, in_chans=4).eval()
+    else:
+        trained = torchvision.models.resnet18(num_classes=3).eval()
+        trained.conv1 = torch.nn.Conv2d(4, 64, 7, stride=2, padding=3, bias=False)
+    state_dict(trained, tmp_path / "bands.pth")
+    loaded = load_model(f"{library}:resnet18", str(tmp_path / "bands.pth"), classes=["ant", "bee", "cat"])
+    images = torch.randn(2, 4, 64, 64)
+    assert torch.equal(loaded.module(images), trained(images))
+    assert "images of 4 channels, and so is the network" in capsys.readouterr().err
+    assert "preprocess" not in loaded.metadata, "what is published is of three channels"
+
+
 def test_the_command_exports_a_checkpoint(camflow, resnet, tmp_path):
     state_dict(resnet, tmp_path / "best.pth")
     (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from .describe import describe
 from .layers import Layer, Size, number_layers
-from .loaders import LoadedModel
+from .loaders import LoadedModel, Metadata
 from .messages import ExportError, first_line, say
 from .preprocess import fixed_size, scaled, stretched, unknown_preprocessing, with_padding
 from .reasons import input_channels, quiet, refuse_random, ungraded
 from .sizes import follow_sizes, size_multiple
 from .trace import KINDS, Traced, refuse_foreign, strip_traces, trace
-from .verify import OtherSizesError, signatures, verify
+from .verify import OtherSizesError, num_calls, signatures, verify
 from .weights import warm_batchnorm
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from torch import Tensor, nn
 
 EXAMPLE_SIZE = (224, 256)  # not square, so that height and width stay apart; 7x8 at stride 32, so that no map is 1 wide
@@ -166,6 +168,7 @@ def _write(
     meta["layers"] = [layer for layer in meta["layers"] if layer["path"] in named]
     meta["modules_without_signature"] = unfit
     _check_layers(loaded.module, example, meta, lost)
+    _say_calls(loaded.metadata, program)
     out.parent.mkdir(parents=True, exist_ok=True)
     # a folder beside `out`: the same disk, so that the rename is atomic, and the archive's root gets the final name
     with tempfile.TemporaryDirectory(prefix=".camflow-export-", dir=out.parent) as folder:
@@ -193,6 +196,15 @@ def _write(
             os.fsync(file.fileno())
         os.replace(final, out)
     return meta
+
+
+def _say_calls(given: Metadata, program: ExportedProgram) -> None:
+    """A note for each module that the user names as a layer without saying which of its calls is meant."""
+    listed = [layer if isinstance(layer, str) else layer["path"] for layer in given.get("layers", ())]
+    named = [*listed, *map(str, given.get("default_layers", ())), *given.get("aliases", {}).values()]
+    for path in dict.fromkeys(named):
+        if "@" not in path and (calls := num_calls(program, path)) > 1:
+            say(f"note: `{path}` is called {calls} times, and its first call is the layer; `{path}@1` is the second")
 
 
 def _check_layers(module: nn.Module, example: Tensor, meta: dict[str, Any], lost: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .evidence import telling
-from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys
+from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys, scoring
 from .loaders import LoadedModel
 from .messages import ExportError, say
 from .preprocess import checked_steps, normalize_step
@@ -125,6 +125,9 @@ def describe(
     counted = [layer for layer in layers if fed is None or layer["path"] in fed]
     if layers and not counted:
         say_gradient_cuts(loaded.module, image)
+    if scores.ndim == 4:
+        heads = scoring(loaded.module, shapes, counted, num_classes)
+        counted = [layer for layer in counted if layer["path"] not in heads] or counted
     order = [path for path in shapes if path]
     aliases, default = number_layers(counted or layers, order)
     because = "the last stage of the network; the scores depend on it, and it changes with the image, where the image does"

@@ -186,6 +186,21 @@ def find_layers(module: nn.Module, shapes: Shapes, example: Sequence[int]) -> tu
     return layers, tokens
 
 
+def scoring(module: nn.Module, shapes: Shapes, layers: Iterable[Layer], num_classes: int) -> set[str]:
+    """Paths of the layers that are a segmentation network's scores themselves: one channel a class, and no weights after them.
+
+    There is nothing to weigh in them: the score is the one channel of its class.
+    """
+    ends = {path: at for at, path in enumerate(shapes)}
+    weighted = [ends[path] for path, mod in module.named_modules() if path in ends and [*mod.parameters(recurse=False)]]
+    return {
+        layer["path"]
+        for layer in layers
+        if ends[layer["path"]] >= max(weighted, default=len(ends))
+        and layer["shape"][{"nchw": 1}.get(layer["layout"], -1)] == num_classes
+    }
+
+
 def is_tokens(layer: Layer) -> bool:
     """Whether its output is tokens, `[N, T, C]` or `[T, N, C]`."""
     return str(layer["layout"]).startswith("tokens")

@@ -14,7 +14,7 @@ from .known import known_metadata, unshare, unwrap
 from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, zoo
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps, with_normalization
-from .weights import fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
+from .weights import fit_channels, fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,10 +109,15 @@ def load_model(
     if checkpoint:
         state, names, _ = checkpoint
         state = fit_names(state, loaded.module.state_dict(), weights)
+        channels = fit_channels(loaded.module, state) if library else None
         count = None if num_classes or not library else head_classes(state, loaded.module.state_dict())
         if library and count:
             say(f"note: `{weights}` is for {count} classes, and so is the network")
             loaded, num_classes = _from_library(library, name, weights, count, texts), count
+            fit_channels(loaded.module, state)
+        if channels:
+            say(f"note: `{weights}` is for images of {channels} channels, and so is the network")
+            loaded.metadata.pop("preprocess", None)  # of images of three
         load_state(loaded.module, state, weights)
         if library and not preprocess and loaded.metadata.get("preprocess"):
             say(f"note: images are preprocessed as for the published weights of `{name}`; `--preprocess` says otherwise")

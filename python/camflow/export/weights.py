@@ -219,6 +219,25 @@ def head_classes(state: State, wanted: Mapping[str, Tensor]) -> int | None:
     return counts.pop() if fits and len(counts) == 1 else None
 
 
+def fit_channels(module: nn.Module, state: State) -> int | None:
+    """Gives the module's first convolution as many input channels as the checkpoint has, and says how many, if they are others.
+
+    The checkpoint's names have to be the module's own.
+    """
+    import torch
+
+    path, first = next(((path, mod) for path, mod in module.named_modules() if isinstance(mod, torch.nn.Conv2d)), ("", None))
+    weight = state.get(f"{path}.weight")
+    if first is None or weight is None or weight.ndim != 4:
+        return None
+    ours, theirs = tuple(first.weight.shape), tuple(weight.shape)
+    if ours[1] == theirs[1] or (ours[0], *ours[2:]) != (theirs[0], *theirs[2:]):
+        return None
+    first.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+    first.in_channels = theirs[1] * first.groups
+    return first.in_channels
+
+
 def load_state(module: nn.Module, state: State, path: str) -> None:
     """Puts the weights into the module.
 
