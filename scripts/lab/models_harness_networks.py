@@ -284,10 +284,9 @@ def save(name: str, folder: Path) -> None:
     """Writes the model of TRANSFORMERS as `save_pretrained` does."""
     torch.manual_seed(0)
     model, side = TRANSFORMERS[name]()
-    if not hasattr(model, "get_text_features"):
-        warm_batchnorm(model.eval(), 4, (side, side))
-    elif any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        warm_batchnorm(model.vision_model.eval(), 4, (side, side))
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        images = model.vision_model if hasattr(model, "get_text_features") else model
+        warm_batchnorm(images.eval(), 4, (side, side))
     model.save_pretrained(folder)
     t.ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
     if hasattr(model, "get_text_features") or name == "oneformer":
@@ -303,9 +302,9 @@ def save_timm(name: str, arguments: dict[str, Any], folder: Path) -> None:
 
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=len(NAMES), **arguments).eval()
-    classifier = model.get_classifier()
-    if isinstance(classifier, nn.Linear) and not classifier.weight.any():
-        nn.init.trunc_normal_(classifier.weight, std=0.02)
+    for classifier in model.get_classifier().modules():
+        if isinstance(classifier, nn.Linear) and not classifier.weight.any():
+            nn.init.trunc_normal_(classifier.weight, std=0.02)
     side = arguments.get("img_size") or model.pretrained_cfg["input_size"][-1]
     warm_batchnorm(model, 4, (side, side))
     timm.models.save_for_hf(model, folder, model_args=arguments)
