@@ -2,6 +2,7 @@
 
 import hugging_face_folders as folders
 import pytest
+from camflow.export import export
 from camflow.export.describe import describe
 from camflow.export.evidence import telling
 from camflow.export.known import unshare
@@ -99,3 +100,43 @@ def test_behind_the_last_attention_only_the_class_token_counts():
 
     meta = described(timm.create_model("vit_tiny_patch16_224"))
     assert "norm" not in meta["aliases"].values() and "blocks.11" not in meta["aliases"].values()
+
+
+class Segmenter(nn.Module):
+    """An encoder, a decoder, and a head whose output is resized: as segmentation-models-pytorch has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
+        self.decoder = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.segmentation_head = nn.Sequential(nn.Conv2d(8, 5, 1), nn.Upsample(scale_factor=4))
+
+    def forward(self, x):
+        return self.segmentation_head(self.decoder(self.encoder(x)))
+
+
+def test_the_scores_are_no_default_of_a_segmentation_network():
+    meta = described(Segmenter())
+    assert meta["aliases"] == {"1": "encoder", "2": "decoder"} and meta["default_layers"] == ["2"]
+    assert "segmentation_head.0" in {layer["path"] for layer in meta["layers"]}, "whoever names it gets it"
+
+
+class Twice(nn.Module):
+    """One block that is gone through twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.block(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.block(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("given", "is_said"), [({"1": "stem", "2": "block"}, True), ({"1": "stem", "2": "block@1"}, False)])
+def test_which_call_a_layer_is_is_said(given, is_said, tmp_path, capsys):
+    torch.manual_seed(0)
+    metadata = {"aliases": given, "preprocess": [{"op": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3}]}
+    export(LoadedModel(Twice().eval(), "twice", "twice", metadata), tmp_path / "twice.pt2", size=(64, 64))
+    said = "`block` is called 2 times, and its first call is the layer; `block@1` is the second"
+    assert (said in capsys.readouterr().err) == is_said
