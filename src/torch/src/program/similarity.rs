@@ -50,16 +50,13 @@ impl Plan {
     /// The model's output for one image `[1, C, H, W]`, `[D]` numbers of a model that gives embeddings `[N, D]`.
     ///
     /// # Errors
-    /// A node of the graph fails, for want of memory say.
-    ///
-    /// # Panics
-    /// There are not as many pixels as the size says.
+    /// A node of the graph fails, for want of memory say, or there are not as many pixels as the size says.
     pub fn embedding(&self, pixels: &[f32], size: [i64; 4]) -> Result<Vec<f32>, ExecError> {
         let at = |operator: &str| {
             let operator = operator.to_owned();
             move |error: TchError| ExecError { node: "an embedding".into(), operator, source: from_tch(&error) }
         };
-        let input = self.upload(pixels, size).map_err(at("upload"))?;
+        let input = Tensor::f_from_slice(pixels).and_then(|pixels| pixels.f_view(size)).map_err(at("view"))?;
         let output = self.forward(&input)?;
         output.f_flatten(0, -1).and_then(|output| to_host::<f32>(&output.f_to_kind(Kind::Float)?)).map_err(at("copy"))
     }
