@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import hugging_face_folders as folders
 import pytest
 import write_zoo
+import zoo_constructions
 from camflow.export import ExportError, load_model
 from camflow.export.loaders import zoo, zoo_kinds
 
@@ -64,6 +65,12 @@ def test_a_model_of_transformers_by_its_name(tmp_path, name, repository, build, 
     assert done.returncode == 0, done.stderr
     task = "embedding" if build is folders.dinov3 else "classification"
     assert f'"source": "fiftyone:{name}"' in done.stdout and f'"task": "{task}"' in done.stdout
+
+
+@pytest.mark.parametrize("name", ["resnet18-imagenet-torch", "fcn-resnet50-coco-torch"])
+def test_a_model_of_torchvision_by_its_name(binary, name):
+    assert name in zoo_constructions.buildable()
+    assert zoo_constructions.tried(binary, name, 900) == {"model": name, "outcome": "ok", "reason": ""}
 
 
 def clip(tmp_path):
