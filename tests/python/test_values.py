@@ -164,7 +164,11 @@ REFUSED = {
     "classes of embeddings": ("embedding", ["--target", "predicted", "--class", "0"], "embeddings, not scores of classes"),
     "similar scores": ("scores", ["--target", "similar={}/short.npy"], "no embeddings, which images could be compared by"),
     "one score": ("one_score", ["--target", "component"], "which is predicted or not"),
-    "short": ("embedding", ["--target", "similar={}/short.npy"], "has 5 numbers, and the embeddings of model `embedding` have 12"),
+    "short": (
+        "embedding",
+        ["--target", "similar={}/short.npy"],
+        "has 5 numbers, and the embeddings of model `embedding` have 12",
+    ),
     "several": ("embedding", ["--target", "similar={}/several.npy"], "shape [3, 12], not one embedding"),
     "zeros": ("embedding", ["--target", "similar={}/zeros.npy"], "zeros alone"),
     "NaN": ("embedding", ["--target", "similar={}/nan.npy"], "infinities or NaN"),
@@ -270,5 +274,7 @@ def test_the_exporter_says_what_the_output_means(camflow, tmp_path):
     assert "task" in camflow(*export, tmp_path / "w.pt2", "--task", "regresion", code=2).stderr
     inspected = json.loads(camflow("inspect", tmp_path / "r.pt2", "--format", "json").stdout)
     assert inspected["task"] == "regression" and inspected["classes"]
-    maps = camflow("export", f"{HERE / 'value_models.py'}:depth", "--out", tmp_path / "m.pt2", "--task", "embedding", code=2).stderr
+    maps = camflow(
+        "export", f"{HERE / 'value_models.py'}:depth", "--out", tmp_path / "m.pt2", "--task", "embedding", code=2
+    ).stderr
     assert "an embedding is [N, D]" in maps

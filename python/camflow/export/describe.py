@@ -147,9 +147,7 @@ def describe(
     channels, steps = example[1], given.get("preprocess", [])
     steps = steps if steps and steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
     steps = checked_steps(steps, channels)
-    task = task or (
-        "segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other"
-    )
+    task = task or ("segmentation" if is_map or scores.ndim == 4 else "classification" if scores.ndim < 3 else "other")
     return {
         "camflow": FORMAT,
         "name": loaded.name,

@@ -234,8 +234,9 @@ def fit_channels(module: nn.Module, state: State) -> int | None:
     if ours[1] == theirs[1] or (ours[0], *ours[2:]) != (theirs[0], *theirs[2:]):
         return None
     first.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
-    first.in_channels = theirs[1] * first.groups
-    return first.in_channels
+    channels = int(theirs[1] * first.groups)
+    first.in_channels = channels
+    return channels
 
 
 def load_state(module: nn.Module, state: State, path: str) -> None:
