@@ -74,7 +74,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         Some(found) => vec![Asked { name: found.name.clone(), channel: Channel::Index(0), pixels: AskedPixels::Predicted }],
         None => asked(&cam, mask.as_deref(), &target, &program, &told)?,
     };
-    one_channel_notice(&program, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
+    one_channel_notice(&program, &target, mask.is_some()).iter().for_each(|notice| reporter.notice(notice));
     let mut options = ExplainOptions { references, ..cam.explain_options(&program, layers, &target) };
     if cam.chooses_layer()? {
         options.layers = vec![most_faithful(options.clone(), plan_options, &inputs, &asked, &program, &told)?];

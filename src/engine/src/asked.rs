@@ -56,7 +56,7 @@ impl Asked {
         };
         let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
         let is_unnamed = from_masks && mask_targets.is_none();
-        one_channel_notice(program, is_unnamed).iter().for_each(|notice| observer.notice(notice));
+        one_channel_notice(program, &spec.target, is_unnamed).iter().for_each(|notice| observer.notice(notice));
         let class_names = class_names(&targets, label.as_ref(), program);
         Ok(Asked { dataset, label, view, targets, names_of_classes, class_names })
     }

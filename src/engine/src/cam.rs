@@ -105,7 +105,7 @@ impl CamSpec {
 
     /// What is to be computed with these layers of the model, for that target.
     pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
-        let is_value = matches!(target, TargetSpec::Component | TargetSpec::Similar(_)) || !program.metadata.task.has_classes();
+        let is_value = target.is_value() || !program.metadata.task.has_classes();
         let mut methods: Vec<Method> = Vec::new();
         for &method in &self.methods {
             if !methods.contains(&method) {

@@ -307,7 +307,7 @@ impl JobSpec {
             of("name", self.name.as_deref().and_then(|name| check_name(name).err())),
             of("metrics-file", self.metrics_file.as_deref().and_then(|path| check_metrics_file(path).err())),
             is_wrong(
-                self.faithfulness && matches!(self.target, TargetSpec::Component | TargetSpec::Similar(_)),
+                self.faithfulness && self.target.is_value(),
                 "`faithfulness` is measured by the probability of a class, and the target has none: leave one of them out",
             ),
             is_wrong(self.exact && self.fast, "`exact` and `fast` are opposites: leave one of them out"),

@@ -36,7 +36,8 @@ pub fn check_classes(target: &TargetSpec, classes: &NameList, label: Option<&Lab
                 .hint(format!("name labels in field `{field}` whose images are the reference, or `--class all`"))),
         },
         // Of an output with one number there is no other.
-        (TargetSpec::Component, _, true) | (TargetSpec::Top, _, true) | (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
+        (TargetSpec::Component | TargetSpec::Top, _, true) => Ok(()),
+        (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
         (_, Some(LabelKind::Classifications), true) => {
             let field = label.map_or("", |label| label.name.as_str());
             Err(Diagnostic::invalid(format!(
@@ -216,8 +217,8 @@ fn notice_other_names(program: &Program, names: &ClassNames, labels: Labels, obs
 }
 
 /// What is taken of a model whose output has one channel, and can be meant otherwise.
-pub fn one_channel_notice(program: &Program, from_masks_without_targets: bool) -> Option<String> {
-    let OneChannel { positive, negative } = program.one_channel()?;
+pub fn one_channel_notice(program: &Program, target: &TargetSpec, from_masks_without_targets: bool) -> Option<String> {
+    let OneChannel { positive, negative } = program.one_channel().filter(|_| !target.is_value())?;
     let name = |class: i64| program.metadata.classes.get(&class).map_or("the class", String::as_str);
     let number = if program.ends_in_sigmoid() {
         "its output, a sigmoid, is above 0.5"
@@ -260,7 +261,7 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
     match (program.metadata.task, target) {
         (Task::Detection, _) => refused("boxes, not scores of classes", WRAP),
         (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program, "score per class"),
-        (Task::Regression, TargetSpec::Pixel { .. }) if !is_map => no_pixels(program, "number for each thing that it tells"),
+        (Task::Regression, TargetSpec::Pixel { .. }) if !is_map => no_pixels(program, "number per component"),
         (Task::Regression, TargetSpec::Component) if is_map => {
             refused("a number for each pixel, not for the image", "name the pixel: `--target pixel=X,Y`")
         }
@@ -314,7 +315,7 @@ pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> Resu
     match shape.len() {
         2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program, "score per class"),
         2 => Ok(()),
-        4 if !matches!(target, TargetSpec::Component | TargetSpec::Similar(_)) => Ok(()),
+        4 if !target.is_value() => Ok(()),
         _ => {
             Err(Diagnostic::invalid(format!("model `{model}` gives an output of shape {shape:?}, not scores of classes"))
                 .hint(WRAP))

@@ -52,6 +52,13 @@ impl Similarity {
     }
 }
 
+impl TargetSpec {
+    /// Whether it is a number that is no score of a class: nothing is decided by it, and it has no probability.
+    pub fn is_value(&self) -> bool {
+        matches!(self, TargetSpec::Component | TargetSpec::Similar(_))
+    }
+}
+
 impl Default for TargetSpec {
     fn default() -> Self {
         TargetSpec::Labels(None)

@@ -136,8 +136,8 @@ fn with_label(
     }
 }
 
-/// Adds what embedding is the mean of a class, or which names count as a class although they are written otherwise, or do not although they are written so: to the class
-/// alone, and nothing where labels and classes are written the same.
+/// Adds what embedding is the mean of a class, and which names count as a class although they are written otherwise, or do not
+/// although they are written so: to the class alone, and nothing where labels and classes are written the same.
 fn with_names(decoder: &Decoder, fingerprint: Fingerprint, target: &StoredTarget) -> SampleFingerprint {
     let mut fingerprint = SampleFingerprint::from(fingerprint);
     match (target, &decoder.targets) {
