@@ -55,12 +55,12 @@ def texts(
     )
 
 
-def universal(kind: str, **arguments: Any) -> Callable[[], tuple[Any, int]]:
+def universal(kind: str, depths: tuple[int, ...] = (1, 1, 1, 1), **arguments: Any) -> Callable[[], tuple[Any, int]]:
     """Makes a universal segmenter with a Swin inside."""
     backbone = t.SwinConfig(
         image_size=128,
         out_features=[f"stage{number}" for number in range(1, 5)],
-        **{**SWIN, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 4, 4]},
+        **{**SWIN, "depths": list(depths), "num_heads": [2, 2, 4, 4]},
     )
     sizes = {"encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 4, "dim_feedforward": 32, "num_queries": 7}
     return lambda: (
@@ -212,7 +212,7 @@ TRANSFORMERS: dict[str, Callable[[], tuple[Any, int]]] = {
         neck_hidden_sizes=[8, 8, 16, 24, 32, 32, 64],
         aspp_out_channels=16,
     ),
-    "oneformer": universal("OneFormer", conv_dim=32, mask_dim=32, query_dec_layers=1, is_training=False),
+    "oneformer": universal("OneFormer", (2, 2, 2, 2), conv_dim=32, mask_dim=32, query_dec_layers=1, is_training=False),
     "segformer": of(
         "SegformerForSemanticSegmentation",
         "SegformerConfig",

@@ -48,9 +48,9 @@ def trace(
     reasons: dict[str, str] = {}
     inputs = list(inspect.signature(module.forward).parameters.values())
     takes_any = bool(inputs) and inputs[0].kind is inspect.Parameter.VAR_POSITIONAL  # torch wants what describes `*args` nested
-    if any(re.search("ShiftedWindowAttention|Swin", type(m).__name__) for m in module.modules()):
-        # it traces, but takes minutes and the graph holds for the one size only
-        dynamic, static_reason = None, "windowed attention builds its mask for one size"
+    if any(re.search("WindowAttention|Swin", type(m).__name__) for m in module.modules()):
+        # it traces, but takes minutes (or no end, where the image is padded to whole windows), and the graph holds for the one size
+        dynamic, static_reason = None, "windowed attention is traced for one size"
     if static_reason:
         say(f"height and width are fixed at {size[0]}x{size[1]}: {static_reason}")
     attempts: list[tuple[str, int, Size, dict[int, Any]]]

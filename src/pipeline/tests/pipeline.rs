@@ -248,7 +248,7 @@ impl World {
     }
 
     fn decoder(&self) -> Decoder {
-        let person = TargetClass { name: "person".into(), index: 15, mask_value: Some(MaskValue::Index(15)) };
+        let person = TargetClass { name: "person".into(), index: 15, mask_value: Some(MaskValue::Index(15)), reference: None };
         Decoder {
             preprocess: Preprocess { steps: Vec::new() },
             targets: Targets::Classes(vec![person]),
