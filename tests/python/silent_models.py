@@ -62,6 +62,45 @@ class Classes(Net):
         return super().scores(y).argmax(1, keepdim=True)
 
 
+class StraightThrough(torch.autograd.Function):
+    """Whole numbers with the gradient of what they were, as quantised networks have it."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return (8 * y).round() / 8
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Quantised(Net):
+    def between(self, y):
+        return StraightThrough.apply(y)
+
+
+class QuantisedByDetach(Net):
+    """The same, as a graph can hold it."""
+
+    def between(self, y):
+        return y + ((8 * y).round() / 8 - y).detach()
+
+
+class Hooked(Net):
+    """Gradients are changed on their way back, as guided backpropagation does."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck.register_full_backward_hook(lambda module, inputs, outputs: tuple(x.clamp(max=0) for x in inputs))
+
+
+class Steps(Net):
+    """A step function: a gradient that is there and zero."""
+
+    def between(self, y):
+        return y.sign()
+
+
 class Behind(Net):
     """A layer behind the output, of the output's own kind."""
 
@@ -141,6 +180,22 @@ def classes():
     return described(Classes(), [])
 
 
+def quantised():
+    return described(Quantised(), NAMES)
+
+
+def quantised_by_detach():
+    return described(QuantisedByDetach(), NAMES)
+
+
+def hooked():
+    return described(Hooked(), NAMES)
+
+
+def steps():
+    return described(Steps(), NAMES)
+
+
 def behind():
     return described(Behind(), NAMES)
 
@@ -218,6 +273,35 @@ def squeezed_whole():
     return described(Squeezed(None), ["healthy", "tumour"])
 
 
+class Pooled(Net):
+    """`[N, 1, 1, 1]`, as pooling leaves it; or without the last of these."""
+
+    def __init__(self, dimensions):
+        super().__init__(classes=1)
+        self.head.bias.data += 1.0
+        self.dimensions = dimensions
+
+    def scores(self, y):
+        scores = super().scores(y)
+        return scores.reshape(*scores.shape, *[1] * self.dimensions)
+
+
+def pooled():
+    return described(Pooled(2), ["healthy", "tumour"])
+
+
+def pooled_once():
+    return described(Pooled(1), ["healthy", "tumour"])
+
+
+def rounded_score():
+    class Whole(Squeezed):
+        def scores(self, y):
+            return super().scores(y).ceil()
+
+    return described(Whole(1), ["healthy", "tumour"])
+
+
 class FlatMap(OneChannel):
     """`[N, H, W]`, with the sigmoid before the dimension goes."""
 
@@ -231,6 +315,14 @@ def flat_map():
 
 def flat_map_of_logits():
     return described(FlatMap(bias=-0.32), ["tissue", "polyp"], "other")
+
+
+def classes_last():
+    class Last(OneChannel):
+        def forward(self, x):
+            return super().forward(x).permute(0, 2, 3, 1)
+
+    return described(Last(), ["tissue", "polyp"], "segmentation")
 
 
 def three_names():

@@ -155,6 +155,24 @@ def test_names_with_commas_equal_names_and_letters_of_any_script(boxes, model, a
     assert counts(done) == (0, {"class absent": 1, "up to date": 1})
 
 
+def test_names_that_differ_in_spaces_signs_or_the_form_of_letters(boxes, model, annotate):
+    tiny = model({1: "a ", 2: "a", 3: "$a"})
+    dataset = boxes(["a "], ["a"], ["$a"])
+    done = annotate(dataset, tiny, "--class", "a ", "--class", "a", "--class", "$a")
+    assert counts(done) == (3, {}) and "taken" not in said(done)
+    fields = ("a__grad_layer_1", "a_2_grad_layer_1", "a_3_grad_layer_1")
+    found = [[label and label.target_class for label in dataset.values(field)] for field in fields]
+    assert found == [["a ", None, None], [None, "a", None], [None, None, "$a"]]
+    # Names of folders from macOS have their accents apart.
+    tiny, dataset = model({1: "café", 2: "cafe"}), boxes(["cafe\u0301"], ["cafe"])
+    done = annotate(dataset, tiny, "--class", "café")
+    assert counts(done) == (1, {"class absent": 1}) and "is taken as the model's class `café`" in said(done)
+    tiny, dataset = model({1: "2", 2: "1"}), boxes(["2"], ["1"])
+    done = annotate(dataset, tiny, "--class", "2")
+    assert "class `2` is taken as the name of channel 1, not as the number of channel 2 `1`" in said(done)
+    assert dataset.values("2_grad_layer_1.target_class") == ["2", None]
+
+
 def test_fields_are_refused_where_fiftyone_refuses_them(boxes, model, annotate):
     tiny, dataset = model({1: "car"}), boxes(["car"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
+from camflow.export import ExportError, LoadedModel, export
 from conftest import PACKAGES
 from PIL import Image
 from pytorch_grad_cam import GradCAM
@@ -35,6 +36,8 @@ NAMES = (
     "named_healthy",
     "squeezed",
     "squeezed_whole",
+    "pooled",
+    "rounded_score",
     "flat_map",
     "flat_map_of_logits",
     "three_names",
@@ -143,7 +146,7 @@ def test_the_exporter_says_what_two_names_stand_for(models):
 
 
 @pytest.mark.parametrize("picture", [0, 2])
-@pytest.mark.parametrize("model", ["squeezed", "squeezed_whole"])
+@pytest.mark.parametrize("model", ["squeezed", "squeezed_whole", "pooled"])
 def test_an_output_without_channels_is_one(explain, pictures, model, picture):
     logit = output(model, pictures[picture]).item()
     assert logit > 0
@@ -154,10 +157,27 @@ def test_an_output_without_channels_is_one(explain, pictures, model, picture):
 
 
 def test_a_batch_of_outputs_without_channels(annotate, dataset, pictures):
-    for model in ("squeezed", "squeezed_whole"):
+    for model in ("squeezed", "squeezed_whole", "pooled"):
         annotate(model, "--target", "top", "--field", f"{model}_{{class}}", "--batch-size", "2")
         found = dataset.values(f"{model}_top.score")
         assert found == pytest.approx([output(model, picture).item() for picture in pictures], rel=1e-4)
+
+
+def test_heatmaps_that_are_zero_everywhere_are_counted(annotate, dataset):
+    done = annotate("rounded_score", "--target", "top", "--field", "own")
+    counts = next(event for event in done.events if event["event"] == "run_finished")
+    assert (counts["num_heatmaps"], counts["num_empty"]) == (3, 3) and not any(dataset.values("own.energy"))
+    done = annotate("squeezed", "--target", "top", "--field", "other")
+    assert next(event for event in done.events if event["event"] == "run_finished")["num_empty"] == 0
+
+
+@pytest.mark.parametrize(("model", "words"), [("pooled_once", "[2, 1, 1]"), ("classes_last", "with the classes last: 2")])
+def test_an_output_in_another_order_is_refused_at_export(tmp_path, model, words):
+    module = getattr(silent_models, model)().eval()
+    loaded = LoadedModel(module, model, model, dict(module.camflow_metadata))
+    with pytest.raises(ExportError) as refused:
+        export(loaded, tmp_path / "model.pt2", size=(48, 64), static_size=True)
+    assert words in str(refused.value) and "wrap the model" in refused.value.hint
 
 
 def test_a_map_without_channels_is_one(explain, pictures, tmp_path):

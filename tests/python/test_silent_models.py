@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from camflow.export import ExportError, LoadedModel, export
 from conftest import PACKAGES
 from PIL import Image
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import torch
 
@@ -40,6 +43,8 @@ def models(tmp_path_factory):
         "classes",
         "behind",
         "dead_channel",
+        "quantised_by_detach",
+        "steps",
         "two",
         "misled",
         "one_channel",
@@ -137,6 +142,29 @@ def test_a_gradient_of_zero_is_a_map_of_zeros(explain, tmp_path):
     explain("dead_channel", "--class", "bee,cat")
     for name in ("bee", "cat"):
         assert not np.load(tmp_path / "out" / f"x.{name}.gradcam.layer_1.npy").any()
+    done = explain("steps", "--class", "bee", "--layers", "backbone,neck", "--method", "gradcam,eigencam")
+    (told,) = [text for event in done.events if "zero everywhere" in (text := event.get("message", ""))]
+    assert "`bee` is zero everywhere by gradcam at layer backbone: " in told and "\nhint: " in told, told
+
+
+def test_a_backward_of_the_models_own_is_refused(tmp_path):
+    """A graph has what autograd makes of its operators: other heatmaps than PyTorch's, without a word."""
+    for name, words in (("quantised", "an `autograd.Function` (`StraightThrough`)"), ("hooked", "or a hook")):
+        model = getattr(silent_models, name)().eval()
+        loaded = LoadedModel(model, name, name, dict(model.camflow_metadata))
+        with pytest.raises(ExportError, match="the gradient at the image is another one") as refused:
+            export(loaded, tmp_path / "model.pt2", size=(48, 64), static_size=True)
+        assert words in str(refused.value) and "detach" in refused.value.hint
+        assert not [*tmp_path.iterdir()]
+
+
+def test_what_it_means_can_be_written_into_the_forward(explain, picture, tmp_path):
+    explain("quantised_by_detach", "--class", "bee", "--layers", "backbone", "--exact")
+    model = silent_models.quantised().eval()
+    with GradCAM(model, [model.backbone]) as reference:
+        wanted = reference(picture[1], [ClassifierOutputTarget(1)])[0]
+    found = np.load(tmp_path / "out" / "x.bee.gradcam.layer_backbone.npy")
+    assert wanted.max() > 0.5 and np.abs(found - wanted).max() < 1e-5
 
 
 def scores(done):

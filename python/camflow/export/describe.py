@@ -95,6 +95,7 @@ def describe(
     if task == "embedding" and classes:
         say("note: the names of classes are left out, as an embedding has none")
         classes = {}
+    _check_dimensions(list(scores.shape), is_map, task, len(classes))
     if num_classes == 1 and len(classes) == 2 and task not in WITHOUT_CLASSES:
         negative, positive = (name for _, name in sorted(classes.items(), key=lambda entry: int(entry[0])))
         say(
@@ -168,3 +169,18 @@ def describe(
         "layers": layers,
         "tokens": tokens,
     }, {layer["path"] for layer in counted}
+
+
+def _check_dimensions(shape: list[int], is_map: bool, task: str | None, num_names: int) -> None:
+    """Raises `ExportError` for an output whose second dimension is not that of the classes, whatever else is said of it."""
+    if task in ("classification", "segmentation") and (len(shape) > 4 or (len(shape) == 3 and not is_map)):
+        raise ExportError(
+            f"the output has shape {shape}, and a model for {task} gives [N, classes] or [N, classes, H, W]",
+            "wrap the model, in a module that reshapes its output",
+        )
+    of_names = {num_names, 1 if num_names == 2 else num_names}  # two names may share a channel
+    if len(shape) == 4 and num_names and shape[3] in of_names and shape[1] not in of_names:
+        raise ExportError(
+            f"the output has shape {shape}, with the classes last: {num_names} of them are named",
+            "wrap the model, in a module that gives `output.permute(0, 3, 1, 2)`",
+        )

@@ -92,6 +92,8 @@ def feeding(module: nn.Module, example: Tensor, pick: Callable[[Any], Tensor]) -
         return {path for path, gradient in zip(taken, found, strict=True) if gradient is not None and _is_of_places(gradient)}
     except Exception as error:  # noqa: BLE001  a model may raise anything, and camflow itself looks at the graph once more
         say(f"warning: which layers feed the output could not be told: {first_line(error)}")
+        if "derivative" in str(error):
+            say("gradcam and its kin cannot explain the model, eigencam and scorecam can")
         return None
     finally:
         for handle in handles:

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .gradients import verify_gradients
 from .layers import output_keys
 from .messages import ExportError, first_line, say
 from .sizes import other_sizes
@@ -148,10 +149,14 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> tuple[dict[st
                 raise refusal(shape)(f"verification failed: output {f'`{key}` ' if key else ''}at {at(shape)} {wrong}")
         return count - sum(len(v) for v in runner.expected.values())
 
+    layers = {path: value for path in paths if (value := values.get(path))}
+    example = torch.randn(1 if kind != "none" else batch, channels, height, width, generator=torch.Generator().manual_seed(1))
     shapes, hooks_checked = [], 0
     for n in (1, 3) if kind != "none" else (batch,):
         hooks_checked = max(hooks_checked, check([n, channels, height, width], hooks=n < 3))
         shapes.append([n, channels, height, width])
+    same = {path: value for path, value in layers.items() if path not in failed}
+    verify_gradients(graph, module, example, same, meta["primary_output"])
     if kind == "bhw":
         for sizes in other_sizes(height, width):
             try:

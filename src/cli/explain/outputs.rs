@@ -18,7 +18,7 @@ use crate::{
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
-    report::{Format, Reporter},
+    report::{Format, Reporter, error_text},
 };
 
 /// How strong the colours of an overlay are.
@@ -106,8 +106,12 @@ impl Outputs {
         let mut rows: Vec<Vec<Tile>> = Vec::new();
         let mut last_method = None;
         let mut shown_file = None;
+        let mut empty = Vec::new();
         for (heatmap, column) in class.heatmaps.iter().zip(&self.columns) {
             let method = column.method.name();
+            if heatmap.values.iter().all(|value| *value == 0.0) {
+                empty.push(format!("{method} at layer {}", column.label));
+            }
             let stem = stem(&format!("{method}.layer_{}", column.label));
             let overlay = picture.map(|picture| self.overlay(picture, class, heatmap)).transpose()?;
             let files = self.files(&stem, heatmap, overlay.as_ref())?;
@@ -133,6 +137,14 @@ impl Outputs {
             if let Some(row) = rows.last_mut() {
                 row.push(Tile { caption: format!("{method}, layer {}", column.label), image: overlay });
             }
+        }
+        if !empty.is_empty() {
+            let (input, methods) = (shown(input), empty.join(", "));
+            let problem = format!(
+                "`{input}`: the heatmap of `{class_name}` is zero everywhere by {methods}: nothing there speaks for the class, or no gradient comes back"
+            );
+            let hint = "another layer, or a method without gradients such as eigencam or scorecam, may show something";
+            reporter.notice(&error_text(&Diagnostic::invalid(problem).hint(hint)));
         }
         if !rows.is_empty() {
             let path = with_suffix(&stem("sheet"), ".png");

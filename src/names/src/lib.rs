@@ -8,7 +8,7 @@ use std::{
     fmt::{self, Display, Write},
 };
 
-pub use list::{list_of_one, split_list, split_lists};
+pub use list::{list_of_one, split_list};
 pub use spelling::{ClassNames, Meaning};
 
 /// A setting with a few values, each with the one name that flags, job files and fingerprints use.

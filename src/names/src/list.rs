@@ -22,21 +22,6 @@ pub fn list_of_one(name: &str) -> String {
     name.replace('\\', "\\\\").replace(',', "\\,")
 }
 
-/// The names in several texts, each once. One that is itself a name, as `is_name` says, is taken whole; the others are split. A text
-/// without a name is one: nobody means by it what leaving it out means.
-pub fn split_lists(texts: &[String], mut is_name: impl FnMut(&str) -> bool) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for text in texts {
-        let found = if text.contains(',') && is_name(text) { vec![text.clone()] } else { split_list(text) };
-        for name in if found.is_empty() { vec![String::new()] } else { found } {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,8 +34,5 @@ mod tests {
         for name in ["a", "a, b", r"a\,b", r"\", r"\\,", "собака"] {
             assert_eq!(split_list(&list_of_one(name)), [name]);
         }
-        let texts = ["tabby, tabby cat", "a,b", "a"].map(String::from);
-        assert_eq!(split_lists(&texts, |text| text.starts_with("tabby")), ["tabby, tabby cat", "a", "b"]);
-        assert_eq!(split_lists(&[" ,".into()], |_| false), [""]);
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use unicode_normalization::UnicodeNormalization;
+
 /// One thing that datasets call by two words, folded: COCO's comes first.
 const SAME: [(&str, &str); 4] = [("motorcycle", "motorbike"), ("airplane", "aeroplane"), ("couch", "sofa"), ("tv", "tvmonitor")];
 
@@ -128,9 +130,10 @@ impl Meaning<'_> {
     }
 }
 
-/// Without case, spaces, hyphens and underscores.
+/// Without case, spaces, hyphens and underscores, and in one of the forms that Unicode has for the same letters: names of folders
+/// come from macOS with their accents apart.
 fn folded(name: &str) -> String {
-    name.chars().filter(|c| !c.is_whitespace() && !"_-".contains(*c)).flat_map(char::to_lowercase).collect()
+    name.nfkc().filter(|c| !c.is_whitespace() && !"_-".contains(*c)).flat_map(char::to_lowercase).collect()
 }
 
 /// Folded, with one word for what COCO and VOC call differently.
@@ -176,6 +179,9 @@ mod tests {
         assert_eq!(names(&["couch", "sofa"]).meaning("sofa"), Meaning::Exact(&[1]));
         assert_eq!(names(&["Größe"]).meaning("GRÖSSE"), Meaning::Unknown, "that is another spelling, not another case");
         assert_eq!(names(&["Собака"]).meaning("собака"), Meaning::Alike(vec![0]));
+        let forms = names(&["caf\u{e9}", "cafe"]);
+        assert_eq!(forms.meaning("cafe\u{301}"), Meaning::Alike(vec![0]), "the same letters, an accent apart");
+        assert_eq!(names(&["\u{ff23}at"]).meaning("cat"), Meaning::Alike(vec![0]), "of full width");
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Summary {
     pub num_committed: u64,
     /// Heatmaps that they got.
     pub num_heatmaps: u64,
+    /// Of these, those that are zero everywhere.
+    pub num_empty: u64,
     /// Bytes that their files take on a disk, without those that took the place of one of the same name.
     pub num_bytes: u64,
     /// Heatmaps that were taken away, because what they explain is not there any more.

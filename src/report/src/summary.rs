@@ -28,6 +28,13 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
     if summary.num_known_failed > 0 {
         lines.push(format!("  failed as in an earlier run, with the same inputs: {}", summary.num_known_failed));
     }
+    if summary.num_empty > 0 {
+        lines.push(format!(
+            "  heatmaps that are zero everywhere, as nothing there speaks for the class or no gradient comes back: {}; another layer, or \
+             a method without gradients (eigencam, scorecam), may show something",
+            summary.num_empty
+        ));
+    }
     if summary.num_withdrawn > 0 {
         lines.push(format!("  heatmaps taken away, of what is not there any more: {}", summary.num_withdrawn));
     }
@@ -94,6 +101,7 @@ pub(crate) fn counts(summary: &Summary) -> Value {
         "num_read": summary.num_read,
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
+        "num_empty": summary.num_empty,
         "num_bytes": summary.num_bytes,
         "num_withdrawn": summary.num_withdrawn,
         "num_moved": summary.num_moved,
@@ -136,6 +144,13 @@ pub(crate) fn json(summary: &Summary, fault: Option<&RunError>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn empty_heatmaps_are_told_only_where_there_are_any() {
+        let told = |num_empty| lines(&Summary { num_heatmaps: 4, num_empty, ..Summary::default() }).join("\n");
+        assert!(!told(0).contains("zero everywhere"));
+        assert!(told(3).contains("no gradient comes back: 3; another layer"), "{}", told(3));
+    }
 
     #[test]
     fn clipped_images_are_told_once_and_only_where_there_are_any() {

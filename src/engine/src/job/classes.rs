@@ -65,7 +65,9 @@ fn split(requested: &NameList, names: &ClassNames) -> Vec<String> {
     let is_exact = |name: &str| matches!(names.meaning(name), Meaning::Exact(_) | Meaning::Mapped(_));
     requested.names(|text| {
         is_exact(text)
-            || names.is_folded(text) && !camflow_names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
+            || text.contains(',')
+                && names.is_folded(text)
+                && !camflow_names::split_list(text).iter().all(|part| is_exact(part) || part == "all")
     })
 }
 
@@ -141,7 +143,17 @@ pub fn channel_of(class: &str, names: &ClassNames) -> Result<(i64, Option<String
         Err(Diagnostic::invalid(problem).hint("give the channel's number"))
     };
     match names.meaning(class) {
-        Meaning::Mapped(channel) | Meaning::Exact(&[channel]) => Ok((channel, None)),
+        Meaning::Mapped(channel) => Ok((channel, None)),
+        Meaning::Exact(&[channel]) => {
+            let other = by_number().filter(|number| *number != channel);
+            let notice = |other| {
+                format!(
+                    "class `{class}` is taken as the name of channel {channel}, not as the number of channel {other} `{}`",
+                    names.name(other)
+                )
+            };
+            Ok((channel, other.map(notice)))
+        }
         Meaning::Exact(channels) => several(channels),
         other => match (by_number(), other) {
             (Some(number), _) => Ok((number, None)),

@@ -115,13 +115,18 @@ impl FieldTemplate {
 pub fn distinct_names(asked: &[TargetClass], model_classes: &BTreeMap<i64, String>) -> Vec<String> {
     let mut counts = BTreeMap::<String, usize>::new();
     for name in model_classes.values() {
-        *counts.entry(identifier(name)).or_default() += 1;
+        *counts.entry(at_the_front(name)).or_default() += 1;
     }
-    let name = |class: &TargetClass| match counts.get(&identifier(&class.name)) {
+    let name = |class: &TargetClass| match counts.get(&at_the_front(&class.name)) {
         Some(2..) => format!("{}_{}", class.name, class.index),
         _ => class.name.clone(),
     };
     asked.iter().map(name).collect()
+}
+
+/// What a field's name begins with, where it begins with a class.
+fn at_the_front(class: &str) -> String {
+    identifier(class).trim_start_matches('_').to_owned()
 }
 
 /// Letters and digits of any script, with their marks; everything else becomes `_`.
@@ -157,8 +162,19 @@ mod tests {
 
     #[test]
     fn classes_of_one_name_are_told_apart_by_their_channels() {
-        let model: BTreeMap<i64, String> =
-            [(1, "crane"), (2, "crane"), (3, "hot dog"), (4, "hot_dog"), (5, "cat")].map(|(n, name)| (n, name.to_owned())).into();
+        let model: BTreeMap<i64, String> = [
+            (1, "crane"),
+            (2, "crane"),
+            (3, "hot dog"),
+            (4, "hot_dog"),
+            (5, "cat"),
+            (6, "$cash"),
+            (7, "cash"),
+            (8, "#"),
+            (9, "犬"),
+        ]
+        .map(|(n, name)| (n, name.to_owned()))
+        .into();
         let asked = |numbers: &[i64]| {
             let class =
                 |number: &i64| TargetClass { name: model[number].clone(), index: *number, mask_value: None, reference: None };
@@ -166,6 +182,8 @@ mod tests {
         };
         assert_eq!(asked(&[1, 2, 5]), ["crane_1", "crane_2", "cat"]);
         assert_eq!(asked(&[4]), ["hot_dog_4"]);
+        // FiftyOne takes no field that begins with `_`.
+        assert_eq!(asked(&[6, 7, 8, 9]), ["$cash_6", "cash_7", "#", "犬"]);
     }
 
     #[test]

@@ -43,14 +43,14 @@ impl NameList {
         self.0.iter().any(|entry| entry.as_str() == name)
     }
 
-    /// The names, each once. A text that is itself a name, as `is_name` says, is taken whole; others are split. One without a name
-    /// is one: nobody means by it what leaving it out means.
+    /// The names, each once. What is itself a name, as `is_name` says, is taken as it stands, with its commas and the spaces around
+    /// it; of the rest texts are split. One without a name is one: nobody means by it what leaving it out means.
     pub fn names(&self, mut is_name: impl FnMut(&str) -> bool) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for entry in &self.0 {
             let found = match entry {
+                Entry::Name(name) | Entry::Text(name) if is_name(name) => vec![name.clone()],
                 Entry::Name(name) => vec![name.trim().to_owned()],
-                Entry::Text(text) if text.contains(',') && is_name(text) => vec![text.clone()],
                 Entry::Text(text) => split_list(text),
             };
             for name in if found.is_empty() { vec![String::new()] } else { found } {
@@ -145,6 +145,9 @@ mod tests {
         let typed = NameList::from_texts(["tabby, tabby cat", "a,b", r"c\,d"]);
         assert_eq!(typed.names(|text| text.starts_with("tabby")), ["tabby, tabby cat", "a", "b", "c,d"]);
         assert_eq!(NameList::from_texts([" ,"]).names(|_| false), [""]);
+        for list in [NameList::from(["a ", " b"]), NameList::from_texts(["a ", " b"])] {
+            assert_eq!(list.names(|text| text == "a "), ["a ", "b"]);
+        }
         assert!(serde_json::from_str::<NameList>("[1]").is_err());
         for list in [list, text, NameList::default()] {
             assert_eq!(read(&serde_json::to_string(&list).expect("JSON")), list);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::grid::ClassIndex;
-use camflow_measure::Measures;
+use camflow_measure::{Measure, Measures};
 use camflow_media::{BinaryMask, Checksum, RecordedChecksum, Upsampling};
 
 /// What a stored heatmap says of itself; read back to find out what is new or changed.
@@ -120,6 +120,13 @@ pub struct WrittenHeatmap {
     pub measures: Measures,
     /// Of everything the heatmap depends on.
     pub fingerprint: String,
+}
+
+impl WrittenHeatmap {
+    /// Whether it is zero everywhere: only then it has no distribution to measure.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.measures.get(Measure::Entropy).is_none()
+    }
 }
 
 /// The picture of a heatmap.

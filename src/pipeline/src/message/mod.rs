@@ -129,6 +129,8 @@ pub struct SampleUpdate {
 pub(crate) struct Committed {
     pub(crate) sample: SampleRef,
     pub(crate) num_heatmaps: usize,
+    /// Of these, those that are zero everywhere.
+    pub(crate) num_empty: usize,
     pub(crate) num_withdrawn: usize,
     /// Of new files.
     pub(crate) num_bytes: u64,

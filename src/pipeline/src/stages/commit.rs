@@ -80,9 +80,10 @@ impl Commit<'_> {
             (CommitOutcome::Refused(_), _) | (_, None) => {}
         }
         let (num_heatmaps, num_withdrawn, num_bytes) = (update.heatmaps.len(), update.withdrawn.len(), update.num_new_bytes());
+        let num_empty = update.heatmaps.iter().filter(|heatmap| heatmap.is_empty()).count();
         let sample = update.sample;
         match outcome {
-            CommitOutcome::Committed => Step::Next(Committed { sample, num_heatmaps, num_withdrawn, num_bytes }),
+            CommitOutcome::Committed => Step::Next(Committed { sample, num_heatmaps, num_empty, num_withdrawn, num_bytes }),
             CommitOutcome::SampleGone => Step::Skip(Skip { sample, reason: SkipReason::SampleGone }),
             CommitOutcome::Abandoned(error) | CommitOutcome::Refused(error) => {
                 Step::Fail(SampleFailure { sample, stage: Self::STAGE, error })
