@@ -12,6 +12,7 @@ use super::{
     labels::check_labels,
     layer_trial::{LayerTrial, MAX_SEEN},
     note::{Computed, note_run},
+    outlook::most_bytes,
     page::Page,
     present::check_present,
     record::recorded,
@@ -371,6 +372,7 @@ impl<'a> Session<'a> {
             num_workers,
             max_failures: spec.max_failures,
             space_check: if spec.no_space_check { SpaceCheck::Off } else { SpaceCheck::Refuse },
+            most_bytes: most_bytes(spec, &self.program.metadata, &self.columns).map(|bytes| bytes * names.len() as u64),
         };
         let tell = |event| observer.tell(event);
         self.explainers.iter_mut().for_each(TorchExplainer::begin);
