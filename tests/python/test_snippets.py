@@ -35,9 +35,16 @@ BEFORE = {
     "docs/how-to/maintain.md": ANNOTATED,
     "docs/how-to/report.md": f"{ANNOTATED}; camflow report --dataset my-dataset --json last-night.json",
 }
-# What a page has said when it did something: a command may end well and have found nothing to do.
+# What has been said when a page did what it shows: a command may end well and have found nothing to do.
 SAID = {
-    "README.md": ("standin_deeplab, segmentation", "3 annotated (12 heatmaps)", "12 heatmaps of 3 samples: report.html", "done"),
+    "README.md": ("standin_deeplab, segmentation", "3 annotated (12 heatmaps)", "heatmaps of 3 samples: report.html", "4 annotated"),
+    "docs/get-started.md": ("person backbone.layer4",),
+    "docs/index.md": ("3 annotated (12 heatmaps)",),
+    "docs/how-to/annotate.md": ("3 annotated (12 heatmaps)", "dry run, nothing was changed", "4 annotated"),
+    "docs/how-to/images.md": ("photo.jpg: person", "-> maps/photo.person.sheet.png", "-> maps/coffee.top.sheet.png"),
+    "docs/how-to/maintain.md": ("camflow_people", "removed run `camflow_people`"),
+    "docs/how-to/nightly.md": ("job `people`, dataset `my-dataset`", "dry run, nothing was changed"),
+    "docs/how-to/report.md": ("heatmaps of 3 samples: report.html",),
 }
 STANDIN = "scripts/lab/standin/model.py:standin_deeplab"
 # What a reader has, and what takes its place here.

@@ -13,8 +13,8 @@ use crate::{
     diagnostic::Diagnostic,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
-        BinaryMask, Durability, Interpolation, RgbImage, Tile, animation, contact_sheet, encode_gray, encode_rgb, hatch, outline, overlay,
-        resize_rgb, shown, with_suffix, write_atomically, write_f32,
+        BinaryMask, Durability, Interpolation, RgbImage, Tile, animation, contact_sheet, encode_gray, encode_rgb, hatch, outline,
+        overlay, resize_rgb, shown, with_suffix, write_atomically, write_f32,
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
@@ -139,7 +139,8 @@ impl Outputs {
         }
         let say = |event: &str, file: &Path| {
             if self.format == Format::Json {
-                let line = json!({"event": event, "input": text(input), "sample": sample, "class": class_name, "file": text(file)});
+                let line =
+                    json!({"event": event, "input": text(input), "sample": sample, "class": class_name, "file": text(file)});
                 print(&line.to_string());
             }
         };

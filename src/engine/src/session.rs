@@ -107,6 +107,7 @@ impl<'a> Session<'a> {
         let Model { program, layers, devices } = model;
         let options = ExplainOptions {
             faithfulness: spec.faithfulness,
+            confidence: true,
             with_layer_maps: spec.npy == NpyFormat::Layer,
             ..cam.explain_options(&program, layers)
         };

@@ -52,7 +52,8 @@ mod tests {
 
     #[test]
     fn tiles_are_frames_with_captions_and_begin_again() {
-        let tile = |caption: &str, level: u8| Tile { caption: caption.into(), image: RgbImage::new(60, 120, vec![level; 60 * 120 * 3]) };
+        let tile =
+            |caption: &str, level: u8| Tile { caption: caption.into(), image: RgbImage::new(60, 120, vec![level; 60 * 120 * 3]) };
         let file = animation(&[tile("layer 1", 40), tile("layer 2", 200)]).expect("a file");
         let decoder = GifDecoder::new(Cursor::new(&file)).expect("a GIF");
         assert_eq!(decoder.loop_count(), LoopCount::Infinite);

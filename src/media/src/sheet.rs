@@ -38,7 +38,9 @@ pub fn contact_sheet(rows: &[Vec<Tile>]) -> Result<RgbImage, MediaError> {
     let mut cells = Vec::new();
     for row in rows {
         cells.push(
-            row.iter().map(|tile| Ok((tile.caption.as_str(), fitted(&tile.image, SIDE)?))).collect::<Result<Vec<_>, MediaError>>()?,
+            row.iter()
+                .map(|tile| Ok((tile.caption.as_str(), fitted(&tile.image, SIDE)?)))
+                .collect::<Result<Vec<_>, MediaError>>()?,
         );
     }
     let pictures = || cells.iter().flatten().map(|(_, image)| image);

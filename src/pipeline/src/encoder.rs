@@ -162,8 +162,12 @@ impl Encoder {
         let of = |(column, heatmap): (usize, &Heatmap)| {
             let (map, object) = fitted.measured(heatmap);
             let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before.0]).0);
-            let measures = class.faithfulness.get(column).copied().unwrap_or_default().or(map.measures(object));
-            measures.with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
+            let known = Measures::default().with(Measure::Confidence, class.confidence);
+            let examined = class.faithfulness.get(column).copied().unwrap_or_default();
+            examined
+                .or(known)
+                .or(map.measures(object))
+                .with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
         };
         class.heatmaps.iter().enumerate().map(of).collect()
     }
