@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn files_are_known_where_all_inputs_have_one_size() {
         let crop = serde_json::json!([{"op": "resize_smaller", "size": 80}, {"op": "center_crop", "height": 64, "width": 128}]);
-        let column = |path: &str| Column { method: Method::GradCam, label: "1".into(), path: path.into(), layers: Vec::new() };
+        let column = |path: &str| Column { method: Method::Gradcam, label: "1".into(), path: path.into(), layers: Vec::new() };
         let most = |spec: &JobSpec, path: &str| most_bytes(spec, &metadata(&crop), &[column(path)]);
         let spec = JobSpec::default();
         // 64 x 128 pixels and rows; 16 x 32 floats, 130 floats.

@@ -56,7 +56,7 @@ mod tests {
             |caption: &str, level: u8| Tile { caption: caption.into(), image: RgbImage::new(60, 120, vec![level; 60 * 120 * 3]) };
         let file = animation(&[tile("layer 1", 40), tile("layer 2", 200)]).expect("a file");
         let decoder = GifDecoder::new(Cursor::new(&file)).expect("a GIF");
-        assert_eq!(decoder.loop_count(), LoopCount::Infinite);
+        assert!(matches!(decoder.loop_count(), LoopCount::Infinite));
         let frames = decoder.into_frames().collect_frames().expect("frames");
         assert_eq!(frames.len(), 2);
         let size = |frame: &Frame| (frame.buffer().width(), frame.buffer().height());
