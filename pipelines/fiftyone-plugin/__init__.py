@@ -1,4 +1,4 @@
-"""camflow in the FiftyOne App: an operator that computes heatmaps, and a panel with plots of what they measure."""
+"""camflow in the FiftyOne App: operators that compute and show heatmaps, and a panel with plots of what they measure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .compute import ComputeHeatmaps
 from .panel import MeasuresPanel
+from .show import ShowHeatmaps
 
 if TYPE_CHECKING:
     from fiftyone.plugins.context import PluginContext
@@ -14,4 +15,5 @@ if TYPE_CHECKING:
 def register(plugin: PluginContext) -> None:
     """What FiftyOne calls when it loads the plugin."""
     plugin.register(ComputeHeatmaps)
+    plugin.register(ShowHeatmaps)
     plugin.register(MeasuresPanel)

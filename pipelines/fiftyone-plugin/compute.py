@@ -12,7 +12,7 @@ import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from . import form, program
+from . import form, program, show
 from ._camflow.collection import selection
 from ._camflow.ledger import Ledger
 from ._camflow.process import Run
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What starts a run: the program, its arguments, and files by flag.
 Command = tuple[str, list[str], dict[str, str]]
 
+# The operator behind the button of a result.
+URI = f"@camflow/camflow/{show.NAME}"
 # Seconds between two looks at the run, and at whether anybody still waits for it.
 BEAT = 1.0
 # Seconds between two updates of the progress bar.
@@ -56,7 +58,7 @@ class ComputeHeatmaps(foo.Operator):
 
     def resolve_output(self, ctx: ExecutionContext) -> types.Property | None:
         # In the App, the run has shown its result itself, in place of its progress.
-        return summary_property() if ctx.results else None
+        return summary_property(ctx.results) if ctx.results else None
 
     def execute(self, ctx: ExecutionContext) -> dict[str, Any] | AsyncIterator[Any]:
         # What is wrong with these is an error of the operator itself, and not one in the middle of a stream.
@@ -81,7 +83,7 @@ def delegated(ctx: ExecutionContext, command: Command) -> dict[str, Any]:
         for label, progress in watch(run, ledger):
             ctx.set_progress(progress=progress, label=label)
         ledger.check(run)
-    return result(ledger)
+    return result(ctx, ledger)
 
 
 async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[Any]:
@@ -91,15 +93,17 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
     that is collected nobody knows.
     """
     ledger = Ledger(SHOWN_FAILURES)
-    before = heatmap_fields(ctx)
+    before = show.heatmap_fields(ctx)
     with closing(program.start(*command)) as run:
         steps = watch(run, ledger)
         while step := await asyncio.to_thread(next, steps, None):
             label, progress = step
             yield ctx.ops.set_progress(label=label, progress=progress)
     yield ctx.ops.reload_dataset()
-    if (ticked := ticks(ctx, before)) is not None:
-        yield ctx.ops.set_active_fields(ticked)
+    after = show.heatmap_fields(ctx)
+    # A page that is open keeps its ticks whatever the dataset's settings become.
+    if new := [field for field in after if field not in before]:
+        yield ctx.ops.set_active_fields(show.ticks(ctx, show.best(ctx, new)))
     try:
         ledger.check(run)
     except program.CamflowError as error:
@@ -108,28 +112,8 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
             raise
         yield ctx.ops.show_output(error_property().to_json(), {"error": str(error).replace("\n", "\n\n")})
         return
-    yield ctx.ops.show_output(summary_property().to_json(), result(ledger))
-
-
-def heatmap_fields(ctx: ExecutionContext) -> list[str]:
-    """The dataset's fields of heatmaps as they are now."""
-    ctx.dataset.reload()
-    return list(ctx.dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap))
-
-
-def ticks(ctx: ExecutionContext, before: list[str]) -> list[str] | None:
-    """The fields to tick after a run: what the page shows, with one new heatmap in the place of others, which it would lie on.
-
-    A page that is open keeps its ticks whatever the dataset's settings become. `None` where no field is new.
-    """
-    after = heatmap_fields(ctx)
-    new = [field for field in after if field not in before]
-    if not new:
-        return None
-    settings = ctx.dataset.app_config.active_fields
-    # The one that camflow has ticked, where the dataset's settings are not the user's.
-    chosen = next((field for field in new if settings and field in settings.paths), new[-1])
-    return [field for field in ctx.active_fields if field not in after] + [chosen]
+    results = result(ctx, ledger)
+    yield ctx.ops.show_output(summary_property(results).to_json(), results)
 
 
 def is_streamed(ctx: ExecutionContext) -> bool:
@@ -137,10 +121,13 @@ def is_streamed(ctx: ExecutionContext) -> bool:
     return "operator_uri" in ctx.request_params
 
 
-def summary_property() -> types.Property:
+def summary_property(results: dict[str, Any]) -> types.Property:
     """How a result is shown."""
     outputs = types.Object()
     outputs.str("summary", label="Heatmaps", view=types.MarkdownView())
+    if results["fields"]:
+        params = {name: results[name] for name in ("fields", "stages")}
+        outputs.btn("show", label="Show", icon="visibility", variant="contained", on_click=URI, params=params)
     return types.Property(outputs)
 
 
@@ -163,7 +150,13 @@ def watch(run: Run, ledger: Ledger) -> Iterator[tuple[str, float]]:
     yield ledger.progress()
 
 
-def result(ledger: Ledger) -> dict[str, Any]:
-    """The counts, and a summary in words."""
+def result(ctx: ExecutionContext, ledger: Ledger) -> dict[str, Any]:
+    """The counts, a summary in words, and what there is to show."""
     lines = [f"- {line}" for line in ledger.details()]
-    return {**ledger.counts(), "summary": "\n".join([ledger.headline(), "", *lines])}
+    there = show.heatmap_fields(ctx)
+    return {
+        **ledger.counts(),
+        "summary": "\n".join([ledger.headline(), "", *lines]),
+        "fields": [field for field in ledger.fields if field in there],
+        "stages": show.stages(ctx.target_view()),
+    }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fiftyone as fo
 from fiftyone.operators import types
 
-from . import folders, models
+from . import estimate, folders, models
 from ._camflow.names import shown
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def build(ctx: ExecutionContext) -> types.Property:
         # FullGrad takes all layers of a model together.
         if methods != ["fullgrad"]:
             _layers(inputs, model)
+        inputs.view("estimate", types.Notice(label=estimate.sentence(ctx, model, methods, num_images, num_classes(ctx, target))))
         _more(ctx, inputs)
     view = types.PromptView(label="Compute heatmaps (camflow)", submit_button_label="Compute")
     return types.Property(inputs, view=view)
@@ -91,6 +92,15 @@ def needs_classes(ctx: ExecutionContext, target: str | None) -> bool:
     name = target.partition(":")[2]
     field = ctx.dataset.get_field(name) if name else None
     return field is None or kind_of(field) != (fo.Classification, False)
+
+
+def num_classes(ctx: ExecutionContext, target: str) -> int:
+    """For how many classes a sample gets heatmaps at most."""
+    if not needs_classes(ctx, target):
+        return 1
+    chosen = ctx.params.get("classes") or []
+    path = path_of_names(ctx, target)
+    return len(counted(ctx, path)) if "all" in chosen and path else len(chosen)
 
 
 def path_of_names(ctx: ExecutionContext, target: str) -> str | None:

@@ -43,18 +43,26 @@ class Told(_Line):
     message: str
 
 
-class RunStarted(_Line):
-    """The first sample is about to be read, of so many of the selection; None where that is unknown."""
-
-    event: Literal["run_started"]
-    num_samples: int | None
-
-
 class Space(TypedDict):
     """Bytes that are free on the disk of a folder."""
 
     bytes: int
     folder: str
+
+
+class RunStarted(_Line):
+    """The first sample is about to be read.
+
+    `num_samples` are those of the selection; they get at most `num_heatmaps` in `fields`, and their files take at most `num_bytes`. What
+    is unknown is None, and `free` where no files are written.
+    """
+
+    event: Literal["run_started"]
+    fields: list[str]
+    num_samples: int | None
+    num_heatmaps: int | None
+    num_bytes: int | None
+    free: Space | None
 
 
 class Forecast(_Line):

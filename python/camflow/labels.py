@@ -16,7 +16,7 @@ LEVELS = 255
 EPSILON = 1e-7
 
 
-def load(label: fo.Heatmap) -> Any:
+def load(label: fo.Heatmap | None) -> Any:
     """The heatmap of a label that camflow made.
 
     Args:
@@ -27,9 +27,12 @@ def load(label: fo.Heatmap) -> Any:
         else the levels of the picture, which are within 1/510 of them, and 0 below 1/170
 
     Raises:
-        CamflowError: the label names no file, or none that is there
+        CamflowError: there is no label, or it names no file, or none that is there
     """
     import numpy as np
+
+    if label is None:
+        raise CamflowError("the sample has no heatmap in this field\nhint: `dataset.exists(FIELD)` has the samples with one")
 
     path = getattr(label, "npy_path", None)
     if path and Path(path).is_file():

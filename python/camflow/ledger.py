@@ -20,6 +20,8 @@ class Ledger:
         self.kept_failures = kept_failures
         self.step = "starting"
         self.num_samples: int | None = None
+        # Those that the run writes.
+        self.fields: list[str] = []
         self.num_done = self.num_failed = 0
         self.finished: Mapping[str, Any] = {}
         self.error: str | None = None
@@ -34,6 +36,7 @@ class Ledger:
                 self.step = event["message"]
             case "run_started":
                 self.num_samples, self.step = event["num_samples"], ""
+                self.fields = event["fields"]
             case "forecast":
                 self._ends = time.monotonic() + event["seconds"]
             case "sample_committed" | "sample_skipped":

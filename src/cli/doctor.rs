@@ -153,7 +153,7 @@ fn exporter(python: &Result<FiftyonePython, Error>) -> Finding {
         _ => Finding::bad(
             what,
             format!("{executable} lacks torch or torchvision"),
-            format!("`{executable} -m pip install torch==2.11.0 torchvision timm`"),
+            format!("`{executable} -m pip install torch torchvision timm`"),
         ),
     }
 }

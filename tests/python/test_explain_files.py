@@ -59,3 +59,33 @@ def test_no_result_replaces_another(camflow, look_alikes, tmp_path):
     message = next(event["message"] for event in refused.events if event["event"] == "error")
     assert "a/y z.png" in message and "hint: choose another folder" in message, message
     assert Path(files[-3]).read_bytes() == before
+
+
+def test_heatmaps_are_animated(camflow, classifier, tmp_path):
+    photo = picture(tmp_path / "photo.png", 3)
+    flags = ("--model", classifier, "--device", "cpu", "--format", "json")
+    command = ("explain", photo, *flags, "--method", "gradcam,layercam", "--layers", "1-2", "--out", tmp_path / "maps")
+    assert not any(event["event"] == "animation" for event in camflow(*command).events)
+    assert not list((tmp_path / "maps").glob("*.gif"))
+
+    [said] = [event for event in camflow(*command, "--animate").events if event["event"] == "animation"]
+    assert (said["sample"], Path(said["file"]).name) == ("photo", "photo.top.heatmaps.gif")
+    gif = Image.open(said["file"])
+    # The image, then two layers by two methods, without an end.
+    assert (gif.format, gif.n_frames, gif.info["loop"], gif.width) == ("GIF", 5, 0, 360)
+    columns = [f"{method}.layer_{layer}" for method in ("gradcam", "layercam") for layer in (1, 2)]
+    overlays = [Image.open(tmp_path / "maps" / f"photo.top.{column}.overlay.png").convert("RGB") for column in columns]
+    wanted = [np.asarray(overlay.resize((360, 270), Image.Resampling.NEAREST), float) for overlay in overlays]
+    for number in range(4):
+        gif.seek(number + 1)
+        assert gif.info["duration"] >= 1000
+        # The caption is above the picture.
+        drawn = np.asarray(gif.convert("RGB").crop((0, gif.height - 270, 360, gif.height)), float)
+        differences = [np.abs(drawn - other).mean() for other in wanted]
+        assert differences[number] == min(differences) < 12, differences
+
+    # A tensor has no picture.
+    np.save(tmp_path / "tensor.npy", np.zeros((1, 3, 64, 64), np.float32))
+    told = camflow("explain", tmp_path / "tensor.npy", *flags, "--animate", "--out", tmp_path / "tensors").events
+    assert any(event["event"] == "notice" and "no picture to animate" in event["message"] for event in told)
+    assert not list((tmp_path / "tensors").glob("*.gif"))

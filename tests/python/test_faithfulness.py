@@ -149,4 +149,6 @@ def test_it_is_asked_for(people, annotate, camflow, export, tmp_path):
     assert finished["num_committed"] == 3, "the settings are others"
     people.reload()
     assert all(sample.heat_4.entropy is not None for sample in people)
-    assert all(sample.heat_4[name] is None for sample in people for name in ASKED)
+    # The forward pass alone tells the confidence.
+    assert people.values("heat_4.confidence") == pytest.approx(first[0], abs=1e-5)
+    assert all(sample.heat_4[name] is None for sample in people for name in ASKED[1:])

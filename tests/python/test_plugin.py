@@ -24,7 +24,7 @@ from fiftyone import ViewField as F
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionError
 from playwright.sync_api import Error as PlaywrightError
-from real_app import PATIENCE, browsed, changed, dismiss, served, settled, show, shown, tick
+from real_app import PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick
 
 PLUGIN = ROOT / "pipelines" / "fiftyone-plugin"
 OPERATOR = "@camflow/camflow/compute_heatmaps"
@@ -176,8 +176,8 @@ def test_the_form_counts_samples_and_labels(plugin, settings, clone, dataset):
         sample.save()
     (model,) = plugin.models.exported()
 
-    def form(view=None):
-        request = {"dataset_name": copy.name, "params": {"model": str(model), "target": "labels:boxes"}}
+    def form(view=None, **more):
+        request = {"dataset_name": copy.name, "params": {"model": str(model), "target": "labels:boxes", **more}}
         request |= {"view": view._serialize()} if view is not None else {}
         return plugin.form.build(foo.ExecutionContext(request_params=request)).type.to_json()["properties"]
 
@@ -186,6 +186,16 @@ def test_the_form_counts_samples_and_labels(plugin, settings, clone, dataset):
     labels = [choice["label"] for choice in whole["classes"]["view"]["choices"]]
     assert labels[:2] == ["car: 5 in `boxes`", "person: 3 in `boxes`"] and "background" in labels
     assert whole["classes"]["view"]["description"].endswith("Not among the model's classes: unicorn (3)")
+    assert whole["estimate"]["view"]["label"] == "1 heatmap an image for each class"
+    # The dataset's own run tells bytes, and time where it had the same methods.
+    many = {"classes": ["person", "car"], "layers": ["1-3", "backbone.layer4"], "methods": ["gradcam", "layercam"]}
+    told = form(**many)["estimate"]["view"]["label"]
+    assert re.fullmatch(r"At most 128 heatmaps, about \d+\wB of files, as in the run camflow_\w+", told), told
+    told = form(classes=["all"])["estimate"]["view"]["label"]
+    assert re.fullmatch(r"At most 24 heatmaps, about \d+\wB of files and \d+ \w+, as in the run camflow_\w+", told), told
+    copy.delete_runs()
+    told = form(**many)["estimate"]["view"]["label"]
+    assert told == "At most 128 heatmaps; how long that takes is said once some are made"
     part = form(copy.limit(1))
     assert part["num_images"]["view"]["label"].startswith("1 image;")
     assert part["classes"]["view"]["choices"][0]["label"] == "person: 1 in `boxes`"
@@ -212,6 +222,7 @@ def test_heatmaps_from_the_app(app, dataset, settings):
     app.get_by_text("2 samples read: 2 annotated (4 heatmaps), 0 skipped, 0 failed").wait_for()
     keep(app, "result")
     app.get_by_role("button", name="Done").click()
+    leave(app)
 
     dataset.reload()
     with_heatmap = dataset.exists("person_grad_layer_2").values("id")
@@ -225,6 +236,32 @@ def test_heatmaps_from_the_app(app, dataset, settings):
     drawn = settled(app, lambda shot: sum(p.mean() > 0.2 for p in changed(app, off, shot)) == 2)
     keep(app, "drawn")
     assert [pixels.mean() > 0.2 for pixels in changed(app, off, drawn)] == [number in (0, 3) for number in range(8)]
+
+
+def test_a_finished_run_shows_its_heatmaps(app, dataset, settings):
+    """The button of the result: of what the page shows, the samples with the run's heatmaps, and these drawn over them."""
+    show(app, app.app, dataset)
+    for number in (1, 2):
+        picture = app.locator("[data-cy=looker]").nth(number)
+        picture.hover()
+        picture.locator("label").click()
+    open_form(app)
+    fill(app, 0, "person")
+    app.get_by_text(re.compile(r"^At most 2 heatmaps, about \d+\wB of files and \d+ \w+, as in the run ")).wait_for()
+    submit(app)
+    app.get_by_text("2 samples read:").wait_for()
+    keep(app, "result-with-button")
+    app.get_by_role("button", name="Show", exact=True).click()
+    shown(app, 2)
+    keep(app, "shown")
+    app.get_by_role("button", name="Done").click()
+    leave(app)
+    app.wait_for_selector(f"[data-cy=checkbox-{FIELDS[1]}] input:checked", state="attached", timeout=PATIENCE * 1000)
+    on = settled(app)
+    keep(app, "shown-grid")
+    tick(app, FIELDS[1])
+    off = settled(app, lambda shot: all(pixels.mean() > 0.2 for pixels in changed(app, on, shot)))
+    assert [pixels.mean() > 0.2 for pixels in changed(app, on, off)] == [True, True]
 
 
 def test_an_error_is_told_in_its_own_words(app, dataset, settings):

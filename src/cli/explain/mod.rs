@@ -47,6 +47,9 @@ pub(super) struct Args {
     /// Folder for the files
     #[arg(long, value_name = "FOLDER", default_value = "heatmaps")]
     out: PathBuf,
+    /// Also write a GIF of each image and class that shows its heatmaps one after the other: layers, and methods
+    #[arg(long)]
+    animate: bool,
     /// Output format
     #[arg(long, default_value = Format::Human.name(), value_parser = choice::<Format>())]
     pub format: Format,
@@ -54,7 +57,7 @@ pub(super) struct Args {
 
 /// Runs the subcommand.
 pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
-    let Args { inputs, cam, target: asked_target, mask, out, format } = args;
+    let Args { inputs, cam, target: asked_target, mask, out, animate, format } = args;
     let reporter = Reporter::new(format);
     let told = Told(&reporter);
     let inputs = sources::files(&inputs)?;
@@ -87,7 +90,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         Some(found) => [(0, found.name.clone())].into(),
         None => program.metadata.classes.clone(),
     };
-    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), class_names, &options);
+    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), class_names, &options, animate);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     check_output(&program, explainer.plan(), &target)?;
 
@@ -246,6 +249,9 @@ fn explain(
         ));
     }
     let image = image.map(SourceImage::into_picture);
+    if image.is_none() && outputs.animate {
+        reporter.notice(&format!("`{}`: a tensor is no picture to animate, and gets no GIF", shown(input)));
+    }
     let result = explainer.explain_now(batch)?;
     for failure in &result.failed {
         reporter.image_failed(&failure.sample.media_path, &failure.error);

@@ -13,8 +13,8 @@ use crate::{
     diagnostic::Diagnostic,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
-        BinaryMask, Durability, Interpolation, RgbImage, Tile, contact_sheet, encode_gray, encode_rgb, hatch, outline, overlay,
-        resize_rgb, shown, with_suffix, write_atomically, write_f32,
+        BinaryMask, Durability, Interpolation, RgbImage, Tile, animation, contact_sheet, encode_gray, encode_rgb, hatch, outline,
+        overlay, resize_rgb, shown, with_suffix, write_atomically, write_f32,
     },
     names::Choice,
     pipeline::{ClassHeatmaps, Heatmap},
@@ -74,6 +74,8 @@ pub(super) struct Outputs {
     class_names: BTreeMap<i64, String>,
     columns: Vec<Column>,
     size: HeatmapSize,
+    /// Whether a GIF is written, too.
+    pub(super) animate: bool,
 }
 
 impl Outputs {
@@ -84,8 +86,9 @@ impl Outputs {
         names: Vec<String>,
         class_names: BTreeMap<i64, String>,
         options: &ExplainOptions,
+        animate: bool,
     ) -> Self {
-        Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size }
+        Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size, animate }
     }
 
     /// Writes the files of one class and says so. `picture` is missing for tensors, which nobody can look at.
@@ -146,16 +149,26 @@ impl Outputs {
             let hint = "another layer, or a method without gradients such as eigencam or scorecam, may show something";
             reporter.notice(&error_text(&Diagnostic::invalid(problem).hint(hint)));
         }
+        let say = |event: &str, file: &Path| {
+            if self.format == Format::Json {
+                let line =
+                    json!({"event": event, "input": text(input), "sample": sample, "class": class_name, "file": text(file)});
+                print(&line.to_string());
+            }
+        };
         if !rows.is_empty() {
             let path = with_suffix(&stem("sheet"), ".png");
             write_bytes(&path, &encode_rgb(&contact_sheet(&rows)?)?)?;
-            if self.format == Format::Json {
-                print(
-                    &json!({"event": "contact_sheet", "input": text(input), "sample": sample, "class": class_name, "file": text(&path)})
-                        .to_string(),
-                );
-            }
+            say("contact_sheet", &path);
             shown_file = Some(path);
+        }
+        if self.animate && !rows.is_empty() {
+            let path = with_suffix(&stem("heatmaps"), ".gif");
+            // The image begins each row of the sheet, and the animation once.
+            let image = rows.first().into_iter().flatten().take(1);
+            let frames: Vec<Tile> = image.chain(rows.iter().flat_map(|row| row.iter().skip(1))).cloned().collect();
+            write_bytes(&path, &animation(&frames)?)?;
+            say("animation", &path);
         }
         if let Some(file) = shown_file {
             reporter.image_explained(&format!("{}: {titled} -> {}", shown(input), shown(&file)));

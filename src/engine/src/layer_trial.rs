@@ -123,6 +123,7 @@ impl LayerTrial {
                 num_workers: 1,
                 max_failures: None,
                 space_check: SpaceCheck::Off,
+                most_bytes: None,
             };
             let (_, fault) = run(parts, options, cancellation, &|_| {});
             fault.map_or(Ok(()), |fault| Err(aborted(fault)))?;

@@ -17,6 +17,7 @@ mod layer_trial;
 mod model;
 mod note;
 mod observer;
+mod outlook;
 mod page;
 mod present;
 mod record;

@@ -13,6 +13,7 @@ use super::{
     labels::check_labels,
     layer_trial::{LayerTrial, MAX_SEEN},
     note::{Computed, note_run},
+    outlook::most_bytes,
     page::Page,
     present::check_present,
     record::recorded,
@@ -108,10 +109,13 @@ impl<'a> Session<'a> {
             (Err(first), Err(second)) => return Err(first.and(second)),
         };
         let Model { program, layers, devices } = model;
+        let options = cam.explain_options(&program, layers, &spec.target);
         let options = ExplainOptions {
             faithfulness: spec.faithfulness,
+            // What is no score of a class has no probability.
+            confidence: !options.reading.is_value,
             with_layer_maps: spec.npy == NpyFormat::Layer,
-            ..cam.explain_options(&program, layers, &spec.target)
+            ..options
         };
         let references = references(spec, &program, &found.dataset)?;
         let columns = options.columns();
@@ -392,6 +396,7 @@ impl<'a> Session<'a> {
             num_workers,
             max_failures: spec.max_failures,
             space_check: if spec.no_space_check { SpaceCheck::Off } else { SpaceCheck::Refuse },
+            most_bytes: most_bytes(spec, &self.program.metadata, &self.columns).map(|bytes| bytes * names.len() as u64),
         };
         let tell = |event| observer.tell(event);
         self.explainers.iter_mut().for_each(TorchExplainer::begin);

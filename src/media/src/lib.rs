@@ -3,6 +3,7 @@
 //! The way in: [`read_image`] and [`Preprocess`] make the model's input, [`LabelMask`] finds the pixels of a class. The way
 //! out: [`encode_gray`] and [`write_f32`] make the bytes, [`write_atomically`] puts them on disk.
 
+mod animation;
 mod array;
 mod bands;
 mod bitmap;
@@ -42,6 +43,7 @@ mod upsampling;
 mod webp;
 mod write;
 
+pub use animation::animation;
 pub use array::{Array, ArrayValues, deflate_f32, inflate_array, parse_array, read_array_file, write_f16, write_f32};
 pub use bands::{BandImage, Depth, read_picture};
 pub use checksum::{Checksum, Damage, FileForm, RecordedChecksum, UnknownChecksum, write_with_checksum};

@@ -38,7 +38,9 @@ pub fn contact_sheet(rows: &[Vec<Tile>]) -> Result<RgbImage, MediaError> {
     let mut cells = Vec::new();
     for row in rows {
         cells.push(
-            row.iter().map(|tile| Ok((tile.caption.as_str(), fitted(&tile.image)?))).collect::<Result<Vec<_>, MediaError>>()?,
+            row.iter()
+                .map(|tile| Ok((tile.caption.as_str(), fitted(&tile.image, SIDE)?)))
+                .collect::<Result<Vec<_>, MediaError>>()?,
         );
     }
     let pictures = || cells.iter().flatten().map(|(_, image)| image);
@@ -66,11 +68,21 @@ pub fn contact_sheet(rows: &[Vec<Tile>]) -> Result<RgbImage, MediaError> {
     Ok(sheet)
 }
 
-fn fitted(image: &RgbImage) -> Result<RgbImage, MediaError> {
+/// A tile alone, its longer side `side` pixels, under its caption.
+pub(super) fn captioned(tile: &Tile, side: usize) -> Result<RgbImage, MediaError> {
+    let image = fitted(&tile.image, side)?;
+    let (height, width) = (CAPTION + image.height, image.width);
+    let mut captioned = RgbImage::new(height, width, PAPER.repeat(height * width));
+    Pen::new(INK)?.write(&mut captioned, &tile.caption, (0, 2), width.saturating_sub(2));
+    paste(&mut captioned, &image, (CAPTION, 0));
+    Ok(captioned)
+}
+
+fn fitted(image: &RgbImage, longest: usize) -> Result<RgbImage, MediaError> {
     let longer = image.height.max(image.width).max(1);
-    let scaled = |side: usize| (side * SIDE / longer).max(1);
+    let scaled = |side: usize| (side * longest / longer).max(1);
     // Small maps are enlarged without smoothing, so that their own pixels can be seen.
-    let interpolation = if longer < SIDE { Interpolation::Nearest } else { Interpolation::Bilinear };
+    let interpolation = if longer < longest { Interpolation::Nearest } else { Interpolation::Bilinear };
     resize_rgb(image, scaled(image.height), scaled(image.width), interpolation, true)
 }
 

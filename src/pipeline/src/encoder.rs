@@ -162,8 +162,12 @@ impl Encoder {
         let of = |(column, heatmap): (usize, &Heatmap)| {
             let (map, object) = fitted.measured(heatmap);
             let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before.0]).0);
-            let measures = class.faithfulness.get(column).copied().unwrap_or_default().or(map.measures(object));
-            measures.with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
+            let known = Measures::default().with(Measure::Confidence, class.confidence);
+            let examined = class.faithfulness.get(column).copied().unwrap_or_default();
+            examined
+                .or(known)
+                .or(map.measures(object))
+                .with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
         };
         class.heatmaps.iter().enumerate().map(of).collect()
     }
@@ -192,9 +196,9 @@ impl Encoder {
     }
 
     fn write_map(&self, stem: &Path, heatmap: &Heatmap, fitted: &Fitted) -> Result<(StoredMap, Option<Checksum>), RunError> {
-        let Heatmap { height, width, values, .. } = heatmap;
+        let Heatmap { height, width, .. } = heatmap;
         if self.store == Store::Inline {
-            return Ok((StoredMap::Inline(deflate_f32(&[*height, *width], values)), None));
+            return Ok((StoredMap::Inline(deflate_f32(&[*height, *width], &fitted.visible_values(heatmap))), None));
         }
         let path = with_suffix(stem, ".png");
         let png = encode_gray(*height, *width, &fitted.visible_levels(heatmap)).map_err(|error| unwritable(&path, error))?;
@@ -221,9 +225,21 @@ impl Fitted {
 
     /// The levels for the App, which draws nothing where one is 0: that is kept for what the model did not see.
     fn visible_levels(&self, heatmap: &Heatmap) -> Vec<u8> {
+        let is_seen = self.is_seen(heatmap);
+        heatmap.levels.iter().enumerate().map(|(pixel, level)| (*level).max(u8::from(is_seen(pixel)))).collect()
+    }
+
+    /// The values for the App, for which the same holds. What is added to 0 is less than what values are exact to.
+    fn visible_values(&self, heatmap: &Heatmap) -> Vec<f32> {
+        let is_seen = self.is_seen(heatmap);
+        let lowest = |pixel: usize| if is_seen(pixel) { f32::EPSILON } else { 0.0 };
+        heatmap.values.iter().enumerate().map(|(pixel, value)| value.max(lowest(pixel))).collect()
+    }
+
+    /// Whether the model saw a pixel of a heatmap.
+    fn is_seen(&self, heatmap: &Heatmap) -> impl Fn(usize) -> bool {
         let [seen, _] = &self.0[&(heatmap.height, heatmap.width)];
-        let lowest = |pixel: usize| u8::from(seen.as_ref().is_none_or(|seen| seen.pixels[pixel] != 0));
-        heatmap.levels.iter().enumerate().map(|(pixel, level)| (*level).max(lowest(pixel))).collect()
+        move |pixel| seen.as_ref().is_none_or(|seen| seen.pixels[pixel] != 0)
     }
 
     /// A heatmap that was fitted, and the object.
@@ -292,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_level_of_what_was_seen_is_1() {
+    fn the_app_draws_all_that_was_seen() {
         let heatmap =
             Heatmap { height: 1, width: 4, values: vec![0.0, 0.001, 0.5, 0.0], levels: vec![0, 0, 128, 0], layer_map: None };
-        let levels = |seen: Option<&BinaryMask>| {
+        let visible = |seen: Option<&BinaryMask>| {
             let heatmaps = vec![heatmap.clone()];
             let class = ClassHeatmaps {
                 class: ClassIndex(0),
@@ -306,10 +322,12 @@ mod tests {
                 heatmaps,
                 faithfulness: Vec::new(),
             };
-            Fitted::new(&class, seen).visible_levels(&heatmap)
+            let fitted = Fitted::new(&class, seen);
+            (fitted.visible_levels(&heatmap), fitted.visible_values(&heatmap))
         };
-        assert_eq!(levels(None), [1, 1, 128, 1]);
+        let least = f32::EPSILON;
+        assert_eq!(visible(None), (vec![1, 1, 128, 1], vec![least, 0.001, 0.5, least]));
         let seen = BinaryMask { height: 1, width: 4, pixels: vec![0, 1, 1, 0] };
-        assert_eq!(levels(Some(&seen)), [0, 1, 128, 0]);
+        assert_eq!(visible(Some(&seen)), (vec![0, 1, 128, 0], vec![0.0, 0.001, 0.5, 0.0]));
     }
 }

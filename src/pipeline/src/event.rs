@@ -16,10 +16,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The run begins.
-    RunStarted {
-        /// Samples in the selection, if known.
-        num_samples: Option<u64>,
-    },
+    RunStarted(Outlook),
     /// What the samples so far say of the rest; once in a run, and not in a short one.
     Forecast(Forecast),
     /// A sample refers to its new heatmaps.
@@ -54,6 +51,21 @@ pub enum Event {
     },
     /// The run drains: no new samples are read.
     Draining,
+}
+
+/// What is known of a run before its first sample. What is up to date, or shows nothing of a class, takes less.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// The fields that it writes.
+    pub fields: Vec<String>,
+    /// Samples in the selection, if known.
+    pub num_samples: Option<u64>,
+    /// Heatmaps that they get at most.
+    pub num_heatmaps: Option<u64>,
+    /// Bytes that the files of these take at most; `None` where the images' sizes decide.
+    pub num_bytes: Option<u64>,
+    /// Bytes that are free for them, and the folder; `None` where nothing is written to disk, or the system does not say.
+    pub free: Option<(u64, PathBuf)>,
 }
 
 /// What is left of a run.

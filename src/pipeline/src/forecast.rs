@@ -1,5 +1,5 @@
-//! What a run will come to, as far as its first samples say: how many images, how many bytes, how long; and whether the disk has
-//! room for that.
+//! What a run will come to: at most, before it begins, and then as far as its first samples say: how many images, how many bytes,
+//! how long; and whether the disk has room for that.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +8,8 @@ use std::{
 
 use crate::{
     error::RunError,
-    event::{Forecast, Summary},
+    event::{Forecast, Outlook, Summary},
+    fields::HeatmapFields,
 };
 use camflow_storage::free_space;
 
@@ -47,6 +48,19 @@ pub(crate) struct Forecaster<'a> {
 impl<'a> Forecaster<'a> {
     pub(crate) fn new(folder: Option<&'a Path>, check: SpaceCheck, num_samples: Option<u64>) -> Self {
         Forecaster { folder, check, num_samples, written: (0, 0), first: None, is_told: false }
+    }
+
+    /// What there is to tell before the first sample, of which files take `most_bytes` at most.
+    pub(crate) fn outlook(&self, fields: &HeatmapFields, most_bytes: Option<u64>) -> Outlook {
+        let fields: Vec<String> = fields.names().map(ToOwned::to_owned).collect();
+        let of_all = |count: u64| self.num_samples.map(|num_samples| num_samples.saturating_mul(count));
+        Outlook {
+            num_samples: self.num_samples,
+            num_heatmaps: of_all(fields.len() as u64),
+            num_bytes: most_bytes.filter(|_| self.folder.is_some()).and_then(of_all),
+            free: self.free(),
+            fields,
+        }
     }
 
     /// The files of a sample were written: the fault that those of the rest will not fit.

@@ -31,7 +31,7 @@ pub use cancellation::Cancellation;
 pub use decoding::{Decoder, SeenMasks, Targets, listed};
 pub use encoder::{Encoder, NpyFormat, Store};
 pub use error::RunError;
-pub use event::{Event, Forecast, StageTimes, Summary};
+pub use event::{Event, Forecast, Outlook, StageTimes, Summary};
 pub use fields::HeatmapFields;
 pub use fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint};
 pub use forecast::SpaceCheck;

@@ -38,6 +38,8 @@ pub struct RunOptions {
     pub max_failures: Option<MaxFailures>,
     /// Whether to end a run whose files will not fit on the disk.
     pub space_check: SpaceCheck,
+    /// Bytes that the files of a sample take at most, where that is known before its image is read.
+    pub most_bytes: Option<u64>,
 }
 
 /// What a run is made of: the stages that are not the pipeline's own.
@@ -71,8 +73,9 @@ pub fn run(
     let num_samples = source.num_samples();
     let folder = orphans.is_some().then_some(encoder.folder.as_path());
     let forecaster = Forecaster::new(folder, options.space_check, num_samples);
+    let outlook = forecaster.outlook(&decoder.fields, options.most_bytes);
     let ledger = &Ledger::new(&decoder.fields, decoder.fingerprint, known, num_samples, options.max_failures, forecaster, tell);
-    tell(Event::RunStarted { num_samples });
+    tell(Event::RunStarted(outlook));
 
     let flow = &Flow::new(num_workers, explainers.len());
     let limits = explainers.iter().map(|explainer| explainer.batch_limit()).collect();

@@ -307,7 +307,13 @@ impl World {
                 *events.lock().expect("not poisoned") += 1;
             }
         };
-        let options = RunOptions { batch_limit: self.batch_limit, num_workers: 2, max_failures, space_check: SpaceCheck::Refuse };
+        let options = RunOptions {
+            batch_limit: self.batch_limit,
+            num_workers: 2,
+            max_failures,
+            space_check: SpaceCheck::Refuse,
+            most_bytes: None,
+        };
         let mut sink = MemorySink(&self.memory);
         let explainers = explainers.into_iter().map(|explainer| explainer as _).collect();
         let mut orphans = Journal::new(&encoder.folder);

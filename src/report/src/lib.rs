@@ -181,8 +181,9 @@ impl Reporter {
     fn tell_human(&self, event: Event) {
         let mut state = self.state();
         match event {
-            Event::RunStarted { num_samples } => {
-                state.progress = (!self.quiet).then(|| Progress::new(num_samples, io::stderr().is_terminal()));
+            Event::RunStarted(outlook) => {
+                summary::outlook(&outlook).into_iter().for_each(|text| self.mention_in(&mut state, text));
+                state.progress = (!self.quiet).then(|| Progress::new(outlook.num_samples, io::stderr().is_terminal()));
             }
             Event::SampleFailed { failure, is_known } => {
                 let verb = if is_known { "failed again" } else { "failed" };

@@ -1,13 +1,13 @@
 //! The lines of `--format json`: one object each, with `time`, `level` and `event` first and names that stay. `docs/operations.md`
 //! lists them.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use camflow_names::shown;
-use camflow_pipeline::{Event, Forecast, SampleFailure, SkipReason};
+use camflow_pipeline::{Event, Forecast, Outlook, SampleFailure, SkipReason};
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -88,15 +88,25 @@ pub(crate) fn failure_json(failure: &SampleFailure, is_known: bool) -> Value {
     })
 }
 
+/// What is free on the disk of a folder.
+fn free_json(free: Option<&(u64, PathBuf)>) -> Option<Value> {
+    free.map(|(free, folder)| json!({"bytes": free, "folder": folder.to_string_lossy()}))
+}
+
 /// Level, name and fields of what happens in a run. Samples that are up to date have no lines: every night, they are the most.
 pub(crate) fn event_json(event: &Event) -> Option<(Level, &'static str, Value)> {
     Some(match event {
-        Event::RunStarted { num_samples } => (Level::Info, "run_started", json!({"num_samples": num_samples})),
+        Event::RunStarted(Outlook { fields, num_samples, num_heatmaps, num_bytes, free }) => {
+            let told = json!({
+                "fields": fields, "num_samples": num_samples, "num_heatmaps": num_heatmaps, "num_bytes": num_bytes,
+                "free": free_json(free.as_ref()),
+            });
+            (Level::Info, "run_started", told)
+        }
         Event::Forecast(Forecast { num_samples, num_heatmaps, num_bytes, time, free }) => {
-            let free = free.as_ref().map(|(free, folder)| json!({"bytes": free, "folder": folder.to_string_lossy()}));
             let told = json!({
                 "num_samples": num_samples, "num_heatmaps": num_heatmaps, "num_bytes": num_bytes,
-                "seconds": time.as_secs_f64(), "free": free,
+                "seconds": time.as_secs_f64(), "free": free_json(free.as_ref()),
             });
             (Level::Info, "forecast", told)
         }

@@ -1,6 +1,6 @@
 //! The last words of a run, as lines and as JSON.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use bytesize::ByteSize;
 use indicatif::HumanDuration;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::errors::error_text;
 use camflow_diagnostic::Diagnose;
 use camflow_names::shown;
-use camflow_pipeline::{Forecast, RunError, SkipReason, Summary};
+use camflow_pipeline::{Forecast, Outlook, RunError, SkipReason, Summary};
 
 /// What to print after a run.
 pub(crate) fn lines(summary: &Summary) -> Vec<String> {
@@ -65,16 +65,26 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
     lines
 }
 
+/// What is known before the first sample, if it says more than how many samples there are.
+pub(crate) fn outlook(outlook: &Outlook) -> Option<String> {
+    let Outlook { num_heatmaps, num_bytes, free, .. } = outlook;
+    let is_short = num_bytes.zip(free.as_ref()).is_some_and(|(num_bytes, (free, _))| num_bytes > *free);
+    let doubt = if is_short { ", which may be too little" } else { "" };
+    Some(format!("at most {} heatmaps{}{doubt}", (*num_heatmaps)?, disk(*num_bytes, free.as_ref())))
+}
+
+/// The files that a run writes, and the room for them.
+fn disk(num_bytes: Option<u64>, free: Option<&(u64, PathBuf)>) -> String {
+    let Some((free, folder)) = free else { return String::new() };
+    let size = |bytes: u64| ByteSize(bytes).display().iec();
+    let files = num_bytes.map_or_else(|| "files".to_owned(), |bytes| format!("{} of files", size(bytes)));
+    format!(", {files} in `{}` ({} free)", shown(&folder.to_string_lossy()), size(*free))
+}
+
 /// What is left of a run that goes on for a while.
 pub(crate) fn forecast(forecast: &Forecast) -> String {
     let Forecast { num_samples, num_heatmaps, num_bytes, time, free } = forecast;
-    let size = |bytes: u64| ByteSize(bytes).display().iec();
-    let disk = match free {
-        Some((free, folder)) => {
-            format!(", {} of files in `{}` ({} free)", size(*num_bytes), shown(&folder.to_string_lossy()), size(*free))
-        }
-        None => String::new(),
-    };
+    let disk = disk(Some(*num_bytes), free.as_ref());
     format!("about {num_samples} images left to annotate: {num_heatmaps} heatmaps{disk}, {}", HumanDuration(*time))
 }
 

@@ -33,15 +33,14 @@ pub(super) struct Launched {
 /// What will be there of each class.
 #[derive(Debug)]
 struct Results {
-    /// Heatmaps sample by sample, class by class and column by column; then the scores, in the order of `scored`; then the
-    /// confidences, in that of `explained`.
+    /// Heatmaps sample by sample, class by class and column by column; then the scores, in the order of `scored`; then, in the
+    /// same, the confidences, if they were asked for.
     maps: ToHost,
     /// How each heatmap was drawn from the map of its layer.
     upsamplings: Vec<Option<Upsampling>>,
     scored: Vec<Cell>,
     /// Each class that is there: its channel, and the pixels that the model itself gives it, where those count.
     explained: Vec<(Cell, i64, Option<BinaryMask>)>,
-    has_confidences: bool,
     faithfulness: Grid<TiVec<ColumnIndex, Measures>>,
 }
 
@@ -136,13 +135,12 @@ impl TorchExplainer {
         }
         let drawn = || maps.iter().flat_map(|(_, maps)| maps);
         let of_layers: Vec<_> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
-        let numbers: Vec<_> = plain.values.iter().chain(plain.confidences.iter().map(|(_, confidence)| confidence)).collect();
+        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).collect();
         let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
         Ok(Results {
             maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
             upsamplings: drawn().map(|maps| maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling)).collect(),
             scored: scored.collect(),
-            has_confidences: self.options.confidence,
             explained: plain.targets.into_iter().map(|(cell, score)| (cell, score.class, score.predicted)).collect(),
             faithfulness,
         })
@@ -203,7 +201,7 @@ impl Results {
     /// Waits for them: per sample its classes' heatmaps, without those classes that are not there; `None` where numbers are not
     /// finite.
     fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Option<Vec<ClassHeatmaps>>>, TchError> {
-        let Results { maps, upsamplings, scored, explained, has_confidences, mut faithfulness } = self;
+        let Results { maps, upsamplings, scored, explained, mut faithfulness } = self;
         let OnHost { mut heatmaps, of_layers, numbers } = maps.read()?;
         let mut of_layers = of_layers.into_iter();
         for ((heatmap, _), upsampling) in heatmaps.iter_mut().zip(upsamplings) {
@@ -216,13 +214,13 @@ impl Results {
         let mut heatmaps = heatmaps.into_iter();
         let (scores, confidences) = numbers.split_at(scored.len());
         let mut of_cells = Grid::default();
-        scored.into_iter().zip(scores).for_each(|(cell, score)| of_cells.insert(cell, *score));
-        let mut confidences = confidences.iter().copied();
+        for (row, (cell, score)) in scored.into_iter().zip(scores).enumerate() {
+            of_cells.insert(cell, (*score, confidences.get(row).copied()));
+        }
         let mut classes: TiVec<SampleIndex, Option<Vec<ClassHeatmaps>>> = samples.iter().map(|_| Some(Vec::new())).collect();
         for (cell, channel, object) in explained {
-            let confidence = if has_confidences { confidences.next() } else { None };
             let (heatmaps, is_finite): (Vec<_>, Vec<_>) = heatmaps.by_ref().take(num_columns).unzip();
-            let score = of_cells.remove(cell).unwrap_or(f64::NAN);
+            let (score, confidence) = of_cells.remove(cell).unwrap_or((f64::NAN, None));
             if !score.is_finite() || !is_finite.into_iter().all(|is_finite| is_finite) {
                 classes[cell.sample] = None;
             }

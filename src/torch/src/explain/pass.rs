@@ -17,7 +17,7 @@ use super::{
     grid::{self, Grid, LayerIndex, SampleIndex, TargetIndex},
     layout::as_nchw,
     probe::{Probe, ProbeOptions},
-    target::{Score, class_scores},
+    target::{Score, class_confidences, class_scores},
 };
 use crate::program::{self, Execution, Layer, Plan, Tap};
 
@@ -206,6 +206,11 @@ impl<'a> Pass<'a> {
         let values = tch::with_grad(|| O::values(&self.run.execution.output, &self.present))?;
         self.values.borrow_mut().push((objective, values.shallow_clone()));
         Ok(values)
+    }
+
+    /// The probabilities `[n]` of the classes of the samples that have the target.
+    pub fn confidences(&self) -> Result<Tensor, TchError> {
+        class_confidences(&self.run.execution.output.f_detach()?, &self.present)
     }
 
     /// The gradient with respect to a layer, `[N, C, H', W']`.

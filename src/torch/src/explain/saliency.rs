@@ -20,8 +20,8 @@ pub(super) struct Saliencies {
     pub targets: Grid<Score>,
     /// How much that is, f64 `[n]` of each pass, on the device.
     pub values: Vec<Tensor>,
-    /// The class's probability, f64 `[1]` of each class that is there, on the device, if it was asked for.
-    pub confidences: Grid<Tensor>,
+    /// The classes' probabilities, the same, if they were asked for.
+    pub confidences: Vec<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -52,7 +52,6 @@ impl TorchExplainer {
         };
         let _no_grad = tch::no_grad_guard();
         let scores = self.resolve(&execution.output, targets, shown)?;
-        let confidences = if self.options.confidence { confidences(&execution.output, &scores)? } else { Grid::default() };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -64,11 +63,15 @@ impl TorchExplainer {
         let reduction = if self.options.eigen_smooth { Reduction::FirstComponent } else { Reduction::Sum };
         let mut passes = Vec::new();
         let mut values = Vec::new();
+        let mut confidences = Vec::new();
         let mut targets = run.scores().targets().peekable();
         while let Some(target) = targets.next() {
             let pass = Pass::new(&run, target, targets.peek().is_none());
             let of_column = |column: &super::Column| column.method.saliencies(&pass, &column.layers, reduction);
             let columns = self.columns.iter().map(of_column).collect::<Result<_, _>>()?;
+            if self.options.confidence {
+                confidences.push(pass.confidences()?.f_to_kind(Kind::Double)?);
+            }
             values.push(pass.values::<ClassScore>()?.f_detach()?.f_to_kind(Kind::Double)?);
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
@@ -92,13 +95,4 @@ impl TorchExplainer {
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
         Ok(resolve(&output.f_detach()?, targets, self.options.reading, shown)?)
     }
-}
-
-/// The probability of each class that is there.
-fn confidences(output: &Tensor, scores: &Grid<Score>) -> Result<Grid<Tensor>, ExplainError> {
-    let output = output.f_detach()?;
-    scores.try_map(|cell, score| {
-        let of_sample = output.f_narrow(0, cell.sample.row(), 1)?;
-        Ok(score.confidence(&of_sample)?.f_to_kind(Kind::Double)?.f_view([-1i64])?)
-    })
 }

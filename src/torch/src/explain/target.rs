@@ -131,6 +131,28 @@ pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) ->
     own.f_mul(&Tensor::f_stack(&masks, 0)?)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>)
 }
 
+/// The probabilities `[n]` of these scores' classes: what [`Score::confidence`] is of each, of all at once.
+///
+/// # Errors
+/// libtorch fails.
+pub(super) fn class_confidences(logits: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {
+    // An output has one channel or several, for all of its samples.
+    let probabilities = match scores.first().map(|(_, score)| score.source) {
+        Some(Source::Only { is_probability: true, .. } | Source::Value(_)) => logits.f_to_kind(Kind::Float)?,
+        Some(Source::Only { is_probability: false, .. }) => logits.f_to_kind(Kind::Float)?.f_sigmoid()?,
+        Some(Source::Channel(_)) | None => logits.f_softmax(1, Kind::Float)?,
+    };
+    let own =
+        scores.iter().map(|(sample, score)| Ok((*sample, score.of_probabilities()?))).collect::<Result<Vec<_>, TchError>>()?;
+    let own: Vec<(SampleIndex, &Score)> = own.iter().map(|(sample, score)| (*sample, score)).collect();
+    let sums = class_scores(&probabilities, &own)?;
+    let masks: Vec<&Tensor> = own.iter().filter_map(|(_, score)| score.mask.as_ref()).collect();
+    if masks.is_empty() {
+        return Ok(sums);
+    }
+    sums.f_div(&Tensor::f_stack(&masks, 0)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>)?)
+}
+
 impl Source {
     fn channel(self) -> i64 {
         match self {
@@ -156,6 +178,16 @@ impl Source {
 }
 
 impl Score {
+    /// The same class and pixels in an output that holds probabilities.
+    fn of_probabilities(&self) -> Result<Score, TchError> {
+        let source = match self.source {
+            Source::Only { is_negated, .. } => Source::Only { is_negated, is_probability: true },
+            channel @ (Source::Channel(_) | Source::Value(_)) => channel,
+        };
+        let mask = self.mask.as_ref().map(|mask| mask.f_to_kind(Kind::Float)).transpose()?;
+        Ok(Score { class: self.class, predicted: None, source, mask })
+    }
+
     /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, or the mean over the pixels that count of
     /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1. What is no score of a class has
     /// none, and is taken as it is.
@@ -290,15 +322,37 @@ mod tests {
     }
 
     #[test]
+    fn confidences_of_a_batch_are_those_of_its_samples() {
+        let logits = Tensor::from_slice(&[0f32, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.0, 1.0, 5.0]).view([2, 3, 1, 2]);
+        let score = |sample: i64, channel, pixels: Vec<u8>| {
+            let mask = BinaryMask { height: 1, width: 2, pixels };
+            let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask) };
+            let reading = Reading { background: None, ..SEVERAL };
+            resolved(&logits.narrow(0, sample, 1), target, reading, None).expect("there")
+        };
+        let scores = [score(0, 2, vec![1, 1]), score(1, 0, vec![0, 1])];
+        let rows = [(SampleIndex::from(0), &scores[0]), (SampleIndex::from(1), &scores[1])];
+        let found = Vec::<f64>::try_from(class_confidences(&logits, &rows).expect("confidences").to_kind(Kind::Double));
+        for (sample, (found, score)) in found.expect("numbers").into_iter().zip(&scores).enumerate() {
+            let alone = score.confidence(&logits.narrow(0, sample as i64, 1)).expect("confidence").double_value(&[0]);
+            assert!((found - alone).abs() < 1e-6 && found > 0.0 && found < 1.0, "{found} {alone}");
+        }
+    }
+
+    #[test]
     fn the_confidence_of_one_channel_is_a_sigmoid() {
+        let near = |found: Vec<f64>, wanted: [f64; 2]| {
+            assert!(found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{found:?}");
+        };
         let confidence = |values: [f32; 2], class, reading| {
             let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(class), pixels: TargetPixels::Labelled };
             let logits = Tensor::from_slice(&values).view([2, 1]);
             let score = resolved(&logits.narrow(0, 0, 1), target, reading, None).expect("there");
-            Vec::<f64>::try_from(score.confidence(&logits).expect("confidence").to_kind(Kind::Double)).expect("numbers")
-        };
-        let near = |found: Vec<f64>, wanted: [f64; 2]| {
-            assert!(found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{found:?}");
+            let numbers = |confidence: Tensor| Vec::<f64>::try_from(confidence.to_kind(Kind::Double)).expect("numbers");
+            let one_by_one = numbers(score.confidence(&logits).expect("confidence"));
+            let rows = [(SampleIndex::from(0), &score), (SampleIndex::from(1), &score)];
+            near(numbers(class_confidences(&logits, &rows).expect("confidences")), [one_by_one[0], one_by_one[1]]);
+            one_by_one
         };
         near(confidence([0.0, 3f32.ln()], 0, ONE), [0.5, 0.75]);
         near(confidence([0.0, 3f32.ln()], 0, TWO), [0.5, 0.25]);

@@ -81,7 +81,9 @@ fn find_out() -> CudaStatus {
         return unavailable("no NVIDIA driver (`libcuda.so.1`) is installed");
     }
     if let Err(reason) = load_cuda() {
-        return CudaStatus::Unavailable(Diagnostic::invalid(reason).hint("install the CUDA build of torch 2.11.0"));
+        return CudaStatus::Unavailable(
+            Diagnostic::invalid(reason).hint("install the CUDA build of torch in the place of this one, in the same version"),
+        );
     }
     let (count, warnings) = with_warnings(Cuda::device_count);
     match (usize::try_from(count).unwrap_or(0), warnings.as_deref().and_then(|text| text.lines().next())) {

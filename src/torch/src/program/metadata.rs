@@ -300,6 +300,17 @@ pub struct LayerInfo {
     pub tokens: Option<TokenInfo>,
 }
 
+impl LayerInfo {
+    /// Places of one image's activation at the example input, if they are known.
+    pub fn num_places(&self) -> Option<u64> {
+        let dim = |dim: i64| usize::try_from(dim).ok();
+        let (batch, channels) = (dim(self.layout.batch_dim())?, dim(self.layout.channel_dim())?);
+        let places = self.shape.iter().enumerate().filter(|(dim, _)| *dim != batch && *dim != channels);
+        let places = places.map(|(_, side)| u64::try_from(*side).ok()).collect::<Option<Vec<u64>>>()?;
+        (!places.is_empty()).then(|| places.iter().product())
+    }
+}
+
 /// How an activation is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
