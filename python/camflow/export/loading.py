@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METADATA_KEYS = {
     *("task", "classes", "preprocess", "aliases", "default_layers", "layers", "tokens", "primary_output", "example", "inputs"),
+    "detections",
 }
 LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
     "fiftyone": zoo.load,

@@ -11,7 +11,7 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        CamSpec, LayerTrial, MAX_SEEN, Model, Observer, check_classes, check_output, check_preprocess, check_task,
+        CamSpec, LayerTrial, MAX_SEEN, Model, Observer, check_classes, check_masks, check_output, check_preprocess, check_task,
         one_channel_notice, resolve,
     },
     explain::{ExplainOptions, TorchExplainer},
@@ -64,6 +64,9 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
     check_task(&program, &target)?;
+    if mask.is_some() {
+        check_masks(&program, "`--mask` is one of pixels")?;
+    }
     if program.metadata.preprocess.reads().is_some() || !inputs.iter().all(|input| is_tensor(input)) {
         check_preprocess(&program, &told)?;
     }

@@ -75,6 +75,7 @@ pub(crate) fn decoder(
         exif: if spec.apply_exif { ExifPolicy::Apply } else { ExifPolicy::Ignore },
         fingerprint: job_fingerprint(spec, program, label),
         overwrite: spec.overwrite,
+        is_detector: program.detections().is_some(),
         masks: SeenMasks::default(),
     }
 }

@@ -123,6 +123,7 @@ impl CamSpec {
                 background: program.metadata.background(),
                 one_channel: program.one_channel(),
                 is_probability: program.ends_in_sigmoid(),
+                detections: program.detections().map(|(detections, _)| detections),
             },
             faithfulness: false,
             confidence: false,

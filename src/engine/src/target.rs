@@ -77,6 +77,9 @@ pub(crate) fn resolve_targets(
     observer: &dyn Observer,
 ) -> Result<Targets, Diagnostic> {
     let Labels { dataset, field: label, view, mask_targets } = labels;
+    if let Some(field) = label.filter(|field| field.kind == LabelKind::Segmentation) {
+        check_masks(program, &format!("field `{}` has masks", field.name))?;
+    }
     if *target == TargetSpec::Top {
         return Ok(Targets::Top);
     }
@@ -211,12 +214,30 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
             .hint("export it with the name of that class, or with two names, the negative one first"));
     }
     match (program.metadata.task, target) {
-        (Task::Detection, _) => {
+        (Task::Detection, _) if program.detections().is_none() => {
             Err(Diagnostic::invalid(format!("model `{model}` gives boxes, not scores of classes")).hint(WRAP))
         }
+        (Task::Detection, TargetSpec::Pixel { .. }) => Err(Diagnostic::invalid(format!(
+            "model `{model}` is a detector, whose scores are of boxes, not of pixels, so there is none for `--target pixel=X,Y`"
+        ))
+        .hint(
+            "`--target labels:FIELD` explains the predictions that stored detections mean, `--target predicted` the model's own",
+        )),
         (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program),
         _ => Ok(()),
     }
+}
+
+/// Makes sure that a model's scores are of something that masks mark; `what` has masks.
+///
+/// # Errors
+/// They are of boxes.
+pub fn check_masks(program: &Program, what: &str) -> Result<(), Diagnostic> {
+    if program.metadata.task != Task::Detection {
+        return Ok(());
+    }
+    Err(Diagnostic::invalid(format!("model `{}` is a detector, whose scores are of boxes, and {what}", shown(program.path())))
+        .hint("`--target labels:FIELD` takes detections and polylines of it, `--target predicted` what the model itself detects"))
 }
 
 fn no_pixels(program: &Program) -> Result<(), Diagnostic> {

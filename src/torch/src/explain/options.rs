@@ -1,6 +1,6 @@
 //! What is explained, and which maps come of it.
 
-use crate::program::{Layer, OneChannel};
+use crate::program::{Detections, Layer, OneChannel};
 
 use super::{HeatmapSize, Method, grid::LayerIndex};
 
@@ -34,7 +34,7 @@ pub struct ExplainOptions {
 }
 
 /// What the output's numbers mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
     /// The output's channel for what is none of the classes, if it has one.
     pub background: Option<i64>,
@@ -42,6 +42,8 @@ pub struct Reading {
     pub one_channel: Option<OneChannel>,
     /// Whether its numbers are probabilities, not logits. It counts for an output of one channel, which has no softmax.
     pub is_probability: bool,
+    /// What the predictions of a detector mean.
+    pub detections: Option<Detections>,
 }
 
 /// One map per class and sample.

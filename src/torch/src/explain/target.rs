@@ -3,7 +3,8 @@
 //! A target is a channel and the pixels that count. For segmentation logits `[N, K, h, w]` the score of sample `i` is
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
 //! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative
-//! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`.
+//! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`. Of a detector, whose logits `[N, K, Q, 1]` are of Q
+//! predictions, those predictions count that a target's boxes mean, or that are detections of the class.
 
 use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
@@ -11,9 +12,11 @@ use typed_index_collections::TiSlice;
 use super::{
     Reading,
     decision::Decisions,
+    detection::Predictions,
     grid::{Cell, Grid, SampleIndex, TargetIndex},
     masks::{Masks, at_output},
 };
+use crate::program::{DetectionScores, Detections};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -34,6 +37,8 @@ pub struct Score {
 enum Source {
     /// In this one of several channels.
     Channel(i64),
+    /// Likewise, where each channel has a sigmoid of its own.
+    Alone(i64),
     /// In the only one.
     Only { is_negated: bool, is_probability: bool },
 }
@@ -46,6 +51,7 @@ enum Source {
 /// libtorch fails.
 pub(super) fn resolve(
     logits: &Tensor,
+    boxes: Option<&Tensor>,
     targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
     reading: Reading,
     shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
@@ -53,6 +59,7 @@ pub(super) fn resolve(
     let decisions = Decisions::new(logits, reading, shown);
     let mut scores = Grid::default();
     let mut masks = Masks::of(logits);
+    let mut of_boxes = Vec::new();
     for (sample, targets) in targets.iter_enumerated() {
         for (target, wanted) in targets.iter().enumerate() {
             let cell = Cell { sample, target: TargetIndex::from(target) };
@@ -64,6 +71,10 @@ pub(super) fn resolve(
             let decided = || Ok(decisions.of(sample)?.pixels_of(class));
             let mut predicted = None;
             let is_there = match masks.size {
+                Some(_) if let TargetPixels::Boxes(boxes) = &wanted.pixels => {
+                    of_boxes.push((cell, class, &boxes[..]));
+                    true
+                }
                 Some(size) => {
                     let mask = at_output(&wanted.pixels, size, decided)?;
                     if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
@@ -79,10 +90,22 @@ pub(super) fn resolve(
                     let is_negated = classes.negative == Some(class);
                     Source::Only { is_negated, is_probability: reading.is_probability }
                 }
-                None => Source::Channel(class),
+                None => match reading.detections {
+                    Some(Detections { scores: DetectionScores::Sigmoid, .. }) => Source::Alone(class),
+                    _ => Source::Channel(class),
+                },
             };
             if is_there {
                 scores.insert(cell, Score { class, predicted, source, mask: None });
+            }
+        }
+    }
+    if let Some((boxes, detections)) = boxes.zip(reading.detections).filter(|_| !of_boxes.is_empty()) {
+        let mut meant = Predictions::new(logits, boxes, detections).meant(&of_boxes)?;
+        for (cell, ..) in of_boxes {
+            match (meant.remove(cell), scores.get_mut(cell)) {
+                (Some(mask), Some(score)) => score.mask = Some(mask),
+                _ => drop(scores.remove(cell)),
             }
         }
     }
@@ -130,7 +153,7 @@ pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) ->
 impl Source {
     fn channel(self) -> i64 {
         match self {
-            Source::Channel(channel) => channel,
+            Source::Channel(channel) | Source::Alone(channel) => channel,
             Source::Only { .. } => 0,
         }
     }
@@ -138,7 +161,7 @@ impl Source {
     /// The class's own logit or probability is this times the output's number, and [`Source::offset`].
     fn sign(self) -> f64 {
         match self {
-            Source::Channel(_) | Source::Only { is_negated: false, .. } => 1.0,
+            Source::Channel(_) | Source::Alone(_) | Source::Only { is_negated: false, .. } => 1.0,
             Source::Only { is_negated: true, .. } => -1.0,
         }
     }
@@ -160,6 +183,7 @@ impl Score {
     pub fn confidence(&self, logits: &Tensor) -> Result<Tensor, TchError> {
         let probabilities = match self.source {
             Source::Channel(channel) => logits.f_softmax(1, Kind::Float)?.f_select(1, channel)?,
+            Source::Alone(channel) => logits.f_to_kind(Kind::Float)?.f_select(1, channel)?.f_sigmoid()?,
             Source::Only { is_probability, .. } => {
                 let own = self.logits(&logits.f_to_kind(Kind::Float)?)?;
                 if is_probability { own } else { own.f_sigmoid()? }
@@ -201,15 +225,19 @@ mod tests {
     use crate::program::{OneChannel, counted};
     use camflow_pipeline::ClassIndex;
 
-    const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false };
-    const ONE: Reading =
-        Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), is_probability: false };
+    const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false, detections: None };
+    const ONE: Reading = Reading {
+        background: None,
+        one_channel: Some(OneChannel { positive: 0, negative: None }),
+        is_probability: false,
+        detections: None,
+    };
     /// Of two names.
     const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
 
     fn resolved(logits: &Tensor, target: ClassTarget, reading: Reading, shown: Option<BinaryMask>) -> Option<Score> {
         let (targets, shown) = ([vec![target]], [shown]);
-        let found = resolve(logits, TiSlice::from_ref(&targets), reading, TiSlice::from_ref(&shown)).expect("resolved");
+        let found = resolve(logits, None, TiSlice::from_ref(&targets), reading, TiSlice::from_ref(&shown)).expect("resolved");
         let score = found.into_iter().next().map(|(_, score)| score)?;
         let together = class_scores(logits, &[(SampleIndex::from(0), &score)]).expect("score");
         assert_eq!(together.double_value(&[0]), score.of(logits).expect("score").double_value(&[0]));
@@ -347,7 +375,7 @@ mod tests {
             let (targets, shown): (Vec<_>, Vec<_>) = (0i64..32).map(|sample| (target(sample), None)).unzip();
             let work = || {
                 let found = tch::no_grad(|| {
-                    resolve(&logits, TiSlice::from_ref(&targets), SEVERAL, TiSlice::from_ref(&shown)).expect("resolved")
+                    resolve(&logits, None, TiSlice::from_ref(&targets), SEVERAL, TiSlice::from_ref(&shown)).expect("resolved")
                 });
                 let scores: Vec<(SampleIndex, &Score)> = found.of_target(TargetIndex::from(0)).collect();
                 let root = class_scores(&logits, &scores).expect("scores").sum(Kind::Float);
