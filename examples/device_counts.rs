@@ -13,7 +13,7 @@
 use std::{error::Error, path::Path, process::ExitCode};
 
 use camflow::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer},
     media::{BinaryMask, FrameRegion, InputPixels},
     names::Choice,
     pipeline::{
@@ -50,6 +50,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         layers: layers.clone(),
         methods: methods.split(',').map(method).collect::<Result<_, _>>()?,
         fuse_layers: false,
+        fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,

@@ -7,7 +7,7 @@ use crate::job::NameList;
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
 use camflow_names::{Choice, word};
-use camflow_torch::explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch};
+use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, depends_on_batch};
 use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, split_layers};
 
 /// What `--layers` has in place of names where the most faithful layer is to be found.
@@ -115,6 +115,7 @@ impl CamSpec {
             layers,
             methods,
             fuse_layers: self.fuse_layers,
+            fusion: if program.metadata.task == Task::Detection { Fusion::Max } else { Fusion::Mean },
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             size: self.size,

@@ -58,7 +58,7 @@ pub struct JobSpec {
     #[serde(with = "choices")]
     #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
     pub method: Vec<Method>,
-    /// One map of all layers: the mean of theirs, scaled to [0, 1] again
+    /// One map of all layers: the mean of theirs, scaled to [0, 1] again; of a detector the largest of theirs
     pub fuse_layers: bool,
     /// Smooth by the first principal component of a method's channels instead of their sum
     pub eigen_smooth: bool,

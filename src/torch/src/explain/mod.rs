@@ -27,7 +27,7 @@ mod trial;
 
 pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
 pub use heatmap::{HeatmapSize, heatmaps};
-pub use options::{Column, ExplainOptions, Reading};
+pub use options::{Column, ExplainOptions, Fusion, Reading};
 pub use trial::{depends_on_batch, deviations};
 
 use crate::program::{

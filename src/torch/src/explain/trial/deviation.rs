@@ -8,7 +8,7 @@ use typed_index_collections::TiSlice;
 
 use super::{example_size, largest_difference, layers, picture};
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer, heatmaps},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer, heatmaps},
     program::{Deviation, Dynamic, FromFloat64, Influence, PlanOptions, Precision, Program},
 };
 use camflow_media::BinaryMask;
@@ -39,6 +39,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         layers,
         methods: vec![Method::Gradcam, Method::Layercam, Method::GradcamPlusPlus],
         fuse_layers: false,
+        fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
