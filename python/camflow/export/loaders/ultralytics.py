@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import ExportError
 from ..transforms import steps_from_transforms
-from . import Metadata, detection, scores
+from . import LoadedModel, Metadata, detection, scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,6 +16,28 @@ if TYPE_CHECKING:
 # Tasks whose results have boxes along the image's sides.
 DETECTS = ("detect", "segment", "pose")
 SIDE = 640  # of the images that the models were trained on, and that their library makes
+
+
+def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel:
+    """The model of a file or a name that `ultralytics.YOLO` knows, with its weights where `weights` is "default".
+
+    Such a file holds code, which runs: whoever names this library trusts it.
+
+    Raises:
+        ExportError: Ultralytics is not installed, or the model gives nothing that can be explained.
+        OSError: it cannot be downloaded, or there is no such file.
+    """
+    try:
+        library: Any = importlib.import_module("ultralytics")
+    except ImportError:
+        raise ExportError("ultralytics is not installed in this Python", "install it with `pip install ultralytics`") from None
+    stem = Path(name).name.removesuffix(".pt").removesuffix(".yaml")
+    kind = library.RTDETR if stem.startswith("rtdetr") else library.YOLO
+    if num_classes:
+        raise ExportError("`--num-classes` is not for models of Ultralytics", "give the file that was trained for them", code=2)
+    model = kind(name if weights == "default" else f"{stem}.yaml")
+    module, metadata = network(model)
+    return LoadedModel(module, stem, f"ultralytics:{Path(name).name}", metadata)
 
 
 def network(model: Any) -> tuple[nn.Module, Metadata]:
