@@ -54,7 +54,7 @@ pub struct JobSpec {
     /// A zoo name (exported on first use) or a `.pt2` file
     #[schemars(extend("x-value" = "MODEL", "x-path" = "model"))]
     pub model: String,
-    /// CAM method; several, by repeating the flag or with commas, share what they can
+    /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector layercam
     #[serde(with = "choices")]
     #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
     pub method: Vec<Method>,
@@ -230,7 +230,7 @@ impl Default for JobSpec {
             class: NameList::default(),
             layers: NameList::default(),
             model: DEFAULT_MODEL.to_owned(),
-            method: vec![Method::Gradcam],
+            method: Vec::new(),
             fuse_layers: false,
             eigen_smooth: false,
             aug_smooth: false,

@@ -64,12 +64,17 @@ def anchors(module: Any) -> Metadata:
 
     head = module.model[-1]
     head.dynamic = True  # or the anchors of one size would be constants
+    # Such heads give corners, of the predictions that they choose; without a choice, of all.
+    is_end2end = bool(getattr(head, "end2end", False))
+    if is_end2end:
+        vars(head)["postprocess"] = lambda predictions: predictions
     module.float().eval()  # results of training are others
     num_classes = head.nc
 
     def found_by(self: Any, own: Callable[..., Any], images: Tensor) -> tuple[Tensor, dict[str, Any]]:
         results, raw = own(x=images)
-        return results[0] if isinstance(results, tuple) else results, raw
+        results = results[0] if isinstance(results, tuple) else results
+        return results.transpose(1, 2) if is_end2end else results, raw
 
     def branch(raw: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = raw if name is None else raw[name]
@@ -79,7 +84,8 @@ def anchors(module: Any) -> Metadata:
         results, raw = found_by(self, own, images)
         height, width = images.shape[-2:]
         sides = torch.tensor([width, height, width, height], dtype=results.dtype)
-        boxes = corners(results[:, :4].transpose(1, 2)) / sides
+        boxes = results[:, :4].transpose(1, 2)
+        boxes = (boxes if is_end2end else corners(boxes)) / sides
         return {"logits": branch(raw)["scores"].unsqueeze(-1), "boxes": boxes}
 
     # Those with two branches decode one of them.
