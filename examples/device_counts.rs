@@ -13,7 +13,7 @@
 use std::{error::Error, path::Path, process::ExitCode};
 
 use camflow::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer},
     media::{BinaryMask, FrameRegion, InputPixels},
     names::Choice,
     pipeline::{
@@ -50,6 +50,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         layers: layers.clone(),
         methods: methods.split(',').map(method).collect::<Result<_, _>>()?,
         fuse_layers: false,
+        fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
@@ -64,7 +65,11 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     let taps = layers.iter().map(|layer| layer.tap).collect();
-    let plan = Plan::new(&program, &Demand { output: program.primary_output(), taps, resume_from: Vec::new() }, plan_options)?;
+    let plan = Plan::new(
+        &program,
+        &Demand { output: program.primary_output(), boxes: None, taps, resume_from: Vec::new() },
+        plan_options,
+    )?;
 
     tch::manual_seed(0);
     let input = Tensor::f_randn([batch as i64, 3, height as i64, width as i64], (Kind::Float, Device::Cpu))?;

@@ -13,7 +13,7 @@
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
 use camflow::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer},
     media::{FrameRegion, InputPixels, LabelMask, MaskValue, read_array_file},
     names::Choice,
     pipeline::{
@@ -55,6 +55,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         layers,
         methods: vec![Method::Gradcam],
         fuse_layers: false,
+        fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,

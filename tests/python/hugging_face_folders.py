@@ -56,6 +56,29 @@ def segformer():
     return t.SegformerForSemanticSegmentation(config), t.SegformerImageProcessor(size={"height": 128, "width": 128})
 
 
+def detr():
+    """A detector with eight classes and twenty queries."""
+    backbone = t.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 1, 1], layer_type="basic", out_features=["stage4"]
+    )
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    config = t.DetrConfig(
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        num_queries=20,
+        id2label=dict(enumerate(("person", "dog", "cat", "car", "bus", "horse", "sheep", "bird"))),
+        **heads,
+    )
+    return t.DetrForObjectDetection(config), t.DetrImageProcessor(size={"height": 160, "width": 192})
+
+
 def swin_and_decoder():
     """What universal segmentation of both kinds has: a Swin and a decoder of seven queries."""
     stages = [f"stage{number}" for number in range(1, 5)]

@@ -11,6 +11,7 @@ import hugging_face_folders as folders
 import pytest
 import transformers
 from camflow.export import ExportError, cli, load_model
+from camflow.export.loaders import hugging_face
 from test_export import apply, picture
 
 import torch
@@ -217,9 +218,17 @@ def test_a_folder_becomes_a_model(camflow, tmp_path):
     assert meta["input"]["example"][2:] == [128, 128] and not meta["assumed"]
 
 
+def test_a_detector_of_hugging_face_is_one(tmp_path):
+    loaded = load_model(str(folders.save(folders.yolos, tmp_path / "yolos")))
+    assert loaded.metadata["task"] == "detection" and loaded.metadata["classes"]["2"] == "background"
+    assert loaded.metadata["detections"] == {"boxes": "boxes", "scores": "softmax", "threshold": 0.5}
+    found = loaded.module(torch.zeros(2, 3, 64, 64))
+    assert found["logits"].shape == (2, 3, 5, 1) and found["boxes"].shape == (2, 5, 4)
+
+
 def test_what_gives_no_scores_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="`YolosForObjectDetection`, which gives boxes"):
-        load_model(str(folders.save(folders.yolos, tmp_path / "yolos")))
+    with pytest.raises(ExportError, match="`DPTForDepthEstimation`, which gives depths"):
+        hugging_face.check_kind(transformers.DPTForDepthEstimation, "depths", None)
     clip = folders.save(folders.clip, tmp_path / "clip")
     with pytest.raises(ExportError, match="scores texts, and nothing says which") as texts:
         load_model(str(clip))

@@ -37,7 +37,12 @@ BEFORE = {
 }
 # What has been said when a page did what it shows: a command may end well and have found nothing to do.
 SAID = {
-    "README.md": ("standin_deeplab, segmentation", "3 annotated (12 heatmaps)", "heatmaps of 3 samples: report.html", "4 annotated"),
+    "README.md": (
+        "standin_deeplab, segmentation",
+        "3 annotated (12 heatmaps)",
+        "heatmaps of 3 samples: report.html",
+        "4 annotated",
+    ),
     "docs/get-started.md": ("person backbone.layer4",),
     "docs/index.md": ("3 annotated (12 heatmaps)",),
     "docs/how-to/annotate.md": ("3 annotated (12 heatmaps)", "dry run, nothing was changed", "4 annotated"),

@@ -162,6 +162,7 @@ def describe(
         "assumed": [],
         "outputs": keys,
         "primary_output": index,
+        "detections": given.get("detections"),
         "classes": classes,
         "aliases": aliases,
         "default_layers": [str(k) for k in given.get("default_layers", default)],

@@ -74,6 +74,16 @@ def _kind_of_zip(path: str) -> str:
     return "torch" if "data.pkl" in names else "zip"
 
 
+def is_of_ultralytics(path: str) -> bool:
+    """Whether a file of "torch" holds a model of Ultralytics: code of its library, with weights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            program = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            return b"ultralytics." in archive.read(program)
+    except (zipfile.BadZipFile, StopIteration, OSError):
+        return False
+
+
 def described(path: str) -> tuple[str, str | None]:
     """(what the file is, what to do or None) for one that is no weights and no model of PyTorch."""
     kind = kind_of(path)

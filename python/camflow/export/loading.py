@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from .classes import classes_by_channel
 from .constants import fix_inputs
-from .file_kinds import kind_of
+from .file_kinds import is_of_ultralytics, kind_of
 from .known import known_metadata, unshare, unwrap
-from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, zoo
+from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, ultralytics, zoo
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps, with_normalization
 from .weights import fit_channels, fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METADATA_KEYS = {
     *("task", "classes", "preprocess", "aliases", "default_layers", "layers", "tokens", "primary_output", "example", "inputs"),
+    "detections",
 }
 TASKS = ("classification", "segmentation", "regression", "embedding", "detection", "other")
 LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
@@ -29,6 +30,7 @@ LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
     "timm": timm.load,
     "smp": smp.load,
     "hf": hugging_face.load,
+    "ultralytics": ultralytics.load,
 }
 TEXTS = ("fiftyone", "hf")  # libraries with models that score texts
 FILES = (
@@ -196,6 +198,12 @@ def _network_of(path: str, checkpoint: tuple[Any, Any, str | None]) -> str:
     Raises:
         ExportError: it names none.
     """
+    if is_of_ultralytics(path):
+        raise ExportError(
+            f"`{path}` is a model of Ultralytics, which holds code beside its weights",
+            f"`camflow export ultralytics:{path}` loads it with that library, which runs its code: only for files that you trust",
+            code=2,
+        )
     config = Path(path).resolve().parent / "config.json"
     if checkpoint[2]:
         say(f"note: `{path}` says that its network is `{checkpoint[2]}`")

@@ -11,8 +11,8 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, check_classes, check_output, check_preprocess,
-        check_task, components, embedded, in_file, one_channel_notice, resolve,
+        CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, check_classes, check_masks, check_output,
+        check_preprocess, check_task, components, embedded, in_file, one_channel_notice, resolve,
     },
     explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, Reference, TargetSpec},
@@ -69,6 +69,9 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
     check_task(&program, &target)?;
+    if mask.is_some() {
+        check_masks(&program, "`--mask` is one of pixels")?;
+    }
     if program.metadata.preprocess.reads().is_some() || !inputs.iter().all(|input| is_tensor(input)) {
         check_preprocess(&program, &told)?;
     }

@@ -84,11 +84,12 @@ fn value(key: &Key) -> (String, bool) {
     (if key.kind == Kind::List { format!("[{quoted}]") } else { quoted }, is_example)
 }
 
-/// Something that the key takes: the name of its value, else a number, a part of the whole, a file for metrics.
+/// Something that the key takes: the name of its value, else its first choice, a number, a part of the whole, a file for metrics.
 fn example(key: &Key) -> String {
     let name = key.value.to_lowercase();
     let named = if name == "n" { "1" } else { &name };
-    let candidates = [named, "1", "1/10", "camflow-{name}.prom"];
+    let choice = key.choices.first().map_or(named, String::as_str);
+    let candidates = [named, choice, "1", "1/10", "camflow-{name}.prom"];
     let is_taken = |text: &&&str| {
         let value = Value::Text(Text::plain(**text));
         let setting = Setting { key: key.name.clone(), value, origin: Origin::Set(String::new()) };

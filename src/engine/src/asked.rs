@@ -85,6 +85,7 @@ pub(crate) fn decoder(
         exif: exif(spec),
         fingerprint: job_fingerprint(spec, program, label),
         overwrite: spec.overwrite,
+        is_detector: program.detections().is_some(),
         masks: SeenMasks::default(),
     }
 }

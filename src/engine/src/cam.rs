@@ -7,7 +7,7 @@ use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
 use camflow_names::{Choice, word};
-use camflow_torch::explain::{ExplainOptions, HeatmapSize, Method, Reading, depends_on_batch};
+use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, depends_on_batch};
 use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, split_layers};
 
 /// What `--layers` has in place of names where the most faithful layer is to be found.
@@ -51,7 +51,8 @@ impl CamSpec {
     pub fn open(&self, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
         let devices = self.device.resolve()?;
         let mut program = engine.open_model(&self.model, self.python.as_deref(), observer)?;
-        let needed = self.methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
+        let methods = self.methods(&program);
+        let needed = methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
         let wanted = match self.layers.is_empty() {
             false if self.chooses_layer()? => program.last_layers(NUM_TRIED, needed),
             false => self.layer_names(),
@@ -67,13 +68,13 @@ impl CamSpec {
             return Err(Diagnostic::invalid("no layer is named").hint(hint));
         }
         program.check_layouts(&layers)?;
-        let for_classifiers = self.methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
+        let for_classifiers = methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
         if let Some((method, what)) = for_classifiers.filter(|_| program.metadata.task == Task::Segmentation) {
             let path = shown(program.path());
             return Err(Diagnostic::invalid(format!("{method} {what}; model `{path}` gives a map of scores"))
                 .hint("use another `--method`"));
         }
-        let needs_image_gradient = self.methods.iter().any(|method| method.needs_image_gradient());
+        let needs_image_gradient = methods.iter().any(|method| method.needs_image_gradient());
         program.check_influence(&layers, needed, needs_image_gradient)?;
         self.device.notice(&program.metadata).iter().for_each(|notice| observer.notice(notice));
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
@@ -97,25 +98,39 @@ impl CamSpec {
         let wrong = match () {
             () if names.len() > 1 => "chooses one layer, and `--layers` names others beside it",
             () if self.fuse_layers => "chooses one layer, and `--fuse-layers` makes one map of several",
-            () if !self.methods.iter().any(|method| method.has_layers()) => "chooses a layer, and the methods have none",
+            () if !self.methods.is_empty() && !self.methods.iter().any(|method| method.has_layers()) => {
+                "chooses a layer, and the methods have none"
+            }
             () => return Ok(true),
         };
         Err(Diagnostic::invalid(format!("`--layers {AUTO}` {wrong}")).hint("leave one of them out"))
     }
 
-    /// What is to be computed with these layers of the model, for that target.
-    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
-        let is_value = target.is_value() || !program.metadata.task.has_classes();
+    /// Those that were asked for, each once; else the model's own: of a detector, whose score hangs on one place of a layer, the mean
+    /// gradient of the whole layer (Grad-CAM) says little.
+    fn methods(&self, program: &Program) -> Vec<Method> {
         let mut methods: Vec<Method> = Vec::new();
         for &method in &self.methods {
             if !methods.contains(&method) {
                 methods.push(method);
             }
         }
+        if methods.is_empty() {
+            methods.push(if program.metadata.task == Task::Detection { Method::Layercam } else { Method::Gradcam });
+        }
+        methods
+    }
+
+    /// What is to be computed with these layers of the model, for that target.
+    pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
+        let is_value = target.is_value() || !program.metadata.task.has_classes();
+        let is_detector = program.metadata.task == Task::Detection;
         ExplainOptions {
             layers,
-            methods,
-            fuse_layers: self.fuse_layers,
+            methods: self.methods(program),
+            // The levels of a detector find objects of other sizes: together they are what it looks at.
+            fuse_layers: self.fuse_layers || is_detector && self.layers.is_empty(),
+            fusion: if is_detector { Fusion::Max } else { Fusion::Mean },
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             size: self.size,
@@ -125,6 +140,7 @@ impl CamSpec {
                 one_channel: program.one_channel().filter(|_| !is_value),
                 is_probability: program.ends_in_sigmoid(),
                 is_value,
+                detections: program.detections().map(|(detections, _)| detections),
             },
             references: None,
             faithfulness: false,

@@ -210,7 +210,8 @@ mod tests {
         assert_eq!(key("out").and_then(|key| key.path), Some(PathKind::Folder));
         assert_eq!(key("limit").map(|key| key.minimum), Some(1));
         assert_eq!(key("model").and_then(|key| key.default.clone()), Some(crate::job::DEFAULT_MODEL.to_owned()));
-        assert_eq!(key("method").and_then(|key| key.default.clone()).as_deref(), Some("gradcam"));
+        assert_eq!(key("precision").and_then(|key| key.default.clone()).as_deref(), Some("fp32"));
+        assert_eq!(key("method").and_then(|key| key.default.clone()), None, "the model's own");
         assert_eq!(key("cam-batch-size").and_then(|key| key.default.clone()).as_deref(), Some("32"));
         assert_eq!(key("ids").and_then(|key| key.default.clone()), None);
     }

@@ -54,7 +54,7 @@ pub use resolve::output_folder;
 pub use session::{Session, Work};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
 pub use study_files::{NUM_WORST, StudyFiles, check_written, read_baseline};
-pub use target::{check_classes, check_output, check_task, components, one_channel_notice, resolve};
+pub use target::{check_classes, check_masks, check_output, check_task, components, one_channel_notice, resolve};
 
 /// Makes the file of a model that was never exported: its name, the file, and the Python that was asked for.
 pub type Exporter = Box<dyn Fn(&str, &Path, Option<&Path>) -> Result<(), Diagnostic> + Send + Sync>;

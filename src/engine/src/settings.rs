@@ -77,7 +77,7 @@ mod tests {
             ("dataset", json!("d")),
             ("class", json!(["a", "b", "c, d"])),
             ("map", json!(["a=b"])),
-            ("method", json!(["gradcam"])),
+            ("method", Value::Null),
             ("device", json!(["auto"])),
             ("target", json!("labels")),
             ("batch-size", json!("auto")),

@@ -54,11 +54,11 @@ pub struct JobSpec {
     /// A zoo name (exported on first use) or a `.pt2` file
     #[schemars(extend("x-value" = "MODEL", "x-path" = "model"))]
     pub model: String,
-    /// CAM method; several, by repeating the flag or with commas, share what they can
+    /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector layercam
     #[serde(with = "choices")]
     #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
     pub method: Vec<Method>,
-    /// One map of all layers: the mean of theirs, scaled to [0, 1] again
+    /// One map of all layers: the mean of theirs, scaled to [0, 1] again; of a detector the largest of theirs
     pub fuse_layers: bool,
     /// Smooth by the first principal component of a method's channels instead of their sum
     pub eigen_smooth: bool,
@@ -232,7 +232,7 @@ impl Default for JobSpec {
             class: NameList::default(),
             layers: NameList::default(),
             model: DEFAULT_MODEL.to_owned(),
-            method: vec![Method::Gradcam],
+            method: Vec::new(),
             fuse_layers: false,
             eigen_smooth: false,
             aug_smooth: false,

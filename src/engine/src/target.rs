@@ -90,6 +90,9 @@ pub(crate) fn resolve_targets(
     observer: &dyn Observer,
 ) -> Result<Targets, Diagnostic> {
     let Labels { dataset, field: label, view, mask_targets } = labels;
+    if let Some(field) = label.filter(|field| field.kind == LabelKind::Segmentation) {
+        check_masks(program, &format!("field `{}` has masks", field.name))?;
+    }
     if *target == TargetSpec::Top {
         return Ok(Targets::Top);
     }
@@ -259,7 +262,14 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
     let refused = |what: &str, hint: &str| Err(Diagnostic::invalid(format!("model `{model}` gives {what}")).hint(hint));
     let is_map = program.num_dimensions() == Some(4);
     match (program.metadata.task, target) {
-        (Task::Detection, _) => refused("boxes, not scores of classes", WRAP),
+        (Task::Detection, _) if program.detections().is_none() => refused("boxes, not scores of classes", WRAP),
+        (Task::Detection, TargetSpec::Pixel { .. }) => refused(
+            "scores of boxes, not of pixels",
+            "`--target labels:FIELD` explains the predictions that stored detections mean, `--target predicted` the model's own",
+        ),
+        (Task::Detection, TargetSpec::Similar(_) | TargetSpec::Component) => {
+            refused("scores of boxes, not numbers of the image", "use `--target predicted` or `--target labels:FIELD`")
+        }
         (Task::Classification, TargetSpec::Pixel { .. }) => no_pixels(program, "score per class"),
         (Task::Regression, TargetSpec::Pixel { .. }) if !is_map => no_pixels(program, "number per component"),
         (Task::Regression, TargetSpec::Component) if is_map => {
@@ -287,6 +297,18 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
         ),
         _ => Ok(()),
     }
+}
+
+/// Makes sure that a model's scores are of something that masks mark; `what` has masks.
+///
+/// # Errors
+/// They are of boxes.
+pub fn check_masks(program: &Program, what: &str) -> Result<(), Diagnostic> {
+    if program.metadata.task != Task::Detection {
+        return Ok(());
+    }
+    Err(Diagnostic::invalid(format!("model `{}` is a detector, whose scores are of boxes, and {what}", shown(program.path())))
+        .hint("`--target labels:FIELD` takes detections and polylines of it, `--target predicted` what the model itself detects"))
 }
 
 fn no_pixels(program: &Program, gives: &str) -> Result<(), Diagnostic> {

@@ -110,6 +110,18 @@ impl FrameRegion {
             .then(|| BinaryMask::full(1, 1).on_input(self, height, width))
     }
 
+    /// Where a box of the image (left, top, width and height in fractions of its sides) lies in a model's input of `height` x `width`
+    /// pixels: left, top, right and bottom in fractions of its sides, cut off at them; `None` where nothing of it does.
+    pub fn place_box(&self, [left, top, width, height]: [f64; 4], input: (usize, usize)) -> Option<[f64; 4]> {
+        let along = |fraction: f64, frame: usize, offset: i64, side: usize| {
+            ((fraction * frame as f64 - offset as f64) / side as f64).clamp(0.0, 1.0)
+        };
+        let x = |fraction: f64| along(fraction, self.frame_width, self.left, input.1);
+        let y = |fraction: f64| along(fraction, self.frame_height, self.top, input.0);
+        let (left, right, top, bottom) = (x(left), x(left + width), y(top), y(top + height));
+        (left < right && top < bottom).then_some([left, top, right, bottom])
+    }
+
     /// Where the middle of a pixel of the image (row `y`, column `x`) lies in a model's input of `height` x `width` pixels, in
     /// fractions `(y, x)` of its sides in `[0, 1)`.
     ///

@@ -64,6 +64,7 @@ pub use png::{encode_gray, encode_rgb};
 pub use preprocess::{ModelInput, Preprocess, SourceImage};
 pub use reread::was_read_otherwise;
 pub use resample::{Interpolation, resize_rgb};
+pub use shapes::{box_around, check_box};
 pub use sheet::{Tile, contact_sheet};
 pub use stamp::{Stamp, WatchedFile};
 pub use step::{Fill, FillWord, PreprocessStep, SampleRange};

@@ -18,24 +18,17 @@ impl BinaryMask {
     /// # Errors
     /// A coordinate is no number or far outside the image, or a side is negative.
     pub fn add_box(&mut self, bounds: [f64; 4], mask: Option<&InstanceMask>) -> Result<(), MediaError> {
+        check_box(bounds)?;
         let [left, top, width, height] = bounds;
-        [left, top, width, height, left + width, top + height].into_iter().try_for_each(check)?;
-        if width < 0.0 || height < 0.0 {
-            return Err(MediaError::shape(format!("a box of width {width} and height {height}; sides are not negative")));
-        }
+        let Some(mask) = mask else {
+            self.fill_box([left, top, left + width, top + height]);
+            return Ok(());
+        };
         // FiftyOne cuts the box off first, so that the mask is squeezed into what is left.
-        let pixel = |fraction: f64, side: usize| (fraction.clamp(0.0, 1.0) * side as f64) as usize;
-        let (x0, x1) = (pixel(left, self.width), pixel(left + width, self.width));
-        let (y0, y1) = (pixel(top, self.height), pixel(top + height, self.height));
+        let [x0, y0, x1, y1] = self.whole_pixels([left, top, left + width, top + height]);
         if x0 == x1 || y0 == y1 {
             return Ok(());
         }
-        let Some(mask) = mask else {
-            for y in y0..y1 {
-                self.pixels[y * self.width..][x0..x1].fill(1);
-            }
-            return Ok(());
-        };
         let columns: Vec<Blend> = (0..x1 - x0).map(|x| Blend::new(x, x1 - x0, mask.width)).collect();
         for y in y0..y1 {
             let rows = Blend::new(y - y0, y1 - y0, mask.height);
@@ -52,6 +45,19 @@ impl BinaryMask {
             }
         }
         Ok(())
+    }
+
+    /// Adds what lies in a box with these left, top, right and bottom sides, in fractions of the mask's.
+    pub fn fill_box(&mut self, sides: [f64; 4]) {
+        let [x0, y0, x1, y1] = self.whole_pixels(sides);
+        for y in y0..y1.max(y0) {
+            self.pixels[y * self.width..][x0..x1.max(x0)].fill(1);
+        }
+    }
+
+    fn whole_pixels(&self, [left, top, right, bottom]: [f64; 4]) -> [usize; 4] {
+        let pixel = |fraction: f64, side: usize| (fraction.clamp(0.0, 1.0) * side as f64) as usize;
+        [pixel(left, self.width), pixel(top, self.height), pixel(right, self.width), pixel(bottom, self.height)]
     }
 
     /// Adds what the lines enclose, and their outlines. Where several lines overlap, the even-odd rule holds: a line inside
@@ -137,6 +143,33 @@ impl BinaryMask {
                 y += if both { down } else { 0 };
             }
         }
+    }
+}
+
+/// The box around a list of points, or of several: left, top, width and height; `None` without any point.
+///
+/// # Errors
+/// A coordinate is no number or far outside the image.
+pub fn box_around(lines: &[Vec<[f64; 2]>]) -> Result<Option<[f64; 4]>, MediaError> {
+    let mut around: Option<[f64; 4]> = None;
+    for &[x, y] in lines.iter().flatten() {
+        check(x)?;
+        check(y)?;
+        let [left, top, right, bottom] = around.unwrap_or([x, y, x, y]);
+        around = Some([left.min(x), top.min(y), right.max(x), bottom.max(y)]);
+    }
+    Ok(around.map(|[left, top, right, bottom]| [left, top, right - left, bottom - top]))
+}
+
+/// Makes sure that a box `[left, top, width, height]` lies at a place in the image.
+///
+/// # Errors
+/// A coordinate is no number or far outside the image, or a side is negative.
+pub fn check_box([left, top, width, height]: [f64; 4]) -> Result<(), MediaError> {
+    [left, top, width, height, left + width, top + height].into_iter().try_for_each(check)?;
+    match width < 0.0 || height < 0.0 {
+        true => Err(MediaError::shape(format!("a box of width {width} and height {height}; sides are not negative"))),
+        false => Ok(()),
     }
 }
 

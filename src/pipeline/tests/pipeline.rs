@@ -258,6 +258,7 @@ impl World {
             exif: ExifPolicy::Ignore,
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
+            is_detector: false,
             masks: SeenMasks::default(),
         }
     }

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ..messages import ExportError, first_line, say
 from ..preprocess import fixed_size
 from ..transforms import steps_from_processor
-from . import LoadedModel, Metadata, scores, timm
+from . import LoadedModel, Metadata, detection, scores, timm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # By how the name of a model's class ends: what it gives in place of class scores, and what can be done.
 REFUSED = {
-    "ForObjectDetection": ("boxes", "explain a classifier or a segmentation model in its place"),
     "ForDepthEstimation": ("depths and no classes", None),
     "ForPoseEstimation": ("key points and no classes", None),
     "ForKeypointDetection": ("key points and no classes", None),
@@ -115,7 +114,8 @@ def _has_embeddings(kind: type) -> bool:
 def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
     """Raise `ExportError` for a class of transformers that gives no scores of classes; `name` is the model's in messages."""
     is_clip, called = _is_clip(kind), kind.__name__
-    has_scores = "ForImageClassification" in called or called.endswith("ForSemanticSegmentation") or _is_universal(called)
+    ends = ("ForSemanticSegmentation", "ForObjectDetection")
+    has_scores = "ForImageClassification" in called or called.endswith(ends) or _is_universal(called)
     if not (is_clip or has_scores or _has_embeddings(kind)):
         gives, hint = next((why for end, why in REFUSED.items() if called.endswith(end)), ("no scores of classes", None))
         raise ExportError(
@@ -151,6 +151,8 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
         constants = {"task_inputs": _task(name)} if kind.startswith("OneFormer") else {}
         scores.class_maps(module, resized=kind.startswith(("Mask2Former", "Eomt")), **constants)
         metadata["task"] = "segmentation"
+    elif kind.endswith("ForObjectDetection"):
+        metadata |= detection.queries(module, metadata["classes"])
     else:
         scores.logits(module)
         metadata["task"] = "segmentation" if kind.endswith("Segmentation") else "classification"

@@ -95,6 +95,9 @@ def of_object(model: Any, texts: Mapping[str, Any]) -> LoadedModel:
     import torch
 
     kinds = [kind.__name__ for kind in type(model).__mro__]
+    if type(model).__module__.startswith("ultralytics.") and hasattr(model, "task"):
+        module, metadata = ultralytics.network(model)
+        return LoadedModel(module, kinds[0], f"object:{kinds[0]}", metadata)
     if isinstance(model, torch.nn.Module) or "TorchImageModel" not in kinds:
         return LoadedModel(model, type(model).__name__, f"object:{type(model).__name__}", {})
     module, config = model._model, vars(model.config)  # the network has no public name

@@ -11,10 +11,10 @@ use crate::{
     fingerprint::{Ingredient, SampleFingerprint},
     message::{
         ClassTarget, Decoded, DecodedSample, Envelope, SampleFailure, SampleUpdate, SkipReason, StaleSample, Step, StoredHeatmap,
-        StoredTarget, TargetPixels,
+        StoredShape, StoredTarget, TargetPixels,
     },
 };
-use camflow_media::{ModelInput, Outside, with_large_pictures_in_turn};
+use camflow_media::{MediaError, ModelInput, Outside, box_around, check_box, with_large_pictures_in_turn};
 
 /// Decodes one sample; never panics on what files and labels contain.
 pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
@@ -88,9 +88,17 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     let input = decoder.preprocess.apply_to(&image)?;
     let mut targets = Vec::with_capacity(found.len());
     for Found { class, channel, place } in found {
-        let pixels = pixels(place, &input, files)?;
+        let pixels = match place {
+            Place::Shapes(shapes) if decoder.is_detector => TargetPixels::Boxes(boxes(&shapes, &input)?),
+            place => pixels(place, &input, files)?,
+        };
         // A class may lie wholly outside the crop, or its box be smaller than a pixel.
-        if !matches!(&pixels, TargetPixels::Mask(mask) if mask.count() == 0) {
+        let is_nowhere = match &pixels {
+            TargetPixels::Mask(mask) => mask.count() == 0,
+            TargetPixels::Boxes(boxes) => boxes.is_empty(),
+            TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Point { .. } => false,
+        };
+        if !is_nowhere {
             targets.push(ClassTarget { class, channel, pixels });
         }
     }
@@ -114,4 +122,20 @@ fn pixels(place: Place<'_>, input: &ModelInput, files: &InputFiles<'_>) -> Resul
         Place::Mask(mask) => TargetPixels::Mask(mask.on_input(region, *height, *width)),
         Place::Shapes(shapes) => TargetPixels::Mask(draw(&shapes, region, files)?.on_input(region, *height, *width)),
     })
+}
+
+/// The boxes of shapes, or around them, over the model's input.
+fn boxes(shapes: &[&StoredShape], input: &ModelInput) -> Result<Vec<[f64; 4]>, Stop> {
+    let mut boxes = Vec::with_capacity(shapes.len());
+    for shape in shapes {
+        let bounds = match shape {
+            StoredShape::Box { bounds, .. } => Some(*bounds),
+            StoredShape::Lines { lines, .. } => box_around(lines)?,
+            StoredShape::Malformed(reason) => return Err(MediaError::shape(reason.clone()).into()),
+        };
+        let Some(bounds) = bounds else { continue };
+        check_box(bounds)?;
+        boxes.extend(input.region.place_box(bounds, (input.height, input.width)));
+    }
+    Ok(boxes)
 }

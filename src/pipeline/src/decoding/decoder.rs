@@ -64,6 +64,8 @@ pub struct Decoder {
     pub fingerprint: Fingerprint,
     /// Compute again what is up to date.
     pub overwrite: bool,
+    /// Whether the model is a detector, whose predictions are found by boxes.
+    pub is_detector: bool,
     /// Notes the masks that are read.
     pub masks: SeenMasks,
 }

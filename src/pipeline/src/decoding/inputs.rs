@@ -93,6 +93,7 @@ mod tests {
                     exif: ExifPolicy::Ignore,
                     fingerprint: Fingerprint::of_job("model", "settings"),
                     overwrite: false,
+                    is_detector: false,
                     masks: SeenMasks::default(),
                 },
             };

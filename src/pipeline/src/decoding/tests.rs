@@ -43,6 +43,7 @@ impl World {
             exif: ExifPolicy::Ignore,
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
+            is_detector: false,
             masks: SeenMasks::default(),
         };
         let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };

@@ -40,6 +40,8 @@ pub enum Channel {
 pub enum TargetPixels {
     /// Those of a mask over the model's input, at any resolution.
     Mask(BinaryMask),
+    /// Of a detector the predictions that these boxes mean: left, top, right and bottom in fractions of the model's input.
+    Boxes(Vec<[f64; 4]>),
     /// Those where the model itself puts the class first.
     Predicted,
     /// Likewise, of a class that the sample's label says is there: the score of a classifier counts, whatever the model decides.

@@ -5,14 +5,17 @@ use std::cell::OnceCell;
 use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
 
-use super::{Reading, grid::SampleIndex};
-use crate::program::{OneChannel, to_host};
+use super::{Reading, detection::probabilities, grid::SampleIndex, target::index_tensor};
+use crate::program::{Detections, OneChannel, to_host};
 use camflow_media::BinaryMask;
+
+/// What wins a prediction that is no detection.
+const NOTHING: i64 = -1;
 
 /// What is decided for the samples of a batch. It comes to the host in one copy, when it is first asked for.
 ///
 /// The background is never the top class of a segmentation. An output of one channel decides for its class where the logit is
-/// above 0, as a sigmoid above one half does. What is decided beside the image (where `shown` is 0) is nothing.
+/// above 0, as a sigmoid above one half does. A detector decides for those predictions whose probability reaches its threshold. What is decided beside the image (where `shown` is 0) is nothing.
 pub(super) struct Decisions<'a> {
     /// `[N, K]` or `[N, K, h, w]`
     logits: &'a Tensor,
@@ -52,7 +55,9 @@ impl<'a> Decisions<'a> {
         let size = self.logits.size();
         let num_pixels: i64 = size[2..].iter().product();
         let own = usize::from(sample) * num_pixels as usize;
-        let shown = match (&self.shown[sample], &size[..]) {
+        // A prediction of a detector lies nowhere in the output.
+        let shown = self.shown[sample].as_ref().filter(|_| self.reading.detections.is_none());
+        let shown = match (shown, &size[..]) {
             (Some(shown), [_, _, height, width]) => Some(shown.resize_nearest(*height as usize, *width as usize)),
             _ => None,
         };
@@ -61,6 +66,14 @@ impl<'a> Decisions<'a> {
     }
 
     fn read(&self) -> Result<Vec<i32>, TchError> {
+        if let Some(Detections { scores, threshold }) = self.reading.detections {
+            let mut probabilities = probabilities(self.logits, scores)?;
+            if let Some(background) = self.reading.background {
+                probabilities = probabilities.f_index_fill(1, &index_tensor(&[background], self.logits)?, 0.0)?;
+            }
+            let (most, winners) = probabilities.f_max_dim(1, false)?;
+            return to_host(&winners.f_masked_fill(&most.f_lt(threshold)?, NOTHING)?.f_to_kind(Kind::Int)?);
+        }
         let winners = match self.reading.one_channel {
             Some(_) => self.logits.f_select(1, 0)?.f_gt(if self.reading.is_probability { 0.5 } else { 0.0 })?,
             None => self.logits.f_argmax(1i64, false)?,
@@ -76,7 +89,7 @@ impl Decision<'_> {
         let seen = self.winners.iter().zip(self.shown()).filter(|(_, shown)| *shown).map(|(winner, _)| *winner);
         match self.reading.one_channel {
             Some(classes) => top_of_one(classes, seen, background),
-            None if self.is_map => most_frequent(seen, background),
+            None if self.is_map => most_frequent(seen.filter(|winner| i64::from(*winner) != NOTHING), background),
             None => self.winners.first().map(|winner| i64::from(*winner)),
         }
     }

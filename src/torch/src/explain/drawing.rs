@@ -125,7 +125,7 @@ impl TorchExplainer {
         input: (usize, usize),
     ) -> Result<DeviceMaps, TchError> {
         let layer_maps = saliencies.iter().map(heatmap::layer_map).collect::<Result<Vec<_>, _>>()?;
-        let draw = |size| variant.undo(heatmap::upsample(&layer_maps, size)?);
+        let draw = |size| variant.undo(heatmap::upsample(&layer_maps, size, self.options.fusion)?);
         let size = match canvas {
             Canvas::Layer => None,
             Canvas::Image(height, width) => Some((height, width)),

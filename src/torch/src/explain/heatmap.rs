@@ -5,6 +5,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
+use super::Fusion;
 use crate::program::HostCopy;
 use camflow_media::FrameRegion;
 use camflow_names::Choice;
@@ -63,7 +64,7 @@ pub(super) fn resize(maps: &Tensor, height: usize, width: usize) -> Result<Tenso
 /// # Panics
 /// There is no layer.
 pub fn heatmaps(saliencies: &[Tensor], size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
-    upsample(&saliencies.iter().map(layer_map).collect::<Result<Vec<_>, _>>()?, size)
+    upsample(&saliencies.iter().map(layer_map).collect::<Result<Vec<_>, _>>()?, size, Fusion::Mean)
 }
 
 /// What a layer gives to heatmaps, at its own resolution: its saliency `[N, H', W']` clipped and scaled.
@@ -72,18 +73,21 @@ pub(super) fn layer_map(saliency: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Heatmaps from what layers give to them; sizes as for [`heatmaps`].
-pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>) -> Result<Tensor, TchError> {
+pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>, fusion: Fusion) -> Result<Tensor, TchError> {
     let own = |map: &Tensor| (map.size()[1] as usize, map.size()[2] as usize);
     let (height, width) = size.or_else(|| layer_maps.iter().map(own).max()).expect("at least one layer");
-    let mut sum: Option<Tensor> = None;
+    let mut fused: Option<Tensor> = None;
     for map in layer_maps {
         let map = resize(map, height, width)?;
-        sum = Some(match sum {
-            Some(sum) => sum.f_add(&map)?,
-            None => map,
+        let map = if fusion == Fusion::Max { scale(&map)? } else { map };
+        fused = Some(match (fused, fusion) {
+            (None, _) => map,
+            (Some(fused), Fusion::Mean) => fused.f_add(&map)?,
+            (Some(fused), Fusion::Max) => fused.f_maximum(&map)?,
         });
     }
-    scale(&sum.expect("at least one layer").f_div_scalar(layer_maps.len() as f64)?)
+    let fused = fused.expect("at least one layer");
+    if fusion == Fusion::Max { Ok(fused) } else { scale(&fused.f_div_scalar(layer_maps.len() as f64)?) }
 }
 
 /// Puts heatmaps `[N, H, W]` of inputs that were cropped alike where the crop was taken: zero (transparent in the App) outside.
@@ -243,6 +247,16 @@ mod tests {
             [Tensor::from_slice(&[0f32, 2.0, 1.0]).view([1, 1, 3]), Tensor::from_slice(&[3f32, 0.0, 0.0]).view([1, 1, 3])];
         // The mean of (0, 1, 0.5) and (1, 0, 0) is (0.5, 0.5, 0.25).
         for (value, wanted) in values(&heatmaps(&opposed, None).expect("heatmap")).iter().zip([1.0, 1.0, 0.0]) {
+            assert!((value - wanted).abs() < 1e-5, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn of_levels_the_largest_counts_each_scaled_by_itself() {
+        let levels =
+            [Tensor::from_slice(&[0f32, 0.2, 0.1]), Tensor::from_slice(&[9f32, 0.0, 3.0])].map(|map| map.view([1, 1, 3]));
+        let fused = upsample(&levels, None, Fusion::Max).expect("heatmap");
+        for (value, wanted) in values(&fused).iter().zip([1.0, 1.0, 0.5]) {
             assert!((value - wanted).abs() < 1e-5, "{value} {wanted}");
         }
     }

@@ -180,7 +180,12 @@ impl TorchExplainer {
         let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
         let DecodedSample { envelope, targets, region, height, width, .. } = sample;
         for target in targets {
-            if let TargetPixels::Mask(mask) = target.pixels
+            let mask = match target.pixels {
+                TargetPixels::Mask(mask) => Some(mask),
+                TargetPixels::Boxes(boxes) => Some(boxed(&boxes, height, width)),
+                TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Point { .. } => None,
+            };
+            if let Some(mask) = mask
                 && let Some(class) = classes.iter_mut().find(|class| class.class == target.class)
             {
                 class.object = Some(mask);
@@ -242,6 +247,15 @@ impl Results {
 /// A sample that the device gives nothing of.
 pub(super) fn failure(sample: DecodedSample, error: String) -> SampleFailure {
     SampleFailure { sample: sample.envelope.sample, stage: Stage::Device, error }
+}
+
+/// The pixels of a model's input in boxes.
+fn boxed(boxes: &[[f64; 4]], height: usize, width: usize) -> BinaryMask {
+    let mut mask = BinaryMask::empty(height, width);
+    for &[left, top, right, bottom] in boxes {
+        mask.fill_box([left, top, right, bottom]);
+    }
+    mask
 }
 
 /// A mask over a model's input of `height` x `width` pixels as one over the whole image.

@@ -8,6 +8,7 @@
 mod batch_size;
 mod cam;
 mod decision;
+mod detection;
 mod drawing;
 mod faithfulness;
 mod grid;
@@ -26,7 +27,7 @@ mod trial;
 
 pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
 pub use heatmap::{HeatmapSize, heatmaps};
-pub use options::{Column, ExplainOptions, Reading};
+pub use options::{Column, ExplainOptions, Fusion, Reading};
 pub use trial::{depends_on_batch, deviations};
 
 use crate::program::{
@@ -108,7 +109,7 @@ impl TorchExplainer {
     /// The device has no memory for the weights.
     pub fn new(program: &Program, plan_options: PlanOptions, options: ExplainOptions) -> Result<Self, ProgramError> {
         let needs: Vec<Needs> = options.methods.iter().map(|method| method.needs()).collect();
-        let mut demand = Demand::of(program.primary_output());
+        let mut demand = Demand { boxes: program.detections().map(|(_, boxes)| boxes), ..Demand::of(program.primary_output()) };
         let layers = options.layers.iter().map(|layer| demand.tap(layer.tap)).collect();
         if needs.iter().any(|needs| needs.resumes) {
             demand.resume_from = options.layers.iter().map(|layer| layer.tap).collect();

@@ -1,6 +1,6 @@
 //! What is explained, and which maps come of it.
 
-use crate::program::{Layer, OneChannel, References};
+use crate::program::{Detections, Layer, OneChannel, References};
 
 use super::{HeatmapSize, Method, grid::LayerIndex};
 
@@ -11,8 +11,10 @@ pub struct ExplainOptions {
     pub layers: Vec<Layer>,
     /// CAM methods; they share the forward pass and, where they can, the backward pass.
     pub methods: Vec<Method>,
-    /// One map of all layers, by pytorch_grad_cam's rule: the mean of the layers' heatmaps, scaled to `[0, 1]` again.
+    /// One map of all layers.
     pub fuse_layers: bool,
+    /// What becomes one map then.
+    pub fusion: Fusion,
     /// The first principal component of a method's channels instead of their sum.
     pub eigen_smooth: bool,
     /// The mean over six variants of the image: as it is and mirrored, times 0.9, 1 and 1.1.
@@ -35,8 +37,19 @@ pub struct ExplainOptions {
     pub probe_batch: usize,
 }
 
-/// What the output's numbers mean.
+/// How the heatmaps of several layers become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fusion {
+    /// Their mean, scaled to `[0, 1]` again: pytorch_grad_cam's rule.
+    #[default]
+    Mean,
+    /// The largest of them at each pixel, each scaled to `[0, 1]`: Ultralytics' rule for the levels of a detector, each of which finds
+    /// objects of another size.
+    Max,
+}
+
+/// What the output's numbers mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reading {
     /// The output's channel for what is none of the classes, if it has one.
     pub background: Option<i64>,
@@ -46,6 +59,8 @@ pub struct Reading {
     pub is_probability: bool,
     /// Whether they are no scores of classes, so that nothing is decided by them and none has a probability.
     pub is_value: bool,
+    /// What the predictions of a detector mean.
+    pub detections: Option<Detections>,
 }
 
 /// One map per class and sample.
@@ -75,7 +90,11 @@ impl ExplainOptions {
                 let path = "all convolutions and batch norms".to_owned();
                 columns.push(Column { method, label: "all".into(), path, layers: Vec::new() });
             } else if self.fuse_layers && self.layers.len() > 1 {
-                let path = self.layers.iter().map(|layer| layer.path.as_str()).collect::<Vec<_>>().join(" + ");
+                let paths: Vec<&str> = self.layers.iter().map(|layer| layer.path.as_str()).collect();
+                let path = match self.fusion {
+                    Fusion::Mean => paths.join(" + "),
+                    Fusion::Max => format!("the largest of {}", paths.join(", ")),
+                };
                 columns.push(Column {
                     method,
                     label: "fused".into(),

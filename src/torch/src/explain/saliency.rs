@@ -11,6 +11,7 @@ use super::{
     probe::ProbeOptions,
     target::{Score, resolve},
 };
+use crate::program::Execution;
 use camflow_media::BinaryMask;
 use camflow_pipeline::ClassTarget;
 
@@ -51,7 +52,7 @@ impl TorchExplainer {
             self.plan.run(input)?
         };
         let _no_grad = tch::no_grad_guard();
-        let scores = self.resolve(&execution.output, targets, shown)?;
+        let scores = self.resolve(&execution, targets, shown)?;
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -82,10 +83,11 @@ impl TorchExplainer {
     /// What is differentiated, of each class that is there.
     fn resolve(
         &self,
-        output: &Tensor,
+        execution: &Execution,
         targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
         shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
     ) -> Result<Grid<Score>, ExplainError> {
+        let output = &execution.output;
         if output.dim() != 2 && output.dim() != 4 {
             return Err(ExplainError::Unsuitable(format!(
                 "the model's output has shape {:?}; class logits [N, K] or [N, K, H, W] are wanted, wrap the model at export",
@@ -93,6 +95,6 @@ impl TorchExplainer {
             )));
         }
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
-        Ok(resolve(&output.f_detach()?, targets, self.options.reading, shown)?)
+        Ok(resolve(&output.f_detach()?, execution.boxes.as_ref(), targets, self.options.reading, shown)?)
     }
 }

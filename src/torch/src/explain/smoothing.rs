@@ -35,6 +35,9 @@ impl Variant {
     pub(super) fn of_target(self, target: &ClassTarget) -> ClassTarget {
         let pixels = match &target.pixels {
             TargetPixels::Mask(mask) => TargetPixels::Mask(self.of_mask(mask)),
+            TargetPixels::Boxes(boxes) if self.mirrored => TargetPixels::Boxes(
+                boxes.iter().map(|&[left, top, right, bottom]| [1.0 - right, top, 1.0 - left, bottom]).collect(),
+            ),
             TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
             pixels => pixels.clone(),
         };

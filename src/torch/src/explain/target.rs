@@ -4,7 +4,8 @@
 //! `sum_{y,x} logits[i, k, y, x] * mask[y, x]`, as in pytorch_grad_cam's `SemanticSegmentationTarget`; for class logits `[N, K]`
 //! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative
 //! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`. Numbers that are no scores of classes are taken as they
-//! are, as by its `RawScoresOutputTarget`.
+//! are, as by its `RawScoresOutputTarget`. Of a detector, whose logits `[N, K, Q, 1]` are of Q predictions, those predictions count
+//! that a target's boxes mean, or that are detections of the class.
 
 use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
@@ -12,9 +13,11 @@ use typed_index_collections::TiSlice;
 use super::{
     Reading,
     decision::Decisions,
+    detection::Predictions,
     grid::{Cell, Grid, SampleIndex, TargetIndex},
     masks::{Masks, at_output},
 };
+use crate::program::{DetectionScores, Detections};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -37,6 +40,8 @@ enum Source {
     Channel(i64),
     /// Likewise, of numbers that are no scores of classes.
     Value(i64),
+    /// In one of several channels, where each channel has a sigmoid of its own.
+    Alone(i64),
     /// In the only one.
     Only { is_negated: bool, is_probability: bool },
 }
@@ -49,6 +54,7 @@ enum Source {
 /// libtorch fails.
 pub(super) fn resolve(
     logits: &Tensor,
+    boxes: Option<&Tensor>,
     targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
     reading: Reading,
     shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
@@ -56,6 +62,7 @@ pub(super) fn resolve(
     let decisions = Decisions::new(logits, reading, shown);
     let mut scores = Grid::default();
     let mut masks = Masks::of(logits);
+    let mut of_boxes = Vec::new();
     for (sample, targets) in targets.iter_enumerated() {
         for (target, wanted) in targets.iter().enumerate() {
             let cell = Cell { sample, target: TargetIndex::from(target) };
@@ -67,6 +74,10 @@ pub(super) fn resolve(
             let decided = || Ok(decisions.of(sample)?.pixels_of(class));
             let mut predicted = None;
             let is_there = match masks.size {
+                Some(_) if let TargetPixels::Boxes(boxes) = &wanted.pixels => {
+                    of_boxes.push((cell, class, &boxes[..]));
+                    true
+                }
                 Some(size) => {
                     let mask = at_output(&wanted.pixels, size, decided)?;
                     if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
@@ -83,10 +94,22 @@ pub(super) fn resolve(
                     Source::Only { is_negated, is_probability: reading.is_probability }
                 }
                 None if reading.is_value => Source::Value(class),
-                None => Source::Channel(class),
+                None => match reading.detections {
+                    Some(Detections { scores: DetectionScores::Sigmoid, .. }) => Source::Alone(class),
+                    _ => Source::Channel(class),
+                },
             };
             if is_there {
                 scores.insert(cell, Score { class, predicted, source, mask: None });
+            }
+        }
+    }
+    if let Some((boxes, detections)) = boxes.zip(reading.detections).filter(|_| !of_boxes.is_empty()) {
+        let mut meant = Predictions::new(logits, boxes, detections).meant(&of_boxes)?;
+        for (cell, ..) in of_boxes {
+            match (meant.remove(cell), scores.get_mut(cell)) {
+                (Some(mask), Some(score)) => score.mask = Some(mask),
+                _ => drop(scores.remove(cell)),
             }
         }
     }
@@ -139,7 +162,7 @@ pub(super) fn class_confidences(logits: &Tensor, scores: &[(SampleIndex, &Score)
     // An output has one channel or several, for all of its samples.
     let probabilities = match scores.first().map(|(_, score)| score.source) {
         Some(Source::Only { is_probability: true, .. } | Source::Value(_)) => logits.f_to_kind(Kind::Float)?,
-        Some(Source::Only { is_probability: false, .. }) => logits.f_to_kind(Kind::Float)?.f_sigmoid()?,
+        Some(Source::Only { is_probability: false, .. } | Source::Alone(_)) => logits.f_to_kind(Kind::Float)?.f_sigmoid()?,
         Some(Source::Channel(_)) | None => logits.f_softmax(1, Kind::Float)?,
     };
     let own =
@@ -156,7 +179,7 @@ pub(super) fn class_confidences(logits: &Tensor, scores: &[(SampleIndex, &Score)
 impl Source {
     fn channel(self) -> i64 {
         match self {
-            Source::Channel(channel) | Source::Value(channel) => channel,
+            Source::Channel(channel) | Source::Value(channel) | Source::Alone(channel) => channel,
             Source::Only { .. } => 0,
         }
     }
@@ -164,7 +187,7 @@ impl Source {
     /// The class's own logit or probability is this times the output's number, and [`Source::offset`].
     fn sign(self) -> f64 {
         match self {
-            Source::Channel(_) | Source::Value(_) | Source::Only { is_negated: false, .. } => 1.0,
+            Source::Channel(_) | Source::Value(_) | Source::Alone(_) | Source::Only { is_negated: false, .. } => 1.0,
             Source::Only { is_negated: true, .. } => -1.0,
         }
     }
@@ -182,7 +205,7 @@ impl Score {
     fn of_probabilities(&self) -> Result<Score, TchError> {
         let source = match self.source {
             Source::Only { is_negated, .. } => Source::Only { is_negated, is_probability: true },
-            channel @ (Source::Channel(_) | Source::Value(_)) => channel,
+            channel @ (Source::Channel(_) | Source::Value(_) | Source::Alone(_)) => channel,
         };
         let mask = self.mask.as_ref().map(|mask| mask.f_to_kind(Kind::Float)).transpose()?;
         Ok(Score { class: self.class, predicted: None, source, mask })
@@ -198,6 +221,7 @@ impl Score {
         let probabilities = match self.source {
             Source::Channel(channel) => logits.f_softmax(1, Kind::Float)?.f_select(1, channel)?,
             Source::Value(channel) => logits.f_to_kind(Kind::Float)?.f_select(1, channel)?,
+            Source::Alone(channel) => logits.f_to_kind(Kind::Float)?.f_select(1, channel)?.f_sigmoid()?,
             Source::Only { is_probability, .. } => {
                 let own = self.logits(&logits.f_to_kind(Kind::Float)?)?;
                 if is_probability { own } else { own.f_sigmoid()? }
@@ -239,14 +263,15 @@ mod tests {
     use crate::program::{OneChannel, counted};
     use camflow_pipeline::ClassIndex;
 
-    const SEVERAL: Reading = Reading { background: Some(0), one_channel: None, is_probability: false, is_value: false };
+    const SEVERAL: Reading =
+        Reading { background: Some(0), one_channel: None, is_probability: false, is_value: false, detections: None };
     const ONE: Reading = Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), ..SEVERAL };
     /// Of two names.
     const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
 
     fn resolved(logits: &Tensor, target: ClassTarget, reading: Reading, shown: Option<BinaryMask>) -> Option<Score> {
         let (targets, shown) = ([vec![target]], [shown]);
-        let found = resolve(logits, TiSlice::from_ref(&targets), reading, TiSlice::from_ref(&shown)).expect("resolved");
+        let found = resolve(logits, None, TiSlice::from_ref(&targets), reading, TiSlice::from_ref(&shown)).expect("resolved");
         let score = found.into_iter().next().map(|(_, score)| score)?;
         let together = class_scores(logits, &[(SampleIndex::from(0), &score)]).expect("score");
         assert_eq!(together.double_value(&[0]), score.of(logits).expect("score").double_value(&[0]));
@@ -415,7 +440,7 @@ mod tests {
             let (targets, shown): (Vec<_>, Vec<_>) = (0i64..32).map(|sample| (target(sample), None)).unzip();
             let work = || {
                 let found = tch::no_grad(|| {
-                    resolve(&logits, TiSlice::from_ref(&targets), SEVERAL, TiSlice::from_ref(&shown)).expect("resolved")
+                    resolve(&logits, None, TiSlice::from_ref(&targets), SEVERAL, TiSlice::from_ref(&shown)).expect("resolved")
                 });
                 let scores: Vec<(SampleIndex, &Score)> = found.of_target(TargetIndex::from(0)).collect();
                 let root = class_scores(&logits, &scores).expect("scores").sum(Kind::Float);

@@ -26,8 +26,8 @@ impl Plan {
     /// # Errors
     /// An operator or weight is missing (already reported by [`Program::open`]), or the device has no memory for the weights.
     pub fn new(program: &Program, demand: &Demand, options: PlanOptions) -> Result<Plan, ProgramError> {
-        let Demand { output, taps, resume_from } = demand;
-        let output = *output;
+        let Demand { output, boxes, taps, resume_from } = demand;
+        let (output, boxes) = (*output, *boxes);
         let _no_grad = tch::no_grad_guard();
         let torch = |error: tch::TchError| program.device_error(options.device, &error);
         let mut graph = program.graph.clone();
@@ -41,7 +41,7 @@ impl Plan {
         }
         passes::copy_overwritten_taps(&mut graph, taps);
         let aliases = passes::aliases(&graph);
-        let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).collect();
+        let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).chain(boxes).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
         let dependent = passes::dependents(&graph, &aliases, taps);
 
@@ -97,7 +97,11 @@ impl Plan {
                 .collect::<HashSet<_>>()
                 .into_iter()
                 .filter(|value| {
-                    last_use[value] == index && *value != output && !constants.contains_key(value) && !kept_values.contains(value)
+                    last_use[value] == index
+                        && *value != output
+                        && Some(*value) != boxes
+                        && !constants.contains_key(value)
+                        && !kept_values.contains(value)
                 })
                 .collect();
             match step(node, modes[index], grad, free) {
@@ -115,6 +119,7 @@ impl Plan {
             num_values: graph.values.len(),
             input: program.input(),
             output,
+            boxes,
             output_dimensions: program.output_sizes().map(<[_]>::len),
             lacks_channels: program.lacks_channels(),
             comparison: None,

@@ -30,6 +30,8 @@ pub struct ExecError {
 pub struct Execution {
     /// The wanted output, with a gradient graph from the taps.
     pub output: Tensor,
+    /// A detector's boxes, where they were asked for.
+    pub boxes: Option<Tensor>,
     /// The activations, in the order of the taps; each requires a gradient.
     pub taps: Vec<Tensor>,
     /// The input as the device has it, `[N, 3, H, W]`.
@@ -76,10 +78,12 @@ impl Plan {
             self.advance(step, &mut frame)?;
         }
         let output = self.take_output(&mut frame)?;
+        let boxes = self.boxes.and_then(|boxes| self.tensor(boxes, &frame.values)).map(Tensor::f_detach).transpose();
+        let boxes = boxes.map_err(|error| outside_error(&error))?;
         let taps = frame.taps.iter_mut().map(Option::take).collect::<Option<Vec<_>>>();
         let taps = taps.ok_or_else(|| bug("a tap", "was not computed"))?;
         let kept = self.kept.iter().filter_map(|id| Some((*id, frame.values[id.index()].take()?))).collect();
-        Ok(Execution { output, taps, input, kept })
+        Ok(Execution { output, boxes, taps, input, kept })
     }
 
     /// The output alone, without gradients: for masked inputs and the like.

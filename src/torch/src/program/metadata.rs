@@ -41,6 +41,9 @@ pub struct ModelMetadata {
     /// Which of the outputs is explained.
     #[serde(default)]
     pub primary_output: usize,
+    /// What a detector's predictions are.
+    #[serde(default)]
+    pub detections: Option<DetectionInfo>,
     /// Channel of the primary output -> class name.
     #[serde(default, deserialize_with = "once_each")]
     pub classes: BTreeMap<i64, String>,
@@ -130,6 +133,11 @@ impl ModelMetadata {
         if elements.is_none_or(|elements| elements > MAX_EXAMPLE_ELEMENTS) {
             return Err(format!("the example input {example:?} is not a batch of images"));
         }
+        if let Some(DetectionInfo { threshold, .. }) = metadata.detections
+            && !(0.0..=1.0).contains(&threshold)
+        {
+            return Err(format!("its `threshold` of detections is {threshold}, which is no probability"));
+        }
         let of_layers = metadata.layers.iter().filter_map(|layer| layer.tokens.as_ref());
         of_layers.chain(&metadata.tokens).try_for_each(TokenInfo::check)?;
         Ok(metadata)
@@ -183,6 +191,36 @@ impl ModelMetadata {
     }
 }
 
+/// What a detector gives: class logits `[N, K, Q, 1]` as its primary output, and the box of each of its Q predictions.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DetectionInfo {
+    /// The key of the output `[N, Q, 4]`: left, top, right and bottom in fractions of the model's input.
+    pub boxes: String,
+    /// How its logits become probabilities.
+    pub scores: DetectionScores,
+    /// The probability from which a prediction is a detection.
+    pub threshold: f64,
+}
+
+/// How a detector's logits become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DetectionScores {
+    /// Each class by itself.
+    Sigmoid,
+    /// The classes of a prediction together, with one for what is none.
+    Softmax,
+}
+
+/// What a detector's logits mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Detections {
+    /// How they become probabilities.
+    pub scores: DetectionScores,
+    /// The probability from which a prediction is a detection.
+    pub threshold: f64,
+}
+
 /// The classes of an output of one channel, a sigmoid's: its logit is above 0 where the positive one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OneChannel {
@@ -215,7 +253,7 @@ pub enum Task {
     Regression,
     /// What images are compared by, `[N, D]`.
     Embedding,
-    /// Boxes.
+    /// Class logits and boxes of predictions; see [`DetectionInfo`].
     Detection,
     /// Anything else.
     #[default]

@@ -55,7 +55,10 @@ pub use influence::{Influence, Influences, gradients};
 pub use layers::{Layer, split_layers};
 pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
-pub use metadata::{Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task, TokenInfo};
+pub use metadata::{
+    DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task,
+    TokenInfo,
+};
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub(crate) use settings::{MathAttention, try_convolutions};
 pub use settings::{allow_tf32, silence_warnings};
@@ -265,6 +268,14 @@ impl Program {
     /// The value of the output that is explained.
     pub fn primary_output(&self) -> ValueId {
         self.graph.outputs[self.metadata.primary_output].expect("checked when the model was opened")
+    }
+
+    /// What its predictions mean, and the value of their boxes `[N, Q, 4]`, if it is a detector.
+    pub fn detections(&self) -> Option<(Detections, ValueId)> {
+        let info = self.metadata.detections.as_ref().filter(|_| self.metadata.task == Task::Detection)?;
+        let index = self.metadata.outputs.iter().position(|key| key.as_ref() == Some(&info.boxes))?;
+        let boxes = self.graph.outputs.get(index).copied().flatten()?;
+        Some((Detections { scores: info.scores, threshold: info.threshold }, boxes))
     }
 
     /// How many channels the output has that is explained; `None` where the exporter did not see it.

@@ -21,6 +21,8 @@ use camflow_names::Choice;
 pub struct Demand {
     /// The output that is explained.
     pub output: ValueId,
+    /// A detector's boxes, which are captured without a gradient.
+    pub boxes: Option<ValueId>,
     /// Values to capture, and to take gradients of.
     pub taps: Vec<ValueId>,
     /// Those of the taps from which the graph is to be run on with another activation ([`Plan::resume`]).
@@ -130,6 +132,7 @@ pub struct Plan {
     pub(super) num_values: usize,
     pub(super) input: ValueId,
     pub(super) output: ValueId,
+    pub(super) boxes: Option<ValueId>,
     /// How many dimensions the output has, as the exporter saw it.
     pub(super) output_dimensions: Option<usize>,
     /// Whether none of them is of channels, so that it has one.

@@ -8,7 +8,7 @@ use typed_index_collections::TiSlice;
 
 use super::{example_size, largest_difference, layers, picture};
 use crate::{
-    explain::{ExplainOptions, HeatmapSize, Method, Reading, TorchExplainer, heatmaps},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer, heatmaps},
     program::{Deviation, Dynamic, FromFloat64, Influence, PlanOptions, Precision, Program},
 };
 use camflow_media::BinaryMask;
@@ -39,6 +39,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         layers,
         methods: vec![Method::Gradcam, Method::Layercam, Method::GradcamPlusPlus],
         fuse_layers: false,
+        fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
         size: HeatmapSize::Input,
@@ -91,7 +92,7 @@ fn deviation(
     number: usize,
 ) -> Result<Deviation, String> {
     let input = picture(&program.metadata.preprocess, size, number as u64)?;
-    let target = target(exact, &input)?;
+    let target = target(program, exact, &input)?;
     let (default, exact) = (maps(default, &input, &target)?, maps(exact, &input, &target)?);
     let mut deviation = Deviation { size, apart: distance(&default, &exact)?, from_float64: None };
     // Of each size there is to be one figure.
@@ -111,8 +112,9 @@ fn distance(found: &Maps, wanted: &Maps) -> Result<f64, String> {
     largest.map_err(|error: TchError| error.to_string())
 }
 
-/// The class that has the highest score, over the middle of the picture where it is one of pixels.
-fn target(explainer: &TorchExplainer, input: &Tensor) -> Result<ClassTarget, String> {
+/// The class that has the highest score, over the middle of the picture where it is one of pixels, or of all predictions of a
+/// detector.
+fn target(program: &Program, explainer: &TorchExplainer, input: &Tensor) -> Result<ClassTarget, String> {
     let channel = || -> Result<i64, TchError> {
         let _no_grad = tch::no_grad_guard();
         let logits = explainer.plan().forward(input).map_err(|error| TchError::Torch(error.to_string()))?.f_squeeze_dim(0)?;
@@ -123,7 +125,10 @@ fn target(explainer: &TorchExplainer, input: &Tensor) -> Result<ClassTarget, Str
     let side = 8;
     let inside = |index: usize| (side / 4..side * 3 / 4).contains(&index);
     let pixels = (0..side * side).map(|index| u8::from(inside(index / side) && inside(index % side))).collect();
-    let mask = BinaryMask { height: side, width: side, pixels };
+    let mask = match program.detections() {
+        Some(_) => BinaryMask::full(1, 1),
+        None => BinaryMask { height: side, width: side, pixels },
+    };
     Ok(ClassTarget { class: ClassIndex(0), channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask) })
 }
 

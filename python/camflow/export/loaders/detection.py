@@ -1,0 +1,102 @@
+"""Detectors: class logits and boxes of their predictions, before any is left out.
+
+A detector gives `logits` [N, K, Q, 1] of its Q predictions and `boxes` [N, Q, 4]: left, top, right and bottom in fractions of the
+image that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import Metadata, scores
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# From which probability on the libraries' own results show a detection.
+THRESHOLDS = {"hf": 0.5, "ultralytics": 0.25}
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """From centre, width and height [..., 4] to left, top, right and bottom."""
+    import torch
+
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def _described(is_softmax: bool, library: str) -> Metadata:
+    detections = {"boxes": "boxes", "scores": "softmax" if is_softmax else "sigmoid", "threshold": THRESHOLDS[library]}
+    return {"task": "detection", "primary_output": "logits", "detections": detections}
+
+
+def queries(module: Any, classes: dict[str, str]) -> Metadata:
+    """Has a detector of transformers give its queries' logits and boxes; what is known of it then.
+
+    Where the queries have one class more than the model names, that is the one for no object, and `classes` has it afterwards.
+    """
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> dict[str, Tensor]:
+        found = own(pixel_values=images)
+        return {"logits": found.logits.transpose(1, 2).unsqueeze(-1), "boxes": corners(found.pred_boxes)}
+
+    # DETR, YOLOS and Table Transformer, as their `post_process_object_detection` has it; others have a sigmoid for each class
+    is_softmax = _num_channels(module) == module.config.num_labels + 1
+    if is_softmax:
+        classes[str(module.config.num_labels)] = "background"
+    scores.override_forward(module, forward)
+    return _described(is_softmax, "hf")
+
+
+def _num_channels(module: nn.Module) -> int:
+    """The channels of a classification head, which may be one for each layer of the decoder."""
+    head: Any = getattr(module, "class_labels_classifier", None) or getattr(module, "class_embed", None)
+    while head is not None and not hasattr(head, "out_features"):
+        children = list(head.children())
+        head = children[-1] if children else None
+    return int(head.out_features) if head is not None else 0
+
+
+def anchors(module: Any) -> Metadata:
+    """Has a detector of Ultralytics (also of masks, key points) give its anchors' logits and boxes; what is known of it then."""
+    import torch
+
+    head = module.model[-1]
+    head.dynamic = True  # or the anchors of one size would be constants
+    # Such heads give corners, of the predictions that they choose; without a choice, of all.
+    is_end2end = bool(getattr(head, "end2end", False))
+    if is_end2end:
+        vars(head)["postprocess"] = lambda predictions: predictions
+    module.float().eval()  # results of training are others
+    num_classes = head.nc
+
+    def found_by(self: Any, own: Callable[..., Any], images: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        results, raw = own(x=images)
+        results = results[0] if isinstance(results, tuple) else results
+        return results.transpose(1, 2) if is_end2end else results, raw
+
+    def branch(raw: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = raw if name is None else raw[name]
+        return found
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> dict[str, Tensor]:
+        results, raw = found_by(self, own, images)
+        height, width = images.shape[-2:]
+        sides = torch.tensor([width, height, width, height], dtype=results.dtype)
+        boxes = results[:, :4].transpose(1, 2)
+        boxes = (boxes if is_end2end else corners(boxes)) / sides
+        return {"logits": branch(raw)["scores"].unsqueeze(-1), "boxes": boxes}
+
+    # Those with two branches decode one of them.
+    name: str | None = None
+    with torch.no_grad():
+        results, raw = found_by(module, lambda x: type(module).forward(module, x), torch.rand(1, 3, 64, 96))
+    for candidate in ("one2one", "one2many"):
+        if candidate in raw and torch.equal(raw[candidate]["scores"].sigmoid(), results[:, 4 : 4 + num_classes]):
+            name = candidate
+            break
+    scores.override_forward(module, forward)
+    levels = [f"model.{number}" for number in head.f]
+    aliases = {str(number): path for number, path in enumerate(levels, 1)}
+    return _described(is_softmax=False, library="ultralytics") | {"aliases": aliases, "default_layers": list(aliases)}

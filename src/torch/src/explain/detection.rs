@@ -1,0 +1,145 @@
+//! Detectors: which of a model's predictions a target's boxes mean. A prediction is one of Q places of the output `[N, K, Q, 1]` with a
+//! box of its own, so that the score of some predictions is that of some pixels of a segmentation.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::{
+    grid::{Cell, Grid},
+    target::index_tensor,
+};
+use crate::program::{DetectionScores, Detections, to_host};
+
+/// The least overlap (intersection over union) of a box with the prediction that is meant by it.
+const MIN_IOU: f64 = 0.5;
+
+/// What a batch of a detector's predictions is.
+pub(super) struct Predictions<'a> {
+    /// Class logits `[N, K, Q, 1]`.
+    logits: &'a Tensor,
+    /// `[N, Q, 4]`: left, top, right and bottom in fractions of the model's input.
+    boxes: &'a Tensor,
+    scores: DetectionScores,
+}
+
+impl<'a> Predictions<'a> {
+    /// Of the model's two outputs.
+    pub(super) fn new(logits: &'a Tensor, boxes: &'a Tensor, detections: Detections) -> Self {
+        Predictions { logits, boxes, scores: detections.scores }
+    }
+
+    /// The predictions that boxes mean, as masks `[Q, 1]` of 0 and 1 where the logits are; none of cells without any. Each box means the
+    /// prediction with the highest product of overlap and probability of the class, as D-RISE compares detections; one that overlaps less
+    /// than half with every prediction means none.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub(super) fn meant(&self, wanted: &[(Cell, i64, &[[f64; 4]])]) -> Result<Grid<Tensor>, TchError> {
+        let rows = || wanted.iter().flat_map(|(cell, class, boxes)| boxes.iter().map(move |one| (*cell, *class, one)));
+        let mut masks = Grid::default();
+        if rows().next().is_none() {
+            return Ok(masks);
+        }
+        let samples: Vec<i64> = rows().map(|(cell, ..)| cell.sample.row()).collect();
+        let classes: Vec<i64> = rows().map(|(_, class, _)| class).collect();
+        let sides: Vec<f32> = rows().flat_map(|(.., one)| one.map(|side| side as f32)).collect();
+        let samples = index_tensor(&samples, self.logits)?;
+        let targets = Tensor::f_from_slice(&sides)?.f_view([-1, 1, 4])?.f_to_device(self.logits.device())?;
+        let predicted = self.boxes.f_index_select(0, &samples)?.f_to_kind(Kind::Float)?;
+        let overlaps = overlap(&targets, &predicted)?;
+        // One class of one sample in each row.
+        let own = probabilities(&self.logits.f_index_select(0, &samples)?, self.scores)?.f_squeeze_dim(-1)?;
+        let own = own.f_gather(
+            1,
+            &index_tensor(&classes, self.logits)?.f_view([-1, 1, 1])?.f_expand([-1, 1, own.size()[2]], false)?,
+            false,
+        )?;
+        let likeness = overlaps.f_mul(&own.f_squeeze_dim(1)?)?.f_masked_fill(&overlaps.f_lt(MIN_IOU)?, -1.0)?;
+        let (most, places) = likeness.f_max_dim(1, true)?;
+        let is_there = most.f_ge(0.0)?;
+        let marked = likeness.f_zeros_like()?.f_scatter_value(1, &places, 1.0)?.f_mul(&is_there.f_to_kind(Kind::Float)?)?;
+        let is_there: Vec<u8> = to_host(&is_there.f_to_kind(Kind::Uint8)?)?;
+        let mut first = 0;
+        for (cell, _, boxes) in wanted {
+            if is_there[first..first + boxes.len()].contains(&1) {
+                // Two boxes may mean one prediction.
+                let mask = marked.f_narrow(0, first as i64, boxes.len() as i64)?.f_amax([0i64].as_slice(), false)?;
+                masks.insert(*cell, mask.f_unsqueeze(-1)?.f_to_kind(self.logits.kind())?);
+            }
+            first += boxes.len();
+        }
+        Ok(masks)
+    }
+}
+
+/// The probability of each class, of logits `[N, K, Q, 1]`.
+///
+/// # Errors
+/// libtorch fails.
+pub(super) fn probabilities(logits: &Tensor, scores: DetectionScores) -> Result<Tensor, TchError> {
+    match scores {
+        DetectionScores::Sigmoid => logits.f_to_kind(Kind::Float)?.f_sigmoid(),
+        DetectionScores::Softmax => logits.f_softmax(1, Kind::Float),
+    }
+}
+
+/// Intersection over union of boxes `[M, 1, 4]` with others `[M, Q, 4]`: `[M, Q]`, 0 where either has no area.
+fn overlap(boxes: &Tensor, others: &Tensor) -> Result<Tensor, TchError> {
+    let corner = |boxes: &Tensor, first: i64| boxes.f_narrow(-1, first, 2);
+    let area = |sizes: &Tensor| sizes.f_clamp_min(0.0)?.f_prod_dim_int(-1, false, Kind::Float);
+    let from = corner(boxes, 0)?.f_maximum(&corner(others, 0)?)?;
+    let to = corner(boxes, 2)?.f_minimum(&corner(others, 2)?)?;
+    let both = area(&to.f_sub(&from)?)?;
+    let size = |boxes: &Tensor| area(&corner(boxes, 2)?.f_sub(&corner(boxes, 0)?)?);
+    let either = size(boxes)?.f_add(&size(others)?)?.f_sub(&both)?;
+    both.f_div(&either.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(sample: usize, target: usize) -> Cell {
+        Cell { sample: sample.into(), target: target.into() }
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        to_host(&tensor.f_flatten(0, -1).expect("flat")).expect("copied")
+    }
+
+    #[test]
+    fn overlaps_are_of_areas() {
+        let boxes = Tensor::from_slice(&[0f32, 0.0, 0.5, 0.5]).view([1, 1, 4]);
+        let others = [[0f32, 0.0, 0.5, 0.5], [0.25, 0.0, 0.75, 0.5], [0.5, 0.5, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3]].concat();
+        let found = values(&overlap(&boxes, &Tensor::from_slice(&others).view([1, 4, 4])).expect("overlaps"));
+        for (found, wanted) in found.into_iter().zip([1.0, 1.0 / 3.0, 0.0, 0.0]) {
+            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_box_means_the_likeliest_prediction_that_lies_there() {
+        let left = [0f32, 0.0, 0.4, 1.0];
+        let nearly = [0.02f32, 0.0, 0.42, 1.0];
+        let right = [0.6f32, 0.0, 1.0, 1.0];
+        // Two samples with the same three predictions; of class 1 the second one is the likeliest on the left.
+        let boxes = Tensor::from_slice(&[left, nearly, right].concat()).view([1, 3, 4]).repeat([2, 1, 1]);
+        let logits = Tensor::from_slice(&[3f32, -3.0, -3.0, -2.0, 2.0, 0.5]).view([1, 2, 3, 1]).repeat([2, 1, 1, 1]);
+        let as_f64 = |sides: [f32; 4]| sides.map(f64::from);
+        for scores in [DetectionScores::Sigmoid, DetectionScores::Softmax] {
+            let predictions = Predictions::new(&logits, &boxes, Detections { scores, threshold: 0.5 });
+            let (both, elsewhere) = ([as_f64(left), as_f64(right)], [[0.0, 0.0, 0.05, 0.05]]);
+            let found = predictions
+                .meant(&[
+                    (cell(0, 0), 1, &both[..1]),
+                    (cell(0, 1), 0, &both[..1]),
+                    (cell(1, 0), 1, &both),
+                    (cell(1, 1), 1, &elsewhere),
+                ])
+                .expect("matched");
+            assert_eq!(values(found.get(cell(0, 0)).expect("there")), [0.0, 1.0, 0.0]);
+            assert_eq!(values(found.get(cell(0, 1)).expect("there")), [1.0, 0.0, 0.0]);
+            assert_eq!(values(found.get(cell(1, 0)).expect("there")), [0.0, 1.0, 1.0]);
+            assert!(found.get(cell(1, 1)).is_none());
+        }
+    }
+}

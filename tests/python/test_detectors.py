@@ -1,0 +1,173 @@
+"""Detectors: heatmaps of the predictions that stored detections mean, against pytorch_grad_cam."""
+
+from __future__ import annotations
+
+import os
+
+import hugging_face_folders as folders
+import numpy as np
+import pytest
+from archive_copies import copy_archive
+from PIL import Image
+
+os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+import fiftyone as fo
+import transformers
+from camflow import load
+from pytorch_grad_cam import GradCAM, LayerCAM
+
+import torch
+
+SIZE = (160, 192)
+GRID = (5, 6)
+LAYER = "model.encoder.layers.1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return folders.save(folders.detr, tmp_path_factory.mktemp("detr") / "detr")
+
+
+@pytest.fixture(scope="module")
+def model(camflow, folder):
+    path = folder.parent / "detr.pt2"
+    camflow("export", folder, "--out", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(folder):
+    return transformers.DetrForObjectDetection.from_pretrained(folder).eval()
+
+
+def picture(seed: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
+
+
+def tensor(image: np.ndarray) -> torch.Tensor:
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return ((torch.from_numpy(image.copy()).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+
+
+def corners(boxes: torch.Tensor) -> torch.Tensor:
+    return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], dim=-1)
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    both = float(np.prod(np.clip(sides, 0, None)))
+    return both / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - both)
+
+
+class Logits(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels):
+        return self.model(pixel_values=pixels).logits
+
+
+def tokens(activation: torch.Tensor) -> torch.Tensor:
+    return activation.transpose(1, 2).unflatten(2, GRID)
+
+
+def reference(method, detector, image, boxes, channel) -> tuple[np.ndarray, float]:
+    """The heatmap and the score of the queries that the boxes (left, top, width, height) mean."""
+    with torch.no_grad():
+        found = detector(pixel_values=tensor(image))
+    predicted, chances = corners(found.pred_boxes)[0].numpy(), found.logits.softmax(-1)[0, :, channel].numpy()
+    meant = set()
+    for left, top, width, height in boxes:
+        overlaps = np.array([iou(np.array([left, top, left + width, top + height]), one) for one in predicted])
+        likeness = np.where(overlaps >= 0.5, overlaps * chances, -1)
+        if likeness.max() >= 0:
+            meant.add(int(likeness.argmax()))
+    queries = sorted(meant)
+    layer = detector.get_submodule(LAYER)
+    with method(model=Logits(detector), target_layers=[layer], reshape_transform=tokens) as cam:
+        (heatmap,) = cam(input_tensor=tensor(image), targets=[lambda logits: logits[queries, channel].sum()])
+    return heatmap, float(found.logits[0, queries, channel].sum())
+
+
+@pytest.fixture
+def dataset(database, detector, request, tmp_path):
+    """Three pictures: a dog and two cats, where the detector has predictions; a dog nearly there; a dog where there is none."""
+    made = fo.Dataset(f"{request.node.name}-detections", persistent=True)
+    for number in range(3):
+        image = picture(number)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        with torch.no_grad():
+            left, top, right, bottom = corners(detector(pixel_values=tensor(image)).pred_boxes)[0].clip(0, 1).numpy().T
+        boxes = np.stack([left, top, right - left, bottom - top], axis=1).astype(float)
+        labels = {
+            0: [("dog", boxes[3]), ("cat", boxes[7]), ("cat", boxes[12])],
+            1: [("dog", boxes[5] + [0.01, 0.01, -0.02, 0.01])],
+            2: [("dog", np.array([0.97, 0.97, 0.02, 0.02]))],
+        }[number]
+        detections = [fo.Detection(label=label, bounding_box=box.tolist()) for label, box in labels]
+        made.add_sample(fo.Sample(str(tmp_path / f"{number}.png"), truth=fo.Detections(detections=detections)))
+    yield made
+    fo.delete_dataset(made.name)
+
+
+@pytest.mark.parametrize(("name", "method"), [("gradcam", GradCAM), ("layercam", LayerCAM)])
+def test_heatmaps_are_of_the_predictions_that_detections_mean(camflow, model, detector, dataset, tmp_path, name, method):
+    asked = ["--target", "labels:truth", "--class", "dog,cat", "--method", name, "--npy", "f32"]
+    arguments = ["--dataset", dataset.name, "--model", model, "--out", tmp_path / "maps", "--device", "cpu", "--exact"]
+    done = camflow("annotate", *arguments, *asked, "--format", "json")
+    finished = next(event for event in done.events if event["event"] == "run_finished")
+    assert (finished["num_committed"], finished["num_failed"]) == (2, 0)
+    dataset.reload()
+    infix = "grad" if name == "gradcam" else name
+    channels = {"person": 0, "dog": 1, "cat": 2}
+    compared = 0
+    for number, sample in enumerate(dataset):
+        for label in ("dog", "cat"):
+            field = f"{label}_{infix}_layer_2"
+            boxes = [d.bounding_box for d in sample.truth.detections if d.label == label]
+            if number == 2 or not boxes:
+                assert field not in sample.field_names or sample[field] is None
+                continue
+            wanted, score = reference(method, detector, picture(number), boxes, channels[label])
+            assert sample[field].score == pytest.approx(score, rel=1e-4, abs=1e-5)
+            assert np.abs(load(sample[field]) - wanted).max() < 1e-4
+            # Measures are of the boxes.
+            assert 0 < sample[field].energy_inside < 1
+            compared += 1
+    assert compared == 3
+
+
+def test_what_the_model_itself_detects(camflow, model, detector, dataset, tmp_path):
+    """Of untrained queries none is a detection, until little suffices."""
+    arguments = ["--dataset", dataset.name, "--out", tmp_path / "maps", "--device", "cpu", "--exact", "--format", "json"]
+    done = camflow("annotate", *arguments, "--model", model, "--target", "predicted", "--class", "all")
+    finished = next(event for event in done.events if event["event"] == "run_finished")
+    assert finished["num_committed"] == 0 and finished["num_skipped"] == 3
+    with torch.no_grad():
+        chances = [detector(pixel_values=tensor(picture(n))).logits.softmax(-1)[0, :, :-1].max(-1) for n in range(3)]
+    threshold = float(np.median([float(one.values.max()) for one in chances]))
+    eager = copy_archive(model, tmp_path / "eager.pt2", lambda meta: meta["detections"].update(threshold=threshold - 1e-6))
+    camflow("annotate", *arguments, "--model", eager, "--target", "predicted", "--class", "all", "--replace")
+    dataset.reload()
+    names = ("person", "dog", "cat", "car", "bus", "horse", "sheep", "bird")
+    for sample, found in zip(dataset, chances, strict=True):
+        detected = {names[int(i)] for i, chance in zip(found.indices, found.values, strict=True) if chance >= threshold - 1e-6}
+        has = {
+            name for name in names if f"{name}_grad_layer_2" in sample.field_names and sample[f"{name}_grad_layer_2"] is not None
+        }
+        assert has == detected
+    assert any(float(one.values.max()) >= threshold for one in chances)
+
+
+def test_what_is_no_question_for_a_detector_is_refused(camflow, model, dataset, tmp_path):
+    for sample in dataset:
+        sample["masks"] = fo.Segmentation(mask=np.ones((8, 8), np.uint8))
+        sample.save()
+    arguments = ["annotate", "--dataset", dataset.name, "--model", model, "--out", tmp_path / "maps", "--class", "dog"]
+    assert "`masks` has masks" in camflow(*arguments, "--target", "labels:masks", code=2).stderr
+    assert "of boxes, not of pixels" in camflow(*arguments, "--target", "pixel=3,4", code=2).stderr
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "mask.png")
+    explain = ["explain", tmp_path / "0.png", "--model", model, "--class", "dog", "--out", tmp_path / "out"]
+    assert "`--mask` is one of pixels" in camflow(*explain, "--mask", tmp_path / "mask.png", code=2).stderr
