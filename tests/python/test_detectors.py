@@ -155,7 +155,9 @@ def test_what_the_model_itself_detects(camflow, model, detector, dataset, tmp_pa
     for sample, found in zip(dataset, chances, strict=True):
         detected = {names[int(i)] for i, chance in zip(found.indices, found.values, strict=True) if chance >= threshold - 1e-6}
         has = {
-            name for name in names if f"{name}_layercam_layer_2" in sample.field_names and sample[f"{name}_layercam_layer_2"] is not None
+            name
+            for name in names
+            if f"{name}_layercam_layer_2" in sample.field_names and sample[f"{name}_layercam_layer_2"] is not None
         }
         assert has == detected
     assert any(float(one.values.max()) >= threshold for one in chances)
