@@ -150,6 +150,13 @@ def stretched(steps: list[Step], size: tuple[int, int]) -> list[Step]:
     """Steps for a model of the one `size` (height, width): images are stretched to it where the steps would keep their shape."""
     if fixed_size(steps):
         return steps
+    if any(step["op"] == "letterbox" for step in steps):
+        # padded all around, not up to the next multiple alone
+        whole: Step = {"height": size[0], "width": size[1]}
+        return [
+            {**{key: value for key, value in step.items() if key != "stride"}, **whole} if step["op"] == "letterbox" else step
+            for step in steps
+        ]
     say(
         f"warning: the model takes images of {size[0]}x{size[1]} alone, which its preprocessing does not give: they are stretched to it\n"
         "`--size HxW` exports it for another size"
