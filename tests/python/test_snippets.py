@@ -62,6 +62,7 @@ STANDINS = {
     "--layers 2,4,6": "--layers 1,2",
     'foz.load_zoo_model("resnet50-imagenet-torch")': '"my-classifier.pt2"',
     'classes="tabby", label_field="ground_truth"': 'classes="person", label_field="ground_truth"',
+    '"my_models.py:build"': '"my_models.py:standin_deeplab"',
     # What it needs is in `test_plugin.py`: a page of the App, or a service that takes what is delegated.
     "/home/ada/": "{home}/",
     # Found by `fiftyone` of the reader's own environment.
@@ -161,7 +162,9 @@ def reader(pictures, database, binary, standin_model, classifier, tmp_path):
     for name in ("photo", "coffee", "bus"):
         shutil.copy(next(iter(pictures)), checkout / f"{name}.jpg")
     shutil.copy(LAB / "standin" / "model.py", checkout / "my_models.py")
-    shutil.copy(LAB / "standin" / "weights.pt", checkout / "last.ckpt")
+    # The network itself begins with its own weights.
+    for name in ("last.ckpt", "weights.pt"):
+        shutil.copy(LAB / "standin" / "weights.pt", checkout / name)
     made = [dataset_of(pictures, name) for name in ("my-dataset", "my-other-dataset", "quickstart", "street")]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "FIFTYONE_"))}
     environment |= {
