@@ -60,14 +60,14 @@ def _num_layers(entry: str) -> int:
 
 
 def _pace(ctx: ExecutionContext, model: Model, methods: list[str]) -> Pace | None:
-    """What the newest run of this model in the dataset took; None where there is none that says it."""
+    """What the newest run of this model in the dataset took, of those with these methods if there are any; None where none says it."""
     found = []
     for key in ctx.dataset.list_runs(method="camflow"):
         info = ctx.dataset.get_run_info(key)
         pace = _pace_of(key, info.config.serialize(), model, methods)
         if pace:
             found.append((info.timestamp, pace))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    return max(found, key=lambda pair: (pair[1].seconds_an_image is not None, pair[0]))[1] if found else None
 
 
 def _pace_of(key: str, config: dict[str, Any], model: Model, methods: list[str]) -> Pace | None:
