@@ -60,7 +60,7 @@ def _num_layers(entry: str) -> int:
 
 
 def _pace(ctx: ExecutionContext, model: Model, methods: list[str]) -> Pace | None:
-    """What the newest run of this model in the dataset took, of those with these methods if there are any; None where none says it."""
+    """What the newest run of this model in the dataset took, if possible one with these methods; None where none says it."""
     found = []
     for key in ctx.dataset.list_runs(method="camflow"):
         info = ctx.dataset.get_run_info(key)
