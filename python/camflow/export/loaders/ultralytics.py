@@ -50,7 +50,13 @@ def network(model: Any) -> tuple[nn.Module, Metadata]:
     classes = {str(i): name for i, name in dict(module.names).items()}
     if model.task in DETECTS:
         steps = [{"op": "letterbox", "height": SIDE, "width": SIDE, "fill": 114, "stride": int(max(module.stride))}]
-        return module, {**detection.anchors(module), "classes": classes, "preprocess": steps, "example": [SIDE, SIDE], "one_size": True}
+        return module, {
+            **detection.anchors(module),
+            "classes": classes,
+            "preprocess": steps,
+            "example": [SIDE, SIDE],
+            "one_size": True,
+        }
     if model.task != "classify":
         raise ExportError(
             f"the model is for the task `{model.task}`: camflow explains scores of classes, of an image, its pixels or boxes",
