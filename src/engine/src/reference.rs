@@ -188,9 +188,7 @@ pub fn embedded(
             Some(plan) => plan,
             None => plan.insert(Plan::new(program, &Demand::of(program.primary_output()), plan_options)?),
         };
-        let channels = program.metadata.image_channels().unwrap_or(3);
-        let size = [1, channels, input.height as i64, input.width as i64];
-        let made = plan.embedding(&input.pixels.to_floats(&program.metadata.preprocess.normalization()), size);
+        let made = plan.embedding(program, input);
         made.map_err(|error| Diagnostic::aborted("the reference's embedding cannot be computed").because(&error))
     };
     let mut embeddings = Vec::new();

@@ -110,7 +110,7 @@ impl TorchExplainer {
 
     /// Explains a small black image, all pixels of the first channel.
     fn explain_small(&self) -> Result<(), ExplainError> {
-        let input = Tensor::f_zeros([1, self.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
+        let input = Tensor::f_zeros([1, self.uploader.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
         let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
         let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels };
         let (targets, shown) = ([vec![target]], [None]);

@@ -47,13 +47,9 @@ impl<'a> Predictions<'a> {
         let predicted = self.boxes.f_index_select(0, &samples)?.f_to_kind(Kind::Float)?;
         let overlaps = overlap(&targets, &predicted)?;
         // One class of one sample in each row.
-        let own = probabilities(&self.logits.f_index_select(0, &samples)?, self.scores)?.f_squeeze_dim(-1)?;
-        let own = own.f_gather(
-            1,
-            &index_tensor(&classes, self.logits)?.f_view([-1, 1, 1])?.f_expand([-1, 1, own.size()[2]], false)?,
-            false,
-        )?;
-        let likeness = overlaps.f_mul(&own.f_squeeze_dim(1)?)?.f_masked_fill(&overlaps.f_lt(MIN_IOU)?, -1.0)?;
+        let classes = index_tensor(&classes, self.logits)?;
+        let own = probabilities(self.logits, self.scores)?.f_index(&[Some(samples), Some(classes)])?.f_squeeze_dim(-1)?;
+        let likeness = overlaps.f_mul(&own)?.f_masked_fill(&overlaps.f_lt(MIN_IOU)?, -1.0)?;
         let (most, places) = likeness.f_max_dim(1, true)?;
         let is_there = most.f_ge(0.0)?;
         let marked = likeness.f_zeros_like()?.f_scatter_value(1, &places, 1.0)?.f_mul(&is_there.f_to_kind(Kind::Float)?)?;

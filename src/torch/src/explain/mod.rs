@@ -43,8 +43,6 @@ use sizes::Sizes;
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
     plan: Plan,
-    /// Of the images that it takes.
-    channels: i64,
     options: ExplainOptions,
     columns: Vec<Column>,
     taps: Taps,
@@ -132,9 +130,8 @@ impl TorchExplainer {
         let mut plan = Plan::new(program, &demand, plan_options)?;
         options.references.iter().try_for_each(|references| plan.compare(program, references))?;
         let columns = options.columns();
-        let channels = program.metadata.image_channels().unwrap_or(3);
-        let uploader = Uploader::new(plan.device(), channels, &program.metadata.preprocess.normalization())
-            .map_err(|error| program.device_error(plan_options.device, &error))?;
+        let uploader =
+            Uploader::new(plan.device(), program).map_err(|error| program.device_error(plan_options.device, &error))?;
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         Ok(TorchExplainer {
             plan,
@@ -143,7 +140,6 @@ impl TorchExplainer {
             _math_attention: is_second.then(MathAttention::new),
             exact: plan_options.exact,
             columns,
-            channels,
             max_batch,
             footprint: None,
             full_batches: FullBatches::default(),

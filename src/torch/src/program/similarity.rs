@@ -2,7 +2,8 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{ExecError, Plan, Program, ProgramError, from_tch, to_host};
+use super::{ExecError, Plan, Program, ProgramError, Uploader, from_tch, to_host};
+use camflow_media::ModelInput;
 
 /// Embeddings that others are compared with.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,16 +48,18 @@ impl Plan {
         Ok(())
     }
 
-    /// The model's output for one image `[1, C, H, W]`, `[D]` numbers of a model that gives embeddings `[N, D]`.
+    /// The model's output for one image, `[D]` numbers of a model that gives embeddings `[N, D]`.
     ///
     /// # Errors
-    /// A node of the graph fails, for want of memory say, or there are not as many pixels as the size says.
-    pub fn embedding(&self, pixels: &[f32], size: [i64; 4]) -> Result<Vec<f32>, ExecError> {
+    /// A node of the graph fails, for want of memory say.
+    pub fn embedding(&self, program: &Program, image: &ModelInput) -> Result<Vec<f32>, ExecError> {
         let at = |operator: &str| {
             let operator = operator.to_owned();
             move |error: TchError| ExecError { node: "an embedding".into(), operator, source: from_tch(&error) }
         };
-        let input = Tensor::f_from_slice(pixels).and_then(|pixels| pixels.f_view(size)).map_err(at("view"))?;
+        let input = Uploader::new(self.device(), program)
+            .and_then(|uploader| uploader.upload(&[&image.pixels], (image.height, image.width)))
+            .map_err(at("upload"))?;
         let output = self.forward(&input)?;
         output.f_flatten(0, -1).and_then(|output| to_host::<f32>(&output.f_to_kind(Kind::Float)?)).map_err(at("copy"))
     }

@@ -6,6 +6,7 @@ use std::ffi::{CString, c_char};
 use tch::{Device, Kind, TchError, Tensor, kind::Element};
 
 use super::{
+    Program,
     counts::count_wait,
     dispatch::{empty_on_host, take_text},
     plan::device_name,
@@ -27,17 +28,23 @@ unsafe extern "C" {
 #[derive(Debug)]
 pub(crate) struct Uploader {
     device: Device,
-    channels: i64,
+    /// Of the images.
+    pub(crate) channels: i64,
     /// What levels are divided by, mean and deviation: f32 `[1, C, 1, 1]`, as libtorch multiplies by the inverse of a number.
     constants: [Tensor; 3],
 }
 
 impl Uploader {
-    /// For models that take images of so many channels.
+    /// For the images that a model takes.
     ///
     /// # Errors
     /// No memory is left.
-    pub(crate) fn new(device: Device, channels: i64, normalization: &Normalization) -> Result<Self, TchError> {
+    pub(crate) fn new(device: Device, program: &Program) -> Result<Self, TchError> {
+        let channels = program.metadata.image_channels().unwrap_or(3);
+        Uploader::of(device, channels, &program.metadata.preprocess.normalization())
+    }
+
+    fn of(device: Device, channels: i64, normalization: &Normalization) -> Result<Self, TchError> {
         let Normalization { divide_by, mean, std } = normalization;
         let constant = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1])?.f_to_device(device);
         let divisors = vec![*divide_by; mean.len()];
@@ -203,7 +210,7 @@ mod tests {
             let images: Vec<InputPixels> = (0..2)
                 .map(|image| InputPixels::Levels((0..256 * channels).map(|i| (i * 7 + image * 31) as u8).collect()))
                 .collect();
-            let uploader = Uploader::new(Device::Cpu, channels as i64, &normalization).expect("small");
+            let uploader = Uploader::of(Device::Cpu, channels as i64, &normalization).expect("small");
             let input = uploader.upload(&images.iter().collect::<Vec<_>>(), (16, 16)).expect("uploaded");
             assert_eq!(input.size(), [2, channels as i64, 16, 16]);
             let wanted: Vec<f32> = images.iter().flat_map(|image| image.to_floats(&normalization)).collect();
@@ -214,7 +221,7 @@ mod tests {
     #[test]
     fn floats_stay_as_they_are() {
         let normalization = Normalization { divide_by: 1.0, mean: vec![0.0; 2], std: vec![1.0; 2] };
-        let uploader = Uploader::new(Device::Cpu, 2, &normalization).expect("small");
+        let uploader = Uploader::of(Device::Cpu, 2, &normalization).expect("small");
         let images = [InputPixels::Floats(vec![1.0, 2.0, 3.0, 4.0]), InputPixels::Floats(vec![5.0, 6.0, 7.0, 8.0])];
         let input = uploader.upload(&images.iter().collect::<Vec<_>>(), (1, 2)).expect("uploaded");
         assert_eq!(input.size(), [2, 2, 1, 2]);
