@@ -202,11 +202,13 @@ def test_the_form_counts_samples_and_labels(plugin, settings, clone, dataset):
 
 
 def select(page, *numbers: int) -> None:
-    """Selects pictures of the grid."""
-    for number in numbers:
-        picture = page.locator("[data-cy=looker]").nth(number)
-        picture.hover()
-        picture.locator("label").click()
+    """Selects these pictures of the grid and no others: an App keeps what was selected before its page was loaded again."""
+    pictures = page.locator("[data-cy=looker]")
+    for number in range(pictures.count()):
+        picture = pictures.nth(number)
+        if picture.locator("input[type=checkbox]").is_checked() != (number in numbers):
+            picture.hover()
+            picture.locator("label").click()
 
 
 def test_heatmaps_from_the_app(app, dataset, settings):
