@@ -266,6 +266,9 @@ def test_a_finished_run_shows_its_heatmaps(app, dataset, settings):
     tick(app, FIELDS[1])
     off = settled(app, lambda shot: all(pixels.mean() > 0.2 for pixels in changed(app, on, shot)))
     assert [pixels.mean() > 0.2 for pixels in changed(app, on, off)] == [True, True]
+    # An App keeps its view, too, when its page is loaded again.
+    app.click("[data-cy=btn-clear-view-bar]")
+    shown(app, len(dataset))
 
 
 def test_an_error_is_told_in_its_own_words(app, dataset, settings):
@@ -282,17 +285,19 @@ def test_an_error_is_told_in_its_own_words(app, dataset, settings):
 
 
 def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
+    # So many that the run is not over before anybody looks, on a fast machine either, and each of them quick, so that what is in
+    # flight is soon finished on a busy one.
     everybody = clone(fo.load_dataset(quickstart))
-    show(app, app.app, everybody)
+    for _ in range(9):
+        everybody.add_collection(fo.load_dataset(quickstart), new_ids=True)
+    app.goto(f"{app.app}/datasets/{everybody.name}")
+    app.locator("[data-cy=looker] canvas").first.wait_for()
     open_form(app)
     fill(app, 0, "person")
-    # Slow enough that it is not over before anybody looks, a pass for each channel, and of the layer with the fewest, so
-    # that what is in flight is soon finished.
-    fill(app, 1, "scorecam")
     fill(app, 2, "1")
     untick_default(app)
     submit(app)
-    app.get_by_text(re.compile(r"^[1-9]\d* of 30 samples")).wait_for()
+    app.get_by_text(re.compile(r"^[1-9]\d* of 300 samples")).wait_for()
     keep(app, "progress")
     # Samples without people count as progress, too: the first heatmap may still be in flight.
     samples = fo.core.odm.get_db_conn()[everybody._sample_collection_name]
