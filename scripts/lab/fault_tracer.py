@@ -7,6 +7,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,8 @@ class Tracer:
         self.program = cache / f"fault_syscalls-{digest}"
         if not self.program.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            building = cache / f"fault_syscalls-{digest}.{os.getpid()}"
+            # Tests in other processes and threads may build it, too.
+            building = cache / f"fault_syscalls-{digest}.{os.getpid()}.{threading.get_ident()}"
             compiler = shlex.split(os.environ.get("CXX", "c++"))
             done = ran([*compiler, "-std=c++17", "-O1", "-o", building, SOURCE])
             if done.returncode != 0:

@@ -42,15 +42,16 @@ def rates() -> dict:
         rows = [[1, "fp32", False, "channels_last", "folded"], [2, "bf16", False, "contiguous", "plain"]]
         return twin("rates", 120, twin_model=TWIN, input=INPUT, layers=TWIN_LAYERS, matmul_side=512, phases=rows, phase_repeats=2)
     rows = [
-        [32, "fp32", False, "channels_last", "folded"],
-        [32, "fp32", True, "channels_last", "folded"],
-        [32, "fp32", False, "contiguous", "folded"],
-        [32, "tf32", False, "channels_last", "folded"],
         [32, "bf16", False, "channels_last", "folded"],
         [32, "bf16", True, "channels_last", "folded"],
-        [8, "bf16", False, "channels_last", "folded"],
+        [32, "tf32", False, "channels_last", "folded"],
+        [8, "fp32", False, "contiguous", "folded"],
         [64, "bf16", True, "channels_last", "folded"],
+        [8, "bf16", False, "channels_last", "folded"],
         [1, "bf16", False, "channels_last", "folded"],
+        # An H200 had not done seven batches of 32 of these in a minute.
+        [1, "fp32", False, "channels_last", "folded"],
+        [8, "fp32", True, "contiguous", "folded"],
     ]
     return twin("rates", 90, twin_model=TWIN, input=INPUT, layers=TWIN_LAYERS, matmul_side=8192, phases=rows, phase_repeats=5)
 
@@ -103,9 +104,9 @@ def device() -> dict:
     paths = job_layers()
     found: dict = {"rows": []}
     plans = [
-        ("fp32", "auto", (33, 161)),
         ("bf16", "auto", (33, 481)),
         ("tf32", "auto", (33, 321)),
+        ("fp32", "auto", (33, 161)),
         ("bf16", "8", (32, 256)),
         ("bf16", "64", (64, 448)),
         ("bf16", "1", (8, 72)),
@@ -113,7 +114,10 @@ def device() -> dict:
     if TINY:
         plans = [("fp32", "auto", (1, 3)), ("bf16", "2", (2, 4))]
     for precision, batch, counts in plans:
-        row = device_rate(SEGMENTATION, INPUT, paths, precision, batch, counts, 60)
+        try:
+            row = device_rate(SEGMENTATION, INPUT, paths, precision, batch, counts, 40 if not TINY else 300)
+        except RuntimeError as error:
+            row = {"precision": precision, "batch": batch, "images_per_s": None, "error": str(error)[-300:]}
         found["rows"].append(row)
         say(f"device stage: {row}")
         RESULTS["steps"]["device"] = found
@@ -148,8 +152,8 @@ def end_to_end() -> dict:
     many, few = (768, 256) if not TINY else (4, 3)
     plans = [
         ("bf16, pictures only", many, ["--precision", "bf16", "--npy", "none"], None),
-        ("fp32, .npy f32", few, [], None),
         ("bf16, .npy f32", many, ["--precision", "bf16"], None),
+        ("fp32, .npy f32", few, [], None),
         ("fp32, pictures only", few, ["--npy", "none"], None),
         (
             "bf16, pictures only, two explainers on one device",
@@ -166,7 +170,7 @@ def end_to_end() -> dict:
         if left() < 15:
             break
         try:
-            found[name] = annotate(f"e2e-{index}", count, flags, 60 if not TINY else 300, out)
+            found[name] = annotate(f"e2e-{index}", count, flags, 30 if not TINY else 300, out)
             pace = max(
                 found[name]["stages"],
                 key=lambda stage: (
@@ -192,7 +196,7 @@ def trace() -> dict:
     for name, flags in {"bf16": ["--precision", "bf16", "--npy", "none"], "fp32": ["--npy", "none"]}.items():
         path = OUT / f"trace_{name}.json"
         environment = {"CUDA_INJECTION64_PATH": str(TRACE), "TRACE_OUT": str(path)} if CUDA else {}
-        row = annotate(f"trace-{name}", 384 if not TINY else 2, flags, 60 if not TINY else 300, environment=environment)
+        row = annotate(f"trace-{name}", 384 if not TINY else 2, flags, 35 if not TINY else 300, environment=environment)
         found[name] = {"images_per_s": row["images_per_s"], "device": row["stages"].get("device")}
         if path.exists():
             seen = json.loads(path.read_text())

@@ -7,7 +7,7 @@ use super::{
     grid::{Cell, Grid},
     target::index_tensor,
 };
-use crate::program::{DetectionScores, Detections, to_host};
+use crate::program::{DetectionScores, Detections, send, to_host};
 
 /// The least overlap (intersection over union) of a box with the prediction that is meant by it.
 const MIN_IOU: f64 = 0.5;
@@ -43,7 +43,7 @@ impl<'a> Predictions<'a> {
         let classes: Vec<i64> = rows().map(|(_, class, _)| class).collect();
         let sides: Vec<f32> = rows().flat_map(|(.., one)| one.map(|side| side as f32)).collect();
         let samples = index_tensor(&samples, self.logits)?;
-        let targets = Tensor::f_from_slice(&sides)?.f_view([-1, 1, 4])?.f_to_device(self.logits.device())?;
+        let targets = send(&sides, &[sides.len() as i64 / 4, 1, 4], self.logits.device())?;
         let predicted = self.boxes.f_index_select(0, &samples)?.f_to_kind(Kind::Float)?;
         let overlaps = overlap(&targets, &predicted)?;
         // One class of one sample in each row.

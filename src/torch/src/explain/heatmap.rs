@@ -3,6 +3,7 @@
 //! As pytorch_grad_cam 1.5.7 does it (`utils/image.py:scale_cam_image`, `base_cam.py`): ReLU, min-max with an epsilon of 1e-7,
 //! bilinear resize as `cv2.resize`, and min-max once more. Leaving the second scaling out changes values by up to 0.18.
 
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tch::{Kind, TchError, Tensor};
 
 use super::Fusion;
@@ -186,14 +187,23 @@ impl ToHost {
             let (mut levels, rest) = rest.split_at(num_pixels);
             let (sums, numbers) = rest.split_at(num_shown * size_of::<f32>());
             let floats = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect::<Vec<_>>();
-            let heatmap = |(_, height, width): (i64, i64, i64)| {
+            let next = |(_, height, width): (i64, i64, i64)| {
                 let (height, width) = (height as usize, width as usize);
                 let (own_values, own_levels);
                 (own_values, values) = values.split_at(height * width * size_of::<f32>());
                 (own_levels, levels) = levels.split_at(height * width);
-                Heatmap { height, width, values: floats(own_values), levels: own_levels.to_vec(), layer_map: None }
+                (height, width, own_values, own_levels)
             };
-            let mut heatmaps: Vec<Heatmap> = sizes.into_iter().map(heatmap).collect();
+            // A GPU makes gigabytes a second of them: one thread that copies them would hold it up.
+            let heatmap = |(height, width, values, levels): (usize, usize, &[u8], &[u8])| Heatmap {
+                height,
+                width,
+                values: floats(values),
+                levels: levels.to_vec(),
+                layer_map: None,
+            };
+            let parts: Vec<_> = sizes.into_iter().map(next).collect();
+            let mut heatmaps: Vec<Heatmap> = parts.into_par_iter().map(heatmap).collect();
             let of_layers = heatmaps.split_off(num_shown);
             let heatmaps = heatmaps.into_iter().zip(floats(sums).into_iter().map(f32::is_finite)).collect();
             let numbers = numbers.as_chunks().0.iter().map(|bytes| f64::from_ne_bytes(*bytes)).collect();

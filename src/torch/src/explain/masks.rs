@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use super::grid::Cell;
+use crate::program::send;
 use camflow_media::BinaryMask;
 use camflow_pipeline::TargetPixels;
 
@@ -67,7 +68,7 @@ impl Masks {
     pub(super) fn upload(self, logits: &Tensor) -> Result<Vec<(Cell, Tensor)>, TchError> {
         let Some((height, width)) = self.size.filter(|_| !self.cells.is_empty()) else { return Ok(Vec::new()) };
         let size = [self.cells.len() as i64, height as i64, width as i64];
-        let masks = Tensor::f_from_data_size(&self.pixels, &size, Kind::Uint8)?.f_to_device(logits.device())?;
+        let masks = send(&self.pixels, &size, logits.device())?;
         Ok(self.cells.into_iter().zip(masks.f_to_kind(logits.kind())?.f_unbind(0)?).collect())
     }
 }

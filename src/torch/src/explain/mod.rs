@@ -50,8 +50,8 @@ pub struct TorchExplainer {
     derivatives: Vec<Derivative>,
     /// Where one of them is the second.
     _math_attention: Option<MathAttention>,
-    /// Exactly the operators of eager PyTorch, as it chooses them.
-    exact: bool,
+    /// Whether cuDNN may look for the fastest algorithms.
+    tries_convolutions: bool,
     /// 1 for a model that takes nothing but the batch of its export, or minds the others in it; lowered when memory ran out.
     max_batch: usize,
     /// What batches take of memory: known after the first one.
@@ -138,7 +138,7 @@ impl TorchExplainer {
             taps: Taps { layers, network },
             derivatives,
             _math_attention: is_second.then(MathAttention::new),
-            exact: plan_options.exact,
+            tries_convolutions: plan_options.tries_convolutions(),
             columns,
             max_batch,
             footprint: None,
@@ -194,7 +194,7 @@ impl Explainer for TorchExplainer {
         }
         if self.plan.device().is_cuda() {
             let is_full = self.full_batches.is_full(samples.len(), self.limit().of_shape(height, width));
-            try_convolutions(is_full && !self.exact);
+            try_convolutions(is_full && self.tries_convolutions);
         }
         let before = std::mem::take(&mut self.launched);
         if self.footprint.is_some() {

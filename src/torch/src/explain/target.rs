@@ -17,7 +17,7 @@ use super::{
     grid::{Cell, Grid, SampleIndex, TargetIndex},
     masks::{Masks, at_output},
 };
-use crate::program::{DetectionScores, Detections};
+use crate::program::{DetectionScores, Detections, send};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -126,7 +126,7 @@ pub(super) fn resolve(
 /// # Errors
 /// libtorch fails.
 pub(super) fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, TchError> {
-    Tensor::f_from_slice(indices)?.f_to_device(like.device())
+    send(indices, &[indices.len() as i64], like.device())
 }
 
 /// The scores `[n]` of samples in a batch with logits `[N, K]` or `[N, K, h, w]`: one gather, whose backward pass makes one
@@ -142,8 +142,8 @@ pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) ->
         let of_each = |value: fn(Source) -> f64| -> Result<Tensor, TchError> {
             let values: Vec<f64> = scores.iter().map(|(_, score)| value(score.source)).collect();
             let mut size = vec![1; own.dim()];
-            size[0] = -1;
-            Tensor::f_from_slice(&values)?.f_to_device(own.device())?.f_to_kind(own.kind())?.f_view(&size[..])
+            size[0] = values.len() as i64;
+            send(&values, &size, own.device())?.f_to_kind(own.kind())
         };
         own = own.f_mul(&of_each(Source::sign)?)?.f_add(&of_each(Source::offset)?)?;
     }

@@ -28,6 +28,7 @@ impl Program {
         let mut biases = Vec::new();
         for (node, _) in nodes {
             let [Output::Value(tap), ..] = node.outputs[..] else { continue };
+            #[expect(clippy::disallowed_methods, reason = "once, before anything runs")]
             let place = |values: Tensor| values.f_to_device(options.device)?.f_to_kind(Kind::Float);
             let values = self.bias_of(node).and_then(|values| values.map(place).transpose());
             let values = values.map_err(|error| self.device_error(options.device, &error))?;

@@ -17,6 +17,7 @@ use super::{
     passes::{self, InPlace},
     plan::{Action, Demand, Plan, PlanOptions, Precision, Step, Suffix, device_name},
     suffix::suffix,
+    upsampling::by_products,
     wide,
 };
 
@@ -56,7 +57,7 @@ impl Plan {
                 last_use.insert(value, index);
             }
         }
-        let channels_last = !options.exact;
+        let channels_last = options.is_channels_last();
         let mut num_uses: HashMap<ValueId, usize> = HashMap::new();
         let mut num_short_uses: HashMap<ValueId, usize> = HashMap::new();
         for (_, node) in kept() {
@@ -70,6 +71,7 @@ impl Plan {
         let mut folded_constants: HashMap<ValueId, Tensor> = folded.0.into_iter().collect();
         for id in num_uses.keys().copied() {
             let Some(tensor) = folded_constants.remove(&id).or_else(|| program.constant(id)) else { continue };
+            #[expect(clippy::disallowed_methods, reason = "once, before anything runs")]
             let mut tensor = tensor.f_to_device(options.device).map_err(torch)?;
             if is_wide {
                 tensor = wide::widened(tensor).map_err(torch)?;
@@ -104,7 +106,7 @@ impl Plan {
                         && !kept_values.contains(value)
                 })
                 .collect();
-            match step(node, modes[index], grad, free) {
+            match step(node, modes[index], grad, free, options.multiplies()) {
                 Ok(step) => steps.push(step),
                 Err(problem) => problems.push(problem),
             }
@@ -140,10 +142,10 @@ impl Plan {
 pub(super) fn check(graph: &Graph) -> Vec<String> {
     let aliases = passes::aliases(graph);
     let nodes = graph.nodes.iter().zip(&aliases.in_place);
-    nodes.filter_map(|(node, mode)| step(node, *mode, false, Vec::new()).err()).collect()
+    nodes.filter_map(|(node, mode)| step(node, *mode, false, Vec::new(), false).err()).collect()
 }
 
-fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>) -> Result<Step, String> {
+fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, multiplies: bool) -> Result<Step, String> {
     let mut step = Step {
         node: node.name.clone(),
         operator: String::new(),
@@ -163,7 +165,8 @@ fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>) -> Result<St
         }
         Operation::Operator { name, overload } => {
             step.operator = if overload.is_empty() { name.clone() } else { format!("{name}.{overload}") };
-            let (operator, clone_first) = resolve(name, overload, mode)
+            let twin = if multiplies { by_products(name) } else { None };
+            let (operator, clone_first) = resolve(twin.unwrap_or(name), overload, mode)
                 .ok_or_else(|| format!("node `{}`: this libtorch has no operator `{}`", node.name, step.operator))?;
             step.args =
                 arrange(node, &operator).map_err(|problem| format!("node `{}` ({}): {problem}", node.name, step.operator))?;
@@ -232,7 +235,7 @@ mod tests {
         let args = vec![("self".into(), Arg::Value(input)), ("p".into(), Arg::Float(0.2)), ("train".into(), Arg::Bool(false))];
         let operation = Operation::Operator { name: "aten::dropout_".into(), overload: String::new() };
         let node = Node::new("drop".into(), operation, args, vec![Output::Value(input)]);
-        let step = step(&node, InPlace::Rebind, false, Vec::new()).expect("`dropout` calls it `input`");
+        let step = step(&node, InPlace::Rebind, false, Vec::new(), false).expect("`dropout` calls it `input`");
         assert_eq!(step.args[0], Some(Arg::Value(input)));
         assert_eq!(step.rebind, Some(input));
     }

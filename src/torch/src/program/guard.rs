@@ -77,7 +77,8 @@ pub(super) enum Guard {
 impl Guard {
     /// For an operator by its name with the namespace.
     pub(super) fn of(operator: &str) -> Guard {
-        match operator.strip_prefix("aten::").map(|name| name.strip_suffix('_').unwrap_or(name)).unwrap_or_default() {
+        let name = operator.strip_prefix("aten::").or_else(|| operator.strip_prefix("camflow::"));
+        match name.map(|name| name.strip_suffix('_').unwrap_or(name)).unwrap_or_default() {
             "scaled_dot_product_attention" => Guard::Attention,
             "native_batch_norm" | "_native_batch_norm_legit" | "_native_batch_norm_legit_no_training" => Guard::BatchNorm,
             "arange" => Guard::Arange,

@@ -34,6 +34,7 @@ mod suffix;
 mod symbolic;
 mod transfer;
 mod untrusted;
+mod upsampling;
 mod value;
 mod wide;
 
@@ -64,7 +65,7 @@ pub(crate) use settings::{MathAttention, try_convolutions};
 pub use settings::{allow_tf32, silence_warnings};
 pub use similarity::References;
 pub use transfer::to_host;
-pub(crate) use transfer::{HostCopy, Uploader};
+pub(crate) use transfer::{HostCopy, Uploader, send};
 #[doc(hidden)]
 pub use untrusted::{read_archive, read_graph};
 

@@ -85,11 +85,34 @@ impl Choice for Precision {
 pub struct PlanOptions {
     /// Where.
     pub device: Device,
-    /// The same operators as eager PyTorch, on contiguous memory. Otherwise batch norms are folded into convolutions and images
-    /// lie channels-last, which is faster and moves sums in the last bit.
+    /// The same operators as eager PyTorch, on contiguous memory. Otherwise batch norms are folded into convolutions, images lie
+    /// channels-last where that is faster, and GPUs multiply matrices for the gradient of upsampling: sums move in the last bit.
     pub exact: bool,
     /// How precisely.
     pub precision: Precision,
+}
+
+impl PlanOptions {
+    /// Whether images and the weights of convolutions lie channels-last. Not for cuDNN's fp32 without TensorFloat-32: so laid out, a
+    /// segmentation network had not done 224 images in a minute on a GPU that does 62 a second in bf16 (`benches/RESULTS.md`).
+    pub(super) fn is_channels_last(&self) -> bool {
+        !self.exact && (self.is_reduced() || !self.device.is_cuda())
+    }
+
+    /// Whether gradients of upsampling are made of matrix products.
+    pub(super) fn multiplies(&self) -> bool {
+        !self.exact && self.device.is_cuda()
+    }
+
+    /// Whether it pays to try the algorithms for a convolution of a shape that comes again. Among those for fp32 are some that took
+    /// half of a GPU's memory and did not end in a minute.
+    pub(crate) fn tries_convolutions(&self) -> bool {
+        !self.exact && self.is_reduced()
+    }
+
+    fn is_reduced(&self) -> bool {
+        matches!(self.precision, Precision::Tf32 | Precision::Bf16)
+    }
 }
 
 /// What a step does.

@@ -39,6 +39,7 @@ impl Plan {
     /// The device has no memory for them, or they are of different lengths.
     pub fn compare(&mut self, program: &Program, references: &References) -> Result<(), ProgramError> {
         let References { embeddings, is_distance } = references;
+        #[expect(clippy::disallowed_methods, reason = "once, before anything runs")]
         let on_device = || {
             let rows = embeddings.iter().map(|row| Tensor::f_from_slice(row)).collect::<Result<Vec<_>, _>>()?;
             Tensor::f_stack(&rows, 0)?.f_unsqueeze(0)?.f_to_kind(Kind::Float)?.f_to_device(self.device())

@@ -46,7 +46,7 @@ impl Uploader {
 
     fn of(device: Device, channels: i64, normalization: &Normalization) -> Result<Self, TchError> {
         let Normalization { divide_by, mean, std } = normalization;
-        let constant = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1])?.f_to_device(device);
+        let constant = |values: &[f32]| send(values, &[1, values.len() as i64, 1, 1], device);
         let divisors = vec![*divide_by; mean.len()];
         Ok(Uploader { device, channels, constants: [constant(&divisors)?, constant(mean)?, constant(std)?] })
     }
@@ -66,42 +66,53 @@ impl Uploader {
                 InputPixels::Floats(floats) => &floats[..],
                 InputPixels::Levels(_) => panic!("levels among floats: this is a bug"),
             });
-            return self.bring(floats, [count, channels, height, width]);
+            return send_parts(floats, &[count, channels, height, width], self.device);
         };
         let levels = images.iter().map(|image| match image {
             InputPixels::Levels(levels) => &levels[..],
             InputPixels::Floats(_) => panic!("floats among levels: this is a bug"),
         });
-        let levels = self.bring(levels, [count, height, width, channels])?;
+        let levels = send_parts(levels, &[count, height, width, channels], self.device)?;
         let [divisors, mean, std] = &self.constants;
         let mut input = levels.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(Kind::Float)?;
         input.f_div_(divisors)?.f_sub_(mean)?.f_div_(std)
     }
+}
 
-    /// A tensor of that size on the device, of parts that lie one after the other.
-    fn bring<'a, T: Element + Copy + 'a>(
-        &self,
-        parts: impl Iterator<Item = &'a [T]>,
-        size: [i64; 4],
-    ) -> Result<Tensor, TchError> {
-        let mut on_host = Tensor::f_empty(size, (T::KIND, Device::Cpu))?;
-        if self.device.is_cuda() {
-            on_host = empty_on_host(&on_host, true)?;
-        }
-        let mut left = on_host.numel();
-        let mut place = on_host.data_ptr().cast::<T>();
-        for part in parts {
-            assert!(part.len() <= left, "pixels for an image of {size:?}");
-            // SAFETY: the tensor has place for `left` more elements, and nobody else has it yet.
-            unsafe {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), place, part.len());
-                place = place.add(part.len());
-            }
-            left -= part.len();
-        }
-        assert_eq!(left, 0, "pixels for images of {size:?}");
-        if self.device.is_cuda() { on_host.f_to_device_(self.device, T::KIND, true, false) } else { Ok(on_host) }
+/// Sends elements to a device, as a tensor of that size: the host does not wait until they are there.
+///
+/// # Errors
+/// No memory is left.
+///
+/// # Panics
+/// There are not as many elements as that.
+pub(crate) fn send<T: Element + Copy>(elements: &[T], size: &[i64], device: Device) -> Result<Tensor, TchError> {
+    send_parts(std::iter::once(elements), size, device)
+}
+
+/// As [`send`], of parts that lie one after the other.
+fn send_parts<'a, T: Element + Copy + 'a>(
+    parts: impl Iterator<Item = &'a [T]>,
+    size: &[i64],
+    device: Device,
+) -> Result<Tensor, TchError> {
+    let mut on_host = Tensor::f_empty(size, (T::KIND, Device::Cpu))?;
+    if device.is_cuda() {
+        on_host = empty_on_host(&on_host, true)?;
     }
+    let mut left = on_host.numel();
+    let mut place = on_host.data_ptr().cast::<T>();
+    for part in parts {
+        assert!(part.len() <= left, "elements for a tensor of {size:?}");
+        // SAFETY: the tensor has place for `left` more elements, and nobody else has it yet.
+        unsafe {
+            std::ptr::copy_nonoverlapping(part.as_ptr(), place, part.len());
+            place = place.add(part.len());
+        }
+        left -= part.len();
+    }
+    assert_eq!(left, 0, "elements for a tensor of {size:?}");
+    if device.is_cuda() { on_host.f_to_device_(device, T::KIND, true, false) } else { Ok(on_host) }
 }
 
 /// A tensor on its way to the host.

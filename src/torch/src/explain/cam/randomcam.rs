@@ -10,7 +10,7 @@
 use tch::{TchError, Tensor};
 
 use super::{CamMethod, Reduction, evidence::Activation};
-use crate::explain::ExplainError;
+use crate::{explain::ExplainError, program::send};
 
 /// Random weights.
 pub(super) struct RandomCam;
@@ -36,7 +36,7 @@ fn weights(activation: &Tensor, keys: &[String]) -> Result<Tensor, TchError> {
             weights.push((f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) * 2.0 - 1.0) as f32);
         }
     }
-    Tensor::f_from_slice(&weights)?.f_view([keys.len() as i64, num_channels])?.f_to_device(activation.device())
+    send(&weights, &[keys.len() as i64, num_channels], activation.device())
 }
 
 #[cfg(test)]

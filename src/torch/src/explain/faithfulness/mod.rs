@@ -20,7 +20,7 @@ use super::{
     probe::ProbeOptions,
     target::Score,
 };
-use crate::program::{Plan, to_host};
+use crate::program::{Plan, send, to_host};
 use camflow_measure::{Measure, Measures};
 use imputation::impute;
 
@@ -88,9 +88,8 @@ impl Drawn {
     fn new(input: &Tensor) -> Result<Self, TchError> {
         let (_, channels, height, width) = input.size4()?;
         let (noise, by_chance) = drawn(channels, height * width);
-        let noise = Tensor::f_from_slice(&noise)?.f_mul_scalar(NOISE)?.f_view([1, channels, height, width])?;
-        let by_chance = Tensor::f_from_slice(&by_chance)?.f_to_device(input.device())?;
-        Ok(Drawn { noise: noise.f_to_device(input.device())?, by_chance })
+        let noise = send(&noise, &[1, channels, height, width], input.device())?.f_mul_scalar(NOISE)?;
+        Ok(Drawn { noise, by_chance: send(&by_chance, &[height * width], input.device())? })
     }
 }
 
@@ -136,7 +135,7 @@ impl Examiner<'_> {
         target: &Score,
         change: impl Fn(&Tensor) -> Result<Tensor, TchError>,
     ) -> Result<Vec<f64>, ExplainError> {
-        let num_relevant = Tensor::f_from_slice(num_relevant)?.f_view([-1, 1, 1, 1])?.f_to_device(ranks.device())?;
+        let num_relevant = send(num_relevant, &[num_relevant.len() as i64, 1, 1, 1], ranks.device())?;
         let mut confidences = Vec::new();
         for (first, count) in self.options.batches(num_relevant.size()[0]) {
             let relevant = ranks.f_lt_tensor(&num_relevant.f_narrow(0, first, count)?)?;
@@ -182,7 +181,7 @@ fn blurred(image: &Tensor) -> Result<Tensor, TchError> {
     let radius = deviation.round().max(1.0) as i64;
     let weights: Vec<f32> =
         (-radius..=radius).map(|offset| (-(offset * offset) as f64 / (2.0 * deviation * deviation)).exp() as f32).collect();
-    let weights = Tensor::f_from_slice(&weights)?.f_to_device(image.device())?;
+    let weights = send(&weights, &[weights.len() as i64], image.device())?;
     let weights = weights.f_div(&weights.f_sum(None::<Kind>)?)?;
     let length = 2 * radius + 1;
     let along = |image: &Tensor, size: [i64; 2], pad: [i64; 4]| {
