@@ -20,7 +20,10 @@ from camflow.export.loaders import zoo, zoo_kinds
 
 PAGE = ROOT / "docs" / "reference" / "zoo.md"
 GIVES = {
-    "FiftyOneYOLOModel": "classes of the image; needs `ultralytics` (AGPL) in your Python",
+    "FiftyOneYOLOModel": "needs `ultralytics` (AGPL) in your Python",
+    "FiftyOneRTDETRModel": "needs `ultralytics` (AGPL) in your Python",
+    "FiftyOneTransformerForObjectDetection": "classes of boxes",
+    "FiftyOneZeroShotTransformerForObjectDetection": "the texts of `--classes`, in boxes",
     "TorchCLIPModel": "classes of the zoo's list, or `--classes`",
     "TorchOpenClipModel": "classes of the zoo's list, or `--classes`; needs `open_clip_torch`",
     "FiftyOneTransformerForImageClassification": "classes of the image",
@@ -37,8 +40,11 @@ def row(name: str, entry: dict) -> str:
         return f"| `{name}` | refused | gives {refused[0]} |"
     if kind == "FiftyOneTransformer" or config.get("output_processor_cls") is None and kind not in GIVES:
         return f"| `{name}` | ok | an embedding of the image (`--target similar=FILE`) |"
-    per_pixel = "SemanticSegmenter" in str(config.get("output_processor_cls"))
-    return f"| `{name}` | ok | {GIVES.get(kind) or ('classes of each pixel' if per_pixel else 'classes of the image')} |"
+    processor = str(config.get("output_processor_cls"))
+    gives = GIVES.get(kind)
+    if kind in zoo_kinds.ULTRALYTICS:
+        gives = f"classes of {'the image' if 'Classification' in processor else 'boxes'}; {gives}"
+    return f"| `{name}` | ok | {gives or ('classes of each pixel' if 'SemanticSegmenter' in processor else 'classes of the image')} |"
 
 
 def page() -> str:
@@ -48,7 +54,7 @@ def page() -> str:
     return (
         "# FiftyOne's zoo\n\n"
         f"FiftyOne {importlib.metadata.version('fiftyone')} has {len(entries)} torch models in its zoo. "
-        f"`camflow export NAME` takes the {len(taken)} that score classes, of an image or of its pixels, or give an embedding of it; "
+        f"`camflow export NAME` takes the {len(taken)} that score classes, of an image, its pixels or boxes, or give an embedding of it; "
         "of the others it says what they give and what can be done. Written by `scripts/write_zoo.py`.\n\n"
         "`ok` means that the model's kind is read. The weights are downloaded by FiftyOne or Hugging Face.\n\n"
         f"| model | | what it gives |\n|---|---|---|\n{rows}\n"

@@ -147,6 +147,15 @@ def yolos():
     return t.YolosForObjectDetection(config), t.YolosImageProcessor()
 
 
+def owlvit():
+    texts = {"vocab_size": 99, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    network = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = t.OwlViTConfig(
+        text_config=network | texts, vision_config=network | {"image_size": 64, "patch_size": 16}, projection_dim=32
+    )
+    return t.OwlViTForObjectDetection(config), t.OwlViTImageProcessor(size={"height": 64, "width": 64})
+
+
 def tokenizer():
     """One token a word."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -164,6 +173,6 @@ def save(build, folder: Path) -> Path:
     model, processor = build()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if build in (clip, oneformer):
+    if build in (clip, oneformer, owlvit):
         tokenizer().save_pretrained(folder)
     return folder

@@ -226,6 +226,35 @@ def test_a_detector_of_hugging_face_is_one(tmp_path):
     assert found["logits"].shape == (2, 3, 5, 1) and found["boxes"].shape == (2, 5, 4)
 
 
+def test_texts_are_scored_in_boxes_as_transformers_does(tmp_path):
+    folder = folders.save(folders.owlvit, tmp_path / "owlvit")
+    names = ["cat", "dog", "bird"]
+    loaded = load_model(str(folder), classes=names, prompt="a photo of a {}")
+    assert loaded.metadata["task"] == "detection" and list(loaded.metadata["classes"].values()) == names
+    assert loaded.metadata["detections"] == {"boxes": "boxes", "scores": "sigmoid", "threshold": 0.1}
+    own = transformers.OwlViTForObjectDetection.from_pretrained(folder).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)([f"a photo of a {name}" for name in names], return_tensors="pt")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = loaded.module(images)
+        # What its `forward` does but for a mask of texts that begin with token 0, with which this tokenizer begins all.
+        texts, places, _ = own.image_text_embedder(tokens["input_ids"], images, tokens["attention_mask"])
+        wanted, _ = own.class_predictor(places.flatten(1, 2), texts[None])
+        wanted_boxes = own.box_predictor(places.flatten(1, 2), places)
+        # Several images at once, where the library wants the texts once for each.
+        several = loaded.module(torch.cat([images, images.flip(3)]))
+    assert torch.allclose(found["logits"].squeeze(-1), wanted.transpose(1, 2), atol=1e-5)
+    left, top, right, bottom = found["boxes"].unbind(-1)
+    boxes = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], dim=-1)
+    assert torch.allclose(boxes, wanted_boxes, atol=1e-5)
+    assert torch.allclose(several["logits"][:1], found["logits"], atol=1e-5)
+
+    with pytest.raises(ExportError, match="scores texts, and nothing says which"):
+        load_model(str(folder))
+    with pytest.raises(ExportError, match="`GroundingDinoForObjectDetection`, which looks at the image with a text in mind"):
+        hugging_face.check_kind(transformers.GroundingDinoForObjectDetection, "grounding", names)
+
+
 def test_what_gives_no_scores_is_refused(tmp_path):
     with pytest.raises(ExportError, match="`DPTForDepthEstimation`, which gives depths"):
         hugging_face.check_kind(transformers.DPTForDepthEstimation, "depths", None)

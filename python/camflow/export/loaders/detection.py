@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # From which probability on the libraries' own results show a detection.
-THRESHOLDS = {"hf": 0.5, "ultralytics": 0.25}
+THRESHOLDS = {"hf": 0.5, "owl": 0.1, "ultralytics": 0.25}
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -47,6 +47,20 @@ def queries(module: Any, classes: dict[str, str]) -> Metadata:
         classes[str(module.config.num_labels)] = "background"
     scores.override_forward(module, forward)
     return _described(is_softmax, "hf")
+
+
+def texts(module: Any, embedded: Tensor) -> Metadata:
+    """Has an OWL-ViT or OWLv2 give the scores of texts with these embeddings [K, D] at each place; what is known of it then."""
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> dict[str, Tensor]:
+        places, _ = self.image_embedder(pixel_values=images)
+        features = places.flatten(1, 2)
+        found, _ = self.class_predictor(features, self.camflow_texts.expand(len(images), -1, -1))
+        return {"logits": found.transpose(1, 2).unsqueeze(-1), "boxes": corners(self.box_predictor(features, places))}
+
+    module.register_buffer("camflow_texts", embedded)
+    scores.override_forward(module, forward)
+    return _described(is_softmax=False, library="owl")
 
 
 def _num_channels(module: nn.Module) -> int:
@@ -97,6 +111,23 @@ def anchors(module: Any) -> Metadata:
             name = candidate
             break
     scores.override_forward(module, forward)
-    levels = [f"model.{number}" for number in head.f]
-    aliases = {str(number): path for number, path in enumerate(levels, 1)}
+    return _of_levels(module)
+
+
+def decoder(module: Any) -> Metadata:
+    """Has an RT-DETR of Ultralytics give its queries' logits and boxes; what is known of it then."""
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> dict[str, Tensor]:
+        # Of the last layer of the decoder, before those with the highest scores are chosen.
+        _, (boxes, logits, *_) = own(x=images)
+        return {"logits": logits[-1].transpose(1, 2).unsqueeze(-1), "boxes": corners(boxes[-1])}
+
+    module.float().eval()  # results of training are others
+    scores.override_forward(module, forward)
+    return _of_levels(module)
+
+
+def _of_levels(module: Any) -> Metadata:
+    """Of a detector of Ultralytics, whose default layers are what its head is given: a map for each size of objects."""
+    aliases = {str(number): f"model.{level}" for number, level in enumerate(module.model[-1].f, 1)}
     return _described(is_softmax=False, library="ultralytics") | {"aliases": aliases, "default_layers": list(aliases)}

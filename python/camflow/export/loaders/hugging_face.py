@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,11 @@ def _is_clip(kind: type) -> bool:
     return hasattr(kind, "get_text_features") and hasattr(kind, "get_image_features")
 
 
+def _detects_texts(kind: str) -> bool:
+    """Whether it scores texts in boxes, and looks at the image without them."""
+    return kind in ("OwlViTForObjectDetection", "Owlv2ForObjectDetection")
+
+
 def _is_universal(kind: str) -> bool:
     """Whether it gives queries of classes with masks."""
     return kind.endswith("ForUniversalSegmentation") or kind == "MaskFormerForInstanceSegmentation"
@@ -108,12 +113,22 @@ def _is_universal(kind: str) -> bool:
 
 def _has_embeddings(kind: type) -> bool:
     """Whether it is a network without a head, of images."""
-    return kind.__name__.endswith("Model") and "pixel_values" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return kind.__name__.endswith("Model") and "pixel_values" in _arguments(kind)
+
+
+def _arguments(kind: type) -> Collection[str]:
+    return inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
 
 
 def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
     """Raise `ExportError` for a class of transformers that gives no scores of classes; `name` is the model's in messages."""
     is_clip, called = _is_clip(kind), kind.__name__
+    if called.endswith("ForObjectDetection") and "input_ids" in _arguments(kind) and not _detects_texts(called):
+        raise ExportError(
+            f"`{name}` is a `{called}`, which looks at the image with a text in mind: what it gives of several classes mixes them",
+            "OWL-ViT and OWLv2 score texts in boxes of an image, and a detector of fixed classes needs no text",
+            code=2,
+        )
     ends = ("ForSemanticSegmentation", "ForObjectDetection")
     has_scores = "ForImageClassification" in called or called.endswith(ends) or _is_universal(called)
     if not (is_clip or has_scores or _has_embeddings(kind)):
@@ -123,7 +138,7 @@ def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
             hint or "wrap the part that gives scores of classes in a function: `camflow export file.py:function`",
             code=2,
         )
-    if is_clip and not classes:
+    if (is_clip or _detects_texts(called)) and not classes:
         raise ExportError(
             f"`{name}` is a `{called}`, which scores texts, and nothing says which",
             "`--classes` names them: a file (one a line) or a,b,c; `--prompt 'a photo of a {}'` makes sentences of them",
@@ -151,6 +166,10 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
         constants = {"task_inputs": _task(name)} if kind.startswith("OneFormer") else {}
         scores.class_maps(module, resized=kind.startswith(("Mask2Former", "Eomt")), **constants)
         metadata["task"] = "segmentation"
+    elif _detects_texts(kind):
+        texts = list(classes or ())
+        metadata |= {"classes": {str(i): text for i, text in enumerate(texts)}}
+        metadata |= detection.texts(module, _embedded(module, name, texts, prompt))
     elif kind.endswith("ForObjectDetection"):
         metadata |= detection.queries(module, metadata["classes"])
     else:
@@ -200,6 +219,23 @@ def _task(name: str) -> Tensor:
 
 def _with_texts(module: Any, name: str, classes: list[str], prompt: str | None) -> Metadata:
     """Has the module give scores of classes: their texts are embedded once, and the text's network is left out."""
+    embedded = _embedded(module, name, classes, prompt)
+    # ALIGN divides by what others multiply with, and has no logarithm of it
+    scale = module.logit_scale.detach().exp() if hasattr(module, "logit_scale") else 1 / module.temperature.detach()
+    bias = getattr(module, "logit_bias", None)
+    scores.similarities(module, lambda self, images: _pooled(self.get_image_features(pixel_values=images)), embedded, scale, bias)
+    return {"classes": {str(i): text for i, text in enumerate(classes)}, "task": "classification"}
+
+
+def _pooled(found: Any) -> Tensor:
+    import torch
+
+    tensor: Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
+    return tensor
+
+
+def _embedded(module: Any, name: str, classes: list[str], prompt: str | None) -> Tensor:
+    """The embeddings [K, D] of the classes' texts; the text's network is taken away."""
     import torch
 
     tokenizer = library().AutoTokenizer.from_pretrained(name)
@@ -220,20 +256,11 @@ def _with_texts(module: Any, name: str, classes: list[str], prompt: str | None) 
     taken = {key: value for key, value in tokens.items() if key in ("input_ids", "attention_mask")}
     if "siglip" in str(module.config.model_type):
         taken.pop("attention_mask", None)  # which it was trained without
-
-    def embedding(found: Any) -> Tensor:
-        tensor: Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
-        return tensor
-
+    # a detector has the network of texts in a part of its own
+    both = module if _is_clip(type(module)) else getattr(module, module.base_model_prefix)
     with torch.no_grad():
-        embedded = embedding(module.eval().get_text_features(**taken))
-    # ALIGN divides by what others multiply with, and has no logarithm of it
-    scale = module.logit_scale.detach().exp() if hasattr(module, "logit_scale") else 1 / module.temperature.detach()
-    bias = getattr(module, "logit_bias", None)
+        embedded = _pooled(both.eval().get_text_features(**taken))
     for part in ("text_model", "text_projection"):
-        if hasattr(module, part):
-            delattr(module, part)
-    scores.similarities(
-        module, lambda self, images: embedding(self.get_image_features(pixel_values=images)), embedded, scale, bias
-    )
-    return {"classes": {str(i): text for i, text in enumerate(classes)}, "task": "classification"}
+        if hasattr(both, part):
+            delattr(both, part)
+    return embedded

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import ExportError
+from ..preprocess import resize_step
 from ..transforms import steps_from_transforms
 from . import LoadedModel, Metadata, detection, scores
 
@@ -35,7 +37,9 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
     kind = library.RTDETR if stem.startswith("rtdetr") else library.YOLO
     if num_classes:
         raise ExportError("`--num-classes` is not for models of Ultralytics", "give the file that was trained for them", code=2)
-    model = kind(name if weights == "default" else f"{stem}.yaml")
+    # The published YOLOv5 are newer than their settings, whose names lack the "u".
+    settings = re.sub(r"^(yolov5[nsmlx]6?)u$", r"\1", stem) + ".yaml"
+    model = kind(name if weights == "default" else settings)
     module, metadata = network(model)
     return LoadedModel(module, stem, f"ultralytics:{Path(name).name}", metadata)
 
@@ -49,14 +53,12 @@ def network(model: Any) -> tuple[nn.Module, Metadata]:
     module: Any = model.model
     classes = {str(i): name for i, name in dict(module.names).items()}
     if model.task in DETECTS:
-        steps = [{"op": "letterbox", "height": SIDE, "width": SIDE, "fill": 114, "stride": int(max(module.stride))}]
-        return module, {
-            **detection.anchors(module),
-            "classes": classes,
-            "preprocess": steps,
-            "example": [SIDE, SIDE],
-            "one_size": True,
-        }
+        if type(module.model[-1]).__name__ == "RTDETRDecoder":
+            found, step = detection.decoder(module), resize_step("resize", (SIDE, SIDE), "bilinear", antialias=False)
+        else:
+            found = detection.anchors(module)
+            step = {"op": "letterbox", "height": SIDE, "width": SIDE, "fill": 114, "stride": int(max(module.stride))}
+        return module, found | {"classes": classes, "preprocess": [step], "example": [SIDE, SIDE], "one_size": True}
     if model.task != "classify":
         raise ExportError(
             f"the model is for the task `{model.task}`: camflow explains scores of classes, of an image, its pixels or boxes",

@@ -13,7 +13,7 @@ from typing import Any
 from ..messages import ExportError, unknown
 from ..transforms import attribute, steps_from_transforms, steps_from_zoo_config
 from . import LoadedModel, Metadata, clip, hugging_face, of_classes, ultralytics, without_weights
-from .zoo_kinds import CLIP, HUGGING_FACE, NETWORK, REFUSED, TORCHVISION, kind_of, refusal
+from .zoo_kinds import CLIP, HUGGING_FACE, NETWORK, REFUSED, TORCHVISION, ULTRALYTICS, checkpoint, kind_of, refusal
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -34,7 +34,7 @@ def load(
     CLIP-like models score `classes`, or those that the zoo says; `prompt` ("{}" stands for the class) makes texts of them.
 
     Raises:
-        ExportError: there is none of that name, FiftyOne is not installed, or the model gives neither scores of classes nor embeddings.
+        ExportError: there is none of that name, FiftyOne is not installed, or the model gives nothing that camflow explains.
     """
     entries = manifest()
     if not entries:
@@ -48,7 +48,7 @@ def load(
     if refused := refusal(entry):
         gives, hint = refused
         raise ExportError(
-            f"`{name}` gives {gives}: camflow explains scores of classes, of an image or of its pixels, and embeddings",
+            f"`{name}` gives {gives}: camflow explains scores of classes, of an image, its pixels or boxes, and embeddings",
             hint or NETWORK,
             code=2,
         )
@@ -56,7 +56,10 @@ def load(
     if kind in HUGGING_FACE:
         loaded = hugging_face.load(config.get("name_or_path") or HUGGING_FACE[kind], weights, num_classes, classes, prompt)
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
-    if kind == "FiftyOneYOLOModel" or kind in CLIP:
+    if kind in ULTRALYTICS and weights != "default":
+        loaded = ultralytics.load(checkpoint(entries[name]), weights, num_classes)
+        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
+    if kind in ULTRALYTICS or kind in CLIP:
         loaded = of_object(_zoo_model(name, weights), {"classes": classes, "prompt": prompt})
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
     metadata = metadata_of(config)
@@ -102,7 +105,7 @@ def of_object(model: Any, texts: Mapping[str, Any]) -> LoadedModel:
         return LoadedModel(model, type(model).__name__, f"object:{type(model).__name__}", {})
     module, config = model._model, vars(model.config)  # the network has no public name
     source = f"object:{kinds[0]}"
-    if kinds[0] == "FiftyOneYOLOModel":
+    if kinds[0] in ULTRALYTICS:
         module, metadata = ultralytics.network(module)
         return LoadedModel(module, kinds[0], source, metadata)
     if any("FiftyOneTransformer" in kind or "ZeroShotTransformer" in kind for kind in kinds):

@@ -1,4 +1,4 @@
-"""What each kind of model in FiftyOne's zoo gives, and whether that is scores of classes or an embedding."""
+"""What each kind of model in FiftyOne's zoo gives, and whether that is scores of classes, detections or an embedding."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import Any
 
 TORCHVISION = ("TorchvisionImageModel", "TorchImageModel")
 CLIP = ("TorchCLIPModel", "TorchOpenClipModel")
+ULTRALYTICS = ("FiftyOneYOLOModel", "FiftyOneRTDETRModel")
+# Of Ultralytics' output processors, those whose models are read.
+READ = tuple(f"Ultralytics{task}OutputProcessor" for task in ("Classification", "Detection", "Segmentation", "Pose"))
 # A class of FiftyOne -> the repository that it takes where an entry of the zoo names none.
 HUGGING_FACE = {
     "FiftyOneTransformerForImageClassification": "google/vit-base-patch16-224",
     "FiftyOneTransformerForSemanticSegmentation": "nvidia/segformer-b0-finetuned-ade-512-512",
     "FiftyOneTransformerForUniversalSegmentation": "facebook/mask2former-swin-tiny-coco-instance",
     "FiftyOneZeroShotTransformerForImageClassification": "openai/clip-vit-large-patch14",
+    "FiftyOneTransformerForObjectDetection": "hustvl/yolos-tiny",
+    "FiftyOneZeroShotTransformerForObjectDetection": "google/owlvit-base-patch32",
     "FiftyOneTransformer": "",  # each entry names one
 }
-CLASSES = "explain a classifier or a segmentation model of the same classes in its place"
+CLASSES = "explain a classifier, a segmentation model or a detector that is taken, of the same classes, in its place"
 NETWORK = "wrap the part of its network that gives scores of classes in a function: `camflow export file.py:function`"
 # What a class of FiftyOne, or its output processor, gives in place of class scores, and what can be done.
 REFUSED = {
     "DetectorOutputProcessor": ("boxes", CLASSES),
     "InstanceSegmenterOutputProcessor": ("boxes with masks", CLASSES),
     "KeypointDetectorOutputProcessor": ("key points", CLASSES),
-    "UltralyticsDetectionOutputProcessor": ("boxes", CLASSES),
     "UltralyticsOBBOutputProcessor": ("rotated boxes", CLASSES),
-    "UltralyticsPoseOutputProcessor": ("key points", CLASSES),
-    "UltralyticsSegmentationOutputProcessor": ("boxes with masks", CLASSES),
     "YOLOEVPSegmentationOutputProcessor": ("boxes with masks for a prompt", CLASSES),
     "TorchYoloNasModel": ("boxes", CLASSES),
-    "FiftyOneTransformerForObjectDetection": ("boxes", CLASSES),
-    "FiftyOneZeroShotTransformerForObjectDetection": ("boxes for a text", CLASSES),
     "RFDETRDetectionModel": ("boxes", CLASSES),
     "RFDETRSegmentationModel": ("boxes with masks", CLASSES),
     "FCCLIPModel": ("masks of objects, by code that is downloaded with its weights", CLASSES),
@@ -61,11 +61,22 @@ def kind_of(entry: dict[str, Any]) -> str:
     return kind
 
 
+def checkpoint(entry: dict[str, Any]) -> str:
+    """The file of weights that an entry of Ultralytics names, or ""."""
+    arguments = entry["default_deployment_config_dict"]["config"].get("entrypoint_args") or {}
+    return str(arguments.get("model") or "")
+
+
 def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
-    """(what the model of an entry gives, what can be done or None) where that is no scores of classes and no embedding, else None."""
+    """(what the model of an entry gives, what can be done or None) where that is nothing that camflow explains, else None."""
     kind, config = kind_of(entry), entry["default_deployment_config_dict"]["config"]
     processor = str(config.get("output_processor_cls")).rpartition(".")[2]
-    if kind in CLIP or kind in HUGGING_FACE or processor == "UltralyticsClassificationOutputProcessor":
+    if kind in ULTRALYTICS and "yoloe" in checkpoint(entry):
+        return "boxes for a text, or of anything", CLASSES
+    repository = config.get("name_or_path") or HUGGING_FACE.get(kind, "")
+    if kind == "FiftyOneZeroShotTransformerForObjectDetection" and "owl" not in repository:
+        return "boxes, by a network in which text and image mix", CLASSES
+    if kind in CLIP or kind in HUGGING_FACE or (kind in ULTRALYTICS and processor in READ):
         return None
     if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor", "None"):
         return None
