@@ -30,7 +30,9 @@ def annotate(camflow, database, pictures, classifier, tmp_path):
     def run(out: str, *flags: str) -> list:
         camflow(
             *("annotate", "--dataset", pictures.name, "--model", classifier, "--target", "top", "--out", tmp_path / out),
-            *("--database-uri", database, "--device", "cpu", "--field", f"{out}_{{layer}}", "--new-folder", *flags),
+            # In a batch with others the last bit may be another.
+            *("--database-uri", database, "--device", "cpu", "--batch-size", "1"),
+            *("--field", f"{out}_{{layer}}", "--new-folder", *flags),
         )
         pictures.reload()
         [field] = [name for name in pictures.get_field_schema() if name.startswith(f"{out}_")]
