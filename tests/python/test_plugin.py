@@ -113,6 +113,8 @@ def fill(page, number: int, *values: str) -> None:
     for value in values:
         entry.fill(value)
         entry.press("Enter")
+        # What is among the choices has a text of its own: "1: backbone.layer1".
+        page.locator(".MuiChip-label", has_text=re.compile(f"^{re.escape(value)}(:|$)")).first.wait_for()
 
 
 def untick_default(page) -> None:
@@ -245,6 +247,19 @@ def test_heatmaps_from_the_app(app, dataset, settings):
     assert [pixels.mean() > 0.2 for pixels in changed(app, off, drawn)] == [number in (0, 3) for number in range(8)]
 
 
+def test_an_error_is_told_in_its_own_words(app, dataset, settings):
+    show(app, app.app, dataset)
+    open_form(app)
+    fill(app, 0, "zebra")
+    submit(app)
+    app.get_by_text("there is no class").wait_for()
+    assert app.get_by_text("hint: the classes are").is_visible()
+    keep(app, "error")
+
+    with pytest.raises(ExecutionError, match="there is no class `zebra`"):
+        execute(dataset, params=params(settings, classes=["zebra"]))
+
+
 def test_a_finished_run_shows_its_heatmaps(app, dataset, settings):
     """The button of the result: of what the page shows, the samples with the run's heatmaps, and these drawn over them."""
     show(app, app.app, dataset)
@@ -269,19 +284,7 @@ def test_a_finished_run_shows_its_heatmaps(app, dataset, settings):
     # An App keeps its view, too, when its page is loaded again.
     app.click("[data-cy=btn-clear-view-bar]")
     shown(app, len(dataset))
-
-
-def test_an_error_is_told_in_its_own_words(app, dataset, settings):
-    show(app, app.app, dataset)
-    open_form(app)
-    fill(app, 0, "zebra")
-    submit(app)
-    app.get_by_text("there is no class").wait_for()
-    assert app.get_by_text("hint: the classes are").is_visible()
-    keep(app, "error")
-
-    with pytest.raises(ExecutionError, match="there is no class `zebra`"):
-        execute(dataset, params=params(settings, classes=["zebra"]))
+    settled(app)
 
 
 def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
