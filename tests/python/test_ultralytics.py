@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,16 +25,19 @@ SIDE = 640
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
+def environment(cache, tmp_path_factory) -> dict[str, str]:
     """Where Python finds the library: in a folder of the tests' own, as it is AGPL and nothing of camflow needs it."""
-    packages = Path(os.environ.get("CAMFLOW_TEST_CACHE", ROOT / "target" / "test-cache")) / f"ultralytics-{VERSION}"
-    if not packages.is_dir():
-        building = tmp_path_factory.mktemp("ultralytics", numbered=True)
-        wanted = [f"ultralytics=={VERSION}", "ultralytics-thop", "py-cpuinfo"]
-        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(building), *wanted]
-        subprocess.run(install, check=True, timeout=600)
-        packages.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-r", building, packages], check=True)
+    packages = cache / f"ultralytics-{VERSION}"
+    # Several processes may run tests, and a folder that is there is whole.
+    with (cache / f"{packages.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not packages.is_dir():
+            building = cache / f"{packages.name}.building"
+            shutil.rmtree(building, ignore_errors=True)
+            wanted = [f"ultralytics=={VERSION}", "ultralytics-thop", "py-cpuinfo"]
+            install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(building), *wanted]
+            subprocess.run(install, check=True, timeout=600)
+            building.rename(packages)
     settings = {"YOLO_CONFIG_DIR": str(tmp_path_factory.mktemp("settings")), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
     return {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(packages)])}
 

@@ -3,7 +3,7 @@ library changes the process that it is imported in:
 
     ultralytics_reference.py outputs [-e] SETTINGS.yaml   how far results are from each other; -e: without non-maximum suppression
     ultralytics_reference.py save SETTINGS.yaml FILE.pt   a model with random weights
-    ultralytics_reference.py layercam FILE.pt JOB.json    heatmaps of the predictions that boxes mean
+    ultralytics_reference.py layercam FILE.pt JOB.json    the heatmap of the predictions that boxes mean
 
 One JSON object is printed on the last line.
 """
@@ -58,7 +58,7 @@ def outputs(name: str, is_end2end: bool) -> dict:
     images = torch.rand(2, 3, 320, 320)
     with torch.no_grad():
         theirs = plain(model.model(images))
-        module, metadata = loader.network(model)
+        module, _ = loader.network(model)
         ours = module(images)
     chances, boxes = ours["logits"].squeeze(-1).sigmoid(), ours["boxes"] * 320
     num_classes = chances.shape[1]
@@ -90,8 +90,8 @@ def save(name: str, file: str) -> dict:
 
 
 def layercam(file: str, job: dict) -> dict:
-    """For each image and class the map of the predictions that boxes mean: LayerCAM of each level that the head is given, scaled by
-    itself, and the largest value at each pixel."""
+    """The map of the predictions that boxes mean: LayerCAM of each level that the head is given, scaled by itself, and the largest
+    value at each pixel. Without boxes in the job, all that the model predicts."""
     model = opened(file)
     network, levels = model.model.float().eval(), model.model.model[-1].f
     captured: list = []
