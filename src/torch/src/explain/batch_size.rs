@@ -42,24 +42,6 @@ pub(super) struct Footprint {
     free: Option<u64>,
 }
 
-/// Tells batches whose shape will come again, of which it pays to try what is fastest, from the first one and the rests of
-/// shapes.
-#[derive(Debug, Default)]
-pub(super) struct FullBatches {
-    /// Samples of the largest batch so far.
-    largest: usize,
-}
-
-impl FullBatches {
-    /// Whether a batch of so many samples, where a full one of its shape has `full`, is as large as batches are: users may want
-    /// them smaller.
-    pub(super) fn is_full(&mut self, num_samples: usize, full: usize) -> bool {
-        let is_full = num_samples > 1 && num_samples >= full.min(self.largest);
-        self.largest = self.largest.max(num_samples);
-        is_full
-    }
-}
-
 impl TorchExplainer {
     /// Explains the first batch, and takes down what memory that needs: what is done is the only trial of what will be.
     pub(super) fn measure<T>(&mut self, num_pixels: usize, explain: impl FnOnce(&mut Self) -> T) -> T {
@@ -121,18 +103,6 @@ impl TorchExplainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn full_batches_are_neither_the_first_nor_rests() {
-        // The trial, full ones, the rest of a shape, a larger shape, and after memory ran out.
-        let mut batches = FullBatches::default();
-        let is_full =
-            [(1, 1), (32, 32), (32, 32), (7, 32), (9, 9), (3, 9), (16, 16)].map(|(num, full)| batches.is_full(num, full));
-        assert_eq!(is_full, [false, true, true, false, true, false, true]);
-        // Of a size that the user chose.
-        let mut batches = FullBatches::default();
-        assert_eq!([(8, 1), (8, 32), (5, 32)].map(|(num, full)| batches.is_full(num, full)), [true, true, false]);
-    }
 
     #[test]
     fn small_images_fill_a_gpu_by_their_pixels() {

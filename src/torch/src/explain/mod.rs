@@ -30,10 +30,8 @@ pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Fusion, Reading};
 pub use trial::{depends_on_batch, deviations};
 
-use crate::program::{
-    Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Uploader, from_tch, try_convolutions,
-};
-use batch_size::{Footprint, FullBatches};
+use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Uploader, from_tch};
+use batch_size::Footprint;
 use cam::Needs;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
 use launch::{Launched, failure};
@@ -50,14 +48,10 @@ pub struct TorchExplainer {
     derivatives: Vec<Derivative>,
     /// Where one of them is the second.
     _math_attention: Option<MathAttention>,
-    /// Whether cuDNN may look for the fastest algorithms.
-    tries_convolutions: bool,
     /// 1 for a model that takes nothing but the batch of its export, or minds the others in it; lowered when memory ran out.
     max_batch: usize,
     /// What batches take of memory: known after the first one.
     footprint: Option<Footprint>,
-    /// Which batches are as large as others.
-    full_batches: FullBatches,
     /// How many explainers take memory from where this one does.
     num_sharing: usize,
     /// Likewise, of variants of a sample.
@@ -138,11 +132,9 @@ impl TorchExplainer {
             taps: Taps { layers, network },
             derivatives,
             _math_attention: is_second.then(MathAttention::new),
-            tries_convolutions: plan_options.tries_convolutions(),
             columns,
             max_batch,
             footprint: None,
-            full_batches: FullBatches::default(),
             num_sharing: 1,
             probe_batch: options.probe_batch.clamp(1, max_batch),
             sizes: Sizes::of(&program.metadata.input),
@@ -191,10 +183,6 @@ impl Explainer for TorchExplainer {
         if let Some(error) = self.too_large(height, width) {
             result.failed.extend(samples.into_iter().map(|sample| failure(sample, error.clone())));
             return Ok(result);
-        }
-        if self.plan.device().is_cuda() {
-            let is_full = self.full_batches.is_full(samples.len(), self.limit().of_shape(height, width));
-            try_convolutions(is_full && self.tries_convolutions);
         }
         let before = std::mem::take(&mut self.launched);
         if self.footprint.is_some() {

@@ -61,7 +61,7 @@ pub use metadata::{
     TokenInfo,
 };
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
-pub(crate) use settings::{MathAttention, try_convolutions};
+pub(crate) use settings::MathAttention;
 pub use settings::{allow_tf32, silence_warnings};
 pub use similarity::References;
 pub use transfer::to_host;

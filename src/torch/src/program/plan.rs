@@ -104,12 +104,6 @@ impl PlanOptions {
         !self.exact && self.device.is_cuda()
     }
 
-    /// Whether it pays to try the algorithms for a convolution of a shape that comes again. Among those for fp32 are some that took
-    /// half of a GPU's memory and did not end in a minute.
-    pub(crate) fn tries_convolutions(&self) -> bool {
-        !self.exact && self.is_reduced()
-    }
-
     fn is_reduced(&self) -> bool {
         matches!(self.precision, Precision::Tf32 | Precision::Bf16)
     }

@@ -5,8 +5,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tch::Cuda;
-
 use super::dispatch::take_text;
 
 #[repr(C)]
@@ -26,12 +24,6 @@ unsafe extern "C" {
 pub fn allow_tf32(allow: bool) {
     // SAFETY: sets two flags of the process.
     unsafe { cf_allow_tf32(i32::from(allow)) };
-}
-
-/// Whether cuDNN tries its algorithms for a convolution of a shape that it has not met, and keeps the fastest, or goes by rules.
-/// libtorch keeps what was chosen first for a shape.
-pub(crate) fn try_convolutions(try_them: bool) {
-    Cuda::cudnn_set_benchmark(try_them);
 }
 
 /// While one lives, attention is computed by its formula everywhere in this process: the fused kernels have no second derivative.
