@@ -21,7 +21,8 @@ from camflow.export.loaders import zoo, zoo_kinds
 PAGE = ROOT / "docs" / "reference" / "zoo.md"
 GIVES = {
     "FiftyOneYOLOModel": "needs `ultralytics` (AGPL) in your Python",
-    "FiftyOneRTDETRModel": "needs `ultralytics` (AGPL) in your Python",
+    "RFDETRDetectionModel": "classes of boxes; needs `rfdetr` in your Python",
+    "RFDETRSegmentationModel": "classes of boxes; needs `rfdetr` in your Python",
     "FiftyOneTransformerForObjectDetection": "classes of boxes",
     "FiftyOneZeroShotTransformerForObjectDetection": "the texts of `--classes`, in boxes",
     "TorchCLIPModel": "classes of the zoo's list, or `--classes`",
@@ -43,7 +44,9 @@ def row(name: str, entry: dict) -> str:
     processor = str(config.get("output_processor_cls"))
     gives = GIVES.get(kind)
     if kind in zoo_kinds.ULTRALYTICS:
-        gives = f"classes of {'the image' if 'Classification' in processor else 'boxes'}; {gives}"
+        what = "classes of the image" if "Classification" in processor else "classes of boxes"
+        what = "the texts of `--classes`, in boxes" if "yoloe" in name else what
+        gives = f"{what}; {GIVES['FiftyOneYOLOModel']}"
     return f"| `{name}` | ok | {gives or ('classes of each pixel' if 'SemanticSegmenter' in processor else 'classes of the image')} |"
 
 

@@ -14,11 +14,11 @@ import json
 import sys
 from pathlib import Path
 
+import detector_reference
 import numpy as np
 import ultralytics
 from camflow.export.loaders import ultralytics as loader
 from PIL import Image
-from pytorch_grad_cam.utils.image import scale_cam_image
 from ultralytics.utils.ops import xywh2xyxy
 
 import torch
@@ -26,7 +26,8 @@ import torch
 
 def opened(name: str):
     torch.manual_seed(0)
-    return (ultralytics.RTDETR if "rtdetr" in Path(name).name else ultralytics.YOLO)(name)
+    stem = Path(name).name
+    return (ultralytics.RTDETR if "rtdetr" in stem else ultralytics.YOLOE if "yoloe" in stem else ultralytics.YOLO)(name)
 
 
 def enliven(network) -> None:
@@ -56,9 +57,15 @@ def outputs(name: str, is_end2end: bool) -> dict:
         model.model.end2end = True
     torch.manual_seed(2)
     images = torch.rand(2, 3, 320, 320)
+    texts = None
+    if "yoloe" in name:
+        texts, embedded = ["a cat", "dog"], torch.nn.functional.normalize(torch.randn(1, 2, 512), dim=-1)
+        vars(model)["get_text_pe"] = lambda _texts: embedded  # its encoder is a download
+        model.set_classes(texts, embedded)
     with torch.no_grad():
         theirs = plain(model.model(images))
-        module, _ = loader.network(model)
+        module, known = loader.network(model, texts)
+        assert texts is None or list(known["classes"].values()) == texts
         ours = module(images)
     chances, boxes = ours["logits"].squeeze(-1).sigmoid(), ours["boxes"] * 320
     num_classes = chances.shape[1]
@@ -90,38 +97,12 @@ def save(name: str, file: str) -> dict:
 
 
 def layercam(file: str, job: dict) -> dict:
-    """The map of the predictions that boxes mean: LayerCAM of each level that the head is given, scaled by itself, and the largest
-    value at each pixel. Without boxes in the job, all that the model predicts."""
     model = opened(file)
     network, levels = model.model.float().eval(), model.model.model[-1].f
-    captured: list = []
-    for level in levels:
-        network.model[level].register_forward_hook(lambda _module, _inputs, output: captured.append(output))
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    image = np.asarray(Image.open(job["image"]))
-    height, width = image.shape[:2]
-    images = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-    if "wanted" not in job:
-        with torch.no_grad():
-            return {"boxes": predicted(network, images)[1][0].tolist()}
-    logits, boxes = predicted(network, images)
-    meant = set()
-    for wanted in torch.tensor(job["wanted"]):
-        low, high = torch.maximum(boxes[0, :, :2], wanted[:2]), torch.minimum(boxes[0, :, 2:], wanted[2:])
-        both = (high - low).clip(0).prod(1)
-        union = (boxes[0, :, 2:] - boxes[0, :, :2]).prod(1) + (wanted[2:] - wanted[:2]).prod() - both
-        overlap = both / union
-        chance = logits[0, job["channel"]].sigmoid().detach()
-        meant.add(int(torch.where(overlap >= 0.5, overlap * chance, -1).argmax()))
-    score = logits[0, job["channel"], sorted(meant)].sum()
-    gradients = torch.autograd.grad(score, captured)
-    maps = [
-        scale_cam_image((activation * gradient.clip(0)).sum(1).clip(0).detach().numpy(), (width, height))[0]
-        for activation, gradient in zip(captured, gradients, strict=True)
-    ]
-    np.save(job["out"], np.max([scale_cam_image(one[None])[0] for one in maps], axis=0))
-    return {"score": float(score), "meant": sorted(meant), "largest": [float(one.max()) for one in maps]}
+    images = torch.from_numpy(np.asarray(Image.open(job["image"])).copy()).permute(2, 0, 1)[None].float() / 255
+    return detector_reference.layercam(
+        network, [network.model[level] for level in levels], lambda: predicted(network, images), images, job
+    )
 
 
 def predicted(network, images) -> tuple[torch.Tensor, torch.Tensor]:

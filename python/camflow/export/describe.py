@@ -108,7 +108,8 @@ def describe(
                 "name each, in the order of the channels",
                 code=2,
             )
-        say(f"warning: {len(classes)} class names for {num_classes} channels of the output")
+        if not given.get("unnamed_channels"):
+            say(f"warning: {len(classes)} class names for {num_classes} channels of the output")
     layers, tokens = find_layers(loaded.module, shapes, example)
     found, tokens = {layer["path"]: layer for layer in layers}, given.get("tokens", tokens)
     if "layers" in given:  # paths, or entries that say more than was found, such as the layout

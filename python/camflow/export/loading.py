@@ -11,7 +11,7 @@ from .classes import classes_by_channel
 from .constants import fix_inputs
 from .file_kinds import is_of_ultralytics, kind_of
 from .known import known_metadata, unshare, unwrap
-from .loaders import LoadedModel, Metadata, function, hugging_face, program, smp, timm, torchvision, ultralytics, zoo
+from .loaders import LoadedModel, Metadata, function, hugging_face, program, rfdetr, smp, timm, torchvision, ultralytics, zoo
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps, with_normalization
 from .weights import fit_channels, fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
@@ -30,9 +30,10 @@ LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
     "timm": timm.load,
     "smp": smp.load,
     "hf": hugging_face.load,
+    "rfdetr": rfdetr.load,
     "ultralytics": ultralytics.load,
 }
-TEXTS = ("fiftyone", "hf")  # libraries with models that score texts
+TEXTS = ("fiftyone", "hf", "ultralytics")  # libraries with models that score texts
 FILES = (
     ".pt2",
     ".pt",

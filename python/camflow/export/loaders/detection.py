@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # From which probability on the libraries' own results show a detection.
-THRESHOLDS = {"hf": 0.5, "owl": 0.1, "ultralytics": 0.25}
+THRESHOLDS = {"hf": 0.5, "owl": 0.1, "rfdetr": 0.5, "ultralytics": 0.25}
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def anchors(module: Any) -> Metadata:
             name = candidate
             break
     scores.override_forward(module, forward)
-    return _of_levels(module)
+    return _of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
 
 
 def decoder(module: Any) -> Metadata:
@@ -124,10 +124,26 @@ def decoder(module: Any) -> Metadata:
 
     module.float().eval()  # results of training are others
     scores.override_forward(module, forward)
-    return _of_levels(module)
+    return _of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
 
 
-def _of_levels(module: Any) -> Metadata:
-    """Of a detector of Ultralytics, whose default layers are what its head is given: a map for each size of objects."""
-    aliases = {str(number): f"model.{level}" for number, level in enumerate(module.model[-1].f, 1)}
-    return _described(is_softmax=False, library="ultralytics") | {"aliases": aliases, "default_layers": list(aliases)}
+def projected(module: Any) -> Metadata:
+    """Has an RF-DETR give its queries' logits and boxes; what is known of it then."""
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> dict[str, Tensor]:
+        boxes, logits, *_ = self.forward_export(images)
+        return {"logits": logits.transpose(1, 2).unsqueeze(-1), "boxes": corners(boxes)}
+
+    module.export()  # the parts that are another way for tracing
+    vars(module).pop("forward", None)
+    module.segmentation_head = None  # masks are no part of scores
+    scores.override_forward(module, forward)
+    return _of_levels(
+        "rfdetr", [f"backbone.0.projector.stages.{level}" for level in range(len(module.backbone[0].projector.stages))]
+    )
+
+
+def _of_levels(library: str, levels: list[str]) -> Metadata:
+    """Of a detector whose default layers are what its head is given: a map for each size of objects."""
+    aliases = {str(number): level for number, level in enumerate(levels, 1)}
+    return _described(is_softmax=False, library=library) | {"aliases": aliases, "default_layers": list(aliases)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,13 @@ DETECTS = ("detect", "segment", "pose")
 SIDE = 640  # of the images that the models were trained on, and that their library makes
 
 
-def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel:
+def load(
+    name: str, weights: str, num_classes: int | None = None, classes: Sequence[str] | None = None, prompt: str | None = None
+) -> LoadedModel:
     """The model of a file or a name that `ultralytics.YOLO` knows, with its weights where `weights` is "default".
 
-    Such a file holds code, which runs: whoever names this library trusts it.
+    Such a file holds code, which runs: whoever names this library trusts it. A YOLOE scores `classes`; `prompt` ("{}" stands for the
+    class) makes texts of them.
 
     Raises:
         ExportError: Ultralytics is not installed, or the model gives nothing that can be explained.
@@ -34,31 +38,40 @@ def load(name: str, weights: str, num_classes: int | None = None) -> LoadedModel
     except ImportError:
         raise ExportError("ultralytics is not installed in this Python", "install it with `pip install ultralytics`") from None
     stem = Path(name).name.removesuffix(".pt").removesuffix(".yaml")
-    kind = library.RTDETR if stem.startswith("rtdetr") else library.YOLO
-    if num_classes:
-        raise ExportError("`--num-classes` is not for models of Ultralytics", "give the file that was trained for them", code=2)
+    kind = library.RTDETR if stem.startswith("rtdetr") else library.YOLOE if stem.startswith("yoloe") else library.YOLO
+    takes_texts = kind is library.YOLOE and num_classes == len(classes or ())
+    if num_classes and not takes_texts:
+        raise ExportError(
+            f"a model of Ultralytics has the classes of its file, not {num_classes} others",
+            "give the file that was trained for them",
+            code=2,
+        )
     # The published YOLOv5 are newer than their settings, whose names lack the "u".
     settings = re.sub(r"^(yolov5[nsmlx]6?)u$", r"\1", stem) + ".yaml"
     model = kind(name if weights == "default" else settings)
-    module, metadata = network(model)
+    module, metadata = network(model, classes, prompt, is_random=weights != "default")
     return LoadedModel(module, stem, f"ultralytics:{Path(name).name}", metadata)
 
 
-def network(model: Any) -> tuple[nn.Module, Metadata]:
-    """(network, what is known of it) of an `ultralytics.YOLO` that classifies or detects.
+def network(
+    model: Any, classes: Sequence[str] | None = None, prompt: str | None = None, *, is_random: bool = False
+) -> tuple[nn.Module, Metadata]:
+    """(network, what is known of it) of an `ultralytics.YOLO` that classifies or detects, a YOLOE with texts of `classes`.
 
     Raises:
         ExportError: it gives nothing of the kind.
     """
     module: Any = model.model
-    classes = {str(i): name for i, name in dict(module.names).items()}
+    if type(module).__name__.startswith("YOLOE"):
+        _set_texts(model, classes, prompt, is_random)
+    names = {str(i): name for i, name in dict(module.names).items()}
     if model.task in DETECTS:
         if type(module.model[-1]).__name__ == "RTDETRDecoder":
             found, step = detection.decoder(module), resize_step("resize", (SIDE, SIDE), "bilinear", antialias=False)
         else:
             found = detection.anchors(module)
             step = {"op": "letterbox", "height": SIDE, "width": SIDE, "fill": 114, "stride": int(max(module.stride))}
-        return module, found | {"classes": classes, "preprocess": [step], "example": [SIDE, SIDE], "one_size": True}
+        return module, found | {"classes": names, "preprocess": [step], "example": [SIDE, SIDE], "one_size": True}
     if model.task != "classify":
         raise ExportError(
             f"the model is for the task `{model.task}`: camflow explains scores of classes, of an image, its pixels or boxes",
@@ -72,7 +85,34 @@ def network(model: Any) -> tuple[nn.Module, Metadata]:
         return scores
 
     scores.override_forward(module, forward)
-    metadata: Metadata = {"task": "classification", "classes": classes}
+    metadata: Metadata = {"task": "classification", "classes": names}
     if getattr(module, "transforms", None) is not None:
         metadata["preprocess"] = steps_from_transforms(module.transforms)
     return module, metadata
+
+
+def _set_texts(model: Any, classes: Sequence[str] | None, prompt: str | None, is_random: bool) -> None:
+    """Has a YOLOE score texts, which its library embeds with an encoder that it downloads; random weights get random embeddings."""
+    import torch
+
+    head = model.model.model[-1]
+    if hasattr(head, "lrpc"):
+        raise ExportError(
+            "the model looks for anything, and names it by a list of its own",
+            "explain the YOLOE of its size that takes texts, with those of `--classes`",
+            code=2,
+        )
+    if not classes:
+        raise ExportError(
+            "the model is a YOLOE, which scores texts, and nothing says which",
+            "`--classes` names them: a file (one a line) or a,b,c; `--prompt 'a photo of a {}'` makes sentences of them",
+            code=2,
+        )
+    if is_random:
+        size = head.cv3[0][-1].out_channels
+        embedded = torch.nn.functional.normalize(torch.randn(1, len(classes), size), dim=-1)
+    else:
+        embedded = model.get_text_pe([(prompt or "{}").replace("{}", name) for name in classes])
+    model.model.eval()
+    model.set_classes(list(classes), embedded)
+    model.model.register_buffer("camflow_texts", embedded)

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..messages import ExportError, unknown
 from ..transforms import attribute, steps_from_transforms, steps_from_zoo_config
-from . import LoadedModel, Metadata, clip, hugging_face, of_classes, ultralytics, without_weights
-from .zoo_kinds import CLIP, HUGGING_FACE, NETWORK, REFUSED, TORCHVISION, ULTRALYTICS, checkpoint, kind_of, refusal
+from . import LoadedModel, Metadata, clip, hugging_face, of_classes, rfdetr, ultralytics, without_weights
+from .zoo_kinds import CLIP, HUGGING_FACE, NETWORK, REFUSED, RFDETR, TORCHVISION, ULTRALYTICS, checkpoint, kind_of, refusal
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -57,9 +57,12 @@ def load(
         loaded = hugging_face.load(config.get("name_or_path") or HUGGING_FACE[kind], weights, num_classes, classes, prompt)
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
     if kind in ULTRALYTICS and weights != "default":
-        loaded = ultralytics.load(checkpoint(entries[name]), weights, num_classes)
+        loaded = ultralytics.load(checkpoint(entries[name]), weights, num_classes, classes, prompt)
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
-    if kind in ULTRALYTICS or kind in CLIP:
+    if kind in RFDETR and weights != "default":
+        loaded = rfdetr.load(config["model_type"], weights, num_classes)
+        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
+    if kind in (*ULTRALYTICS, *RFDETR, *CLIP):
         loaded = of_object(_zoo_model(name, weights), {"classes": classes, "prompt": prompt})
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
     metadata = metadata_of(config)
@@ -99,14 +102,20 @@ def of_object(model: Any, texts: Mapping[str, Any]) -> LoadedModel:
 
     kinds = [kind.__name__ for kind in type(model).__mro__]
     if type(model).__module__.startswith("ultralytics.") and hasattr(model, "task"):
-        module, metadata = ultralytics.network(model)
+        module, metadata = ultralytics.network(model, texts["classes"], texts["prompt"])
+        return LoadedModel(module, kinds[0], f"object:{kinds[0]}", metadata)
+    if type(model).__module__.startswith("rfdetr.") and hasattr(model, "model_config"):
+        module, metadata = rfdetr.network(model)
         return LoadedModel(module, kinds[0], f"object:{kinds[0]}", metadata)
     if isinstance(model, torch.nn.Module) or "TorchImageModel" not in kinds:
         return LoadedModel(model, type(model).__name__, f"object:{type(model).__name__}", {})
     module, config = model._model, vars(model.config)  # the network has no public name
     source = f"object:{kinds[0]}"
     if kinds[0] in ULTRALYTICS:
-        module, metadata = ultralytics.network(module)
+        module, metadata = ultralytics.network(module, texts["classes"], texts["prompt"])
+        return LoadedModel(module, kinds[0], source, metadata)
+    if kinds[0] in RFDETR:
+        module, metadata = rfdetr.network(module)
         return LoadedModel(module, kinds[0], source, metadata)
     if any("FiftyOneTransformer" in kind or "ZeroShotTransformer" in kind for kind in kinds):
         name = str(config.get("name_or_path") or module.config._name_or_path)

@@ -6,9 +6,13 @@ from typing import Any
 
 TORCHVISION = ("TorchvisionImageModel", "TorchImageModel")
 CLIP = ("TorchCLIPModel", "TorchOpenClipModel")
-ULTRALYTICS = ("FiftyOneYOLOModel", "FiftyOneRTDETRModel")
+ULTRALYTICS = ("FiftyOneYOLOModel", "FiftyOneRTDETRModel", "FiftyOneYOLOEVPModel")
+RFDETR = ("RFDETRDetectionModel", "RFDETRSegmentationModel")
 # Of Ultralytics' output processors, those whose models are read.
-READ = tuple(f"Ultralytics{task}OutputProcessor" for task in ("Classification", "Detection", "Segmentation", "Pose"))
+READ = (
+    *(f"Ultralytics{task}OutputProcessor" for task in ("Classification", "Detection", "Segmentation", "Pose")),
+    "YOLOEVPSegmentationOutputProcessor",
+)
 # A class of FiftyOne -> the repository that it takes where an entry of the zoo names none.
 HUGGING_FACE = {
     "FiftyOneTransformerForImageClassification": "google/vit-base-patch16-224",
@@ -27,10 +31,7 @@ REFUSED = {
     "InstanceSegmenterOutputProcessor": ("boxes with masks", CLASSES),
     "KeypointDetectorOutputProcessor": ("key points", CLASSES),
     "UltralyticsOBBOutputProcessor": ("rotated boxes", CLASSES),
-    "YOLOEVPSegmentationOutputProcessor": ("boxes with masks for a prompt", CLASSES),
     "TorchYoloNasModel": ("boxes", CLASSES),
-    "RFDETRDetectionModel": ("boxes", CLASSES),
-    "RFDETRSegmentationModel": ("boxes with masks", CLASSES),
     "FCCLIPModel": ("masks of objects, by code that is downloaded with its weights", CLASSES),
     "FiftyOneZeroShotTransformerForSemanticSegmentation": (
         "scores of pixels for a text, by groups of pixels that camflow does not read",
@@ -71,12 +72,12 @@ def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
     """(what the model of an entry gives, what can be done or None) where that is nothing that camflow explains, else None."""
     kind, config = kind_of(entry), entry["default_deployment_config_dict"]["config"]
     processor = str(config.get("output_processor_cls")).rpartition(".")[2]
-    if kind in ULTRALYTICS and "yoloe" in checkpoint(entry):
-        return "boxes for a text, or of anything", CLASSES
+    if kind in ULTRALYTICS and checkpoint(entry).endswith("-pf.pt"):
+        return "boxes of anything", "the YOLOE of its size without `-pf` takes the texts of `--classes`"
     repository = config.get("name_or_path") or HUGGING_FACE.get(kind, "")
     if kind == "FiftyOneZeroShotTransformerForObjectDetection" and "owl" not in repository:
         return "boxes, by a network in which text and image mix", CLASSES
-    if kind in CLIP or kind in HUGGING_FACE or (kind in ULTRALYTICS and processor in READ):
+    if kind in (*CLIP, *HUGGING_FACE, *RFDETR) or (kind in ULTRALYTICS and processor in READ):
         return None
     if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor", "None"):
         return None

@@ -1,0 +1,42 @@
+"""What the references of detectors' own libraries share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from pytorch_grad_cam.utils.image import scale_cam_image
+
+import torch
+
+
+def layercam(network, levels: list, predict: Callable[[], tuple], images: torch.Tensor, job: dict) -> dict:
+    """The map of the predictions that boxes mean: LayerCAM of each level that the head is given, scaled by itself, and the largest
+    value at each pixel. `predict` gives class logits [1, K, Q] and boxes [1, Q, 4] of `images`. Without boxes in the job, all boxes
+    that the model predicts."""
+    captured: list = []
+    for level in levels:
+        level.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    height, width = images.shape[-2:]
+    if "wanted" not in job:
+        with torch.no_grad():
+            return {"boxes": predict()[1][0].tolist()}
+    logits, boxes = predict()
+    meant = set()
+    for wanted in torch.tensor(job["wanted"]):
+        low, high = torch.maximum(boxes[0, :, :2], wanted[:2]), torch.minimum(boxes[0, :, 2:], wanted[2:])
+        both = (high - low).clip(0).prod(1)
+        union = (boxes[0, :, 2:] - boxes[0, :, :2]).prod(1) + (wanted[2:] - wanted[:2]).prod() - both
+        overlap = both / union
+        chance = logits[0, job["channel"]].sigmoid().detach()
+        meant.add(int(torch.where(overlap >= 0.5, overlap * chance, -1).argmax()))
+    score = logits[0, job["channel"], sorted(meant)].sum()
+    gradients = torch.autograd.grad(score, captured)
+    maps = [
+        scale_cam_image((activation * gradient.clip(0)).sum(1).clip(0).detach().numpy(), (width, height))[0]
+        for activation, gradient in zip(captured, gradients, strict=True)
+    ]
+    np.save(job["out"], np.max([scale_cam_image(one[None])[0] for one in maps], axis=0))
+    return {"score": float(score), "meant": sorted(meant), "largest": [float(one.max()) for one in maps]}
