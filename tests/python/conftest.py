@@ -71,26 +71,6 @@ def cache() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def packages(cache):
-    """Puts packages into a folder of the tests' own, once: what people install for themselves, and camflow does not need."""
-
-    def installed(name: str, *wanted: str) -> Path:
-        folder = cache / name
-        # Several processes may run tests, and a folder that is there is whole.
-        with (cache / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                building = cache / f"{name}.building"
-                shutil.rmtree(building, ignore_errors=True)
-                install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(building), *wanted]
-                subprocess.run(install, check=True, timeout=600)
-                building.rename(folder)
-        return folder
-
-    return installed
-
-
 # A process that has loaded what every export needs, which takes longer than the export itself. Each runs in a copy of it.
 EXPORTS = multiprocessing.get_context("forkserver")
 EXPORTS.set_forkserver_preload(["torch.export", "torch._dynamo", "torchvision"])

@@ -8,10 +8,12 @@ import sys
 import zipfile
 
 import hugging_face_folders as folders
+import numpy as np
 import pytest
 import transformers
 from camflow.export import ExportError, cli, load_model
 from camflow.export.loaders import hugging_face
+from pytorch_grad_cam.utils.image import scale_cam_image
 from test_export import apply, picture
 
 import torch
@@ -292,3 +294,29 @@ def test_names_of_files_are_no_names_of_repositories(tmp_path):
     with pytest.raises(ExportError, match="there is no file"):
         load_model("runs/best.pth")
     assert cli.parse(["google/vit", "--output", "aux"]).primary_output == "aux"
+
+
+def test_a_program_that_an_older_torch_exported(camflow, tmp_path):
+    """Made by torch 2.6: two convolutions with a batch norm, three classes, batches of 1 to 64, 16 x 16 pixels."""
+    older = pathlib.Path(__file__).with_name("exported_by_torch_2_6.pt2")
+    said = camflow("inspect", older, code=2).stderr
+    assert "older torch" in said and "camflow export" in said
+    said = camflow("export", older, "--preprocess", "imagenet", "--out", tmp_path / "new.pt2").stderr
+    assert "deserializ" not in said and "Traceback" not in said, said
+    pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "input.npy", pixels.numpy())
+    flags = ["--class", "1", "--layers", "second", "--exact", "--device", "cpu", "--out", tmp_path / "maps", "--format", "json"]
+    camflow("explain", tmp_path / "input.npy", "--model", tmp_path / "new.pt2", *flags)
+    [found] = (tmp_path / "maps").glob("*.npy")
+    network = torch.export.load(older).module()
+    weights = network.state_dict()
+    first = torch.nn.functional.conv2d(pixels, weights["first.weight"], weights["first.bias"], stride=2, padding=1)
+    norm = [weights[f"norm.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    inner = torch.nn.functional.batch_norm(first, *norm).relu()
+    second = torch.nn.functional.conv2d(inner, weights["second.weight"], weights["second.bias"], stride=2, padding=1)
+    second = second.detach().requires_grad_(True)
+    score = torch.nn.functional.linear(second.relu().mean((2, 3)), weights["head.weight"], weights["head.bias"])[0, 1]
+    (gradient,) = torch.autograd.grad(score, second)
+    saliency = (second * gradient.mean((2, 3), keepdim=True)).sum(1).relu().detach().numpy()
+    wanted = scale_cam_image(scale_cam_image(saliency, (16, 16)))[0]  # of a layer, and of the mean over layers
+    assert np.abs(np.load(found) - wanted).max() < 1e-5

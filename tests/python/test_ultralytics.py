@@ -5,29 +5,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import zipfile
 
+import detectors
+import numpy as np
 import pytest
 from conftest import ROOT
-from detector_libraries import compare_heatmaps, export, reference
-
-VERSION = "8.4.190"
-SIDE = 640
 
 
 @pytest.fixture(scope="module")
-def environment(packages, tmp_path_factory) -> dict[str, str]:
-    """Where Python finds the library, which is AGPL and no part of camflow."""
-    folder = packages(f"ultralytics-{VERSION}", f"ultralytics=={VERSION}", "ultralytics-thop", "py-cpuinfo")
-    settings = {"YOLO_CONFIG_DIR": str(tmp_path_factory.mktemp("settings")), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-    return {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder)])}
+def environment(cache, tmp_path_factory) -> dict[str, str]:
+    return detectors.with_ultralytics(cache, tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture(scope="module")
 def theirs(environment):
-    return reference("ultralytics_reference.py", environment)
+    return detectors.reference("ultralytics_reference.py", environment)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +48,28 @@ def test_predictions_are_those_of_the_library(theirs, arguments):
     assert found["num_compared"] > 50 and found["boxes"] < 1e-4 and found["scores"] < 1e-6
 
 
+def own(settings: str, theirs, environment, folder, *flags: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """A file of random weights, and the model that is exported of it."""
+    weights = folder / settings.replace("-l.yaml", "-own.pt").replace(".yaml", "-own.pt")
+    theirs("save", *flags, settings, weights)
+    return weights, detectors.export(f"ultralytics:{weights}", folder, environment)[0]
+
+
 @pytest.mark.parametrize("settings", ["yolov8n.yaml", "rtdetr-l.yaml"])
 def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(camflow, database, environment, theirs, tmp_path, settings):
-    weights = tmp_path / settings.replace("-l.yaml", "-own.pt").replace(".yaml", "-own.pt")
-    theirs("save", settings, weights)
-    model = export(f"ultralytics:{weights}", tmp_path, environment)
-    compare_heatmaps(camflow, theirs, weights, model, tmp_path, side=SIDE, channel=16, label="dog")
+    weights, model = own(settings, theirs, environment, tmp_path)
+    (score, found), (wanted_score, wanted) = detectors.of_two_boxes(
+        camflow, theirs, weights, model, tmp_path, side=detectors.SIDE, channel=16, label="dog"
+    )
+    assert score == pytest.approx(wanted_score, rel=1e-4)
+    assert np.abs(found - wanted).max() < 1e-4
+
+
+def test_the_heatmap_of_one_prediction_is_what_the_library_draws(camflow, database, environment, theirs, tmp_path):
+    weights, model = own("yolo26n.yaml", theirs, environment, tmp_path, "-c")
+    (score, found), (wanted_score, wanted) = detectors.of_best(camflow, theirs, weights, model, tmp_path)
+    assert score == pytest.approx(wanted_score, rel=1e-4)
+    assert np.abs(found - wanted).max() < 1e-4
 
 
 def test_texts_of_one_that_scores_texts(environment, tmp_path):

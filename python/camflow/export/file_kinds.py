@@ -62,12 +62,14 @@ def kind_of(path: str) -> str:
 def _kind_of_zip(path: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] for name in archive.namelist()]
+            entries = archive.namelist()
     except (zipfile.BadZipFile, OSError):
         return "cut"
+    names = [name.partition("/")[2] for name in entries]
     if "extra/camflow.json" in names:
         return "camflow"
-    if any(name.startswith("models/") and name.endswith(".json") for name in names):
+    # Before torch 2.8 the entries lay in no folder.
+    if "serialized_exported_program.json" in entries or any(n.startswith("models/") and n.endswith(".json") for n in names):
         return "export"
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         return "torchscript"

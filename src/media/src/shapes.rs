@@ -55,6 +55,18 @@ impl BinaryMask {
         }
     }
 
+    /// The smallest box around the pixels that are set, as [`BinaryMask::fill_box`] takes it; `None` where none is.
+    pub fn bounds(&self) -> Option<[f64; 4]> {
+        let span = |row: &[u8]| Some((row.iter().position(|pixel| *pixel != 0)?, row.iter().rposition(|pixel| *pixel != 0)?));
+        let spans = self.pixels.chunks(self.width.max(1)).enumerate().filter_map(|(y, row)| Some((y, span(row)?)));
+        let [x0, y0, x1, y1] = spans.fold(None, |found: Option<[usize; 4]>, (y, (from, to))| {
+            let [x0, y0, x1, _] = found.unwrap_or([from, y, to, y]);
+            Some([x0.min(from), y0, x1.max(to), y])
+        })?;
+        let (height, width) = (self.height as f64, self.width as f64);
+        Some([x0 as f64 / width, y0 as f64 / height, (x1 + 1) as f64 / width, (y1 + 1) as f64 / height])
+    }
+
     fn whole_pixels(&self, [left, top, right, bottom]: [f64; 4]) -> [usize; 4] {
         let pixel = |fraction: f64, side: usize| (fraction.clamp(0.0, 1.0) * side as f64) as usize;
         [pixel(left, self.width), pixel(top, self.height), pixel(right, self.width), pixel(bottom, self.height)]
@@ -263,6 +275,17 @@ mod tests {
     fn rows(mask: &BinaryMask) -> Vec<String> {
         let pixel = |pixel: &u8| if *pixel == 0 { '.' } else { '#' };
         mask.pixels.chunks(mask.width).map(|row| row.iter().map(pixel).collect()).collect()
+    }
+
+    #[test]
+    fn bounds_are_those_of_a_box() {
+        let mut mask = BinaryMask::empty(4, 8);
+        assert_eq!(mask.bounds(), None);
+        mask.fill_box([0.25, 0.25, 0.75, 0.5]);
+        assert_eq!(mask.bounds(), Some([0.25, 0.25, 0.75, 0.5]));
+        mask.fill_box([0.0, 0.75, 0.125, 1.0]);
+        assert_eq!(mask.bounds(), Some([0.0, 0.25, 0.75, 1.0]));
+        assert_eq!(BinaryMask::full(3, 5).bounds(), Some([0.0, 0.0, 1.0, 1.0]));
     }
 
     fn drawn(height: usize, width: usize, draw: impl FnOnce(&mut BinaryMask) -> Result<(), MediaError>) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from ..file_kinds import described, kind_of
 from ..messages import ExportError, first_line
 from ..preprocess import MAX_CHANNELS
 from . import LoadedModel
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def load(path: str) -> LoadedModel:
@@ -32,7 +37,13 @@ def load(path: str) -> LoadedModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(path)
+            # Of a file of an older torch it logs how it failed to read it as one of today.
+            log = logging.getLogger("torch.export")
+            log.addFilter(_is_error)
+            try:
+                program = torch.export.load(path)
+            finally:
+                log.removeFilter(_is_error)
             module = torch.export.unflatten(program)
     except Exception as error:
         raise ExportError(

@@ -2,12 +2,14 @@
 //! box of its own, so that the score of some predictions is that of some pixels of a segmentation.
 
 use tch::{Kind, TchError, Tensor};
+use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
-    grid::{Cell, Grid},
+    grid::{Cell, Grid, SampleIndex},
     target::index_tensor,
 };
 use crate::program::{DetectionScores, Detections, send, to_host};
+use camflow_media::BinaryMask;
 
 /// The least overlap (intersection over union) of a box with the prediction that is meant by it.
 const MIN_IOU: f64 = 0.5;
@@ -29,11 +31,16 @@ impl<'a> Predictions<'a> {
 
     /// The predictions that boxes mean, as masks `[Q, 1]` of 0 and 1 where the logits are; none of cells without any. Each box means the
     /// prediction with the highest product of overlap and probability of the class, as D-RISE compares detections; one that overlaps less
-    /// than half with every prediction means none.
+    /// than half with every prediction means none. What lies beside the image (where `shown` is 0) is no part of a box: the libraries cut
+    /// off what they find at its sides.
     ///
     /// # Errors
     /// libtorch fails.
-    pub(super) fn meant(&self, wanted: &[(Cell, i64, &[[f64; 4]])]) -> Result<Grid<Tensor>, TchError> {
+    pub(super) fn meant(
+        &self,
+        wanted: &[(Cell, i64, &[[f64; 4]])],
+        shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
+    ) -> Result<Grid<Tensor>, TchError> {
         let rows = || wanted.iter().flat_map(|(cell, class, boxes)| boxes.iter().map(move |one| (*cell, *class, one)));
         let mut masks = Grid::default();
         if rows().next().is_none() {
@@ -43,9 +50,13 @@ impl<'a> Predictions<'a> {
         let classes: Vec<i64> = rows().map(|(_, class, _)| class).collect();
         let sides: Vec<f32> = rows().flat_map(|(.., one)| one.map(|side| side as f32)).collect();
         let samples = index_tensor(&samples, self.logits)?;
-        let targets = send(&sides, &[sides.len() as i64 / 4, 1, 4], self.logits.device())?;
-        let predicted = self.boxes.f_index_select(0, &samples)?.f_to_kind(Kind::Float)?;
-        let overlaps = overlap(&targets, &predicted)?;
+        let frames: TiVec<SampleIndex, [f32; 4]> = shown.iter().map(frame).collect();
+        let frames: Vec<f32> = rows().flat_map(|(cell, ..)| frames[cell.sample]).collect();
+        let size = [sides.len() as i64 / 4, 1, 4];
+        let targets = send(&sides, &size, self.logits.device())?;
+        let frames = send(&frames, &size, self.logits.device())?;
+        let predicted = within(&self.boxes.f_index_select(0, &samples)?.f_to_kind(Kind::Float)?, &frames)?;
+        let overlaps = overlap(&within(&targets, &frames)?, &predicted)?;
         // One class of one sample in each row.
         let classes = index_tensor(&classes, self.logits)?;
         let own = probabilities(self.logits, self.scores)?.f_index(&[Some(samples), Some(classes)])?.f_squeeze_dim(-1)?;
@@ -76,6 +87,17 @@ pub(super) fn probabilities(logits: &Tensor, scores: DetectionScores) -> Result<
         DetectionScores::Sigmoid => logits.f_to_kind(Kind::Float)?.f_sigmoid(),
         DetectionScores::Softmax => logits.f_softmax(1, Kind::Float),
     }
+}
+
+/// Left, top, right and bottom of the image in the model's input, in fractions of it.
+fn frame(shown: &Option<BinaryMask>) -> [f32; 4] {
+    shown.as_ref().and_then(BinaryMask::bounds).unwrap_or([0.0, 0.0, 1.0, 1.0]).map(|side| side as f32)
+}
+
+/// The parts of boxes `[M, Q, 4]` that lie in frames `[M, 1, 4]`.
+fn within(boxes: &Tensor, frames: &Tensor) -> Result<Tensor, TchError> {
+    let corner = |first: i64| frames.f_narrow(-1, first, 2)?.f_repeat([1, 1, 2]);
+    boxes.f_maximum(&corner(0)?)?.f_minimum(&corner(2)?)
 }
 
 /// Intersection over union of boxes `[M, 1, 4]` with others `[M, Q, 4]`: `[M, Q]`, 0 where either has no area.
@@ -124,18 +146,34 @@ mod tests {
         for scores in [DetectionScores::Sigmoid, DetectionScores::Softmax] {
             let predictions = Predictions::new(&logits, &boxes, Detections { scores, threshold: 0.5 });
             let (both, elsewhere) = ([as_f64(left), as_f64(right)], [[0.0, 0.0, 0.05, 0.05]]);
-            let found = predictions
-                .meant(&[
-                    (cell(0, 0), 1, &both[..1]),
-                    (cell(0, 1), 0, &both[..1]),
-                    (cell(1, 0), 1, &both),
-                    (cell(1, 1), 1, &elsewhere),
-                ])
-                .expect("matched");
+            let wanted = [
+                (cell(0, 0), 1, &both[..1]),
+                (cell(0, 1), 0, &both[..1]),
+                (cell(1, 0), 1, &both[..]),
+                (cell(1, 1), 1, &elsewhere),
+            ];
+            let found = predictions.meant(&wanted, TiSlice::from_ref(&[None, None])).expect("matched");
             assert_eq!(values(found.get(cell(0, 0)).expect("there")), [0.0, 1.0, 0.0]);
             assert_eq!(values(found.get(cell(0, 1)).expect("there")), [1.0, 0.0, 0.0]);
             assert_eq!(values(found.get(cell(1, 0)).expect("there")), [0.0, 1.0, 1.0]);
             assert!(found.get(cell(1, 1)).is_none());
         }
+    }
+
+    #[test]
+    fn boxes_are_compared_within_the_image() {
+        // Of a prediction that is half beside the image, its library stores the other half; another one has three quarters of that.
+        let boxes = Tensor::from_slice(&[[-0.4f32, 0.0, 0.4, 1.0], [0.0, 0.0, 0.3, 1.0]].concat()).view([1, 2, 4]);
+        let logits = Tensor::from_slice(&[1f32, 1.0]).view([1, 1, 2, 1]);
+        let predictions = Predictions::new(&logits, &boxes, Detections { scores: DetectionScores::Sigmoid, threshold: 0.5 });
+        let meant = |stored: [f64; 4], shown: Option<BinaryMask>| {
+            let found = predictions.meant(&[(cell(0, 0), 0, &[stored])], TiSlice::from_ref(&[shown])).expect("matched");
+            values(found.get(cell(0, 0)).expect("there"))
+        };
+        assert_eq!(meant([0.0, 0.0, 0.4, 1.0], None), [1.0, 0.0]);
+        assert_eq!(meant([-0.4, 0.0, 0.4, 1.0], None), [1.0, 0.0]);
+        // The same where the input has a border of a tenth on the left.
+        let shown = BinaryMask { height: 1, width: 10, pixels: vec![0, 1, 1, 1, 1, 1, 1, 1, 1, 1] };
+        assert_eq!(meant([0.1, 0.0, 0.4, 1.0], Some(shown)), [1.0, 0.0]);
     }
 }

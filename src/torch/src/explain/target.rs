@@ -105,7 +105,7 @@ pub(super) fn resolve(
         }
     }
     if let Some((boxes, detections)) = boxes.zip(reading.detections).filter(|_| !of_boxes.is_empty()) {
-        let mut meant = Predictions::new(logits, boxes, detections).meant(&of_boxes)?;
+        let mut meant = Predictions::new(logits, boxes, detections).meant(&of_boxes, shown)?;
         for (cell, ..) in of_boxes {
             match (meant.remove(cell), scores.get_mut(cell)) {
                 (Some(mask), Some(score)) => score.mask = Some(mask),

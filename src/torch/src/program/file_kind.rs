@@ -14,6 +14,9 @@ const UNPACK: &str = "unpack it first; `camflow export` writes models";
 const CHECKPOINT: Kind = ("a checkpoint of PyTorch, weights without a network", EXPORT_WITH_NETWORK);
 const TORCHSCRIPT: Kind = ("a TorchScript model, which camflow does not read", EXPORT_ITS_MODEL);
 
+const OLDER_PROGRAM: Kind =
+    ("a program that an older torch exported", "`camflow export FILE` makes a model of it, with a torch from 2.9 on");
+
 /// What files begin with.
 const BEGINNINGS: &[(&[u8], Kind)] = &[
     (
@@ -57,6 +60,9 @@ pub(super) fn by_entries<T>(entries: &BTreeMap<String, T>) -> Option<Kind> {
     if entries.contains_key("archive_format") {
         return None;
     }
+    if entries.contains_key("serialized_exported_program.json") {
+        return Some(OLDER_PROGRAM);
+    }
     if entries.contains_key("constants.pkl") || entries.keys().any(|name| name.starts_with("code/")) {
         return Some(TORCHSCRIPT);
     }
@@ -93,6 +99,8 @@ mod tests {
         let kind = |names: &[&str]| by_entries(&names.iter().map(|name| ((*name).to_owned(), ())).collect()).map(|kind| kind.0);
         assert!(kind(&["data.pkl", "data/0", "version"]).expect("kind").contains("checkpoint"));
         assert!(kind(&["data.pkl", "constants.pkl", "code/m.py"]).expect("kind").contains("TorchScript"));
+        let older = ["serialized_exported_program.json", "serialized_state_dict.pt", "version"];
+        assert!(kind(&older).expect("kind").contains("older torch"));
         assert!(kind(&["photo.jpg"]).expect("kind").contains("other files"));
         assert_eq!(kind(&["archive_format", "models/model.json", "data/weights/weight_0"]), None);
     }

@@ -24,6 +24,7 @@ def layercam(network, levels: list, predict: Callable[[], tuple], images: torch.
         with torch.no_grad():
             return {"boxes": predict()[1][0].tolist()}
     logits, boxes = predict()
+    boxes = boxes.clip(0, 1)  # as libraries cut off what lies beside the image
     meant = set()
     for wanted in torch.tensor(job["wanted"]):
         low, high = torch.maximum(boxes[0, :, :2], wanted[:2]), torch.minimum(boxes[0, :, 2:], wanted[2:])

@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Detectors of Ultralytics beside the library's own heatmaps (`visualize=True` of its `predict`, LayerCAM), with random weights.
+
+    .venv/bin/python scripts/lab/detectors.py parity [--only SETTINGS.yaml ...]   how far maps of one prediction are from each other
+    .venv/bin/python scripts/lab/detectors.py rates                               images a second, 16 predictions each
+
+The library is installed into a folder of its own, as it is AGPL and no part of camflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+LAB = Path(__file__).resolve().parent
+ROOT = LAB.parents[1]
+sys.path[:0] = [str(ROOT / "python")]
+
+ULTRALYTICS = "8.4.190"
+SIDE = 640
+SETTINGS = [
+    "yolov5n.yaml",
+    "yolov8n.yaml",
+    "yolov8s-world.yaml",
+    "yolov9t.yaml",
+    "yolov10n.yaml",
+    "yolo11n.yaml",
+    "yolo11n-seg.yaml",
+    "yolo11n-pose.yaml",
+    "yolo12n.yaml",
+    "yolo26n.yaml",
+    "rtdetr-l.yaml",
+    "rtdetr-resnet50.yaml",
+]
+
+
+def installed(folder: Path, wanted: list[str]) -> Path:
+    """A folder with packages, made once. Several processes may ask for it, and one that is there is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            building = folder.with_name(f"{folder.name}.building")
+            shutil.rmtree(building, ignore_errors=True)
+            install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(building), *wanted]
+            subprocess.run(install, check=True, timeout=600)
+            building.rename(folder)
+    return folder
+
+
+def with_ultralytics(cache: Path, settings: Path) -> dict[str, str]:
+    """The environment of a process that imports the library."""
+    packages = [f"ultralytics=={ULTRALYTICS}", "ultralytics-thop", "py-cpuinfo"]
+    folder = installed(cache / f"ultralytics-{ULTRALYTICS}", packages)
+    own = {"YOLO_CONFIG_DIR": str(settings), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder)])}
+
+
+def reference(script: str, environment: dict[str, str]) -> Callable[..., dict]:
+    """Runs a script of this folder, whose last line is a JSON object."""
+
+    def run(*arguments) -> dict:
+        command = [sys.executable, LAB / script, *arguments]
+        done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment, timeout=1800)
+        if done.returncode != 0:
+            raise RuntimeError(f"{script} {arguments}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def export(ref: str, folder: Path, environment: dict[str, str]) -> tuple[Path, str]:
+    """The archive of a model, and what the exporter said."""
+    model = folder / "model.pt2"
+    command = [sys.executable, "-m", "camflow.export", ref, "--out", str(model)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=1800)
+    if done.returncode != 0:
+        raise RuntimeError(f"{ref} was not exported: {done.stderr[-3000:]}")
+    return model, done.stderr
+
+
+def picture(path: Path, side: int, seed: int = 3) -> Path:
+    """A smooth one of many colours, of a model's own size."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
+    Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def two_apart(boxes: np.ndarray) -> list[list[float]]:
+    """Two boxes that are not small, and far apart."""
+    sizes = (boxes[:, 2:] - boxes[:, :2]).min(1)
+    first = int(np.argmax(np.where(boxes[:, 2] < 0.6, sizes, 0)))
+    second = int(np.argmax(np.where(boxes[:, 0] > 0.4, sizes, 0)))
+    return [boxes[first].tolist(), boxes[second].tolist()]
+
+
+def dataset_of(name: str, images: list[Path], boxes: list[list[float]], label: str):
+    """A FiftyOne dataset in which each image has the boxes (left, top, right, bottom) in its field `truth`."""
+    import fiftyone as fo
+
+    dataset = fo.Dataset(name, persistent=True)
+    detections = [[left, top, right - left, bottom - top] for left, top, right, bottom in boxes]
+    samples = [
+        fo.Sample(str(image), truth=fo.Detections(detections=[fo.Detection(label=label, bounding_box=box) for box in detections]))
+        for image in images
+    ]
+    dataset.add_samples(samples, progress=False)
+    return dataset
+
+
+def heatmap_of(dataset, annotate: Callable[..., object], model: Path, label: str, folder: Path) -> tuple[float, np.ndarray]:
+    """(score, map) of the first sample."""
+    from camflow import load
+
+    asked = ["--target", "labels:truth", "--class", label, "--npy", "f32", "--exact", "--device", "cpu"]
+    annotate("annotate", "--dataset", dataset.name, "--model", model, "--out", folder, *asked)
+    dataset.reload()
+    (field,) = (name for name in dataset.get_field_schema() if name.startswith(f"{label}_"))
+    found = dataset.first()[field]
+    return found.score, load(found)
+
+
+def of_two_boxes(
+    annotate: Callable[..., object],
+    theirs: Callable[..., dict],
+    weights: Path,
+    model: Path,
+    folder: Path,
+    *,
+    side: int,
+    channel: int,
+    label: str,
+) -> tuple[tuple[float, np.ndarray], tuple[float, np.ndarray]]:
+    """(score, map) of the sum of two predictions that stored boxes mean: camflow's, and those that the reference computes."""
+    job = {"image": str(picture(folder / "image.png", side)), "channel": channel, "out": str(folder / "wanted.npy")}
+    (folder / "job.json").write_text(json.dumps(job))
+    wanted = two_apart(np.array(theirs("layercam", weights, folder / "job.json")["boxes"]).clip(0, 1))
+    (folder / "job.json").write_text(json.dumps({**job, "wanted": wanted}))
+    expected = theirs("layercam", weights, folder / "job.json")
+    if len(expected["meant"]) != 2 or min(expected["largest"]) <= 0.5:
+        raise RuntimeError(f"the boxes are no good choice: {expected}")
+    dataset = dataset_of(f"detector-{weights.stem}", [Path(job["image"])], wanted, label)
+    try:
+        return heatmap_of(dataset, annotate, model, label, folder / "maps"), (expected["score"], np.load(job["out"]))
+    finally:
+        dataset.delete()
+
+
+def of_best(
+    annotate: Callable[..., object], theirs: Callable[..., dict], weights: Path, model: Path, folder: Path
+) -> tuple[tuple[float, np.ndarray], tuple[float, np.ndarray]]:
+    """(score, map) of the best prediction, as its stored box means it: camflow's, and those that the library itself draws."""
+    job = {"image": str(picture(folder / "image.png", SIDE)), "out": str(folder / "wanted.npy")}
+    (folder / "job.json").write_text(json.dumps(job))
+    wanted = theirs("own", weights, folder / "job.json")
+    dataset = dataset_of(f"best-{weights.stem}", [Path(job["image"])], [wanted["box"]], wanted["label"])
+    try:
+        return heatmap_of(dataset, annotate, model, wanted["label"], folder / "maps"), (wanted["score"], np.load(job["out"]))
+    finally:
+        dataset.delete()
+
+
+def parity(only: list[str], run: Callable[..., str], environment: dict[str, str], folder: Path) -> int:
+    theirs = reference("ultralytics_reference.py", environment)
+    failed = 0
+    print("| model | score of the prediction | largest difference of the map |\n|---|---|---|", flush=True)
+    for settings in only or SETTINGS:
+        place = folder / settings
+        place.mkdir()
+        weights = place / settings.replace(".yaml", "-own.pt")
+        theirs("save", "-c", settings, weights)
+        model, _ = export(f"ultralytics:{weights}", place, environment)
+        (score, found), (wanted_score, wanted) = of_best(run, theirs, weights, model, place)
+        off = float(np.abs(found - wanted).max())
+        is_right = off < 1e-4 and abs(score - wanted_score) < 1e-4 * max(1.0, abs(wanted_score))
+        failed += not is_right
+        print(f"| {settings.removesuffix('.yaml')} | {wanted_score:.4f} | {off:.1e}{'' if is_right else ' !'} |", flush=True)
+        shutil.rmtree(place)
+    print(f"{len(only or SETTINGS) - failed} passed, {failed} failed")
+    return min(1, failed)
+
+
+def rates(run: Callable[..., str], environment: dict[str, str], folder: Path, num_images: int, num_boxes: int) -> int:
+    """In turns, so that other work on the machine is the same for both."""
+    theirs = reference("ultralytics_reference.py", environment)
+    print("| model | predictions | Ultralytics, images/s | camflow, images/s | ratio |\n|---|---|---|---|---|", flush=True)
+    for settings in ("yolo11n.yaml", "yolov8n.yaml", "rtdetr-l.yaml"):
+        place = folder / settings
+        place.mkdir()
+        weights = place / settings.replace(".yaml", "-own.pt")
+        theirs("save", "-c", settings, weights)
+        model, _ = export(f"ultralytics:{weights}", place, environment)
+        images = [picture(place / f"{index}.png", SIDE, index) for index in range(num_images)]
+        job = {"images": [str(image) for image in images], "count": num_boxes, "out": str(place)}
+        (place / "job.json").write_text(json.dumps(job))
+        own, ours = [], []
+        for turn in range(2):
+            measured = theirs("rate", weights, place / "job.json")
+            own.append(num_images / measured["s"])
+            dataset = dataset_of(f"{settings}-{turn}", images, measured["boxes"], measured["label"])
+            asked = [
+                "--target",
+                "labels:truth",
+                "--class",
+                measured["label"],
+                "--npy",
+                "none",
+                "--device",
+                "cpu",
+                "--format",
+                "json",
+            ]
+            said = run("annotate", "--dataset", dataset.name, "--model", model, "--out", place / f"maps-{turn}", *asked)
+            ended = next(event for line in said.splitlines() if (event := json.loads(line))["event"] == "run_finished")
+            ours.append(ended["num_committed"] / ended["elapsed_s"])
+            dataset.delete()
+        best = max(ours) / max(own)
+        print(f"| {weights.stem} | {num_boxes} | {max(own):.2f} | {max(ours):.2f} | {best:.2f} |", flush=True)
+        shutil.rmtree(place)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["parity", "rates"])
+    parser.add_argument("--only", action="append", default=[], metavar="SETTINGS.yaml", help="not all of the twelve")
+    parser.add_argument("--images", type=int, default=8, help="of `rates` (default: 8)")
+    parser.add_argument("--camflow", default=os.environ.get("CAMFLOW", "camflow"), help="the program (default: $CAMFLOW)")
+    arguments = parser.parse_args()
+    cache = Path(os.environ.get("CAMFLOW_TEST_CACHE", Path.home() / ".cache" / "camflow" / "test"))
+    os.environ |= {"FIFTYONE_DO_NOT_TRACK": "true", "CAMFLOW_CONFIG": ""}
+    from private_mongod import PrivateMongod
+
+    def run(*command) -> str:
+        done = subprocess.run([arguments.camflow, *map(str, command)], check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"camflow {command[0]} ended with {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}")
+        return done.stdout
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        environment = with_ultralytics(cache, folder / "settings")
+        with PrivateMongod(folder / "database") as mongod:
+            os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
+            if arguments.what == "parity":
+                return parity(arguments.only, run, environment, folder)
+            return rates(run, environment, folder, arguments.images, 16)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
