@@ -221,3 +221,13 @@ def test_explain_tells_the_values_of_a_mask(camflow, tiny_model, tiny_dataset, t
     # One of two is done.
     assert "and no 2" in explain(mask, "--class", "middle,light", code=0)
     assert list((tmp_path / "out").glob("*middle*")) and not list((tmp_path / "out").glob("*light*"))
+
+
+def test_values_of_masks_that_nobody_named_are_told(tiny_dataset, annotate):
+    dataset = tiny_dataset(2)
+    assert "mask targets" not in told(annotate(dataset, "labels", "--dry-run"), "notice")
+    dataset.default_mask_targets = {}
+    dataset.save()
+    said = told(annotate(dataset, "labels", "--dry-run", classes="light,middle"), "notice")
+    assert "field `ground_truth` has no mask targets, so that values in its masks are taken for the numbers of channels" in said
+    assert "(2 is `light`, 1 is `middle`)" in said and '`dataset.mask_targets["ground_truth"]` says otherwise' in said

@@ -89,3 +89,12 @@ def test_heatmaps_are_animated(camflow, classifier, tmp_path):
     told = camflow("explain", tmp_path / "tensor.npy", *flags, "--animate", "--out", tmp_path / "tensors").events
     assert any(event["event"] == "notice" and "no picture to animate" in event["message"] for event in told)
     assert not list((tmp_path / "tensors").glob("*.gif"))
+
+
+def test_a_folder_that_is_none_is_said(camflow, classifier, tmp_path):
+    photo = picture(tmp_path / "photo.png", 3)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "maps"):
+        said = camflow("explain", photo, "--model", classifier, "--device", "cpu", "--out", folder, code=2).stderr
+        assert f"error: cannot use the folder `{folder}`\ncaused by: Not a directory" in said
+        assert said.endswith("hint: choose another folder with `--out`\n")

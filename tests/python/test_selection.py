@@ -135,3 +135,42 @@ def test_each_mistake_says_what_to_do(tiny_dataset, annotate, tmp_path):
     assert (
         "there are 2 Segmentation fields" in refused and "`ground_truth` (Segmentation), `prediction` (Segmentation)" in refused
     )
+
+
+def test_a_query_about_fields_that_are_not_there_is_told(tiny_dataset, annotate, plan):
+    """In MongoDB they are equal to nothing and unequal to everything, so that a slip selects no sample, or all."""
+    dataset = tiny_dataset(3, quality=lambda n: ["good", "bad", "good"][n])
+    assert plan(dataset, "--match", '{"quality": {"$ne": "bad"}}') == [0, 2]
+    done = annotate(dataset, "--match", '{"qualty": {"$ne": "bad"}}', "--dry-run")
+    assert f"`--match` names field `qualty`, which dataset `{dataset.name}` does not have: the fields are `quality`" in notices(
+        done
+    )
+    nested = '{"$and": [{"n": 1}, {"$or": [{"ground_truth.x": 3}, {"Quality": "bad"}]}]}'
+    assert (
+        "names field `Quality`" in (said := notices(annotate(dataset, "--match", nested, "--dry-run")))
+        and "field `ground" not in said
+    )
+    assert "field `id`, which" in (said := notices(annotate(dataset, "--match", '{"id": 1}', "--dry-run"))) and "as `_id`" in said
+    for right in ('{"_id": {"$ne": 1}}', '{"quality": "good", "tags": []}', '{"_rand": {"$lt": 2}}'):
+        assert "names field" not in notices(annotate(dataset, "--match", right, "--dry-run")), right
+
+
+def test_a_selection_of_nothing_says_what_leaves_none(tiny_dataset, annotate, tmp_path):
+    dataset = tiny_dataset(3, tags=lambda n: ["night"] if n else [])
+    dataset.save_view("late", dataset.match(F("n") > 9))
+    (tmp_path / "ids").write_text("")
+    (tmp_path / "first").write_text(dataset.first().id)
+    for flags, why in (
+        (("--match", '{"n": "1"}'), "none is as `--match` says"),
+        (("--tags", "night", "--match", '{"n": 0}'), "none is as all of these say: `--tags`, `--match`"),
+        (("--ids", tmp_path / "ids"), "the view or the list of ids is empty"),
+        (("--view", "late"), "the view or the list of ids is empty"),
+        (
+            ("--ids", tmp_path / "first", "--tags", "night"),
+            "none is as all of these say: `--tags`, `the view or the list of ids`",
+        ),
+    ):
+        said = notices(annotate(dataset, *flags, "--dry-run"))
+        assert f"the selection matches no sample of dataset `{dataset.name}`: {why}" in said, (flags, said)
+    assert "matches no sample of dataset" in (said := notices(annotate(tiny_dataset(0), "--dry-run", target="predicted")))
+    assert said.endswith(": it has none")

@@ -57,7 +57,7 @@ pub use instance::InstanceMask;
 pub use jpeg::encode_jpeg;
 pub use marks::{hatch, outline};
 pub use mask::LabelMask;
-pub use named::{check_named, named_file, write_named};
+pub use named::{check_folder_untouched, check_named, check_named_untouched, named_file, write_named};
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};
 pub use png::{encode_gray, encode_rgb};
