@@ -327,6 +327,8 @@ impl<'a> Session<'a> {
         let page = Page::check(spec, shard, observer)?;
         let mut work = self.prepare()?;
         let mut source = self.source(&mut work, shard, None)?;
+        // A night that finds nothing to do tells these, too: it may do so for ever.
+        source.warnings().iter().for_each(|warning| observer.warning(warning));
         source.notices().iter().for_each(|notice| observer.notice(notice));
         let mut sink = UpdateSink::new(&work.dataset, work.heatmap_fields.clone())?;
         self.load()?;

@@ -41,6 +41,7 @@ pub struct SampleSource {
     ahead: Option<Pending<Page>>,
     num_samples: Option<u64>,
     notices: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// The way through the samples, and how far it is behind us.
@@ -62,7 +63,7 @@ impl SampleSource {
         let filter = filter(&dataset, &selection)?;
         let mut ids = selection.ids.as_deref().map(|ids| parse_ids(&dataset, ids)).transpose()?;
         let mut notices = unknown_tags(&dataset, &selection.tags)?;
-        notices.extend(unknown_fields(&dataset, selection.matching.as_deref()));
+        let warnings = unknown_fields(&dataset, selection.matching.as_deref());
         notices.extend(unknown_ids(&dataset, ids.as_deref().unwrap_or_default(), selection.shard)?);
         let (mut offset, mut left) = (selection.offset, selection.limit.unwrap_or(u64::MAX));
         let is_listed = selection.shuffle.is_some() || selection.shard.is_some_and(|shard| !shard.is_whole());
@@ -94,8 +95,14 @@ impl SampleSource {
             ahead: None,
             num_samples,
             notices,
+            warnings,
             dataset,
         })
+    }
+
+    /// What is hardly meant so, lowercase, without a period.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What the user should know about the selection, lowercase, without a period.
