@@ -221,3 +221,9 @@ def test_ranges_of_layers_that_are_none_are_called_so(boxes, model, annotate):
         assert f"`{wrong}` is no range of its layers\nhint: the only numbered layer is 1" in refused
     refused = said(annotate(dataset, tiny, "--class", "car", "--layers", "1-900", code=2), "error")
     assert refused.count("it has no layer") == 4 and "  895 more are missing\n" in refused
+
+
+def test_characters_of_no_width_make_no_other_name(boxes, model, annotate):
+    tiny, dataset = model({1: "hot dog", 2: "cat"}), boxes(["hot\u200b dog"], ["\ufeffhot dog"], ["hot\u00addog\r"], ["cat"])
+    done = annotate(dataset, tiny, "--class", "hot dog")
+    assert counts(done) == (3, {"class absent": 1}) and said(done).count("is taken as the model's class `hot dog`") == 3

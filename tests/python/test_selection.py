@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fiftyone as fo
@@ -179,3 +180,20 @@ def test_a_selection_of_nothing_says_what_leaves_none(tiny_dataset, annotate, tm
         assert f"the selection matches no sample of dataset `{dataset.name}`: {why}" in said, (flags, said)
     assert "matches no sample of dataset" in (said := notices(annotate(tiny_dataset(0), "--dry-run", target="predicted")))
     assert said.endswith(": it has none")
+
+
+def test_lists_are_read_as_windows_writes_them(tiny_dataset, plan, tmp_path):
+    dataset = tiny_dataset(4)
+    (tmp_path / "ids").write_bytes(("\ufeff" + "\r\n".join(dataset.values("id")[1:3]) + "\r\n").encode())
+    assert plan(dataset, "--ids", tmp_path / "ids") == [1, 2]
+
+
+def test_a_file_without_stages_is_not_the_whole_dataset(tiny_dataset, annotate, plan, tmp_path):
+    dataset = tiny_dataset(2)
+    stages = tmp_path / "stages"
+    stages.write_text(json.dumps(dataset.match(F("n") > 0)._serialize()))
+    assert plan(dataset, "--view-stages", stages) == [1]
+    for wrong in ("{}", "null", '"view"'):
+        stages.write_text(wrong)
+        refused = error(annotate(dataset, "--view-stages", stages, "--dry-run", code=2))
+        assert "cannot load the view (ValueError: the file holds no list of stages)" in refused and "hint: " in refused, refused

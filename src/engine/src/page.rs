@@ -36,7 +36,11 @@ impl Page {
                 observer.notice(&format!("there is no earlier report `{}` yet; this run writes it", shown(&path)));
                 None
             }
-            path => path.as_deref().map(read_baseline).transpose()?,
+            path => {
+                let is_own = path == numbers;
+                let own = |error: Diagnostic| error.hint("delete it, and this job writes a new one; its next run compares again");
+                path.as_deref().map(read_baseline).transpose().map_err(|error| if is_own { own(error) } else { error })?
+            }
         };
         baseline
             .iter()
