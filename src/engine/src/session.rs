@@ -363,6 +363,7 @@ impl<'a> Session<'a> {
             if survey.num_stale() == 0 {
                 explain_absence(&decoder, label.as_ref(), &survey.skipped, observer);
             }
+            tell_doubts(&decoder, observer);
             let exit = if survey.interrupted { Exit::Interrupted } else { Exit::Done };
             return Ok(Outcome { exit, summary: None });
         }
@@ -418,6 +419,7 @@ impl<'a> Session<'a> {
         if summary.num_committed == 0 {
             explain_absence(&decoder, label.as_ref(), &summary.skipped, observer);
         }
+        tell_doubts(&decoder, observer);
         let num_failed = if spec.accept_known_failures { summary.num_newly_failed() } else { summary.num_failed };
         let exit = match (&fault, summary.interrupted, num_failed) {
             (Some(_), ..) => Exit::Aborted,
@@ -481,6 +483,13 @@ fn references(spec: &JobSpec, program: &Program, dataset: &Dataset) -> Result<Ve
         None => Ok(Vec::new()),
         Some(Reference::File(file)) => Ok(vec![reference::in_file(file, reading(spec, program))?]),
         Some(Reference::Field(field)) => reference::in_field(dataset, field, &spec.class),
+    }
+}
+
+/// Says what is odd about the masks of a run.
+fn tell_doubts(decoder: &Decoder, observer: &dyn Observer) {
+    for (doubt, todo) in decoder.masks.doubts() {
+        observer.warning(&error_text(&Diagnostic::invalid(doubt).hint(todo)));
     }
 }
 

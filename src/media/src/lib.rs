@@ -56,7 +56,7 @@ pub use input::{InputPixels, Normalization};
 pub use instance::InstanceMask;
 pub use jpeg::encode_jpeg;
 pub use marks::{hatch, outline};
-pub use mask::LabelMask;
+pub use mask::{LabelMask, is_turned};
 pub use named::{check_folder_untouched, check_named, check_named_untouched, named_file, write_named};
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};
