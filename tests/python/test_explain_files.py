@@ -113,3 +113,16 @@ def test_a_mask_that_is_hardly_meant_so_is_told(camflow, tiny_model, tmp_path):
     assert "across" not in (said := notices("mask.png", mask)) and "JPEG" not in said
     assert "mask.png` of 30 x 40 pixels lies across `" in (said := notices("mask.png", mask.T)) and "of 40 x 30, and is" in said
     assert "mask.jpg` is a JPEG file, whose compression changes" in notices("mask.jpg", mask)
+
+
+def test_layers_that_are_hardly_meant_so_are_told(camflow, classifier, tmp_path):
+    photo = picture(tmp_path / "photo.png", 3)
+
+    def notices(*flags):
+        flags = (*flags, "--model", classifier, "--device", "cpu", "--out", tmp_path / "maps", "--format", "json")
+        return "\n".join(event["message"] for event in camflow("explain", photo, *flags).events if event["event"] == "notice")
+
+    assert "layers `1` and `layer1` are the same module, which is explained twice" in notices("--layers", "1,layer1")
+    assert "`--fuse-layers` has nothing to fuse but layer `1`" in notices("--layers", "1", "--fuse-layers")
+    said = notices("--layers", "1-2", "--fuse-layers")
+    assert "fuse" not in said and "same module" not in said
