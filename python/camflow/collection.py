@@ -27,6 +27,16 @@ def environment() -> dict[str, str]:
     return made
 
 
+def check_samples(samples: Any) -> None:
+    """Raises `TypeError` for what is neither a dataset nor a view."""
+    import fiftyone as fo
+
+    if not isinstance(samples, fo.core.collections.SampleCollection):
+        raise TypeError(
+            f"`samples` is a {type(samples).__name__}, and has to be a dataset or a view of one, as `fiftyone.load_dataset(NAME)` gives it"
+        )
+
+
 def selection(samples: Any, of_labels: bool) -> dict[str, str]:
     """Which samples of their dataset a dataset or view of images holds, as files for `camflow`: flag to content; none for all.
 

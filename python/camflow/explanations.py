@@ -71,7 +71,8 @@ def explain(
     """Computes class-activation heatmaps of an image, or of several.
 
     Args:
-        images: a path, an `fo.Sample`, a PIL image or a uint8 array [height, width, 3] of RGB; or a list of these
+        images: a path, an `fo.Sample`, a PIL image or a uint8 array [height, width, 3] of RGB, or [height, width] of gray; or a
+            list of these
         model: as for `compute_heatmaps`
         classes: the classes to explain; by default the model's first for each image
         target: "predicted" (where the model sees the class), "top", "pixel=X,Y", "component" (a number of a
@@ -90,9 +91,12 @@ def explain(
     Raises:
         CamflowError: nothing could be done, or the only image cannot be explained
         ExportError: the model cannot be exported
+        TypeError: something is no image
     """
     several = isinstance(images, (list, tuple))
     given = list(images) if several else [images]
+    if not given:
+        return []
     program = find()
     arguments = names(classes, "--class") + names(layers, "--layers") + names(method, "--method")
     arguments += flags({"target": target, "mask": mask and Path(mask).absolute(), **settings})
@@ -114,15 +118,41 @@ def explain(
 def _path(image: Any, folder: Path, number: int) -> str:
     """The file of an image; one of its own for what is in memory."""
     if isinstance(image, (str, os.PathLike)):
-        return str(Path(image).expanduser().absolute())
+        if not os.fspath(image):
+            raise CamflowError("the path of an image is empty")
+        named = Path(image).expanduser().absolute()
+        # The program takes these, too, and would give more images than were named here.
+        if named.is_dir():
+            raise CamflowError(f"`{named}` is a folder\nhint: list its images: `sorted(Path(FOLDER).glob('*.jpg'))`")
+        if set("*?[") & set(str(named)) and not named.exists():
+            raise CamflowError(f"there is no file `{named}`\nhint: a pattern is for `glob.glob`, which gives a list of images")
+        return str(named)
     if hasattr(image, "filepath"):
         return str(image.filepath)
+    picture = _picture(image)
+    # Pillow would cut the levels of deeper ones; the program says what becomes of them.
+    is_deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
+    path = folder / f"image-{number}.{'tiff' if is_deep else 'png'}"
+    (picture if is_deep else picture.convert("RGB")).save(path)
+    return str(path)
+
+
+def _picture(image: Any) -> Any:
+    """An image in memory as Pillow's; Pillow itself takes numbers of other types for something else than they are."""
+    import numpy as np
     from PIL import Image
 
-    path = folder / f"image-{number}.png"
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture.convert("RGB").save(path)
-    return str(path)
+    if isinstance(image, Image.Image):
+        return image
+    what = f"a {type(image).__name__}"
+    if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
+        array = np.asarray(image)
+        if array.dtype == np.uint8 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+            return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+        what = f"an array of {array.dtype} {list(array.shape)}"
+    raise TypeError(
+        f"an image is a path, an `fo.Sample`, a PIL image or a uint8 array [height, width, 3], and not {what}; several are a list"
+    )
 
 
 def _run(program: str, paths: list[str], arguments: list[str], out: Path) -> dict[str, Explanation]:

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .collection import environment, selection
+from .collection import check_samples, environment, selection
 from .ledger import Ledger
 from .messages import logger, tell
 from .models import Preprocess, reference
@@ -44,7 +44,8 @@ class Failure:
 class HeatmapsResult:
     """What became of the samples of a call of `compute_heatmaps`.
 
-    Every sample that was read was annotated, was skipped (`skipped`: how many, by reason) or has failed.
+    Every sample that was read was annotated, was skipped (`skipped`: how many, by reason) or has failed. With `dry_run=True` none
+    was annotated, and the text says how many would be.
     """
 
     dataset: str
@@ -118,6 +119,7 @@ def compute_heatmaps(
     """
     import fiftyone as fo
 
+    check_samples(samples)
     if label_field is not None:
         if target is not None:
             raise ValueError("`label_field` is the target: leave out `target`")
@@ -142,7 +144,7 @@ def compute_heatmaps(
     counts = ledger.counts()
     result = HeatmapsResult(
         dataset=samples._root_dataset.name,
-        fields=written.get("fields", []),
+        fields=written.get("fields", ledger.fields),
         num_read=counts["num_read"],
         num_annotated=counts["num_committed"],
         num_heatmaps=counts["num_heatmaps"],

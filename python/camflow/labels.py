@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LEVELS = 255
 # pytorch_grad_cam's guard against division by zero.
 EPSILON = 1e-7
+MEND = "`camflow check` looks for all of the dataset's, and the next run makes damaged ones again"
 
 
 def load(label: fo.Heatmap | None) -> Any:
@@ -27,16 +28,25 @@ def load(label: fo.Heatmap | None) -> Any:
         else the levels of the picture, which are within 1/510 of them, and 0 below 1/170
 
     Raises:
-        CamflowError: there is no label, or it names no file, or none that is there
+        CamflowError: there is no label, or it is no heatmap; it names no file, or none that is there and whole
     """
     import numpy as np
 
     if label is None:
         raise CamflowError("the sample has no heatmap in this field\nhint: `dataset.exists(FIELD)` has the samples with one")
 
+    if not hasattr(label, "map_path"):
+        raise CamflowError(
+            f"a {type(label).__name__} is no heatmap\nhint: give the value of a heatmap field, `sample[FIELD]`; "
+            "`dataset.get_field_schema(embedded_doc_type=fo.Heatmap)` has these fields"
+        )
     path = getattr(label, "npy_path", None)
     if path and Path(path).is_file():
-        return upsample(np.load(path).astype(np.float32), getattr(label, "upsampling", None) or ())
+        try:
+            content = np.load(path)
+        except (OSError, ValueError) as error:
+            raise CamflowError(f"`{path}` of the heatmap cannot be read: {error}\nhint: {MEND}") from error
+        return upsample(content.astype(np.float32), getattr(label, "upsampling", None) or ())
     if label.map is not None:
         return np.asarray(label.map, np.float32)
     if label.map_path and Path(label.map_path).is_file():
@@ -47,9 +57,7 @@ def load(label: fo.Heatmap | None) -> Any:
         return np.where(levels > 1, levels, 0).astype(np.float32) / LEVELS
     named = label.map_path or path
     raise CamflowError(
-        f"there is no file `{named}` of the heatmap\nhint: `camflow check` looks for all of the dataset's"
-        if named
-        else "the label names no file and holds no map"
+        f"there is no file `{named}` of the heatmap\nhint: {MEND}" if named else "the label names no file and holds no map"
     )
 
 

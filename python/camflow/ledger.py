@@ -48,7 +48,7 @@ class Ledger:
                     self.failures.append(event)
             case "draining":
                 self.step = "stopping"
-            case "run_finished":
+            case "run_finished" | "dry_run_finished":
                 self.finished = event
             case "error":
                 self.error = event["message"]
@@ -73,13 +73,22 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """How many samples and heatmaps came to what, by NUMBERS."""
-        return {name: self.finished.get(name, 0) for name in NUMBERS}
+        counts = {name: self.finished.get(name, 0) for name in NUMBERS}
+        # What a dry run counts is not there.
+        return {**counts, "num_heatmaps": 0, "num_withdrawn": 0} if self._is_dry() else counts
+
+    def _is_dry(self) -> bool:
+        return self.finished.get("event") == "dry_run_finished"
 
     def headline(self) -> str:
         """The counts in a sentence."""
         counts = self.counts()
         read, heatmaps = _counted(counts["num_read"], "sample"), _counted(counts["num_heatmaps"], "heatmap")
         skipped, failed = counts["num_skipped"], counts["num_failed"]
+        if self._is_dry():
+            heatmaps = _counted(self.finished["num_heatmaps"], "heatmap")
+            would = f"{self.finished['num_stale']} would be annotated ({heatmaps}), {skipped} skipped, {failed} would fail"
+            return f"dry run, nothing was changed; {read} read: {would}"
         return f"{read} read: {counts['num_committed']} annotated ({heatmaps}), {skipped} skipped, {failed} failed"
 
     def details(self) -> list[str]:

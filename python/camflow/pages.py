@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .collection import environment
+from .collection import check_samples, environment, selection
+from .messages import logger
 from .process import CamflowError, find
-from .settings import flags
+from .settings import flags, names
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -55,18 +56,23 @@ def report(samples: fo.core.collections.SampleCollection, fields: str | Iterable
     """
     import fiftyone as fo
 
-    fields = [fields] if isinstance(fields, str) else list(fields or [])
+    check_samples(samples)
+    if isinstance(samples, fo.DatasetView) and samples.media_type == fo.core.media.GROUP:
+        samples = samples.select_group_slices(media_type="image")
     with tempfile.TemporaryDirectory(prefix="camflow-") as folder:
         page, numbers = Path(folder) / "report.html", Path(folder) / "numbers.json"
         arguments = ["report", f"--dataset={samples._root_dataset.name}", f"--out={page}", f"--json={numbers}"]
-        arguments += [f"--fields={','.join(fields)}"] if fields else []
-        if isinstance(samples, fo.DatasetView):
-            ids = Path(folder) / "ids"
-            ids.write_text("".join(f"{sample}\n" for sample in samples.values("id")))
-            arguments.append(f"--ids={ids}")
+        arguments += names(fields, "--fields")
+        for flag, content in selection(samples, of_labels=False).items():
+            file = Path(folder) / flag.strip("-")
+            file.write_text(content)
+            arguments.append(f"{flag}={file}")
         done = subprocess.run(
             [find(), *arguments, *flags(settings)], env=environment(), capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise CamflowError(done.stderr.strip().removeprefix("error: "))
+        for line in done.stdout.splitlines():
+            if line.startswith("note: "):
+                logger.info("%s", line)
         return Report(page.read_text(), json.loads(numbers.read_text()))

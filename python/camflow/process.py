@@ -140,8 +140,13 @@ class Run:
         if self.code in (0, 1):
             return
         what = "camflow was killed" if self.code < 0 else "camflow was stopped" if self.code == INTERRUPTED else "camflow ended"
+        # What another program said, the exporter, is in no event.
+        is_told = error and "stands above" not in error
+        text = (error if is_told else self.said) or ""
         # What flags there are is no help to those who call this from Python.
-        text = (error or self.said).removeprefix("error: ").partition("\n\nUsage: ")[0]
+        for rest in ("\n\nUsage: ", "\n\nFor more information, "):
+            text = text.partition(rest)[0]
+        text = text.removeprefix("error: ")
         raise CamflowError(text or f"{what} (exit code {self.code})")
 
     def _follow(self) -> None:

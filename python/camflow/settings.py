@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 def names(values: str | int | Iterable[Any] | None, flag: str) -> list[str]:
-    """One flag for each name, in which no comma separates: the names of classes may hold some."""
-    values = [] if values is None else [values] if isinstance(values, (str, int)) else values
-    return [f"{flag}={_escaped(value, ',')}" for value in values]
+    """One flag for each name, in which no comma separates: the names of classes may hold some.
+
+    Raises:
+        TypeError: `values` are no names.
+        ValueError: there are none. Without the flag all would be taken, or what is usual: nobody means that by an empty list.
+    """
+    if values is None:
+        return []
+    given = [values] if isinstance(values, (str, numbers.Real)) else values
+    if not isinstance(given, Iterable):
+        raise TypeError(f"`{flag}` takes names, not a {type(values).__name__}")
+    made = [f"{flag}={_escaped(value, ',')}" for value in given]
+    if not made:
+        raise ValueError(f"the list for `{flag}` is empty: name something in it, or leave it out")
+    return made
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
@@ -18,6 +31,7 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 
     Raises:
         TypeError: a value is nothing that can be written as a flag.
+        ValueError: a list is empty.
     """
     made: list[str] = []
     for name, value in settings.items():
@@ -28,7 +42,7 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
             made.append(flag)
         elif isinstance(value, Mapping):
             made += [f"{flag}={_escaped(key, '=')}={item}" for key, item in value.items()]
-        elif isinstance(value, (str, int, float, os.PathLike)):
+        elif isinstance(value, (str, numbers.Real, os.PathLike)):
             made.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
         elif isinstance(value, Iterable):
             made += names(value, flag)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Exit, choice,
-    dataset::{DatasetArgs, check_heatmap_fields},
+    dataset::{DatasetArgs, asked_heatmap_fields},
     print,
     signals::cancel_on_signals,
 };
@@ -74,8 +74,8 @@ fn fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, asked)?;
-    Ok(if asked.is_empty() { known } else { asked.to_vec() })
+    let asked = asked_heatmap_fields(dataset, asked)?;
+    Ok(if asked.is_empty() { known } else { asked })
 }
 
 /// What was found of one file, or of the map in a document.

@@ -41,8 +41,11 @@ impl DatasetArgs {
     }
 }
 
-/// Refuses fields that are none of the dataset's heatmap fields.
-pub(super) fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<(), Diagnostic> {
+/// The fields that were asked for, each once: what is named twice would count twice.
+///
+/// # Errors
+/// One is none of the dataset's heatmap fields.
+pub(super) fn asked_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic> {
     let known = dataset.heatmap_fields();
     if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
         let there_are = match known.is_empty() {
@@ -52,7 +55,13 @@ pub(super) fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Resul
         let message = format!("dataset `{}` has no heatmap field `{unknown}`", dataset.name());
         return Err(Diagnostic::invalid(message).hint(there_are));
     }
-    Ok(())
+    let mut fields: Vec<String> = Vec::new();
+    for field in asked {
+        if !fields.contains(field) {
+            fields.push(field.clone());
+        }
+    }
+    Ok(fields)
 }
 
 /// Refuses keys that are none of the dataset's runs of camflow's.

@@ -96,7 +96,17 @@ Examples:
 pub(super) fn arranged(command: Command) -> Command {
     let command = with_examples(command, "");
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-    names.iter().fold(command, |command, name| command.mut_subcommand(name, |sub| with_examples(grouped(sub), name)))
+    names.iter().fold(command, |command, name| command.mut_subcommand(name, |sub| with_examples(grouped(told(sub)), name)))
+}
+
+/// A negative number is a value of the flag before it, which can say what it takes, and no flag that nobody knows.
+fn told(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let command = names.iter().fold(command, |command, name| command.mut_subcommand(name, told));
+    command.mut_args(|arg| {
+        let takes_values = arg.get_long().is_some() && arg.get_action().takes_values();
+        if takes_values { arg.allow_negative_numbers(true) } else { arg }
+    })
 }
 
 fn with_examples(command: Command, name: &str) -> Command {

@@ -23,7 +23,7 @@ mod signals;
 mod surroundings;
 mod worker;
 
-use std::{io::Write, num::NonZeroUsize};
+use std::{io::Write, num::NonZeroUsize, str::FromStr};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
@@ -111,6 +111,11 @@ impl Command {
 /// Reads a count of which there is at least one.
 fn positive(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "it is a number from 1".to_owned())
+}
+
+/// Reads a count of which there may be none.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it is a number from 0".to_owned())
 }
 
 /// Runs the program with the arguments of the process.

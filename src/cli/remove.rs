@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::{
     Exit, before_changes,
-    dataset::{DatasetArgs, check_heatmap_fields, check_runs},
+    dataset::{DatasetArgs, asked_heatmap_fields, check_runs},
     model::heatmap_folder,
     print,
     signals::cancel_on_signals,
@@ -140,9 +140,10 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         }
         (fields, named)
     } else {
-        check_heatmap_fields(dataset, &args.fields)?;
-        let emptied = |run: &StoredRun| run.fields.iter().all(|field| args.fields.contains(field));
-        (args.fields.clone(), runs.into_iter().filter(emptied).collect())
+        let asked = asked_heatmap_fields(dataset, &args.fields)?;
+        let emptied = |run: &StoredRun| run.fields.iter().all(|field| asked.contains(field));
+        let emptied = runs.into_iter().filter(emptied).collect();
+        (asked, emptied)
     };
     let mut folders: BTreeSet<PathBuf> = runs.iter().flat_map(|run| run.folders.clone()).collect();
     if args.out.is_some() || folders.is_empty() {

@@ -1,16 +1,17 @@
 //! `camflow report`: what the measures of a dataset's heatmaps say, as a page, as JSON and as CSV.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     Exit,
-    dataset::{DatasetArgs, check_heatmap_fields, check_runs},
+    dataset::{DatasetArgs, asked_heatmap_fields, check_runs},
     print,
     signals::cancel_on_signals,
+    whole,
 };
 use crate::{
     diagnostic::Diagnostic,
-    engine::{NUM_WORST, StudyFiles, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline},
+    engine::{NUM_WORST, StudyFiles, baseline_notice, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline, shared},
     fiftyone::{Dataset, MeasuredSource, Selection, stored_runs},
     job::NameList,
     media::shown,
@@ -42,7 +43,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
     /// How many of the worst and of the best samples to show of each field and class
-    #[arg(long, value_name = "N", default_value_t = NUM_WORST)]
+    #[arg(long, value_name = "N", default_value_t = NUM_WORST, value_parser = whole::<usize>)]
     worst: usize,
     /// Only samples with one of these tags
     #[arg(long, value_name = "TAG")]
@@ -62,12 +63,10 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let cancellation = cancel_on_signals()?;
     let baseline = args.baseline.as_deref().map(read_baseline).transpose()?;
-    for (flag, path) in [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())] {
-        if let Some(path) = path {
-            check_written(flag, path)?;
-        }
-    }
+    check_files(args)?;
     let (_connected, dataset) = args.dataset.open()?;
+    let notice = baseline.as_ref().and_then(|baseline| baseline_notice(baseline, dataset.name()));
+    notice.iter().for_each(|notice| print(&format!("note: {notice}")));
     let mut fields = fields(&dataset, args)?;
     let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose()?;
     let viewed = match viewed {
@@ -85,6 +84,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         ..Selection::default()
     };
     let mut source = MeasuredSource::new(&dataset, fields.clone(), &selection)?;
+    let notices = source.notices().to_vec();
     let files = StudyFiles {
         page: &args.out,
         json: args.json.as_deref(),
@@ -102,9 +102,11 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         let dataset = flag("--dataset", name);
         let problem = format!("no sample of the selection has heatmaps of camflow's in {fields} of dataset `{name}`");
         let hint = format!("make them with `camflow annotate {dataset}`, or select other samples");
-        return Err(Diagnostic::invalid(problem).hint(hint));
+        let error = Diagnostic::invalid(problem);
+        return Err(notices.into_iter().fold(error, Diagnostic::hint).hint(hint));
     }
 
+    notices.iter().for_each(|notice| print(&format!("note: {notice}")));
     for finding in &findings {
         print(&names::shown(&finding.text).to_string());
         if !finding.samples.is_empty() {
@@ -117,6 +119,23 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     Ok(Exit::Done)
 }
 
+/// Refuses files that cannot be written, or would be written over each other.
+fn check_files(args: &Args) -> Result<(), Diagnostic> {
+    let files = [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())];
+    let written: Vec<(&str, &Path)> = files.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_path()))).collect();
+    let baseline = args.baseline.as_deref().filter(|path| args.json.as_deref() != Some(*path));
+    let read: Vec<(&str, &Path)> = [("--baseline", baseline), ("--ids", args.ids.as_deref())]
+        .into_iter()
+        .filter_map(|(flag, path)| Some((flag, path?)))
+        .collect();
+    if let Some((first, second, path)) = shared(&written, &read).first() {
+        return Err(
+            Diagnostic::invalid(format!("`{first}` and `{second}` are the same file, `{}`", shown(path))).hint("name two files")
+        );
+    }
+    written.iter().try_for_each(|(flag, path)| check_written(flag, path))
+}
+
 /// The heatmap fields to read.
 fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
     let known = dataset.heatmap_fields();
@@ -125,10 +144,10 @@ fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, &args.fields)?;
+    let asked = asked_heatmap_fields(dataset, &args.fields)?;
     match &args.run {
-        None if args.fields.is_empty() => Ok(known),
-        None => Ok(args.fields.clone()),
+        None if asked.is_empty() => Ok(known),
+        None => Ok(asked),
         Some(key) => {
             let runs = stored_runs(dataset)?;
             check_runs(dataset, &runs, [key])?;

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import camflow as api
+import fiftyone as fo
 import numpy as np
 import pytest
 from camflow.settings import flags, names
@@ -202,3 +203,105 @@ def test_the_documented_call_works(tiny_model, tiny_dataset, tmp_path, monkeypat
     seen: dict = {}
     exec(snippet, seen)  # noqa: S102
     assert seen["result"].num_annotated == 2 and seen["values"].ndim == 2 and seen["explanation"].error is None
+
+
+def test_an_empty_list_is_not_all(tiny_model, tiny_dataset, tmp_path):
+    """`classes=[...]` that a filter has left empty means no class, and no flag at all would mean each sample's own, or every sample."""
+    dataset = tiny_dataset(1, what=lambda n: fo.Classification(label="light"))
+    call = {"classes": "light", "label_field": "what", "out": tmp_path / "out", "dry_run": True}
+    for name, flag in {"classes": "class", "layers": "layers", "method": "method", "tags": "tags", "slices": "slices"}.items():
+        with pytest.raises(ValueError, match=f"the list for `--{flag}` is empty"):
+            api.compute_heatmaps(dataset, tiny_model, **{**call, name: []})
+    with pytest.raises(ValueError, match="the list for `--class` is empty"):
+        api.explain(dataset.first().filepath, tiny_model, classes=[])
+    with pytest.raises(ValueError, match="the list for `--fields` is empty"):
+        api.report(dataset, fields=[])
+    assert flags({"map": {}, "tags": None}) == names(None, "--class") == []
+
+
+def test_a_dry_run_says_what_would_be_done(tiny_model, tiny_dataset, tmp_path):
+    dataset = tiny_dataset(3)
+    call = {"classes": "light", "label_field": "ground_truth", "out": tmp_path / "out", "progress": False}
+    foreseen = api.compute_heatmaps(dataset, tiny_model, **call, dry_run=True)
+    assert (foreseen.num_read, foreseen.num_annotated, foreseen.num_heatmaps, foreseen.num_skipped) == (3, 0, 0, 0)
+    assert str(foreseen).startswith(
+        "dry run, nothing was changed; 3 samples read: 3 would be annotated (3 heatmaps), 0 skipped, 0 would fail"
+    )
+    assert api.compute_heatmaps(dataset, tiny_model, **call).num_annotated == 3
+    again = api.compute_heatmaps(dataset, tiny_model, **call, dry_run=True)
+    assert again.skipped == {"up to date": 3} and "0 would be annotated" in str(again)
+
+
+def test_what_is_no_image_or_dataset_is_called_so(tiny_model, tiny_dataset, tmp_path):
+    dataset = tiny_dataset(2)
+    path = Path(dataset.first().filepath)
+    for wrong in (dataset.name, list(dataset)):
+        with pytest.raises(TypeError, match="`samples` is a (str|list), and has to be a dataset or a view"):
+            api.compute_heatmaps(wrong, tiny_model, "light")
+        with pytest.raises(TypeError, match="has to be a dataset or a view"):
+            api.report(wrong)
+    for wrong, said in (
+        (path.parent, "is a folder\nhint: "),
+        (f"{path.parent}/*.png", "hint: a pattern is for `glob.glob`"),
+        ("", "the path of an image is empty"),
+    ):
+        with pytest.raises(api.CamflowError) as error:
+            api.explain(wrong, tiny_model)
+        assert said in str(error.value)
+    # Pillow would show fractions as black, and levels above 255 as white.
+    gray = np.asarray(Image.open(path).convert("L"))
+    for wrong, said in (
+        (gray / np.float32(255), "an array of float32 [30, 40]"),
+        (gray.astype(np.int32) * 100, "an array of int32 [30, 40]"),
+        (np.zeros((3, 40, 40), np.uint8), "an array of uint8 [3, 40, 40]"),
+        (dataset.view(), "a DatasetView"),
+        (iter([path]), "a list_iterator"),
+        (None, "a NoneType"),
+    ):
+        with pytest.raises(TypeError) as error:
+            api.explain(wrong, tiny_model)
+        assert f"and not {said}; several are a list" in str(error.value)
+    assert api.explain([], tiny_model) == []
+    call = {"target": "pixel=9,9", "classes": "light"}
+    of_gray = api.explain(gray, tiny_model, **call).heatmaps[0].values
+    assert np.array_equal(api.explain(gray[..., None], tiny_model, **call).heatmaps[0].values, of_gray)
+    # Deep ones are what a file of theirs is.
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    deep.save(tmp_path / "deep.png")
+    of_file = api.explain(tmp_path / "deep.png", tiny_model, **call).heatmaps[0].values
+    assert np.array_equal(api.explain(deep, tiny_model, **call).heatmaps[0].values, of_file)
+
+
+def test_a_report_is_of_what_a_view_holds(tiny_model, tiny_dataset, tmp_path, capsys):
+    box = fo.Detection(label="light", bounding_box=[0, 0, 1, 1])
+    dataset = tiny_dataset(4, tags=lambda n: ["day"], boxes=lambda n: fo.Detections(detections=[box.copy()] if n < 2 else []))
+    api.compute_heatmaps(dataset, tiny_model, "light", "ground_truth", layers=1, out=tmp_path / "out", progress=False)
+    patches = dataset.to_patches("boxes")
+    assert api.report(patches).numbers["num_samples"] == 2, "of the samples that the patches are cut from"
+    patches._patches_dataset.delete()
+    capsys.readouterr()
+    assert api.report(dataset, tags=["day", "dya"]).numbers["num_samples"] == 4
+    assert "note: no sample of dataset" in (said := capsys.readouterr().out) and "has the tag `dya`" in said
+
+
+def test_what_is_no_heatmap_is_not_loaded(tiny_model, tiny_dataset, tmp_path):
+    dataset = tiny_dataset(1)
+    api.compute_heatmaps(dataset, tiny_model, "light", "ground_truth", layers=1, out=tmp_path / "out", progress=False)
+    sample = dataset.first()
+    for wrong, what in ((sample, "SampleView|Sample"), (sample.ground_truth, "Segmentation"), ([], "list")):
+        with pytest.raises(api.CamflowError, match=f"a ({what}) is no heatmap\nhint: "):
+            api.load(wrong)
+    path = Path(sample.light_grad_layer_1.npy_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(api.CamflowError) as error:
+        api.load(sample.light_grad_layer_1)
+    assert f"`{path}` of the heatmap cannot be read" in str(error.value) and "`camflow check`" in str(error.value)
+
+
+def test_what_the_exporter_says_is_in_the_error(tiny_dataset, tmp_path, monkeypatch):
+    dataset = tiny_dataset(1)
+    monkeypatch.setenv("CAMFLOW_CACHE", str(tmp_path))
+    (tmp_path / "nets.py").write_text("def build():\n    raise ValueError('no weights here')\n")
+    with pytest.raises(api.CamflowError) as error:
+        api.compute_heatmaps(dataset, f"{tmp_path}/nets.py:build", "light", "ground_truth", out=tmp_path / "out")
+    assert "raised ValueError: no weights here" in str(error.value)

@@ -221,3 +221,56 @@ def test_explain_tells_the_values_of_a_mask(camflow, tiny_model, tiny_dataset, t
     # One of two is done.
     assert "and no 2" in explain(mask, "--class", "middle,light", code=0)
     assert list((tmp_path / "out").glob("*middle*")) and not list((tmp_path / "out").glob("*light*"))
+
+
+def test_values_of_masks_that_nobody_named_are_told(tiny_dataset, annotate):
+    dataset = tiny_dataset(2)
+    assert "mask targets" not in told(annotate(dataset, "labels", "--dry-run"), "notice")
+    dataset.default_mask_targets = {}
+    dataset.save()
+    said = told(annotate(dataset, "labels", "--dry-run", classes="light,middle"), "notice")
+    assert "field `ground_truth` has no mask targets, so that values in its masks are taken for the numbers of channels" in said
+    assert "(2 is `light`, 1 is `middle`)" in said and '`dataset.mask_targets["ground_truth"]` says otherwise' in said
+
+
+def test_masks_that_lie_across_their_images_are_told(tiny_dataset, annotate):
+    """FiftyOne stretches them over the image, and so does camflow; drawn on the upright photograph, that is another place."""
+    dataset = tiny_dataset(4)
+    assert "across" not in told(annotate(dataset, "labels"))
+    turned = list(dataset)[1:3]
+    for sample, side in zip(turned, (1, 2), strict=True):
+        photo = Image.open(sample.filepath)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        photo.save(sample.filepath, exif=exif)
+        # Of the upright photograph's size, or smaller.
+        mask = np.rot90(sample.ground_truth.mask, -1)[::side, ::side].copy()
+        sample.ground_truth = fo.Segmentation(mask=mask)
+        sample.save()
+    said = told(annotate(dataset, "labels"))
+    assert f"2 masks lie across the image, stretched over it; the first is that of sample `{turned[0].id}`\nhint: " in said or (
+        f"`{turned[1].id}`\nhint: " in said
+    )
+    assert "`--apply-exif`" in said
+    assert "across" not in told(annotate(dataset, "labels", "--apply-exif", "--overwrite"))
+    # Squares lie as they like, and other sizes are no turn.
+    for shape in ((30, 30), (15, 20), (30, 20)):
+        dataset.set_values("ground_truth", [fo.Segmentation(mask=np.full(shape, 2, np.uint8)) for _ in dataset])
+        assert "across" not in told(annotate(dataset, "labels", "--overwrite")), shape
+
+
+def test_masks_in_files_of_photographs_are_told(tiny_dataset, annotate, tmp_path):
+    dataset = tiny_dataset(2)
+    for sample in dataset:
+        path = tmp_path / f"{sample.id}.{'jpg' if sample.n else 'png'}"
+        Image.fromarray(sample.ground_truth.mask * 100).save(path)
+        sample.ground_truth = fo.Segmentation(mask_path=str(path))
+        sample.save()
+    dataset.default_mask_targets = {100: "middle", 200: "light"}
+    dataset.save()
+    assert (dataset.last().ground_truth.get_mask() % 100).any(), "what FiftyOne reads, too"
+    for flags in (["--dry-run"], []):
+        said = told(annotate(dataset, "labels", *flags))
+        assert (
+            "1 mask is a JPEG file, whose compression changes the numbers of classes near edges\nhint: store masks as PNG" in said
+        )

@@ -89,3 +89,40 @@ def test_heatmaps_are_animated(camflow, classifier, tmp_path):
     told = camflow("explain", tmp_path / "tensor.npy", *flags, "--animate", "--out", tmp_path / "tensors").events
     assert any(event["event"] == "notice" and "no picture to animate" in event["message"] for event in told)
     assert not list((tmp_path / "tensors").glob("*.gif"))
+
+
+def test_a_folder_that_is_none_is_said(camflow, classifier, tmp_path):
+    photo = picture(tmp_path / "photo.png", 3)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "maps"):
+        said = camflow("explain", photo, "--model", classifier, "--device", "cpu", "--out", folder, code=2).stderr
+        assert f"error: cannot use the folder `{folder}`\ncaused by: Not a directory" in said
+        assert said.endswith("hint: choose another folder with `--out`\n")
+
+
+def test_a_mask_that_is_hardly_meant_so_is_told(camflow, tiny_model, tmp_path):
+    photo = picture(tmp_path / "photo.png", 3)
+    mask = np.full((30, 40), 2, np.uint8)
+    flags = ("--model", tiny_model, "--device", "cpu", "--class", "light", "--out", tmp_path / "maps", "--format", "json")
+
+    def notices(name, content):
+        Image.fromarray(content).save(tmp_path / name)
+        done = camflow("explain", photo, *flags, "--mask", tmp_path / name)
+        return "\n".join(event["message"] for event in done.events if event["event"] == "notice")
+
+    assert "across" not in (said := notices("mask.png", mask)) and "JPEG" not in said
+    assert "mask.png` of 30 x 40 pixels lies across `" in (said := notices("mask.png", mask.T)) and "of 40 x 30, and is" in said
+    assert "mask.jpg` is a JPEG file, whose compression changes" in notices("mask.jpg", mask)
+
+
+def test_layers_that_are_hardly_meant_so_are_told(camflow, classifier, tmp_path):
+    photo = picture(tmp_path / "photo.png", 3)
+
+    def notices(*flags):
+        flags = (*flags, "--model", classifier, "--device", "cpu", "--out", tmp_path / "maps", "--format", "json")
+        return "\n".join(event["message"] for event in camflow("explain", photo, *flags).events if event["event"] == "notice")
+
+    assert "layers `1` and `layer1` are the same module, which is explained twice" in notices("--layers", "1,layer1")
+    assert "`--fuse-layers` has nothing to fuse but layer `1`" in notices("--layers", "1", "--fuse-layers")
+    said = notices("--layers", "1-2", "--fuse-layers")
+    assert "fuse" not in said and "same module" not in said

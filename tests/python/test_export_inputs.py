@@ -469,3 +469,31 @@ def test_an_old_torch_is_said(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
     text = refusal(load_model, "torchvision:squeezenet1_1", "none")
     assert "torch 2.6.0+cu124 is too old" in text and "2.9 or later" in text
+
+
+def test_names_of_classes_are_for_the_channels_that_there_are(models, tmp_path):
+    (tmp_path / "none.txt").write_text("\n\n")
+    (tmp_path / "none.json").write_text("{}")
+    for name, said in {"none.txt": "it has no names", "none.json": "it has no names", "nosuch.txt": "there is no file"}.items():
+        assert said in refusal(read_classes, str(tmp_path / name))
+    loaded = load_model(f"{models}:Net", classes={0: "ant", 1: "bee", 5: "cat"})
+    assert "for channel 5, too, and the output has 3 channels, from 0" in refusal(export, loaded, tmp_path)
+
+
+def test_a_score_of_the_image_is_no_segmentation(models, tmp_path):
+    said = refusal(export, load_model(f"{models}:Net", task="segmentation"), tmp_path)
+    assert "the output has shape [2, 3], one score per class and none per pixel" in said
+
+
+def test_means_are_of_samples_that_were_divided(models, tmp_path):
+    assert "`--mean` is 123.7, and samples are in [0, 1]" in refusal(steps_from_flags, None, [123.7, 116.3, 103.5], [58.4], None)
+    for more in ({"rescale": False}, {"samples": "as-is"}):
+        assert steps_from_flags(None, [123.7], [58.4], None, **more)[-1]["mean"] == [123.7]
+
+
+@pytest.mark.parametrize("where", ["", "    "])
+def test_a_module_that_ends_python_gives_no_model(tmp_path, where):
+    """The exit code 0 of `sys.exit()` would pass the file of an earlier export for a new one."""
+    (tmp_path / "ends.py").write_text(f"import sys\ndef build():\n    pass\n{where}sys.exit()\n")
+    said = refusal(load_model, f"{tmp_path}/ends.py:build")
+    assert "ends Python" in said

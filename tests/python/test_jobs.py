@@ -297,3 +297,77 @@ def test_a_job_runs_from_rust(binary, dataset, tiny_model, tmp_path):
     assert sum(len(dataset.exists(field)) for field in fields) == int(done.stderr.splitlines()[-1].split()[0]) > 0
     refused = subprocess.run([example, "none", *arguments[2:]], check=False, capture_output=True, text=True)
     assert refused.returncode != 0 and "no dataset `none`" in refused.stderr
+
+
+def test_what_is_empty_is_no_default(camflow, job_file, monkeypatch):
+    """A variable that is not filled would have a job run on the usual database, write no report, or take all samples."""
+    monkeypatch.setenv("NOTHING", "")
+    for key in ("database-uri", "database-name", "database-dir", "report-file", "html-file", "out", "model", "python", "match"):
+        refused = camflow("run", job_file(f'name = "a"\n{key} = "${{NOTHING}}"'), "--dry-run", code=2)
+        assert f"job `a`: `{key}` is empty: give it a " in refused.stderr, (key, refused.stderr)
+    for flag in ("--database-uri", "--database-name", "--database-dir"):
+        for command in (["runs"], ["annotate", "--class", "middle"]):
+            refused = camflow(*command, "--dataset", "any", flag, "", code=2)
+            assert f"a value is required for '{flag} <" in refused.stderr, refused.stderr
+    assert "the name of the dataset is empty\nhint: " in camflow("annotate", "--dataset", "", "--class", "a", code=2).stderr
+    for command in (["inspect"], ["annotate", "--dataset", "any", "--class", "a", "--model"]):
+        assert "the name of the model is empty\nhint: " in camflow(*command, "", code=2).stderr
+
+
+def test_no_file_is_written_over_another_that_the_job_has(camflow, job_file, dataset, tiny_model, tmp_path):
+    ids = tmp_path / "ids"
+    ids.write_text("\n".join(dataset.values("id")))
+    for keys, said in {
+        'report-file = "r.html"\nhtml-file = "./r.html"': "`report-file` and `html-file` are the same file",
+        f'ids = "{ids}"\nreport-file = "{ids}"': "`report-file` and `ids` are the same file",
+        'html-file = "a.html"\nnumbers-file = "{name}.json"\nreport-file = "a.json"': "`report-file` and `numbers-file` are the same",
+    }.items():
+        refused = camflow("run", job_file(f'name = "a"\n{keys}'), code=2)
+        assert said in refused.stderr and "there is a mistake in" in refused.stderr, refused.stderr
+    model = tmp_path / "model.pt2"
+    model.write_bytes(tiny_model.read_bytes())
+    flags = ("--class", "middle", "--target", "labels:masks", "--model", model, "--out", tmp_path / "maps")
+    refused = camflow("annotate", "--dataset", dataset.name, *flags, "--report-file", model, code=2)
+    assert "`report-file` and `model` are the same file" in refused.stderr
+    refused = camflow("annotate", "--dataset", dataset.name, *flags, "--ids", ids, "--report-file", ids, code=2)
+    assert "`report-file` and `ids` are the same file" in refused.stderr
+    assert len(ids.read_text().split()) == 5 and model.read_bytes() == tiny_model.read_bytes()
+    # A job may be compared with its own last run, and streams take what comes.
+    keys = 'html-file = "/dev/null"\nreport-file = "/dev/null"\nnumbers-file = "n.json"\nbaseline = "n.json"'
+    camflow("run", job_file(f'name = "a"\n{keys}'), "--dry-run")
+
+
+def test_a_dry_run_says_what_could_not_be_written(camflow, job_file, tmp_path):
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    inside = tmp_path / "file" / "x"
+    for flag in ("report-file", "html-file", "out"):
+        refused = camflow("run", job_file('name = "a"'), "--dry-run", "--set", f"{flag}={inside}", code=2)
+        assert f"`{inside}`" in refused.stderr and f"--{flag}`" in refused.stderr.splitlines()[-1], refused.stderr
+    refused = camflow("run", job_file('name = "a"'), "--dry-run", "--set", f"report-file={tmp_path}", code=2)
+    assert "a folder of that name exists" in refused.stderr
+    new = tmp_path / "new" / "deep"
+    camflow("run", job_file('name = "a"'), "--dry-run", "--set", f"report-file={new}/r.json", "--set", f"out={new}/maps")
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != "jobs.toml") == [
+        p for p in before if p.name != "jobs.toml"
+    ]
+
+
+def test_numbers_that_are_too_small_are_refused_in_words(camflow, job_file):
+    for flag, least in {"--limit": 1, "--workers": 1, "--cam-batch-size": 1, "--seed": 0}.items():
+        refused = camflow("annotate", "--dataset", "any", flag, "-1", code=2)
+        assert f"invalid value '-1' for '{flag} <N>': it is a number from {least}" in refused.stderr, refused.stderr
+        if least:
+            refused = camflow("run", job_file(f'name = "a"\n{flag.strip("-")} = -1'), code=2)
+            assert f"it is a number from {least}" in refused.stderr
+    refused = camflow("run", job_file('name = "a"\nworkers = 0'), code=2)
+    assert "job `a`: `workers` cannot be `0`: it is a number from 1\n" in refused.stderr
+    assert "'--worst <N>': it is a number from 0" in camflow("report", "--dataset", "any", "--worst", "-1", code=2).stderr
+
+
+def test_no_hint_writes_over_a_file_that_is_there(camflow, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for there in (tmp_path / "a.png", tmp_path):
+        refused = camflow("run", there, code=2)
+        assert "cannot read the job file" in refused.stderr and "hint: a job file is a text file" in refused.stderr
+        assert "print-default >" not in refused.stderr

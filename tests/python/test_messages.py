@@ -28,6 +28,9 @@ annotate --dataset flowers --clas car
 annotate --dataset flowers --method gradcan
 annotate --dataset flowers --precision fp8
 annotate --dataset flowers --limit 0
+annotate --dataset flowers --limit -1
+annotate --dataset flowers --report-file a.json --html-file a.json
+annotate --dataset flowers --map car=bus --map car=cat
 annotate --dataset flowers --shard 4/3
 annotate --dataset flowers --max-failures 200%
 annotate --dataset flowers --target pixel=1
@@ -35,12 +38,15 @@ annotate --dataset flowers --seed 3
 annotate --dataset flowers --field {klass}
 annotat
 run no-such.toml
+run a.png
 run broken.toml
 run mistakes.toml
 run two.toml --only thrid
 run two.toml --set limi=3
 worker run two.toml
 explain a.png --model good.pt2 --out maps --layers 9
+explain a.png --model good.pt2 --out maps --layers 1-90
+explain a.png --model good.pt2 --out maps --layers 2-1
 explain a.png --model good.pt2 --out maps --layers layer4
 explain a.png --model good.pt2 --out maps --layers feature
 explain a.png --model good.pt2 --out maps --layers 9,layer4
@@ -53,6 +59,7 @@ explain a.png --model good.pt2 --out maps --device cpu --precision tf32
 explain a.png --model good.pt2 --out maps --device cpu,cpu
 explain a.png --model good.pt2 --out maps --exact --precision bf16
 explain no-such.png --model good.pt2 --out maps
+explain a.png --model good.pt2 --out file
 explain text.png --model good.pt2 --out maps
 explain empty.png --model good.pt2 --out maps
 explain a.png --model no-such.pt2 --out maps
@@ -95,6 +102,7 @@ clean --dataset flowers --out no-such-folder
 clean --dataset flowers --out maps
 remove --dataset flowers nightly
 report --dataset flowers
+report --dataset annotated --tags nigth
 runs --dataset flowrs
 """
 

@@ -205,3 +205,25 @@ def test_layers_that_are_not_there_are_told_with_the_nearest(boxes, model, annot
     tiny, dataset = model({1: "car"}), boxes(["car"])
     refused = said(annotate(dataset, tiny, "--class", "car", "--layers", "9", code=2), "error")
     assert "hint: the only numbered layer is 1" in refused, refused
+
+
+def test_a_label_is_mapped_to_one_class(boxes, model, annotate):
+    tiny, dataset = model({1: "car", 2: "truck"}), boxes(["lorry"], ["car"])
+    refused = said(annotate(dataset, tiny, "--class", "car", "--map", "lorry=truck", "--map", "lorry=car", code=2), "error")
+    assert "`map` takes label `lorry` for `truck` and for `car`" in refused
+    assert counts(annotate(dataset, tiny, "--class", "car", "--map", "lorry=car", "--map", "lorry=car"))[0] == 2
+
+
+def test_ranges_of_layers_that_are_none_are_called_so(boxes, model, annotate):
+    tiny, dataset = model({1: "car"}), boxes(["car"])
+    for wrong in ("2-1", "1-100000000"):
+        refused = said(annotate(dataset, tiny, "--class", "car", "--layers", wrong, code=2), "error")
+        assert f"`{wrong}` is no range of its layers\nhint: the only numbered layer is 1" in refused
+    refused = said(annotate(dataset, tiny, "--class", "car", "--layers", "1-900", code=2), "error")
+    assert refused.count("it has no layer") == 4 and "  895 more are missing\n" in refused
+
+
+def test_characters_of_no_width_make_no_other_name(boxes, model, annotate):
+    tiny, dataset = model({1: "hot dog", 2: "cat"}), boxes(["hot\u200b dog"], ["\ufeffhot dog"], ["hot\u00addog\r"], ["cat"])
+    done = annotate(dataset, tiny, "--class", "hot dog")
+    assert counts(done) == (3, {"class absent": 1}) and said(done).count("is taken as the model's class `hot dog`") == 3

@@ -145,6 +145,13 @@ def test_a_night_ends_with_a_page_beside_the_last_one(night, tmp_path):
     night.run(code=1, **keys)
     assert f"<h2>Since {numbers['created']}</h2>" in (tmp_path / "people.html").read_text()
 
+    # A job's own numbers that are damaged stop it, and the way out is said.
+    (tmp_path / "people-numbers.json").write_text("cut")
+    refused = night.run(code=2, **keys)
+    assert "is not an earlier report: it is not JSON" in refused.stderr and "\nhint: delete it, and this job" in refused.stderr
+    (tmp_path / "people-numbers.json").unlink()
+    night.run(code=1, **keys)
+
     refused = night.run(code=2, html_file="a.html", baseline="missing.json")
     assert "cannot read the earlier report" in refused.stderr and "run_started" not in refused.stdout
     (tmp_path / "file").write_text("")

@@ -165,3 +165,58 @@ def test_what_is_wrong_is_said(dataset, camflow, quickstart, tmp_path):
     assert not (tmp_path / "no.html").exists()
     (tmp_path / "file").write_text("")
     assert "cannot write" in error("--dataset", dataset.name, "--csv", tmp_path / "file" / "r.csv")
+
+
+def test_fields_count_once_however_often_they_are_named(dataset, camflow, tmp_path):
+    flags = ("--dataset", dataset.name, "--fields", f"{FIELDS[0]},{FIELDS[0]}")
+    camflow("report", *flags, "--out", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["num_heatmaps"], report["contests"]) == (12, [])
+    assert "12 heatmaps with 24 files" in camflow("check", *flags).stdout
+    assert camflow("remove", *flags).stdout.count("would remove field") == 1
+
+
+def test_a_selection_that_is_a_slip_is_told(dataset, camflow, tmp_path):
+    def report(*flags, code=0):
+        return camflow("report", "--dataset", dataset.name, "--out", tmp_path / "r.html", *flags, code=code)
+
+    assert f"note: no sample of dataset `{dataset.name}` has the tag `evn`" in report("--tags", "even", "--tags", "evn").stdout
+    assert (
+        f"hint: no sample of dataset `{dataset.name}` has the tag `evn`: the tags are `even`"
+        in report("--tags", "evn", code=2).stderr
+    )
+    assert "note: `--match` names field `tag`, which" in report("--match", '{"tag": {"$ne": "even"}}').stdout
+    (tmp_path / "ids").write_text(f"{dataset.first().id}\n6b03690476852489c1dd7256\n")
+    assert f"note: 1 of the 2 ids are not in dataset `{dataset.name}`" in report("--ids", tmp_path / "ids").stdout
+    (tmp_path / "ids").write_text("6b03690476852489c1dd7256\n")
+    assert "the id `6b03690476852489c1dd7256` is not in it" in report("--ids", tmp_path / "ids", code=2).stderr
+
+
+def test_an_earlier_report_is_whole_and_of_this_dataset(dataset, camflow, tmp_path):
+    def report(*flags, code=0):
+        return camflow("report", "--dataset", dataset.name, "--out", tmp_path / "r.html", *flags, code=code)
+
+    numbers = tmp_path / "n.json"
+    assert "earlier report" not in report("--json", numbers).stdout
+    whole = json.loads(numbers.read_text())
+    for wrong, said in (
+        ({"version": 1, "series": []}, "it is about no heatmaps"),
+        ({**whole, "series": [{}]}, "it lacks `field`"),
+        ({key: value for key, value in whole.items() if key != "created"}, "it lacks `created`"),
+    ):
+        (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+        refused = report("--baseline", tmp_path / "wrong.json", code=2).stderr
+        assert "is not an earlier report: " in refused and said in refused and "hint: " in refused
+    (tmp_path / "other.json").write_text(json.dumps({**whole, "dataset": "another"}))
+    done = report("--baseline", tmp_path / "other.json")
+    assert f"is of dataset `another`, not of `{dataset.name}`" in done.stdout
+    # Nothing is written over what is needed.
+    page = tmp_path / "page.html"
+    for flags, pair in (
+        (("--json", tmp_path / "r.html"), "`--out` and `--json`"),
+        (("--json", page, "--csv", page), "`--json` and `--csv`"),
+        (("--csv", numbers, "--baseline", numbers), "`--csv` and `--baseline`"),
+    ):
+        assert f"{pair} are the same file" in report(*flags, code=2).stderr
+    assert json.loads(numbers.read_text()) == whole and not page.exists()
+    report("--baseline", numbers, "--json", numbers)

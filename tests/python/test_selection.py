@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fiftyone as fo
@@ -135,3 +136,64 @@ def test_each_mistake_says_what_to_do(tiny_dataset, annotate, tmp_path):
     assert (
         "there are 2 Segmentation fields" in refused and "`ground_truth` (Segmentation), `prediction` (Segmentation)" in refused
     )
+
+
+def test_a_query_about_fields_that_are_not_there_is_told(tiny_dataset, annotate, plan):
+    """In MongoDB they are equal to nothing and unequal to everything, so that a slip selects no sample, or all."""
+    dataset = tiny_dataset(3, quality=lambda n: ["good", "bad", "good"][n])
+    assert plan(dataset, "--match", '{"quality": {"$ne": "bad"}}') == [0, 2]
+
+    def warnings(query):
+        done = annotate(dataset, "--match", query, "--dry-run")
+        return "\n".join(event["message"] for event in done.events if event["event"] == "warning")
+
+    said = warnings('{"qualty": {"$ne": "bad"}}')
+    assert f"`--match` names field `qualty`, which dataset `{dataset.name}` does not have: the fields are `quality`" in said
+    nested = '{"$and": [{"n": 1}, {"$or": [{"ground_truth.x": 3}, {"Quality": "bad"}]}]}'
+    assert "names field `Quality`" in (said := warnings(nested)) and "field `ground" not in said
+    assert "names field `id`, which" in (said := warnings('{"id": 1}')) and said.endswith("it is stored as `_id`")
+    for right in ('{"_id": {"$ne": 1}}', '{"quality": "good", "tags": []}', '{"_rand": {"$lt": 2}}'):
+        assert not warnings(right), right
+    # Night after night, even by a job that tells only of what went wrong.
+    annotate(dataset)
+    for format in ("human", "json"):
+        done = annotate(dataset, "--match", '{"qualty": {"$ne": "bad"}}', "--quiet", "--format", format)
+        assert "names field `qualty`" in done.stdout + done.stderr
+
+
+def test_a_selection_of_nothing_says_what_leaves_none(tiny_dataset, annotate, tmp_path):
+    dataset = tiny_dataset(3, tags=lambda n: ["night"] if n else [])
+    dataset.save_view("late", dataset.match(F("n") > 9))
+    (tmp_path / "ids").write_text("")
+    (tmp_path / "first").write_text(dataset.first().id)
+    for flags, why in (
+        (("--match", '{"n": "1"}'), "none is as `--match` says"),
+        (("--tags", "night", "--match", '{"n": 0}'), "none is as all of these say: `--tags`, `--match`"),
+        (("--ids", tmp_path / "ids"), "the view or the list of ids is empty"),
+        (("--view", "late"), "the view or the list of ids is empty"),
+        (
+            ("--ids", tmp_path / "first", "--tags", "night"),
+            "none is as all of these say: `--tags`, `the view or the list of ids`",
+        ),
+    ):
+        said = notices(annotate(dataset, *flags, "--dry-run"))
+        assert f"the selection matches no sample of dataset `{dataset.name}`: {why}" in said, (flags, said)
+    assert "matches no sample of dataset" in (said := notices(annotate(tiny_dataset(0), "--dry-run", target="predicted")))
+    assert said.endswith(": it has none")
+
+
+def test_lists_are_read_as_windows_writes_them(tiny_dataset, plan, tmp_path):
+    dataset = tiny_dataset(4)
+    (tmp_path / "ids").write_bytes(("\ufeff" + "\r\n".join(dataset.values("id")[1:3]) + "\r\n").encode())
+    assert plan(dataset, "--ids", tmp_path / "ids") == [1, 2]
+
+
+def test_a_file_without_stages_is_not_the_whole_dataset(tiny_dataset, annotate, plan, tmp_path):
+    dataset = tiny_dataset(2)
+    stages = tmp_path / "stages"
+    stages.write_text(json.dumps(dataset.match(F("n") > 0)._serialize()))
+    assert plan(dataset, "--view-stages", stages) == [1]
+    for wrong in ("{}", "null", '"view"'):
+        stages.write_text(wrong)
+        refused = error(annotate(dataset, "--view-stages", stages, "--dry-run", code=2))
+        assert "cannot load the view (ValueError: the file holds no list of stages)" in refused and "hint: " in refused, refused

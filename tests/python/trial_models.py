@@ -135,6 +135,17 @@ class Wide(Net):
         return self.norm(y).to(torch.float32) + torch.zeros(y.shape, dtype=torch.float32)
 
 
+class Scores(nn.Module):
+    """The class scores of a model of transformers."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).logits
+
+
 def no_statistics():
     return described(NoStatistics())
 
@@ -173,5 +184,21 @@ def wide():
 
 def unet():
     model = UNet()
+    model.camflow_metadata = {"task": "segmentation", "classes": NAMES, "preprocess": [NORMALIZE], "example": [160, 192]}
+    return model
+
+
+def upernet():
+    """Whose backbone has layers at which Grad-CAM++ divides by sums that nearly cancel."""
+    import transformers
+
+    torch.manual_seed(0)
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    backbone = transformers.ConvNextConfig(depths=[1, 1, 2, 1], hidden_sizes=[16, 32, 48, 64], out_features=stages)
+    config = transformers.UperNetConfig(backbone_config=backbone, num_labels=3, hidden_size=32, use_auxiliary_head=False)
+    model = Scores(transformers.UperNetForSemanticSegmentation(config)).train()
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.rand(2, 3, 128, 160) * 2 - 1)
     model.camflow_metadata = {"task": "segmentation", "classes": NAMES, "preprocess": [NORMALIZE], "example": [160, 192]}
     return model

@@ -9,6 +9,9 @@ from typing import Any
 
 from .messages import ExportError
 
+# How names of files end that lists of classes are in.
+FILES = (".txt", ".json", ".names", ".csv", ".yaml", ".yml")
+
 
 def classes_by_channel(classes: Mapping[Any, Any] | Iterable[Any] | None) -> dict[str, str]:
     """{"0": name} of names in order, of names by channel, or of channels by name (`class_to_idx`).
@@ -44,7 +47,9 @@ def read_classes(text: str) -> list[Any] | dict[str, Any]:
         ExportError: a name is empty, or the file cannot be read.
     """
     if not Path(text).is_file():
-        names = [name.strip() for name in text.split(",")]
+        names: list[Any] | dict[str, Any] = [name.strip() for name in text.split(",")]
+        if len(names) == 1 and Path(text).suffix in FILES:
+            raise ExportError(f"`--classes`: there is no file `{text}`", "names without a file are separated by commas", code=2)
         if not all(names):
             raise ExportError(
                 f"`--classes {text}` has an empty name, and there is no file of that name",
@@ -58,11 +63,15 @@ def read_classes(text: str) -> list[Any] | dict[str, Any]:
             content = json.loads(content)
             if not isinstance(content, (list, dict)):
                 raise ValueError("it is neither a list nor an object")
-            return content
+            names = content
+        else:
+            names = [line.strip() for line in content.splitlines() if line.strip()]
+        if not names:
+            raise ValueError("it has no names")
+        return names
     except (OSError, ValueError) as error:
         raise ExportError(
             f"`--classes`: cannot read `{text}`: {error}",
             "a list of names as JSON (`.json`), or a text with one name a line",
             code=2,
         ) from None
-    return [line.strip() for line in content.splitlines() if line.strip()]

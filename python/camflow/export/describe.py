@@ -110,6 +110,12 @@ def describe(
             )
         if not given.get("unnamed_channels"):
             say(f"warning: {len(classes)} class names for {num_classes} channels of the output")
+    elif beyond := [channel for channel in classes if int(channel) >= num_classes]:
+        raise ExportError(
+            f"the names of classes are for channel {beyond[0]}, too, and the output has {num_classes} channels, from 0",
+            "name each, in the order of the channels",
+            code=2,
+        )
     layers, tokens = find_layers(loaded.module, shapes, example)
     found, tokens = {layer["path"]: layer for layer in layers}, given.get("tokens", tokens)
     if "layers" in given:  # paths, or entries that say more than was found, such as the layout
@@ -179,6 +185,12 @@ def _check_dimensions(shape: list[int], is_map: bool, task: str | None, num_name
         raise ExportError(
             f"the output has shape {shape}, and a model for {task} gives [N, classes] or [N, classes, H, W]",
             "wrap the model, in a module that reshapes its output",
+        )
+    if task == "segmentation" and (len(shape) < 3 or not (is_map or len(shape) == 4)):
+        raise ExportError(
+            f"the output has shape {shape}, one score per class and none per pixel, which is no segmentation",
+            "leave out `--task`, or choose another output with `--output`",
+            code=2,
         )
     of_names = {num_names, 1 if num_names == 2 else num_names}  # two names may share a channel
     if len(shape) == 4 and num_names and shape[3] in of_names and shape[1] not in of_names:

@@ -264,6 +264,12 @@ def steps_from_flags(
                     "`--bgr` says nothing of the normalization", "add `--mean` and `--std`, or `--preprocess`", code=2
                 )
             return [*read, *steps] or None
+        if mean and max(mean) > 1 and rescale and samples != "as-is":
+            raise ExportError(
+                f"`--mean` is {max(mean):g}, and samples are in [0, 1]",
+                "divide mean and standard deviation by 255; for a model that takes samples from 0 to 255 say `-- --no-rescale`, too",
+                code=2,
+            )
         last: Step = {"op": "normalize", "mean": mean or [0.0], "std": std or [1.0], **({} if rescale else {"divide_by": 1})}
         return [*read, *steps, *([{"op": "bgr"}] if bgr else []), last]
     try:

@@ -2,12 +2,12 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::Arg;
+use clap::{Arg, builder::NonEmptyStringValueParser};
 
 use crate::{
     cli::{
         cam::{CamArgs, as_key},
-        choice, positive,
+        choice, positive, whole,
     },
     diagnostic::Diagnostic,
     engine::{BatchSize, CamSpec, DeviceSpec, JobSpec, check_limit, check_metrics_file, connect},
@@ -66,7 +66,7 @@ pub struct Args {
     limit: Option<u64>,
     #[arg(long)]
     shuffle: bool,
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>)]
     seed: u64,
     #[arg(long)]
     shard: Option<Shard>,
@@ -123,11 +123,11 @@ pub struct Telling {
 #[derive(Clone, Debug, clap::Args)]
 #[command(mut_args = as_database_key)]
 pub(crate) struct DatabaseArgs {
-    #[arg(long, hide_env_values = true)]
+    #[arg(long, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     database_uri: Option<String>,
     #[arg(long)]
     database_dir: Option<PathBuf>,
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     database_name: Option<String>,
 }
 

@@ -70,7 +70,10 @@ impl FileNames {
                     .hint("choose another folder with `--out`")
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(Diagnostic::invalid(format!("cannot read `{}`", shown(&path))).because(&error)),
+            Err(error) => {
+                let problem = format!("cannot use the folder `{}`", shown(folder));
+                return Err(Diagnostic::invalid(problem).because(&error).hint("choose another folder with `--out`"));
+            }
         };
         for (input, name) in inputs.iter().zip(&self.inputs) {
             let source = identity(input).to_string_lossy().into_owned();

@@ -6,7 +6,7 @@ use crate::{
     diagnostic::Diagnostic,
     media::{
         Array, ArrayValues, BinaryMask, ExifPolicy, FileContent, FrameRegion, ImageLimits, InputPixels, LabelMask, MaskValue,
-        Outside, Preprocess, SourceImage, read_array_file,
+        Outside, Preprocess, SourceImage, is_turned, read_array_file, shown,
     },
     pipeline::{Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Fingerprint, InputBatch, SampleRef, TargetPixels},
 };
@@ -69,6 +69,26 @@ pub(super) fn image_batch(
     }
     let sample = sample((0, name.to_owned()), path, input.pixels, (height, width), region, targets);
     Ok((InputBatch { samples: vec![sample], height, width }, image))
+}
+
+/// What is hardly meant so about the mask of an image, lowercase, without a period.
+pub(super) fn mask_notices(path: &Path, batch: &InputBatch, asked: &[Asked]) -> Result<Vec<String>, Diagnostic> {
+    let file = asked.iter().find_map(|asked| if let AskedPixels::Mask { file, .. } = &asked.pixels { Some(file) } else { None });
+    let (Some(file), Some(sample)) = (file, batch.samples.first()) else { return Ok(Vec::new()) };
+    let mask = read_mask(file, &ImageLimits::default())?;
+    let (named, FrameRegion { image_height, image_width, .. }) = (shown(file), sample.region);
+    let lossy = mask.is_lossy.then(|| {
+        format!("`{named}` is a JPEG file, whose compression changes the numbers of classes near edges: store masks as PNG")
+    });
+    let turned = is_turned((mask.height, mask.width), (image_height, image_width)).then(|| {
+        format!(
+            "the mask `{named}` of {} x {} pixels lies across `{}` of {image_width} x {image_height}, and is stretched over it",
+            mask.width,
+            mask.height,
+            shown(path)
+        )
+    });
+    Ok(lossy.into_iter().chain(turned).collect())
 }
 
 /// Whether an array file holds a tensor that is prepared already: for models that read arrays as images, one of four sides does.

@@ -251,6 +251,9 @@ fn explain(
             shown(input)
         ));
     }
+    if image.is_some() {
+        inputs::mask_notices(input, &batch, asked)?.iter().for_each(|notice| reporter.notice(notice));
+    }
     let image = image.map(SourceImage::into_picture);
     if image.is_none() && outputs.animate {
         reporter.notice(&format!("`{}`: a tensor is no picture to animate, and gets no GIF", shown(input)));

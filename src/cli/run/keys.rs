@@ -91,6 +91,11 @@ impl Keys {
                 Ok(number) => Ok(Some(json!(number))),
                 Err(_) => Err(refused(key, &setting.value, &format!("it is a number from {}", key.minimum))),
             },
+            // Most often an environment variable that is empty: what it stands for would be something else than was meant.
+            (Kind::Text, Value::Text(text)) if text.filled.is_empty() => {
+                let or = if key.is_required { "" } else { ", or leave it out" };
+                Err(format!("`{name}` is empty: give it a {}{or}", key.value))
+            }
             (Kind::Text | Kind::List, Value::Text(text)) => Ok(Some(located(text))),
         }
     }
@@ -144,6 +149,9 @@ fn refused(key: &Key, value: &Value, reason: &str) -> String {
         let near = near.first().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         text.push_str(&format!(": it takes {}{near}", backticked(&key.choices)));
     } else if texts.iter().all(|text| !text.is_secret) {
+        // That of a type of Rust's.
+        let is_too_small = key.kind == Kind::Number && reason.starts_with("invalid value");
+        let reason = if is_too_small { format!("it is a number from {}", key.minimum) } else { reason.to_owned() };
         text.push_str(&format!(": {reason}"));
     }
     text

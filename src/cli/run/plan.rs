@@ -1,6 +1,6 @@
 //! From a job file to the jobs that it means. All mistakes of the file are found here and reported at once.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
 use serde_json::{Map, Value as Json};
 
@@ -25,9 +25,12 @@ use crate::{
 pub(super) fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnostic> {
     let named = shown(path).to_string();
     let text = read_text(path).map_err(|error| {
-        Diagnostic::invalid(format!("cannot read the job file `{named}`"))
-            .because(&error)
-            .hint(format!("`camflow run --print-default > {}` writes one to start from", word(path)))
+        let hint = match error.kind() {
+            ErrorKind::NotFound => format!("`camflow run --print-default > {}` writes one to start from", word(path)),
+            // What is there is not to be written over.
+            _ => "a job file is a text file (TOML); `camflow run --print-default` prints one to start from".to_owned(),
+        };
+        Diagnostic::invalid(format!("cannot read the job file `{named}`")).because(&error).hint(hint)
     })?;
     let path =
         std::path::absolute(path).map_err(|error| Diagnostic::invalid(format!("`{named}` is not a path")).because(&error))?;
@@ -109,7 +112,9 @@ fn plan(text: &str, folder: &Path, args: &Args, variable: &dyn Fn(&str) -> Optio
                 let [page, numbers, _] = spec.page_files();
                 let written = [spec.report_file(shard), spec.metrics_file(shard), page, numbers];
                 for (key, path) in ["report-file", "metrics-file", "html-file", "numbers-file"].into_iter().zip(written) {
-                    if let Some(other) = path.and_then(|path| files.insert(path, &job.name)) {
+                    let other = path.and_then(|path| files.insert(path, &job.name));
+                    // What is wrong with a job by itself is said already.
+                    if let Some(other) = other.filter(|other| **other != job.name) {
                         wrong(format!("its `{key}` is that of job `{other}`; put `{{name}}` into it, the name of the job"));
                     }
                 }

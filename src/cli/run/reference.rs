@@ -87,7 +87,12 @@ fn value(key: &Key) -> (String, bool) {
 /// Something that the key takes: the name of its value, else its first choice, a number, a part of the whole, a file for metrics.
 fn example(key: &Key) -> String {
     let name = key.value.to_lowercase();
-    let named = if name == "n" { "1" } else { &name };
+    let named = match name.as_str() {
+        "n" => "1",
+        // Every file is another one.
+        "file" => key.name.trim_end_matches("-file"),
+        name => name,
+    };
     let choice = key.choices.first().map_or(named, String::as_str);
     let candidates = [named, choice, "1", "1/10", "camflow-{name}.prom"];
     let is_taken = |text: &&&str| {

@@ -4,7 +4,7 @@ use camflow_diagnostic::{Class, Diagnostic};
 use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView, View, resolve_view};
 use camflow_media::{ExifPolicy, ImageLimits};
 use camflow_names::ClassNames;
-use camflow_pipeline::{Decoder, HeatmapFields, LabelNames, SeenMasks, Targets};
+use camflow_pipeline::{Decoder, HeatmapFields, LabelNames, SeenMasks, TargetClass, Targets};
 use camflow_torch::program::Program;
 
 use super::{
@@ -57,9 +57,27 @@ impl Asked {
         let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
         let is_unnamed = from_masks && mask_targets.is_none();
         one_channel_notice(program, &spec.target, is_unnamed).iter().for_each(|notice| observer.notice(notice));
+        if let (Targets::Classes(classes), Some(field), true) = (&targets, &label, is_unnamed && program.one_channel().is_none())
+        {
+            observer.notice(&unnamed_masks(field, classes));
+        }
         let class_names = class_names(&targets, label.as_ref(), program);
         Ok(Asked { dataset, label, view, targets, names_of_classes, class_names })
     }
+}
+
+/// What is taken of masks whose values nobody has named.
+fn unnamed_masks(field: &LabelField, classes: &[TargetClass]) -> String {
+    const NAMED: usize = 5;
+    let value = |class: &TargetClass| Some(format!("{} is `{}`", class.mask_value.as_ref()?, class.name));
+    let some: Vec<String> = classes.iter().filter_map(value).take(NAMED).collect();
+    let more = if classes.len() > NAMED { ", and so on" } else { "" };
+    format!(
+        "field `{0}` has no mask targets, so that values in its masks are taken for the numbers of channels ({1}{more}); \
+         `dataset.mask_targets[\"{0}\"]` says otherwise",
+        field.name,
+        some.join(", ")
+    )
 }
 
 /// Whether a job turns images as their EXIF data say.

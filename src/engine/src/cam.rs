@@ -67,6 +67,7 @@ impl CamSpec {
             let hint = format!("name one with `--layers`; `camflow inspect {}` lists them", word(program.path()));
             return Err(Diagnostic::invalid("no layer is named").hint(hint));
         }
+        self.layer_notices(&layers).iter().for_each(|notice| observer.notice(notice));
         program.check_layouts(&layers)?;
         let for_classifiers = methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
         if let Some((method, what)) = for_classifiers.filter(|_| program.metadata.task == Task::Segmentation) {
@@ -80,6 +81,21 @@ impl CamSpec {
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);
         Ok(Model { program, layers, devices })
+    }
+
+    /// What is hardly meant so about layers, lowercase, without a period.
+    fn layer_notices(&self, layers: &[Layer]) -> Vec<String> {
+        let mut notices = Vec::new();
+        if let (true, [only]) = (self.fuse_layers, layers) {
+            notices.push(format!("`--fuse-layers` has nothing to fuse but layer `{}`: name several with `--layers`", only.label));
+        }
+        for (index, layer) in layers.iter().enumerate() {
+            if let Some(same) = layers[..index].iter().find(|other| other.path == layer.path) {
+                notices
+                    .push(format!("layers `{}` and `{}` are the same module, which is explained twice", same.label, layer.label));
+            }
+        }
+        notices
     }
 
     fn layer_names(&self) -> Vec<String> {

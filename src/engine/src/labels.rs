@@ -40,7 +40,10 @@ pub(crate) fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Obser
     }
     let (dataset, labels) = (work.dataset.name(), label_names(&work.dataset, field, work.view.as_ref())?);
     if labels.is_empty() {
-        observer.warning(&format!("field `{}` of dataset `{dataset}` has no labels, so there is nothing to explain", field.name));
+        let is_viewed = work.view.as_ref().is_some_and(|view| view.changes.is_some());
+        let whose = if is_viewed { "that the view shows" } else { "with a name" };
+        let text = format!("field `{}` of dataset `{dataset}` has no labels {whose}, so there is nothing to explain", field.name);
+        observer.warning(&text);
         return Ok(());
     }
     let is_of = |label: &String, index: usize| match &work.targets {

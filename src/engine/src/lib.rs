@@ -53,7 +53,7 @@ pub use reference::{FoundReference, Reading, embedded, in_file};
 pub use resolve::output_folder;
 pub use session::{Session, Work};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
-pub use study_files::{NUM_WORST, StudyFiles, check_written, read_baseline};
+pub use study_files::{NUM_WORST, StudyFiles, baseline_notice, check_written, read_baseline, shared};
 pub use target::{check_classes, check_masks, check_output, check_task, components, one_channel_notice, resolve};
 
 /// Makes the file of a model that was never exported: its name, the file, and the Python that was asked for.

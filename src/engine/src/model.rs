@@ -12,8 +12,11 @@ use camflow_torch::program::Program;
 /// Refuses what cannot be a model before it is handed to another program: an address may hold a password.
 ///
 /// # Errors
-/// It is an address.
+/// It is an address, or nothing.
 pub fn check_model_name(model: &str) -> Result<(), Diagnostic> {
+    if model.trim().is_empty() {
+        return Err(Diagnostic::invalid("the name of the model is empty").hint("name a model or a `.pt2` file"));
+    }
     match model.contains("://") {
         false => Ok(()),
         true => Err(Diagnostic::invalid(format!("`{model}` is an address, not a model")).hint("name a model or a `.pt2` file")),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     JobSpec, Observer, aborted,
-    study_files::{NUM_WORST, StudyFiles, check_written, read_baseline},
+    study_files::{NUM_WORST, StudyFiles, baseline_notice, check_would_be_written, check_written, read_baseline},
 };
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, MeasuredSource, Selection, Shard};
@@ -36,12 +36,19 @@ impl Page {
                 observer.notice(&format!("there is no earlier report `{}` yet; this run writes it", shown(&path)));
                 None
             }
-            path => path.as_deref().map(read_baseline).transpose()?,
+            path => {
+                let is_own = path == numbers;
+                let own = |error: Diagnostic| error.hint("delete it, and this job writes a new one; its next run compares again");
+                path.as_deref().map(read_baseline).transpose().map_err(|error| if is_own { own(error) } else { error })?
+            }
         };
-        if !spec.is_dry() {
-            check_written("--html-file", &html)?;
-            numbers.as_deref().map_or(Ok(()), |path| check_written("--numbers-file", path))?;
-        }
+        baseline
+            .iter()
+            .filter_map(|baseline| baseline_notice(baseline, &spec.dataset))
+            .for_each(|notice| observer.notice(&notice));
+        let check = if spec.is_dry() { check_would_be_written } else { check_written };
+        check("--html-file", &html)?;
+        numbers.as_deref().map_or(Ok(()), |path| check("--numbers-file", path))?;
         Ok(Some(Page { html, numbers, baseline }))
     }
 

@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Exit, Job, JobSpec, Outcome, study_files::check_written};
+use super::{
+    Exit, Job, JobSpec, Outcome,
+    study_files::{check_would_be_written, check_written},
+};
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 use camflow_fiftyone::Shard;
 use camflow_media::{Durability, MediaError, open_regular, write_named};
@@ -22,13 +25,16 @@ struct RecordFiles {
 impl RecordFiles {
     /// Checks that they can be written, before hours of work.
     fn check(spec: &JobSpec, shard: Shard) -> Result<Self, Diagnostic> {
-        let wanted = |path: Option<PathBuf>| path.filter(|_| !spec.is_dry());
-        let files = RecordFiles { report: wanted(spec.report_file(shard)), metrics: wanted(spec.metrics_file(shard)) };
-        for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
-            let Some(path) = path else { continue };
-            check_written(flag, path)?;
+        // The report of the refusal would be written over what is refused.
+        if let Some(shared) = spec.shared_files().into_iter().next() {
+            return Err(Diagnostic::invalid(shared));
         }
-        Ok(files)
+        let files = RecordFiles { report: spec.report_file(shard), metrics: spec.metrics_file(shard) };
+        let check = if spec.is_dry() { check_would_be_written } else { check_written };
+        for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
+            path.as_deref().map_or(Ok(()), |path| check(flag, path))?;
+        }
+        Ok(if spec.is_dry() { RecordFiles { report: None, metrics: None } } else { files })
     }
 
     /// Writes them, each in one step.

@@ -258,9 +258,7 @@ pub(crate) fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) ->
     }
     let folder = output_folder(spec.out.as_deref(), engine.folders.heatmaps.as_deref(), dataset.name())?;
     check_folder(spec, dataset, &folder)?;
-    if !spec.is_dry() {
-        check_writable(&folder)?;
-    }
+    check_writable(&folder, spec.is_dry())?;
     Ok(Some(folder))
 }
 
@@ -283,11 +281,15 @@ fn check_folder(spec: &JobSpec, dataset: &Dataset, path: &Path) -> Result<(), Di
     .hint("if it is on a disk that is not mounted, mount it; if the folder was deleted or moved, or the disk is another one now, say `--new-folder` once"))
 }
 
-fn check_writable(folder: &Path) -> Result<(), Diagnostic> {
+/// A dry run looks and changes nothing.
+fn check_writable(folder: &Path, is_dry: bool) -> Result<(), Diagnostic> {
     let refused = |what: &str, error: &std::io::Error| {
         let what = format!("cannot {what} the folder `{}`", shown(folder));
         Diagnostic::invalid(what).because(error).hint("choose another folder with `--out`")
     };
+    if is_dry {
+        return camflow_media::check_folder_untouched(folder).map_err(|error| refused("write to", &error));
+    }
     camflow_media::create_folders(folder).map_err(|error| refused("make", &error))?;
     tempfile::tempfile_in(folder).map_err(|error| refused("write to", &error))?;
     Ok(())

@@ -327,6 +327,8 @@ impl<'a> Session<'a> {
         let page = Page::check(spec, shard, observer)?;
         let mut work = self.prepare()?;
         let mut source = self.source(&mut work, shard, None)?;
+        // A night that finds nothing to do tells these, too: it may do so for ever.
+        source.warnings().iter().for_each(|warning| observer.warning(warning));
         source.notices().iter().for_each(|notice| observer.notice(notice));
         let mut sink = UpdateSink::new(&work.dataset, work.heatmap_fields.clone())?;
         self.load()?;
@@ -361,6 +363,7 @@ impl<'a> Session<'a> {
             if survey.num_stale() == 0 {
                 explain_absence(&decoder, label.as_ref(), &survey.skipped, observer);
             }
+            tell_doubts(&decoder, observer);
             let exit = if survey.interrupted { Exit::Interrupted } else { Exit::Done };
             return Ok(Outcome { exit, summary: None });
         }
@@ -416,6 +419,7 @@ impl<'a> Session<'a> {
         if summary.num_committed == 0 {
             explain_absence(&decoder, label.as_ref(), &summary.skipped, observer);
         }
+        tell_doubts(&decoder, observer);
         let num_failed = if spec.accept_known_failures { summary.num_newly_failed() } else { summary.num_failed };
         let exit = match (&fault, summary.interrupted, num_failed) {
             (Some(_), ..) => Exit::Aborted,
@@ -479,6 +483,13 @@ fn references(spec: &JobSpec, program: &Program, dataset: &Dataset) -> Result<Ve
         None => Ok(Vec::new()),
         Some(Reference::File(file)) => Ok(vec![reference::in_file(file, reading(spec, program))?]),
         Some(Reference::Field(field)) => reference::in_field(dataset, field, &spec.class),
+    }
+}
+
+/// Says what is odd about the masks of a run.
+fn tell_doubts(decoder: &Decoder, observer: &dyn Observer) {
+    for (doubt, todo) in decoder.masks.doubts() {
+        observer.warning(&error_text(&Diagnostic::invalid(doubt).hint(todo)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What somebody asks for.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -14,10 +15,12 @@ use super::{
     cam::CamSpec,
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, text, text_or_none},
+    study_files::{present, shared},
 };
 use crate::job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name};
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{AppColors, DatabaseFlags, Shard};
+use camflow_media::shown;
 use camflow_pipeline::{MaxFailures, NpyFormat, Store};
 use camflow_storage::Grace;
 use camflow_torch::explain::{HeatmapSize, Method};
@@ -321,12 +324,50 @@ impl JobSpec {
             ),
             is_wrong(!has_page && self.baseline.is_some(), "`baseline` needs `html-file` beside it, the page that compares"),
         ];
-        checks.into_iter().flatten().collect()
+        checks.into_iter().flatten().chain(self.contradictory_mappings()).chain(self.shared_files()).collect()
     }
 
     /// Refuses a job in which something is wrong by itself.
     pub(super) fn check(&self) -> Result<(), Diagnostic> {
+        if self.dataset.is_empty() {
+            return Err(Diagnostic::invalid("the name of the dataset is empty")
+                .hint("name one with `--dataset`; `camflow doctor` lists them"));
+        }
         Diagnostic::join(self.problems().into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)
+    }
+
+    /// Labels that are said to be two classes.
+    fn contradictory_mappings(&self) -> Vec<String> {
+        let mut classes = BTreeMap::new();
+        let twice = |ClassMapping { label, class }: &ClassMapping| {
+            let other = classes.insert(label.clone(), class.clone()).filter(|other| other != class)?;
+            Some(format!("`map` takes label `{label}` for `{other}` and for `{class}`: leave one of them out"))
+        };
+        self.map.iter().filter_map(twice).collect()
+    }
+
+    /// Files that are written over what else the job writes or reads.
+    pub(super) fn shared_files(&self) -> Vec<String> {
+        let shard = self.shard();
+        let [page, numbers, baseline] = self.page_files();
+        let written = [
+            ("report-file", self.report_file(shard)),
+            ("metrics-file", self.metrics_file(shard)),
+            ("html-file", page),
+            ("numbers-file", numbers.clone()),
+        ];
+        let model = Some(PathBuf::from(&self.model));
+        let read = [
+            ("ids", self.ids.clone()),
+            ("view-stages", self.view_stages.clone()),
+            ("model", model),
+            // A job may be compared with its own last run.
+            ("baseline", baseline.filter(|path| numbers.as_ref() != Some(path))),
+        ];
+        shared(&present(&written), &present(&read))
+            .into_iter()
+            .map(|(first, second, path)| format!("`{first}` and `{second}` are the same file, `{}`: name two", shown(path)))
+            .collect()
     }
 
     /// What is asked of the model.

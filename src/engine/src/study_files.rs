@@ -1,14 +1,15 @@
 //! What the measures of heatmaps say, as files: a page, numbers, a table.
 
 use std::{
+    fs,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::aborted;
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, MeasuredSource};
-use camflow_media::{Durability, check_named, read_text, shown, write_named};
+use camflow_media::{Durability, check_named, check_named_untouched, read_text, shown, write_named};
 use camflow_pipeline::Cancellation;
 use camflow_study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page};
 
@@ -67,9 +68,36 @@ impl StudyFiles<'_> {
 /// # Errors
 /// The system's reason.
 pub fn check_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
-    check_named(path).map_err(|error| {
-        Diagnostic::invalid(format!("cannot write to `{}`: {error}", shown(path))).hint(format!("choose another `{flag}`"))
-    })
+    check_named(path).map_err(|error| unwritable(flag, path, &error))
+}
+
+/// The same in a dry run, which leaves no trace.
+pub(crate) fn check_would_be_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
+    check_named_untouched(path).map_err(|error| unwritable(flag, path, &error))
+}
+
+fn unwritable(flag: &str, path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic::invalid(format!("cannot write to `{}`: {error}", shown(path))).hint(format!("choose another `{flag}`"))
+}
+
+/// The files of those that are named.
+pub(crate) fn present<'a>(files: &'a [(&'a str, Option<PathBuf>)]) -> Vec<(&'a str, &'a Path)> {
+    files.iter().filter_map(|(name, path)| Some((*name, path.as_deref()?))).collect()
+}
+
+/// Of files to be written, by what they are for, those that are written twice or read as well: whoever wrote last would win.
+pub fn shared<'a>(written: &[(&'a str, &'a Path)], read: &[(&'a str, &'a Path)]) -> Vec<(&'a str, &'a str, &'a Path)> {
+    // Streams, such as `/dev/stdout`, take what comes.
+    let is_same = |one: &Path, other: &Path| {
+        let whole = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
+        whole(one) == whole(other) && !fs::metadata(one).is_ok_and(|metadata| !metadata.is_file())
+    };
+    let mut found = Vec::new();
+    for (index, (name, path)) in written.iter().enumerate() {
+        let others = written[index + 1..].iter().chain(read);
+        found.extend(others.filter(|(_, other)| is_same(path, other)).map(|(other, _)| (*name, *other, *path)));
+    }
+    found
 }
 
 /// The numbers of an earlier report.
@@ -84,6 +112,17 @@ pub fn read_baseline(path: &Path) -> Result<Baseline, Diagnostic> {
     let text = read_text(path).map_err(unreadable)?;
     Baseline::parse(&text)
         .map_err(|reason| Diagnostic::invalid(format!("`{}` is not an earlier report: {reason}", shown(path))).hint(HINT))
+}
+
+/// What to say of an earlier report of another dataset: a clone may be compared with what it was made from, or one that was renamed.
+pub fn baseline_notice(baseline: &Baseline, dataset: &str) -> Option<String> {
+    let other = baseline.dataset();
+    (other != dataset).then(|| {
+        format!(
+            "the earlier report of {} is of dataset `{other}`, not of `{dataset}`: what differs is no change",
+            baseline.created()
+        )
+    })
 }
 
 /// Reads all of the source into the study, and to the table a line for each heatmap.

@@ -7,7 +7,8 @@ use super::{
     error::Error,
     retry::with_retries,
     sample_page::sample_page,
-    selection::{Selection, among, filter, parse_ids},
+    selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
+    source::unknown_ids,
 };
 use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
 use camflow_names::Choice;
@@ -24,6 +25,7 @@ pub struct MeasuredSource {
     last: Option<ObjectId>,
     /// What is left of the ids that were chosen, the next ones last; `None` where all samples are.
     ids: Option<Vec<ObjectId>>,
+    notices: Vec<String>,
 }
 
 impl MeasuredSource {
@@ -34,8 +36,16 @@ impl MeasuredSource {
     pub fn new(dataset: &Dataset, fields: Vec<String>, selection: &Selection) -> Result<MeasuredSource, Error> {
         let filter = filter(dataset, selection)?;
         let mut ids = selection.ids.as_deref().map(|ids| parse_ids(dataset, ids)).transpose()?;
+        let mut notices = told_tags(dataset, &selection.tags)?;
+        notices.extend(unknown_fields(dataset, selection.matching.as_deref()));
+        notices.extend(unknown_ids(dataset, ids.as_deref().unwrap_or_default(), None)?);
         ids.iter_mut().for_each(|ids| ids.sort_unstable_by(|a, b| b.cmp(a)));
-        Ok(MeasuredSource { dataset: dataset.clone(), fields, filter, last: None, ids })
+        Ok(MeasuredSource { dataset: dataset.clone(), fields, filter, last: None, ids, notices })
+    }
+
+    /// What the user should know about the selection, lowercase, without a period.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// The next samples that have heatmaps of camflow's; an empty list ends the dataset.

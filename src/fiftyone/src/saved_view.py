@@ -167,7 +167,11 @@ def load(dataset, name=None, stages=None):
     if name is not None:
         return dataset.load_saved_view(name)
     with open(stages, "rb") as file:
-        return fo.DatasetView._build(dataset, json.load(file))
+        found = json.load(file)
+    # Of anything else FiftyOne makes a view of the whole dataset.
+    if not isinstance(found, list):
+        raise ValueError("the file holds no list of stages")
+    return fo.DatasetView._build(dataset, found)
 
 
 def main(wanted, path):

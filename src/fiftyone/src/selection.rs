@@ -51,24 +51,92 @@ pub struct Selection {
 
 /// The selection as a query, without ids and position.
 pub(super) fn filter(dataset: &Dataset, selection: &Selection) -> Result<Document, Error> {
-    let mut conditions = Vec::new();
-    if !selection.tags.is_empty() {
-        conditions.push(doc! {"tags": {"$in": &selection.tags}});
-    }
-    if let Some(query) = &selection.matching {
-        conditions.push(parse_query(query).map_err(|reason| Error::Selection {
-            dataset: dataset.name.clone(),
-            reason,
-            hint: r#"`--match` takes a MongoDB query as JSON: `{"uniqueness": {"$gt": 0.5}}`"#.to_owned(),
-        })?);
-    }
-    if let Some(slices) = slices(dataset, &selection.slices)? {
-        conditions.push(slices);
-    }
+    let mut conditions: Vec<Document> = conditions(dataset, selection)?.into_iter().map(|(_, condition)| condition).collect();
     Ok(match conditions.len() {
         0 | 1 => conditions.pop().unwrap_or_default(),
         _ => doc! {"$and": conditions},
     })
+}
+
+/// What a sample has to be, each with the flag that says so.
+fn conditions(dataset: &Dataset, selection: &Selection) -> Result<Vec<(&'static str, Document)>, Error> {
+    let mut conditions = Vec::new();
+    if !selection.tags.is_empty() {
+        conditions.push(("--tags", doc! {"tags": {"$in": &selection.tags}}));
+    }
+    if let Some(query) = &selection.matching {
+        let query = parse_query(query).map_err(|reason| Error::Selection {
+            dataset: dataset.name.clone(),
+            reason,
+            hint: r#"`--match` takes a MongoDB query as JSON: `{"uniqueness": {"$gt": 0.5}}`"#.to_owned(),
+        })?;
+        conditions.push(("--match", query));
+    }
+    if let Some(slices) = slices(dataset, &selection.slices)? {
+        conditions.push(("--slices", slices));
+    }
+    Ok(conditions)
+}
+
+/// Why a selection that is no shard holds no sample: which part of it leaves none, or that the dataset has none.
+pub(super) fn why_none(dataset: &Dataset, selection: &Selection) -> Result<String, Error> {
+    let doing = format!("looking for the samples of dataset `{}`", dataset.name);
+    let has = |query: &Document| has_sample(dataset, &doing, query).map_err(|error| refused_query(dataset, error));
+    if !has(&Document::new())? {
+        return Ok("it has none".to_owned());
+    }
+    if selection.ids.as_ref().is_some_and(Vec::is_empty) {
+        return Ok("the view or the list of ids is empty".to_owned());
+    }
+    let conditions = conditions(dataset, selection)?;
+    for (flag, condition) in &conditions {
+        if !has(condition)? {
+            return Ok(format!("none is as `{flag}` says"));
+        }
+    }
+    let mut flags: Vec<&str> = conditions.iter().map(|(flag, _)| *flag).collect();
+    flags.extend(selection.ids.is_some().then_some("the view or the list of ids"));
+    Ok(format!("none is as all of these say: {}", backticked(flags)))
+}
+
+/// What to say of fields in the query that the dataset does not have: in MongoDB they are equal to nothing, and unequal to all.
+pub(super) fn unknown_fields(dataset: &Dataset, matching: Option<&str>) -> Vec<String> {
+    let Some(Ok(query)) = matching.map(parse_query) else { return Vec::new() };
+    let fields = dataset.fields();
+    let is_known = |name: &str| name.starts_with('_') || fields.iter().any(|field| field.key == name);
+    let mut unknown: Vec<String> = Vec::new();
+    for name in fields_in(&query) {
+        if !is_known(&name) && !unknown.contains(&name) {
+            unknown.push(name);
+        }
+    }
+    let notice = |name: String| {
+        let instead = match fields.iter().find(|field| field.name == name) {
+            Some(field) => format!("it is stored as `{}`", field.key),
+            None => {
+                let names = fields.iter().map(|field| field.name.as_str()).filter(|name| !name.starts_with('_'));
+                existing("fields", &name, &names.collect::<Vec<_>>())
+            }
+        };
+        format!("`--match` names field `{name}`, which dataset `{}` does not have: {instead}", dataset.name)
+    };
+    unknown.into_iter().map(notice).collect()
+}
+
+/// The fields of samples that a query names, without what is within them.
+fn fields_in(query: &Document) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, value) in query {
+        match key.strip_prefix('$') {
+            Some("and" | "or" | "nor") => {
+                let parts = value.as_array().into_iter().flatten().filter_map(bson::Bson::as_document);
+                found.extend(parts.flat_map(fields_in));
+            }
+            Some(_) => {}
+            None => found.extend(key.split('.').next().map(ToOwned::to_owned)),
+        }
+    }
+    found
 }
 
 fn slices(dataset: &Dataset, wanted: &[String]) -> Result<Option<Document>, Error> {
@@ -269,11 +337,8 @@ fn has_sample(dataset: &Dataset, doing: &str, query: &Document) -> Result<bool, 
     Ok(with_retries(|| dataset.database.run(doing, async { find().await }))?.is_some())
 }
 
-/// What to say of tags that no sample has.
-///
-/// # Errors
-/// The dataset has samples, and none of them has any of the tags.
-pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<String>, Error> {
+/// The tags that no sample has, each with the tags that there are.
+fn absent_tags<'a>(dataset: &Dataset, tags: &'a [String]) -> Result<Vec<(&'a String, String)>, Error> {
     let samples = dataset.database.collection::<Document>(&dataset.samples);
     let doing = format!("looking for the tags of dataset `{}`", dataset.name);
     let mut unknown = Vec::new();
@@ -287,6 +352,26 @@ pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<Str
         let there_are = if known.is_empty() { "it has no tags".to_owned() } else { existing("tags", tag, &known) };
         unknown.push((tag, there_are));
     }
+    Ok(unknown)
+}
+
+/// What to say of tags that no sample has.
+pub(super) fn told_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<String>, Error> {
+    Ok(told(dataset, absent_tags(dataset, tags)?))
+}
+
+fn told(dataset: &Dataset, absent: Vec<(&String, String)>) -> Vec<String> {
+    let notice = |(tag, there_are)| format!("no sample of dataset `{}` has the tag `{tag}`: {there_are}", dataset.name);
+    absent.into_iter().map(notice).collect()
+}
+
+/// The same, where it is a mistake if all of them are unknown.
+///
+/// # Errors
+/// The dataset has samples, and none of them has any of the tags.
+pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<String>, Error> {
+    let doing = format!("looking for the tags of dataset `{}`", dataset.name);
+    let unknown = absent_tags(dataset, tags)?;
     if !tags.is_empty() && unknown.len() == tags.len() && has_sample(dataset, &doing, &Document::new())? {
         let hint = format!(
             "{}; a tag that nobody may have used yet is asked for with `--match '{{\"tags\": \"{}\"}}'`",
@@ -298,8 +383,7 @@ pub(super) fn unknown_tags(dataset: &Dataset, tags: &[String]) -> Result<Vec<Str
             hint,
         });
     }
-    let notice = |(tag, there_are)| format!("no sample of dataset `{}` has the tag `{tag}`: {there_are}", dataset.name);
-    Ok(unknown.into_iter().map(notice).collect())
+    Ok(told(dataset, unknown))
 }
 
 /// The server's refusal of the user's query is the user's to mend; everything else is the database's.

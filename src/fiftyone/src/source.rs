@@ -16,7 +16,7 @@ use super::{
     pace::Pace,
     request::{Page, Request},
     retry::with_retries,
-    selection::{IDS, Selection, after, among, filter, list, parse_ids, refused_query, unknown_tags},
+    selection::{IDS, Selection, after, among, filter, list, parse_ids, refused_query, unknown_fields, unknown_tags, why_none},
     shard::Shard,
     stored_sample::SampleReader,
 };
@@ -41,6 +41,7 @@ pub struct SampleSource {
     ahead: Option<Pending<Page>>,
     num_samples: Option<u64>,
     notices: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// The way through the samples, and how far it is behind us.
@@ -62,6 +63,7 @@ impl SampleSource {
         let filter = filter(&dataset, &selection)?;
         let mut ids = selection.ids.as_deref().map(|ids| parse_ids(&dataset, ids)).transpose()?;
         let mut notices = unknown_tags(&dataset, &selection.tags)?;
+        let warnings = unknown_fields(&dataset, selection.matching.as_deref());
         notices.extend(unknown_ids(&dataset, ids.as_deref().unwrap_or_default(), selection.shard)?);
         let (mut offset, mut left) = (selection.offset, selection.limit.unwrap_or(u64::MAX));
         let is_listed = selection.shuffle.is_some() || selection.shard.is_some_and(|shard| !shard.is_whole());
@@ -76,7 +78,10 @@ impl SampleSource {
         if num_samples == Some(0) && selection.offset == 0 && selection.limit != Some(0) {
             notices.push(match selection.shard.filter(|shard| !shard.is_whole()) {
                 Some(shard) => format!("no sample of the selection is in shard {shard} of dataset `{}`", dataset.name),
-                None => format!("the selection matches no sample of dataset `{}`", dataset.name),
+                None => {
+                    let why = why_none(&dataset, &selection)?;
+                    format!("the selection matches no sample of dataset `{}`: {why}", dataset.name)
+                }
             });
         }
         Ok(SampleSource {
@@ -90,8 +95,14 @@ impl SampleSource {
             ahead: None,
             num_samples,
             notices,
+            warnings,
             dataset,
         })
+    }
+
+    /// What is hardly meant so, lowercase, without a period.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// What the user should know about the selection, lowercase, without a period.
@@ -234,7 +245,7 @@ fn count(dataset: &Dataset, filter: &Document, ids: Option<&[ObjectId]>) -> Resu
 ///
 /// # Errors
 /// None of all ids is in the dataset.
-fn unknown_ids(dataset: &Dataset, all: &[ObjectId], shard: Option<Shard>) -> Result<Option<String>, Error> {
+pub(super) fn unknown_ids(dataset: &Dataset, all: &[ObjectId], shard: Option<Shard>) -> Result<Option<String>, Error> {
     let ids: Vec<ObjectId> = all.iter().filter(|id| shard.is_none_or(|shard| shard.contains(**id))).copied().collect();
     let known = match &ids[..] {
         [] => Some(0),

@@ -71,13 +71,22 @@ impl FileContent {
 /// # Errors
 /// It cannot be read, is no UTF-8, or is a file that changed while it was read.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    let Ok(mut watched) = WatchedFile::open(path)? else { return fs::read_to_string(path) };
+    let Ok(mut watched) = WatchedFile::open(path)? else { return fs::read_to_string(path).map(without_mark) };
     let mut text = String::new();
     watched.file().read_to_string(&mut text)?;
     match watched.unchanged() {
-        Some(stamp) if stamp.size() == text.len() as u64 => Ok(text),
+        Some(stamp) if stamp.size() == text.len() as u64 => Ok(without_mark(text)),
         _ => Err(io::Error::other("it changed while it was read; try again when it is complete")),
     }
+}
+
+/// Without the mark that editors on Windows put before a text.
+fn without_mark(mut text: String) -> String {
+    const MARK: char = '\u{feff}';
+    if text.starts_with(MARK) {
+        text.drain(..MARK.len_utf8());
+    }
+    text
 }
 
 /// The whole content of a regular, non-empty file of at most `max_bytes` that nobody changes meanwhile.

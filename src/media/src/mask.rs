@@ -23,6 +23,8 @@ pub struct LabelMask {
     pub height: usize,
     /// Columns.
     pub width: usize,
+    /// Whether it was compressed as photographs are, which changes numbers of classes near edges.
+    pub is_lossy: bool,
     pixels: MaskPixels,
 }
 
@@ -34,6 +36,17 @@ enum MaskPixels {
     Index(Vec<i64>),
     /// `[height, width, 3]`
     Rgb(Vec<u8>),
+}
+
+/// Whether a mask of these rows and columns lies as the image would after a quarter turn, and not as it does: it was drawn on the
+/// upright photograph, say, or has rows and columns exchanged. A mask of another size is stretched over its image, as in FiftyOne.
+pub fn is_turned((rows, columns): (usize, usize), (height, width): (usize, usize)) -> bool {
+    // A scaled mask has whole rows and columns.
+    let fits = |height: usize, width: usize| {
+        let (rows, columns, height, width) = (rows as f64, columns as f64, height as f64, width as f64);
+        (rows - columns * height / width).abs() <= 1.0 || (columns - rows * width / height).abs() <= 1.0
+    };
+    fits(width, height) && !fits(height, width)
 }
 
 impl LabelMask {
@@ -70,7 +83,7 @@ impl LabelMask {
             }
             (_, rgb) => rgb,
         };
-        Ok(LabelMask { height, width, pixels })
+        Ok(LabelMask { height, width, is_lossy: false, pixels })
     }
 
     /// Takes a mask from a document: see [`inflate_array`] and [`LabelMask::from_array`].
@@ -130,7 +143,7 @@ impl LabelMask {
                 return Err(undecodable(reason.to_owned()));
             }
         };
-        Ok(LabelMask { height, width, pixels })
+        Ok(LabelMask { height, width, is_lossy: format == Format::Jpeg, pixels })
     }
 
     /// The pixels that hold `value`; possibly none.
@@ -285,6 +298,18 @@ mod tests {
     }
 
     /// `testdata/mask_*.npy` is what FiftyOne's `get_mask()` returned for the picture of that name.
+    #[test]
+    fn a_mask_that_lies_across_its_image_is_known_by_its_sides() {
+        let image = (480, 640);
+        for turned in [(640, 480), (320, 240), (107, 80), (65, 49)] {
+            assert!(is_turned(turned, image), "{turned:?}");
+        }
+        for as_it_lies in [image, (240, 320), (80, 107), (512, 512), (1, 1), (480, 480), (640, 640)] {
+            assert!(!is_turned(as_it_lies, image), "{as_it_lies:?}");
+        }
+        assert!(!is_turned((500, 500), (250, 250)), "a square");
+    }
+
     #[test]
     fn files_are_read_as_fiftyone_reads_them() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");

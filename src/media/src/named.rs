@@ -68,6 +68,39 @@ pub fn check_named(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The same as far as it can be said without changing anything.
+///
+/// # Errors
+/// What it would fail with.
+pub fn check_named_untouched(path: &Path) -> io::Result<()> {
+    match place(path)? {
+        Place::File(file) => check_folder_untouched(folder_of(&file)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder could be made, where it is missing, and written to, as far as that can be said without changing anything.
+///
+/// # Errors
+/// Something else is there or above it, or a folder that this user may not write to.
+pub fn check_folder_untouched(folder: &Path) -> io::Result<()> {
+    let folder = std::path::absolute(folder)?;
+    let present = folder.ancestors().find(|above| fs::symlink_metadata(above).is_ok()).unwrap_or(&folder);
+    if !fs::metadata(present)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let name = std::ffi::CString::new(present.as_os_str().as_bytes())?;
+        // SAFETY: reads the name, which ends in a zero.
+        if unsafe { libc::access(name.as_ptr(), libc::W_OK | libc::X_OK) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// The regular file that a path stands for, for programs that replace what they are given: behind all links.
 ///
 /// # Errors

@@ -133,7 +133,10 @@ impl Meaning<'_> {
 /// Without case, spaces, hyphens and underscores, and in one of the forms that Unicode has for the same letters: names of folders
 /// come from macOS with their accents apart.
 fn folded(name: &str) -> String {
-    name.nfkc().filter(|c| !c.is_whitespace() && !"_-".contains(*c)).flat_map(char::to_lowercase).collect()
+    // Those of no width come along when names are copied from web pages and tables.
+    const OF_NO_WIDTH: &str = "\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{ad}";
+    let counts = |c: &char| !c.is_whitespace() && !"_-".contains(*c) && !OF_NO_WIDTH.contains(*c);
+    name.nfkc().filter(counts).flat_map(char::to_lowercase).collect()
 }
 
 /// Folded, with one word for what COCO and VOC call differently.

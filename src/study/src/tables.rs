@@ -100,6 +100,7 @@ fn of_measures(all: &Distributions) -> Value {
 #[derive(Clone, Debug)]
 pub struct Baseline {
     created: String,
+    dataset: String,
     /// Of each series and measure how many values there were, and their median.
     medians: BTreeMap<Series, BTreeMap<String, (u64, f64)>>,
 }
@@ -116,22 +117,33 @@ impl Baseline {
             Some(other) if other != VERSION => return Err(format!("it is of version {other}; this camflow reads {VERSION}")),
             _ => return Err("it is not a report of `camflow report --json`".to_owned()),
         }
+        let text = |entry: &Value, key: &str| match entry[key].as_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(format!("it lacks `{key}`, so it is damaged or was written by hand")),
+        };
         let mut medians = BTreeMap::new();
         for entry in report["series"].as_array().into_iter().flatten() {
-            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-            let (field, class, layer) = (text("field"), text("class"), text("layer"));
-            let series = Series { field, class, layer, method: text("method"), model: text("model") };
+            let (field, class, layer) = (text(entry, "field")?, text(entry, "class")?, text(entry, "layer")?);
+            let series = Series { field, class, layer, method: text(entry, "method")?, model: text(entry, "model")? };
             let measures = entry["measures"].as_object().into_iter().flatten();
             let median =
                 |(name, numbers): (&String, &Value)| Some((name.clone(), (numbers["count"].as_u64()?, numbers["p50"].as_f64()?)));
             medians.insert(series, measures.filter_map(median).collect());
         }
-        Ok(Baseline { created: report["created"].as_str().unwrap_or("an unknown time").to_owned(), medians })
+        if medians.is_empty() {
+            return Err("it is about no heatmaps".to_owned());
+        }
+        Ok(Baseline { created: text(&report, "created")?, dataset: text(&report, "dataset")?, medians })
     }
 
     /// When it was made.
     pub fn created(&self) -> &str {
         &self.created
+    }
+
+    /// The dataset that it was of, by its name then.
+    pub fn dataset(&self) -> &str {
+        &self.dataset
     }
 
     /// What it was about.

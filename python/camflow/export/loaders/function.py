@@ -11,6 +11,9 @@ from pathlib import Path
 from ..messages import ExportError, first_line
 from . import LoadedModel
 
+# What a script does at its end, and a module does not.
+EXITS = "let a script's own work stand below `if __name__ == '__main__':`"
+
 
 def load(ref: str) -> LoadedModel:
     """What the function gives that `ref` names, in a file or a module of the current folder or of this Python.
@@ -33,6 +36,8 @@ def load(ref: str) -> LoadedModel:
         else:
             sys.path.insert(0, str(Path.cwd()))
             namespace = importlib.import_module(place)
+    except SystemExit as error:
+        raise ExportError(f"`{place}` ends Python when it is imported (`sys.exit`)", EXITS, code=2) from error
     except ModuleNotFoundError as error:
         raise ExportError(
             f"could not import `{place}`: {first_line(error)}",
@@ -47,6 +52,8 @@ def load(ref: str) -> LoadedModel:
     source = f"file:{Path(place).name}:{function}" if place.endswith(".py") else f"module:{ref}"
     try:
         return LoadedModel(getattr(namespace, function)(), function, source, {})
+    except SystemExit as error:
+        raise ExportError(f"`{ref}` ends Python (`sys.exit`) and gives no model", EXITS, code=2) from error
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         frame = traceback.extract_tb(error.__traceback__)[-1]

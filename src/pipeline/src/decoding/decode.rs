@@ -87,6 +87,11 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     let image = decoder.preprocess.parse(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
     let input = decoder.preprocess.apply_to(&image)?;
     let mut targets = Vec::with_capacity(found.len());
+    let image_size = (input.region.image_height, input.region.image_width);
+    let mask = found.iter().find_map(|found| if let Place::Mask(mask) = &found.place { Some(mask) } else { None });
+    if let Some(mask) = mask {
+        decoder.masks.note_size(&envelope.sample, (mask.height, mask.width), image_size);
+    }
     for Found { class, channel, place } in found {
         let pixels = match place {
             Place::Shapes(shapes) if decoder.is_detector => TargetPixels::Boxes(boxes(&shapes, &input)?),

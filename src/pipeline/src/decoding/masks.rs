@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use camflow_media::{LabelMask, MaskValue};
+use crate::message::SampleRef;
+use camflow_media::{LabelMask, MaskValue, is_turned};
+use camflow_names::counted;
 
 /// Masks that are looked at: counting values takes longer than finding one.
 const LOOKED_AT: usize = 8;
@@ -20,6 +22,10 @@ struct Seen {
     is_any_found: bool,
     num_masks: usize,
     values: Vec<MaskValue>,
+    num_lossy: u64,
+    num_turned: u64,
+    /// The id of a sample of which the mask lies across the image.
+    first_turned: String,
 }
 
 impl SeenMasks {
@@ -27,6 +33,7 @@ impl SeenMasks {
     pub(super) fn note(&self, mask: &LabelMask, is_found: bool) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.is_any_found |= is_found;
+        seen.num_lossy += u64::from(mask.is_lossy);
         if seen.is_any_found || seen.num_masks == LOOKED_AT {
             return;
         }
@@ -36,6 +43,40 @@ impl SeenMasks {
                 seen.values.push(value);
             }
         }
+    }
+
+    /// Notes a mask of these rows and columns beside its image.
+    pub(super) fn note_size(&self, sample: &SampleRef, mask: (usize, usize), image: (usize, usize)) {
+        if is_turned(mask, image) {
+            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.num_turned += 1;
+            if seen.num_turned == 1 {
+                seen.first_turned.clone_from(&sample.id);
+            }
+        }
+    }
+
+    /// What is hardly meant so, lowercase, without a period, each with what to do.
+    pub fn doubts(&self) -> Vec<(String, &'static str)> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doubts = Vec::new();
+        if seen.num_lossy > 0 {
+            doubts.push((
+                format!(
+                    "{}, whose compression changes the numbers of classes near edges",
+                    counted(seen.num_lossy, "mask is a JPEG file", "masks are JPEG files")
+                ),
+                "store masks as PNG",
+            ));
+        }
+        if seen.num_turned > 0 {
+            let masks = counted(seen.num_turned, "mask lies", "masks lie");
+            doubts.push((
+                format!("{masks} across the image, stretched over it; the first is that of sample `{}`", seen.first_turned),
+                "if masks were drawn on upright photographs, add `--apply-exif`; if their rows and columns are exchanged, transpose them",
+            ));
+        }
+        doubts
     }
 
     /// Where no mask held any of the classes: how many of them were looked at, and the values in these.

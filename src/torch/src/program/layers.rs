@@ -42,6 +42,12 @@ pub fn split_layers(spec: &str) -> Vec<String> {
     layers
 }
 
+/// Whether this looks like `1-4`.
+fn is_range(name: &str) -> bool {
+    let is_number = |text: &str| !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    name.split_once('-').is_some_and(|(from, to)| is_number(from) && is_number(to))
+}
+
 impl Program {
     /// Resolves layers by alias (`4`, also `layer4`) or path (`backbone.layer4`, `backbone.layer4@1` for its second call).
     ///
@@ -60,6 +66,13 @@ impl Program {
             }
         }
         hints.dedup();
+        // Of a range all may be missing.
+        const NAMED: usize = 4;
+        if problems.len() > NAMED + 1 {
+            let more = problems.len() - NAMED;
+            problems.truncate(NAMED);
+            problems.push(format!("{more} more are missing"));
+        }
         if problems.is_empty() { Ok(layers) } else { Err(self.invalid(problems, hints)) }
     }
 
@@ -133,6 +146,9 @@ impl Program {
     fn no_layer(&self, name: &str) -> Diagnostic {
         let aliases = &self.metadata.aliases;
         let (problem, there_are) = match name.parse::<u32>() {
+            _ if is_range(name) && !aliases.is_empty() => {
+                (format!("`{name}` is no range of its layers"), numbers(&numbered(aliases.keys())))
+            }
             Ok(_) if !aliases.is_empty() => (format!("it has no layer `{name}`"), numbers(&numbered(aliases.keys()))),
             _ => (
                 format!("it has no module `{name}` to use as a layer"),
