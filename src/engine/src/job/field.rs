@@ -37,7 +37,7 @@ impl std::str::FromStr for FieldTemplate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut rest = text;
+        let (mut rest, mut literal) = (text, String::new());
         while let Some(open) = rest.find('{') {
             let Some(close) = rest[open..].find('}') else {
                 return Err(format!("`{text}` has an opening brace without a closing one"));
@@ -49,11 +49,19 @@ impl std::str::FromStr for FieldTemplate {
                     "`{{{placeholder}}}` is not known, did you mean `{{{near}}}`? There are {{class}}, {{layer}}, {{method}} and {{model}}"
                 ));
             }
+            literal += &rest[..open];
             rest = &rest[open + close + 1..];
         }
+        literal += rest;
         match text.chars().next() {
             None => Err("a field needs a name".into()),
             Some('_') => Err("FiftyOne keeps names that begin with `_` for itself".into()),
+            // A dot would be a place in a document; signs of classes and layers are another matter, as nobody chose them.
+            Some(_) if identifier(&literal) != literal && text.contains(char::is_alphanumeric) => {
+                let fitting: String =
+                    text.chars().map(|c| if "{}".contains(c) { c.into() } else { identifier(&c.to_string()) }).collect();
+                Err(format!("a field's name has letters, digits and `_` only, as in `{fitting}`"))
+            }
             Some(_) => Ok(FieldTemplate { text: text.to_owned(), gradcam: "gradcam" }),
         }
     }
@@ -148,6 +156,17 @@ mod tests {
         // The same one beside other methods.
         let names = template.names(&["cat".into()], &[("gradcam", "4"), ("gradcam++", "4"), ("fullgrad", "all")], "m");
         assert_eq!(names.expect("names"), [["cat_grad_layer_4", "cat_gradcampp_layer_4", "cat_fullgrad_layer_all"]]);
+    }
+
+    #[test]
+    fn signs_that_a_field_cannot_have_are_told() {
+        for (text, fitting) in [("a.b", "`a_b`"), ("{class} grad-{layer}", "`{class}_grad_{layer}`"), ("{class}.", "`{class}_`")] {
+            let error = text.parse::<FieldTemplate>().expect_err(text);
+            assert!(error.contains(fitting), "{error}");
+        }
+        for text in ["{class}_{layer}", "собака_{class}", "a_b", "{class}{method}"] {
+            assert!(text.parse::<FieldTemplate>().is_ok(), "{text}");
+        }
     }
 
     #[test]
