@@ -42,12 +42,11 @@ impl DatasetArgs {
 }
 
 /// Refuses fields that are none of the dataset's heatmap fields.
-pub(super) fn check_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<(), Diagnostic> {
-    let known = dataset.heatmap_fields();
+pub(super) fn check_heatmap_fields(dataset: &Dataset, known: &[String], asked: &[String]) -> Result<(), Diagnostic> {
     if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
         let there_are = match known.is_empty() {
             true => "it has none".to_owned(),
-            false => existing("heatmap fields", unknown, &known),
+            false => existing("heatmap fields", unknown, known),
         };
         let message = format!("dataset `{}` has no heatmap field `{unknown}`", dataset.name());
         return Err(Diagnostic::invalid(message).hint(there_are));

@@ -125,7 +125,7 @@ fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    check_heatmap_fields(dataset, &args.fields)?;
+    check_heatmap_fields(dataset, &known, &args.fields)?;
     match &args.run {
         None if args.fields.is_empty() => Ok(known),
         None => Ok(args.fields.clone()),
