@@ -236,6 +236,7 @@ fn commit(bencher: Bencher) {
         layer: "backbone.layer4".into(),
         method: "gradcam".into(),
         model: "deeplabv3".into(),
+        shown_in: None,
     });
     let mut sink = UpdateSink::new(&dataset, fields.collect()).expect("a sink");
     let mut round = 0;
@@ -243,6 +244,7 @@ fn commit(bencher: Bencher) {
         // Other paths each time, or the server would find nothing to change.
         round += 1;
         let heatmap = |name: &String, n: usize| WrittenHeatmap {
+            detection: None,
             map_checksum: Some(Checksum::of(b"map")),
             npy_checksum: Some(Checksum::of(b"npy")),
             upsampling: None,

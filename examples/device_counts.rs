@@ -154,7 +154,7 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         height,
         width,
         region: FrameRegion::whole(height, width),
-        targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels }],
+        targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels, detection: None }],
         is_clipped: false,
         is_moved: false,
     })

@@ -97,6 +97,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
             class: ClassIndex(0),
             channel: Channel::Index(channel),
             pixels: TargetPixels::Mask(selected),
+            detection: None,
         }],
         is_clipped: false,
         is_moved: false,

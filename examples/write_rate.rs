@@ -132,6 +132,7 @@ impl Committer {
             layer: "backbone.layer4".to_owned(),
             method: "gradcam".to_owned(),
             model: "write_rate".to_owned(),
+            shown_in: None,
         };
         let mut sink = UpdateSink::new(&dataset, fields.iter().map(field).collect())?;
         sink.lock(shard)?;
@@ -167,6 +168,7 @@ impl Committer {
         let path =
             |field: &str, suffix: &str| PathBuf::from(format!("/shared/maps/{field}/{}.{:08x}.{suffix}", sample.id, self.round));
         let heatmap = |field: &String| WrittenHeatmap {
+            detection: None,
             map_checksum: Some(Checksum::of(b"map")),
             npy_checksum: Some(Checksum::of(b"npy")),
             upsampling: None,

@@ -147,6 +147,7 @@ class Counts(TypedDict):
     num_abandoned: int
     num_moved: int
     num_clipped: int
+    num_unmatched: int
     num_empty: int
     num_heatmaps: int
     num_bytes: int

@@ -17,11 +17,11 @@ EPSILON = 1e-7
 MEND = "`camflow check` looks for all of the dataset's, and the next run makes damaged ones again"
 
 
-def load(label: fo.Heatmap | None) -> Any:
+def load(label: fo.Heatmap | fo.Detection | None) -> Any:
     """The heatmap of a label that camflow made.
 
     Args:
-        label: the value of a heatmap field of a sample
+        label: the value of a heatmap field of a sample, or a detection of `annotate --per-detection`, which has a heatmap of its own
 
     Returns:
         float32 [height, width], from 0 to 1: the exact values (within 1e-6) where the label has a `.npy` file or holds the map itself,
@@ -47,15 +47,16 @@ def load(label: fo.Heatmap | None) -> Any:
         except (OSError, ValueError) as error:
             raise CamflowError(f"`{path}` of the heatmap cannot be read: {error}\nhint: {MEND}") from error
         return upsample(content.astype(np.float32), getattr(label, "upsampling", None) or ())
-    if label.map is not None:
+    if getattr(label, "map", None) is not None:
         return np.asarray(label.map, np.float32)
-    if label.map_path and Path(label.map_path).is_file():
+    picture = getattr(label, "map_path", None)
+    if picture and Path(picture).is_file():
         from PIL import Image
 
-        levels = np.asarray(Image.open(label.map_path).convert("L"), np.float32)
+        levels = np.asarray(Image.open(picture).convert("L"), np.float32)
         # A picture's 0 is what the model did not see, so that 1 is also what it has no attention for.
         return np.where(levels > 1, levels, 0).astype(np.float32) / LEVELS
-    named = label.map_path or path
+    named = picture or path
     raise CamflowError(
         f"there is no file `{named}` of the heatmap\nhint: {MEND}" if named else "the label names no file and holds no map"
     )

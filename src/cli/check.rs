@@ -68,13 +68,13 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
 }
 
 fn fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic> {
-    let known = dataset.heatmap_fields();
+    let known = dataset.written_fields();
     if known.is_empty() {
         let name = dataset.name();
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    let asked = asked_heatmap_fields(dataset, asked)?;
+    let asked = asked_heatmap_fields(dataset, &known, asked)?;
     Ok(if asked.is_empty() { known } else { asked })
 }
 

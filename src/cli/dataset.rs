@@ -45,12 +45,11 @@ impl DatasetArgs {
 ///
 /// # Errors
 /// One is none of the dataset's heatmap fields.
-pub(super) fn asked_heatmap_fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic> {
-    let known = dataset.heatmap_fields();
+pub(super) fn asked_heatmap_fields(dataset: &Dataset, known: &[String], asked: &[String]) -> Result<Vec<String>, Diagnostic> {
     if let Some(unknown) = asked.iter().find(|field| !known.contains(field)) {
         let there_are = match known.is_empty() {
             true => "it has none".to_owned(),
-            false => existing("heatmap fields", unknown, &known),
+            false => existing("heatmap fields", unknown, known),
         };
         let message = format!("dataset `{}` has no heatmap field `{unknown}`", dataset.name());
         return Err(Diagnostic::invalid(message).hint(there_are));

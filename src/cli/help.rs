@@ -17,6 +17,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "aug-smooth",
             "cam-batch-size",
             "size",
+            "per-detection",
             "faithfulness",
             "map",
             "apply-exif",

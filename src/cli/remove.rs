@@ -19,7 +19,7 @@ use crate::{
     engine::remove_orphans,
     fiftyone::{
         Dataset, FieldContent, Lock, References, StoredRun, drop_fields, field_contents, forget_in_app, forget_runs,
-        knows_folder, sample_ids, stored_runs, unset_heatmaps,
+        forget_views, knows_folder, sample_ids, shown_in, stored_runs, unset_heatmaps,
     },
     media::shown,
     names,
@@ -78,6 +78,8 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let verb = if args.apply { "removed" } else { "would remove" };
     if let Some(lock) = &lock {
         unset_heatmaps(&dataset, &plan.present, lock, &|| cancellation.is_cancelled())?;
+        // What FiftyOne keeps to show them refers to files, too.
+        forget_views(&dataset, &plan.fields)?;
     }
     if cancellation.is_cancelled() {
         return Ok(stopped());
@@ -95,6 +97,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         let kept = drop_fields(&dataset, &plan.present, lock)?;
         let gone: Vec<String> = plan.fields.iter().filter(|field| !kept.contains(field)).cloned().collect();
         forget_in_app(&dataset, &gone)?;
+        drop_shown(&plan, &dataset, &gone, lock)?;
         let is_emptied = |field: &String| contents.iter().any(|content| content.field == *field && content.num_others == 0);
         for field in kept.iter().filter(|field| is_emptied(field)) {
             print(&format!("field `{}` stays: somebody put something into it meanwhile", names::shown(field)));
@@ -140,7 +143,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         }
         (fields, named)
     } else {
-        let asked = asked_heatmap_fields(dataset, &args.fields)?;
+        let asked = asked_heatmap_fields(dataset, &dataset.written_fields(), &args.fields)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| asked.contains(field));
         let emptied = runs.into_iter().filter(emptied).collect();
         (asked, emptied)
@@ -150,10 +153,25 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         folders.insert(heatmap_folder(args.out.as_deref(), dataset.name())?);
     }
     // What a command that was cut off has taken out of the schema already may still have files.
-    let known = dataset.heatmap_fields();
+    let known = dataset.written_fields();
     let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| known.contains(field));
     notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{}` any more", names::shown(field))));
     Ok(Plan { fields, present, runs, folders, notes })
+}
+
+/// Drops the heatmap fields in which views showed heatmaps of detections, if they hold nothing and no other run writes them.
+fn drop_shown(plan: &Plan, dataset: &Dataset, gone: &[String], lock: &Lock) -> Result<(), Diagnostic> {
+    let known = dataset.heatmap_fields();
+    let runs = stored_runs(dataset)?;
+    let is_written = |field: &str| {
+        let others = runs.iter().filter(|run| plan.runs.iter().all(|goes| goes.key != run.key));
+        others.flat_map(|run| &run.fields).any(|other| other == field)
+    };
+    let shown: Vec<String> = gone.iter().filter_map(|field| shown_in(field)).map(ToOwned::to_owned).collect();
+    let shown: Vec<String> = shown.into_iter().filter(|field| known.contains(field) && !is_written(field)).collect();
+    let kept = drop_fields(dataset, &shown, lock)?;
+    let dropped: Vec<String> = shown.into_iter().filter(|field| !kept.contains(field)).collect();
+    Ok(forget_in_app(dataset, &dropped)?)
 }
 
 fn stopped() -> Exit {

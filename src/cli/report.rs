@@ -144,7 +144,7 @@ fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
             .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
     }
-    let asked = asked_heatmap_fields(dataset, &args.fields)?;
+    let asked = asked_heatmap_fields(dataset, &known, &args.fields)?;
     match &args.run {
         None if asked.is_empty() => Ok(known),
         None => Ok(asked),

@@ -79,6 +79,24 @@ def detr():
     return t.DetrForObjectDetection(config), t.DetrImageProcessor(size={"height": 160, "width": 192})
 
 
+def spread_detr():
+    """The same with boxes of several sizes all over the image: of weights as they are drawn, all are nearly one."""
+    model, processor = detr()
+    last = model.bbox_predictor.layers[-1]
+    with torch.no_grad():
+        model.model.query_position_embeddings.weight.normal_(0, 1)
+        for weights in model.model.decoder.parameters():
+            if weights.dim() == 2:
+                weights.normal_(0, 1)
+        for layer in model.bbox_predictor.layers:
+            layer.weight.normal_(0, 0.25)
+        # A fifth of the image on each side, more or less.
+        last.weight[2:].mul_(0.2)
+        last.bias.copy_(torch.tensor([0, 0, -1.4, -1.4]))
+        model.class_labels_classifier.weight.normal_(0, 0.5)
+    return model, processor
+
+
 def swin_and_decoder():
     """What universal segmentation of both kinds has: a Swin and a decoder of seven queries."""
     stages = [f"stage{number}" for number in range(1, 5)]

@@ -31,6 +31,8 @@ pub struct Args {
     #[arg(long)]
     target: TargetSpec,
     #[arg(long)]
+    per_detection: bool,
+    #[arg(long)]
     faithfulness: bool,
     #[arg(long)]
     map: Vec<ClassMapping>,
@@ -151,6 +153,7 @@ impl From<Args> for JobSpec {
             dataset,
             cam,
             target,
+            per_detection,
             faithfulness,
             map,
             field,
@@ -220,6 +223,7 @@ impl From<Args> for JobSpec {
             fast,
             python,
             target,
+            per_detection,
             faithfulness,
             map,
             field,

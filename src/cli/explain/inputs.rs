@@ -65,7 +65,7 @@ pub(super) fn image_batch(
                 TargetPixels::Mask(mask.on_input(&region, height, width))
             }
         };
-        targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels });
+        targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels, detection: None });
     }
     let sample = sample((0, name.to_owned()), path, input.pixels, (height, width), region, targets);
     Ok((InputBatch { samples: vec![sample], height, width }, image))
@@ -119,7 +119,7 @@ pub(super) fn tensor_batch(path: &Path, name: &str, asked: &[Asked], channels: O
                 AskedPixels::Pixel { x, y } => pixel(*x, *y, &region, (height, width))?,
                 AskedPixels::Mask { file, value } => TargetPixels::Mask(mask_of(file, *value, number, num_samples, &limits)?),
             };
-            targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels });
+            targets.push(ClassTarget { class: ClassIndex(class), channel: asked.channel, pixels, detection: None });
         }
         let pixels = InputPixels::Floats(floats.next().unwrap_or_default().to_vec());
         samples.push(sample((number as u64, format!("{name}.{number}")), path, pixels, (height, width), region, targets));

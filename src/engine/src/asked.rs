@@ -104,6 +104,7 @@ pub(crate) fn decoder(
         fingerprint: job_fingerprint(spec, program, label),
         overwrite: spec.overwrite,
         is_detector: program.detections().is_some(),
+        per_detection: spec.per_detection,
         masks: SeenMasks::default(),
     }
 }

@@ -139,8 +139,8 @@ impl CamSpec {
 
     /// What is to be computed with these layers of the model, for that target.
     pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
-        let is_value = target.is_value() || !program.metadata.task.has_classes();
         let is_detector = program.metadata.task == Task::Detection;
+        let is_value = target.is_value() || !(program.metadata.task.has_classes() || is_detector);
         ExplainOptions {
             layers,
             methods: self.methods(program),

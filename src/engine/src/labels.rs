@@ -60,7 +60,7 @@ pub(crate) fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Obser
             }
         };
         let fields = &work.names[index];
-        let known = work.dataset.heatmap_fields();
+        let known = work.dataset.written_fields();
         let text = format!("no label in field `{}` of dataset `{dataset}` is {what}", field.name);
         if fields.iter().any(|field| known.contains(field)) {
             observer.warning(&format!("{text} any more"));

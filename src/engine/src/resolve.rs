@@ -11,11 +11,13 @@ use super::{
     CamSpec, Engine, JobSpec, Model, Observer,
     chosen::{chosen_ids, chosen_tags},
     model::check_preprocess,
-    target::{check_classes, check_task},
+    target::{check_boxes, check_classes, check_detector, check_task},
 };
 use crate::job::TargetSpec;
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink, folder_at};
+use camflow_fiftyone::{
+    Database, Dataset, HeatmapField, LabelField, LabelKind, SavedView, Selection, UpdateSink, detections_of, folder_at,
+};
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
 use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, ReferenceDigest, Store, TargetClass, Targets};
@@ -37,6 +39,9 @@ pub(crate) fn check_model(spec: &JobSpec, cam: &CamSpec, engine: &Engine, observ
     check_preprocess(program, observer)?;
     check_input_size(program)?;
     check_task(program, &spec.target)?;
+    if spec.per_detection {
+        check_detector(program)?;
+    }
     Ok(model)
 }
 
@@ -69,6 +74,9 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
         }
     };
     check_classes(&spec.target, &spec.class, label.as_ref())?;
+    if let Some(label) = label.as_ref().filter(|_| spec.per_detection) {
+        check_boxes(label)?;
+    }
     if spec.view.is_some() && spec.view_stages.is_some() {
         return Err(Diagnostic::invalid("`--view` and `--view-stages` name two views").hint("leave one of them out"));
     }
@@ -88,6 +96,11 @@ pub(crate) fn field_names(
     let template = spec.field.clone().unwrap_or_default();
     let columns: Vec<(&str, &str)> = columns.iter().map(|column| (column.method.name(), column.label.as_str())).collect();
     template.names(classes, &columns, model)
+}
+
+/// The field in which a run keeps what a field of this name shows.
+pub(crate) fn written_field(spec: &JobSpec, name: &str) -> String {
+    if spec.per_detection { detections_of(name) } else { name.to_owned() }
 }
 
 /// What stands for the class in fingerprints where each sample has its own.
@@ -125,12 +138,14 @@ pub(crate) fn preceding(columns: &[Column]) -> Vec<Option<ColumnIndex>> {
     (0..columns.len()).map(before).collect()
 }
 
-pub(crate) fn describe_fields(names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
+/// The fields that are written, those with these names or those of detections that these show in a view.
+pub(crate) fn describe_fields(spec: &JobSpec, names: &[Vec<String>], columns: &[Column], program: &Program) -> Vec<HeatmapField> {
     let describe = |(name, column): (&String, &Column)| HeatmapField {
-        name: name.clone(),
+        name: written_field(spec, name),
         layer: column.path.clone(),
         method: column.method.name().to_owned(),
         model: program.metadata.name.clone(),
+        shown_in: spec.per_detection.then(|| name.clone()),
     };
     names.iter().flat_map(|row| row.iter().zip(columns).map(describe)).collect()
 }
@@ -180,6 +195,9 @@ fn settings(
         ("measures", if spec.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
     settings.extend(one_channel_setting(one_channel));
+    if spec.per_detection {
+        settings.push(("of", "each detection".to_owned()));
+    }
     // Earlier versions counted what a model predicts in the padding around an image.
     let pads = metadata.preprocess.steps.iter().any(|step| matches!(step, PreprocessStep::CenterCrop { .. }));
     if pads && is_predicted(spec, label) && metadata.task == Task::Segmentation {
@@ -223,6 +241,7 @@ pub(crate) fn selection(
         label,
         changes: changes.flatten(),
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
+        per_detection: spec.per_detection,
         tags: chosen_tags(dataset, &spec.tags)?,
         ids,
         matching: spec.matching.clone(),
@@ -367,7 +386,8 @@ mod tests {
     fn settings_of(asked: &[&str], more: &str) -> String {
         let is_asked = |flag: &str| asked.contains(&flag);
         let (exact, fast) = (is_asked("exact"), is_asked("fast"));
-        let spec = JobSpec { target: TargetSpec::Top, exact, fast, ..JobSpec::new("d") };
+        let per_detection = is_asked("per-detection");
+        let spec = JobSpec { target: TargetSpec::Top, exact, fast, per_detection, ..JobSpec::new("d") };
         let metadata = format!(
             r#"{{"camflow": 1, "name": "m", "input": {{"example": [2, 3, 8, 8], "dynamic": "batch"}}, "preprocess": []{more}}}"#
         );
@@ -388,6 +408,7 @@ mod tests {
         assert_eq!(settings_of(&[], missed), exact, "run with PyTorch's operators");
         assert_eq!(settings_of(&["exact"], missed), exact);
         assert_eq!(settings_of(&["fast"], missed), PLAIN);
+        assert_eq!(settings_of(&["per-detection"], ""), format!("{PLAIN}\0of=each detection"));
         let mixing = r#", "independent_of_batch": false"#;
         assert_eq!(settings_of(&[], mixing), format!("{PLAIN}\0batch=one by one"), "what was made in batches was wrong");
     }

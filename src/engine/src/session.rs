@@ -20,14 +20,14 @@ use super::{
     reference::{self, FoundReference, embedded, similarity_of},
     resolve::{
         DatasetSide, check_dataset, check_model, check_paths, check_schema, describe_fields, destination, field_names, fields,
-        is_predicted, preceding, selection,
+        is_predicted, preceding, selection, written_field,
     },
     target::{check_output, described},
 };
 use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_fiftyone::{
     AppView, Database, Dataset, HeatmapField, LabelField, SampleSource, SavedView, Selection, Shard, UpdateSink, failure_key,
-    known_failures, note_failures, note_folder,
+    known_failures, note_failures, note_folder, renew_views, shown_in,
 };
 use camflow_media::shown;
 use camflow_names::backticked;
@@ -187,13 +187,15 @@ impl<'a> Session<'a> {
         let Asked { dataset, label, view, targets, names_of_classes, class_names } =
             Asked::of(side, spec, self.engine, &self.program, &self.references, self.observer)?;
         let program = &self.program;
-        let names = field_names(spec, &class_names, &self.columns, &program.metadata.name)?;
+        let shown = field_names(spec, &class_names, &self.columns, &program.metadata.name)?;
+        let names: Vec<Vec<String>> =
+            shown.iter().map(|row| row.iter().map(|name| written_field(spec, name)).collect()).collect();
         let folder = destination(spec, self.engine, &dataset)?;
         if let Some(folder) = folder.as_deref() {
             check_paths(folder, names.iter().flatten().map(String::as_str))?;
         }
         let fields = fields(&names, &targets, &self.columns);
-        let heatmap_fields = describe_fields(&names, &self.columns, program);
+        let heatmap_fields = describe_fields(spec, &shown, &self.columns, program);
         let labels = LabelNames::new(names_of_classes.clone());
         let work = Work { dataset, label, view, targets, labels, class_names, names, fields, heatmap_fields, folder };
         if !self.is_checked {
@@ -369,7 +371,12 @@ impl<'a> Session<'a> {
         }
         sink.lock(shard).map_err(aborted)?;
         if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !spec.no_app_config) {
-            sink.show_in_app(AppView { ticked: deepest.clone(), colors: spec.app_colors });
+            let shown = shown_in(deepest).filter(|_| spec.per_detection);
+            sink.show_in_app(AppView {
+                ticked: shown.unwrap_or(deepest).to_owned(),
+                ticked_detections: shown.map(|_| deepest.clone()),
+                colors: spec.app_colors,
+            });
         }
         let mut orphans = None;
         if let Some(path) = &folder {
@@ -452,6 +459,9 @@ impl<'a> Session<'a> {
         // Without a heatmap in any sample there is nothing to declare.
         if summary.num_committed > 0 || summary.skipped.contains_key(&SkipReason::UpToDate) {
             check_schema(&sink, summary.num_committed > 0, observer).map_err(aborted)?;
+        }
+        if spec.per_detection && summary.num_committed > 0 {
+            renew_views(&dataset, &record.fields).map_err(aborted)?;
         }
         note().map_err(aborted)?;
         // Gives the folder back.

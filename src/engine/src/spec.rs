@@ -96,6 +96,9 @@ pub struct JobSpec {
     #[serde(with = "text")]
     #[schemars(with = "String", extend("x-value" = "TARGET", "x-path" = "target"))]
     pub target: TargetSpec,
+    /// With a detector: a heatmap for each detection of the label field, instead of one for all of a class; they go to a field of
+    /// detections, `..._detections`, with their measures, and a saved view of that name shows them
+    pub per_detection: bool,
     /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
     /// ROAD; 61 more forward passes for each heatmap
     pub faithfulness: bool,
@@ -247,6 +250,7 @@ impl Default for JobSpec {
             fast: false,
             python: None,
             target: TargetSpec::default(),
+            per_detection: false,
             faithfulness: false,
             map: Vec::new(),
             field: None,
@@ -312,6 +316,18 @@ impl JobSpec {
             is_wrong(
                 self.faithfulness && self.target.is_value(),
                 "`faithfulness` is measured by the probability of a class, and the target has none: leave one of them out",
+            ),
+            is_wrong(
+                self.per_detection && !matches!(self.target, TargetSpec::Labels(_)),
+                "`per-detection` is about the detections of a label field: `target` is `labels` or `labels:FIELD` then",
+            ),
+            is_wrong(
+                self.per_detection && self.store == Store::Inline,
+                "`per-detection` keeps its heatmaps in files: a sample with many detections would be too large for MongoDB with maps in it, so leave out `store = inline`",
+            ),
+            is_wrong(
+                self.per_detection && has_page,
+                "`html-file` compares heatmaps of whole images, and `per-detection` makes none: leave one of them out",
             ),
             is_wrong(self.exact && self.fast, "`exact` and `fast` are opposites: leave one of them out"),
             is_wrong(

@@ -299,6 +299,37 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
     }
 }
 
+/// Makes sure that a model has predictions that detections can mean.
+///
+/// # Errors
+/// It is no detector.
+pub(crate) fn check_detector(program: &Program) -> Result<(), Diagnostic> {
+    if program.detections().is_some() {
+        return Ok(());
+    }
+    Err(Diagnostic::invalid(format!(
+        "`--per-detection` explains the predictions that detections mean, and model `{}` is no detector",
+        shown(program.path())
+    ))
+    .hint("without it a class has one heatmap, of all its boxes; `camflow export yolo11n-coco-torch`, say, makes a detector"))
+}
+
+/// Makes sure that labels have boxes.
+///
+/// # Errors
+/// They have none.
+pub(crate) fn check_boxes(label: &LabelField) -> Result<(), Diagnostic> {
+    match label.kind {
+        LabelKind::Detection | LabelKind::Detections | LabelKind::Polyline | LabelKind::Polylines => Ok(()),
+        LabelKind::Segmentation | LabelKind::Classification | LabelKind::Classifications => Err(Diagnostic::invalid(format!(
+            "`--per-detection` is about detections, and field `{}` has none: it is of type {}",
+            label.name,
+            label.type_name()
+        ))
+        .hint("name a field of detections or polylines with `--target labels:FIELD`")),
+    }
+}
+
 /// Makes sure that a model's scores are of something that masks mark; `what` has masks.
 ///
 /// # Errors

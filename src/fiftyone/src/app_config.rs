@@ -39,6 +39,8 @@ impl Choice for AppColors {
 pub struct AppView {
     /// The field that is ticked.
     pub ticked: String,
+    /// A field of detections that is, too: the one whose heatmaps the other field shows.
+    pub ticked_detections: Option<String>,
     /// The colours.
     pub colors: AppColors,
 }
@@ -92,7 +94,8 @@ pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], view: &AppView) ->
         if new.contains(&ticked) {
             match config.get("active_fields") {
                 None | Some(Bson::Null) => {
-                    changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, Some(ticked))});
+                    let more = [Some(ticked), view.ticked_detections.as_deref()].into_iter().flatten();
+                    changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, more)});
                 }
                 Some(Bson::Document(active)) => {
                     changes.extend(ticked_instead(dataset, active, ticked).map(|active| ("active_fields".into(), active.into())));
@@ -181,7 +184,8 @@ pub fn forget_in_app(dataset: &Dataset, fields: &[String]) -> Result<(), Error> 
             let paths: Vec<&str> = before.iter().copied().filter(|path| !goes(Some(path))).collect();
             if paths.len() < before.len() {
                 // What the App ticks by itself needs no setting.
-                let is_default = paths == ticked_by_default(dataset, None) && !active.get_bool("exclude").unwrap_or(false);
+                let is_default =
+                    paths == ticked_by_default(dataset, std::iter::empty()) && !active.get_bool("exclude").unwrap_or(false);
                 let mut kept = active.clone();
                 kept.insert("paths", paths);
                 changes.insert("active_fields", if is_default { Bson::Null } else { Bson::from(kept) });
@@ -191,11 +195,11 @@ pub fn forget_in_app(dataset: &Dataset, fields: &[String]) -> Result<(), Error> 
     })
 }
 
-/// The labels that the App ticks where nothing is set: all but masks and heatmaps; and one more.
-fn ticked_by_default(dataset: &Dataset, more: Option<&str>) -> Vec<String> {
+/// The labels that the App ticks where nothing is set: all but masks and heatmaps; and some more.
+fn ticked_by_default<'a>(dataset: &Dataset, more: impl Iterator<Item = &'a str>) -> Vec<String> {
     let is_ticked = |kind: &str| kind != "Segmentation" && kind != "Heatmap";
     let fields = dataset.fields().iter().filter(|field| field.is_label && is_ticked(&field.kind));
-    more.map(ToOwned::to_owned).into_iter().chain(fields.map(|field| field.name.clone())).collect()
+    more.map(ToOwned::to_owned).chain(fields.map(|field| field.name.clone())).collect()
 }
 
 /// Reads the App's settings and writes what `change` makes of them (null takes a setting away), as one step.

@@ -7,7 +7,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use super::{
     database::{Database, is_listed},
     error::Error,
-    fields::{Field, InnerField, read_fields, read_inner_fields},
+    fields::{Field, InnerField, is_of_camflow, read_fields, read_inner_fields},
     mask_targets::read_mask_targets,
 };
 use camflow_media::MaskValue;
@@ -144,6 +144,17 @@ impl Dataset {
     /// The fields that hold heatmaps.
     pub fn heatmap_fields(&self) -> Vec<String> {
         self.fields.iter().filter(|field| field.kind == "Heatmap").map(|field| field.name.clone()).collect()
+    }
+
+    /// The fields that hold detections with heatmaps of their own, which camflow wrote.
+    pub fn detection_fields(&self) -> Vec<String> {
+        let fields = self.fields.iter().filter(|field| field.kind == "Detections" && is_of_camflow(field, &self.inner_fields));
+        fields.map(|field| field.name.clone()).collect()
+    }
+
+    /// All fields in which heatmaps are kept.
+    pub fn written_fields(&self) -> Vec<String> {
+        [self.heatmap_fields(), self.detection_fields()].concat()
     }
 
     /// Whether its groups have a slice.

@@ -54,6 +54,14 @@ pub(super) fn read_inner_fields(document: &Document) -> Vec<InnerField> {
     found
 }
 
+/// Whether the labels of a field say what camflow made them of.
+pub(super) fn is_of_camflow(field: &Field, inner: &[InnerField]) -> bool {
+    ["fingerprint", "method", "layer"].into_iter().all(|attribute| {
+        let path = format!("{}.{attribute}", field.name);
+        inner.iter().any(|inner| inner.field.name == path)
+    })
+}
+
 fn entries<'a>(document: &'a Document, key: &str) -> impl Iterator<Item = &'a Document> {
     document.get_array(key).ok().into_iter().flatten().filter_map(Bson::as_document)
 }

@@ -9,7 +9,7 @@ use super::{
     lock::Lock,
     retry::with_retries,
     sample_page::sample_page,
-    stored_heatmap::{HEATMAP_KEYS, heatmap},
+    stored_heatmap::{heatmap, heatmap_keys},
 };
 use camflow_media::{FileForm, RecordedChecksum};
 use camflow_pipeline::StoredHeatmap;
@@ -21,6 +21,8 @@ const PAGE: [usize; 2] = [1000, 32];
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeatmapLabel {
     sample: ObjectId,
+    /// The detection that it is of, in a field of detections.
+    detection: Option<ObjectId>,
     /// What it says, with its field.
     pub stored: StoredHeatmap,
     /// The map in the document itself.
@@ -78,18 +80,26 @@ pub fn note_checksums(dataset: &Dataset, notes: &[ChecksumNote<'_>], lock: &Lock
 
 /// Only the one attribute of a label that still says the same of the file, and of the heatmap.
 fn change(note: &ChecksumNote<'_>) -> LabelChange {
-    let HeatmapLabel { sample, stored, checksums, .. } = note.label;
+    let HeatmapLabel { sample, detection, stored, checksums, .. } = note.label;
     let (path_key, path, checksum_key, checksum) = match note.file {
         FileForm::Png => ("map_path", &stored.map_path, "map_checksum", &checksums[0]),
         FileForm::Npy => ("npy_path", &stored.npy_path, "npy_checksum", &checksums[1]),
     };
     let key = |key: &str| format!("{}.{key}", stored.field);
+    let text = note.checksum.map(|checksum| checksum.to_string());
     let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    if let Some(id) = detection {
+        let same = doc! {"_id": id, path_key: path, checksum_key: checksum};
+        let query = doc! {"_id": sample, key("fingerprint"): &stored.fingerprint, key("detections"): {"$elemMatch": same}};
+        let noted = doc! {"$mergeObjects": ["$$one", {checksum_key: {"$literal": text}}]};
+        let each = doc! {"$cond": [{"$eq": ["$$one._id", id]}, noted, "$$one"]};
+        let all = doc! {"$map": {"input": format!("${}", key("detections")), "as": "one", "in": each}};
+        return LabelChange { query, update: vec![doc! {"$set": {key("detections"): all, "last_modified_at": "$$NOW"}}] };
+    }
     // Null also matches what is not there, as in the labels of earlier versions.
     let query = doc! {
         "_id": sample, key("fingerprint"): &stored.fingerprint, key(path_key): path, key(checksum_key): checksum,
     };
-    let text = note.checksum.map(|checksum| checksum.to_string());
     let update = vec![doc! {"$set": {key(checksum_key): {"$literal": text}, "last_modified_at": "$$NOW"}}];
     LabelChange { query, update }
 }
@@ -129,7 +139,8 @@ impl HeatmapLabelSource {
             let ids: Vec<ObjectId> = part.iter().map(|label| label.sample).collect();
             let samples = self.read(&doc! {"_id": {"$in": ids}}, None)?;
             let is_meant = |label: &HeatmapLabel| {
-                part.iter().any(|meant| meant.sample == label.sample && meant.stored.field == label.stored.field)
+                let known = |label: &HeatmapLabel| (label.sample, label.detection, label.stored.field.clone());
+                part.iter().any(|meant| known(meant) == known(label))
             };
             now.extend(samples.iter().flat_map(|sample| self.labels(sample)).filter(is_meant));
         }
@@ -145,7 +156,7 @@ impl HeatmapLabelSource {
         let query = doc! {"$and": [chosen.clone(), {"$or": self.fields.iter().map(has).collect::<Vec<_>>()}]};
         let mut projection = doc! {"_id": 1};
         for field in &self.fields {
-            projection.extend(HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), 1.into())));
+            projection.extend(heatmap_keys(true).chain(["detections._id"]).map(|key| (format!("{field}.{key}"), 1.into())));
             let map: Bson = if self.with_maps { 1.into() } else { doc! {"$type": format!("${field}.map")}.into() };
             projection.insert(format!("{field}.map"), map);
         }
@@ -155,15 +166,26 @@ impl HeatmapLabelSource {
 
     fn labels(&self, sample: &RawDocument) -> Vec<HeatmapLabel> {
         let Ok(id) = sample.get_object_id("_id") else { return Vec::new() };
-        let label = |field: &String| {
-            let label = sample.get_document(field).ok()?;
-            let stored = heatmap(field, label);
-            stored.fingerprint.as_ref()?;
-            let checksum = |key| label.get(key).ok().flatten().and_then(|value| value.try_into().ok()).unwrap_or(Bson::Null);
-            let checksums = ["map_checksum", "npy_checksum"].map(checksum);
-            Some(HeatmapLabel { sample: id, stored, inline: self.inline(label), checksums })
+        let labels = |field: &String| {
+            let Ok(label) = sample.get_document(field) else { return Vec::new() };
+            let StoredHeatmap { fingerprint: Some(fingerprint), detections, .. } = heatmap(field, label) else {
+                return Vec::new();
+            };
+            let made = |of: &RawDocument, detection: Option<ObjectId>| {
+                let stored =
+                    StoredHeatmap { fingerprint: Some(fingerprint.clone()), detections: Vec::new(), ..heatmap(field, of) };
+                let checksum = |key| of.get(key).ok().flatten().and_then(|value| value.try_into().ok()).unwrap_or(Bson::Null);
+                let checksums = ["map_checksum", "npy_checksum"].map(checksum);
+                HeatmapLabel { sample: id, detection, stored, inline: self.inline(of), checksums }
+            };
+            if detections.is_empty() {
+                return vec![made(label, None)];
+            }
+            let each = label.get_array("detections").ok().into_iter().flatten();
+            let each = each.filter_map(|detection| detection.ok()?.as_document());
+            each.map(|detection| made(detection, detection.get_object_id("_id").ok())).collect()
         };
-        self.fields.iter().filter_map(label).collect()
+        self.fields.iter().flat_map(labels).collect()
     }
 
     fn inline(&self, label: &RawDocument) -> InlineMap {
@@ -191,7 +213,8 @@ mod tests {
             ..StoredHeatmap::default()
         };
         let checksums = [Bson::Null, Checksum::of(b"npy").to_string().into()];
-        let label = HeatmapLabel { sample: ObjectId::from_bytes([7; 12]), stored, inline: InlineMap::Absent, checksums };
+        let sample = ObjectId::from_bytes([7; 12]);
+        let label = HeatmapLabel { sample, detection: None, stored, inline: InlineMap::Absent, checksums };
         let made = change(&ChecksumNote { label: &label, file: FileForm::Npy, checksum: recorded(true) });
         let text = Checksum::of(b"npy").to_string();
         let expected = doc! {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     dataset::Dataset,
     error::Error,
-    fields::{Field, InnerField, LIST_OF},
+    fields::{Field, InnerField, LIST_OF, is_of_camflow},
 };
 use camflow_names::similar;
 
@@ -152,7 +152,9 @@ fn choose(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result
         Some(LabelField { kind, name: field.name.clone(), key: field.key.clone(), is_bare_list })
     };
     let within = inner.iter().filter(|inner| inner.part_of.is_none()).map(|inner| &inner.field);
-    let candidates: Vec<LabelField> = fields.iter().chain(within).filter_map(label_field).collect();
+    // What camflow made of labels is a target only where somebody says so.
+    let is_offered = |field: &&Field| named == Some(field.name.as_str()) || !is_of_camflow(field, inner);
+    let candidates: Vec<LabelField> = fields.iter().chain(within).filter(is_offered).filter_map(label_field).collect();
     let listed = |fields: &[&LabelField]| {
         let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.type_name()));
         described.collect::<Vec<_>>().join(", ")

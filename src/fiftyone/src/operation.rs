@@ -6,8 +6,9 @@ use bson::{Binary, Bson, Document, RawDocument, doc, oid::ObjectId, spec::Binary
 
 use super::{
     lock::Fence,
-    schema::{HeatmapField, Schema, measures_shown},
-    stored_heatmap::heatmap,
+    schema::{HeatmapField, Schema},
+    schema_entry::measures_shown,
+    stored_heatmap::{DETECTIONS_CLASS, HEATMAP_CLASS, heatmap},
 };
 use camflow_names::Choice;
 use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap};
@@ -28,6 +29,8 @@ pub(super) struct Operation {
 /// One label of an update: what it was and what it becomes. It may be made only if the label is one of both.
 struct Label {
     field: String,
+    /// FiftyOne's word for what it is.
+    class: &'static str,
     /// `None` if there was none.
     read: Option<StoredHeatmap>,
     /// The fingerprint; `None` for a label that is taken away.
@@ -63,7 +66,7 @@ impl Operation {
 impl Label {
     /// What the server compares.
     fn condition(&self) -> Document {
-        let Label { field, read, new } = self;
+        let Label { field, class, read, new } = self;
         let is_none = || doc! {field: {"$not": {"$type": "object"}}};
         let as_read = match read {
             None => is_none(),
@@ -73,7 +76,7 @@ impl Label {
                     Some(fingerprint) => doc! {format!("{field}.fingerprint"): fingerprint},
                     // In a fragment it counts for nothing.
                     None => doc! {"$or": [
-                        {format!("{field}.fingerprint"): {"$not": {"$type": "string"}}}, {format!("{field}._cls"): {"$ne": "Heatmap"}},
+                        {format!("{field}.fingerprint"): {"$not": {"$type": "string"}}}, {format!("{field}._cls"): {"$ne": class}},
                     ]},
                 });
                 for (key, path) in [("map_path", &read.map_path), ("npy_path", &read.npy_path)] {
@@ -112,11 +115,23 @@ pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operat
     let mut labels = Vec::new();
     let mut was_read = |field: &str, new: Option<String>| {
         let read = update.existing.iter().find(|stored| stored.field == field).cloned();
-        labels.push(Label { field: field.to_owned(), read, new });
+        let class = match schema.field(field).is_some_and(HeatmapField::is_of_detections) {
+            true => DETECTIONS_CLASS,
+            false => HEATMAP_CLASS,
+        };
+        labels.push(Label { field: field.to_owned(), class, read, new });
     };
     for heatmap in &update.heatmaps {
         let field =
             schema.field(&heatmap.field).ok_or_else(|| format!("field `{}` was not declared for this run", heatmap.field))?;
+        if field.is_of_detections() {
+            if !set.contains_key(&field.name) {
+                was_read(&field.name, Some(heatmap.fingerprint.clone()));
+                let all: Vec<_> = update.heatmaps.iter().filter(|other| other.field == field.name).collect();
+                set.insert(&field.name, detections_label(&all, field)?);
+            }
+            continue;
+        }
         was_read(&heatmap.field, Some(heatmap.fingerprint.clone()));
         set.insert(&heatmap.field, label(heatmap, field)?);
         unset.push(Bson::String(match heatmap.map {
@@ -126,13 +141,16 @@ pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operat
     }
     update.withdrawn.iter().for_each(|field| was_read(field, None));
     unset.extend(update.withdrawn.iter().map(|field| Bson::String(field.clone())));
-    if unset.is_empty() {
+    if set.is_empty() && unset.is_empty() {
         return Err("the update names no heatmap".to_owned());
     }
     // The App saves a whole sample only if this moment is the one it saw, so without it a save in flight would undo
     // ours.
     set.insert("last_modified_at", "$$NOW");
-    let update = vec![doc! {"$set": set}, doc! {"$unset": unset}];
+    let mut update = vec![doc! {"$set": set}];
+    if !unset.is_empty() {
+        update.push(doc! {"$unset": unset});
+    }
     let mut operation = Operation { sample, labels, update, bytes: 0 };
     let bytes = operation.statement(None).to_vec().map_err(|error| error.to_string())?.len();
     if bytes > COMMAND_BYTES {
@@ -149,8 +167,60 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
     let stored = |key: &str| format!("${}.{key}", heatmap.field);
     let id = ObjectId::new();
     // In the order in which the App's tooltip shows them.
+    let mut values = doc! {"_cls": HEATMAP_CLASS};
+    values.extend(numbers(heatmap));
+    values.extend(doc! {"method": &field.method, "layer": &field.layer, "model": &field.model});
+    values.extend(content(heatmap)?);
+    values.insert("fingerprint", &heatmap.fingerprint);
+    Ok(doc! {"$mergeObjects": [
+        // First, for the order of the keys.
+        {"_id": id, "_cls": HEATMAP_CLASS, "tags": []},
+        format!("${}", heatmap.field),
+        // Literally: a path or a name may begin with a dollar sign.
+        {"$literal": values},
+        {"_id": {"$ifNull": [stored("_id"), id]}, "tags": {"$ifNull": [stored("tags"), []]}},
+    ]})
+}
+
+/// The expression whose value is the new list of detections, each with its heatmap: a copy of each stored detection, under the same
+/// id, which keeps its tags and what people added to it.
+fn detections_label(heatmaps: &[&WrittenHeatmap], field: &HeatmapField) -> Result<Document, String> {
+    let HeatmapField { name, method, layer, model, .. } = field;
+    let first = heatmaps.first().ok_or_else(|| format!("there is nothing for field `{name}`"))?;
+    let detections = heatmaps.iter().map(|heatmap| detection(heatmap)).collect::<Result<Vec<_>, _>>()?;
+    let list = format!("${name}.detections");
+    let before = doc! {"$filter": {
+        "input": {"$cond": [{"$isArray": &list}, &list, []]}, "as": "before", "cond": {"$eq": ["$$before._id", "$$now._id"]},
+    }};
+    let defaults = doc! {"_id": "$$now._id", "_cls": "Detection", "attributes": {}, "tags": []};
+    let of_all = doc! {
+        "_cls": DETECTIONS_CLASS, "target_class": &first.class, "method": method, "layer": layer, "model": model,
+        "fingerprint": &first.fingerprint,
+    };
+    Ok(doc! {"$mergeObjects": [
+        {"_cls": DETECTIONS_CLASS},
+        format!("${name}"),
+        {"detections": {"$map": {
+            "input": {"$literal": detections}, "as": "now", "in": {"$mergeObjects": [defaults, {"$first": before}, "$$now"]},
+        }}},
+        {"$literal": of_all},
+    ]})
+}
+
+/// What a detection with a heatmap of its own says.
+fn detection(heatmap: &WrittenHeatmap) -> Result<Document, String> {
+    let of = heatmap.detection.as_ref().ok_or_else(|| format!("a heatmap for field `{}` is of no detection", heatmap.field))?;
+    let id = ObjectId::parse_str(&of.id).map_err(|_| format!("`{}` is not the id of a detection", of.id))?;
+    let mut values =
+        doc! {"_id": id, "_cls": "Detection", "label": &of.label, "bounding_box": of.bounds.map(Bson::from).to_vec()};
+    values.extend(numbers(heatmap));
+    values.extend(content(heatmap)?);
+    Ok(values)
+}
+
+/// What was explained, and the numbers about it.
+fn numbers(heatmap: &WrittenHeatmap) -> Document {
     let mut values = doc! {
-        "_cls": "Heatmap",
         "target_class": &heatmap.class,
         // FiftyOne's bounds over a field with a NaN are NaN.
         "score": Some(heatmap.score).filter(|score| score.is_finite()),
@@ -160,7 +230,12 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         let value = if measure.is_yes_or_no() { number.map(|number| number != 0.0).into() } else { Bson::from(number) };
         (measure.name().to_owned(), value)
     }));
-    values.extend(doc! {"method": &field.method, "layer": &field.layer, "model": &field.model});
+    values
+}
+
+/// Where its map and its exact floats are.
+fn content(heatmap: &WrittenHeatmap) -> Result<Document, String> {
+    let mut values = Document::new();
     match &heatmap.map {
         // The App takes the range in stored pixel units.
         StoredMap::File(path) => values.extend(doc! {"map_path": path_text(path)?, "range": [0.0, 255.0]}),
@@ -175,16 +250,8 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         "map_checksum": heatmap.map_checksum.as_ref().map(ToString::to_string),
         "npy_checksum": heatmap.npy_checksum.as_ref().map(ToString::to_string),
         "upsampling": heatmap.upsampling.map(|upsampling| upsampling.to_numbers()),
-        "fingerprint": &heatmap.fingerprint,
     });
-    Ok(doc! {"$mergeObjects": [
-        // First, for the order of the keys.
-        {"_id": id, "_cls": "Heatmap", "tags": []},
-        format!("${}", heatmap.field),
-        // Literally: a path or a name may begin with a dollar sign.
-        {"$literal": values},
-        {"_id": {"$ifNull": [stored("_id"), id]}, "tags": {"$ifNull": [stored("tags"), []]}},
-    ]})
+    Ok(values)
 }
 
 /// FiftyOne resolves relative paths against nothing.
@@ -213,13 +280,14 @@ mod tests {
 
     fn field() -> HeatmapField {
         let text = |text: &str| text.to_owned();
-        HeatmapField { name: text("cam"), layer: text("layer4"), method: text("gradcam"), model: text("m") }
+        HeatmapField { name: text("cam"), layer: text("layer4"), method: text("gradcam"), model: text("m"), shown_in: None }
     }
 
     fn heatmap(map: StoredMap) -> WrittenHeatmap {
         let (field, class, fingerprint) = ("cam".into(), "$person".into(), "f".into());
         WrittenHeatmap {
             field,
+            detection: None,
             class,
             map,
             npy_path: None,

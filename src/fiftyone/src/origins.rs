@@ -3,7 +3,12 @@
 use bson::{Document, doc};
 use futures_util::TryStreamExt;
 
-use super::{dataset::Dataset, error::Error, retry::with_retries};
+use super::{
+    dataset::Dataset,
+    error::Error,
+    retry::with_retries,
+    stored_heatmap::{DETECTIONS_CLASS, HEATMAP_CLASS},
+};
 
 /// A field with the beginning that the fingerprints of a run's heatmaps in it have: model and settings.
 #[derive(Clone, Debug)]
@@ -33,6 +38,9 @@ pub struct HeatmapOrigin {
     pub count: u64,
 }
 
+/// What labels of camflow's are.
+const CLASSES: [&str; 2] = [HEATMAP_CLASS, DETECTIONS_CLASS];
+
 /// Characters of the first two parts of a fingerprint, with the hyphen between.
 const BEGINNING: i32 = 33;
 
@@ -41,14 +49,14 @@ const BEGINNING: i32 = 33;
 /// # Errors
 /// The database fails.
 pub fn other_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Result<Vec<HeatmapOrigin>, Error> {
-    let known = dataset.heatmap_fields();
+    let known = dataset.written_fields();
     let expected: Vec<&ExpectedHeatmaps> = expected.iter().filter(|expected| known.contains(&expected.field)).collect();
     // Nearly always there is none, which a query without expressions finds in the least time.
     let others: Vec<Document> = expected
         .iter()
         .map(|ExpectedHeatmaps { field, fingerprint }| {
             let begins = doc! {"$regex": format!("^{fingerprint}-")};
-            doc! {format!("{field}._cls"): "Heatmap", format!("{field}.fingerprint"): {"$not": begins}}
+            doc! {format!("{field}._cls"): {"$in": CLASSES}, format!("{field}.fingerprint"): {"$not": begins}}
         })
         .collect();
     if others.is_empty() {
@@ -86,7 +94,7 @@ pub fn other_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Resul
 /// # Errors
 /// The database fails.
 pub fn same_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Result<Vec<(String, String)>, Error> {
-    let known = dataset.heatmap_fields();
+    let known = dataset.written_fields();
     let new: Vec<&ExpectedHeatmaps> = expected.iter().filter(|expected| !known.contains(&expected.field)).collect();
     let others: Vec<&String> = known.iter().filter(|field| expected.iter().all(|expected| expected.field != **field)).collect();
     if new.is_empty() || others.is_empty() {
@@ -122,7 +130,7 @@ fn origins(query: &Document, expected: &[&ExpectedHeatmaps]) -> Vec<Document> {
         }
     };
     let entries: Vec<Document> = expected.iter().enumerate().map(entry).collect();
-    let is_other = doc! {"$and": [{"$eq": ["$heatmap.cls", "Heatmap"]}, {"$ne": ["$heatmap.fingerprint", "$heatmap.expected"]}]};
+    let is_other = doc! {"$and": [{"$in": ["$heatmap.cls", CLASSES]}, {"$ne": ["$heatmap.fingerprint", "$heatmap.expected"]}]};
     vec![
         doc! {"$match": query},
         doc! {"$project": {"heatmap": entries}},

@@ -13,7 +13,7 @@ use super::{
     lock::{Fence, Lock},
     retry::with_retries,
     sample_page::sample_page,
-    schema::HEATMAP,
+    schema_entry::{DETECTIONS, HEATMAP},
 };
 
 /// Samples per command.
@@ -24,7 +24,7 @@ const BATCH: usize = 1000;
 pub struct FieldContent {
     /// Its name.
     pub field: String,
-    /// Samples with a heatmap of camflow's.
+    /// Heatmaps of camflow's: of a sample one, or those of its detections.
     pub num_ours: u64,
     /// Samples with something else.
     pub num_others: u64,
@@ -37,9 +37,12 @@ pub struct FieldContent {
 pub fn field_contents(dataset: &Dataset, fields: &[String]) -> Result<Vec<FieldContent>, Error> {
     let mut group = doc! {"_id": null};
     for (index, field) in fields.iter().enumerate() {
-        let count = |condition: Document| doc! {"$sum": {"$cond": [condition, 1, 0]}};
-        group.insert(format!("ours_{index}"), count(is_ours(field)));
-        group.insert(format!("others_{index}"), count(doc! {"$not": [{"$or": [is_ours(field), is_nothing(field)]}]}));
+        let count = |condition: Document, each: Bson| doc! {"$sum": {"$cond": [condition, each, 0]}};
+        let list = format!("${field}.detections");
+        let each = doc! {"$cond": [{"$isArray": &list}, {"$size": {"$ifNull": [&list, []]}}, 1]};
+        group.insert(format!("ours_{index}"), count(is_ours(field), each.into()));
+        let is_other = doc! {"$not": [{"$or": [is_ours(field), is_nothing(field)]}]};
+        group.insert(format!("others_{index}"), count(is_other, 1.into()));
     }
     let found = with_retries(|| {
         let pipeline = vec![doc! {"$group": group.clone()}];
@@ -107,7 +110,7 @@ pub fn drop_fields(dataset: &Dataset, fields: &[String], lock: &Lock) -> Result<
     let datasets = dataset.database.collection::<Document>("datasets");
     for field in fields {
         let doing = format!("removing field `{field}` from dataset `{}`", dataset.name);
-        let entry = doc! {"name": field, "embedded_doc_type": HEATMAP};
+        let entry = of_camflow(field);
         if is_used(dataset, field, &doing)? {
             kept.push(field.clone());
             continue;
@@ -136,7 +139,7 @@ pub fn drop_fields(dataset: &Dataset, fields: &[String], lock: &Lock) -> Result<
 /// Takes a field out of the schema, as FiftyOne's `delete_sample_field` does; `false` if that came too late for the fence.
 fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> Result<bool, Error> {
     let update = doc! {
-        "$pull": {"sample_fields": {"name": field, "embedded_doc_type": HEATMAP}},
+        "$pull": {"sample_fields": of_camflow(field)},
         "$currentDate": {"last_modified_at": true},
     };
     let query = doc! {"_id": dataset.id, "$expr": fence.condition()};
@@ -146,6 +149,11 @@ fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> R
         dataset.check_exists()?;
     }
     Ok(done.matched_count > 0)
+}
+
+/// The schema's entry of a field that may hold heatmaps of camflow's, or detections with such.
+fn of_camflow(field: &str) -> Document {
+    doc! {"name": field, "$or": [{"embedded_doc_type": HEATMAP}, {"embedded_doc_type": DETECTIONS, "fields.name": "fingerprint"}]}
 }
 
 fn is_any_there(dataset: &Dataset, ids: &[ObjectId], doing: &str) -> Result<bool, Error> {

@@ -4,9 +4,11 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use super::{dataset::Dataset, error::Error, fields::kind_of};
-use camflow_measure::Measure;
-use camflow_names::Choice;
+use super::{
+    dataset::Dataset,
+    error::Error,
+    schema_entry::{Attribute, DETECTIONS, HEATMAP, Kind, Lack, entry, field_entry, lack},
+};
 
 /// A field that holds heatmaps, and what all its heatmaps have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,50 +21,28 @@ pub struct HeatmapField {
     pub method: String,
     /// The model's name.
     pub model: String,
+    /// Of a field of detections that have heatmaps of their own: the heatmap field in which a view of them shows each heatmap.
+    pub shown_in: Option<String>,
 }
 
-/// The type of a field of heatmaps.
-pub(super) const HEATMAP: &str = "fiftyone.core.labels.Heatmap";
-
-/// What FiftyOne declares for every heatmap: name, type, type of the items, key in the document.
-const OF_FIFTYONE: [(&str, &str, Option<&str>, &str); 5] = [
-    ("id", "ObjectIdField", None, "_id"),
-    ("tags", "ListField", Some("StringField"), "tags"),
-    ("map", "ArrayField", None, "map"),
-    ("map_path", "StringField", None, "map_path"),
-    ("range", "HeatmapRangeField", Some("FloatField"), "range"),
-];
-
-/// The name of an attribute, its type, and that of the items of a list.
-type Attribute = (&'static str, &'static str, Option<&'static str>);
-
-/// Our own attributes before the measures. Declared, they can be filtered by in the App's sidebar; every label of ours has them all,
-/// because FiftyOne raises AttributeError for a declared attribute that a label lacks.
-const BEFORE_MEASURES: [Attribute; 2] = [("target_class", "StringField", None), ("score", "FloatField", None)];
-
-/// After the measures.
-const AFTER_MEASURES: [Attribute; 8] = [
-    ("method", "StringField", None),
-    ("layer", "StringField", None),
-    ("model", "StringField", None),
-    ("npy_path", "StringField", None),
-    ("map_checksum", "StringField", None),
-    ("npy_checksum", "StringField", None),
-    ("upsampling", "ListField", Some("IntField")),
-    ("fingerprint", "StringField", None),
-];
-
-/// Our attributes.
-fn ours() -> impl Iterator<Item = Attribute> {
-    let kind = |measure: Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
-    let measures = measures_shown().map(move |measure| (measure.name(), kind(measure), None));
-    BEFORE_MEASURES.into_iter().chain(measures).chain(AFTER_MEASURES)
+impl HeatmapField {
+    /// Whether it holds detections, each with its heatmap.
+    pub fn is_of_detections(&self) -> bool {
+        self.shown_in.is_some()
+    }
 }
 
-/// The measures in the order in which the App shows them: how sure the model is comes first.
-pub(super) fn measures_shown() -> impl Iterator<Item = Measure> {
-    let others = Measure::ALL.iter().copied().filter(|measure| *measure != Measure::Confidence);
-    std::iter::once(Measure::Confidence).chain(others)
+/// What the name of a field of detections has behind that of the heatmap field in which a view shows their heatmaps.
+const OF_DETECTIONS_SUFFIX: &str = "_detections";
+
+/// The name of the field of detections whose heatmaps this field shows in a view.
+pub fn detections_of(heatmap_field: &str) -> String {
+    format!("{heatmap_field}{OF_DETECTIONS_SUFFIX}")
+}
+
+/// The other way round.
+pub fn shown_in(detection_field: &str) -> Option<&str> {
+    detection_field.strip_suffix(OF_DETECTIONS_SUFFIX)
 }
 
 /// Keeps the heatmap fields declared.
@@ -70,14 +50,6 @@ pub(super) fn measures_shown() -> impl Iterator<Item = Measure> {
 pub struct Schema {
     dataset: Dataset,
     fields: Vec<HeatmapField>,
-}
-
-/// What a schema lacks of one field.
-#[derive(Debug, PartialEq, Eq)]
-enum Lack {
-    Nothing,
-    Field,
-    Attributes(Vec<Attribute>),
 }
 
 impl Schema {
@@ -93,14 +65,23 @@ impl Schema {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    /// What is declared: the fields that are written, and those in which views show the heatmaps of detections.
+    fn declared(&self) -> impl Iterator<Item = (&str, Kind)> {
+        let written = self
+            .fields
+            .iter()
+            .map(|field| (field.name.as_str(), if field.is_of_detections() { Kind::Detections } else { Kind::Heatmap }));
+        written.chain(self.fields.iter().filter_map(|field| Some((field.shown_in.as_deref()?, Kind::Heatmap))))
+    }
+
     /// Whether the fields can be declared; writes nothing.
     ///
     /// # Errors
     /// A name is not allowed, or taken by a field of another type; the dataset is gone.
     pub fn check(&self) -> Result<(), Error> {
-        for field in &self.fields {
-            if let Some(reason) = unusable(&field.name, self.dataset.group().is_some()) {
-                return Err(self.conflict(&field.name, reason));
+        for (field, _) in self.declared() {
+            if let Some(reason) = unusable(field, self.dataset.group().is_some()) {
+                return Err(self.conflict(field, reason));
             }
         }
         self.lacks().map(drop)
@@ -121,14 +102,18 @@ impl Schema {
             if lacks.iter().all(|lack| *lack == Lack::Nothing) {
                 return Ok(declared);
             }
-            for (field, lack) in self.fields.iter().zip(lacks) {
+            for ((field, kind), lack) in self.declared().zip(lacks) {
                 match lack {
                     Lack::Nothing => continue,
-                    Lack::Field => self.push_field(field)?,
-                    Lack::Attributes(missing) => self.push_attributes(field, &missing)?,
+                    Lack::Field => self.push_field(field, kind)?,
+                    Lack::Attributes(missing) => self.push_attributes(field, HEATMAP, &missing)?,
+                    Lack::OfDetections(of_all, of_each) => {
+                        self.push_attributes(field, DETECTIONS, &of_all)?;
+                        self.push_detection_attributes(field, &of_each)?;
+                    }
                 }
-                if !declared.contains(&field.name) {
-                    declared.push(field.name.clone());
+                if !declared.iter().any(|known| known == field) {
+                    declared.push(field.to_owned());
                 }
             }
         }
@@ -148,35 +133,58 @@ impl Schema {
         let Some(stored) = stored else { return Err(Error::DatasetGone { name: self.dataset.name.clone() }) };
         let entries: Vec<&Document> =
             stored.get_array("sample_fields").into_iter().flatten().filter_map(Bson::as_document).collect();
-        self.fields.iter().map(|field| lack(&entries, &field.name).map_err(|reason| self.conflict(&field.name, reason))).collect()
+        self.declared().map(|(field, kind)| lack(&entries, field, kind).map_err(|reason| self.conflict(field, reason))).collect()
     }
 
-    fn push_field(&self, field: &HeatmapField) -> Result<(), Error> {
+    fn push_field(&self, field: &str, kind: Kind) -> Result<(), Error> {
         let now = DateTime::now();
-        let query = doc! {"_id": self.dataset.id, "sample_fields.name": {"$ne": &field.name}};
-        let update = doc! {"$push": {"sample_fields": field_entry(&field.name, now)}, "$set": {"last_modified_at": now}};
-        self.update(query, update, &field.name)
+        let query = doc! {"_id": self.dataset.id, "sample_fields.name": {"$ne": field}};
+        let update = doc! {"$push": {"sample_fields": field_entry(field, kind, now)}, "$set": {"last_modified_at": now}};
+        self.update(query, update, Vec::new(), field)
     }
 
-    fn push_attributes(&self, field: &HeatmapField, missing: &[Attribute]) -> Result<(), Error> {
+    fn push_attributes(&self, field: &str, of: &str, missing: &[Attribute]) -> Result<(), Error> {
         for (name, kind, items) in missing {
             let now = DateTime::now();
             let query = doc! {"_id": self.dataset.id, "sample_fields": {"$elemMatch": {
-                "name": &field.name, "embedded_doc_type": HEATMAP, "fields.name": {"$ne": *name},
+                "name": field, "embedded_doc_type": of, "fields.name": {"$ne": *name},
             }}};
             let attribute = entry(name, kind, None, *items, Vec::new(), name, now);
             let update = doc! {"$push": {"sample_fields.$.fields": attribute}, "$set": {"last_modified_at": now}};
-            self.update(query, update, &field.name)?;
+            self.update(query, update, Vec::new(), field)?;
         }
         Ok(())
     }
 
-    fn update(&self, query: Document, update: Document, field: &str) -> Result<(), Error> {
+    /// The same within the list of detections.
+    fn push_detection_attributes(&self, field: &str, missing: &[Attribute]) -> Result<(), Error> {
+        for (name, kind, items) in missing {
+            let now = DateTime::now();
+            let attribute = entry(name, kind, None, *items, Vec::new(), name, now);
+            let update = doc! {
+                "$push": {"sample_fields.$[field].fields.$[list].fields": attribute}, "$set": {"last_modified_at": now},
+            };
+            let filters = vec![
+                doc! {"field.name": field, "field.embedded_doc_type": DETECTIONS},
+                doc! {"list.name": "detections", "list.fields.name": {"$ne": *name}},
+            ];
+            self.update(doc! {"_id": self.dataset.id}, update, filters, field)?;
+        }
+        Ok(())
+    }
+
+    fn update(&self, query: Document, update: Document, filters: Vec<Document>, field: &str) -> Result<(), Error> {
         let doing = format!("declaring field `{field}` of dataset `{}`", self.dataset.name);
-        self.dataset
-            .database
-            .run(&doing, async { self.dataset.database.collection::<Document>("datasets").update_one(query, update).await })
-            .map(drop)
+        let datasets = self.dataset.database.collection::<Document>("datasets");
+        let filters = (!filters.is_empty()).then_some(filters);
+        let made = self.dataset.database.run(&doing, async {
+            let update = datasets.update_one(query, update);
+            match filters {
+                Some(filters) => update.array_filters(filters).await,
+                None => update.await,
+            }
+        });
+        made.map(drop)
     }
 
     fn conflict(&self, field: &str, reason: String) -> Error {
@@ -222,166 +230,9 @@ fn unusable(name: &str, grouped: bool) -> Option<String> {
         _ => None,
     }
 }
-
-/// What the stored entries lack of the field; an error is the reason why it cannot be ours.
-fn lack(entries: &[&Document], name: &str) -> Result<Lack, String> {
-    let Some(stored) = entries.iter().find(|entry| entry.get_str("name").ok() == Some(name)) else {
-        // Another field may be stored under this key: renamed fields keep their key in old datasets.
-        return match entries.iter().find(|entry| entry.get_str("db_field").ok() == Some(name)) {
-            Some(other) => Err(format!("field `{}` is stored under this name", other.get_str("name").unwrap_or_default())),
-            None => Ok(Lack::Field),
-        };
-    };
-    if stored.get_str("embedded_doc_type").ok() != Some(HEATMAP) {
-        return Err(format!("it exists already and is of type {}", kind_of(stored)));
-    }
-    if stored.get_str("db_field").is_ok_and(|key| key != name) {
-        return Err("it exists already and is stored under another name".to_owned());
-    }
-    if stored.get_bool("read_only").ok() == Some(true) {
-        return Err("it is read-only".to_owned());
-    }
-    let attributes: Vec<&Document> = stored.get_array("fields").into_iter().flatten().filter_map(Bson::as_document).collect();
-    let mut missing = Vec::new();
-    for (attribute, kind, items) in ours() {
-        match attributes.iter().find(|entry| entry.get_str("name").ok() == Some(attribute)) {
-            None => missing.push((attribute, kind, items)),
-            Some(entry) if kind_of(entry) == kind => {}
-            Some(entry) => {
-                return Err(format!("its attribute `{attribute}` is of type {}, not {kind}", kind_of(entry)));
-            }
-        }
-    }
-    Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) })
-}
-
-/// The schema entry of a heatmap field, as FiftyOne would write it.
-fn field_entry(name: &str, now: DateTime) -> Document {
-    let theirs = OF_FIFTYONE.map(|(name, kind, items, key)| entry(name, kind, None, items, Vec::new(), key, now));
-    let ours = ours().map(|(name, kind, items)| entry(name, kind, None, items, Vec::new(), name, now));
-    let attributes = theirs.into_iter().chain(ours).map(Bson::Document).collect();
-    entry(name, "EmbeddedDocumentField", Some(HEATMAP), None, attributes, name, now)
-}
-
-/// One entry, its keys in FiftyOne's order. All entries of a field carry the same moment.
-fn entry(
-    name: &str,
-    kind: &str,
-    embedded: Option<&str>,
-    items: Option<&str>,
-    fields: Vec<Bson>,
-    key: &str,
-    now: DateTime,
-) -> Document {
-    doc! {
-        "name": name,
-        "ftype": format!("fiftyone.core.fields.{kind}"),
-        "embedded_doc_type": embedded,
-        "subfield": items.map(|items| format!("fiftyone.core.fields.{items}")),
-        "fields": fields,
-        "db_field": key,
-        "description": null,
-        "info": null,
-        "read_only": false,
-        "created_at": now,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn stored() -> Document {
-        field_entry("person_grad_layer_1", DateTime::from_millis(0))
-    }
-
-    #[test]
-    fn the_entry_has_fiftyones_keys_in_fiftyones_order() {
-        let entry = stored();
-        let keys: Vec<&str> = entry.keys().map(String::as_str).collect();
-        let expected = [
-            "name",
-            "ftype",
-            "embedded_doc_type",
-            "subfield",
-            "fields",
-            "db_field",
-            "description",
-            "info",
-            "read_only",
-            "created_at",
-        ];
-        assert_eq!(keys, expected);
-        assert_eq!(entry.get_str("ftype").ok(), Some("fiftyone.core.fields.EmbeddedDocumentField"));
-        assert_eq!(entry.get_str("embedded_doc_type").ok(), Some(HEATMAP));
-        let attributes: Vec<&Document> = entry.get_array("fields").unwrap().iter().filter_map(Bson::as_document).collect();
-        let names: Vec<&str> = attributes.iter().filter_map(|entry| entry.get_str("name").ok()).collect();
-        let expected = [
-            "id",
-            "tags",
-            "map",
-            "map_path",
-            "range",
-            "target_class",
-            "score",
-            "confidence",
-            "energy_inside",
-            "energy_ratio",
-            "pointing_hit",
-            "best_iou",
-            "best_threshold",
-            "center_offset",
-            "object_area",
-            "entropy",
-            "rank_correlation",
-            "confidence_drop",
-            "confidence_increase",
-            "deletion_auc",
-            "insertion_auc",
-            "road",
-            "method",
-            "layer",
-            "model",
-            "npy_path",
-            "map_checksum",
-            "npy_checksum",
-            "upsampling",
-            "fingerprint",
-        ];
-        assert_eq!(names, expected);
-        assert_eq!(attributes[0].get_str("db_field").ok(), Some("_id"));
-        assert_eq!(attributes[4].get_str("ftype").ok(), Some("fiftyone.core.fields.HeatmapRangeField"));
-        assert_eq!(attributes[4].get_str("subfield").ok(), Some("fiftyone.core.fields.FloatField"));
-        assert_eq!(attributes[2].get("subfield"), Some(&Bson::Null));
-    }
-
-    #[test]
-    fn what_is_missing_is_found() {
-        let name = "person_grad_layer_1";
-        assert_eq!(lack(&[], name), Ok(Lack::Field));
-        assert_eq!(lack(&[&stored()], name), Ok(Lack::Nothing));
-        let mut plain = stored();
-        plain.get_array_mut("fields").unwrap().truncate(7);
-        assert_eq!(lack(&[&plain], name), Ok(Lack::Attributes(ours().skip(2).collect())));
-    }
-
-    #[test]
-    fn foreign_fields_are_left_alone() {
-        let name = "person_grad_layer_1";
-        let mut other = stored();
-        other.insert("embedded_doc_type", "fiftyone.core.labels.Segmentation");
-        assert!(lack(&[&other], name).unwrap_err().contains("of type Segmentation"));
-        let mut locked = stored();
-        locked.insert("read_only", true);
-        assert!(lack(&[&locked], name).unwrap_err().contains("read-only"));
-        let mut typed = stored();
-        typed.get_array_mut("fields").unwrap()[6] =
-            Bson::Document(doc! {"name": "score", "ftype": "fiftyone.core.fields.StringField"});
-        assert!(lack(&[&typed], name).unwrap_err().contains("`score` is of type StringField"));
-        let mut renamed = stored();
-        renamed.insert("name", "new");
-        assert!(lack(&[&renamed], name).unwrap_err().contains("field `new`"));
-    }
 
     #[test]
     fn names_have_to_suit_fiftyone() {

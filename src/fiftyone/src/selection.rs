@@ -28,6 +28,8 @@ pub struct Selection {
     pub label: Option<LabelField>,
     /// Names of the heatmap fields whose present content is read along.
     pub heatmap_fields: Vec<String>,
+    /// Whether they hold detections that have heatmaps of their own.
+    pub per_detection: bool,
     /// Samples with any of these tags; empty for all.
     pub tags: Vec<String>,
     /// Samples of these ids (a view's, say), in this order; `None` for all.

@@ -15,6 +15,7 @@ use futures_util::TryStreamExt;
 use super::{
     app_config::{AppView, show_in_app},
     dataset::Dataset,
+    detection_view::save_views,
     error::Error,
     lock::{Fence, Lock},
     operation::{COMMAND_BYTES, Operation, operation},
@@ -135,8 +136,11 @@ impl UpdateSink {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             with_retries(|| self.schema.declare())?;
             if let Some(view) = self.app_view.take() {
-                let fields: Vec<&str> = self.schema.fields().map(|field| field.name.as_str()).collect();
-                show_in_app(&self.dataset, &fields, &view)?;
+                let written = self.schema.fields().map(|field| field.name.as_str());
+                // A view shows the heatmaps of detections in these.
+                let shown = self.schema.fields().filter_map(|field| field.shown_in.as_deref());
+                show_in_app(&self.dataset, &written.chain(shown).collect::<Vec<_>>(), &view)?;
+                save_views(&self.dataset, &self.schema.fields().collect::<Vec<_>>())?;
             }
             self.looked = Some(Instant::now());
         }

@@ -2,18 +2,37 @@
 
 use std::path::PathBuf;
 
-use bson::RawDocument;
+use bson::{RawBsonRef, RawDocument};
 
 use camflow_media::RecordedChecksum;
 use camflow_pipeline::StoredHeatmap;
 
+/// FiftyOne's word for a label that is a heatmap.
+pub(super) const HEATMAP_CLASS: &str = "Heatmap";
+
+/// The same of a list of detections.
+pub(super) const DETECTIONS_CLASS: &str = "Detections";
+
 /// What [`heatmap`] reads.
 pub(super) const HEATMAP_KEYS: [&str; 6] = ["_cls", "fingerprint", "map_path", "npy_path", "map_checksum", "npy_checksum"];
+
+/// What [`heatmap`] reads of each detection that has a heatmap of its own.
+const DETECTION_KEYS: [&str; 4] =
+    ["detections.map_path", "detections.npy_path", "detections.map_checksum", "detections.npy_checksum"];
+
+/// What [`heatmap`] reads of a field.
+pub(super) fn heatmap_keys(per_detection: bool) -> impl Iterator<Item = &'static str> {
+    HEATMAP_KEYS.into_iter().chain(DETECTION_KEYS.into_iter().filter(move |_| per_detection))
+}
 
 /// What a label of this field is known by.
 pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     // The fingerprint vouches for a whole label. In a fragment it would keep the heatmap from being made again.
-    let whole = label.get_str("_cls").ok() == Some("Heatmap");
+    let whole = label.get_str("_cls").is_ok_and(|class| [HEATMAP_CLASS, DETECTIONS_CLASS].contains(&class));
+    let detections = label.get_array("detections").ok().into_iter().flatten();
+    let of_detection = |detection: bson::error::Result<RawBsonRef<'_>>| {
+        Some(StoredHeatmap { fingerprint: None, ..heatmap(field, detection.ok()?.as_document()?) })
+    };
     StoredHeatmap {
         field: field.to_owned(),
         fingerprint: label.get_str("fingerprint").ok().filter(|_| whole).map(str::to_owned),
@@ -21,6 +40,7 @@ pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
         npy_path: path(label, "npy_path"),
         map_checksum: label.get_str("map_checksum").ok().and_then(RecordedChecksum::parse),
         npy_checksum: label.get_str("npy_checksum").ok().and_then(RecordedChecksum::parse),
+        detections: detections.filter_map(of_detection).collect(),
     }
 }
 

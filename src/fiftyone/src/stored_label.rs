@@ -75,7 +75,7 @@ fn object(label: &RawDocument, field: &LabelField) -> StoredObject {
         let of = name.as_deref().map_or_else(String::new, |name| format!(" `{name}`"));
         StoredShape::Malformed(format!("an object{of} in `{}` has {reason}", field.name))
     });
-    StoredObject { label: name, shape }
+    StoredObject { id: label.get_object_id("_id").ok().map(|id| id.to_hex()), label: name, shape }
 }
 
 fn bounding_box(detection: &RawDocument) -> Result<StoredShape, &'static str> {

@@ -6,7 +6,7 @@ use bson::{Bson, Document, RawBsonRef, RawDocument, doc};
 use super::{
     label_field::{LabelField, LabelKind},
     saved_view::ViewChanges,
-    stored_heatmap::{HEATMAP_KEYS, heatmap, path},
+    stored_heatmap::{heatmap, heatmap_keys, path},
     stored_label::{bare_list, is_of, target},
 };
 use camflow_pipeline::{SampleRef, SelectedSample, StoredTarget};
@@ -17,6 +17,8 @@ pub(super) struct SampleReader {
     /// `None` when no label is needed.
     label: Option<LabelField>,
     heatmaps: Vec<String>,
+    /// Whether these fields hold detections that have heatmaps.
+    per_detection: bool,
     /// `None` where label and path are taken as they are stored. Heatmaps always are: a view may show none, or others.
     changes: Option<ViewChanges>,
 }
@@ -26,7 +28,12 @@ const VIEWED: &str = "_viewed";
 
 impl SampleReader {
     pub(super) fn new(label: Option<LabelField>, heatmaps: Vec<String>, changes: Option<ViewChanges>) -> Self {
-        SampleReader { label, heatmaps, changes }
+        SampleReader { label, heatmaps, per_detection: false, changes }
+    }
+
+    /// The same of fields that hold detections with heatmaps of their own.
+    pub(super) fn per_detection(self, per_detection: bool) -> Self {
+        SampleReader { per_detection, ..self }
     }
 
     /// Only what is read: other labels of a sample can be megabytes.
@@ -53,8 +60,8 @@ impl SampleReader {
         if let Some(label) = &self.label {
             let inner: &[&str] = match label.kind {
                 LabelKind::Segmentation => &["mask", "mask_path"],
-                LabelKind::Detection | LabelKind::Detections => &["label", "bounding_box", "mask", "mask_path"],
-                LabelKind::Polyline | LabelKind::Polylines => &["label", "points", "closed", "filled"],
+                LabelKind::Detection | LabelKind::Detections => &["_id", "label", "bounding_box", "mask", "mask_path"],
+                LabelKind::Polyline | LabelKind::Polylines => &["_id", "label", "points", "closed", "filled"],
                 LabelKind::Classification | LabelKind::Classifications => &["label"],
             };
             let prefix = label.labels();
@@ -65,8 +72,8 @@ impl SampleReader {
     }
 
     fn stored(&self) -> Document {
-        let keys = self.heatmaps.iter().flat_map(|field| HEATMAP_KEYS.map(|key| (format!("{field}.{key}"), Bson::Int32(1))));
-        keys.collect()
+        let keys = |field| heatmap_keys(self.per_detection).map(move |key| (format!("{field}.{key}"), Bson::Int32(1)));
+        self.heatmaps.iter().flat_map(keys).collect()
     }
 
     pub(super) fn read(&self, seq: u64, sample: &RawDocument) -> SelectedSample {
@@ -190,8 +197,11 @@ mod tests {
         let mask = Some(StoredMask::File("/m.png".into()));
         assert_eq!(objects[1].shape, StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask });
         let single = doc! {"_cls": "Detection", "label": "cat", "bounding_box": [0.0, 0.0, 1.0, 1.0]};
-        let expected =
-            StoredObject { label: Some("cat".into()), shape: StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: None } };
+        let expected = StoredObject {
+            id: None,
+            label: Some("cat".into()),
+            shape: StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: None },
+        };
         assert_eq!(target(LabelKind::Detection, single), StoredTarget::Objects(vec![expected]));
         let empty = StoredTarget::Objects(Vec::new());
         assert_eq!(target(LabelKind::Detections, doc! {"_cls": "Detections", "detections": []}), empty);

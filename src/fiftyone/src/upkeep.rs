@@ -14,12 +14,16 @@ use super::{
     lock::Lock,
     retry::with_retries,
     sample_page::sample_page,
-    schema::HEATMAP,
+    schema::detections_of,
+    schema_entry::{DETECTIONS, HEATMAP},
 };
 use camflow_storage::{OutputFolder, Presence};
 
 /// Samples per query.
 const BATCH: usize = 1000;
+
+/// Where the paths of a label stand, and those of each of its detections.
+const PATHS: [[&str; 2]; 2] = [["map_path", "npy_path"], ["detections.map_path", "detections.npy_path"]];
 
 /// The heatmap labels of a dataset, and their files in one output folder.
 #[derive(Debug, Default)]
@@ -103,7 +107,9 @@ pub fn survey_labels(dataset: &Dataset, folder: &OutputFolder) -> Result<LabelSu
             }
         }
     }
-    let unused = heatmaps.iter().zip(used).filter(|((_, is_ours), used)| *is_ours && !used);
+    // One in which a view shows heatmaps of detections holds nothing, and is needed.
+    let is_needed = |field: &str| heatmaps.iter().any(|(other, _)| *other == detections_of(field));
+    let unused = heatmaps.iter().zip(used).filter(|((field, is_ours), used)| *is_ours && !used && !is_needed(field));
     survey.unused = unused.map(|((field, _), _)| field.clone()).collect();
     Ok(survey)
 }
@@ -170,11 +176,16 @@ fn heatmap_keys(dataset: &Dataset) -> Result<Vec<(String, bool)>, Error> {
     })?;
     let stored = stored.ok_or_else(|| Error::DatasetGone { name: dataset.name.clone() })?;
     let fields = stored.get_array("sample_fields").into_iter().flatten().filter_map(Bson::as_document);
-    let heatmaps = fields.filter(|entry| entry.get_str("embedded_doc_type").ok() == Some(HEATMAP)).filter_map(|entry| {
+    let heatmaps = fields.filter_map(|entry| {
         let name = entry.get_str("db_field").or_else(|_| entry.get_str("name")).ok()?.to_owned();
         let attributes = entry.get_array("fields").into_iter().flatten().filter_map(Bson::as_document);
         let is_ours = attributes.into_iter().any(|attribute| attribute.get_str("name").ok() == Some("fingerprint"));
-        Some((name, is_ours))
+        match entry.get_str("embedded_doc_type").ok()? {
+            HEATMAP => Some((name, is_ours)),
+            // Detections of others have no heatmaps.
+            DETECTIONS => is_ours.then_some((name, true)),
+            _ => None,
+        }
     });
     Ok(heatmaps.collect())
 }
@@ -183,7 +194,7 @@ fn heatmap_keys(dataset: &Dataset) -> Result<Vec<(String, bool)>, Error> {
 fn heatmap_page(dataset: &Dataset, heatmaps: &[(String, bool)], last: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
     let mut projection = doc! {"_id": 1};
     for (field, _) in heatmaps {
-        projection.extend(["map_path", "npy_path", "fingerprint"].map(|key| (format!("{field}.{key}"), 1.into())));
+        projection.extend(PATHS.into_iter().flatten().chain(["fingerprint"]).map(|key| (format!("{field}.{key}"), 1.into())));
     }
     sample_page(dataset, &doc! {}, last, &projection, BATCH, &format!("reading the heatmaps of dataset `{}`", dataset.name))
 }
@@ -198,8 +209,13 @@ impl LabelSurvey {
         label: &RawDocument,
     ) -> Result<(), Error> {
         let mut is_elsewhere = false;
-        for key in ["map_path", "npy_path"] {
-            let Ok(path) = label.get_str(key) else { continue };
+        let [own, of_detections] = PATHS;
+        let detections = label.get_array("detections").ok().into_iter().flatten();
+        let detections = detections.filter_map(|detection| detection.ok()?.as_document());
+        let paths = detections.flat_map(|detection| ["map_path", "npy_path"].map(|key| detection.get_str(key)));
+        let own = own.into_iter().map(|key| (key, label.get_str(key)));
+        for (key, path) in own.chain(of_detections.into_iter().cycle().zip(paths)) {
+            let Ok(path) = path else { continue };
             match folder.presence(Path::new(path))? {
                 Presence::There => {}
                 Presence::Elsewhere => is_elsewhere = true,

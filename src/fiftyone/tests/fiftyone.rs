@@ -163,7 +163,13 @@ fn paths(samples: &[SelectedSample]) -> Vec<String> {
 }
 
 fn field(name: &str) -> HeatmapField {
-    HeatmapField { name: name.into(), layer: "backbone.layer4".into(), method: "gradcam".into(), model: "deeplabv3".into() }
+    HeatmapField {
+        name: name.into(),
+        layer: "backbone.layer4".into(),
+        method: "gradcam".into(),
+        model: "deeplabv3".into(),
+        shown_in: None,
+    }
 }
 
 fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
@@ -173,6 +179,7 @@ fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
 
 fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
     WrittenHeatmap {
+        detection: None,
         field: field.into(),
         class: "person".into(),
         map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
@@ -1090,7 +1097,7 @@ fn shards_that_start_at_once_declare_their_fields_once() {
             let start = &start;
             scope.spawn(move || {
                 let mut sink = UpdateSink::new(dataset, names.map(field).to_vec()).expect("a sink");
-                sink.show_in_app(AppView { ticked: "cam_4".into(), colors: AppColors::Jet });
+                sink.show_in_app(AppView { ticked: "cam_4".into(), ticked_detections: None, colors: AppColors::Jet });
                 sink.lock(shard(&format!("{}/8", index + 1))).expect("they share nothing");
                 start.wait();
                 sink.commit(&[update(index, names.map(|name| heatmap(name, "f")).to_vec())]).expect("a commit");

@@ -2,7 +2,7 @@
 //! refers to never changes under it, and a picture that changed has another address, so that no browser shows a stale one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -108,9 +108,10 @@ impl Encoder {
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
     pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
-        let ExplainedSample { envelope, seen, classes } = explained;
+        let ExplainedSample { envelope, seen, classes, .. } = explained;
         let Envelope { sample, fingerprint, wanted, existing } = envelope;
         let mut heatmaps = Vec::new();
+        let mut taken = BTreeSet::new();
         for class in &classes {
             let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
             let fitted = Fitted::new(class, seen.as_ref());
@@ -119,13 +120,25 @@ impl Encoder {
                 let field = self.fields.name(class.class, column);
                 let fingerprint = self.fields.fingerprint(&fingerprint, class.class, column).to_string();
                 let layer_map = heatmap.layer_map.as_ref().filter(|map| self.npy == NpyFormat::Layer && map.gives(heatmap));
-                let stem = |fingerprint: &str| stem(&self.folder, field, &sample.id, fingerprint);
+                let of_which = class.detection.as_ref().map_or_else(String::new, |detection| format!(" of {}", detection.id));
+                let mut stem = |fingerprint: &str| {
+                    let mut what = format!("{fingerprint}{of_which}");
+                    let mut stem = stem(&self.folder, field, &sample.id, &what);
+                    // Names have 8 digits for it, and a sample may have very many detections.
+                    while class.detection.is_some() && !taken.insert(stem.clone()) {
+                        what.push('+');
+                        stem = camflow_storage::stem(&self.folder, field, &sample.id, &what);
+                    }
+                    stem
+                };
+                let map_stem = stem(&fingerprint);
                 // Under another name than the floats that an earlier version wrote for the same fingerprint.
-                let npy_stem = if layer_map.is_some() { stem(&format!("{fingerprint} layer")) } else { stem(&fingerprint) };
+                let npy_stem = if layer_map.is_some() { stem(&format!("{fingerprint} layer")) } else { map_stem.clone() };
                 let (npy_path, npy_checksum) = self.write_npy(&npy_stem, heatmap, layer_map)?.unzip();
-                let (map, map_checksum) = self.write_map(&stem(&fingerprint), heatmap, &fitted)?;
+                let (map, map_checksum) = self.write_map(&map_stem, heatmap, &fitted)?;
                 heatmaps.push(WrittenHeatmap {
                     field: field.to_owned(),
+                    detection: class.detection.clone(),
                     class: name.clone(),
                     map,
                     npy_path,
@@ -284,6 +297,7 @@ mod tests {
         let mask = |width: usize, pixels: &[u8]| BinaryMask { height: pixels.len() / width, width, pixels: pixels.to_vec() };
         let class = ClassHeatmaps {
             class: ClassIndex(0),
+            detection: None,
             channel: 1,
             score: 1.0,
             confidence: None,
@@ -315,6 +329,7 @@ mod tests {
             let heatmaps = vec![heatmap.clone()];
             let class = ClassHeatmaps {
                 class: ClassIndex(0),
+                detection: None,
                 channel: 1,
                 score: 1.0,
                 confidence: None,

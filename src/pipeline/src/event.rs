@@ -115,6 +115,8 @@ pub struct Summary {
     pub num_moved: u64,
     /// Samples whose image has levels outside of 0 to 255, which were cut to it as Pillow does: gray of more than 8 bits.
     pub num_clipped: u64,
+    /// Detections that were to get heatmaps of their own, and that no prediction of the model overlaps enough.
+    pub num_unmatched: u64,
     /// Samples passed over, by reason.
     pub skipped: BTreeMap<SkipReason, u64>,
     /// Samples lost to a fault.

@@ -18,7 +18,7 @@ use crate::{
     known::{FailureCause, KnownFailures},
     lock::lock,
     max_failures::MaxFailures,
-    message::{Committed, DecodedSample, SampleFailure, SampleRef, Skip, StaleSample, Step},
+    message::{Committed, DecodedSample, ExplainedSample, SampleFailure, SampleRef, Skip, StaleSample, Step},
 };
 
 /// What the stages share: the counts, the first fault, and whom to tell.
@@ -107,6 +107,13 @@ impl<'a> Ledger<'a> {
         drop(summary);
         if sample.is_moved {
             (self.tell)(Event::SampleMoved { sample: sample.envelope.sample.clone() });
+        }
+    }
+
+    /// A sample comes from the device.
+    pub(crate) fn explained(&self, sample: &ExplainedSample) {
+        if sample.num_unmatched > 0 {
+            lock(&self.summary).num_unmatched += sample.num_unmatched as u64;
         }
     }
 

@@ -42,7 +42,7 @@ pub use max_failures::MaxFailures;
 pub use message::{
     Channel, ClassHeatmaps, ClassTarget, DecodedSample, Envelope, ExplainedSample, Heatmap, HeatmapBatch, InputBatch, LayerMap,
     ReferenceDigest, SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, StaleSample, Step, StoredHeatmap,
-    StoredMap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels, WrittenHeatmap,
+    StoredMap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetDetection, TargetPixels, WrittenHeatmap,
 };
 pub use run::{Parts, RunOptions, run};
 pub use seams::{BatchLimit, CommitOutcome, Explainer, Sink, Source};

@@ -73,7 +73,11 @@ pub fn run(
     let num_samples = source.num_samples();
     let folder = orphans.is_some().then_some(encoder.folder.as_path());
     let forecaster = Forecaster::new(folder, options.space_check, num_samples);
-    let outlook = forecaster.outlook(&decoder.fields, options.most_bytes);
+    let mut outlook = forecaster.outlook(&decoder.fields, options.most_bytes);
+    if decoder.per_detection {
+        // How many detections there are, only the labels say.
+        (outlook.num_heatmaps, outlook.num_bytes) = (None, None);
+    }
     let ledger = &Ledger::new(&decoder.fields, decoder.fingerprint, known, num_samples, options.max_failures, forecaster, tell);
     tell(Event::RunStarted(outlook));
 

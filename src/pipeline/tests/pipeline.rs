@@ -122,6 +122,7 @@ impl Sink for MemorySink<'_> {
                 npy_path: heatmap.npy_path.clone(),
                 map_checksum: recorded(heatmap.map_checksum),
                 npy_checksum: recorded(heatmap.npy_checksum),
+                detections: Vec::new(),
             });
             let stored = stored.entry(id.clone()).or_default();
             let changed = |old: &StoredHeatmap| {
@@ -154,6 +155,7 @@ impl Explainer for FirstPixel {
                 |layer: f32| Heatmap { height: 1, width: 2, values: vec![pixel, layer], levels: vec![0, 255], layer_map: None };
             let classes = sample.targets.iter().map(|target| ClassHeatmaps {
                 class: target.class,
+                detection: target.detection.clone(),
                 channel: 15,
                 score: f64::from(pixel),
                 confidence: None,
@@ -162,7 +164,7 @@ impl Explainer for FirstPixel {
                 faithfulness: Vec::new(),
             });
             let classes = classes.collect();
-            result.explained.push(ExplainedSample { envelope: sample.envelope, seen: None, classes });
+            result.explained.push(ExplainedSample { envelope: sample.envelope, seen: None, classes, num_unmatched: 0 });
         }
         Ok(std::mem::replace(&mut self.launched, result))
     }
@@ -259,6 +261,7 @@ impl World {
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
             is_detector: false,
+            per_detection: false,
             masks: SeenMasks::default(),
         }
     }

@@ -48,6 +48,12 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
             summary.num_clipped
         ));
     }
+    if summary.num_unmatched > 0 {
+        lines.push(format!(
+            "  boxes without a heatmap, as no prediction of the model overlaps them by half: {}",
+            summary.num_unmatched
+        ));
+    }
     if summary.num_abandoned > 0 {
         lines.push(format!("  left for the next run: {}", summary.num_abandoned));
     }
@@ -116,6 +122,7 @@ pub(crate) fn counts(summary: &Summary) -> Value {
         "num_withdrawn": summary.num_withdrawn,
         "num_moved": summary.num_moved,
         "num_clipped": summary.num_clipped,
+        "num_unmatched": summary.num_unmatched,
         "num_skipped": summary.num_skipped(),
         "skipped": skipped(&summary.skipped),
         "num_failed": summary.num_failed,

@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn signs_that_a_field_cannot_have_are_told() {
-        for (text, fitting) in [("a.b", "`a_b`"), ("{class} grad-{layer}", "`{class}_grad_{layer}`"), ("{class}.", "`{class}_`")] {
+        for (text, fitting) in [("a.b", "`a_b`"), ("{class} grad-{layer}", "`{class}_grad_{layer}`"), ("{class}.", "`{class}_`")]
+        {
             let error = text.parse::<FieldTemplate>().expect_err(text);
             assert!(error.contains(fitting), "{error}");
         }

@@ -126,6 +126,10 @@ fn with_label(
         (StoredTarget::Objects(objects), _) => {
             for object in objects {
                 fingerprint = with_object(fingerprint, object, &decoder.limits, stamps);
+                // What has the heatmap of an object is known by the object's id.
+                if let Some(id) = object.id.as_ref().filter(|_| decoder.per_detection) {
+                    fingerprint = fingerprint.and(Ingredient::Label, "id", id.as_bytes());
+                }
             }
             Ok(fingerprint)
         }

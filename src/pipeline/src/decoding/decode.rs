@@ -1,6 +1,6 @@
 //! Decode: image file to pixels, label to targets.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{
     decoder::{Decoder, Stop},
@@ -11,10 +11,10 @@ use crate::{
     fingerprint::{Ingredient, SampleFingerprint},
     message::{
         ClassTarget, Decoded, DecodedSample, Envelope, SampleFailure, SampleUpdate, SkipReason, StaleSample, Step, StoredHeatmap,
-        StoredShape, StoredTarget, TargetPixels,
+        StoredObject, StoredShape, StoredTarget, TargetDetection, TargetPixels,
     },
 };
-use camflow_media::{MediaError, ModelInput, Outside, box_around, check_box, with_large_pictures_in_turn};
+use camflow_media::{MaskPart, MediaError, ModelInput, Outside, box_around, check_box, with_large_pictures_in_turn};
 
 /// Decodes one sample; never panics on what files and labels contain.
 pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
@@ -45,7 +45,7 @@ pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
     }
 }
 
-/// How many of the wanted classes the sample's label has, without the image: a class may still lie outside the part of it that
+/// How many of the wanted classes (or objects of these) the sample's label has, without the image: a class may still lie outside the part of it that
 /// the model sees, or not be predicted. None where the sample only loses heatmaps.
 pub(crate) fn count_targets(decoder: &Decoder, stale: &StaleSample) -> Step<usize> {
     let StaleSample { envelope, target, stamps, .. } = stale;
@@ -92,7 +92,8 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     if let Some(mask) = mask {
         decoder.masks.note_size(&envelope.sample, (mask.height, mask.width), image_size);
     }
-    for Found { class, channel, place } in found {
+    for Found { class, channel, place, object } in found {
+        let detection = object.map(|object| detection(object, &input, files)).transpose()?.map(Arc::new);
         let pixels = match place {
             Place::Shapes(shapes) if decoder.is_detector => TargetPixels::Boxes(boxes(&shapes, &input)?),
             place => pixels(place, &input, files)?,
@@ -104,13 +105,34 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
             TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Point { .. } => false,
         };
         if !is_nowhere {
-            targets.push(ClassTarget { class, channel, pixels });
+            targets.push(ClassTarget { class, channel, pixels, detection });
         }
     }
     if targets.is_empty() {
         return Err(SkipReason::ClassAbsent.into());
     }
     Ok(Seen { input, targets, is_clipped: image.is_clipped() })
+}
+
+/// What an object with heatmaps of its own is known by. The heatmaps of one without an id could be joined to nothing.
+fn detection(object: &StoredObject, input: &ModelInput, files: &InputFiles<'_>) -> Result<TargetDetection, Stop> {
+    let StoredObject { id, label, shape } = object;
+    let label = label.clone().unwrap_or_default();
+    let Some(id) = id.clone() else {
+        return Err(
+            MediaError::shape(format!("an object `{label}` has no `_id`; load the sample in FiftyOne and save it")).into()
+        );
+    };
+    let (bounds, has_mask) = match shape {
+        StoredShape::Box { bounds, mask } => (*bounds, mask.is_some()),
+        StoredShape::Lines { lines, .. } => (box_around(lines)?.unwrap_or_default(), true),
+        StoredShape::Malformed(reason) => return Err(MediaError::shape(reason.clone()).into()),
+    };
+    let mask = match has_mask {
+        true => MaskPart::of(&draw(&[shape], &input.region, files)?.on_input(&input.region, input.height, input.width)),
+        false => None,
+    };
+    Ok(TargetDetection { id, label, bounds, mask })
 }
 
 /// Which pixels of the model's input a class is at.

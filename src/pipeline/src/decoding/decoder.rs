@@ -66,6 +66,8 @@ pub struct Decoder {
     pub overwrite: bool,
     /// Whether the model is a detector, whose predictions are found by boxes.
     pub is_detector: bool,
+    /// Whether each object of a class gets heatmaps of its own.
+    pub per_detection: bool,
     /// Notes the masks that are read.
     pub masks: SeenMasks,
 }

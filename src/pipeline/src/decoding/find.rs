@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     grid::ClassIndex,
-    message::{Channel, SkipReason, StoredShape, StoredTarget, TargetClass},
+    message::{Channel, SkipReason, StoredObject, StoredShape, StoredTarget, TargetClass},
 };
 use camflow_media::{BinaryMask, FrameRegion, MediaError};
 
@@ -15,6 +15,15 @@ pub(super) struct Found<'a> {
     pub(super) class: ClassIndex,
     pub(super) channel: Channel,
     pub(super) place: Place<'a>,
+    /// The object that it is about alone.
+    pub(super) object: Option<&'a StoredObject>,
+}
+
+impl<'a> Found<'a> {
+    /// All of a class.
+    fn new(class: ClassIndex, channel: Channel, place: Place<'a>) -> Self {
+        Found { class, channel, place, object: None }
+    }
 }
 
 /// Where a class is, before the image's size is known.
@@ -42,12 +51,12 @@ pub(super) fn find<'a>(
         return Err(SkipReason::NoLabel.into());
     }
     let classes = match &decoder.targets {
-        Targets::Top => return Ok(vec![Found { class: ClassIndex(0), channel: Channel::Top, place: Place::Predicted }]),
+        Targets::Top => return Ok(vec![Found::new(ClassIndex(0), Channel::Top, Place::Predicted)]),
         Targets::OwnClass => {
             let StoredTarget::Names(names) = target else { return Err(SkipReason::NoLabel.into()) };
             let own = decoder.labels.own(names).map_err(MediaError::shape)?;
             let (_, channel) = own.ok_or(SkipReason::UnknownClass)?;
-            return Ok(vec![Found { class: ClassIndex(0), channel: Channel::Index(channel), place: Place::Labelled }]);
+            return Ok(vec![Found::new(ClassIndex(0), Channel::Index(channel), Place::Labelled)]);
         }
         Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes,
     };
@@ -69,7 +78,15 @@ pub(super) fn find<'a>(
             (_, StoredTarget::Objects(objects)) => {
                 let labelled = objects.iter().filter(|object| object.label.is_some()).zip(&named);
                 let of_class = labelled.filter(|(_, (name, meaning))| decoder.labels.is_of(name, meaning, asked));
-                Place::Shapes(of_class.map(|(object, _)| &object.shape).collect())
+                let of_class = of_class.map(|(object, _)| object);
+                if decoder.per_detection {
+                    found.extend(of_class.map(|object| Found {
+                        object: Some(object),
+                        ..Found::new(class, Channel::Index(*index), Place::Shapes(vec![&object.shape]))
+                    }));
+                    continue;
+                }
+                Place::Shapes(of_class.map(|object| &object.shape).collect())
             }
             (_, StoredTarget::Mask(_)) => match (&mask, mask_value) {
                 (Some(mask), Some(value)) => Place::Mask(mask.select(value)?),
@@ -83,7 +100,7 @@ pub(super) fn find<'a>(
             Place::Pixel { .. } | Place::Predicted | Place::Labelled => false,
         };
         if !is_nowhere {
-            found.push(Found { class, channel: Channel::Index(*index), place });
+            found.push(Found::new(class, Channel::Index(*index), place));
         }
     }
     if let Some(mask) = &mask {

@@ -94,6 +94,7 @@ mod tests {
                     fingerprint: Fingerprint::of_job("model", "settings"),
                     overwrite: false,
                     is_detector: false,
+                    per_detection: false,
                     masks: SeenMasks::default(),
                 },
             };
@@ -179,6 +180,7 @@ mod tests {
     #[test]
     fn masks_that_moved_are_looked_at_again_if_they_were_read() {
         let masked = |label: &str, name: &Path| StoredObject {
+            id: None,
             label: Some(label.into()),
             shape: StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(StoredMask::File(name.to_owned())) },
         };

@@ -20,6 +20,8 @@ use camflow_names::ClassNames;
 struct World {
     folder: tempfile::TempDir,
     crop: bool,
+    /// Of a detector, each object by itself.
+    per_detection: bool,
 }
 
 impl World {
@@ -27,7 +29,11 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let picture = encode_rgb(&RgbImage::new(20, 40, vec![7; 20 * 40 * 3])).unwrap();
         std::fs::write(folder.path().join("a.png"), picture).unwrap();
-        World { folder, crop }
+        World { folder, crop, per_detection: false }
+    }
+
+    fn per_detection(crop: bool) -> World {
+        World { per_detection: true, ..World::new(crop) }
     }
 
     fn decode_with(&self, targets: Targets, target: StoredTarget, existing: Vec<StoredHeatmap>) -> Step<Decoded> {
@@ -43,7 +49,8 @@ impl World {
             exif: ExifPolicy::Ignore,
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
-            is_detector: false,
+            is_detector: self.per_detection,
+            per_detection: self.per_detection,
             masks: SeenMasks::default(),
         };
         let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
@@ -85,7 +92,7 @@ fn names_of_classes() -> ClassNames {
 }
 
 fn boxed(label: &str, bounds: [f64; 4]) -> StoredObject {
-    StoredObject { label: Some(label.into()), shape: StoredShape::Box { bounds, mask: None } }
+    StoredObject { id: None, label: Some(label.into()), shape: StoredShape::Box { bounds, mask: None } }
 }
 
 fn counts(targets: &[ClassTarget]) -> Vec<(usize, usize)> {
@@ -102,7 +109,7 @@ fn a_class_is_where_its_objects_are_together() {
         boxed("cat", [0.0, 0.0, 0.5, 0.5]),
         boxed("cow", [0.5, 0.5, 0.5, 0.5]),
         boxed("cat", [0.25, 0.0, 0.5, 0.5]),
-        StoredObject { label: None, shape: StoredShape::Malformed("nobody asks for it".into()) },
+        StoredObject { id: None, label: None, shape: StoredShape::Malformed("nobody asks for it".into()) },
     ];
     let whole = World::new(false).decode(&classes(), StoredTarget::Objects(objects.clone())).unwrap();
     assert_eq!(counts(&whole), [(0, 30 * 10)], "two overlapping boxes of 20 x 10 pixels, and none of another name");
@@ -115,10 +122,49 @@ fn a_class_is_where_its_objects_are_together() {
 }
 
 #[test]
+fn each_detection_is_a_target_of_its_own() {
+    let id = |digit: char| String::from(digit).repeat(24);
+    let with_id = |digit, object| StoredObject { id: Some(id(digit)), ..object };
+    let triangle = vec![vec![[0.0, 0.0], [0.5, 0.0], [0.0, 0.5]]];
+    let line = |lines| StoredShape::Lines { lines, closed: true, filled: true };
+    let objects = vec![
+        with_id('a', boxed("cat", [0.25, 0.0, 0.25, 0.5])),
+        with_id('b', boxed("dog", [0.5, 0.5, 0.5, 0.5])),
+        with_id('c', StoredObject { id: None, label: Some("cat".into()), shape: line(triangle) }),
+        with_id('d', StoredObject { id: None, label: Some("cat".into()), shape: line(Vec::new()) }),
+        boxed("cow", [0.0, 0.0, 1.0, 1.0]),
+    ];
+    let world = World::per_detection(false);
+    let targets = world.decode(&classes(), StoredTarget::Objects(objects.clone())).unwrap();
+    let found: Vec<_> = targets.iter().map(|target| (target.class.0, target.detection.clone().expect("its own"))).collect();
+    let known: Vec<_> = found.iter().map(|(class, detection)| (*class, detection.id.clone(), detection.bounds)).collect();
+    let (cats, dogs) = (0, 1);
+    assert_eq!(
+        known,
+        [(cats, id('a'), [0.25, 0.0, 0.25, 0.5]), (cats, id('c'), [0.0, 0.0, 0.5, 0.5]), (dogs, id('b'), [0.5, 0.5, 0.5, 0.5])]
+    );
+    assert_eq!(targets[0].pixels, TargetPixels::Boxes(vec![[0.25, 0.0, 0.5, 0.5]]));
+    let marked: Vec<_> = found.iter().map(|(_, found)| found.mask.as_ref().map(|mask| mask.whole().count())).collect();
+    assert!(matches!(marked[..], [None, Some(50..150), None]), "of the triangle half its box: {marked:?}");
+
+    let error = world.decode(&classes(), StoredTarget::Objects(vec![boxed("cat", [0.0, 0.0, 0.5, 0.5])])).unwrap_err();
+    assert!(error.contains("`cat` has no `_id`"), "{error}");
+    // Only what is known by ids depends on them.
+    let renamed: Vec<_> = objects.iter().cloned().map(|object| with_id('e', object)).collect();
+    for (world, is_same) in [(World::new(false), true), (world, false)] {
+        let of = |objects: &[StoredObject]| world.fingerprint(StoredTarget::Objects(objects.to_vec()));
+        assert_eq!(of(&objects) == of(&renamed), is_same);
+    }
+}
+
+#[test]
 fn a_malformed_object_costs_its_own_class_only() {
     let world = World::new(false);
     let bad = |label: &str, shape| {
-        StoredTarget::Objects(vec![boxed("dog", [0.0, 0.0, 1.0, 1.0]), StoredObject { label: Some(label.into()), shape }])
+        StoredTarget::Objects(vec![
+            boxed("dog", [0.0, 0.0, 1.0, 1.0]),
+            StoredObject { id: None, label: Some(label.into()), shape },
+        ])
     };
     let shapes = [
         StoredShape::Malformed("no box".into()),
@@ -164,7 +210,7 @@ fn masks_that_were_once_drawn_otherwise_are_stale_and_others_are_not() {
     let world = World::new(false);
     let masked = |mask: &StoredMask| {
         let shape = StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(mask.clone()) };
-        StoredTarget::Objects(vec![StoredObject { label: Some("cat".into()), shape }])
+        StoredTarget::Objects(vec![StoredObject { id: None, label: Some("cat".into()), shape }])
     };
     let label = |fingerprint: &str| fingerprint.rsplit('-').next().unwrap().to_owned();
     // The digest that labels of every dataset hold.
@@ -189,13 +235,15 @@ fn fingerprints_hold_what_objects_are_and_where() {
     let cat = || boxed("cat", [0.0, 0.0, 1.0, 1.0]);
     let lines = |closed, filled, points: &[[f64; 2]]| {
         vec![StoredObject {
+            id: None,
             label: Some("cat".into()),
             shape: StoredShape::Lines { lines: vec![points.to_vec()], closed, filled },
         }]
     };
     let triangle = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]];
     let mask = StoredMask::File("/no/mask.png".into());
-    let masked = StoredObject { label: Some("horse".into()), shape: StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) } };
+    let masked =
+        StoredObject { id: None, label: Some("horse".into()), shape: StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) } };
     let different = [
         of(vec![cat()]),
         of(vec![boxed("cat", [0.0, 0.0, 1.0, 0.5])]),
@@ -218,14 +266,14 @@ fn fingerprints_hold_what_objects_are_and_where() {
 fn names_say_that_a_class_is_there() {
     let world = World::new(false);
     let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).into()).collect());
-    let dog = ClassTarget { class: ClassIndex(1), channel: Channel::Index(5), pixels: TargetPixels::Labelled };
+    let dog = ClassTarget { class: ClassIndex(1), channel: Channel::Index(5), pixels: TargetPixels::Labelled, detection: None };
     assert_eq!(world.decode(&classes(), names(&["horse", "dog"])).unwrap(), [dog]);
     assert_eq!(world.decode(&classes(), names(&["horse"])).unwrap_err(), "class absent");
     let own = Targets::OwnClass;
-    let dog = ClassTarget { class: ClassIndex(0), channel: Channel::Index(5), pixels: TargetPixels::Labelled };
+    let dog = ClassTarget { class: ClassIndex(0), channel: Channel::Index(5), pixels: TargetPixels::Labelled, detection: None };
     assert_eq!(world.decode(&own, names(&["dog"])).unwrap(), [dog]);
     assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "class unknown to the model");
-    let top = ClassTarget { class: ClassIndex(0), channel: Channel::Top, pixels: TargetPixels::Predicted };
+    let top = ClassTarget { class: ClassIndex(0), channel: Channel::Top, pixels: TargetPixels::Predicted, detection: None };
     assert_eq!(world.decode(&Targets::Top, StoredTarget::Unlabelled).unwrap(), [top]);
 }
 

@@ -1,7 +1,11 @@
 //! Heatmaps: as samples hold them, as the device makes them, and as samples are to hold them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use super::target::TargetDetection;
 use crate::grid::ClassIndex;
 use camflow_measure::{Measure, Measures};
 use camflow_media::{BinaryMask, Checksum, RecordedChecksum, Upsampling};
@@ -21,23 +25,37 @@ pub struct StoredHeatmap {
     pub map_checksum: Option<RecordedChecksum>,
     /// The same of the exact floats.
     pub npy_checksum: Option<RecordedChecksum>,
+    /// Of a field of detections those of each; they say nothing of fingerprints.
+    pub detections: Vec<StoredHeatmap>,
 }
 
 impl StoredHeatmap {
     /// Its files with what the label says of their content.
     pub fn recorded_files(&self) -> impl Iterator<Item = (&Path, Option<&RecordedChecksum>)> {
-        let files = [(&self.map_path, &self.map_checksum), (&self.npy_path, &self.npy_checksum)];
-        files.into_iter().filter_map(|(path, checksum)| Some((path.as_deref()?, checksum.as_ref())))
+        self.heatmaps()
+            .flat_map(|one| [(&one.map_path, &one.map_checksum), (&one.npy_path, &one.npy_checksum)])
+            .filter_map(|(path, checksum)| Some((path.as_deref()?, checksum.as_ref())))
     }
 
     /// Whether somebody who read its map or its floats found them damaged.
     pub fn is_noted_damaged(&self) -> bool {
-        [&self.map_checksum, &self.npy_checksum].into_iter().flatten().any(|recorded| recorded.is_damaged)
+        let recorded = self.heatmaps().flat_map(|heatmap| [&heatmap.map_checksum, &heatmap.npy_checksum]);
+        recorded.flatten().any(|recorded| recorded.is_damaged)
     }
 
     /// Its files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.map_path, &self.npy_path].into_iter().flatten().map(PathBuf::as_path)
+        self.recorded_files().map(|(path, _)| path)
+    }
+
+    /// How many heatmaps it stands for.
+    pub fn num_heatmaps(&self) -> usize {
+        self.detections.len().max(1)
+    }
+
+    /// Itself and those of its detections.
+    fn heatmaps(&self) -> impl Iterator<Item = &StoredHeatmap> {
+        std::iter::once(self).chain(&self.detections)
     }
 }
 
@@ -78,11 +96,13 @@ impl LayerMap {
     }
 }
 
-/// The heatmaps of one class of one sample.
+/// The heatmaps of one class of one sample, or of one detection of the class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassHeatmaps {
     /// Which class.
     pub class: ClassIndex,
+    /// Which detection; `None` where they are of all of the class.
+    pub detection: Option<Arc<TargetDetection>>,
     /// Channel of the model's output that was explained.
     pub channel: i64,
     /// The scalar that was differentiated.
@@ -102,6 +122,8 @@ pub struct ClassHeatmaps {
 pub struct WrittenHeatmap {
     /// Name of the sample field.
     pub field: String,
+    /// The detection that it is of, in a field of detections.
+    pub detection: Option<Arc<TargetDetection>>,
     /// The class that was explained, by the model's name for it, else its channel's number.
     pub class: String,
     /// What the App draws.

@@ -43,6 +43,8 @@ impl StoredTarget {
 /// One object of a sample's label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredObject {
+    /// Its own id (24 hexadecimal digits in FiftyOne); `None` where it has none.
+    pub id: Option<String>,
     /// Its class by name; `None` where it has none, so that it belongs to no class.
     pub label: Option<String>,
     /// Where it is.

@@ -19,7 +19,7 @@ pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, StoredHeatmap, StoredMap, Wr
 pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
 pub use sample::{Envelope, SampleRef};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
-pub use target::{Channel, ClassTarget, ReferenceDigest, TargetClass, TargetPixels};
+pub use target::{Channel, ClassTarget, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
 
 use crate::fingerprint::Change;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Stamp};
@@ -96,8 +96,10 @@ pub struct ExplainedSample {
     pub envelope: Envelope,
     /// The pixels that the model saw, over what the heatmaps show, at any resolution; `None` where it saw all of that.
     pub seen: Option<BinaryMask>,
-    /// One entry per class that is there; none where the model predicts none of them.
+    /// One entry per class (or detection) that is there; none where the model predicts none of them.
     pub classes: Vec<ClassHeatmaps>,
+    /// Detections that were to get heatmaps of their own, and that no prediction overlaps enough.
+    pub num_unmatched: usize,
 }
 
 /// What the device made of a batch: every sample of it once, in some list.

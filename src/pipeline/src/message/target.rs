@@ -1,7 +1,9 @@
 //! What is explained of a sample: the job's classes, and what they come to in its image.
 
+use std::sync::Arc;
+
 use crate::grid::ClassIndex;
-use camflow_media::{BinaryMask, MaskValue};
+use camflow_media::{BinaryMask, MaskPart, MaskValue};
 
 /// A class the job asks for, resolved against dataset and model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,4 +66,19 @@ pub struct ClassTarget {
     pub channel: Channel,
     /// Where.
     pub pixels: TargetPixels,
+    /// The stored object that this is about alone; `None` where it is about all of the class.
+    pub detection: Option<Arc<TargetDetection>>,
+}
+
+/// A stored object that gets heatmaps of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetDetection {
+    /// Its id in the label.
+    pub id: String,
+    /// What its label calls it.
+    pub label: String,
+    /// Its box: left, top, width and height in fractions of the image's sides.
+    pub bounds: [f64; 4],
+    /// Its pixels over the model's input, where it says more than its box.
+    pub mask: Option<MaskPart>,
 }

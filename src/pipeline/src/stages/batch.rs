@@ -18,6 +18,15 @@ use crate::{
 /// 520x693 takes 1.1 MB.
 const LOOK_AHEAD_BATCHES: f64 = 4.0;
 
+/// Targets whose heatmaps take about as much memory as their image in the model. All heatmaps of a batch are in memory at once, and
+/// an image may have very many detections: one with more targets than this counts as several.
+const TARGETS_LIKE_AN_IMAGE: usize = 16;
+
+/// For how many samples one with these targets counts.
+fn weight(sample: &DecodedSample) -> usize {
+    sample.targets.len().div_ceil(TARGETS_LIKE_AN_IMAGE).max(1)
+}
+
 /// How much a batch may hold at the moment.
 pub(crate) struct BatchLimits {
     /// By the user.
@@ -116,12 +125,12 @@ impl Batcher {
             }
         };
         self.waiting[index].1.push(sample);
-        if self.waiting[index].1.len() >= full {
+        if self.waiting[index].1.iter().map(weight).sum::<usize>() >= full {
             return self.take(index);
         }
         // Each sample uses up its part of a full batch of its shape.
         let part = |((height, width), samples): &((usize, usize), Vec<DecodedSample>)| {
-            samples.len() as f64 / limit.of_shape(*height, *width) as f64
+            samples.iter().map(weight).sum::<usize>() as f64 / limit.of_shape(*height, *width) as f64
         };
         if self.waiting.iter().map(part).sum::<f64>() >= LOOK_AHEAD_BATCHES { self.take(0) } else { None }
     }
@@ -140,7 +149,7 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Envelope, Fingerprint, SampleRef};
+    use crate::{Channel, ClassIndex, ClassTarget, Envelope, Fingerprint, SampleRef, TargetPixels};
     use camflow_media::{FrameRegion, InputPixels};
 
     fn sample(seq: u64, height: usize, width: usize) -> DecodedSample {
@@ -194,6 +203,24 @@ mod tests {
         assert!(limits.next_rest().is_none());
         let asked = BatchLimits::new(Some(TWO), vec![BatchLimit::samples(1)]);
         assert_eq!((asked.now(), asked.of(0)), (TWO, TWO), "the user knows better");
+    }
+
+    #[test]
+    fn an_image_with_many_detections_counts_as_several() {
+        let target = || ClassTarget {
+            class: ClassIndex(0),
+            channel: Channel::Index(0),
+            pixels: TargetPixels::Boxes(vec![[0.0, 0.0, 1.0, 1.0]]),
+            detection: None,
+        };
+        let with = |count: usize| DecodedSample { targets: (0..count).map(|_| target()).collect(), ..sample(0, 1, 1) };
+        assert_eq!([0, 1, 16, 17, 64].map(|count| weight(&with(count))), [1, 1, 1, 2, 4]);
+        let four = BatchLimit::samples(4);
+        let sizes = |count: usize| {
+            let mut batcher = Batcher::default();
+            (0..8).filter_map(|_| batcher.push(with(count), four)).map(|batch| batch.samples.len()).collect::<Vec<_>>()
+        };
+        assert_eq!([sizes(3), sizes(20), sizes(100)], [vec![4, 4], vec![2; 4], vec![1; 8]]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use super::{Context, StageLoop};
 use crate::{
     error::RunError,
-    message::{Committed, SampleFailure, SampleUpdate, Skip, SkipReason, Step},
+    message::{Committed, SampleFailure, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap},
     seams::{CommitOutcome, Sink},
     stage::Stage,
     timing::Inlet,
@@ -79,7 +79,9 @@ impl Commit<'_> {
             // Made again from the same things they have the names that the sample refers to already.
             (CommitOutcome::Refused(_), _) | (_, None) => {}
         }
-        let (num_heatmaps, num_withdrawn, num_bytes) = (update.heatmaps.len(), update.withdrawn.len(), update.num_new_bytes());
+        let withdrawn = update.existing.iter().filter(|old| update.withdrawn.contains(&old.field));
+        let num_withdrawn = withdrawn.map(StoredHeatmap::num_heatmaps).sum();
+        let (num_heatmaps, num_bytes) = (update.heatmaps.len(), update.num_new_bytes());
         let num_empty = update.heatmaps.iter().filter(|heatmap| heatmap.is_empty()).count();
         let sample = update.sample;
         match outcome {

@@ -24,11 +24,12 @@ impl StageLoop for Encode<'_> {
         let Encode { encoder, input, out } = self;
         let Context { clock, ledger, .. } = context;
         let Some(pool) = context.pool(Self::STAGE, context.num_threads) else { return };
-        let encode_one = |explained| {
+        let encode_one = |explained: ExplainedSample| {
             // What was computed is still written and committed after a fault elsewhere, unless writing is what failed.
             if ledger.cannot_write() {
                 return;
             }
+            ledger.explained(&explained);
             match clock.busy(|| encoder.encode(explained)) {
                 Ok(step) => {
                     if let Some(update) = ledger.next(step) {

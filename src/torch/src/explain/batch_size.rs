@@ -94,7 +94,7 @@ impl TorchExplainer {
     fn explain_small(&self) -> Result<(), ExplainError> {
         let input = Tensor::f_zeros([1, self.uploader.channels, SMALL_SIDE, SMALL_SIDE], (Kind::Float, Device::Cpu))?;
         let pixels = TargetPixels::Mask(BinaryMask { height: 1, width: 1, pixels: vec![1] });
-        let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels };
+        let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels, detection: None };
         let (targets, shown) = ([vec![target]], [None]);
         self.saliencies(&input, &[String::new()], TiSlice::from_ref(&targets), TiSlice::from_ref(&shown)).map(drop)
     }

@@ -1,6 +1,8 @@
 //! A batch on a device: what it is given at once, and what comes of it. In between a GPU computes, and the host has time for the
 //! batches before and after.
 
+use std::sync::Arc;
+
 use tch::TchError;
 use typed_index_collections::{TiSlice, TiVec};
 
@@ -20,7 +22,7 @@ use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
     Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, RunError,
-    SampleFailure, Stage, TargetPixels,
+    SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
 /// A batch, or a part of one, that is launched.
@@ -179,16 +181,21 @@ impl TorchExplainer {
         // Heatmaps of a layer's own size show the model's input, others the whole image.
         let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
         let DecodedSample { envelope, targets, region, height, width, .. } = sample;
-        for target in targets {
-            let mask = match target.pixels {
+        let num_detections = targets.iter().filter(|target| target.detection.is_some()).count();
+        let num_matched = classes.iter().filter(|class| class.detection.is_some()).count();
+        for ClassTarget { class, pixels, detection, .. } in targets {
+            let own = detection.as_ref().and_then(|detection| detection.mask.as_ref());
+            let mask = match pixels {
+                _ if let Some(own) = own => Some(own.whole()),
                 TargetPixels::Mask(mask) => Some(mask),
                 TargetPixels::Boxes(boxes) => Some(boxed(&boxes, height, width)),
                 TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Point { .. } => None,
             };
             if let Some(mask) = mask
-                && let Some(class) = classes.iter_mut().find(|class| class.class == target.class)
+                && let Some(found) =
+                    classes.iter_mut().find(|found| found.class == class && is_same(&found.detection, &detection))
             {
-                class.object = Some(mask);
+                found.object = Some(mask);
             }
         }
         let mut seen = None;
@@ -198,7 +205,8 @@ impl TorchExplainer {
                 class.object = class.object.take().map(|mask| on_image(&mask, &region, height, width));
             }
         }
-        result.explained.push(ExplainedSample { envelope, seen, classes });
+        let num_unmatched = num_detections - num_matched;
+        result.explained.push(ExplainedSample { envelope, seen, classes, num_unmatched });
     }
 }
 
@@ -230,8 +238,10 @@ impl Results {
                 classes[cell.sample] = None;
             }
             let Some(classes) = &mut classes[cell.sample] else { continue };
+            let target = &samples[usize::from(cell.sample)].targets[usize::from(cell.target)];
             classes.push(ClassHeatmaps {
-                class: samples[usize::from(cell.sample)].targets[usize::from(cell.target)].class,
+                class: target.class,
+                detection: target.detection.clone(),
                 channel,
                 score,
                 confidence,
@@ -247,6 +257,15 @@ impl Results {
 /// A sample that the device gives nothing of.
 pub(super) fn failure(sample: DecodedSample, error: String) -> SampleFailure {
     SampleFailure { sample: sample.envelope.sample, stage: Stage::Device, error }
+}
+
+/// Whether both are the same detection, or none.
+fn is_same(one: &Option<Arc<TargetDetection>>, other: &Option<Arc<TargetDetection>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// The pixels of a model's input in boxes.

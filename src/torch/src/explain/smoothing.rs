@@ -41,7 +41,7 @@ impl Variant {
             TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
             pixels => pixels.clone(),
         };
-        ClassTarget { pixels, ..*target }
+        ClassTarget { class: target.class, channel: target.channel, pixels, detection: target.detection.clone() }
     }
 
     /// What is marked in the image, in this variant.

@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn read(reading: Reading, logits: &Tensor, channel: Channel, pixels: TargetPixels) -> Option<(i64, f64)> {
-        let target = ClassTarget { class: ClassIndex(0), channel, pixels };
+        let target = ClassTarget { class: ClassIndex(0), channel, pixels, detection: None };
         let score = resolved(logits, target, reading, None)?;
         Some((score.class, score.of(logits).expect("score").double_value(&[0])))
     }
@@ -351,7 +351,12 @@ mod tests {
         let logits = Tensor::from_slice(&[0f32, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.0, 1.0, 5.0]).view([2, 3, 1, 2]);
         let score = |sample: i64, channel, pixels: Vec<u8>| {
             let mask = BinaryMask { height: 1, width: 2, pixels };
-            let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask) };
+            let target = ClassTarget {
+                class: ClassIndex(0),
+                channel: Channel::Index(channel),
+                pixels: TargetPixels::Mask(mask),
+                detection: None,
+            };
             let reading = Reading { background: None, ..SEVERAL };
             resolved(&logits.narrow(0, sample, 1), target, reading, None).expect("there")
         };
@@ -370,7 +375,12 @@ mod tests {
             assert!(found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{found:?}");
         };
         let confidence = |values: [f32; 2], class, reading| {
-            let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(class), pixels: TargetPixels::Labelled };
+            let target = ClassTarget {
+                class: ClassIndex(0),
+                channel: Channel::Index(class),
+                pixels: TargetPixels::Labelled,
+                detection: None,
+            };
             let logits = Tensor::from_slice(&values).view([2, 1]);
             let score = resolved(&logits.narrow(0, 0, 1), target, reading, None).expect("there");
             let numbers = |confidence: Tensor| Vec::<f64>::try_from(confidence.to_kind(Kind::Double)).expect("numbers");
@@ -388,7 +398,8 @@ mod tests {
     #[test]
     fn a_number_that_is_no_score_of_a_class_is_taken_as_it_is() {
         let numbers = Tensor::from_slice(&[-3f32, 8.0, 0.5]).view([1, 3]);
-        let target = ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels: TargetPixels::Predicted };
+        let target =
+            ClassTarget { class: ClassIndex(0), channel: Channel::Index(0), pixels: TargetPixels::Predicted, detection: None };
         let score = resolved(&numbers, target, Reading { is_value: true, ..SEVERAL }, None).expect("whatever is decided");
         assert_eq!(score.of(&numbers).expect("score").double_value(&[0]), -3.0);
         assert_eq!(score.confidence(&numbers).expect("no probability").double_value(&[0]), -3.0);
@@ -398,7 +409,7 @@ mod tests {
     fn what_is_predicted_beside_the_image_does_not_count() {
         let shown = BinaryMask { height: 1, width: 2, pixels: vec![1, 0] };
         let resolve = |logits: &Tensor, channel, pixels, reading| {
-            let target = ClassTarget { class: ClassIndex(0), channel, pixels };
+            let target = ClassTarget { class: ClassIndex(0), channel, pixels, detection: None };
             let score = resolved(logits, target, reading, Some(shown.clone()))?;
             Some((score.class, score.of(logits).expect("score").double_value(&[0])))
         };
@@ -435,8 +446,14 @@ mod tests {
         for (size, pixels) in [(vec![32, 1000], None), (vec![32, 21, 16, 16], Some(BinaryMask::full(16, 16)))] {
             let logits = Tensor::rand(&size[..], tch::kind::FLOAT_CPU).set_requires_grad(true);
             let pixels = pixels.map_or(TargetPixels::Labelled, TargetPixels::Mask);
-            let target =
-                |sample| vec![ClassTarget { class: ClassIndex(0), channel: Channel::Index(sample % 7), pixels: pixels.clone() }];
+            let target = |sample| {
+                vec![ClassTarget {
+                    class: ClassIndex(0),
+                    channel: Channel::Index(sample % 7),
+                    pixels: pixels.clone(),
+                    detection: None,
+                }]
+            };
             let (targets, shown): (Vec<_>, Vec<_>) = (0i64..32).map(|sample| (target(sample), None)).unzip();
             let work = || {
                 let found = tch::no_grad(|| {

@@ -129,7 +129,7 @@ fn target(program: &Program, explainer: &TorchExplainer, input: &Tensor) -> Resu
         Some(_) => BinaryMask::full(1, 1),
         None => BinaryMask { height: side, width: side, pixels },
     };
-    Ok(ClassTarget { class: ClassIndex(0), channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask) })
+    Ok(ClassTarget { class: ClassIndex(0), channel: Channel::Index(channel), pixels: TargetPixels::Mask(mask), detection: None })
 }
 
 fn maps(explainer: &TorchExplainer, input: &Tensor, target: &ClassTarget) -> Result<Maps, String> {

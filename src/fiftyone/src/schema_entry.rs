@@ -1,0 +1,330 @@
+//! The entries of camflow's fields in a dataset's schema, as FiftyOne would write them, and what a stored one lacks.
+
+use bson::{Bson, DateTime, Document, doc};
+
+use super::fields::kind_of;
+use camflow_measure::Measure;
+use camflow_names::Choice;
+
+/// The type of a field of heatmaps.
+pub(super) const HEATMAP: &str = "fiftyone.core.labels.Heatmap";
+
+/// The type of a field of detections.
+pub(super) const DETECTIONS: &str = "fiftyone.core.labels.Detections";
+
+/// FiftyOne's older attributes of detections.
+const ATTRIBUTE: &str = "fiftyone.core.labels.Attribute";
+
+/// A field that holds a document.
+const EMBEDDED: &str = "EmbeddedDocumentField";
+
+/// The type of each of them.
+const DETECTION: &str = "fiftyone.core.labels.Detection";
+
+/// What a field of camflow's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Heatmap,
+    /// Detections with heatmaps of their own.
+    Detections,
+}
+
+/// What FiftyOne declares for every heatmap: name, type, type of the items, key in the document.
+const OF_FIFTYONE: [(&str, &str, Option<&str>, &str); 5] = [
+    ("id", "ObjectIdField", None, "_id"),
+    ("tags", "ListField", Some("StringField"), "tags"),
+    ("map", "ArrayField", None, "map"),
+    ("map_path", "StringField", None, "map_path"),
+    ("range", "HeatmapRangeField", Some("FloatField"), "range"),
+];
+
+/// The name of an attribute, its type, and that of the items of a list.
+pub(super) type Attribute = (&'static str, &'static str, Option<&'static str>);
+
+/// Our own attributes before the measures. Declared, they can be filtered by in the App's sidebar; every label of ours has them all,
+/// because FiftyOne raises AttributeError for a declared attribute that a label lacks.
+const BEFORE_MEASURES: [Attribute; 2] = [("target_class", "StringField", None), ("score", "FloatField", None)];
+
+/// After the measures.
+const AFTER_MEASURES: [Attribute; 8] = [
+    ("method", "StringField", None),
+    ("layer", "StringField", None),
+    ("model", "StringField", None),
+    ("npy_path", "StringField", None),
+    ("map_checksum", "StringField", None),
+    ("npy_checksum", "StringField", None),
+    ("upsampling", "ListField", Some("IntField")),
+    ("fingerprint", "StringField", None),
+];
+
+/// What FiftyOne declares for every detection, beside [`Attribute`]s of its own type.
+const OF_DETECTIONS: [(&str, &str, Option<&str>, &str); 8] = [
+    ("id", "ObjectIdField", None, "_id"),
+    ("tags", "ListField", Some("StringField"), "tags"),
+    ("label", "StringField", None, "label"),
+    ("bounding_box", "ListField", Some("FloatField"), "bounding_box"),
+    ("mask", "ArrayField", None, "mask"),
+    ("mask_path", "StringField", None, "mask_path"),
+    ("confidence", "FloatField", None, "confidence"),
+    ("index", "IntField", None, "index"),
+];
+
+/// What all heatmaps of a sample's detections have in common stands once, beside their list.
+const OF_ALL_DETECTIONS: [Attribute; 5] = [
+    ("target_class", "StringField", None),
+    ("method", "StringField", None),
+    ("layer", "StringField", None),
+    ("model", "StringField", None),
+    ("fingerprint", "StringField", None),
+];
+
+/// Our attributes.
+fn ours() -> impl Iterator<Item = Attribute> {
+    let kind = |measure: Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
+    let measures = measures_shown().map(move |measure| (measure.name(), kind(measure), None));
+    BEFORE_MEASURES.into_iter().chain(measures).chain(AFTER_MEASURES)
+}
+
+/// Those of each detection, of a heatmap what all have in common left out.
+fn ours_of_detections() -> impl Iterator<Item = Attribute> {
+    let is_common = |attribute: &Attribute| OF_ALL_DETECTIONS[1..].iter().any(|common| common.0 == attribute.0);
+    let files = [("map_path", "StringField", None), ("range", "ListField", Some("FloatField"))];
+    // FiftyOne has it already.
+    let of_heatmaps = ours().filter(move |attribute| !is_common(attribute) && attribute.0 != Measure::Confidence.name());
+    of_heatmaps.chain(files)
+}
+
+/// The measures in the order in which the App shows them: how sure the model is comes first.
+pub(super) fn measures_shown() -> impl Iterator<Item = Measure> {
+    let others = Measure::ALL.iter().copied().filter(|measure| *measure != Measure::Confidence);
+    std::iter::once(Measure::Confidence).chain(others)
+}
+/// What a schema lacks of one field.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    Nothing,
+    Field,
+    Attributes(Vec<Attribute>),
+    /// Those of all detections of a label, and those of each.
+    OfDetections(Vec<Attribute>, Vec<Attribute>),
+}
+/// What the stored entries lack of the field; an error is the reason why it cannot be ours.
+pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack, String> {
+    let Some(stored) = entries.iter().find(|entry| entry.get_str("name").ok() == Some(name)) else {
+        // Another field may be stored under this key: renamed fields keep their key in old datasets.
+        return match entries.iter().find(|entry| entry.get_str("db_field").ok() == Some(name)) {
+            Some(other) => Err(format!("field `{}` is stored under this name", other.get_str("name").unwrap_or_default())),
+            None => Ok(Lack::Field),
+        };
+    };
+    let of = match kind {
+        Kind::Heatmap => HEATMAP,
+        Kind::Detections => DETECTIONS,
+    };
+    if stored.get_str("embedded_doc_type").ok() != Some(of) {
+        return Err(format!("it exists already and is of type {}", kind_of(stored)));
+    }
+    if stored.get_str("db_field").is_ok_and(|key| key != name) {
+        return Err("it exists already and is stored under another name".to_owned());
+    }
+    if stored.get_bool("read_only").ok() == Some(true) {
+        return Err("it is read-only".to_owned());
+    }
+    if kind == Kind::Heatmap {
+        let missing = missing(stored, ours())?;
+        return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
+    }
+    let mut attributes = inner(stored);
+    // Detections are what most datasets have: only what says what it was made of is camflow's to write to.
+    if !inner(stored).any(|entry| entry.get_str("name").ok() == Some("fingerprint")) {
+        return Err("it exists already, with detections that camflow did not make".to_owned());
+    }
+    let list = attributes.find(|entry| entry.get_str("name").ok() == Some("detections"));
+    let of_all = missing(stored, OF_ALL_DETECTIONS.into_iter())?;
+    let of_each = list.map_or_else(|| Ok(Vec::new()), |list| missing(list, ours_of_detections()))?;
+    Ok(if of_all.is_empty() && of_each.is_empty() { Lack::Nothing } else { Lack::OfDetections(of_all, of_each) })
+}
+
+/// The entries within one.
+fn inner(entry: &Document) -> impl Iterator<Item = &Document> {
+    entry.get_array("fields").into_iter().flatten().filter_map(Bson::as_document)
+}
+
+/// The attributes that an entry lacks; an error if one is of another type.
+fn missing(stored: &Document, wanted: impl Iterator<Item = Attribute>) -> Result<Vec<Attribute>, String> {
+    let mut missing = Vec::new();
+    for (attribute, kind, items) in wanted {
+        match inner(stored).find(|entry| entry.get_str("name").ok() == Some(attribute)) {
+            None => missing.push((attribute, kind, items)),
+            Some(entry) if kind_of(entry) == kind => {}
+            Some(entry) => {
+                return Err(format!("its attribute `{attribute}` is of type {}, not {kind}", kind_of(entry)));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// The schema entry of a field, as FiftyOne would write it.
+pub(super) fn field_entry(name: &str, kind: Kind, now: DateTime) -> Document {
+    let theirs =
+        |(name, kind, items, key): (&str, &str, Option<&str>, &str)| entry(name, kind, None, items, Vec::new(), key, now);
+    let ours_as = |(name, kind, items): Attribute| entry(name, kind, None, items, Vec::new(), name, now);
+    let (of, attributes) = match kind {
+        Kind::Heatmap => (HEATMAP, OF_FIFTYONE.into_iter().map(theirs).chain(ours().map(ours_as)).collect()),
+        Kind::Detections => {
+            let mut of_each: Vec<Document> = OF_DETECTIONS.into_iter().map(theirs).collect();
+            let dict = entry("attributes", "DictField", Some(ATTRIBUTE), Some(EMBEDDED), Vec::new(), "attributes", now);
+            // Where FiftyOne has it.
+            of_each.insert(2, dict);
+            of_each.extend(ours_of_detections().map(ours_as));
+            let of_each = of_each.into_iter().map(Bson::Document).collect();
+            let list = entry("detections", "ListField", Some(DETECTION), Some(EMBEDDED), of_each, "detections", now);
+            (DETECTIONS, std::iter::once(list).chain(OF_ALL_DETECTIONS.into_iter().map(ours_as)).collect::<Vec<_>>())
+        }
+    };
+    entry(name, EMBEDDED, Some(of), None, attributes.into_iter().map(Bson::Document).collect(), name, now)
+}
+
+/// One entry, its keys in FiftyOne's order. All entries of a field carry the same moment.
+pub(super) fn entry(
+    name: &str,
+    kind: &str,
+    embedded: Option<&str>,
+    items: Option<&str>,
+    fields: Vec<Bson>,
+    key: &str,
+    now: DateTime,
+) -> Document {
+    doc! {
+        "name": name,
+        "ftype": format!("fiftyone.core.fields.{kind}"),
+        "embedded_doc_type": embedded,
+        "subfield": items.map(|items| format!("fiftyone.core.fields.{items}")),
+        "fields": fields,
+        "db_field": key,
+        "description": null,
+        "info": null,
+        "read_only": false,
+        "created_at": now,
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored() -> Document {
+        field_entry("person_grad_layer_1", Kind::Heatmap, DateTime::from_millis(0))
+    }
+
+    #[test]
+    fn the_entry_has_fiftyones_keys_in_fiftyones_order() {
+        let entry = stored();
+        let keys: Vec<&str> = entry.keys().map(String::as_str).collect();
+        let expected = [
+            "name",
+            "ftype",
+            "embedded_doc_type",
+            "subfield",
+            "fields",
+            "db_field",
+            "description",
+            "info",
+            "read_only",
+            "created_at",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(entry.get_str("ftype").ok(), Some("fiftyone.core.fields.EmbeddedDocumentField"));
+        assert_eq!(entry.get_str("embedded_doc_type").ok(), Some(HEATMAP));
+        let attributes: Vec<&Document> = entry.get_array("fields").unwrap().iter().filter_map(Bson::as_document).collect();
+        let names: Vec<&str> = attributes.iter().filter_map(|entry| entry.get_str("name").ok()).collect();
+        let expected = [
+            "id",
+            "tags",
+            "map",
+            "map_path",
+            "range",
+            "target_class",
+            "score",
+            "confidence",
+            "energy_inside",
+            "energy_ratio",
+            "pointing_hit",
+            "best_iou",
+            "best_threshold",
+            "center_offset",
+            "object_area",
+            "entropy",
+            "rank_correlation",
+            "confidence_drop",
+            "confidence_increase",
+            "deletion_auc",
+            "insertion_auc",
+            "road",
+            "method",
+            "layer",
+            "model",
+            "npy_path",
+            "map_checksum",
+            "npy_checksum",
+            "upsampling",
+            "fingerprint",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(attributes[0].get_str("db_field").ok(), Some("_id"));
+        assert_eq!(attributes[4].get_str("ftype").ok(), Some("fiftyone.core.fields.HeatmapRangeField"));
+        assert_eq!(attributes[4].get_str("subfield").ok(), Some("fiftyone.core.fields.FloatField"));
+        assert_eq!(attributes[2].get("subfield"), Some(&Bson::Null));
+    }
+
+    #[test]
+    fn what_is_missing_is_found() {
+        let name = "person_grad_layer_1";
+        assert_eq!(lack(&[], name, Kind::Heatmap), Ok(Lack::Field));
+        assert_eq!(lack(&[&stored()], name, Kind::Heatmap), Ok(Lack::Nothing));
+        let mut plain = stored();
+        plain.get_array_mut("fields").unwrap().truncate(7);
+        assert_eq!(lack(&[&plain], name, Kind::Heatmap), Ok(Lack::Attributes(ours().skip(2).collect())));
+    }
+
+    #[test]
+    fn foreign_fields_are_left_alone() {
+        let name = "person_grad_layer_1";
+        let mut other = stored();
+        other.insert("embedded_doc_type", "fiftyone.core.labels.Segmentation");
+        assert!(lack(&[&other], name, Kind::Heatmap).unwrap_err().contains("of type Segmentation"));
+        let mut locked = stored();
+        locked.insert("read_only", true);
+        assert!(lack(&[&locked], name, Kind::Heatmap).unwrap_err().contains("read-only"));
+        let mut typed = stored();
+        typed.get_array_mut("fields").unwrap()[6] =
+            Bson::Document(doc! {"name": "score", "ftype": "fiftyone.core.fields.StringField"});
+        assert!(lack(&[&typed], name, Kind::Heatmap).unwrap_err().contains("`score` is of type StringField"));
+        let mut renamed = stored();
+        renamed.insert("name", "new");
+        assert!(lack(&[&renamed], name, Kind::Heatmap).unwrap_err().contains("field `new`"));
+    }
+
+    #[test]
+    fn detections_of_others_are_left_alone() {
+        let name = "person_layercam_layer_head_detections";
+        let ours = field_entry(name, Kind::Detections, DateTime::from_millis(0));
+        assert_eq!(lack(&[&ours], name, Kind::Detections), Ok(Lack::Nothing));
+        assert!(lack(&[&ours], name, Kind::Heatmap).unwrap_err().contains("of type Detections"));
+        let list = inner(&ours).next().expect("the list").clone();
+        let names: Vec<&str> = inner(&list).filter_map(|entry| entry.get_str("name").ok()).collect();
+        let theirs = ["id", "tags", "attributes", "label", "bounding_box", "mask", "mask_path", "confidence", "index"];
+        assert_eq!(names[..9], theirs);
+        assert!(["score", "energy_inside", "map_path", "npy_path", "range"].iter().all(|ours| names.contains(ours)), "{names:?}");
+        assert_eq!(names.iter().filter(|name| **name == "confidence").count(), 1);
+        let mut of_a_user = ours.clone();
+        of_a_user.get_array_mut("fields").unwrap().truncate(1);
+        assert!(lack(&[&of_a_user], name, Kind::Detections).unwrap_err().contains("camflow did not make"));
+        let mut earlier = ours.clone();
+        let of_each = earlier.get_array_mut("fields").unwrap()[0].as_document_mut().unwrap().get_array_mut("fields").unwrap();
+        let last = of_each.pop().and_then(|entry| Some(entry.as_document()?.get_str("name").ok()?.to_owned()));
+        assert_eq!(last.as_deref(), Some("range"));
+        let missing = vec![("range", "ListField", Some("FloatField"))];
+        assert_eq!(lack(&[&earlier], name, Kind::Detections), Ok(Lack::OfDetections(Vec::new(), missing)));
+    }
+}
