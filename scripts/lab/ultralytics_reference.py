@@ -167,7 +167,10 @@ def own(file: str, job: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         plotting.class_activation_map(Backend(network), images, ["image.png"], Path(folder), topk=1)
     [levels] = recorded.levels
-    np.save(job["out"], levels.amax(0)[0, 0].detach().numpy())
+    # As it is drawn, and with the least value of each level taken off, as pytorch_grad_cam does: they differ where it is not 0.
+    scaled = levels - levels.amin((2, 3, 4), keepdim=True)
+    scaled = scaled / scaled.amax((2, 3, 4), keepdim=True).clamp(min=1e-7)
+    np.save(job["out"], torch.stack([one.amax(0)[0, 0].detach() for one in (levels, scaled)]).numpy())
     return {"box": box.clip(0, 1).tolist(), "label": network.names[channel], "score": score}
 
 
