@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Detectors of Ultralytics beside the library's own heatmaps (`visualize=True` of its `predict`, LayerCAM), with random weights.
 
-    .venv/bin/python scripts/lab/detectors.py parity [--only SETTINGS.yaml ...]   how far maps of one prediction are from each other
-    .venv/bin/python scripts/lab/detectors.py rates                               images a second, 16 predictions each
+    .venv/bin/python scripts/lab/detectors.py [--only SETTINGS.yaml ...]   how far maps of one prediction are from each other
 
 The library is installed into a folder of its own, as it is AGPL and no part of camflow.
 """
@@ -198,51 +197,9 @@ def parity(only: list[str], run: Callable[..., str], environment: dict[str, str]
     return min(1, failed)
 
 
-def rates(run: Callable[..., str], environment: dict[str, str], folder: Path, num_images: int, num_boxes: int) -> int:
-    """In turns, so that other work on the machine is the same for both."""
-    theirs = reference("ultralytics_reference.py", environment)
-    print("| model | predictions | Ultralytics, images/s | camflow, images/s | ratio |\n|---|---|---|---|---|", flush=True)
-    for settings in ("yolo11n.yaml", "yolov8n.yaml", "rtdetr-l.yaml"):
-        place = folder / settings
-        place.mkdir()
-        weights = place / settings.replace(".yaml", "-own.pt")
-        theirs("save", "-c", settings, weights)
-        model, _ = export(f"ultralytics:{weights}", place, environment)
-        images = [picture(place / f"{index}.png", SIDE, index) for index in range(num_images)]
-        job = {"images": [str(image) for image in images], "count": num_boxes, "out": str(place)}
-        (place / "job.json").write_text(json.dumps(job))
-        own, ours = [], []
-        for turn in range(2):
-            measured = theirs("rate", weights, place / "job.json")
-            own.append(num_images / measured["s"])
-            dataset = dataset_of(f"{settings}-{turn}", images, measured["boxes"], measured["label"])
-            asked = [
-                "--target",
-                "labels:truth",
-                "--class",
-                measured["label"],
-                "--npy",
-                "none",
-                "--device",
-                "cpu",
-                "--format",
-                "json",
-            ]
-            said = run("annotate", "--dataset", dataset.name, "--model", model, "--out", place / f"maps-{turn}", *asked)
-            ended = next(event for line in said.splitlines() if (event := json.loads(line))["event"] == "run_finished")
-            ours.append(ended["num_committed"] / ended["elapsed_s"])
-            dataset.delete()
-        best = max(ours) / max(own)
-        print(f"| {weights.stem} | {num_boxes} | {max(own):.2f} | {max(ours):.2f} | {best:.2f} |", flush=True)
-        shutil.rmtree(place)
-    return 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["parity", "rates"])
     parser.add_argument("--only", action="append", default=[], metavar="SETTINGS.yaml", help="not all of the twelve")
-    parser.add_argument("--images", type=int, default=8, help="of `rates` (default: 8)")
     parser.add_argument("--camflow", default=os.environ.get("CAMFLOW", "camflow"), help="the program (default: $CAMFLOW)")
     arguments = parser.parse_args()
     cache = Path(os.environ.get("CAMFLOW_TEST_CACHE", Path.home() / ".cache" / "camflow" / "test"))
@@ -260,9 +217,7 @@ def main() -> int:
         environment = with_ultralytics(cache, folder / "settings")
         with PrivateMongod(folder / "database") as mongod:
             os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
-            if arguments.what == "parity":
-                return parity(arguments.only, run, environment, folder)
-            return rates(run, environment, folder, arguments.images, 16)
+            return parity(arguments.only, run, environment, folder)
 
 
 if __name__ == "__main__":

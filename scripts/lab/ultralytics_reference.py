@@ -5,7 +5,6 @@
     ultralytics_reference.py save [-c] SETTINGS.yaml FILE.pt   a model with random weights; -c: whose logits are small
     ultralytics_reference.py layercam FILE.pt JOB.json    the heatmap of the predictions that boxes mean
     ultralytics_reference.py own FILE.pt JOB.json         the library's own heatmap of its best prediction
-    ultralytics_reference.py rate FILE.pt JOB.json        how long its own heatmaps of images take
 
 One JSON object is printed on the last line.
 """
@@ -15,7 +14,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import detector_reference
@@ -197,23 +195,6 @@ def best_of(network, images) -> tuple[int, torch.Tensor, float]:
     return channel, box, float(logits[0, channel].max())
 
 
-def rate(file: str, job: dict) -> dict:
-    """Its own way: `predict` with `visualize`, image by image, all predictions up to 16 of each; and boxes of one class."""
-    model = opened(file)
-    network = model.model.float().eval()
-    images = torch.from_numpy(np.asarray(Image.open(job["images"][0])).copy()).permute(2, 0, 1)[None].float() / 255
-    with torch.no_grad():
-        logits, boxes = predicted(network, images)
-    channel = int(logits[0].amax(1).argmax())
-    order = logits[0, channel].argsort(descending=True)[: job["count"]]
-    options = {"visualize": True, "conf": 1e-6, "imgsz": 640, "project": job["out"], "verbose": False, "device": "cpu"}
-    model.predict(job["images"][:1], **options)  # what comes once
-    start = time.perf_counter()
-    model.predict(job["images"], **options)
-    seconds = time.perf_counter() - start
-    return {"s": seconds, "boxes": boxes[0, order].clip(0, 1).tolist(), "label": network.names[channel]}
-
-
 def predicted(network, images) -> tuple[torch.Tensor, torch.Tensor]:
     """(class logits [1, K, Q], boxes [1, Q, 4] in fractions of the image)."""
     results, raw = network(images)
@@ -231,8 +212,8 @@ if __name__ == "__main__":
         found = outputs(arguments[-1], "-e" in arguments)
     elif role == "save":
         found = save(*arguments[-2:], is_calm="-c" in arguments)
-    elif role in ("own", "rate"):
-        found = {"own": own, "rate": rate}[role](arguments[0], json.loads(Path(arguments[1]).read_text()))
+    elif role == "own":
+        found = own(arguments[0], json.loads(Path(arguments[1]).read_text()))
     else:
         found = layercam(arguments[0], json.loads(Path(arguments[1]).read_text()))
     print(json.dumps(found))
