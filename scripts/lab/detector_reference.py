@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 from pytorch_grad_cam.utils.image import scale_cam_image
 
 import torch
+
+
+def samples(image: Image.Image) -> torch.Tensor:
+    """[1, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def layercam(network, levels: list, predict: Callable[[], tuple], images: torch.Tensor, job: dict) -> dict:

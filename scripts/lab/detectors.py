@@ -89,10 +89,15 @@ def export(ref: str, folder: Path, environment: dict[str, str]) -> tuple[Path, s
     return model, done.stderr
 
 
-def picture(path: Path, side: int, seed: int = 3) -> Path:
-    """A smooth one of many colours, of a model's own size."""
-    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
-    Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
+def colours(side: int) -> Image.Image:
+    """A smooth picture of many colours."""
+    coarse = np.random.default_rng(3).integers(0, 255, (8, 8, 3), np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def picture(path: Path, side: int) -> Path:
+    """The same in a file."""
+    colours(side).save(path)
     return path
 
 

@@ -14,19 +14,14 @@ import sys
 from pathlib import Path
 
 import detector_reference
-import numpy as np
 import rfdetr
 from camflow.export.loaders import rfdetr as loader
+from detectors import colours
 from PIL import Image
 
 import torch
 
 NAMES = ["cat", "dog", "horse"]
-
-
-def image_of(side: int) -> Image.Image:
-    coarse = np.random.default_rng(3).integers(0, 255, (8, 8, 3), np.uint8)
-    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def enliven(network) -> None:
@@ -46,14 +41,13 @@ def outputs(kind: str, num_classes: int | None) -> dict:
     if num_classes:
         model.model.class_names = NAMES
     side = model.model.resolution
-    image = image_of(side)
+    image = colours(side)
     module, metadata = loader.network(model)
     found = model.predict(image, threshold=0.0)  # of the model as it was before
     step = metadata["preprocess"][-1]
-    mean, std = (torch.tensor(step[key]).view(3, 1, 1) for key in ("mean", "std"))
-    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(step[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        ours = module(((pixels - mean) / std)[None])
+        ours = module((detector_reference.samples(image) - mean) / std)
     chances, boxes = ours["logits"][0, :, :, 0].sigmoid(), ours["boxes"][0].clip(0, 1) * side
     furthest, names = 0.0, set()
     for box, score, channel, name in zip(found.xyxy, found.confidence, found.class_id, found.data["class_name"], strict=True):
@@ -76,9 +70,8 @@ def save(file: str) -> dict:
 def layercam(file: str, job: dict) -> dict:
     model = rfdetr.RFDETR.from_checkpoint(file, device="cpu")
     network = model.model.model.float().eval()
-    pixels = torch.from_numpy(np.asarray(Image.open(job["image"])).copy()).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.means, model.stds))
-    images = (pixels - mean) / std
+    images = (detector_reference.samples(Image.open(job["image"])) - mean) / std
 
     def predict() -> tuple[torch.Tensor, torch.Tensor]:
         found = network(images)

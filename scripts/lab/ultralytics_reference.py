@@ -125,7 +125,7 @@ def save(name: str, file: str, is_calm: bool = False) -> dict:
 def layercam(file: str, job: dict) -> dict:
     model = opened(file)
     network, levels = model.model.float().eval(), model.model.model[-1].f
-    images = torch.from_numpy(np.asarray(Image.open(job["image"])).copy()).permute(2, 0, 1)[None].float() / 255
+    images = detector_reference.samples(Image.open(job["image"]))
     return detector_reference.layercam(
         network, [network.model[level] for level in levels], lambda: predicted(network, images), images, job
     )
@@ -159,7 +159,7 @@ class Backend(torch.nn.Module):
 
 def own(file: str, job: dict) -> dict:
     network = opened(file).model.float().eval()
-    images = torch.from_numpy(np.asarray(Image.open(job["image"])).copy()).permute(2, 0, 1)[None].float() / 255
+    images = detector_reference.samples(Image.open(job["image"]))
     channel, box, score = best_of(network, images)
     recorded = plotting.torch = Recorded()
     with tempfile.TemporaryDirectory() as folder:

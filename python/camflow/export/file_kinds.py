@@ -68,7 +68,7 @@ def _kind_of_zip(path: str) -> str:
     names = [name.partition("/")[2] for name in entries]
     if "extra/camflow.json" in names:
         return "camflow"
-    # Before torch 2.8 the entries lay in no folder.
+    # As torch 2.6 wrote them, entries lie in no folder.
     if "serialized_exported_program.json" in entries or any(n.startswith("models/") and n.endswith(".json") for n in names):
         return "export"
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):

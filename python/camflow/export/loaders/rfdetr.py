@@ -54,9 +54,10 @@ def network(model: Any) -> tuple[nn.Module, Metadata]:
         raise ExportError("the model gives key points in boxes", "explain a detector of the same classes in its place", code=2)
     module = copy.deepcopy(context.model).cpu().float().eval()
     side = int(context.resolution)
+    classes = _classes(list(model.class_names), int(context.args.num_classes))
     metadata: Metadata = {
-        "classes": _classes(list(model.class_names), int(context.args.num_classes)),
-        "unnamed_channels": True,  # COCO left out some numbers
+        "classes": classes,
+        "unnamed_channels": "0" not in classes,  # COCO's numbers begin at 1, and some were left out
         # As its `predict` makes an image, but for the rounding of resized levels.
         "preprocess": [resize_step("resize", (side, side), "bilinear", antialias=False), normalize_step(model.means, model.stds)],
         "example": [side, side],
