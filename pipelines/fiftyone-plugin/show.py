@@ -25,8 +25,9 @@ class ShowHeatmaps(foo.Operator):
     def execute(self, ctx: ExecutionContext) -> dict[str, Any]:
         view = fo.DatasetView._build(ctx.dataset, json.loads(ctx.params["stages"]))
         fields = ctx.params["fields"]
-        ctx.ops.set_view(with_heatmaps(view, fields))
+        # The ticks first: the page of the view is loaded with those that there are.
         ctx.ops.set_active_fields(ticks(ctx, best(ctx, fields)))
+        ctx.ops.set_view(with_heatmaps(view, fields))
         return {}
 
 

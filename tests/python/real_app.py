@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import sync_playwright
 
 FLAGS = (
@@ -91,6 +92,15 @@ def leave(page) -> None:
 def tick(page, field: str, inside: str = "") -> None:
     page.click(f"{inside} [data-cy=checkbox-{field}]")
     leave(page)
+
+
+def ticked(page, field: str) -> None:
+    """Waits until the field is ticked in the sidebar."""
+    try:
+        page.wait_for_selector(f"[data-cy=checkbox-{field}] input:checked", state="attached")
+    except PlaywrightTimeout:
+        boxes = "all => all.map(box => [box.closest('[data-cy]').dataset.cy, box.checked])"
+        pytest.fail(f"{field} is not ticked among {page.eval_on_selector_all('[data-cy^=checkbox-] input', boxes)}")
 
 
 def screenshot(page) -> np.ndarray:

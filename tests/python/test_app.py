@@ -16,7 +16,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from real_app import PATIENCE, browsed, canvases, changed, dismiss, leave, served, settled, show, tick
+from real_app import PATIENCE, browsed, canvases, changed, dismiss, leave, served, settled, show, tick, ticked
 
 SHOWN = "person_grad_layer_4"
 EMPTY = "person_grad_layer_9"
@@ -150,7 +150,7 @@ def test_a_field_without_heatmaps_draws_nothing(empty_field, page, dataset):
     off = settled(page)
     tick(page, empty_field)
     # It took: an unticked box would draw nothing either.
-    page.wait_for_selector(f"[data-cy=checkbox-{empty_field}] input:checked", state="attached", timeout=PATIENCE * 1000)
+    ticked(page, empty_field)
     # Longer than heatmaps take here.
     page.wait_for_timeout(10_000)
     nothing = settled(page)

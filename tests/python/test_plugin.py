@@ -24,7 +24,7 @@ from fiftyone import ViewField as F
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionError
 from playwright.sync_api import Error as PlaywrightError
-from real_app import PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick
+from real_app import PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick, ticked
 
 PLUGIN = ROOT / "pipelines" / "fiftyone-plugin"
 OPERATOR = "@camflow/camflow/compute_heatmaps"
@@ -270,12 +270,14 @@ def test_a_finished_run_shows_its_heatmaps(app, dataset, settings):
     submit(app)
     app.get_by_text("2 samples read:").wait_for()
     keep(app, "result-with-button")
+    # Behind the result the page loads the dataset anew.
+    settled(app)
     app.get_by_role("button", name="Show", exact=True).click()
     shown(app, 2)
     keep(app, "shown")
     app.get_by_role("button", name="Done").click()
     leave(app)
-    app.wait_for_selector(f"[data-cy=checkbox-{FIELDS[1]}] input:checked", state="attached", timeout=PATIENCE * 1000)
+    ticked(app, FIELDS[1])
     on = settled(app)
     keep(app, "shown-grid")
     tick(app, FIELDS[1])
