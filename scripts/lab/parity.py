@@ -24,6 +24,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -250,8 +252,12 @@ def exported(case: Case, models: Path) -> Path:
     return archive
 
 
-def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
-    """The rows of one model, printed as they come."""
+def anew(compute: Callable[[], np.ndarray], *_: object) -> np.ndarray:
+    return compute()
+
+
+def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndarray] = anew) -> list[Row]:
+    """The rows of one model, printed as they come. `kept(compute, *key)` gives what `compute` gives, which depends on the key."""
     module = export_model.load_model(case.model, "none").module
     module.load_state_dict(torch.export.load(archive).state_dict)
     model = Logits(module).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
@@ -262,6 +268,15 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
     mask = np.zeros(case.size, np.uint8)
     mask[case.size[0] // 4 : -8, 8 : -case.size[1] // 3] = 1
     channel = int(logits.argmax()) if case.channel is None else case.channel
+
+    def wanted(network, dtype, layer, method, eigen, aug) -> np.ndarray:
+        """The reference's map with the sign that camflow documents, and attention that has the second derivative that is asked for."""
+        targets = [] if layer == "all" else [network.model.get_submodule(layer)]
+        attention = contextlib.nullcontext()
+        if method == "shapleycam":
+            attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+        with documented_sign(), attention:
+            return reference_map(case, network, targets, pixels.to(dtype), mask, channel, method, eigen, aug)
 
     methods = [m for m in METHODS if m not in case.without and not (case.segmentation and m in FOR_CLASSIFIERS_ONLY)]
     smoothed = [m for m in methods if m not in UNSMOOTHED and (case.smooth_probes or m not in PROBING)]
@@ -286,27 +301,14 @@ def compare(binary: Path, case: Case, archive: Path) -> list[Row]:
             row = Row(case.model, method, smoothing, allowed(method, eigen), 0.0, 0.0)
             means = []
             for layer in layers:
-                targets = [] if layer == "all" else [model.model.get_submodule(layer)]
-                with (
-                    documented_sign(),
-                    torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-                    if method == "shapleycam"
-                    else contextlib.nullcontext(),
-                ):
-                    single = reference_map(case, model, targets, pixels, mask, channel, method, eigen, aug)
+                how = (layer, method, eigen, aug)
+                single = kept(partial(wanted, model, torch.float32, *how), case.model, archive.stem, "fp32", *how)
                 difference = np.abs(exact[method, layer] - single)
                 row.largest = max(row.largest, float(difference.max())) if not np.isnan(difference).any() else float("nan")
                 means.append(float(difference.mean()))
                 # The gradient-free methods have no fp64 reference: a pass a channel in fp64 takes minutes.
                 if smoothing == "none" and method not in PROBING:
-                    targets = [] if layer == "all" else [double.model.get_submodule(layer)]
-                    with (
-                        documented_sign(),
-                        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-                        if method == "shapleycam"
-                        else contextlib.nullcontext(),
-                    ):
-                        truth = reference_map(case, double, targets, pixels.double(), mask, channel, method, eigen, aug)
+                    truth = kept(partial(wanted, double, torch.float64, *how), case.model, archive.stem, "fp64", *how)
                     row.default = max(row.default or 0.0, float(np.abs(folded[method, layer] - truth).max()))
                     row.single = max(row.single or 0.0, float(np.abs(single - truth).max()))
             row.mean = max(means)

@@ -100,11 +100,14 @@ pub(super) fn arranged(command: Command) -> Command {
     names.iter().fold(command, |command, name| command.mut_subcommand(name, |sub| with_examples(grouped(told(sub)), name)))
 }
 
-/// A negative number is a value of the flag before it, which can say what it takes, and no flag that nobody knows.
+/// A negative number is a value of the flag before it, which can say what it takes, and no flag that nobody knows. A variable that is
+/// set to nothing, as crontabs do, is not set.
 fn told(command: Command) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     let command = names.iter().fold(command, |command, name| command.mut_subcommand(name, told));
     command.mut_args(|arg| {
+        let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let arg = if arg.get_env().is_some_and(is_empty) { arg.env(None::<&str>) } else { arg };
         let takes_values = arg.get_long().is_some() && arg.get_action().takes_values();
         if takes_values { arg.allow_negative_numbers(true) } else { arg }
     })

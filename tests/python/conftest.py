@@ -8,14 +8,18 @@ from __future__ import annotations
 import ast
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +27,8 @@ SCRIPTS = ROOT / "scripts"
 LAB = SCRIPTS / "lab"
 # Where the Python package `camflow` lies.
 PACKAGES = ROOT / "python"
+# Seconds after which what nobody has used leaves the cache.
+UNUSED = 14 * 24 * 3600
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
@@ -68,6 +74,10 @@ def cache() -> Path:
     """Models that take a while to export are kept between runs, under names that hold what they depend on."""
     folder = Path(os.environ.get("CAMFLOW_TEST_CACHE", ROOT / "target" / "test-cache"))
     folder.mkdir(parents=True, exist_ok=True)
+    # Whatever changes the exporter leaves gigabytes that nobody will ask for again.
+    for path in (*folder.glob("*.pt2"), *folder.glob("*.npz")):
+        if time.time() - path.stat().st_mtime > UNUSED:
+            path.unlink(missing_ok=True)
     return folder
 
 
@@ -113,12 +123,39 @@ def export(cache):
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
+                os.utime(path)
                 return path
             exporting = EXPORTS.Process(target=export_archive, args=([reference, "--out", str(path), *arguments],))
             exporting.start()
             exporting.join()
             assert exporting.exitcode == 0, f"exporting {reference} ended with {exporting.exitcode}"
         return path
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def kept(cache):
+    """What the references compute, and how little it takes to look it up: `kept(compute, *key, code=(FILE, ...))` gives the array, or
+    the arrays by name, that `compute()` gives. It is computed anew where the key, those files or the libraries are others."""
+    import torch
+
+    libraries = ("torch", "torchvision", "timm", "grad-cam", "numpy")
+    surroundings = [*map(importlib.metadata.version, libraries), torch.backends.cpu.get_cpu_capability()]
+
+    def run(compute, *key, code: tuple[Path, ...]):
+        digest = hashlib.sha256(repr((surroundings, key)).encode() + "".join(map(code_of, code)).encode())
+        path = cache / f"reference-{digest.hexdigest()[:16]}.npz"
+        if path.exists():
+            os.utime(path)
+        else:
+            found = compute()
+            with tempfile.NamedTemporaryFile(dir=cache, suffix=".npz", delete=False) as file:
+                np.savez(file, **(found if isinstance(found, dict) else {"": found}))
+            os.replace(file.name, path)
+        with np.load(path) as arrays:
+            found = dict(arrays)
+        return found.get("", found)
 
     return run
 

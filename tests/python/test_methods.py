@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ CASES = {case.model: case for case in parity.CASES}
 
 
 @pytest.fixture(scope="module")
-def rows(binary, export):
+def rows(binary, export, kept):
     """The rows of the subset, computed once."""
     torch.backends.mha.set_fastpath_enabled(False)
+    reference = partial(kept, code=(LAB / "parity.py", LAB / "logits.py"))
     found = []
     for name in parity.SUBSET:
-        found += parity.compare(binary, CASES[name], export(name, *CASES[name].export))
+        found += parity.compare(binary, CASES[name], export(name, *CASES[name].export), reference)
     return found
 
 

@@ -12,6 +12,7 @@ a thousand times nearer than with any other order of summation.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reference
 
+# What the reference's heatmaps are made by.
+CODE = (Path(__file__), Path(reference.__file__))
 PERSON = 15
 # height, width, batch: other shapes than the export's example; odd ones; both orientations.
 CASES = [(160, 192, 1), (129, 103, 1), (96, 128, 3)]
@@ -54,15 +57,16 @@ def model_and_archive(export):
 
 
 @pytest.fixture(scope="module")
-def cases(model_and_archive):
+def cases(model_and_archive, kept):
     """Archive, pixels, masks, the reference's maps in fp32 and in fp64, for each case."""
     model, path = model_and_archive
     double = reference.double(model)
     found = []
     for shape in CASES:
         pixels, masks = inputs(*shape)
-        single = reference.grad_cam(model, pixels, masks, PERSON)
-        exact = reference.grad_cam(double, pixels.double(), masks, PERSON)
+        cam = partial(reference.grad_cam, masks=masks, category=PERSON)
+        single = kept(partial(cam, model, pixels), path.stem, shape, "fp32", code=CODE)
+        exact = kept(partial(cam, double, pixels.double()), path.stem, shape, "fp64", code=CODE)
         found.append((path, pixels, masks, single, exact))
     return found
 

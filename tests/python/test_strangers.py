@@ -34,9 +34,10 @@ def environment() -> dict:
 def run(binary, folder):
     import subprocess
 
-    def run(*arguments):
+    def run(*arguments, env=None):
         command = [str(binary), *map(str, arguments)]
-        return subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=environment(), timeout=300)
+        env = environment() | (env or {})
+        return subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=env, timeout=300)
 
     return run
 
@@ -79,6 +80,13 @@ def test_a_job_file_of_somebody_else_names_no_program(run, folder, tmp_path):
     job = folder / "job.toml"
     job.write_text('version = 1\n[[job]]\nname = "a"\ndataset = "d"\npython = ".venv/bin/python"\n')
     give_away(job)
-    done = run("run", "job.toml")
-    assert done.returncode == 2 and f"belongs to user {STRANGER}" in done.stderr and "--set 'python=" in done.stderr
-    assert not (tmp_path / "mark").exists()
+    # The variable is for jobs that name none: it does not stand for the one that the file names.
+    for variable in ({}, {"CAMFLOW_PYTHON": ""}, {"CAMFLOW_PYTHON": sys.executable}):
+        done = run("run", "job.toml", env=variable)
+        assert done.returncode == 2 and f"belongs to user {STRANGER}" in done.stderr and "--set 'python=" in done.stderr
+        assert not (tmp_path / "mark").exists()
+
+
+def test_a_variable_that_is_empty_is_not_set(run, folder, tmp_path):
+    run("doctor", env={"CAMFLOW_PYTHON": ""})
+    assert (tmp_path / "mark").exists(), "one's own environment in the current folder"

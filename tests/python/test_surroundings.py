@@ -31,7 +31,8 @@ def ran(command, **more):
 
 
 def test_reports_go_into_pipes_devices_and_behind_links(command, tmp_path):
-    (tmp_path / "real.json").write_text("old")
+    # As a run leaves it that is cut off while it writes.
+    (tmp_path / "real.json").write_text('{\n  "camflow": "0.0",\n  "job": "')
     (tmp_path / "link.json").symlink_to("real.json")
     pipe = tmp_path / "pipe.prom"
     os.mkfifo(pipe)
@@ -54,6 +55,25 @@ def test_reports_go_into_pipes_devices_and_behind_links(command, tmp_path):
     for path, reason in ((tmp_path, "a folder of that name exists"), ("/proc/camflow/report.json", "No such file")):
         done = ran(command("--report-file", path))
         assert done.returncode == 2 and reason in done.said and "--report-file" in done.said, done.said
+
+
+def test_what_is_no_report_is_not_replaced(command, tmp_path):
+    files = {"notes.json": '{"mine": 1}', "node.prom": "# HELP node_load1 Load.\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "link").symlink_to("notes.json")
+    for flag, name in (("--report-file", "notes.json"), ("--report-file", "link"), ("--metrics-file", "node.prom")):
+        done = ran(command(flag, tmp_path / name))
+        assert done.returncode == 2 and f"`{tmp_path / name}` holds something else" in done.said, done.said
+        assert f"another `{flag}`" in done.said
+    assert {name: (tmp_path / name).read_text() for name in files} == files
+    for name in files:
+        (tmp_path / name).write_text("")
+    flags = ("--report-file", tmp_path / "link", "--metrics-file", tmp_path / "node.prom")
+    # Empty, and then its own.
+    for _ in range(2):
+        assert ran(command(*flags)).returncode == 0
+    assert json.loads((tmp_path / "notes.json").read_text())["exit"] == "done"
 
 
 def test_what_cannot_be_named_is_known_before(command, tmp_path):

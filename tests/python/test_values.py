@@ -279,3 +279,6 @@ def test_the_exporter_says_what_the_output_means(camflow, tmp_path):
         "export", f"{HERE / 'value_models.py'}:depth", "--out", tmp_path / "m.pt2", "--task", "embedding", code=2
     ).stderr
     assert "an embedding is [N, D]" in maps
+    depth = ("export", f"{HERE / 'value_models.py'}:depth", "--out", tmp_path / "c.pt2", "--task", "classification")
+    refused = camflow(*depth, code=2).stderr
+    assert "scores for places of the image" in refused and "--task segmentation" in refused

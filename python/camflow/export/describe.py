@@ -192,6 +192,12 @@ def _check_dimensions(shape: list[int], is_map: bool, task: str | None, num_name
             "leave out `--task`, or choose another output with `--output`",
             code=2,
         )
+    if task == "classification" and len(shape) == 4:
+        raise ExportError(
+            f"the output has shape {shape}, scores for places of the image, and a model for classification gives [N, classes]",
+            "say `--task segmentation`, or take the mean over the places in a function: `file.py:function`",
+            code=2,
+        )
     of_names = {num_names, 1 if num_names == 2 else num_names}  # two names may share a channel
     if len(shape) == 4 and num_names and shape[3] in of_names and shape[1] not in of_names:
         raise ExportError(

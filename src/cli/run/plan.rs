@@ -54,7 +54,7 @@ pub(super) fn jobs(path: &Path, args: &Args) -> Result<Vec<Invocation>, Diagnost
 
 /// A program that a file of somebody else names is run for nobody.
 fn check_python(path: &Path, jobs: &[Invocation], args: &Args) -> Result<(), Diagnostic> {
-    let is_typed = args.set.iter().any(|set| set.key == "python") || std::env::var_os("CAMFLOW_PYTHON").is_some();
+    let is_typed = args.set.iter().any(|set| set.key == "python");
     let named = jobs.iter().find_map(|job| job.job.spec.python.as_deref().filter(|_| !is_typed));
     let Some((python, owner)) = named.zip(stranger_of(path)) else { return Ok(()) };
     Err(Diagnostic::invalid(format!(
@@ -166,7 +166,7 @@ fn spec(keys: &Keys, job: &JobTable, settings: &BTreeMap<&str, &Setting>, args: 
     }
     let spec = serde_json::from_value::<JobSpec>(values.into()).map_err(|error| error.to_string());
     Some(spec.map(|spec| JobSpec {
-        python: spec.python.or_else(|| std::env::var_os("CAMFLOW_PYTHON").map(Into::into)),
+        python: spec.python.or_else(|| std::env::var_os("CAMFLOW_PYTHON").filter(|python| !python.is_empty()).map(Into::into)),
         dry_run: spec.dry_run || args.dry_run,
         explain_plan: spec.explain_plan || args.explain_plan,
         ..spec

@@ -13,8 +13,8 @@ use super::{
 };
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 use camflow_fiftyone::Shard;
-use camflow_media::{Durability, MediaError, open_regular, write_named};
-use camflow_report::{RunRecord, error_text, metrics};
+use camflow_media::{Durability, MediaError, named_file, open_regular, shown, write_named};
+use camflow_report::{RunRecord, error_text, is_metrics, metrics};
 
 /// The files to write when the run is over. A dry run writes none: a job's last report must not be lost to a question.
 struct RecordFiles {
@@ -31,8 +31,13 @@ impl RecordFiles {
         }
         let files = RecordFiles { report: spec.report_file(shard), metrics: spec.metrics_file(shard) };
         let check = if spec.is_dry() { check_would_be_written } else { check_written };
-        for (flag, path) in [("--report-file", &files.report), ("--metrics-file", &files.metrics)] {
-            path.as_deref().map_or(Ok(()), |path| check(flag, path))?;
+        if let Some(path) = &files.report {
+            check("--report-file", path)?;
+            check_ours("--report-file", path, "report", RunRecord::is_report)?;
+        }
+        if let Some(path) = &files.metrics {
+            check("--metrics-file", path)?;
+            check_ours("--metrics-file", path, "metrics", is_metrics)?;
         }
         Ok(if spec.is_dry() { RecordFiles { report: None, metrics: None } } else { files })
     }
@@ -51,6 +56,22 @@ impl RecordFiles {
         }
         Ok(())
     }
+}
+
+/// Refuses to replace a file that holds something else than what camflow writes there.
+fn check_ours(flag: &str, path: &Path, what: &str, is_ours: fn(&str) -> bool) -> Result<(), Diagnostic> {
+    const BEGINNING: u64 = 256;
+    let mut beginning = Vec::new();
+    // What is there and cannot be read, though it can be written, is left to whoever arranged it so.
+    if let Ok(file) = named_file(path)
+        && let Ok(Ok((file, _))) = open_regular(&file)
+        && file.take(BEGINNING).read_to_end(&mut beginning).is_ok()
+        && !is_ours(&String::from_utf8_lossy(&beginning))
+    {
+        let told = format!("`{}` holds something else than the {what} of a run, which would replace it", shown(path));
+        return Err(Diagnostic::invalid(told).hint(format!("choose another `{flag}`, or remove the file")));
+    }
+    Ok(())
 }
 
 fn unwritten(what: &str, error: &MediaError) -> Diagnostic {

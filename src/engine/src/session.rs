@@ -389,9 +389,10 @@ impl<'a> Session<'a> {
             preceding: preceding(&self.columns),
             store: spec.store,
             npy: spec.npy,
-            absence: match is_predicted(spec, label.as_ref()) {
+            // Of a label, the box of a detector means no prediction, or of the mask nothing is left at the output's resolution.
+            absence: match decoder.is_detector || is_predicted(spec, label.as_ref()) {
                 true => SkipReason::NotPredicted,
-                false => SkipReason::ClassAbsent,
+                false => SkipReason::ClassUnseen,
             },
             class_names: match self.references.is_empty() {
                 true => self.program.metadata.classes.clone(),

@@ -26,7 +26,7 @@ pub use errors::error_text;
 use errors::{error_fields, painted};
 pub use lines::Level;
 use lines::{Origin, event_json, line};
-pub use metrics::metrics;
+pub use metrics::{is_metrics, metrics};
 use progress::Progress;
 pub use record::{Ending, RunRecord};
 use secrets::redact_whole;

@@ -65,6 +65,11 @@ pub fn metrics(record: &RunRecord, ending: Ending, before: &str) -> String {
     text.text
 }
 
+/// Whether a file that begins so holds such metrics, or nothing, and may be written over. One that was cut off in the middle does.
+pub fn is_metrics(beginning: &str) -> bool {
+    beginning.is_empty() || beginning.starts_with("# HELP camflow_")
+}
+
 struct Exposition<'a> {
     text: String,
     labels: String,
@@ -141,6 +146,7 @@ mod tests {
         let labels = r#"{dataset="a \"b\"\\\n",job_name="nightly""#;
         assert!(first.contains(&format!("\ncamflow_samples_total{labels},outcome=\"annotated\"}} 3\n")), "{first}");
         assert!(first.contains(&format!("\ncamflow_heatmaps_total{labels}}} 12\n")), "{first}");
+        assert!(is_metrics(&first) && is_metrics("") && !is_metrics("# HELP node_load1 Load.\n"));
         let then = first.replace(&format!("{}", value(&first, "camflow_last_success").expect("it succeeded")), "1000");
         let second = metrics(&record(1), ABORTED, &then);
         assert!(second.contains(&format!("\ncamflow_samples_total{labels},outcome=\"annotated\"}} 4\n")), "{second}");

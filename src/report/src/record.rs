@@ -98,6 +98,12 @@ impl RunRecord {
         format!("{:#}\n", redact_json(report))
     }
 
+    /// Whether a file that begins so is one of these, or empty, and may be written over. One that was cut off in the middle is.
+    pub fn is_report(beginning: &str) -> bool {
+        let text = beginning.trim_start();
+        text.is_empty() || text.strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with("\"camflow\":"))
+    }
+
     /// The report of the job's last run that changed something, as the file says.
     fn last_work(&self, before: &str) -> Option<Value> {
         let Ok(Value::Object(mut before)) = serde_json::from_str(before) else { return None };
@@ -147,5 +153,8 @@ mod tests {
         for (job, before) in [("b", &*first), ("a", "no JSON"), ("a", "[]"), ("a", "{\"last_work\": {}}")] {
             assert_eq!(report(record(job, Some(0)), before).2, None, "{before}");
         }
+        // What a report is written over, and what it is not.
+        assert!(["", "\n", &first, &unbegun[..40]].into_iter().all(RunRecord::is_report));
+        assert!(!["no JSON", "[]", "{\"job\": 1}"].into_iter().any(RunRecord::is_report));
     }
 }

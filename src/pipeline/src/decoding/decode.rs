@@ -109,7 +109,7 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
         }
     }
     if targets.is_empty() {
-        return Err(SkipReason::ClassAbsent.into());
+        return Err(SkipReason::ClassUnseen.into());
     }
     Ok(Seen { input, targets, is_clipped: image.is_clipped() })
 }

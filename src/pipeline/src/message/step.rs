@@ -21,8 +21,10 @@ pub enum Step<T> {
 pub enum SkipReason {
     /// The label field is empty.
     NoLabel,
-    /// None of the job's classes is in the label, or in the part of it that the model sees.
+    /// None of the job's classes is in the label.
     ClassAbsent,
+    /// Those that are lie wholly outside the part of the image that the model sees, or within less than a pixel of it.
+    ClassUnseen,
     /// The model predicts none of the job's classes, at no pixel.
     NotPredicted,
     /// The class that the sample is labelled with is none of the model's.
@@ -42,6 +44,7 @@ impl fmt::Display for SkipReason {
         f.write_str(match self {
             SkipReason::NoLabel => "no label",
             SkipReason::ClassAbsent => "class absent",
+            SkipReason::ClassUnseen => "class outside the part that the model sees, or smaller than a pixel",
             SkipReason::NotPredicted => "class not predicted",
             SkipReason::UnknownClass => "class unknown to the model",
             SkipReason::PixelOutsideImage => "pixel outside the image",
