@@ -84,10 +84,13 @@ def test_another_target_is_refused_and_another_form_is_not(tiny_dataset, annotat
     assert "by gradcam, this run's are by layercam" in refused
     # The same map in another form, measured otherwise, or with another value in the masks is the same.
     for flags in (("--npy", "f16"), ("--store", "inline"), ("--exact",), ("--faithfulness",)):
-        assert counts(annotate(dataset, *flags))[0] == 2, flags
+        done = annotate(dataset, *flags)
+        assert counts(done)[0] == 2 and f"are made anew: 2 heatmaps of field `{FIELD}`" in said(done), flags
+    assert "made anew" not in said(annotate(dataset, *flags))
     dataset.default_mask_targets = {0: "background", 2: "middle", 1: "light", 3: "never"}
     dataset.save()
-    assert counts(annotate(dataset))[0] == 2
+    done = annotate(dataset)
+    assert counts(done)[0] == 2 and "are made anew" in said(done)
     assert counts(annotate(dataset, "--target", "predicted", "--overwrite"))[0] == 2
 
 

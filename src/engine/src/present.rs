@@ -39,21 +39,20 @@ pub(crate) fn check_present(
     let others = other_heatmaps(dataset, &expected)?;
     let runs = if others.is_empty() { Vec::new() } else { stored_runs(dataset)? };
     let of_job = OfJob { spec, program, label: work.label.as_ref(), runs };
-    let mut told = Vec::new();
+    let (mut told, mut again) = (Vec::new(), Vec::new());
     for origin in &others {
         let Some(((class, column), _)) = fields.cells().find(|(_, name)| *name == origin.field) else { continue };
         let class = match &work.targets {
             Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class.0),
             Targets::Top | Targets::OwnClass => None,
         };
-        if let Some(what) = of_job.difference(origin, class, &columns[column.0]) {
-            let heatmaps = if origin.count == 1 { "heatmap" } else { "heatmaps" };
-            told.push(format!("field `{}` holds {} {heatmaps} {what}", origin.field, origin.count));
+        let heatmaps = if origin.count == 1 { "heatmap" } else { "heatmaps" };
+        match of_job.difference(origin, class, &columns[column.0]) {
+            Some(what) => told.push(format!("field `{}` holds {} {heatmaps} {what}", origin.field, origin.count)),
+            None => again.push(format!("{} {heatmaps} of field `{}`", origin.count, origin.field)),
         }
     }
-    let more = told.len().saturating_sub(NAMED);
-    told.truncate(NAMED);
-    let told = told.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() };
+    let (told, again) = (first_of(told), first_of(again));
     match (told.is_empty(), spec.replace || spec.overwrite) {
         (true, _) => {}
         (false, true) => observer.notice(&format!("heatmaps of dataset `{}` are replaced: {told}", dataset.name())),
@@ -64,6 +63,12 @@ pub(crate) fn check_present(
             ));
         }
     }
+    if !again.is_empty() && !spec.overwrite {
+        observer.notice(&format!(
+            "heatmaps that show the same, but were stored, rounded or measured otherwise (`--npy`, `--store`, `--precision`, `--exact`, \
+             `--faithfulness`, the class's value in masks, an earlier camflow), are made anew: {again}"
+        ));
+    }
     let (old, new): (Vec<String>, Vec<String>) = same_heatmaps(dataset, &expected)?.into_iter().unzip();
     if !old.is_empty() {
         observer.notice(&format!(
@@ -73,6 +78,13 @@ pub(crate) fn check_present(
         ));
     }
     Ok(())
+}
+
+/// The first of several, and how many more there are.
+fn first_of(mut several: Vec<String>) -> String {
+    let more = several.len().saturating_sub(NAMED);
+    several.truncate(NAMED);
+    several.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() }
 }
 
 /// The parts of a fingerprint for model and settings.
