@@ -2,6 +2,7 @@
 """Detectors of Ultralytics beside the library's own heatmaps (`visualize=True` of its `predict`, LayerCAM), with random weights.
 
     .venv/bin/python scripts/lab/detectors.py [--only SETTINGS.yaml ...]   how far maps of one prediction are from each other
+    .venv/bin/python scripts/lab/detectors.py --rates                      how many images a second, with 16 predictions each
 
 The library is installed into a folder of its own, as it is AGPL and no part of camflow.
 """
@@ -28,6 +29,8 @@ sys.path[:0] = [str(ROOT / "python")]
 
 ULTRALYTICS = "8.4.190"
 SIDE = 640
+# For rates: the network, its predictions in an image (the library's own limit), images and rounds.
+RATED, PREDICTIONS, NUM_RATED, ROUNDS = "yolo11n.yaml", 16, 48, 3
 SETTINGS = [
     "yolov5n.yaml",
     "yolov8n.yaml",
@@ -89,9 +92,9 @@ def export(ref: str, folder: Path, environment: dict[str, str]) -> tuple[Path, s
     return model, done.stderr
 
 
-def colours(side: int) -> Image.Image:
+def colours(side: int, seed: int = 3) -> Image.Image:
     """A smooth picture of many colours."""
-    coarse = np.random.default_rng(3).integers(0, 255, (8, 8, 3), np.uint8)
+    coarse = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
@@ -202,9 +205,48 @@ def parity(only: list[str], run: Callable[..., str], environment: dict[str, str]
     return min(1, failed)
 
 
+def rates(run: Callable[..., str], environment: dict[str, str], folder: Path) -> int:
+    """Prints images a second, each of as many predictions as the library takes by itself. It draws one picture of all, the largest
+    value of each pixel; camflow stores a heatmap and measures of each."""
+    import fiftyone as fo
+
+    theirs = reference("ultralytics_reference.py", environment)
+    weights = folder / "yolo11n-rates.pt"
+    theirs("save", "-c", RATED, weights)
+    model, _ = export(f"ultralytics:{weights}", folder, environment)
+    images = [folder / f"{number}.jpg" for number in range(NUM_RATED)]
+    for number, path in enumerate(images):
+        colours(SIDE, number).save(path, quality=90)
+    job = folder / "rate.json"
+    job.write_text(json.dumps({"images": list(map(str, images)), "topk": PREDICTIONS, "side": SIDE}))
+    print("| round | Ultralytics, images/s | camflow, images/s | ratio |\n|---|---|---|---|", flush=True)
+    for number in range(ROUNDS):
+        drawn = theirs("rate", weights, job)
+        dataset = fo.Dataset(f"rate-{number}", persistent=True)
+        for path, explained in zip(images, drawn["explained"], strict=True):
+            boxes = [
+                fo.Detection(label=one["label"], bounding_box=[left, top, right - left, bottom - top])
+                for one in explained
+                for left, top, right, bottom in [one["box"]]
+            ]
+            dataset.add_sample(fo.Sample(str(path), truth=fo.Detections(detections=boxes)))
+        report = folder / f"report-{number}.json"
+        asked = ["--target", "labels:truth", "--class", "all", "--per-detection", "--device", "cpu", "--report-file", report]
+        run("annotate", "--dataset", dataset.name, "--model", model, "--out", folder / f"maps-{number}", *asked)
+        done = json.loads(report.read_text())
+        num_heatmaps, ours = done["counts"]["num_heatmaps"], len(images) / done["elapsed_s"]
+        if num_heatmaps < 0.95 * PREDICTIONS * len(images):
+            raise RuntimeError(f"camflow made {num_heatmaps} heatmaps of {PREDICTIONS * len(images)} predictions")
+        ratio = ours / drawn["images_per_s"]
+        print(f"| {number + 1} | {drawn['images_per_s']:.2f} | {ours:.2f} ({num_heatmaps} heatmaps) | {ratio:.2f} |", flush=True)
+        dataset.delete()
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="SETTINGS.yaml", help="not all of the twelve")
+    parser.add_argument("--rates", action="store_true", help="images a second instead")
     parser.add_argument("--camflow", default=os.environ.get("CAMFLOW", "camflow"), help="the program (default: $CAMFLOW)")
     arguments = parser.parse_args()
     cache = Path(os.environ.get("CAMFLOW_TEST_CACHE", Path.home() / ".cache" / "camflow" / "test"))
@@ -222,6 +264,8 @@ def main() -> int:
         environment = with_ultralytics(cache, folder / "settings")
         with PrivateMongod(folder / "database") as mongod:
             os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
+            if arguments.rates:
+                return rates(run, environment, folder)
             return parity(arguments.only, run, environment, folder)
 
 
