@@ -181,7 +181,7 @@ impl OfJob<'_> {
         }
         let settings = config.get("settings")?;
         let own = [
-            ("text", Value::from(self.spec.text.clone())),
+            ("text", if self.spec.text.is_empty() { Value::Null } else { Value::from(self.spec.text.clone()) }),
             ("text-template", Value::from(self.spec.text_template.clone())),
             ("eigen-smooth", Value::from(self.spec.eigen_smooth)),
             ("aug-smooth", Value::from(self.spec.aug_smooth)),
