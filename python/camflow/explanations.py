@@ -14,7 +14,7 @@ from typing import Any
 from .messages import tell
 from .models import Preprocess, reference
 from .process import CamflowError, Run, find
-from .settings import flags, names
+from .settings import flags, names, sentences, texts
 
 BEAT = 0.2
 
@@ -60,6 +60,8 @@ def explain(
     classes: str | Iterable[str] | None = None,
     *,
     target: str | None = None,
+    text: str | Iterable[str] | None = None,
+    text_template: str | None = None,
     mask: str | os.PathLike[str] | None = None,
     layers: str | int | Iterable[str | int] | None = None,
     method: str | Iterable[str] | None = None,
@@ -77,6 +79,8 @@ def explain(
         classes: the classes to explain; by default the model's first for each image
         target: "predicted" (where the model sees the class), "top", "pixel=X,Y", "component" (a number of a
             regression) or "similar=FILE" (how near an embedding is to the file's)
+        text: with a CLIP-like model, the texts to explain
+        text_template: with a CLIP-like model, what makes a text of each class, such as "a photo of a {}"
         mask: a file that marks the pixels that count, instead
         layers: numbers ("1-4") or module paths; by default the model's last that carries space
         method: "gradcam", or others of the Grad-CAM family
@@ -100,7 +104,10 @@ def explain(
     program = find()
     arguments = names(classes, "--class") + names(layers, "--layers") + names(method, "--method")
     arguments += flags({"target": target, "mask": mask and Path(mask).absolute(), **settings})
-    arguments.append(f"--model={reference(model, program, class_names, preprocess)}")
+    arguments += texts(text, text_template)
+    arguments.append(
+        f"--model={reference(model, program, class_names, preprocess, sentences(text or classes, text_template, text))}"
+    )
     with tempfile.TemporaryDirectory(prefix="camflow-") as folder:
         paths = [_path(image, Path(folder), number) for number, image in enumerate(given)]
         found = _run(program, paths, arguments, Path(out).absolute() if out else Path(folder) / "out")

@@ -16,7 +16,7 @@ from .ledger import Ledger
 from .messages import logger, tell
 from .models import Preprocess, reference
 from .process import INTERRUPTED, CamflowError, Run, find
-from .settings import flags, names
+from .settings import flags, names, sentences, texts
 
 if TYPE_CHECKING:
     import fiftyone as fo
@@ -74,6 +74,8 @@ def compute_heatmaps(
     label_field: str | None = None,
     *,
     target: str | None = None,
+    text: str | Iterable[str] | None = None,
+    text_template: str | None = None,
     layers: str | int | Iterable[str | int] | None = None,
     method: str | Iterable[str] | None = None,
     class_names: Iterable[str] | None = None,
@@ -99,6 +101,8 @@ def compute_heatmaps(
         target: instead of labels: "predicted" (where the model sees the class), "top" (the model's first class), "pixel=X,Y",
             "component" (a number of a regression), or "similar=FILE" and "similar:FIELD" (how near an embedding is to the file's, or to
             the mean of a class)
+        text: with a CLIP-like model, the texts to explain: each has a heatmap of every image, whatever its labels
+        text_template: with a CLIP-like model, what makes a text of each class, such as "a photo of a {}"
         layers: numbers ("1-4") or module paths; by default the model's last that carries space
         method: "gradcam", or others of the Grad-CAM family; several in one pass
         class_names: the names of the model's classes, in the order of its outputs, where it does not carry them
@@ -127,11 +131,14 @@ def compute_heatmaps(
     program = find()
     if samples.media_type == fo.core.media.GROUP:
         samples = samples.select_group_slices(media_type="image")
-    files = selection(samples, of_labels=target is None or target.startswith("labels"))
+    files = selection(samples, of_labels=target.startswith("labels") if target else text is None)
     arguments = ["annotate", "--format=json", f"--dataset={samples._root_dataset.name}"]
     arguments += names(classes, "--class") + names(layers, "--layers") + names(method, "--method")
     arguments += flags({"target": target, "field": field, "out": out and Path(out).absolute(), **settings})
-    arguments.append(f"--model={reference(model, program, class_names, preprocess)}")
+    arguments += texts(text, text_template)
+    arguments.append(
+        f"--model={reference(model, program, class_names, preprocess, sentences(text or classes, text_template, text))}"
+    )
     with tempfile.TemporaryDirectory(prefix="camflow-") as folder:
         report = Path(folder) / "report.json"
         ledger = _follow(program, [*arguments, f"--report-file={report}"], files, progress)

@@ -32,21 +32,41 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CAMFLOW_CACHE") or caches / "camflow") / "models"
 
 
-def reference(model: Any, program: str, class_names: Iterable[str] | None, preprocess: Preprocess | None) -> str:
+def reference(
+    model: Any,
+    program: str,
+    class_names: Iterable[str] | None,
+    preprocess: Preprocess | None,
+    sentences: list[str] | None = None,
+) -> str:
     """What `--model` is for `model`: its path or name, or the archive that it is exported to here; `program` measures that.
 
+    With `sentences` it is the image tower of a CLIP-like model, and these are the texts to score, which are embedded here where the
+    program could not load the model again.
+
     Raises:
-        ExportError: it cannot be exported.
+        ExportError: it cannot be exported, or has no text tower.
+        ValueError: `class_names` are given for a model that scores texts.
     """
+    if sentences is not None and class_names is not None:
+        raise ValueError("a model that scores texts has no classes of its own: leave out `class_names`")
     is_named = isinstance(model, (str, os.PathLike))
     if is_named and class_names is None and preprocess is None:
         text = os.fspath(model)
         # A name is exported by the program itself, to the same cache.
         return str(Path(text).expanduser().absolute()) if Path(text).expanduser().is_file() else text
     from .export import ExportError, load_model
+    from .export.texts import read_description, write
 
     steps = _steps(preprocess)
-    loaded = load_model(os.fspath(model) if is_named else _copied(model), classes=class_names, preprocess=steps)
+    task = None if sentences is None else "embedding"
+    loaded = load_model(os.fspath(model) if is_named else _copied(model), classes=class_names, preprocess=steps, task=task)
+    if sentences is not None and loaded.texts is None:
+        raise ExportError(
+            f"the model `{loaded.name}` has no text tower, so texts cannot be scored with it",
+            "give a CLIP-like model of FiftyOne's zoo, or the name or folder of one of Hugging Face",
+            code=2,
+        )
     if not loaded.metadata.get("preprocess"):
         raise ExportError(
             f"nothing says how images are prepared for the model `{loaded.name}`, and heatmaps of images that are prepared otherwise "
@@ -54,7 +74,11 @@ def reference(model: Any, program: str, class_names: Iterable[str] | None, prepr
             'give `preprocess`: "imagenet", the transforms that it was trained with, or a list of steps',
             code=2,
         )
-    return str(_archive(loaded, program))
+    archive = _archive(loaded, program)
+    if loaded.texts is not None and sentences:
+        said = read_description(archive)
+        write(loaded.texts, sentences, cache_folder() / "texts" / said["key"])
+    return str(archive)
 
 
 def _steps(preprocess: Preprocess | None) -> list[dict[str, Any]] | None:

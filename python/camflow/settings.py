@@ -26,6 +26,30 @@ def names(values: str | int | Iterable[Any] | None, flag: str) -> list[str]:
     return made
 
 
+def texts(values: str | Iterable[str] | None, template: str | None) -> list[str]:
+    """The flags of the texts that a CLIP-like model scores, and of the template that makes texts of classes.
+
+    Raises:
+        TypeError: something is no text.
+        ValueError: there are none.
+    """
+    given = [] if values is None else [values] if isinstance(values, str) else list(values)
+    if values is not None and not given:
+        raise ValueError("the list for `text` is empty: name something in it, or leave it out")
+    for text in [*given, *([] if template is None else [template])]:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is a str, not a {type(text).__name__}")
+    return [f"--text={text}" for text in given] + ([] if template is None else [f"--text-template={template}"])
+
+
+def sentences(named: str | Iterable[str] | None, template: str | None, text: str | Iterable[str] | None) -> list[str] | None:
+    """What a CLIP-like model is to score of what is `named`, by `text` or as classes; None where neither text nor template is given."""
+    if text is None and template is None:
+        return None
+    given = [] if named is None else [named] if isinstance(named, str) else list(named)
+    return [(template or "{}").replace("{}", name) for name in given]
+
+
 def flags(settings: Mapping[str, Any]) -> list[str]:
     """The flags of `settings`: None and False are left out, True is the flag alone, items of a list are flags of their own.
 

@@ -19,6 +19,10 @@ pub(super) struct CamArgs {
     #[arg(long)]
     pub class: Vec<String>,
     #[arg(long)]
+    text: Vec<String>,
+    #[arg(long)]
+    text_template: Option<String>,
+    #[arg(long)]
     layers: Vec<String>,
     #[arg(long)]
     model: String,
@@ -51,6 +55,8 @@ impl CamArgs {
     pub(super) fn into_spec(self) -> CamSpec {
         let CamArgs {
             class,
+            text,
+            text_template,
             layers,
             model,
             method,
@@ -67,6 +73,8 @@ impl CamArgs {
         } = self;
         CamSpec {
             class: NameList::from_texts(class),
+            text,
+            text_template,
             layers: NameList::from_texts(layers),
             model,
             methods: method,

@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Exit, model::cache_folder, print};
@@ -186,27 +187,54 @@ pub(super) fn run(model: &str, path: &Path, more: &[String], python: Option<Path
     create_folders(folder).map_err(|error| failed(&format!("cannot make the folder `{}`", shown(folder)), &error))?;
     // Until Python has ended: it reads modules when it needs them.
     let unpacked = unpack(folder)?;
-    let mut child = Command::new(&python.executable)
+    let mut command = Command::new(&python.executable);
+    command
         .arg(unpacked.path().join(PACKAGE_NAME))
         .args([model, "--out"])
         .arg(path)
         .arg("--measure-with")
         .arg(std::env::current_exe().map_err(|error| failed("camflow cannot find its own program", &error))?)
-        .args(more)
+        .args(more);
+    run_to_end(&mut command, &format!("exporting `{model}`"))
+}
+
+/// Has the text tower that belongs to the image tower in a file embed texts, each to a file in `folder`.
+pub(super) fn embed(tower: &Path, texts: &[String], folder: &Path, python: Option<PathBuf>) -> Result<(), Diagnostic> {
+    let python = find_python(python)?;
+    create_folders(folder).map_err(|error| failed(&format!("cannot make the folder `{}`", shown(folder)), &error))?;
+    let unpacked = unpack(folder)?;
+    let request = unpacked.path().join("texts.json");
+    let content = json!({ "texts": texts, "folder": shown_whole(folder)? }).to_string();
+    fs::write(&request, content).map_err(|error| failed(&format!("cannot write `{}`", shown(&request)), &error))?;
+    let mut command = Command::new(&python.executable);
+    command.arg(unpacked.path().join(PACKAGE_NAME)).arg(tower).arg("--embed-texts").arg(&request);
+    run_to_end(&mut command, "embedding texts")
+}
+
+/// A path as a text that leads there again.
+fn shown_whole(path: &Path) -> Result<&str, Diagnostic> {
+    path.to_str().ok_or_else(|| {
+        Diagnostic::invalid(format!("the folder `{}` is not UTF-8", shown(path))).hint("set CAMFLOW_CACHE to another folder")
+    })
+}
+
+/// Runs Python to its end; what it says goes to standard error.
+fn run_to_end(command: &mut Command, what: &str) -> Result<(), Diagnostic> {
+    let mut child = command
         .env("FIFTYONE_DO_NOT_TRACK", "true")
         .stdin(Stdio::null())
         .stdout(Stdio::from(std::io::stderr()))
         // It may quote what it is given.
         .stderr(if has_secrets() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
-        .map_err(|error| failed(&format!("cannot run `{}`", shown(&python.executable)), &error))?;
+        .map_err(|error| failed(&format!("cannot run `{}`", shown(Path::new(command.get_program()))), &error))?;
     if let Some(said) = child.stderr.take() {
         let lines = BufReader::new(said).split(b'\n').map_while(Result::ok);
         lines.for_each(|line| eprint_line(&String::from_utf8_lossy(&line)));
     }
     let status = child.wait().map_err(|error| failed("the exporter cannot be waited for", &error))?;
     if !status.success() {
-        return Err(Diagnostic::invalid(format!("exporting `{model}` failed ({status}); what Python said stands above")));
+        return Err(Diagnostic::invalid(format!("{what} failed ({status}); what Python said stands above")));
     }
     Ok(())
 }

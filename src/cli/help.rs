@@ -3,14 +3,15 @@
 use clap::Command;
 
 /// Flags that `-h` shows, too.
-const USUAL: [&str; 12] =
-    ["dataset", "class", "layers", "model", "target", "method", "device", "out", "limit", "dry-run", "format", "quiet"];
+const USUAL: [&str; 13] =
+    ["dataset", "class", "text", "layers", "model", "target", "method", "device", "out", "limit", "dry-run", "format", "quiet"];
 
 /// Headings with their flags; what is not here stands first, without one.
 const GROUPS: [(&str, &[&str]); 7] = [
     (
         "Heatmaps",
         &[
+            "text-template",
             "method",
             "fuse-layers",
             "eigen-smooth",
@@ -172,7 +173,7 @@ mod tests {
             annotate.get_arguments().filter(|arg| arg.get_help_heading().is_none()).filter_map(clap::Arg::get_long).collect();
         assert_eq!(
             first,
-            ["dataset", "class", "layers", "model", "target", "dry-run", "explain-plan", "format", "quiet"],
+            ["dataset", "class", "text", "layers", "model", "target", "dry-run", "explain-plan", "format", "quiet"],
             "the rest belongs to a group"
         );
     }

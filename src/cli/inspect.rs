@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::{Exit, annotate::Told, choice, model::engine, print};
 use crate::{
     diagnostic::Diagnostic,
+    engine::Part,
     media::shown,
     names::{Choice, word},
     pipeline::Cancellation,
-    program::{Dynamic, Influence, LayerInfo, ModelMetadata, Program, Task},
+    program::{Dynamic, Influence, LayerInfo, ModelMetadata, Program, Task, TextConfidence, TextInfo},
     report::{Format, Level, Reporter},
 };
 
@@ -34,7 +35,8 @@ pub(super) struct Args {
 /// Runs the subcommand.
 pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let reporter = Reporter::new(args.format);
-    let program = engine(Cancellation::default()).open_model(&args.model, args.python.as_deref(), &Told(&reporter))?;
+    let program =
+        engine(Cancellation::default()).open_model(&args.model, Part::Whole, args.python.as_deref(), &Told(&reporter))?;
     match args.format {
         Format::Human => print(&describe(&program, args.all)),
         Format::Json => reporter.found(Level::Info, "model", fields(&program)),
@@ -73,6 +75,14 @@ fn describe(program: &Program, all: bool) -> String {
     let outputs: Vec<&str> = metadata.outputs.iter().map(|key| key.as_deref().unwrap_or("(single)")).collect();
     line(format!("outputs       {}; explained: {}", outputs.join(", "), outputs.get(metadata.primary_output).unwrap_or(&"?")));
     line(format!("default layer {}", default_layer(metadata)));
+    if let Some(texts) = &metadata.texts {
+        line(format!(
+            "texts         `--text`, embedded by {}; the cosine times {:.4}, {}",
+            texts.source,
+            texts.scale,
+            confidence(texts)
+        ));
+    }
     let shown_classes = if all { usize::MAX } else { SHOWN_CLASSES };
     let mut classes: Vec<String> = metadata.classes.iter().map(|(index, name)| format!("{index} {name}")).collect();
     if let Some(more) = classes.len().checked_sub(shown_classes).filter(|more| *more > 0) {
@@ -110,6 +120,14 @@ fn describe(program: &Program, all: bool) -> String {
         }
     }
     text.trim_end().to_owned()
+}
+
+/// How the scores of texts become probabilities.
+fn confidence(texts: &TextInfo) -> String {
+    match texts.scores {
+        TextConfidence::Sigmoid => format!("plus {:.4}; each text has a sigmoid of its own", texts.bias),
+        TextConfidence::Softmax => "a softmax over all texts".to_owned(),
+    }
 }
 
 /// The same for machines, and all of it.

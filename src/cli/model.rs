@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::export;
 use crate::{
     diagnostic::Diagnostic,
-    engine::{Engine, Exporter, Folders, output_folder},
+    engine::{Embedder, Engine, Exporter, Folders, Part, output_folder},
     pipeline::Cancellation,
 };
 
@@ -23,10 +23,15 @@ pub(super) fn cache_folder() -> Result<PathBuf, Diagnostic> {
 /// What runs jobs here, and stops when that is cancelled.
 pub(super) fn engine(cancellation: Cancellation) -> Engine {
     let models = cache_folder().ok().map(|folder| folder.join("models"));
-    let export: Exporter = Box::new(|name, path, python| export::run(name, path, &[], python.map(PathBuf::from)));
+    let export: Exporter = Box::new(|name, path, part, python| {
+        let more = if part == Part::ImageTower { vec!["--image-tower".to_owned()] } else { Vec::new() };
+        export::run(name, path, &more, python.map(PathBuf::from))
+    });
+    let embed: Embedder = Box::new(|tower, texts, folder, python| export::embed(tower, texts, folder, python.map(PathBuf::from)));
     let mut engine = Engine::new();
     engine.folders = Folders { models, ..engine.folders };
     engine.exporter = Some(export);
+    engine.embedder = Some(embed);
     engine.cancellation = cancellation;
     engine
 }

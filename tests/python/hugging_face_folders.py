@@ -146,6 +146,17 @@ def clip():
     return t.CLIPModel(config), processor
 
 
+def siglip():
+    texts = {"vocab_size": 99, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    network = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = t.SiglipConfig(text_config=network | texts, vision_config=network | {"image_size": 64, "patch_size": 16})
+    model = t.SiglipModel(config)
+    with torch.no_grad():
+        model.logit_scale.fill_(1.5)
+        model.logit_bias.fill_(-2.0)
+    return model, t.SiglipImageProcessor(size={"height": 64, "width": 64})
+
+
 def dinov3():
     config = t.DINOv3ViTConfig(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16
@@ -191,6 +202,6 @@ def save(build, folder: Path) -> Path:
     model, processor = build()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if build in (clip, oneformer, owlvit):
+    if build in (clip, siglip, oneformer, owlvit):
         tokenizer().save_pretrained(folder)
     return folder

@@ -36,6 +36,7 @@ from .constants import read_input
 from .loading import TASKS, load_model
 from .messages import ExportError, first_line, say
 from .preprocess import SAMPLES
+from .texts import embed
 from .transforms import steps_from_flags
 
 # What `camflow export` takes itself.
@@ -187,6 +188,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="CAMFLOW",
         help="the program that measures how the archive behaves when it is run; `camflow export` gives itself",
     )
+    parser.add_argument(
+        "--image-tower",
+        action="store_true",
+        help="of a CLIP-like model the part that embeds images, for texts that `--text` names later; `--task embedding` of one is the same",
+    )
+    parser.add_argument(
+        "--embed-texts",
+        metavar="FILE",
+        help="export nothing, but embed the texts of a JSON file for MODEL, the archive of an image tower; `--text` does it",
+    )
     parser.add_argument("--force", action="store_true", help="replace the archive if it is there")
     parser.add_argument("--verbose", action="store_true", help="show what torch says while it exports")
     parser.add_argument("--format", choices=("human", "json"), default="human", help="of the last line, on stdout")
@@ -251,7 +262,14 @@ def run(args: argparse.Namespace, emit: Callable[[str], None], of_program: bool 
     classes = None if args.classes is None else read_classes(args.classes)
     num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
     inputs = dict(map(read_input, args.input))
-    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt, inputs, args.task)
+    task = "embedding" if args.image_tower else args.task
+    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt, inputs, task)
+    if args.image_tower and loaded.texts is None:
+        raise ExportError(
+            f"`{args.model}` has no text tower, so texts cannot be scored with it",
+            "name a CLIP-like model: a CLIP or SigLIP of Hugging Face or of FiftyOne's zoo, such as `clip-vit-base32-torch`",
+            code=2,
+        )
     loaded.name = args.name or loaded.name
     path = target(loaded.name)
     meta = export(
@@ -304,7 +322,10 @@ def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
     result = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        run(args, lambda line: print(line, file=result, flush=True), of_program)
+        if args.embed_texts:
+            embed(Path(args.model), Path(args.embed_texts))
+        else:
+            run(args, lambda line: print(line, file=result, flush=True), of_program)
         return 0
     except ExportError as error:
         say(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
@@ -320,7 +341,8 @@ def main(argv: Sequence[str] | None = None, of_program: bool = False) -> int:
         say("interrupted: nothing was written")
         return 130
     except Exception as error:
-        say(f"error: exporting `{args.model}` failed: {type(error).__name__}: {first_line(error)}")
+        what = "embedding texts with" if args.embed_texts else "exporting"
+        say(f"error: {what} `{args.model}` failed: {type(error).__name__}: {first_line(error)}")
         if os.environ.get("CAMFLOW_TRACEBACK"):
             raise
         say("hint: CAMFLOW_TRACEBACK=1 shows where")

@@ -170,6 +170,7 @@ def describe(
         "outputs": keys,
         "primary_output": index,
         "detections": given.get("detections"),
+        "texts": given.get("texts"),
         "classes": classes,
         "aliases": aliases,
         "default_layers": [str(k) for k in given.get("default_layers", default)],

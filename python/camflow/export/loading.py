@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from .known import known_metadata, unshare, unwrap
 from .loaders import LoadedModel, Metadata, function, hugging_face, program, rfdetr, smp, timm, torchvision, ultralytics, zoo
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps, with_normalization
+from .texts import described
 from .weights import fit_channels, fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ LIBRARIES: dict[str, Callable[..., LoadedModel]] = {
     "ultralytics": ultralytics.load,
 }
 TEXTS = ("fiftyone", "hf", "ultralytics")  # libraries with models that score texts
+TOWERS = ("fiftyone", "hf")  # and with image towers that texts are laid beside later
 FILES = (
     ".pt2",
     ".pt",
@@ -84,8 +87,12 @@ def load_model(
         ref = _network_of(ref, checkpoint)
     torch.manual_seed(seed)
     texts = {"classes": list(classes_by_channel(classes).values()), "prompt": prompt}
+    if task == "embedding" and classes is None:
+        texts["is_tower"] = True
     library, name, loaded = _found(ref, weights, num_classes, texts)
-    if prompt is not None and "camflow_texts" not in dict(loaded.module.named_buffers()):
+    if loaded.texts is not None:
+        _describe_texts(loaded, ref, weights, seed, prompt)
+    elif prompt is not None and "camflow_texts" not in dict(loaded.module.named_buffers()):
         raise ExportError("`--prompt` is for models that score texts, which this one does not", code=2)
     ref = ref if isinstance(ref, str) else type(ref).__name__
     if not library and num_classes:
@@ -164,6 +171,31 @@ def load_model(
     if weights == "none":
         loaded.metadata["seed"] = seed
     return loaded
+
+
+def _fitting(library: str, texts: dict[str, Any]) -> dict[str, Any]:
+    """What a library's loader is told about texts."""
+    return {key: value for key, value in texts.items() if library in (TOWERS if key == "is_tower" else TEXTS)}
+
+
+def _describe_texts(loaded: LoadedModel, ref: str | nn.Module, weights: str, seed: int, prompt: str | None) -> None:
+    """Says in the metadata of an image tower how texts are embedded and scored, and takes the prompt that was given.
+
+    Raises:
+        ExportError: the weights are those of the image tower alone.
+    """
+    if weights not in ("default", "none"):
+        raise ExportError(
+            f"`{weights}` would go to the image tower, and texts would be embedded with other weights",
+            "export the folder or the name of the whole model",
+            code=2,
+        )
+    if prompt is not None:
+        loaded.texts = dataclasses.replace(loaded.texts, prompt=prompt)
+    source = loaded.source
+    if source.startswith("hf:") and Path(source[3:]).is_dir():
+        source = f"hf:{Path(source[3:]).resolve()}"
+    loaded.metadata["texts"] = described(loaded.texts, source, weights, seed)
 
 
 def find_library(name: str) -> str:
@@ -246,7 +278,7 @@ def _from_library(library: str, name: str, weights: str, num_classes: int | None
             code=2,
         )
     try:
-        loaded = LIBRARIES[library](name, weights, num_classes, **(texts if library in TEXTS else {}))
+        loaded = LIBRARIES[library](name, weights, num_classes, **_fitting(library, texts))
     except (OSError, ConnectionError) as error:  # URLError is an OSError: no network, no such file, disk full
         raise ExportError(
             f"could not load `{name}` from {library}: {first_line(error)}",

@@ -195,6 +195,8 @@ impl From<Args> for JobSpec {
         } = args;
         let CamSpec {
             class,
+            text,
+            text_template,
             layers,
             model,
             methods: method,
@@ -209,6 +211,8 @@ impl From<Args> for JobSpec {
         JobSpec {
             dataset,
             class,
+            text,
+            text_template,
             layers,
             model,
             method,

@@ -11,8 +11,9 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, check_classes, check_masks, check_output,
-        check_preprocess, check_task, components, embedded, in_file, one_channel_notice, resolve,
+        CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, check_classes, check_confidence, check_masks,
+        check_output, check_preprocess, check_task, check_texts, components, embedded, in_file, lay_texts, one_channel_notice,
+        resolve,
     },
     explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, Reference, TargetSpec},
@@ -63,8 +64,14 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     let inputs = sources::files(&inputs)?;
     let cam = cam.into_spec();
     let target = target(asked_target, &cam)?;
-    check_classes(&target, &cam.class, None)?;
-    let Model { program, layers, devices } = cam.open(&engine(Cancellation::default()), &told)?;
+    check_texts(&cam, &target)?;
+    if cam.text.is_empty() {
+        check_classes(&target, &cam.class, None)?;
+    }
+    let engine = engine(Cancellation::default());
+    let Model { mut program, layers, devices } = cam.open(&engine, &told)?;
+    lay_texts(&mut program, &cam, &target, &engine, &told)?;
+    check_confidence(&program, cam.chooses_layer()?, "--layers auto")?;
     let [plan_options] = devices[..] else {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
@@ -143,7 +150,7 @@ fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagno
         Some(TargetSpec::Labels(_)) => Err(Diagnostic::invalid("there are no labels without a dataset")
             .hint("give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`")),
         Some(target) => Ok(target),
-        None if cam.class.is_empty() => Ok(TargetSpec::Top),
+        None if cam.class.is_empty() && cam.text.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
     }
 }
@@ -179,9 +186,10 @@ fn asked(
     }
     let names = ClassNames::new(program.metadata.classes.clone());
     let masks = mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
+    let requested = if cam.text.is_empty() { cam.class.clone() } else { cam.text.iter().cloned().collect() };
     let classes = match target {
         TargetSpec::Component => components(program, &names, &cam.class, observer)?,
-        _ => resolve(program, &names, &cam.class, masks, observer)?,
+        _ => resolve(program, &names, &requested, masks, observer)?,
     };
     let pixels = |value: Option<MaskValue>| match (target, mask, value) {
         (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.to_owned(), value },

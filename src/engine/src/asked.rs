@@ -12,6 +12,7 @@ use super::{
     reference::{self, FoundReference},
     resolve::{DatasetSide, job_fingerprint},
     target::{Labels, class_names, class_names_of, one_channel_notice, resolve_targets},
+    texts,
 };
 
 /// The parts of it.
@@ -51,12 +52,15 @@ impl Asked {
         let labels = Labels { dataset: &dataset, field: label.as_ref(), view: view.as_ref(), mask_targets };
         let names_of_classes = class_names_of(program, &spec.map, observer)?;
         let targets = match references.is_empty() {
-            true => resolve_targets(&spec.target, &spec.class, program, &names_of_classes, labels, observer)?,
+            true => {
+                let targets = resolve_targets(spec.target(), &spec.classes(), program, &names_of_classes, labels, observer)?;
+                texts::with_digests(targets, program)
+            }
             false => reference::targets(references),
         };
         let from_masks = label.as_ref().is_some_and(|label| label.kind == LabelKind::Segmentation);
         let is_unnamed = from_masks && mask_targets.is_none();
-        one_channel_notice(program, &spec.target, is_unnamed).iter().for_each(|notice| observer.notice(notice));
+        one_channel_notice(program, spec.target(), is_unnamed).iter().for_each(|notice| observer.notice(notice));
         if let (Targets::Classes(classes), Some(field), true) = (&targets, &label, is_unnamed && program.one_channel().is_none())
         {
             observer.notice(&unnamed_masks(field, classes));

@@ -2,13 +2,13 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use super::{Engine, Observer, device::DeviceSpec};
+use super::{Engine, Observer, Part, device::DeviceSpec};
 use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
 use camflow_names::{Choice, word};
 use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, depends_on_batch};
-use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, split_layers};
+use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, TextConfidence, split_layers};
 
 /// What `--layers` has in place of names where the most faithful layer is to be found.
 const AUTO: &str = "auto";
@@ -21,6 +21,8 @@ const NUM_TRIED: usize = 4;
 #[expect(missing_docs, reason = "said at `JobSpec`")]
 pub struct CamSpec {
     pub class: NameList,
+    pub text: Vec<String>,
+    pub text_template: Option<String>,
     pub layers: NameList,
     pub model: String,
     pub methods: Vec<Method>,
@@ -50,7 +52,7 @@ impl CamSpec {
     /// There is no such model, layer or device, or the model cannot do what is asked.
     pub fn open(&self, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
         let devices = self.device.resolve()?;
-        let mut program = engine.open_model(&self.model, self.python.as_deref(), observer)?;
+        let mut program = engine.open_model(&self.model, self.part(), self.python.as_deref(), observer)?;
         let methods = self.methods(&program);
         let needed = methods.iter().map(|method| method.needed_influence()).max().unwrap_or(Influence::None);
         let wanted = match self.layers.is_empty() {
@@ -81,6 +83,11 @@ impl CamSpec {
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);
         Ok(Model { program, layers, devices })
+    }
+
+    /// What is needed of a model that is named.
+    pub(crate) fn part(&self) -> Part {
+        if self.scores_texts() { Part::ImageTower } else { Part::Whole }
     }
 
     /// What is hardly meant so about layers, lowercase, without a period.
@@ -140,7 +147,9 @@ impl CamSpec {
     /// What is to be computed with these layers of the model, for that target.
     pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
         let is_detector = program.metadata.task == Task::Detection;
-        let is_value = target.is_value() || !(program.metadata.task.has_classes() || is_detector);
+        // A softmax over one text says nothing of the image.
+        let is_alone_in_softmax = program.texts().is_some_and(|texts| !texts.has_confidence());
+        let is_value = target.is_value() || is_alone_in_softmax || !(program.metadata.task.has_classes() || is_detector);
         ExplainOptions {
             layers,
             methods: self.methods(program),
@@ -156,6 +165,7 @@ impl CamSpec {
                 one_channel: program.one_channel().filter(|_| !is_value),
                 is_probability: program.ends_in_sigmoid(),
                 is_value,
+                is_alone: program.texts().is_some_and(|texts| texts.confidence == TextConfidence::Sigmoid),
                 detections: program.detections().map(|(detections, _)| detections),
             },
             references: None,

@@ -135,6 +135,21 @@ pub(crate) fn device_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     })
 }
 
+/// Texts that may hold commas: an array of them, or one.
+pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Texts {
+        One(String),
+        Several(Vec<String>),
+    }
+
+    Ok(match Texts::deserialize(deserializer)? {
+        Texts::One(text) => vec![text],
+        Texts::Several(texts) => texts,
+    })
+}
+
 /// A table of labels with their classes.
 pub(crate) mod mappings {
     use serde::Serializer;

@@ -28,6 +28,7 @@ mod settings;
 mod spec;
 mod study_files;
 mod target;
+mod texts;
 
 use std::{
     collections::BTreeMap,
@@ -55,9 +56,24 @@ pub use session::{Session, Work};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
 pub use study_files::{NUM_WORST, StudyFiles, baseline_notice, check_written, read_baseline, shared};
 pub use target::{check_classes, check_masks, check_output, check_task, components, one_channel_notice, resolve};
+pub use texts::{check_confidence, check_texts, lay_texts};
 
-/// Makes the file of a model that was never exported: its name, the file, and the Python that was asked for.
-pub type Exporter = Box<dyn Fn(&str, &Path, Option<&Path>) -> Result<(), Diagnostic> + Send + Sync>;
+/// Makes the file of a model that was never exported: its name, the file, what of the model is wanted, and the Python that was asked
+/// for.
+pub type Exporter = Box<dyn Fn(&str, &Path, Part, Option<&Path>) -> Result<(), Diagnostic> + Send + Sync>;
+
+/// Makes the embeddings of texts: the file of the image tower, the texts, the folder that gets a file for each, and the Python that was
+/// asked for.
+pub type Embedder = Box<dyn Fn(&Path, &[String], &Path, Option<&Path>) -> Result<(), Diagnostic> + Send + Sync>;
+
+/// What is exported of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// What embeds images, for texts to be laid beside.
+    ImageTower,
+}
 
 /// Where things are that nobody named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +102,8 @@ pub struct Engine {
     pub folders: Folders,
     /// Without one, only models that are exported already can be used.
     pub exporter: Option<Exporter>,
+    /// Without one, only texts whose embeddings are there can be explained.
+    pub embedder: Option<Embedder>,
     /// Stops the run that goes on: no new samples are read, and what is in flight is finished.
     pub cancellation: Cancellation,
     /// A service that was started for one job would end before the next.

@@ -1,8 +1,8 @@
 //! A model by its name or file; one that was never exported is exported on first use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{Engine, Observer};
+use super::{Engine, Observer, Part};
 use crate::job::ModelRef;
 use camflow_diagnostic::Diagnostic;
 use camflow_media::{PreprocessStep, shown};
@@ -25,38 +25,56 @@ pub fn check_model_name(model: &str) -> Result<(), Diagnostic> {
 
 impl Engine {
     /// Whether opening the model means exporting it, which takes a while.
-    pub(super) fn needs_export(&self, model: &str) -> bool {
+    pub(super) fn needs_export(&self, model: &str, part: Part) -> bool {
         let reference = ModelRef::parse(model);
-        let path = self.models().map(|models| reference.path(models));
+        let path = self.archive(&reference, part);
         matches!(reference, ModelRef::Name(_)) && check_model_name(model).is_ok() && path.is_ok_and(|path| !path.exists())
     }
 
-    /// Opens a model, exporting it first if it is a name that was never exported.
+    /// The file of a model, which may have to be exported yet. An image tower has its own, unless somebody exported it by that name.
+    fn archive(&self, reference: &ModelRef, part: Part) -> Result<PathBuf, Diagnostic> {
+        let name = match reference {
+            ModelRef::File(path) => return Ok(path.clone()),
+            ModelRef::Name(name) => name,
+        };
+        let whole = reference.path(self.models()?);
+        if part == Part::Whole {
+            return Ok(whole);
+        }
+        let tower = ModelRef::Name(format!("{name}-image-tower")).path(self.models()?);
+        let is_tower = |path: &Path| Program::open(path).is_ok_and(|program| program.metadata.texts.is_some());
+        Ok(if !tower.exists() && whole.exists() && is_tower(&whole) { whole } else { tower })
+    }
+
+    /// Opens a model, exporting it, or that part of it, first if it is a name that was never exported.
     ///
     /// # Errors
     /// There is no such model, it cannot be exported here, or its file is not sound.
-    pub fn open_model(&self, model: &str, python: Option<&Path>, observer: &dyn Observer) -> Result<Program, Diagnostic> {
+    pub fn open_model(
+        &self,
+        model: &str,
+        part: Part,
+        python: Option<&Path>,
+        observer: &dyn Observer,
+    ) -> Result<Program, Diagnostic> {
         check_model_name(model)?;
         let reference = ModelRef::parse(model);
-        let path = match &reference {
-            ModelRef::File(path) => path.clone(),
-            ModelRef::Name(_) => reference.path(self.models()?),
-        };
+        let path = self.archive(&reference, part)?;
         if !path.exists() {
             let ModelRef::Name(name) = &reference else {
                 return Err(Diagnostic::invalid(format!("there is no model file `{}`", shown(&path)))
                     .hint("`camflow export NAME` makes one, `camflow export --help` says of which models"));
             };
+            let flag = if part == Part::ImageTower { " --task embedding" } else { "" };
+            let todo = format!("run `camflow export {}{flag}` where Python has FiftyOne, torch and torchvision", word(name));
             let Some(export) = &self.exporter else {
-                return Err(Diagnostic::invalid(format!("model `{name}` is not exported yet"))
-                    .hint(format!("run `camflow export {}` where Python has FiftyOne, torch and torchvision", word(name))));
+                return Err(Diagnostic::invalid(format!("model `{name}` is not exported yet")).hint(todo));
             };
-            observer.step(&format!("exporting model `{name}` to `{}` (first use)", shown(&path)));
-            export(name, &path, python).map_err(|mut error| {
+            let what = if part == Part::ImageTower { "the image tower of model" } else { "model" };
+            observer.step(&format!("exporting {what} `{name}` to `{}` (first use)", shown(&path)));
+            export(name, &path, part, python).map_err(|mut error| {
                 error.hints.clear();
-                error
-                    .context(format!("model `{name}` is not exported yet, and exporting it failed"))
-                    .hint(format!("run `camflow export {}` where Python has FiftyOne, torch and torchvision", word(name)))
+                error.context(format!("model `{name}` is not exported yet, and exporting it failed")).hint(todo)
             })?;
         }
         Ok(Program::open(&path)?)

@@ -52,7 +52,7 @@ pub(crate) fn note_run(
         "layers": distinct(columns.iter().map(|column| column.path.as_str())),
         "methods": distinct(columns.iter().map(|column| column.method.name())),
         "classes": classes,
-        "target": spec.target.to_string(),
+        "target": spec.target().to_string(),
         "label_field": label.map(|label| label.name.as_str()),
         "camflow_version": env!("CARGO_PKG_VERSION"),
         "started": record.started.to_string(),

@@ -187,12 +187,14 @@ impl OfJob<'_> {
         let text = |key: &str| config.get(key).and_then(Value::as_str);
         let target =
             text("label_field").map_or_else(|| text("target").map(str::to_owned), |field| Some(format!("labels:{field}")));
-        let own = self.label.map_or_else(|| self.spec.target.to_string(), |label| format!("labels:{}", label.name));
+        let own = self.label.map_or_else(|| self.spec.target().to_string(), |label| format!("labels:{}", label.name));
         if let Some(target) = target.filter(|target| *target != own) {
             return Some(format!("of target `{target}`, this run's is `{own}`"));
         }
         let settings = config.get("settings")?;
         let own = [
+            ("text", if self.spec.text.is_empty() { Value::Null } else { Value::from(self.spec.text.clone()) }),
+            ("text-template", Value::from(self.spec.text_template.clone())),
             ("eigen-smooth", Value::from(self.spec.eigen_smooth)),
             ("aug-smooth", Value::from(self.spec.aug_smooth)),
             ("apply-exif", Value::from(self.spec.apply_exif)),

@@ -12,6 +12,7 @@ use super::{
     chosen::{chosen_ids, chosen_tags},
     model::check_preprocess,
     target::{check_boxes, check_classes, check_detector, check_task},
+    texts::{self, check_confidence, lay_texts_of},
 };
 use crate::job::TargetSpec;
 use camflow_diagnostic::Diagnostic;
@@ -33,12 +34,25 @@ pub(crate) struct DatasetSide {
     pub notices: Vec<String>,
 }
 
-pub(crate) fn check_model(spec: &JobSpec, cam: &CamSpec, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
-    let model = cam.open(engine, observer)?;
+/// The model, without the dataset's side only as far as it needs none.
+pub(crate) fn check_model(
+    spec: &JobSpec,
+    cam: &CamSpec,
+    side: Option<&DatasetSide>,
+    engine: &Engine,
+    observer: &dyn Observer,
+) -> Result<Model, Diagnostic> {
+    let mut model = cam.open(engine, observer)?;
+    check_preprocess(&model.program, observer)?;
+    check_input_size(&model.program)?;
+    if side.is_none() && model.program.metadata.texts.is_some() {
+        return Ok(model);
+    }
+    lay_texts_of(&mut model.program, cam, spec.target(), side, engine, observer)?;
     let program = &model.program;
-    check_preprocess(program, observer)?;
-    check_input_size(program)?;
-    check_task(program, &spec.target)?;
+    check_confidence(program, spec.faithfulness, "--faithfulness")?;
+    check_confidence(program, cam.chooses_layer()?, "--layers auto")?;
+    check_task(program, spec.target())?;
     if spec.per_detection {
         check_detector(program)?;
     }
@@ -67,13 +81,16 @@ fn check_input_size(program: &Program) -> Result<(), Diagnostic> {
 pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide, Diagnostic> {
     let dataset = Dataset::open(database, &spec.dataset)?;
     let notices = dataset.notices();
-    let label = match &spec.target {
+    let label = match spec.target() {
         TargetSpec::Labels(field) => Some(LabelField::choose(&dataset, field.as_deref())?),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } | TargetSpec::Component | TargetSpec::Similar(_) => {
             None
         }
     };
-    check_classes(&spec.target, &spec.class, label.as_ref())?;
+    // Texts need no classes.
+    if spec.text.is_empty() {
+        check_classes(spec.target(), &spec.class, label.as_ref())?;
+    }
     if let Some(label) = label.as_ref().filter(|_| spec.per_detection) {
         check_boxes(label)?;
     }
@@ -167,7 +184,9 @@ fn settings_text(settings: &[(&str, String)]) -> String {
 
 /// What was asked for, as far as heatmaps depend on it.
 pub(crate) fn job_settings(spec: &JobSpec, program: &Program, label: Option<&LabelField>) -> Vec<(&'static str, String)> {
-    settings(spec, &program.metadata, program.one_channel(), label)
+    let mut settings = settings(spec, &program.metadata, program.one_channel(), label);
+    settings.extend(texts::setting(program, spec));
+    settings
 }
 
 fn settings(
@@ -176,7 +195,7 @@ fn settings(
     one_channel: Option<OneChannel>,
     label: Option<&LabelField>,
 ) -> Vec<(&'static str, String)> {
-    let target = match (&spec.target, label) {
+    let target = match (spec.target(), label) {
         (_, Some(label)) => format!("labels:{}", label.name),
         // To what, the class says: wherever it comes from, it is the same.
         (TargetSpec::Similar(similarity), None) => similarity.word().to_owned(),
@@ -213,7 +232,7 @@ fn settings(
 /// Whether the pixels that count are those where the model predicts the class: labels that name a class alone say no other.
 pub(crate) fn is_predicted(spec: &JobSpec, label: Option<&LabelField>) -> bool {
     match label.map(|label| label.kind) {
-        None => !matches!(spec.target, TargetSpec::Pixel { .. }),
+        None => !matches!(*spec.target(), TargetSpec::Pixel { .. }),
         Some(kind) => matches!(kind, LabelKind::Classification | LabelKind::Classifications),
     }
 }

@@ -98,18 +98,20 @@ impl<'a> Session<'a> {
             Ok::<_, Diagnostic>((connected.database, side))
         };
         let mut side = dataset_side();
-        if engine.needs_export(&cam.model) {
+        if engine.needs_export(&cam.model, cam.part()) {
             let (database, found) = side?;
             destination(spec, engine, &found.dataset)?;
             side = Ok((database, found));
         }
-        let (model, (database, found)) = match (check_model(spec, &cam, engine, observer), side) {
+        let of_dataset = side.as_ref().ok().map(|(_, found)| found);
+        let model = check_model(spec, &cam, of_dataset, engine, observer);
+        let (model, (database, found)) = match (model, side) {
             (Ok(model), Ok(dataset)) => (model, dataset),
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
             (Err(first), Err(second)) => return Err(first.and(second)),
         };
         let Model { program, layers, devices } = model;
-        let options = cam.explain_options(&program, layers, &spec.target);
+        let options = cam.explain_options(&program, layers, spec.target());
         let options = ExplainOptions {
             faithfulness: spec.faithfulness,
             // What is no score of a class has no probability.
@@ -236,7 +238,7 @@ impl<'a> Session<'a> {
             for (explainer, options) in explainers.iter_mut().zip(&self.devices) {
                 explainer.share_memory(self.devices.iter().filter(|other| other.device == options.device).count());
             }
-            check_output(&self.program, explainers[0].plan(), &self.spec().target)?;
+            check_output(&self.program, explainers[0].plan(), self.spec().target())?;
             self.explainers = explainers;
         }
         Ok(())
@@ -244,7 +246,7 @@ impl<'a> Session<'a> {
 
     /// Has the references embedded, if they are not yet.
     fn embed(&mut self) -> Result<(), Diagnostic> {
-        if let (None, Some(similarity)) = (&self.options.references, similarity_of(&self.job.spec.target)) {
+        if let (None, Some(similarity)) = (&self.options.references, similarity_of(self.job.spec.target())) {
             let (reading, cancellation) = (reading(self.spec(), &self.program), &self.engine.cancellation);
             let made = embedded(&self.references, similarity, reading, self.devices[0], cancellation, self.observer)?;
             self.options.references = Some(made);
@@ -341,7 +343,7 @@ impl<'a> Session<'a> {
             work.dataset.name(),
             source.num_samples().map_or_else(|| "?".into(), |count| count.to_string()),
             part.map(|shard| format!(" in shard {shard}")).unwrap_or_default(),
-            described(&spec.target, work.label.as_ref()),
+            described(spec.target(), work.label.as_ref()),
             self.program.metadata.name,
             self.device_names().join(", "),
             backticked(&record.fields),
@@ -490,7 +492,7 @@ fn reading<'a>(spec: &JobSpec, program: &'a Program) -> reference::Reading<'a> {
 
 /// What the job compares images with.
 fn references(spec: &JobSpec, program: &Program, dataset: &Dataset) -> Result<Vec<FoundReference>, Diagnostic> {
-    match similarity_of(&spec.target).map(|similarity| &similarity.to) {
+    match similarity_of(spec.target()).map(|similarity| &similarity.to) {
         None => Ok(Vec::new()),
         Some(Reference::File(file)) => Ok(vec![reference::in_file(file, reading(spec, program))?]),
         Some(Reference::Field(field)) => reference::in_field(dataset, field, &spec.class),

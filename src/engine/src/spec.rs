@@ -14,8 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::{
     cam::CamSpec,
     device::DeviceSpec,
-    form::{choice, choices, device_names, mappings, text, text_or_none},
+    form::{choice, choices, device_names, mappings, one_or_several, text, text_or_none},
     study_files::{present, shared},
+    texts::check_texts,
 };
 use crate::job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name};
 use camflow_diagnostic::Diagnostic;
@@ -49,6 +50,15 @@ pub struct JobSpec {
     /// is the name of one class is taken whole; `\,` is a comma that separates nothing
     #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "CLASS"))]
     pub class: NameList,
+    /// Text to explain, with a CLIP-like model: how much of it an image shows; several by repeating the flag. No label is needed, and
+    /// each text has a heatmap of every image
+    #[serde(deserialize_with = "one_or_several")]
+    #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "TEXT"))]
+    pub text: Vec<String>,
+    /// What makes a text of each class, of `class` or of the label field, for a CLIP-like model, such as `a photo of a {}`; of `text`
+    /// too, where both are given. Default: what the model was exported with
+    #[schemars(extend("x-value" = "TEMPLATE"))]
+    pub text_template: Option<String>,
     /// Target layers: numbers (`1-4`), module paths (`backbone.layer3`); several by repeating the flag, or with commas;
     /// `camflow inspect` lists them; `auto` tries the last four on 8 images and takes the most faithful one (`--faithfulness`);
     /// default: the model's own choice
@@ -236,6 +246,8 @@ impl Default for JobSpec {
         JobSpec {
             dataset: String::new(),
             class: NameList::default(),
+            text: Vec::new(),
+            text_template: None,
             layers: NameList::default(),
             model: DEFAULT_MODEL.to_owned(),
             method: Vec::new(),
@@ -349,7 +361,16 @@ impl JobSpec {
             return Err(Diagnostic::invalid("the name of the dataset is empty")
                 .hint("name one with `--dataset`; `camflow doctor` lists them"));
         }
-        Diagnostic::join(self.problems().into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)
+        Diagnostic::join(self.problems().into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)?;
+        check_texts(&self.cam(), self.target())
+    }
+
+    /// What is explained. Texts need no label: where no field is named, it is each text.
+    pub fn target(&self) -> &TargetSpec {
+        match &self.target {
+            TargetSpec::Labels(None) if !self.text.is_empty() => &TargetSpec::Predicted,
+            target => target,
+        }
     }
 
     /// Labels that are said to be two classes.
@@ -390,6 +411,8 @@ impl JobSpec {
     pub fn cam(&self) -> CamSpec {
         CamSpec {
             class: self.class.clone(),
+            text: self.text.clone(),
+            text_template: self.text_template.clone(),
             layers: self.layers.clone(),
             model: self.model.clone(),
             methods: self.method.clone(),

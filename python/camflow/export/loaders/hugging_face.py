@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..messages import ExportError, first_line, say
 from ..preprocess import fixed_size
 from ..transforms import steps_from_processor
-from . import LoadedModel, Metadata, detection, scores, timm
+from . import LoadedModel, Metadata, TextTower, detection, scores, taken_out, timm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,11 +68,17 @@ def config_of(name: str) -> dict[str, Any]:
 
 
 def load(
-    name: str, weights: str, num_classes: int | None = None, classes: Sequence[str] | None = None, prompt: str | None = None
+    name: str,
+    weights: str,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    prompt: str | None = None,
+    is_tower: bool = False,
 ) -> LoadedModel:
     """The model of the repository or folder `name`, with its weights where `weights` is "default", and random ones otherwise.
 
-    CLIP-like models score `classes`: the texts that `prompt` makes of them ("{}" stands for the class).
+    CLIP-like models score `classes`: the texts that `prompt` makes of them ("{}" stands for the class). With `is_tower` they give
+    the image tower, and the other one beside it.
 
     Raises:
         ExportError: it gives no class scores, or cannot be loaded.
@@ -91,10 +97,15 @@ def load(
             "load it in a function that returns a module of class scores: `camflow export file.py:function`",
             code=2,
         )
-    check_kind(build, name, classes)
+    is_tower = is_tower and _is_clip(build)
+    if not is_tower:
+        check_kind(build, name, classes)
     module = _built(build, name, weights, num_classes)
-    metadata = adapt(module, name, classes, prompt)
-    return LoadedModel(module, Path(name).resolve().name if Path(name).is_dir() else name, f"hf:{name}", metadata)
+    shown, source = Path(name).resolve().name if Path(name).is_dir() else name, f"hf:{name}"
+    if is_tower:
+        metadata, texts = towers(module, name)
+        return LoadedModel(module, shown, source, metadata, texts)
+    return LoadedModel(module, shown, source, adapt(module, name, classes, prompt))
 
 
 def _is_clip(kind: type) -> bool:
@@ -141,7 +152,8 @@ def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
     if (is_clip or _detects_texts(called)) and not classes:
         raise ExportError(
             f"`{name}` is a `{called}`, which scores texts, and nothing says which",
-            "`--classes` names them: a file (one a line) or a,b,c; `--prompt 'a photo of a {}'` makes sentences of them",
+            "`--classes` names them: a file (one a line) or a,b,c; `--prompt 'a photo of a {}'` makes sentences of them"
+            + ("; `--task embedding` exports the image tower, for `camflow annotate --text`" if is_clip else ""),
             code=2,
         )
 
@@ -169,13 +181,28 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
     elif _detects_texts(kind):
         texts = list(classes or ())
         metadata |= {"classes": {str(i): text for i, text in enumerate(texts)}}
-        metadata |= detection.texts(module, _embedded(module, name, texts, prompt))
+        metadata |= detection.texts(module, _text_tower(module, name).embed(_texts(name, texts, prompt)))
     elif kind.endswith("ForObjectDetection"):
         metadata |= detection.queries(module, metadata["classes"])
     else:
         scores.logits(module)
         metadata["task"] = "segmentation" if kind.endswith("Segmentation") else "classification"
     return metadata
+
+
+def towers(module: Any, name: str) -> tuple[Metadata, TextTower]:
+    """Has a CLIP-like model of transformers give the embeddings [N, D] of images; what is known of it, and what embeds texts."""
+    scores.without_checks(module)
+    scores.without_choices(module)
+    metadata = metadata_of(module, name) | {"one_size": True, "classes": {}, "task": "embedding"}
+    texts = _text_tower(module, name)
+    scores.image_tower(module, _encode_image)
+    return metadata, texts
+
+
+def is_clip(module: object) -> bool:
+    """Whether it is a model of transformers with a tower for images and one for texts."""
+    return _is_clip(type(module))
 
 
 def _built(build: Any, name: str, weights: str, num_classes: int | None) -> Any:
@@ -219,12 +246,23 @@ def _task(name: str) -> Tensor:
 
 def _with_texts(module: Any, name: str, classes: list[str], prompt: str | None) -> Metadata:
     """Has the module give scores of classes: their texts are embedded once, and the text's network is left out."""
-    embedded = _embedded(module, name, classes, prompt)
-    # ALIGN divides by what others multiply with, and has no logarithm of it
-    scale = module.logit_scale.detach().exp() if hasattr(module, "logit_scale") else 1 / module.temperature.detach()
-    bias = getattr(module, "logit_bias", None)
-    scores.similarities(module, lambda self, images: _pooled(self.get_image_features(pixel_values=images)), embedded, scale, bias)
+    tower = _text_tower(module, name)
+    embedded = tower.embed(_texts(name, classes, prompt))
+    scores.similarities(module, _encode_image, embedded, tower.scale, tower.bias)
     return {"classes": {str(i): text for i, text in enumerate(classes)}, "task": "classification"}
+
+
+def _texts(name: str, classes: Sequence[str], prompt: str | None) -> list[str]:
+    """The texts of classes, with a note where they are the bare names."""
+    if prompt is None:
+        say(
+            f"note: the texts that `{name}` scores are the names of the classes; `--prompt 'a photo of a {{}}'` makes sentences of them"
+        )
+    return [(prompt or "{}").replace("{}", text) for text in classes]
+
+
+def _encode_image(module: Any, images: Tensor) -> Tensor:
+    return _pooled(module.get_image_features(pixel_values=images))
 
 
 def _pooled(found: Any) -> Tensor:
@@ -234,33 +272,38 @@ def _pooled(found: Any) -> Tensor:
     return tensor
 
 
-def _embedded(module: Any, name: str, classes: list[str], prompt: str | None) -> Tensor:
-    """The embeddings [K, D] of the classes' texts; the text's network is taken away."""
+def _text_tower(module: Any, name: str) -> TextTower:
+    """What embeds the texts of a CLIP-like model or a detector of texts; its network is taken out of the module."""
     import torch
 
     tokenizer = library().AutoTokenizer.from_pretrained(name)
-    texts = [(prompt or "{}").replace("{}", text) for text in classes]
-    if prompt is None:
-        say(
-            f"note: the texts that `{name}` scores are the names of the classes; `--prompt 'a photo of a {{}}'` makes sentences of them"
-        )
-    # SigLIP was trained on texts of one length
-    padding = "max_length" if "siglip" in str(module.config.model_type) else True
-    length = getattr(getattr(module.config, "text_config", None), "max_position_embeddings", None)
-    tokens = tokenizer(texts, padding=padding, max_length=length, truncation=True, return_tensors="pt")
-    if len({tuple(row) for row in tokens["input_ids"].tolist()}) < len(set(texts)):
-        raise ExportError(
-            f"the tokenizer of `{name}` makes the same tokens of different texts",
-            "the files of its tokenizer are probably missing",
-        )
-    taken = {key: value for key, value in tokens.items() if key in ("input_ids", "attention_mask")}
-    if "siglip" in str(module.config.model_type):
-        taken.pop("attention_mask", None)  # which it was trained without
+    is_siglip = "siglip" in str(module.config.model_type)
+    limit = getattr(getattr(module.config, "text_config", None), "max_position_embeddings", None)
     # a detector has the network of texts in a part of its own
     both = module if _is_clip(type(module)) else getattr(module, module.base_model_prefix)
-    with torch.no_grad():
-        embedded = _pooled(both.eval().get_text_features(**taken))
-    for part in ("text_model", "text_projection"):
-        if hasattr(both, part):
-            delattr(both, part)
-    return embedded
+    whole: Any = taken_out(both.eval().float(), ("text_model", "text_projection"))
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        scores.check_lengths(texts, lambda given: [len(ids) for ids in tokenizer(list(given))["input_ids"]], limit)
+        # SigLIP was trained on texts of one length
+        padding = "max_length" if is_siglip else True
+        tokens = tokenizer(list(texts), padding=padding, max_length=limit, truncation=True, return_tensors="pt")
+        if len({tuple(row) for row in tokens["input_ids"].tolist()}) < len(set(texts)):
+            raise ExportError(
+                f"the tokenizer of `{name}` makes the same tokens of different texts",
+                "the files of its tokenizer are probably missing",
+            )
+        taken = {key: value for key, value in tokens.items() if key in ("input_ids", "attention_mask")}
+        if is_siglip:
+            taken.pop("attention_mask", None)  # which it was trained without
+        with torch.no_grad():
+            return _pooled(whole.get_text_features(**taken)).float()
+
+    # ALIGN divides by what others multiply with, and has no logarithm of it
+    scale = 1.0
+    if hasattr(module, "logit_scale") and _is_clip(type(module)):
+        scale = float(module.logit_scale.detach().float().exp())
+    elif hasattr(module, "temperature"):
+        scale = float(1 / module.temperature.detach().float())
+    bias = getattr(module, "logit_bias", None)
+    return TextTower(embed, scale, 0.0 if bias is None else float(bias), "softmax" if bias is None else "sigmoid", "{}")

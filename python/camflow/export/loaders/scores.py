@@ -6,8 +6,10 @@ The forward of the model's class is overridden, so that the paths of its modules
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from ..messages import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,8 +89,24 @@ def class_maps(module: nn.Module, resized: bool, **constants: Tensor) -> None:
     override_forward(module, forward)
 
 
+def image_tower(module: nn.Module, encode: Callable[[Any, Tensor], Tensor]) -> None:
+    """The output [N, D] of a CLIP-like model is what `encode` gives of images: their embedding, beside which texts are laid later."""
+    override_forward(module, lambda self, own, images: encode(self, images))
+
+
+def check_lengths(texts: Sequence[str], count: Callable[[Sequence[str]], Sequence[int]], limit: int | None) -> None:
+    """Raise `ExportError` for a text of which `count` gives more tokens than `limit`: the rest of it would go unread."""
+    if limit is None:
+        return
+    for text, tokens in zip(texts, count(texts), strict=True):
+        if tokens > limit:
+            raise ExportError(
+                f"the text `{text}` has {tokens} tokens, and the model reads {limit}", "say it in fewer words", code=2
+            )
+
+
 def similarities(
-    module: nn.Module, encode: Callable[[Any, Tensor], Tensor], texts: Tensor, scale: Tensor, bias: Tensor | None = None
+    module: nn.Module, encode: Callable[[Any, Tensor], Tensor], texts: Tensor, scale: float, bias: float = 0.0
 ) -> None:
     """Scores [N, K] of CLIP-like models: the cosine of the image's embedding and each class's text, scaled.
 
@@ -96,11 +114,10 @@ def similarities(
     """
     unit = texts / texts.norm(dim=-1, keepdim=True)
     module.register_buffer("camflow_texts", (unit * scale).detach().t().contiguous(), persistent=False)
-    offset = 0.0 if bias is None else float(bias)
 
     def forward(self: Any, own: Callable[..., Any], images: Tensor) -> Tensor:
         found = encode(self, images)
         scores: Tensor = (found / found.norm(dim=-1, keepdim=True)) @ self.camflow_texts
-        return scores + offset
+        return scores + bias
 
     override_forward(module, forward)

@@ -27,11 +27,17 @@ def manifest() -> dict[str, dict[str, Any]]:
 
 
 def load(
-    name: str, weights: str, num_classes: int | None = None, classes: Sequence[str] | None = None, prompt: str | None = None
+    name: str,
+    weights: str,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    prompt: str | None = None,
+    is_tower: bool = False,
 ) -> LoadedModel:
     """The model `name`, with its published weights where `weights` is "default", and random ones otherwise.
 
-    CLIP-like models score `classes`, or those that the zoo says; `prompt` ("{}" stands for the class) makes texts of them.
+    CLIP-like models score `classes`, or those that the zoo says; `prompt` ("{}" stands for the class) makes texts of them. With
+    `is_tower` they give the image tower, and the other one beside it.
 
     Raises:
         ExportError: there is none of that name, FiftyOne is not installed, or the model gives nothing that camflow explains.
@@ -54,8 +60,9 @@ def load(
         )
     config = entry["default_deployment_config_dict"]["config"]
     if kind in HUGGING_FACE:
-        loaded = hugging_face.load(config.get("name_or_path") or HUGGING_FACE[kind], weights, num_classes, classes, prompt)
-        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
+        repository = config.get("name_or_path") or HUGGING_FACE[kind]
+        loaded = hugging_face.load(repository, weights, num_classes, classes, prompt, is_tower)
+        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata, loaded.texts)
     if kind in ULTRALYTICS and weights != "default":
         loaded = ultralytics.load(checkpoint(entries[name]), weights, num_classes, classes, prompt)
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
@@ -63,8 +70,8 @@ def load(
         loaded = rfdetr.load(config["model_type"], weights, num_classes)
         return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
     if kind in (*ULTRALYTICS, *RFDETR, *CLIP):
-        loaded = of_object(_zoo_model(name, weights), {"classes": classes, "prompt": prompt})
-        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata)
+        loaded = of_object(_zoo_model(name, weights), {"classes": classes, "prompt": prompt, "is_tower": is_tower})
+        return LoadedModel(loaded.module, name, f"fiftyone:{name}", loaded.metadata, loaded.texts)
     metadata = metadata_of(config)
     if weights == "default":
         module = _zoo_model(name, weights)._model  # the nn.Module inside FiftyOne's wrapper; it has no public name
@@ -93,7 +100,9 @@ def _zoo_model(name: str, weights: str) -> Any:
 
 
 def of_object(model: Any, texts: Mapping[str, Any]) -> LoadedModel:
-    """A model that FiftyOne loaded, or an `nn.Module`; `texts` are the classes and the prompt of one that scores texts.
+    """A model that FiftyOne loaded, or an `nn.Module`.
+
+    `texts` are the classes and the prompt of one that scores texts, and whether its image tower is wanted.
 
     Raises:
         ExportError: it gives no scores of classes.
@@ -119,11 +128,20 @@ def of_object(model: Any, texts: Mapping[str, Any]) -> LoadedModel:
         return LoadedModel(module, kinds[0], source, metadata)
     if any("FiftyOneTransformer" in kind or "ZeroShotTransformer" in kind for kind in kinds):
         name = str(config.get("name_or_path") or module.config._name_or_path)
+        if texts.get("is_tower") and hugging_face.is_clip(module):
+            metadata, tower = hugging_face.towers(module, name)
+            return LoadedModel(module, kinds[0], source, metadata, tower)
         return LoadedModel(module, kinds[0], source, hugging_face.adapt(module, name, texts["classes"], texts["prompt"]))
     if kinds[0] not in (*CLIP, *TORCHVISION):
         gives, hint = REFUSED.get(kinds[0], (f"what FiftyOne's `{kinds[0]}` makes of it", NETWORK))
         raise ExportError(f"the model gives {gives}: camflow explains scores of classes", hint or NETWORK, code=2)
     metadata = metadata_of(config)
+    if kinds[0] in CLIP and texts.get("is_tower"):
+        module, tower = clip.towers(model)
+        metadata |= {"classes": {}, "task": "embedding"}
+        if kinds[0] == "TorchOpenClipModel":
+            metadata["preprocess"] = steps_from_transforms(model._clip_preprocess)
+        return LoadedModel(module, kinds[0], source, metadata, tower)
     if kinds[0] in CLIP:
         names = list(texts["classes"] or model.classes)
         prompt = texts["prompt"] or f"{config['text_prompt']} {{}}"

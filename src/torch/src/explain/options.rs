@@ -59,6 +59,8 @@ pub struct Reading {
     pub is_probability: bool,
     /// Whether they are no scores of classes, so that nothing is decided by them and none has a probability.
     pub is_value: bool,
+    /// Whether each of several channels has a sigmoid of its own: otherwise a softmax is over all of them.
+    pub is_alone: bool,
     /// What the predictions of a detector mean.
     pub detections: Option<Detections>,
 }

@@ -96,6 +96,7 @@ pub(super) fn resolve(
                 None if reading.is_value => Source::Value(class),
                 None => match reading.detections {
                     Some(Detections { scores: DetectionScores::Sigmoid, .. }) => Source::Alone(class),
+                    None if reading.is_alone => Source::Alone(class),
                     _ => Source::Channel(class),
                 },
             };
@@ -263,8 +264,14 @@ mod tests {
     use crate::program::{OneChannel, counted};
     use camflow_pipeline::ClassIndex;
 
-    const SEVERAL: Reading =
-        Reading { background: Some(0), one_channel: None, is_probability: false, is_value: false, detections: None };
+    const SEVERAL: Reading = Reading {
+        background: Some(0),
+        one_channel: None,
+        is_probability: false,
+        is_value: false,
+        is_alone: false,
+        detections: None,
+    };
     const ONE: Reading = Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), ..SEVERAL };
     /// Of two names.
     const TWO: Reading = Reading { one_channel: Some(OneChannel { positive: 1, negative: Some(0) }), ..ONE };
@@ -403,6 +410,15 @@ mod tests {
         let score = resolved(&numbers, target, Reading { is_value: true, ..SEVERAL }, None).expect("whatever is decided");
         assert_eq!(score.of(&numbers).expect("score").double_value(&[0]), -3.0);
         assert_eq!(score.confidence(&numbers).expect("no probability").double_value(&[0]), -3.0);
+    }
+
+    #[test]
+    fn texts_that_are_scored_each_by_itself_have_a_sigmoid() {
+        let target =
+            ClassTarget { class: ClassIndex(0), channel: Channel::Index(1), pixels: TargetPixels::Predicted, detection: None };
+        let logits = Tensor::from_slice(&[9f32, 3f32.ln()]).view([1, 2]);
+        let score = resolved(&logits, target, Reading { is_alone: true, ..SEVERAL }, None).expect("whatever is decided");
+        assert!((score.confidence(&logits).expect("a probability").double_value(&[0]) - 0.75).abs() < 1e-6);
     }
 
     #[test]

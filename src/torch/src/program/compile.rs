@@ -124,7 +124,7 @@ impl Plan {
             boxes,
             output_dimensions: program.output_sizes().map(<[_]>::len),
             lacks_channels: program.lacks_channels(),
-            comparison: None,
+            comparison: program.comparison(options.device)?,
             taps: taps.clone(),
             suffixes,
             kept: kept_values,

@@ -44,6 +44,9 @@ pub struct ModelMetadata {
     /// What a detector's predictions are.
     #[serde(default)]
     pub detections: Option<DetectionInfo>,
+    /// Of the image tower of a CLIP-like model: how texts are laid beside its embeddings.
+    #[serde(default)]
+    pub texts: Option<TextInfo>,
     /// Channel of the primary output -> class name.
     #[serde(default, deserialize_with = "once_each")]
     pub classes: BTreeMap<i64, String>,
@@ -138,6 +141,9 @@ impl ModelMetadata {
         {
             return Err(format!("its `threshold` of detections is {threshold}, which is no probability"));
         }
+        if let Some(texts) = &metadata.texts {
+            texts.check()?;
+        }
         let of_layers = metadata.layers.iter().filter_map(|layer| layer.tokens.as_ref());
         of_layers.chain(&metadata.tokens).try_for_each(TokenInfo::check)?;
         Ok(metadata)
@@ -200,6 +206,55 @@ pub struct DetectionInfo {
     pub scores: DetectionScores,
     /// The probability from which a prediction is a detection.
     pub threshold: f64,
+}
+
+/// How texts are laid beside the embeddings of an image tower: a score is the cosine of the two embeddings times `scale`, plus `bias`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct TextInfo {
+    /// Where the exporter took the model from, and takes its text tower.
+    pub source: String,
+    /// What the tower is called in the cache of embeddings: digits and letters.
+    pub key: String,
+    /// What the cosine is multiplied by.
+    pub scale: f64,
+    /// What is added to it.
+    #[serde(default)]
+    pub bias: f64,
+    /// How scores become probabilities.
+    pub scores: TextConfidence,
+    /// What makes a text of a class where nobody says otherwise; `{}` stands for the class.
+    pub prompt: String,
+}
+
+/// How the scores of texts become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextConfidence {
+    /// Each text by itself, as SigLIP is trained.
+    Sigmoid,
+    /// All texts together, as CLIP is trained.
+    Softmax,
+}
+
+impl TextInfo {
+    fn check(&self) -> Result<(), String> {
+        const MAX_KEY_BYTES: usize = 64;
+        if !(1..=MAX_KEY_BYTES).contains(&self.key.len()) || !self.key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err("the `key` of its texts is no name of digits and letters".to_owned());
+        }
+        if !(self.scale.is_finite() && self.scale > 0.0 && self.bias.is_finite()) {
+            return Err(format!(
+                "scores of its texts are scaled by {} and shifted by {}, which is no score",
+                self.scale, self.bias
+            ));
+        }
+        for (what, text) in [("source", &self.source), ("prompt", &self.prompt)] {
+            if text.len() > MAX_NAME_BYTES || text.chars().any(is_unseen) {
+                return Err(format!("the {what} of its texts is too long, or holds a character that nobody can see"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a detector's logits become probabilities.

@@ -58,12 +58,12 @@ pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{
     DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task,
-    TokenInfo,
+    TextConfidence, TextInfo, TokenInfo,
 };
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub(crate) use settings::MathAttention;
 pub use settings::{allow_tf32, silence_warnings};
-pub use similarity::References;
+pub use similarity::{References, TextScores};
 pub use transfer::to_host;
 pub(crate) use transfer::{HostCopy, Uploader, send};
 #[doc(hidden)]
@@ -199,6 +199,8 @@ pub struct Program {
     archive: Archive,
     graph: Graph,
     stored: HashMap<ValueId, StoredTensor>,
+    /// What an image tower's embeddings are scored against.
+    texts: Option<TextScores>,
     /// What the exporter knows of the model.
     pub metadata: ModelMetadata,
 }
@@ -248,7 +250,7 @@ impl Program {
         if !problems.is_empty() {
             return Err(invalid(problems, None));
         }
-        Ok(Program { archive, graph, stored, metadata })
+        Ok(Program { archive, graph, stored, texts: None, metadata })
     }
 
     /// The file.
@@ -281,12 +283,18 @@ impl Program {
 
     /// How many channels the output has that is explained; `None` where the exporter did not see it.
     pub fn num_channels(&self) -> Option<i64> {
-        if self.lacks_channels() { Some(1) } else { self.output_sizes()?.get(1).copied().flatten() }
+        match &self.texts {
+            Some(texts) => i64::try_from(texts.names.len()).ok(),
+            None if self.lacks_channels() => Some(1),
+            None => self.output_sizes()?.get(1).copied().flatten(),
+        }
     }
 
     /// Of an output with one channel, the classes that it stands for.
     pub fn one_channel(&self) -> Option<OneChannel> {
-        (self.num_channels() == Some(1) && self.metadata.task.has_classes()).then(|| OneChannel::of(&self.metadata.classes))
+        // One text is scored in every image, whatever a sigmoid says of it.
+        (self.texts.is_none() && self.num_channels() == Some(1) && self.metadata.task.has_classes())
+            .then(|| OneChannel::of(&self.metadata.classes))
     }
 
     /// How many dimensions the output has that is explained, those that the model leaves out included; `None` where the exporter did
