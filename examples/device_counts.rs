@@ -61,6 +61,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         confidence: false,
         one_by_one: false,
         probe_batch: 1,
+        slice_batch: None,
     };
     let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use super::{Engine, Observer, device::DeviceSpec};
+use super::{Engine, Observer, device::DeviceSpec, slicing::SliceSpec};
 use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
@@ -29,6 +29,7 @@ pub struct CamSpec {
     pub aug_smooth: bool,
     pub cam_batch_size: NonZeroUsize,
     pub size: HeatmapSize,
+    pub slices: SliceSpec,
     pub device: DeviceSpec,
     pub python: Option<PathBuf>,
 }
@@ -98,7 +99,8 @@ impl CamSpec {
         notices
     }
 
-    fn layer_names(&self) -> Vec<String> {
+    /// The layers as they were named, one by one.
+    pub fn layer_names(&self) -> Vec<String> {
         split_layers(&self.layers.names(|_| false).join(","))
     }
 
@@ -163,6 +165,7 @@ impl CamSpec {
             confidence: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size.get(),
+            slice_batch: None,
         }
     }
 }

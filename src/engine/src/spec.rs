@@ -15,6 +15,7 @@ use super::{
     cam::CamSpec,
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, text, text_or_none},
+    slicing::{Beside, OverlapRatio, SliceSpec},
     study_files::{present, shared},
 };
 use crate::job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name};
@@ -74,6 +75,21 @@ pub struct JobSpec {
     #[serde(with = "choice")]
     #[schemars(schema_with = "choice::schema::<HeatmapSize>", extend("x-value" = "SIZE"))]
     pub size: HeatmapSize,
+    /// Rows of a slice in pixels: an image that is larger goes through the model slice by slice at its own resolution, and gets one
+    /// heatmap of all slices; a height or a width alone means a square
+    #[schemars(extend("x-value" = "PIXELS"))]
+    pub slice_height: Option<NonZeroUsize>,
+    /// Columns of a slice in pixels
+    #[schemars(extend("x-value" = "PIXELS"))]
+    pub slice_width: Option<NonZeroUsize>,
+    /// The part of its height that a slice shares with the one below, at least: 0 to 0.9
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("type" = ["string", "number"], "x-value" = "RATIO"))]
+    pub overlap_height_ratio: OverlapRatio,
+    /// The part of its width that a slice shares with the one beside it, at least: 0 to 0.9
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("type" = ["string", "number"], "x-value" = "RATIO"))]
+    pub overlap_width_ratio: OverlapRatio,
     /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`; several with commas share the work
     #[serde(deserialize_with = "device_names")]
     #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "DEVICE"))]
@@ -244,6 +260,10 @@ impl Default for JobSpec {
             aug_smooth: false,
             cam_batch_size: CAM_BATCH_SIZE,
             size: HeatmapSize::default(),
+            slice_height: None,
+            slice_width: None,
+            overlap_height_ratio: OverlapRatio::default(),
+            overlap_width_ratio: OverlapRatio::default(),
             device: vec!["auto".to_owned()],
             precision: Precision::default(),
             exact: false,
@@ -340,7 +360,13 @@ impl JobSpec {
             ),
             is_wrong(!has_page && self.baseline.is_some(), "`baseline` needs `html-file` beside it, the page that compares"),
         ];
-        checks.into_iter().flatten().chain(self.contradictory_mappings()).chain(self.shared_files()).collect()
+        checks
+            .into_iter()
+            .flatten()
+            .chain(self.slice_problems())
+            .chain(self.contradictory_mappings())
+            .chain(self.shared_files())
+            .collect()
     }
 
     /// Refuses a job in which something is wrong by itself.
@@ -350,6 +376,19 @@ impl JobSpec {
                 .hint("name one with `--dataset`; `camflow doctor` lists them"));
         }
         Diagnostic::join(self.problems().into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)
+    }
+
+    fn slice_problems(&self) -> Vec<String> {
+        let cam = self.cam();
+        let layers = cam.layer_names();
+        cam.slices.problems(Beside {
+            target: &self.target,
+            methods: &self.method,
+            layers: &layers,
+            aug_smooth: self.aug_smooth,
+            per_detection: self.per_detection,
+            faithfulness: self.faithfulness,
+        })
     }
 
     /// Labels that are said to be two classes.
@@ -398,6 +437,12 @@ impl JobSpec {
             aug_smooth: self.aug_smooth,
             cam_batch_size: self.cam_batch_size,
             size: self.size,
+            slices: SliceSpec {
+                height: self.slice_height,
+                width: self.slice_width,
+                overlap_height: self.overlap_height_ratio,
+                overlap_width: self.overlap_width_ratio,
+            },
             device: DeviceSpec { devices: self.device.clone(), precision: self.precision, exact: self.exact, fast: self.fast },
             python: self.python.clone(),
         }
