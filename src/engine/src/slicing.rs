@@ -83,7 +83,7 @@ impl SliceSpec {
         Some(Slicing { height, width, overlap_height: self.overlap_height.0, overlap_width: self.overlap_width.0 })
     }
 
-    /// How large images may be: those in slices are never in memory as anything but 8-bit colours.
+    /// How large images may be: those in slices are in memory as they are decoded and as nothing else, and one at a time.
     pub fn limits(&self) -> ImageLimits {
         /// 1.5 GiB of 8-bit colours.
         const IN_SLICES: u64 = 1 << 29;

@@ -15,7 +15,7 @@ use super::{
     heatmap::{self, OnHost, ToHost},
     launch::{boxed, failure},
 };
-use crate::program::send;
+use crate::program::{HostCopy, send};
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, SliceAxis, SlicePart, Upsampling, Window};
 use camflow_pipeline::{
     Channel, ClassHeatmaps, ClassIndex, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, RunError,
@@ -358,7 +358,11 @@ impl TorchExplainer {
                 }
                 heatmaps.push(heatmap);
             }
-            let numbers = |tensors: &[&Tensor]| Vec::<f64>::try_from(Tensor::f_stack(tensors, 0)?);
+            let numbers = |tensors: &[&Tensor]| -> Result<Vec<f64>, TchError> {
+                let copy = HostCopy::start(&Tensor::f_stack(tensors, 0)?.f_view_dtype(Kind::Uint8)?)?;
+                let number = |bytes: &[u8; 8]| f64::from_ne_bytes(*bytes);
+                copy.read(|bytes: &[u8]| bytes.as_chunks().0.iter().map(number).collect())
+            };
             let score: f64 = numbers(&found.scores.iter().collect::<Vec<_>>())?.iter().sum();
             if !score.is_finite() {
                 return Ok(None);
@@ -421,6 +425,12 @@ impl TorchExplainer {
         let (mut heatmap, is_finite) = heatmaps.remove(0);
         if let Some((upsampling, Heatmap { height, width, values, .. })) = upsampling.zip(of_layers.into_iter().next()) {
             heatmap.layer_map = Some(LayerMap { height, width, values, upsampling });
+        }
+        if let Some(seen) = sum.seen() {
+            // What is beside it is no part of the heatmap, though a map that is enlarged reaches half a place beyond its edge.
+            let seen = seen.resize_nearest(heatmap.height, heatmap.width);
+            let pixels = heatmap.values.iter_mut().zip(&mut heatmap.levels).zip(&seen.pixels);
+            pixels.filter(|(_, seen)| **seen == 0).for_each(|((value, level), _)| (*value, *level) = (0.0, 0));
         }
         Ok((heatmap, is_finite))
     }
