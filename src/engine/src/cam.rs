@@ -125,7 +125,8 @@ impl CamSpec {
     }
 
     /// Those that were asked for, each once; else the model's own: of a detector, whose score hangs on one place of a layer, the mean
-    /// gradient of the whole layer (Grad-CAM) says little.
+    /// gradient of the whole layer (Grad-CAM) says little; and of slices, whose mean gradients grow with how much of the class a slice
+    /// has, so that one of them outshines all others.
     fn methods(&self, program: &Program) -> Vec<Method> {
         let mut methods: Vec<Method> = Vec::new();
         for &method in &self.methods {
@@ -134,7 +135,8 @@ impl CamSpec {
             }
         }
         if methods.is_empty() {
-            methods.push(if program.metadata.task == Task::Detection { Method::Layercam } else { Method::Gradcam });
+            let is_local = program.metadata.task == Task::Detection || self.slices.slicing().is_some();
+            methods.push(if is_local { Method::Layercam } else { Method::Gradcam });
         }
         methods
     }

@@ -58,7 +58,8 @@ pub struct JobSpec {
     /// A zoo name (exported on first use) or a `.pt2` file
     #[schemars(extend("x-value" = "MODEL", "x-path" = "model"))]
     pub model: String,
-    /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector layercam
+    /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector and in slices
+    /// layercam
     #[serde(with = "choices")]
     #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
     pub method: Vec<Method>,
