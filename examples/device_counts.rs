@@ -61,6 +61,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         confidence: false,
         one_by_one: false,
         probe_batch: 1,
+        slice_batch: None,
     };
     let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
@@ -155,6 +156,7 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         width,
         region: FrameRegion::whole(height, width),
         targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels, detection: None }],
+        slices: None,
         is_clipped: false,
         is_moved: false,
     })

@@ -66,6 +66,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         confidence: false,
         one_by_one: false,
         probe_batch: 1,
+        slice_batch: None,
     };
     let precision = Precision::ALL.iter().find(|known| known.name() == precision).ok_or("PRECISION is fp32, tf32 or bf16")?;
     allow_tf32(*precision == Precision::Tf32);
@@ -99,6 +100,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
             pixels: TargetPixels::Mask(selected),
             detection: None,
         }],
+        slices: None,
         is_clipped: false,
         is_moved: false,
     };

@@ -6,7 +6,7 @@ use clap::Arg;
 
 use super::{choice, positive};
 use crate::{
-    engine::{CamSpec, DeviceSpec, key},
+    engine::{CamSpec, DeviceSpec, OverlapRatio, SliceSpec, key},
     explain::{HeatmapSize, Method},
     job::NameList,
     program::Precision,
@@ -38,6 +38,14 @@ pub(super) struct CamArgs {
     cam_batch_size: NonZeroUsize,
     #[arg(long, value_parser = choice::<HeatmapSize>())]
     size: HeatmapSize,
+    #[arg(long, value_parser = positive)]
+    slice_height: Option<NonZeroUsize>,
+    #[arg(long, value_parser = positive)]
+    slice_width: Option<NonZeroUsize>,
+    #[arg(long)]
+    overlap_height_ratio: OverlapRatio,
+    #[arg(long)]
+    overlap_width_ratio: OverlapRatio,
     #[arg(long, value_delimiter = ',')]
     device: Vec<String>,
     #[arg(long, value_parser = choice::<Precision>())]
@@ -65,6 +73,10 @@ impl CamArgs {
             aug_smooth,
             cam_batch_size,
             size,
+            slice_height,
+            slice_width,
+            overlap_height_ratio,
+            overlap_width_ratio,
             device,
             precision,
             exact,
@@ -83,6 +95,12 @@ impl CamArgs {
             aug_smooth,
             cam_batch_size,
             size,
+            slices: SliceSpec {
+                height: slice_height,
+                width: slice_width,
+                overlap_height: overlap_height_ratio,
+                overlap_width: overlap_width_ratio,
+            },
             device: DeviceSpec { devices: device, precision, exact, fast },
             python,
         }

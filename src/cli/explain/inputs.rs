@@ -1,15 +1,25 @@
 //! From files to a batch for the device.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     diagnostic::Diagnostic,
+    engine::SliceSpec,
     media::{
         Array, ArrayValues, BinaryMask, ExifPolicy, FileContent, FrameRegion, ImageLimits, InputPixels, LabelMask, MaskValue,
-        Outside, Preprocess, SourceImage, is_turned, read_array_file, shown,
+        Outside, PackedMask, Preprocess, Slicing, SourceImage, is_turned, read_array_file, shown,
     },
-    pipeline::{Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Fingerprint, InputBatch, SampleRef, TargetPixels},
+    pipeline::{
+        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Fingerprint, InputBatch, SampleRef, SlicedImage, SlicedPlace,
+        SlicedTarget, TargetPixels,
+    },
 };
+
+/// The longer side of a picture to look at, of an image in slices.
+const PICTURE_SIDE: usize = 2048;
 
 /// One class to explain in every image.
 #[derive(Clone, Debug)]
@@ -49,10 +59,16 @@ pub(super) fn image_batch(
     name: &str,
     asked: &[Asked],
     preprocess: &Preprocess,
+    slices: &SliceSpec,
 ) -> Result<(InputBatch, SourceImage), Diagnostic> {
-    let limits = ImageLimits::default();
+    let limits = slices.limits();
     let content = FileContent::read(path, limits.max_bytes)?;
     let image = preprocess.parse(path, &content.bytes, &limits, ExifPolicy::Ignore)?;
+    drop(content);
+    let (height, width) = image.size();
+    if let Some(slicing) = slices.slicing().filter(|slicing| slicing.cuts(height, width)) {
+        return sliced_batch(path, name, asked, preprocess, image, slicing, &limits);
+    }
     let input = preprocess.apply_to(&image)?;
     let (height, width, region) = (input.height, input.width, input.region);
     let mut targets = Vec::new();
@@ -71,11 +87,48 @@ pub(super) fn image_batch(
     Ok((InputBatch { samples: vec![sample], height, width }, image))
 }
 
+/// The same of an image that is larger than a slice. The image that is given back is one to look at, of bounded size.
+fn sliced_batch(
+    path: &Path,
+    name: &str,
+    asked: &[Asked],
+    preprocess: &Preprocess,
+    image: SourceImage,
+    slicing: Slicing,
+    limits: &ImageLimits,
+) -> Result<(InputBatch, SourceImage), Diagnostic> {
+    let (height, width) = image.size();
+    let region = FrameRegion::whole(height, width);
+    let mut targets = Vec::new();
+    for (class, asked) in asked.iter().enumerate() {
+        let place = match &asked.pixels {
+            AskedPixels::Predicted => SlicedPlace::Predicted,
+            AskedPixels::Pixel { x, y } => {
+                pixel(*x, *y, &region, (height, width))?;
+                SlicedPlace::Pixel { x: *x, y: *y }
+            }
+            AskedPixels::Mask { file, value } => SlicedPlace::Mask(PackedMask::of(&read_mask(file, &limits)?.select(value)?)),
+        };
+        targets.push(SlicedTarget { class: ClassIndex(class), channel: asked.channel, place });
+    }
+    let picture = image.thumbnail(PICTURE_SIDE)?;
+    let slices = SlicedImage::new(image, slicing, preprocess, targets, None)?;
+    let (height, width) = slices.input;
+    let sample = sample((0, name.to_owned()), path, InputPixels::Levels(Vec::new()), (height, width), region, Vec::new());
+    let sample = DecodedSample { slices: Some(Arc::new(slices)), ..sample };
+    Ok((InputBatch { samples: vec![sample], height, width }, picture))
+}
+
 /// What is hardly meant so about the mask of an image, lowercase, without a period.
-pub(super) fn mask_notices(path: &Path, batch: &InputBatch, asked: &[Asked]) -> Result<Vec<String>, Diagnostic> {
+pub(super) fn mask_notices(
+    path: &Path,
+    batch: &InputBatch,
+    asked: &[Asked],
+    limits: &ImageLimits,
+) -> Result<Vec<String>, Diagnostic> {
     let file = asked.iter().find_map(|asked| if let AskedPixels::Mask { file, .. } = &asked.pixels { Some(file) } else { None });
     let (Some(file), Some(sample)) = (file, batch.samples.first()) else { return Ok(Vec::new()) };
-    let mask = read_mask(file, &ImageLimits::default())?;
+    let mask = read_mask(file, limits)?;
     let (named, FrameRegion { image_height, image_width, .. }) = (shown(file), sample.region);
     let lossy = mask.is_lossy.then(|| {
         format!("`{named}` is a JPEG file, whose compression changes the numbers of classes near edges: store masks as PNG")
@@ -148,10 +201,9 @@ fn read_mask(path: &Path, limits: &ImageLimits) -> Result<LabelMask, Diagnostic>
 }
 
 /// The values in a mask file, of all masks in it.
-pub(super) fn values_in(path: &Path) -> Result<Vec<MaskValue>, Diagnostic> {
-    let limits = ImageLimits::default();
+pub(super) fn values_in(path: &Path, limits: &ImageLimits) -> Result<Vec<MaskValue>, Diagnostic> {
     let mask = match path.extension().is_some_and(|extension| extension == "npy") {
-        false => LabelMask::read(path, &limits)?,
+        false => LabelMask::read(path, limits)?,
         true => {
             let Array { shape, values } = read_array_file(path, limits.max_bytes)?;
             let shape = if let [count, height, width] = shape[..] { vec![count * height, width] } else { shape };
@@ -190,5 +242,5 @@ fn sample(
 ) -> DecodedSample {
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
     let envelope = Envelope::without_fields(sample, Fingerprint::of_job("", "explain"));
-    DecodedSample { envelope, pixels, height, width, region, targets, is_clipped: false, is_moved: false }
+    DecodedSample { envelope, pixels, height, width, region, targets, slices: None, is_clipped: false, is_moved: false }
 }

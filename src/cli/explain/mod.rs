@@ -11,13 +11,13 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, check_classes, check_confidence, check_masks,
-        check_output, check_preprocess, check_task, check_texts, components, embedded, in_file, lay_texts, one_channel_notice,
-        resolve,
+        Beside, CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, SliceSpec, check_classes,
+        check_confidence, check_masks, check_output, check_preprocess, check_task, check_texts, components, embedded, in_file,
+        lay_texts, one_channel_notice, resolve,
     },
     explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, Reference, TargetSpec},
-    media::{ExifPolicy, MaskValue, SourceImage, shown},
+    media::{ExifPolicy, ImageLimits, MaskValue, SourceImage, shown},
     names::{Choice, ClassNames},
     pipeline::{Cancellation, Channel, Explainer, InputBatch, SkipReason, listed},
     program::{Layer, PlanOptions, Program, References},
@@ -68,6 +68,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     if cam.text.is_empty() {
         check_classes(&target, &cam.class, None)?;
     }
+    check_slices(&cam, &target)?;
     let engine = engine(Cancellation::default());
     let Model { mut program, layers, devices } = cam.open(&engine, &told)?;
     lay_texts(&mut program, &cam, &target, &engine, &told)?;
@@ -100,7 +101,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         Some(found) => [(0, found.name.clone())].into(),
         None => program.metadata.classes.clone(),
     };
-    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), class_names, &options, animate);
+    let outputs = Outputs::new(out.clone(), format, file_names.classes.clone(), class_names, (&options, cam.slices), animate);
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     check_output(&program, explainer.plan(), &target)?;
 
@@ -153,6 +154,20 @@ fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagno
         None if cam.class.is_empty() && cam.text.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),
     }
+}
+
+/// Refuses what does not go with slices.
+fn check_slices(cam: &CamSpec, target: &TargetSpec) -> Result<(), Diagnostic> {
+    let layers = cam.layer_names();
+    let problems = cam.slices.problems(Beside {
+        target,
+        methods: &cam.methods,
+        layers: &layers,
+        aug_smooth: cam.aug_smooth,
+        per_detection: false,
+        faithfulness: false,
+    });
+    Diagnostic::join(problems.into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)
 }
 
 /// What images are compared with, where that is asked: as it was found, and its embedding.
@@ -221,7 +236,7 @@ fn most_faithful(
             break;
         }
         // What cannot be read or explained is told when its turn comes.
-        let Ok((batch, _)) = read(input, "image", asked, program) else { continue };
+        let Ok((batch, _)) = read(input, "image", asked, program, &SliceSpec::default()) else { continue };
         for explained in explainer.explain_now(batch)?.explained {
             trial.add(explained.classes.iter().flat_map(|class| &class.faithfulness));
         }
@@ -232,12 +247,18 @@ fn most_faithful(
 }
 
 /// One file as a batch, and its image where it is one.
-fn read(input: &Path, name: &str, asked: &[Asked], program: &Program) -> Result<(InputBatch, Option<SourceImage>), Diagnostic> {
+fn read(
+    input: &Path,
+    name: &str,
+    asked: &[Asked],
+    program: &Program,
+    slices: &SliceSpec,
+) -> Result<(InputBatch, Option<SourceImage>), Diagnostic> {
     let preprocess = &program.metadata.preprocess;
     Ok(match is_tensor(input) && inputs::is_prepared(input, preprocess)? {
         true => (inputs::tensor_batch(input, name, asked, program.metadata.image_channels())?, None),
         false => {
-            let (batch, image) = inputs::image_batch(input, name, asked, preprocess)?;
+            let (batch, image) = inputs::image_batch(input, name, asked, preprocess, slices)?;
             (batch, Some(image))
         }
     })
@@ -252,7 +273,7 @@ fn explain(
     outputs: &Outputs,
     reporter: &Reporter,
 ) -> Result<Tally, Diagnostic> {
-    let (batch, image) = read(input, name, asked, program)?;
+    let (batch, image) = read(input, name, asked, program, &outputs.slices)?;
     if image.as_ref().is_some_and(SourceImage::is_clipped) {
         reporter.notice(&format!(
             "`{}`: its gray levels were cut to 0 to 255, as Pillow does (bright ones are white, fractions black): convert it to 8 bits, or export the model with `--samples`, which reads them at full depth",
@@ -260,12 +281,14 @@ fn explain(
         ));
     }
     if image.is_some() {
-        inputs::mask_notices(input, &batch, asked)?.iter().for_each(|notice| reporter.notice(notice));
+        inputs::mask_notices(input, &batch, asked, &outputs.slices.limits())?.iter().for_each(|notice| reporter.notice(notice));
     }
     let image = image.map(SourceImage::into_picture);
     if image.is_none() && outputs.animate {
         reporter.notice(&format!("`{}`: a tensor is no picture to animate, and gets no GIF", shown(input)));
     }
+    // Of an image in slices the picture is a smaller one.
+    let image_size = batch.samples.first().map(|sample| (sample.region.image_height, sample.region.image_width));
     let result = explainer.explain_now(batch)?;
     for failure in &result.failed {
         reporter.image_failed(&failure.sample.media_path, &failure.error);
@@ -278,12 +301,17 @@ fn explain(
                     // A tensor holds several samples.
                     let id = Path::new(&explained.envelope.sample.id);
                     let of = if image.is_some() { &explained.envelope.sample.media_path } else { id };
-                    let absent = absence(asked)?;
+                    let absent = absence(asked, &outputs.slices.limits())?;
                     let message = format!("`{}`: {}", shown(of), absent.message);
                     reporter.notice(&error_text(&Diagnostic { message, ..absent }));
                 }
                 Some(class) => {
-                    let point = if let AskedPixels::Pixel { x, y } = asked.pixels { Some((x, y)) } else { None };
+                    let point = match (&asked.pixels, image_size, &image) {
+                        (AskedPixels::Pixel { x, y }, Some((height, width)), Some(image)) => {
+                            Some((x * image.width / width, y * image.height / height))
+                        }
+                        _ => None,
+                    };
                     let picture = image.as_ref().map(|image| Picture { image, seen: explained.seen.as_ref(), point });
                     outputs.write(input, &explained.envelope.sample.id, class, picture.as_ref(), reporter)?;
                     num_heatmaps += class.heatmaps.len();
@@ -295,11 +323,11 @@ fn explain(
 }
 
 /// Why an image got no heatmap of a class.
-fn absence(asked: &Asked) -> Result<Diagnostic, Diagnostic> {
+fn absence(asked: &Asked, limits: &ImageLimits) -> Result<Diagnostic, Diagnostic> {
     let (name, absent) = (&asked.name, SkipReason::ClassAbsent);
     let why = match (&asked.pixels, asked.channel) {
         (AskedPixels::Mask { file, value }, channel) => {
-            let (values, file) = (values_in(file)?, shown(file));
+            let (values, file) = (values_in(file, limits)?, shown(file));
             match value {
                 MaskValue::Object if values.len() < 2 => {
                     format!("{absent}, the mask `{file}` holds nothing but {}", listed(&values))

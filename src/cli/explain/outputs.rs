@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::{
     cli::print,
     diagnostic::Diagnostic,
+    engine::SliceSpec,
     explain::{Column, ExplainOptions, HeatmapSize},
     media::{
         BinaryMask, Durability, Interpolation, RgbImage, Tile, animation, contact_sheet, encode_gray, encode_rgb, hatch, outline,
@@ -74,6 +75,8 @@ pub(super) struct Outputs {
     class_names: BTreeMap<i64, String>,
     columns: Vec<Column>,
     size: HeatmapSize,
+    /// How images are cut.
+    pub(super) slices: SliceSpec,
     /// Whether a GIF is written, too.
     pub(super) animate: bool,
 }
@@ -85,10 +88,10 @@ impl Outputs {
         format: Format,
         names: Vec<String>,
         class_names: BTreeMap<i64, String>,
-        options: &ExplainOptions,
+        (options, slices): (&ExplainOptions, SliceSpec),
         animate: bool,
     ) -> Self {
-        Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size, animate }
+        Outputs { folder, format, names, class_names, columns: options.columns(), size: options.size, slices, animate }
     }
 
     /// Writes the files of one class and says so. `picture` is missing for tensors, which nobody can look at.

@@ -2,7 +2,7 @@
 
 use camflow_diagnostic::{Class, Diagnostic};
 use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView, View, resolve_view};
-use camflow_media::{ExifPolicy, ImageLimits};
+use camflow_media::ExifPolicy;
 use camflow_names::ClassNames;
 use camflow_pipeline::{Decoder, HeatmapFields, LabelNames, SeenMasks, TargetClass, Targets};
 use camflow_torch::program::Program;
@@ -98,17 +98,19 @@ pub(crate) fn decoder(
     fields: HeatmapFields,
     label: Option<&LabelField>,
 ) -> Decoder {
+    let cam = spec.cam();
     Decoder {
         preprocess: program.metadata.preprocess.clone(),
         targets,
         labels,
         fields,
-        limits: ImageLimits::default(),
+        limits: cam.slices.limits(),
         exif: exif(spec),
         fingerprint: job_fingerprint(spec, program, label),
         overwrite: spec.overwrite,
         is_detector: program.detections().is_some(),
         per_detection: spec.per_detection,
+        slicing: cam.slices.slicing(),
         masks: SeenMasks::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use super::{Engine, Observer, Part, device::DeviceSpec};
+use super::{Engine, Observer, Part, device::DeviceSpec, slicing::SliceSpec};
 use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
@@ -31,6 +31,7 @@ pub struct CamSpec {
     pub aug_smooth: bool,
     pub cam_batch_size: NonZeroUsize,
     pub size: HeatmapSize,
+    pub slices: SliceSpec,
     pub device: DeviceSpec,
     pub python: Option<PathBuf>,
 }
@@ -105,7 +106,8 @@ impl CamSpec {
         notices
     }
 
-    fn layer_names(&self) -> Vec<String> {
+    /// The layers as they were named, one by one.
+    pub fn layer_names(&self) -> Vec<String> {
         split_layers(&self.layers.names(|_| false).join(","))
     }
 
@@ -130,7 +132,8 @@ impl CamSpec {
     }
 
     /// Those that were asked for, each once; else the model's own: of a detector, whose score hangs on one place of a layer, the mean
-    /// gradient of the whole layer (Grad-CAM) says little.
+    /// gradient of the whole layer (Grad-CAM) says little; and of slices, whose mean gradients grow with how much of the class a slice
+    /// has, so that one of them outshines all others.
     fn methods(&self, program: &Program) -> Vec<Method> {
         let mut methods: Vec<Method> = Vec::new();
         for &method in &self.methods {
@@ -139,7 +142,8 @@ impl CamSpec {
             }
         }
         if methods.is_empty() {
-            methods.push(if program.metadata.task == Task::Detection { Method::Layercam } else { Method::Gradcam });
+            let is_local = program.metadata.task == Task::Detection || self.slices.slicing().is_some();
+            methods.push(if is_local { Method::Layercam } else { Method::Gradcam });
         }
         methods
     }
@@ -173,6 +177,7 @@ impl CamSpec {
             confidence: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size.get(),
+            slice_batch: None,
         }
     }
 }

@@ -17,6 +17,10 @@ const REST: u64 = 1024;
 /// Bytes that the files of one class of an image take at most; `None` where the image's size decides.
 pub(crate) fn most_bytes(spec: &JobSpec, metadata: &ModelMetadata, columns: &[Column]) -> Option<u64> {
     let size = fixed_size(&metadata.preprocess).filter(|_| spec.size != HeatmapSize::Image)?;
+    // How many slices there are, the image says.
+    if spec.cam().slices.slicing().is_some() {
+        return None;
+    }
     let each = |column: &Column| {
         let (num_pixels, num_values) = (size.0 * size.1, layer_values(metadata, column, size));
         let npy = match spec.npy {
@@ -84,6 +88,8 @@ mod tests {
         let inline = JobSpec { npy: NpyFormat::None, store: Store::Inline, ..spec.clone() };
         assert_eq!(most(&inline, "a"), Some(0));
         assert_eq!(most(&JobSpec { size: HeatmapSize::Image, ..spec.clone() }, "a"), None);
+        let slices = JobSpec { slice_height: std::num::NonZeroUsize::new(64), ..spec.clone() };
+        assert_eq!(most(&slices, "a"), None);
         let free = serde_json::json!([{"op": "resize_smaller", "size": 80}]);
         assert_eq!(most_bytes(&spec, &metadata(&free), &[column("a")]), None);
     }

@@ -1,6 +1,8 @@
 //! What is in the fields of a run before it begins: the heatmaps of another model, or of something else, are never replaced without
 //! a word.
 
+use std::num::NonZeroUsize;
+
 use serde_json::Value;
 
 use super::{
@@ -192,6 +194,7 @@ impl OfJob<'_> {
             return Some(format!("of target `{target}`, this run's is `{own}`"));
         }
         let settings = config.get("settings")?;
+        let pixels = |side: Option<NonZeroUsize>| side.map_or(Value::Null, |side| Value::from(side.to_string()));
         let own = [
             ("text", if self.spec.text.is_empty() { Value::Null } else { Value::from(self.spec.text.clone()) }),
             ("text-template", Value::from(self.spec.text_template.clone())),
@@ -199,6 +202,10 @@ impl OfJob<'_> {
             ("aug-smooth", Value::from(self.spec.aug_smooth)),
             ("apply-exif", Value::from(self.spec.apply_exif)),
             ("size", Value::from(self.spec.size.name())),
+            ("slice-height", pixels(self.spec.slice_height)),
+            ("slice-width", pixels(self.spec.slice_width)),
+            ("overlap-height-ratio", Value::from(self.spec.overlap_height_ratio.to_string())),
+            ("overlap-width-ratio", Value::from(self.spec.overlap_width_ratio.to_string())),
         ];
         let differs = |(key, value): &&(&str, Value)| settings.get(key).is_some_and(|stored| stored != value);
         let (key, value) = own.iter().find(differs)?;

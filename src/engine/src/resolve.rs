@@ -214,6 +214,7 @@ fn settings(
         ("measures", if spec.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
     ];
     settings.extend(one_channel_setting(one_channel));
+    settings.extend(spec.cam().slices.setting());
     if spec.per_detection {
         settings.push(("of", "each detection".to_owned()));
     }
@@ -428,6 +429,8 @@ mod tests {
         assert_eq!(settings_of(&["exact"], missed), exact);
         assert_eq!(settings_of(&["fast"], missed), PLAIN);
         assert_eq!(settings_of(&["per-detection"], ""), format!("{PLAIN}\0of=each detection"));
+        let spec = JobSpec { slice_width: std::num::NonZeroUsize::new(64), ..JobSpec::new("d") };
+        assert_eq!(spec.cam().slices.setting(), Some(("slices", "64x64 overlap 0.2 0.2".to_owned())));
         let mixing = r#", "independent_of_batch": false"#;
         assert_eq!(settings_of(&[], mixing), format!("{PLAIN}\0batch=one by one"), "what was made in batches was wrong");
     }

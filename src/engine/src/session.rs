@@ -117,6 +117,10 @@ impl<'a> Session<'a> {
             // What is no score of a class has no probability.
             confidence: !options.reading.is_value,
             with_layer_maps: spec.npy == NpyFormat::Layer,
+            slice_batch: match spec.batch_size {
+                BatchSize::Samples(samples) => Some(samples.get()),
+                BatchSize::Auto => None,
+            },
             ..options
         };
         let references = references(spec, &program, &found.dataset)?;

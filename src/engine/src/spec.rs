@@ -15,6 +15,7 @@ use super::{
     cam::CamSpec,
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, one_or_several, text, text_or_none},
+    slicing::{Beside, OverlapRatio, SliceSpec},
     study_files::{present, shared},
     texts::check_texts,
 };
@@ -67,7 +68,8 @@ pub struct JobSpec {
     /// A zoo name (exported on first use) or a `.pt2` file
     #[schemars(extend("x-value" = "MODEL", "x-path" = "model"))]
     pub model: String,
-    /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector layercam
+    /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector and in slices
+    /// layercam
     #[serde(with = "choices")]
     #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
     pub method: Vec<Method>,
@@ -84,6 +86,21 @@ pub struct JobSpec {
     #[serde(with = "choice")]
     #[schemars(schema_with = "choice::schema::<HeatmapSize>", extend("x-value" = "SIZE"))]
     pub size: HeatmapSize,
+    /// Rows of a slice in pixels: an image that is larger goes through the model slice by slice at its own resolution, and gets one
+    /// heatmap of all slices; a height or a width alone means a square
+    #[schemars(extend("x-value" = "PIXELS"))]
+    pub slice_height: Option<NonZeroUsize>,
+    /// Columns of a slice in pixels
+    #[schemars(extend("x-value" = "PIXELS"))]
+    pub slice_width: Option<NonZeroUsize>,
+    /// The part of its height that a slice shares with the one below, at least: 0 to 0.9
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("type" = ["string", "number"], "x-value" = "RATIO"))]
+    pub overlap_height_ratio: OverlapRatio,
+    /// The part of its width that a slice shares with the one beside it, at least: 0 to 0.9
+    #[serde(with = "text")]
+    #[schemars(with = "String", extend("type" = ["string", "number"], "x-value" = "RATIO"))]
+    pub overlap_width_ratio: OverlapRatio,
     /// Where to run: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`; several with commas share the work
     #[serde(deserialize_with = "device_names")]
     #[schemars(with = "Vec<String>", extend("type" = ["array", "string"], "x-value" = "DEVICE"))]
@@ -256,6 +273,10 @@ impl Default for JobSpec {
             aug_smooth: false,
             cam_batch_size: CAM_BATCH_SIZE,
             size: HeatmapSize::default(),
+            slice_height: None,
+            slice_width: None,
+            overlap_height_ratio: OverlapRatio::default(),
+            overlap_width_ratio: OverlapRatio::default(),
             device: vec!["auto".to_owned()],
             precision: Precision::default(),
             exact: false,
@@ -352,7 +373,13 @@ impl JobSpec {
             ),
             is_wrong(!has_page && self.baseline.is_some(), "`baseline` needs `html-file` beside it, the page that compares"),
         ];
-        checks.into_iter().flatten().chain(self.contradictory_mappings()).chain(self.shared_files()).collect()
+        checks
+            .into_iter()
+            .flatten()
+            .chain(self.slice_problems())
+            .chain(self.contradictory_mappings())
+            .chain(self.shared_files())
+            .collect()
     }
 
     /// Refuses a job in which something is wrong by itself.
@@ -371,6 +398,19 @@ impl JobSpec {
             TargetSpec::Labels(None) if !self.text.is_empty() => &TargetSpec::Predicted,
             target => target,
         }
+    }
+
+    fn slice_problems(&self) -> Vec<String> {
+        let cam = self.cam();
+        let layers = cam.layer_names();
+        cam.slices.problems(Beside {
+            target: self.target(),
+            methods: &self.method,
+            layers: &layers,
+            aug_smooth: self.aug_smooth,
+            per_detection: self.per_detection,
+            faithfulness: self.faithfulness,
+        })
     }
 
     /// Labels that are said to be two classes.
@@ -421,6 +461,12 @@ impl JobSpec {
             aug_smooth: self.aug_smooth,
             cam_batch_size: self.cam_batch_size,
             size: self.size,
+            slices: SliceSpec {
+                height: self.slice_height,
+                width: self.slice_width,
+                overlap_height: self.overlap_height_ratio,
+                overlap_width: self.overlap_width_ratio,
+            },
             device: DeviceSpec { devices: self.device.clone(), precision: self.precision, exact: self.exact, fast: self.fast },
             python: self.python.clone(),
         }

@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
 };
 
 /// From here on a picture counts as large: 8K video.
@@ -12,15 +12,41 @@ const LARGE_PIXELS: u64 = 1 << 25;
 /// Likewise for the bytes of a file or of an array.
 const LARGE_BYTES: u64 = 1 << 28;
 
-static TURN: Mutex<()> = Mutex::new(());
+/// Whether somebody has the turn.
+static IS_TAKEN: Mutex<bool> = Mutex::new(false);
+
+static GIVEN_BACK: Condvar = Condvar::new();
+
+/// The turn of a large picture, until it is dropped, on whatever thread.
+#[derive(Debug)]
+pub struct LargeTurn(());
+
+impl LargeTurn {
+    fn wait() -> Self {
+        // A panic of another thread concerns its own picture.
+        let mut is_taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        while *is_taken {
+            is_taken = GIVEN_BACK.wait(is_taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *is_taken = true;
+        LargeTurn(())
+    }
+}
+
+impl Drop for LargeTurn {
+    fn drop(&mut self) {
+        *IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        GIVEN_BACK.notify_one();
+    }
+}
 
 thread_local! {
     /// Whether this thread is at work on a sample, and the turn that it took for it.
-    static WORK: RefCell<Option<Option<MutexGuard<'static, ()>>>> = const { RefCell::new(None) };
+    static WORK: RefCell<Option<Option<LargeTurn>>> = const { RefCell::new(None) };
 }
 
 /// Runs `work`, which waits in the middle until no other thread is at work on a large picture, if it meets one itself. What it
-/// reads from files must not leave it. It must not wait for another thread's `work`.
+/// reads from files must not leave it, unless it takes the turn along ([`keep_turn`]). It must not wait for another thread's `work`.
 pub fn with_large_pictures_in_turn<T>(work: impl FnOnce() -> T) -> T {
     /// Also after a panic.
     struct End;
@@ -41,10 +67,14 @@ pub(super) fn wait_for_turn(pixels: u64, bytes: u64) {
     }
     WORK.with_borrow_mut(|work| {
         if let Some(turn @ None) = work {
-            // A panic of another thread concerns its own picture.
-            *turn = Some(TURN.lock().unwrap_or_else(PoisonError::into_inner));
+            *turn = Some(LargeTurn::wait());
         }
     });
+}
+
+/// The turn that the thread's work has taken, to be kept for as long as the picture is in memory; `None` where it took none.
+pub fn keep_turn() -> Option<LargeTurn> {
+    WORK.with_borrow_mut(|work| work.as_mut().and_then(Option::take))
 }
 
 #[cfg(test)]
@@ -81,6 +111,23 @@ mod tests {
         });
         assert!(panicked.is_err());
         with_large_pictures_in_turn(|| wait_for_turn(LARGE_PIXELS, 0));
+        // A turn that is taken along lasts as long as what it was taken for.
+        let kept = with_large_pictures_in_turn(|| {
+            wait_for_turn(LARGE_PIXELS, 0);
+            keep_turn()
+        });
+        assert!(kept.is_some());
+        let (done, is_done) = mpsc::channel();
+        let other = thread::spawn(move || {
+            with_large_pictures_in_turn(|| {
+                wait_for_turn(LARGE_PIXELS, 0);
+                done.send(()).unwrap();
+            });
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_millis(100)), Err(mpsc::RecvTimeoutError::Timeout));
+        drop(kept);
+        assert_eq!(is_done.recv(), Ok(()));
+        other.join().unwrap();
         // Outside of any work nobody waits.
         wait_for_turn(LARGE_PIXELS, 0);
         wait_for_turn(LARGE_PIXELS, 0);

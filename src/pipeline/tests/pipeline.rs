@@ -262,6 +262,7 @@ impl World {
             overwrite: false,
             is_detector: false,
             per_detection: false,
+            slicing: None,
             masks: SeenMasks::default(),
         }
     }

@@ -61,8 +61,9 @@ pub(super) fn decode<E>(
         return Ok(Err(refusal));
     }
     let layout = Layout::of(&tags, height, width)?;
-    // As stored, as numbers and as colours they are in memory at once.
-    let (stored, most) = (layout.whole().bytes() as u64, max_bytes / 3);
+    // As stored, as numbers and as colours they are in memory at once, unless all of that is the same; then only the file is beside it.
+    let most = if layout.is_rgb_as_stored() { max_bytes.saturating_sub(bytes.len() as u64) } else { max_bytes / 3 };
+    let stored = layout.whole().bytes() as u64;
     if stored > most {
         return Err(format!("its samples take {stored} bytes, the limit is {most}; make it smaller or take fewer bits"));
     }
@@ -146,6 +147,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Whether the bytes of pixels are their colours.
+    fn is_rgb_as_stored(&self) -> bool {
+        (self.meaning, self.bits, self.samples) == (Meaning::Rgb, 8, 3)
+    }
+
     fn read(&self, tags: &Directory<'_>) -> Result<Samples, String> {
         // What Pillow makes of such planes is no image.
         if self.is_planar && (!self.bits.is_multiple_of(8) || (self.bits == 16 && Packing::of(tags)?.is_raw())) {
@@ -182,6 +188,7 @@ impl Layout {
             (Meaning::Gray { .. }, _, 3) => Samples::Floats(longs(&bytes).into_iter().map(f32::from_bits).collect()),
             (Meaning::Gray { .. }, ..) => Samples::Integers(longs(&bytes).into_iter().map(|long| long as i32).collect()),
             (Meaning::Palette, ..) => self.colors(&bytes, &tags.numbers(320))?,
+            (Meaning::Rgb, 8, _) if self.is_rgb_as_stored() => Samples::Rgb(bytes),
             (Meaning::Rgb, 8, _) => self.rgb(&bytes),
             (Meaning::Rgb, ..) => {
                 let words = words(&bytes);

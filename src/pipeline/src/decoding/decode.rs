@@ -10,11 +10,14 @@ use super::{
 use crate::{
     fingerprint::{Ingredient, SampleFingerprint},
     message::{
-        ClassTarget, Decoded, DecodedSample, Envelope, SampleFailure, SampleUpdate, SkipReason, StaleSample, Step, StoredHeatmap,
-        StoredObject, StoredShape, StoredTarget, TargetDetection, TargetPixels,
+        ClassTarget, Decoded, DecodedSample, Envelope, SampleFailure, SampleUpdate, SkipReason, SlicedImage, SlicedPlace,
+        SlicedTarget, StaleSample, Step, StoredHeatmap, StoredObject, StoredShape, StoredTarget, TargetDetection, TargetPixels,
     },
 };
-use camflow_media::{MaskPart, MediaError, ModelInput, Outside, box_around, check_box, with_large_pictures_in_turn};
+use camflow_media::{
+    FrameRegion, InputPixels, MaskPart, MediaError, ModelInput, Outside, PackedMask, Slicing, SourceImage, box_around, check_box,
+    keep_turn, with_large_pictures_in_turn,
+};
 
 /// Decodes one sample; never panics on what files and labels contain.
 pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
@@ -23,12 +26,12 @@ pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
     let seen = with_large_pictures_in_turn(|| look(decoder, &envelope, &target, &files));
     let moved = files.moved();
     match seen {
-        Ok(Seen { input, targets, is_clipped }) => {
+        Ok(Seen { input, targets, slices, is_clipped }) => {
             let is_moved = !moved.is_empty();
             let fingerprint = moved.into_iter().fold(envelope.fingerprint, SampleFingerprint::unsettled);
             let ModelInput { pixels, height, width, region } = input;
             let envelope = Envelope { fingerprint, ..envelope };
-            let decoded = DecodedSample { envelope, pixels, height, width, region, targets, is_clipped, is_moved };
+            let decoded = DecodedSample { envelope, pixels, height, width, region, targets, slices, is_clipped, is_moved };
             Step::Next(Decoded::Ready(Box::new(decoded)))
         }
         Err(Stop::Skip(reason)) => match withdrawal(decoder, &envelope, reason) {
@@ -78,6 +81,7 @@ fn withdrawal(decoder: &Decoder, envelope: &Envelope, reason: SkipReason) -> Opt
 struct Seen {
     input: ModelInput,
     targets: Vec<ClassTarget>,
+    slices: Option<Arc<SlicedImage>>,
     is_clipped: bool,
 }
 
@@ -85,13 +89,20 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     let found = find(decoder, target, &envelope.wanted, files)?;
     let path = &envelope.sample.media_path;
     let image = decoder.preprocess.parse(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
+    let image_size = image.size();
+    let mask = found.iter().find_map(|found| match &found.place {
+        Place::Mask(mask) => Some((mask.height, mask.width)),
+        Place::Packed(mask) => Some((mask.height, mask.width)),
+        _ => None,
+    });
+    if let Some(mask) = mask {
+        decoder.masks.note_size(&envelope.sample, mask, image_size);
+    }
+    if let Some(slicing) = decoder.slicing.filter(|slicing| slicing.cuts(image_size.0, image_size.1)) {
+        return look_in_slices(decoder, found, image, slicing, files);
+    }
     let input = decoder.preprocess.apply_to(&image)?;
     let mut targets = Vec::with_capacity(found.len());
-    let image_size = (input.region.image_height, input.region.image_width);
-    let mask = found.iter().find_map(|found| if let Place::Mask(mask) = &found.place { Some(mask) } else { None });
-    if let Some(mask) = mask {
-        decoder.masks.note_size(&envelope.sample, (mask.height, mask.width), image_size);
-    }
     for Found { class, channel, place, object } in found {
         let detection = object.map(|object| detection(object, &input, files)).transpose()?.map(Arc::new);
         let pixels = match place {
@@ -111,7 +122,50 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     if targets.is_empty() {
         return Err(SkipReason::ClassUnseen.into());
     }
-    Ok(Seen { input, targets, is_clipped: image.is_clipped() })
+    Ok(Seen { input, targets, slices: None, is_clipped: image.is_clipped() })
+}
+
+/// The same of an image that is larger than a slice: it stays as it is until the device asks for slice after slice.
+fn look_in_slices(
+    decoder: &Decoder,
+    found: Vec<Found<'_>>,
+    image: SourceImage,
+    slicing: Slicing,
+    files: &InputFiles<'_>,
+) -> Result<Seen, Stop> {
+    let (height, width) = image.size();
+    let whole = FrameRegion::whole(height, width);
+    let mut targets = Vec::with_capacity(found.len());
+    for Found { class, channel, place, .. } in found {
+        let place = match place {
+            Place::Predicted => SlicedPlace::Predicted,
+            Place::Labelled => SlicedPlace::Labelled,
+            Place::Pixel { x, y } if (x as usize) < width && (y as usize) < height => {
+                SlicedPlace::Pixel { x: x as usize, y: y as usize }
+            }
+            Place::Pixel { .. } => return Err(SkipReason::PixelOutsideImage.into()),
+            Place::Mask(mask) => SlicedPlace::Mask(PackedMask::of(&mask)),
+            Place::Packed(mask) => SlicedPlace::Mask(mask),
+            Place::Shapes(shapes) if decoder.is_detector => SlicedPlace::Boxes(bounds_of(&shapes)?),
+            Place::Shapes(shapes) => SlicedPlace::Mask(PackedMask::of(&draw(&shapes, &whole, files)?)),
+        };
+        let is_nowhere = match &place {
+            SlicedPlace::Mask(mask) => mask.count() == 0,
+            SlicedPlace::Boxes(boxes) => boxes.is_empty(),
+            SlicedPlace::Predicted | SlicedPlace::Labelled | SlicedPlace::Pixel { .. } => false,
+        };
+        if !is_nowhere {
+            targets.push(SlicedTarget { class, channel, place });
+        }
+    }
+    if targets.is_empty() {
+        return Err(SkipReason::ClassAbsent.into());
+    }
+    let is_clipped = image.is_clipped();
+    let slices = SlicedImage::new(image, slicing, &decoder.preprocess, targets, keep_turn())?;
+    let (height, width) = slices.input;
+    let input = ModelInput { pixels: InputPixels::Levels(Vec::new()), height, width, region: whole };
+    Ok(Seen { input, targets: Vec::new(), slices: Some(Arc::new(slices)), is_clipped })
 }
 
 /// What an object with heatmaps of its own is known by. The heatmaps of one without an id could be joined to nothing.
@@ -147,12 +201,19 @@ fn pixels(place: Place<'_>, input: &ModelInput, files: &InputFiles<'_>) -> Resul
             Err(Outside::Crop) => return Err(SkipReason::PixelOutsideCrop.into()),
         },
         Place::Mask(mask) => TargetPixels::Mask(mask.on_input(region, *height, *width)),
+        Place::Packed(mask) => TargetPixels::Mask(mask.unpacked().on_input(region, *height, *width)),
         Place::Shapes(shapes) => TargetPixels::Mask(draw(&shapes, region, files)?.on_input(region, *height, *width)),
     })
 }
 
 /// The boxes of shapes, or around them, over the model's input.
 fn boxes(shapes: &[&StoredShape], input: &ModelInput) -> Result<Vec<[f64; 4]>, Stop> {
+    let placed = bounds_of(shapes)?.into_iter().filter_map(|bounds| input.region.place_box(bounds, (input.height, input.width)));
+    Ok(placed.collect())
+}
+
+/// The boxes of shapes, or around them, over the image.
+fn bounds_of(shapes: &[&StoredShape]) -> Result<Vec<[f64; 4]>, Stop> {
     let mut boxes = Vec::with_capacity(shapes.len());
     for shape in shapes {
         let bounds = match shape {
@@ -162,7 +223,7 @@ fn boxes(shapes: &[&StoredShape], input: &ModelInput) -> Result<Vec<[f64; 4]>, S
         };
         let Some(bounds) = bounds else { continue };
         check_box(bounds)?;
-        boxes.extend(input.region.place_box(bounds, (input.height, input.width)));
+        boxes.push(bounds);
     }
     Ok(boxes)
 }

@@ -9,7 +9,7 @@ use crate::{
     message::{SampleFailure, SampleRef, Skip, SkipReason, Step, StoredHeatmap, TargetClass},
     stage::Stage,
 };
-use camflow_media::{ExifPolicy, ImageLimits, MediaError, Preprocess};
+use camflow_media::{ExifPolicy, ImageLimits, MediaError, Preprocess, Slicing};
 
 /// What a job explains in each sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Decoder {
     pub is_detector: bool,
     /// Whether each object of a class gets heatmaps of its own.
     pub per_detection: bool,
+    /// How images are cut that are larger than a slice; `None`: none is.
+    pub slicing: Option<Slicing>,
     /// Notes the masks that are read.
     pub masks: SeenMasks,
 }

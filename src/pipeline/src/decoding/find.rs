@@ -8,7 +8,7 @@ use crate::{
     grid::ClassIndex,
     message::{Channel, SkipReason, StoredObject, StoredShape, StoredTarget, TargetClass},
 };
-use camflow_media::{BinaryMask, FrameRegion, MediaError};
+use camflow_media::{BinaryMask, FrameRegion, MediaError, PackedMask};
 
 /// A class that a sample has, before its image is read.
 pub(super) struct Found<'a> {
@@ -30,6 +30,8 @@ impl<'a> Found<'a> {
 pub(super) enum Place<'a> {
     /// In a mask over the whole image.
     Mask(BinaryMask),
+    /// The same, where images may be so large that such a mask is better packed while the image is read.
+    Packed(PackedMask),
     /// Where these shapes are.
     Shapes(Vec<&'a StoredShape>),
     /// At this pixel.
@@ -89,13 +91,17 @@ pub(super) fn find<'a>(
                 Place::Shapes(of_class.map(|object| &object.shape).collect())
             }
             (_, StoredTarget::Mask(_)) => match (&mask, mask_value) {
-                (Some(mask), Some(value)) => Place::Mask(mask.select(value)?),
+                (Some(mask), Some(value)) => match decoder.slicing {
+                    None => Place::Mask(mask.select(value)?),
+                    Some(_) => Place::Packed(PackedMask::of(&mask.select(value)?)),
+                },
                 _ => continue,
             },
             _ => continue,
         };
         let is_nowhere = match &place {
             Place::Mask(mask) => mask.count() == 0,
+            Place::Packed(mask) => mask.count() == 0,
             Place::Shapes(shapes) => shapes.is_empty(),
             Place::Pixel { .. } | Place::Predicted | Place::Labelled => false,
         };

@@ -95,6 +95,7 @@ mod tests {
                     overwrite: false,
                     is_detector: false,
                     per_detection: false,
+                    slicing: None,
                     masks: SeenMasks::default(),
                 },
             };

@@ -51,6 +51,7 @@ impl World {
             overwrite: false,
             is_detector: self.per_detection,
             per_detection: self.per_detection,
+            slicing: None,
             masks: SeenMasks::default(),
         };
         let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };

@@ -7,17 +7,20 @@
 mod heatmap;
 mod label;
 mod sample;
+mod slices;
 mod step;
 mod target;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, StoredHeatmap, StoredMap, WrittenHeatmap};
 pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
 pub use sample::{Envelope, SampleRef};
+pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
 pub use target::{Channel, ClassTarget, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
 
@@ -61,8 +64,11 @@ pub struct DecodedSample {
     pub width: usize,
     /// Where the input lies in the image.
     pub region: FrameRegion,
-    /// The classes found in the sample's label; never empty.
+    /// The classes found in the sample's label; never empty, but where it goes through the model in slices.
     pub targets: Vec<ClassTarget>,
+    /// The image, where it goes through the model in slices: then `height` and `width` are those of a slice's input, and pixels and
+    /// targets are here alone.
+    pub slices: Option<Arc<SlicedImage>>,
     /// Whether levels of its image were cut to 255.
     pub is_clipped: bool,
     /// Whether somebody wrote one of its files since it was checked: its fingerprint is that of no sample.

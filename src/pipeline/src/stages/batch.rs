@@ -116,6 +116,11 @@ impl Batcher {
     /// Takes a sample; gives a batch when one is full by the limit of the moment, or the look-ahead is used up.
     fn push(&mut self, sample: DecodedSample, limit: BatchLimit) -> Option<InputBatch> {
         let shape = (sample.height, sample.width);
+        // Its slices are batches by themselves, and it is too large to wait.
+        if sample.slices.is_some() {
+            let (height, width) = shape;
+            return Some(InputBatch { samples: vec![sample], height, width });
+        }
         let full = limit.of_shape(sample.height, sample.width);
         let index = match self.waiting.iter().position(|(waiting, _)| *waiting == shape) {
             Some(index) => index,
@@ -161,6 +166,7 @@ mod tests {
             width,
             region: FrameRegion::whole(height, width),
             targets: Vec::new(),
+            slices: None,
             is_clipped: false,
             is_moved: false,
         }

@@ -166,7 +166,7 @@ impl TorchExplainer {
     }
 
     /// Whether the device can go on after an error.
-    fn check_device(&self, error: &ExplainError) -> Result<(), RunError> {
+    pub(super) fn check_device(&self, error: &ExplainError) -> Result<(), RunError> {
         let device = self.plan.device();
         fault_of(device).map_or(Ok(()), |fault| Err(unusable(&device_name(device), &fault, error)))
     }
@@ -269,7 +269,7 @@ fn is_same(one: &Option<Arc<TargetDetection>>, other: &Option<Arc<TargetDetectio
 }
 
 /// The pixels of a model's input in boxes.
-fn boxed(boxes: &[[f64; 4]], height: usize, width: usize) -> BinaryMask {
+pub(super) fn boxed(boxes: &[[f64; 4]], height: usize, width: usize) -> BinaryMask {
     let mut mask = BinaryMask::empty(height, width);
     for &[left, top, right, bottom] in boxes {
         mask.fill_box([left, top, right, bottom]);

@@ -21,6 +21,7 @@ mod pass;
 mod probe;
 mod saliency;
 mod sizes;
+mod slices;
 mod smoothing;
 mod target;
 mod trial;
@@ -34,9 +35,11 @@ use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOption
 use batch_size::Footprint;
 use cam::Needs;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
+use grid::ColumnIndex;
 use launch::{Launched, failure};
 use pass::{Derivative, NetworkTaps, Order, Taps};
 use sizes::Sizes;
+use typed_index_collections::TiVec;
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
@@ -58,6 +61,8 @@ pub struct TorchExplainer {
     probe_batch: usize,
     /// What sizes of its input the model takes.
     sizes: Sizes,
+    /// The sizes of what methods give for inputs of a size, where slices were explained.
+    map_sizes: Option<((usize, usize), TiVec<ColumnIndex, Vec<(usize, usize)>>)>,
     uploader: Uploader,
     /// So that the device always has something to do.
     runs_ahead: bool,
@@ -138,6 +143,7 @@ impl TorchExplainer {
             num_sharing: 1,
             probe_batch: options.probe_batch.clamp(1, max_batch),
             sizes: Sizes::of(&program.metadata.input),
+            map_sizes: None,
             uploader,
             // The CPU computes on the thread that launches.
             runs_ahead: plan_options.device.is_cuda(),
@@ -180,6 +186,13 @@ impl Explainer for TorchExplainer {
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
         let mut result = HeatmapBatch::default();
         let InputBatch { samples, height, width } = batch;
+        if samples.iter().any(|sample| sample.slices.is_some()) {
+            let before = std::mem::take(&mut self.launched);
+            self.collect(before, &mut result)?;
+            // They are alone in their batches.
+            samples.into_iter().try_for_each(|sample| self.explain_slices(sample, &mut result))?;
+            return Ok(result);
+        }
         if let Some(error) = self.too_large(height, width) {
             result.failed.extend(samples.into_iter().map(|sample| failure(sample, error.clone())));
             return Ok(result);

@@ -35,6 +35,8 @@ pub struct ExplainOptions {
     pub one_by_one: bool,
     /// How many variants of a sample gradient-free methods and that examination run at a time.
     pub probe_batch: usize,
+    /// How many slices of an image go through the model at a time; `None`: as many as are good for the device.
+    pub slice_batch: Option<usize>,
 }
 
 /// How the heatmaps of several layers become one.

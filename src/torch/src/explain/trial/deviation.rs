@@ -50,6 +50,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         confidence: false,
         one_by_one: false,
         probe_batch: 1,
+        slice_batch: None,
     };
     let explainer = |exact, precision| {
         let plan_options = PlanOptions { device: Device::Cpu, exact, precision };
