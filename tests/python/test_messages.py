@@ -58,6 +58,11 @@ explain a.png --model good.pt2 --out maps --device gpu
 explain a.png --model good.pt2 --out maps --device cpu --precision tf32
 explain a.png --model good.pt2 --out maps --device cpu,cpu
 explain a.png --model good.pt2 --out maps --exact --precision bf16
+explain a.png --model good.pt2 --out maps --text "a red car"
+explain a.png --model good.pt2 --out maps --text "a red car" --class dog
+explain a.png --model good.pt2 --out maps --text ""
+explain a.png --model good.pt2 --out maps --class dog --text-template "a photo"
+explain a.png --model good.pt2 --out maps --text cat --text cat
 explain no-such.png --model good.pt2 --out maps
 explain a.png --model good.pt2 --out file
 explain text.png --model good.pt2 --out maps
@@ -88,6 +93,8 @@ annotate --dataset flowers --class dog --target labels:truht
 annotate --dataset flowers --class dog --target labels:score
 annotate --dataset flowers --class dgo --target predicted
 annotate --dataset flowers --class person --target labels:truth
+annotate --dataset flowers --text "a red car"
+annotate --dataset flowers --text "a red car" --target pixel=1,2
 annotate --dataset flowers --class dog --target predicted --layers 9
 annotate --dataset flowers --class dog --target predicted --field truth
 annotate --dataset flowers --class dog --target predicted --tags nigth

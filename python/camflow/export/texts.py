@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -126,7 +127,7 @@ def write(tower: TextTower, texts: Iterable[str], folder: Path) -> None:
             raise ExportError(f"the embedding of the text `{text}` is zero or not finite, so nothing can be compared with it")
         content = json.dumps({"text": text, "embedding": row.tolist()}, ensure_ascii=False)
         path = file_of(text, folder)
-        whole = path.with_suffix(f".{os.getpid()}.tmp")
+        whole = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # other machines may share the folder
         try:
             with open(whole, "w", encoding="utf-8") as file:
                 file.write(content)

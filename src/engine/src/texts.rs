@@ -63,7 +63,7 @@ pub fn check_texts(cam: &CamSpec, target: &TargetSpec) -> Result<(), Diagnostic>
             "`--text` explains the score of a text, and `--target {target}` something else"
         ))
         .hint(
-            "leave one of them out; texts go with `--target predicted` (each text), `top` (the first one) and `labels:FIELD`",
+            "leave one of them out; texts go with `--target predicted` (each text), `top` (the one that fits best) and `labels:FIELD`",
         ));
     }
     for (index, one) in text.iter().enumerate() {
