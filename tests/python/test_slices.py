@@ -355,6 +355,22 @@ done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=Tru
 print(json.dumps({"code": done.returncode, "err": done.stderr, "peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10}))
 """
 
+
+
+def test_memory_does_not_grow_with_the_number_of_slices(database, binary, local, make, tmp_path):
+    """What stays of a slice must not lie between what the next ones need."""
+    peaks = {}
+    for side in (500, 4000):
+        dataset = make((side, side))
+        command = [sys.executable, "-c", LAUNCHER, binary, "annotate", "--dataset", dataset.name, "--class", "cat", "--layers", "layer2"]
+        command += ["--model", local, "--out", tmp_path / "out", "--slice-height", 256, "--target", "predicted", "--batch-size", 1]
+        done = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+        assert done["code"] == 0, done["err"]
+        peaks[side] = done["peak"]
+    # The image has 48 MB, its map 4 MB, its heatmap and picture 21 MB.
+    assert peaks[4000] - peaks[500] < 200 << 20, peaks
+
+
 # A process of its own, as the picture takes 1.2 GB there, too.
 DRAW = """
 import sys
