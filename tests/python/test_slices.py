@@ -121,8 +121,18 @@ def test_a_network_that_sees_little_gives_the_map_of_the_whole_image(make, annot
     dataset = make((256, 320), truth=mask_of(40, 50, 200, 290))
     methods = ("--method", "layercam,hirescam")
     annotate(dataset, *methods, "--field", "{class}_{method}_whole")
-    done = annotate(dataset, *methods, "--field", "{class}_{method}_slices", "--slice-height", 96, "--overlap-height-ratio", 0.5,
-                    "--overlap-width-ratio", 0.55)
+    done = annotate(
+        dataset,
+        *methods,
+        "--field",
+        "{class}_{method}_slices",
+        "--slice-height",
+        96,
+        "--overlap-height-ratio",
+        0.5,
+        "--overlap-width-ratio",
+        0.55,
+    )
     assert finished(done)["num_committed"] == 1
     sample = dataset.first()
     for method in ("layercam", "hirescam"):
@@ -164,8 +174,21 @@ def axis(starts: list[int], size: int, length: int, cell: int) -> np.ndarray:
 
 def test_each_slice_has_its_own_channel_weights_and_all_have_one_scale(make, annotate):
     dataset = make((160, 192), truth=mask_of(10, 10, 150, 180))
-    annotate(dataset, "--method", "gradcam", "--field", "{class}", "--slice-height", 64, "--slice-width", 96,
-             "--overlap-height-ratio", 0.25, "--overlap-width-ratio", 0.5)
+    annotate(
+        dataset,
+        "--method",
+        "gradcam",
+        "--field",
+        "{class}",
+        "--slice-height",
+        64,
+        "--slice-width",
+        96,
+        "--overlap-height-ratio",
+        0.25,
+        "--overlap-width-ratio",
+        0.5,
+    )
     sample = dataset.first()
     pixels, mask = np.asarray(Image.open(sample.filepath)), sample.truth.mask == 1
     tops, lefts = [0, 48, 96], [0, 48, 96]
@@ -185,7 +208,9 @@ def test_each_slice_has_its_own_channel_weights_and_all_have_one_scale(make, ann
 def box_of(top, left, bottom, right):
     def detections(height, width):
         box = [left / width, top / height, (right - left) / width, (bottom - top) / height]
-        return fo.Detections(detections=[fo.Detection(label="cat", bounding_box=box), fo.Detection(label="dog", bounding_box=box)])
+        return fo.Detections(
+            detections=[fo.Detection(label="cat", bounding_box=box), fo.Detection(label="dog", bounding_box=box)]
+        )
 
     return detections
 
@@ -243,7 +268,18 @@ def test_what_the_model_predicts_is_taken_of_all_slices(make, annotate):
     dataset = make((256, 320), truth=mask_of(0, 0, 256, 320))
     predicted = ("--method", "layercam", "--target", "predicted")
     annotate(dataset, *predicted, "--field", "whole")
-    annotate(dataset, *predicted, "--field", "slices", "--slice-height", 96, "--overlap-height-ratio", 0.5, "--overlap-width-ratio", 0.5)
+    annotate(
+        dataset,
+        *predicted,
+        "--field",
+        "slices",
+        "--slice-height",
+        96,
+        "--overlap-height-ratio",
+        0.5,
+        "--overlap-width-ratio",
+        0.5,
+    )
     whole, slices = dataset.first()["whole"], dataset.first()["slices"]
     assert np.abs(floats(whole) - floats(slices)).max() < 1e-5
     for measure in ("object_area", "energy_inside", "confidence"):
@@ -311,8 +347,21 @@ def test_explain_takes_slices_too(camflow, local, make, annotate, tmp_path):
     slices = ("--slice-height", 64, "--method", "layercam", "--layers", "layer2", "--exact")
     annotate(dataset, *slices[:4], "--field", "cat")
     path = dataset.first().filepath
-    done = camflow("explain", path, "--model", local, "--class", "cat", "--mask", tmp_path / "mask.png", "--out", tmp_path / "explained",
-                   "--format", "json", *slices)
+    done = camflow(
+        "explain",
+        path,
+        "--model",
+        local,
+        "--class",
+        "cat",
+        "--mask",
+        tmp_path / "mask.png",
+        "--out",
+        tmp_path / "explained",
+        "--format",
+        "json",
+        *slices,
+    )
     (event,) = (event for event in done.events if event["event"] == "heatmap")
     ours = np.load(next(file for file in event["files"] if file.endswith(".npy")))
     assert np.abs(ours - package.load(dataset.first()["cat"])).max() < 1e-5
@@ -327,14 +376,26 @@ def test_a_detector_finds_the_boxes_of_each_slice(camflow, database, tmp_path, r
     pictures = [picture(number) for number in range(4)]
     Image.fromarray(np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])])).save(tmp_path / "all.png")
     with torch.no_grad():
-        left, top, right, bottom = corners(detector(pixel_values=tensor(pictures[1])).pred_boxes)[0].clip(0, 1).numpy()[5].astype(float)
+        left, top, right, bottom = (
+            corners(detector(pixel_values=tensor(pictures[1])).pred_boxes)[0].clip(0, 1).numpy()[5].astype(float)
+        )
     box = [left, top, right - left, bottom - top]
     dog = fo.Detection(label="dog", bounding_box=[0.5 + left / 2, top / 2, box[2] / 2, box[3] / 2])
     dataset = fo.Dataset(request.node.name, persistent=True)
     try:
         dataset.add_sample(fo.Sample(str(tmp_path / "all.png"), truth=fo.Detections(detections=[dog])))
         slices = ["--slice-height", SIZE[0], "--slice-width", SIZE[1], "--overlap-height-ratio", 0, "--overlap-width-ratio", 0]
-        arguments = ["--dataset", dataset.name, "--model", tmp_path / "detr.pt2", "--out", tmp_path / "maps", "--device", "cpu", "--exact"]
+        arguments = [
+            "--dataset",
+            dataset.name,
+            "--model",
+            tmp_path / "detr.pt2",
+            "--out",
+            tmp_path / "maps",
+            "--device",
+            "cpu",
+            "--exact",
+        ]
         camflow("annotate", *arguments, *slices, "--target", "labels:truth", "--class", "dog", "--field", "dog")
         dataset.reload()
         label = dataset.first()["dog"]
@@ -354,6 +415,44 @@ import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=850)
 print(json.dumps({"code": done.returncode, "err": done.stderr, "peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10}))
 """
+
+
+def test_memory_does_not_grow_with_the_number_of_slices(database, binary, local, make, tmp_path):
+    """What stays of a slice must not lie between what the next ones need."""
+    peaks = {}
+    for side in (500, 4000):
+        dataset = make((side, side))
+        command = [
+            sys.executable,
+            "-c",
+            LAUNCHER,
+            binary,
+            "annotate",
+            "--dataset",
+            dataset.name,
+            "--class",
+            "cat",
+            "--layers",
+            "layer2",
+        ]
+        command += [
+            "--model",
+            local,
+            "--out",
+            tmp_path / "out",
+            "--slice-height",
+            256,
+            "--target",
+            "predicted",
+            "--batch-size",
+            1,
+        ]
+        done = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
+        assert done["code"] == 0, done["err"]
+        peaks[side] = done["peak"]
+    # The image has 48 MB, its map 4 MB, its heatmap and picture 21 MB.
+    assert peaks[4000] - peaks[500] < 200 << 20, peaks
+
 
 # A process of its own, as the picture takes 1.2 GB there, too.
 DRAW = """
@@ -385,7 +484,19 @@ def test_an_image_of_20000_pixels_a_side_takes_2_gib_at_most(database, binary, l
             subprocess.run([sys.executable, "-c", DRAW, path, str(side)], check=True)
             box = fo.Detection(label="cat", bounding_box=[0.4, 0.4, 0.1 * parts, 0.1 * parts])
             dataset.add_sample(fo.Sample(str(path), truth=fo.Detections(detections=[box]), tags=[name]))
-            command = [sys.executable, "-c", LAUNCHER, binary, "annotate", "--dataset", dataset.name, "--class", "cat", "--layers", "layer2"]
+            command = [
+                sys.executable,
+                "-c",
+                LAUNCHER,
+                binary,
+                "annotate",
+                "--dataset",
+                dataset.name,
+                "--class",
+                "cat",
+                "--layers",
+                "layer2",
+            ]
             command += ["--model", local, "--out", tmp_path / "out", "--slice-height", 512, "--tags", name, "--batch-size", 2]
             done = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
             assert done["code"] == 0, done["err"]

@@ -107,7 +107,7 @@ fn sliced_batch(
                 pixel(*x, *y, &region, (height, width))?;
                 SlicedPlace::Pixel { x: *x, y: *y }
             }
-            AskedPixels::Mask { file, value } => SlicedPlace::Mask(PackedMask::of(&read_mask(file, &limits)?.select(value)?)),
+            AskedPixels::Mask { file, value } => SlicedPlace::Mask(PackedMask::of(&read_mask(file, limits)?.select(value)?)),
         };
         targets.push(SlicedTarget { class: ClassIndex(class), channel: asked.channel, place });
     }

@@ -85,11 +85,9 @@ impl SliceSpec {
 
     /// How large images may be: those in slices are in memory as they are decoded and as nothing else, and one at a time.
     pub fn limits(&self) -> ImageLimits {
-        /// 1.5 GiB of 8-bit colours.
-        const IN_SLICES: u64 = 1 << 29;
         match self.slicing() {
             None => ImageLimits::default(),
-            Some(_) => ImageLimits { max_pixels: IN_SLICES, ..ImageLimits::default() },
+            Some(_) => ImageLimits { max_pixels: ImageLimits::IN_SLICES, ..ImageLimits::default() },
         }
     }
 

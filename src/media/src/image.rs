@@ -65,6 +65,9 @@ impl Default for ImageLimits {
 }
 
 impl ImageLimits {
+    /// Height times width of an image that goes through the model in slices: 1.5 GiB of 8-bit colours.
+    pub const IN_SLICES: u64 = 1 << 29;
+
     /// How many bytes a mask in a document may have.
     pub(super) fn array_bytes(&self) -> u64 {
         // Eight bytes a pixel are the most that any type takes.
@@ -244,7 +247,10 @@ pub(super) fn check_size(path: &Path, height: usize, width: usize, limits: &Imag
         return Err(MediaError::TooLarge {
             path: path.to_owned(),
             what: format!("{height} x {width} pixels"),
-            limit: format!("{max_pixels} pixels"),
+            limit: match max_pixels < ImageLimits::IN_SLICES {
+                true => format!("{max_pixels} pixels, in slices (`--slice-height`) {}", ImageLimits::IN_SLICES),
+                false => format!("{max_pixels} pixels"),
+            },
         });
     }
     wait_for_turn(pixels, 0);

@@ -110,7 +110,7 @@ impl Preprocess {
         let fits = |height: usize, width: usize| match height.checked_mul(width) {
             Some(pixels) if pixels <= most => Ok(()),
             _ => Err(MediaError::preprocess(format!(
-                "an image of {image_height} x {image_width} pixels becomes one of {height} x {width} for the model; at most {most} pixels are possible"
+                "an image of {image_height} x {image_width} pixels becomes one of {height} x {width} for the model; at most {most} pixels are possible: `--slice-height 1024` takes an image in slices"
             ))),
         };
         for step in &self.steps {

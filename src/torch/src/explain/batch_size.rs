@@ -83,7 +83,7 @@ impl TorchExplainer {
         let gigabytes = |bytes: f64| bytes / f64::from(1 << 30);
         (wanted > free).then(|| {
             format!(
-                "the model would see it as {height} x {width} pixels, which takes about {:.0} GiB of memory; {:.0} GiB are free",
+                "the model would see it as {height} x {width} pixels, which takes about {:.0} GiB of memory; {:.0} GiB are free: `--slice-height 1024` takes it in slices",
                 gigabytes(wanted),
                 gigabytes(free)
             )

@@ -35,11 +35,10 @@ use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOption
 use batch_size::Footprint;
 use cam::Needs;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
-use grid::ColumnIndex;
 use launch::{Launched, failure};
 use pass::{Derivative, NetworkTaps, Order, Taps};
 use sizes::Sizes;
-use typed_index_collections::TiVec;
+use slices::MapSizes;
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
@@ -62,7 +61,7 @@ pub struct TorchExplainer {
     /// What sizes of its input the model takes.
     sizes: Sizes,
     /// The sizes of what methods give for inputs of a size, where slices were explained.
-    map_sizes: Option<((usize, usize), TiVec<ColumnIndex, Vec<(usize, usize)>>)>,
+    map_sizes: Option<((usize, usize), MapSizes)>,
     uploader: Uploader,
     /// So that the device always has something to do.
     runs_ahead: bool,

@@ -41,6 +41,12 @@ const MAX_WAITING: usize = 32;
 /// Rows and columns.
 type Size = (usize, usize);
 
+/// The size of the saliency of each layer of each column.
+pub(super) type MapSizes = TiVec<ColumnIndex, Vec<Size>>;
+
+/// What comes of an image: where the model sees it, if not everywhere, and its heatmaps; or why there are none.
+type Outcome = Result<(Option<BinaryMask>, Vec<ClassHeatmaps>), String>;
+
 /// A slice that is ready for the model.
 struct Ready {
     /// Which one: its row and column among the slices.
@@ -147,10 +153,12 @@ struct Found {
     channel: i64,
     /// The saliency `[H', W']` of the image, of each layer of each column.
     maps: TiVec<ColumnIndex, Vec<Tensor>>,
-    /// f64, on the device.
-    scores: Vec<Tensor>,
-    /// The same, and how many pixels each is the mean of; `None` where it is of the whole slice.
-    confidences: Vec<(Tensor, Option<f64>)>,
+    /// f64 `[3]`, on the device: the sum of the scores; that of the confidences by pixels; the largest confidence of a whole slice.
+    /// What stays of slices has its memory from the first one on: whatever else stayed would lie between what the next ones need.
+    numbers: Tensor,
+    /// How many pixels those confidences are of.
+    num_pixels: f64,
+    has_confidence: bool,
     /// Where the model itself puts the class, if that counts.
     predicted: Option<BinaryMask>,
 }
@@ -192,11 +200,7 @@ impl TorchExplainer {
     }
 
     /// The outer error ends the run, the inner one is the sample's.
-    fn try_slices(
-        &mut self,
-        sample: &DecodedSample,
-        sliced: &SlicedImage,
-    ) -> Result<Result<(Option<BinaryMask>, Vec<ClassHeatmaps>), String>, RunError> {
+    fn try_slices(&mut self, sample: &DecodedSample, sliced: &SlicedImage) -> Result<Outcome, RunError> {
         let (image, input) = (sliced.image.size(), (sample.height, sample.width));
         if let (HeatmapSize::Image, true) = (self.options.size, image.0 * image.1 > MAX_PIXELS) {
             return Ok(Err(format!(
@@ -358,22 +362,15 @@ impl TorchExplainer {
                 }
                 heatmaps.push(heatmap);
             }
-            let numbers = |tensors: &[&Tensor]| -> Result<Vec<f64>, TchError> {
-                let copy = HostCopy::start(&Tensor::f_stack(tensors, 0)?.f_view_dtype(Kind::Uint8)?)?;
-                let number = |bytes: &[u8; 8]| f64::from_ne_bytes(*bytes);
-                copy.read(|bytes: &[u8]| bytes.as_chunks().0.iter().map(number).collect())
-            };
-            let score: f64 = numbers(&found.scores.iter().collect::<Vec<_>>())?.iter().sum();
+            let number = |bytes: &[u8; 8]| f64::from_ne_bytes(*bytes);
+            let numbers: Vec<f64> = HostCopy::start(&found.numbers.f_view_dtype(Kind::Uint8)?)?
+                .read(|bytes: &[u8]| bytes.as_chunks().0.iter().map(number).collect())?;
+            let [score, sum_of_pixels, largest] = numbers[..] else { return Ok(None) };
             if !score.is_finite() {
                 return Ok(None);
             }
-            let confidence = match found.confidences.is_empty() {
-                true => None,
-                false => {
-                    let values = numbers(&found.confidences.iter().map(|(value, _)| value).collect::<Vec<_>>())?;
-                    Some(confidence(values.into_iter().zip(found.confidences.iter().map(|(_, weight)| *weight))))
-                }
-            };
+            let of_image = if found.num_pixels > 0.0 { sum_of_pixels / found.num_pixels } else { largest };
+            let confidence = found.has_confidence.then_some(of_image);
             let target = &sliced.targets[which];
             let (height, width) = sum.mask_size;
             let object = match &target.place {
@@ -436,7 +433,7 @@ impl TorchExplainer {
     }
 
     /// Rows and columns of the saliency of each layer of each column, for inputs of a size: found out with a black one.
-    fn map_sizes(&mut self, (height, width): Size) -> Result<TiVec<ColumnIndex, Vec<Size>>, ExplainError> {
+    fn map_sizes(&mut self, (height, width): Size) -> Result<MapSizes, ExplainError> {
         if let Some((_, sizes)) = self.map_sizes.as_ref().filter(|(known, _)| *known == (height, width)) {
             return Ok(sizes.clone());
         }
@@ -450,8 +447,7 @@ impl TorchExplainer {
             return Err(ExplainError::Unsuitable("the model gives no score".to_owned()));
         };
         let size_of = |map: &Tensor| (map.size()[1] as usize, map.size()[2] as usize);
-        let sizes: TiVec<ColumnIndex, Vec<Size>> =
-            pass.columns.iter().map(|layers| layers.iter().map(size_of).collect()).collect();
+        let sizes: MapSizes = pass.columns.iter().map(|layers| layers.iter().map(size_of).collect()).collect();
         self.map_sizes = Some(((height, width), sizes.clone()));
         Ok(sizes)
     }
@@ -465,7 +461,8 @@ impl Sum<'_> {
         }
         let zeros = |merge: &Merge| Tensor::f_zeros([merge.size.0 as i64, merge.size.1 as i64], (Kind::Float, like.device()));
         let maps = self.merges.iter().map(|layers| layers.iter().map(zeros).collect()).collect::<Result<_, _>>()?;
-        let found = Found { channel: 0, maps, scores: Vec::new(), confidences: Vec::new(), predicted: None };
+        let numbers = Tensor::f_zeros([3], (Kind::Double, like.device()))?;
+        let found = Found { channel: 0, maps, numbers, num_pixels: 0.0, has_confidence: false, predicted: None };
         self.found.insert(which, found);
         Ok(())
     }
@@ -477,8 +474,20 @@ impl Sum<'_> {
             part.map_or(Ok(()), |part| merge.add(whole, &part, at))?;
         }
         found.channel = channel;
-        found.scores.push(score);
-        found.confidences.extend(confidence);
+        drop(found.numbers.f_narrow(0, 0, 1)?.f_add_(&score)?);
+        if let Some((confidence, num_pixels)) = confidence {
+            found.has_confidence = true;
+            match num_pixels {
+                Some(num_pixels) => {
+                    found.num_pixels += num_pixels;
+                    drop(found.numbers.f_narrow(0, 1, 1)?.f_add_(&confidence.f_mul_scalar(num_pixels)?)?);
+                }
+                None => {
+                    let mut largest = found.numbers.f_narrow(0, 2, 1)?;
+                    largest.f_copy_(&largest.f_maximum(&confidence)?)?;
+                }
+            }
+        }
         if let Some(predicted) = predicted {
             let (height, width) = self.mask_size;
             let whole = found.predicted.get_or_insert_with(|| BinaryMask::empty(height, width));
@@ -547,19 +556,6 @@ fn paint(whole: &mut BinaryMask, mask: &BinaryMask, [rows, columns]: &[Vec<Optio
     }
 }
 
-/// The confidence of an image from those of its slices: of pixels the mean over all of them, else that of the slice that shows the
-/// class best.
-fn confidence(slices: impl Iterator<Item = (f64, Option<f64>)>) -> f64 {
-    let (mut largest, mut sum, mut num_pixels) = (f64::NEG_INFINITY, 0.0, 0.0);
-    for (value, pixels) in slices {
-        match pixels {
-            None => largest = largest.max(value),
-            Some(pixels) => (sum, num_pixels) = (sum + value * pixels, num_pixels + pixels),
-        }
-    }
-    if num_pixels > 0.0 { sum / num_pixels } else { largest }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -571,12 +567,6 @@ mod tests {
             [bounded((20_000, 10_000), 2048), bounded((100, 300), 2048), bounded((1, 5000), 50)],
             [(2048, 1024), (100, 300), (1, 50)]
         );
-    }
-
-    #[test]
-    fn pixels_are_averaged_and_the_best_slice_counts_otherwise() {
-        assert_eq!(confidence([(0.5, Some(1.0)), (1.0, Some(3.0))].into_iter()), 0.875);
-        assert_eq!(confidence([(0.5, None), (0.75, None)].into_iter()), 0.75);
     }
 
     #[test]
