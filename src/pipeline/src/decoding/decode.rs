@@ -159,7 +159,7 @@ fn look_in_slices(
         }
     }
     if targets.is_empty() {
-        return Err(SkipReason::ClassAbsent.into());
+        return Err(SkipReason::ClassUnseen.into());
     }
     let is_clipped = image.is_clipped();
     let slices = SlicedImage::new(image, slicing, &decoder.preprocess, targets, keep_turn())?;
