@@ -475,7 +475,8 @@ mod tests {
     #[test]
     fn what_no_exporter_writes_is_refused_with_a_reason() {
         let good = r#"{"camflow": 1, "name": "m", "input": {"example": [1, 3, 8, 8], "dynamic": "bhw"}, "preprocess": [],
-                       "classes": {"0": "a", "1": "b"}, "aliases": {"1": "body"}, "tokens": {"grid": [2, 2]}}"#;
+                       "classes": {"0": "a", "1": "b"}, "aliases": {"1": "body"}, "tokens": {"grid": [2, 2]},
+                       "texts": {"source": "hf:m", "key": "0a1b", "scale": 100.0, "scores": "softmax", "prompt": "{}"}}"#;
         assert_eq!(ModelMetadata::parse(good).expect("metadata").classes.len(), 2);
         for (from, to, reason) in [
             (r#""name": "m","#, "", "missing field `name`"),
@@ -493,6 +494,9 @@ mod tests {
             ("[1, 3, 8, 8]", "[1, 3, NaN, 8]", "expected value"),
             ("[2, 2]", "[9223372036854775807, 2]", "is none"),
             (r#"{"grid": [2, 2]}"#, r#"{"grid": [2, 2], "stride": [9223372036854775807, 1]}"#, "is none"),
+            (r#""key": "0a1b""#, r#""key": "../models""#, "no name of digits and letters"),
+            (r#""scale": 100.0"#, r#""scale": -1.0"#, "which is no score"),
+            (r#""prompt": "{}""#, r#""prompt": "\u001b{}""#, "a character that nobody can see"),
             (r#""preprocess": []"#, &format!(r#""preprocess": [{{"op": {}"#, "[".repeat(100_000)), "expected"),
         ] {
             assert!(good.contains(from), "{from}");
