@@ -15,6 +15,8 @@ use super::{
     input::{InputPixels, Normalization},
     orientation::ExifPolicy,
     pixels::Pixels,
+    resample::{Interpolation, resize_rgb},
+    slices::Window,
     step::{Change, Fill, FillWord, PreprocessStep, SampleRange},
 };
 
@@ -52,6 +54,55 @@ pub enum SourceImage {
 }
 
 impl SourceImage {
+    /// Height and width.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            SourceImage::Rgb(image) => (image.height, image.width),
+            SourceImage::Bands(image) => (image.height, image.width),
+        }
+    }
+
+    /// A picture of it to look at, of which no side is longer than this.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn thumbnail(&self, side: usize) -> Result<SourceImage, MediaError> {
+        let (height, width) = self.size();
+        let longest = height.max(width);
+        let fit = |length: usize| (length * side).div_ceil(longest.max(1)).max(1);
+        match self {
+            _ if longest <= side => Ok(self.clone()),
+            SourceImage::Rgb(image) => {
+                let small = resize_rgb(image, fit(height), fit(width), Interpolation::Bilinear, true)?;
+                Ok(SourceImage::Rgb(RgbImage { is_clipped: image.is_clipped, ..small }))
+            }
+            SourceImage::Bands(image) => {
+                let small = resize_rgb(&image.picture(), fit(height), fit(width), Interpolation::Bilinear, true)?;
+                Ok(SourceImage::Rgb(small))
+            }
+        }
+    }
+
+    /// A copy of a part.
+    ///
+    /// # Panics
+    /// The part reaches beyond the image.
+    pub fn window(&self, window: Window) -> SourceImage {
+        let Window { height, width, .. } = window;
+        match self {
+            SourceImage::Rgb(image) => {
+                let RgbImage { orientation, is_clipped, .. } = *image;
+                let pixels = window.cut(&image.pixels, image.width, 3);
+                SourceImage::Rgb(RgbImage { height, width, pixels, orientation, is_clipped })
+            }
+            SourceImage::Bands(image) => {
+                let BandImage { channels, depth, has_alpha, orientation, .. } = *image;
+                let samples = window.cut(&image.samples, image.width, channels);
+                SourceImage::Bands(BandImage { height, width, channels, samples, depth, has_alpha, orientation })
+            }
+        }
+    }
+
     /// Whether levels of the file were cut to 255.
     pub fn is_clipped(&self) -> bool {
         matches!(self, SourceImage::Rgb(image) if image.is_clipped)
@@ -443,5 +494,12 @@ mod tests {
     fn steps_survive_a_round_trip() {
         let json = r#"[{"op":"resize_max","size":9,"interpolation":"bicubic","antialias":true}]"#;
         assert_eq!(serde_json::to_string(&preprocess(json)).unwrap(), json);
+    }
+
+    #[test]
+    fn a_part_of_an_image_is_its_pixels() {
+        let image = RgbImage::new(2, 3, (0..18).collect());
+        let part = SourceImage::Rgb(image).window(Window { top: 1, left: 1, height: 1, width: 2 });
+        assert_eq!((part.size(), part.into_picture().pixels), ((1, 2), (12..18).collect()));
     }
 }

@@ -7,14 +7,7 @@
 
 use std::ops::Range;
 
-use super::{
-    bands::BandImage,
-    error::MediaError,
-    geometry::{BinaryMask, FrameRegion},
-    image::RgbImage,
-    preprocess::SourceImage,
-    resample::{Interpolation, resize_rgb},
-};
+use super::geometry::{BinaryMask, FrameRegion};
 
 /// How images that are larger than a slice are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +53,8 @@ impl Window {
         (self.top..self.top + self.height).contains(&row) && (self.left..self.left + self.width).contains(&column)
     }
 
-    fn cut<T: Copy>(self, samples: &[T], width: usize, channels: usize) -> Vec<T> {
+    /// Its samples `[height, width, channels]` of those of an image of this width.
+    pub(super) fn cut<T: Copy>(self, samples: &[T], width: usize, channels: usize) -> Vec<T> {
         let mut cut = Vec::with_capacity(self.height * self.width * channels);
         for row in self.top..self.top + self.height {
             cut.extend_from_slice(&samples[(row * width + self.left) * channels..][..self.width * channels]);
@@ -75,57 +69,6 @@ impl Window {
         let left = left * x - self.left as f64 / self.width as f64;
         let top = top * y - self.top as f64 / self.height as f64;
         [left, top, width * x, height * y]
-    }
-}
-
-impl SourceImage {
-    /// Height and width.
-    pub fn size(&self) -> (usize, usize) {
-        match self {
-            SourceImage::Rgb(image) => (image.height, image.width),
-            SourceImage::Bands(image) => (image.height, image.width),
-        }
-    }
-
-    /// A picture of it to look at, of which no side is longer than this.
-    ///
-    /// # Errors
-    /// There is no memory for it.
-    pub fn thumbnail(&self, side: usize) -> Result<SourceImage, MediaError> {
-        let (height, width) = self.size();
-        let longest = height.max(width);
-        let fit = |length: usize| (length * side).div_ceil(longest.max(1)).max(1);
-        match self {
-            _ if longest <= side => Ok(self.clone()),
-            SourceImage::Rgb(image) => {
-                let small = resize_rgb(image, fit(height), fit(width), Interpolation::Bilinear, true)?;
-                Ok(SourceImage::Rgb(RgbImage { is_clipped: image.is_clipped, ..small }))
-            }
-            SourceImage::Bands(image) => {
-                let small = resize_rgb(&image.picture(), fit(height), fit(width), Interpolation::Bilinear, true)?;
-                Ok(SourceImage::Rgb(small))
-            }
-        }
-    }
-
-    /// A copy of a part.
-    ///
-    /// # Panics
-    /// The part reaches beyond the image.
-    pub fn window(&self, window: Window) -> SourceImage {
-        let Window { height, width, .. } = window;
-        match self {
-            SourceImage::Rgb(image) => {
-                let RgbImage { orientation, is_clipped, .. } = *image;
-                let pixels = window.cut(&image.pixels, image.width, 3);
-                SourceImage::Rgb(RgbImage { height, width, pixels, orientation, is_clipped })
-            }
-            SourceImage::Bands(image) => {
-                let BandImage { channels, depth, has_alpha, orientation, .. } = *image;
-                let samples = window.cut(&image.samples, image.width, channels);
-                SourceImage::Bands(BandImage { height, width, channels, samples, depth, has_alpha, orientation })
-            }
-        }
     }
 }
 
@@ -432,12 +375,5 @@ mod tests {
         let window = Window { top: 50, left: 100, height: 50, width: 50 };
         let placed = window.place_box([0.5, 0.5, 0.25, 0.1], (100, 200));
         assert!(placed.iter().zip([0.0, 0.0, 1.0, 0.2]).all(|(found, wanted)| (found - wanted).abs() < 1e-12), "{placed:?}");
-    }
-
-    #[test]
-    fn a_part_of_an_image_is_its_pixels() {
-        let image = RgbImage::new(2, 3, (0..18).collect());
-        let part = SourceImage::Rgb(image).window(Window { top: 1, left: 1, height: 1, width: 2 });
-        assert_eq!((part.size(), part.into_picture().pixels), ((1, 2), (12..18).collect()));
     }
 }
