@@ -184,10 +184,12 @@ def rate(file: str, job: dict) -> dict:
         images = detector_reference.samples(Image.open(name))
         logits, boxes = predicted(network, images)
         best = logits[0].detach().amax(0).topk(job["topk"]).indices
-        explained.append([
-            {"label": network.names[int(logits[0, :, one].argmax())], "box": boxes[0, one].detach().clip(0, 1).tolist()}
-            for one in best.tolist()
-        ])
+        explained.append(
+            [
+                {"label": network.names[int(logits[0, :, one].argmax())], "box": boxes[0, one].detach().clip(0, 1).tolist()}
+                for one in best.tolist()
+            ]
+        )
     with tempfile.TemporaryDirectory() as folder:
         draw = {"visualize": True, "conf": 0.0, "project": folder, "verbose": False, "imgsz": job["side"], "device": "cpu"}
         model.predict(job["images"][0], **draw)
