@@ -26,6 +26,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import hugging_face_folders as folders
 import test_zoo
+from camflow.export import ExportError
+from camflow.export.transforms import steps_from_transforms
+from torchvision.transforms import Compose, Normalize, Resize
 
 EXPORT = """
 import sys
@@ -280,6 +283,21 @@ def test_the_command_export_makes_a_tower_that_says_so(camflow, towers, images, 
     flags = ("--target", f"similar={tmp_path / 'a.png'}", "--out", tmp_path / "similar")
     [itself] = explained(camflow, tmp_path / "a.png", "--model", tower, *flags)[1]
     assert itself["score"] == pytest.approx(1, abs=1e-6), "an image tower is a model of embeddings, too"
+
+
+class MaybeConvertMode:
+    """As open_clip 3 has it in its preprocessing."""
+
+    def __init__(self, mode):
+        self.mode = mode
+
+
+def test_the_preprocessing_of_open_clip_is_read():
+    resize, normalize = Resize(224), Normalize([0.5] * 3, [0.25] * 3)
+    with_mode = steps_from_transforms(Compose([resize, MaybeConvertMode("RGB"), normalize]))
+    assert with_mode == steps_from_transforms(Compose([resize, normalize]))
+    with pytest.raises(ExportError, match="MaybeConvertMode"):
+        steps_from_transforms(Compose([resize, MaybeConvertMode("L"), normalize]))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from .known import known_metadata, unshare, unwrap
 from .loaders import LoadedModel, Metadata, function, hugging_face, program, rfdetr, smp, timm, torchvision, ultralytics, zoo
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps, with_normalization
-from .texts import described
+from .texts import TextTower, described
 from .weights import fit_channels, fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def load_model(
         weights, checkpoint = ref, read_checkpoint(ref)
         ref = _network_of(ref, checkpoint)
     torch.manual_seed(seed)
-    texts = {"classes": list(classes_by_channel(classes).values()), "prompt": prompt}
+    texts: dict[str, Any] = {"classes": list(classes_by_channel(classes).values()), "prompt": prompt}
     if task == "embedding" and classes is None:
         texts["is_tower"] = True
     library, name, loaded = _found(ref, weights, num_classes, texts)
     if loaded.texts is not None:
-        _describe_texts(loaded, ref, weights, seed, prompt)
+        _describe_texts(loaded, loaded.texts, weights, seed, prompt)
     elif prompt is not None and "camflow_texts" not in dict(loaded.module.named_buffers()):
         raise ExportError("`--prompt` is for models that score texts, which this one does not", code=2)
     ref = ref if isinstance(ref, str) else type(ref).__name__
@@ -178,7 +178,7 @@ def _fitting(library: str, texts: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in texts.items() if library in (TOWERS if key == "is_tower" else TEXTS)}
 
 
-def _describe_texts(loaded: LoadedModel, ref: str | nn.Module, weights: str, seed: int, prompt: str | None) -> None:
+def _describe_texts(loaded: LoadedModel, tower: TextTower, weights: str, seed: int, prompt: str | None) -> None:
     """Says in the metadata of an image tower how texts are embedded and scored, and takes the prompt that was given.
 
     Raises:
@@ -191,11 +191,11 @@ def _describe_texts(loaded: LoadedModel, ref: str | nn.Module, weights: str, see
             code=2,
         )
     if prompt is not None:
-        loaded.texts = dataclasses.replace(loaded.texts, prompt=prompt)
+        tower = loaded.texts = dataclasses.replace(tower, prompt=prompt)
     source = loaded.source
     if source.startswith("hf:") and Path(source[3:]).is_dir():
         source = f"hf:{Path(source[3:]).resolve()}"
-    loaded.metadata["texts"] = described(loaded.texts, source, weights, seed)
+    loaded.metadata["texts"] = described(tower, source, weights, seed)
 
 
 def find_library(name: str) -> str:

@@ -94,8 +94,10 @@ def steps_from_transforms(transform: Any) -> list[Step]:
     if kind == "Normalize":
         flat = [v.flatten().tolist() if hasattr(v, "flatten") else list(v) for v in (transform.mean, transform.std)]
         return [normalize_step(*flat)]
+    if kind == "MaybeConvertMode" and transform.mode == "RGB":  # open_clip's, from 3.0 on
+        return []
     if kind in (
-        "_convert_to_rgb",  # open_clip's
+        "_convert_to_rgb",  # open_clip's before
         "ToTensor",
         "MaybeToTensor",
         "PILToTensor",

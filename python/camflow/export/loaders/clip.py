@@ -68,5 +68,5 @@ def _lengths(tokenizer: Any) -> tuple[Any, int | None]:
     limit = getattr(tokenizer, "context_length", None)
     if hasattr(tokenizer, "encode"):
         return (lambda texts: [len(tokenizer.encode(text)) + 2 for text in texts]), limit
-    inner = getattr(tokenizer, "tokenizer", None)
+    inner: Any = getattr(tokenizer, "tokenizer", None)
     return (lambda texts: [len(ids) for ids in inner(list(texts))["input_ids"]]), limit if inner is not None else None
