@@ -12,10 +12,23 @@ from .classes import classes_by_channel
 from .constants import fix_inputs
 from .file_kinds import is_of_ultralytics, kind_of
 from .known import known_metadata, unshare, unwrap
-from .loaders import LoadedModel, Metadata, function, hugging_face, program, rfdetr, smp, timm, torchvision, ultralytics, zoo
+from .loaders import (
+    LoadedModel,
+    Metadata,
+    TextTower,
+    function,
+    hugging_face,
+    program,
+    rfdetr,
+    smp,
+    timm,
+    torchvision,
+    ultralytics,
+    zoo,
+)
 from .messages import ExportError, first_line, say, unknown
 from .preprocess import Step, checked_steps, with_normalization
-from .texts import TextTower, described
+from .texts import described
 from .weights import fit_channels, fit_names, head_classes, load_state, read_checkpoint, said_of_nearest
 
 if TYPE_CHECKING:
