@@ -123,7 +123,8 @@ def apply(steps, image):
             if op == "center_crop_multiple":
                 want = height // step["of"] * step["of"], width // step["of"] * step["of"]
             assert want[0] <= height and want[1] <= width, "padding is not needed at these sizes"
-            top, left = round((height - want[0]) / 2.0), round((width - want[1]) / 2.0)
+            half = (lambda rest: rest // 2) if step.get("rounds_down") else (lambda rest: round(rest / 2.0))
+            top, left = half(height - want[0]), half(width - want[1])
             image = image.crop((left, top, left + want[1], top + want[0]))
         else:
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

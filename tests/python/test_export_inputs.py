@@ -406,7 +406,7 @@ def test_flags_say_the_preprocessing(models, tmp_path, capsys):
     )
     assert steps("--preprocess", str(tmp_path / "preprocessor_config.json")) == [
         {"op": "resize_smaller", "size": 64, "interpolation": "bicubic", "antialias": True},
-        {"op": "center_crop", "height": 32, "width": 40},
+        {"op": "center_crop", "height": 32, "width": 40, "rounds_down": True},
         {"op": "normalize", "mean": [0.5] * 3, "std": [0.25] * 3},
     ]
     assert "cannot be read" in refusal(steps, "--preprocess", "nowhere.json")

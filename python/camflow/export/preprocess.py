@@ -24,7 +24,7 @@ STEPS = {
     "resize_smaller": ({"size"}, RESIZING),
     "resize_min": (set(), {"size", "height", "width", *RESIZING}),
     "resize_max": (set(), {"size", "height", "width", *RESIZING}),
-    "center_crop": ({"height", "width"}, set()),
+    "center_crop": ({"height", "width"}, {"rounds_down"}),
     "center_crop_multiple": ({"of"}, set()),
     "pad_multiple": ({"of"}, PADDING),
     "pad": ({"height", "width"}, PADDING),
@@ -235,8 +235,9 @@ def _check_values(step: Step, at: str, before: Sequence[Step]) -> None:
             raise ExportError(f"{at}: `channels` is {step['channels']}; {MAX_CHANNELS} are possible", code=2)
     if op == "bgr" and any(other["op"] == "bgr" for other in before):
         raise ExportError(f"{at} is there twice", code=2)
-    if not isinstance(step.get("centered", False), bool):
-        raise ExportError(f"{at}: `centered` is {step['centered']!r}, not true or false", code=2)
+    for key in ("centered", "rounds_down"):
+        if not isinstance(step.get(key, False), bool):
+            raise ExportError(f"{at}: `{key}` is {step[key]!r}, not true or false", code=2)
     fill = step.get("fill", "mean")
     if fill != "mean" and (isinstance(fill, (bool, str)) or not isinstance(fill, (int, float)) or not math.isfinite(fill)):
         raise ExportError(f"{at}: `fill` is {fill!r}, not a sample such as 114, or `mean`", code=2)

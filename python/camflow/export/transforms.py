@@ -170,7 +170,7 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
             side = named["shortest_edge"]
             if side < 384:
                 steps.append({"op": "resize_smaller", "size": int(side / config["crop_pct"]), **how()})
-                steps.append({"op": "center_crop", "height": side, "width": side})
+                steps.append({"op": "center_crop", "height": side, "width": side, "rounds_down": True})
             else:
                 steps.append({"op": "resize", "height": side, "width": side, **how()})
         elif set(named) == {"shortest_edge"}:
@@ -185,7 +185,7 @@ def steps_from_processor(config: dict[str, Any]) -> list[Step]:
     if config.get("do_center_crop", False):
         if not (pair := sides("crop_size")):
             raise ExportError(f"its `crop_size` is {config.get('crop_size')!r}, which camflow cannot read")
-        steps.append({"op": "center_crop", "height": pair[0], "width": pair[1]})
+        steps.append({"op": "center_crop", "height": pair[0], "width": pair[1], "rounds_down": True})
     steps += _padding_of_processor(config)
     if config.get("do_flip_channel_order"):
         steps.append({"op": "bgr"})

@@ -391,6 +391,20 @@ mod tests {
     }
 
     #[test]
+    fn half_of_an_odd_rest_is_rounded_as_torchvision_and_as_transformers_do() {
+        let offset = |more: &str, height: usize| {
+            let steps = preprocess(&format!(r#"[{{"op":"center_crop","height":4,"width":8{more}}}]"#));
+            let region = steps.apply(&gradient(height, 8)).expect("a crop").region;
+            (region.top, region.left)
+        };
+        // Rests of 1, 2, 3 and 5 rows: 0.5, 1, 1.5 and 2.5 above.
+        assert_eq!([5, 6, 7, 9].map(|height| offset("", height)), [(0, 0), (1, 0), (2, 0), (2, 0)]);
+        assert_eq!([5, 6, 7, 9].map(|height| offset(r#","rounds_down":true"#, height)), [(0, 0), (1, 0), (1, 0), (2, 0)]);
+        // Padding is the same.
+        assert_eq!(["", r#","rounds_down":true"#].map(|more| offset(more, 1)), [(-1, 0); 2]);
+    }
+
+    #[test]
     fn a_crop_is_placed_in_the_frame() {
         let steps = preprocess(r#"[{"op":"resize","height":10,"width":20},{"op":"center_crop","height":5,"width":24}]"#);
         let input = steps.apply(&gradient(7, 8)).unwrap();

@@ -94,6 +94,9 @@ pub enum PreprocessStep {
         height: usize,
         /// New width.
         width: usize,
+        /// Whether half of an odd rest is rounded down, as transformers does; else to the even neighbour, as torchvision does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        rounds_down: bool,
     },
     /// Cuts the middle out so that both sides are multiples of `of` (FiftyOne `PatchSize`).
     CenterCropMultiple {
@@ -252,7 +255,7 @@ impl fmt::Display for PreprocessStep {
             PreprocessStep::ResizeMax { size, height, width, interpolation, antialias } => {
                 write!(f, "shrink to at most {} {}", least(size, height, width), filter(interpolation, antialias))
             }
-            PreprocessStep::CenterCrop { height, width } => write!(f, "center crop to {height}x{width}"),
+            PreprocessStep::CenterCrop { height, width, .. } => write!(f, "center crop to {height}x{width}"),
             PreprocessStep::CenterCropMultiple { of } => write!(f, "center crop to multiples of {of}"),
             PreprocessStep::PadMultiple { of, fill, centered: false } if fill.is_black() => write!(f, "pad to multiples of {of}"),
             PreprocessStep::PadMultiple { of, fill, centered } => {
@@ -367,9 +370,13 @@ impl PreprocessStep {
                 let factor = (most_h as f64 / h).min(most_w as f64 / w);
                 resize(rounded(factor * h), rounded(factor * w), interpolation, antialias)
             }
-            PreprocessStep::CenterCrop { height: new_h, width: new_w } => {
+            PreprocessStep::CenterCrop { height: new_h, width: new_w, rounds_down } => {
                 positive("center_crop", &[*new_h, *new_w])?;
-                let (top, left) = (centered(height, *new_h), centered(width, *new_w));
+                let offset = |from: usize, to: usize| match rounds_down {
+                    true if from > to => ((from - to) / 2) as i64,
+                    _ => centered(from, to),
+                };
+                let (top, left) = (offset(height, *new_h), offset(width, *new_w));
                 Some(Change::Crop(Crop { top, left, height: *new_h, width: *new_w }, Fill::default()))
             }
             PreprocessStep::CenterCropMultiple { of } => {

@@ -39,7 +39,8 @@ impl World {
     fn decode_with(&self, targets: Targets, target: StoredTarget, existing: Vec<StoredHeatmap>) -> Step<Decoded> {
         let names = (0..targets.num_classes()).map(|class| vec![format!("field_{class}")]).collect();
         let identities = (0..targets.num_classes()).map(|class| format!("class {class}")).collect();
-        let steps = if self.crop { vec![PreprocessStep::CenterCrop { height: 20, width: 20 }] } else { Vec::new() };
+        let steps =
+            if self.crop { vec![PreprocessStep::CenterCrop { height: 20, width: 20, rounds_down: false }] } else { Vec::new() };
         let decoder = Decoder {
             preprocess: Preprocess { steps },
             targets,
