@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/parallel_pytest.py [--processes N] [ARGUMENTS OF pytest]
 
-Each process collects all tests by itself, takes a file at a time, the longest first as far as `CAMFLOW_TEST_CACHE` knows, and reports what came of it; here the reports go through
+Each process collects all tests by itself, takes a file at a time and reports what came of it; here the reports go through
 pytest's own reporter, file by file, so that what is printed, its last line and the exit code are those of one pytest. A file's
 tests stay in one process and in their order. Fixtures for the session (the database, its dataset) are made once in each process.
 """
@@ -20,7 +20,6 @@ import threading
 import traceback
 import warnings
 from collections import deque
-from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -42,33 +41,6 @@ def files_of(items: list[pytest.Item]) -> list[list[pytest.Item]]:
     for item in items:
         found.setdefault(file_of(item.nodeid), []).append(item)
     return list(found.values())
-
-
-class Durations:
-    """How long each file took the last time, in seconds, kept in the cache: a long one at the end would keep all but one waiting."""
-
-    def __init__(self):
-        folder = os.environ.get("CAMFLOW_TEST_CACHE")
-        self.path = Path(folder) / "durations.json" if folder else None
-        try:
-            self.known = json.loads(self.path.read_text()) if self.path else {}
-        except (OSError, ValueError):
-            self.known = {}
-        self.measured: dict[str, float] = {}
-
-    def longest_first(self, items: list[pytest.Item]) -> float:
-        # What is not known may be long.
-        return -self.known.get(file_of(items[0].nodeid), float("inf"))
-
-    def add(self, report) -> None:
-        file = file_of(report.nodeid)
-        self.measured[file] = self.measured.get(file, 0.0) + report.duration
-
-    def keep(self) -> None:
-        if self.path:
-            written = self.path.with_suffix(f".{os.getpid()}")
-            written.write_text(json.dumps({**self.known, **self.measured}))
-            written.replace(self.path)
 
 
 class Process:
@@ -115,8 +87,7 @@ class Coordinator:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         if session.config.option.collectonly:
             return True
-        durations = Durations()
-        waiting = deque(sorted(files_of(session.items), key=durations.longest_first))
+        waiting = deque(files_of(session.items))
         reports: dict[Process, list] = {process: [] for process in self.processes}
         running = len(self.processes)
         while running:
@@ -129,7 +100,6 @@ class Coordinator:
             elif what == "report":
                 report = session.config.hook.pytest_report_from_serializable(config=session.config, data=details[0])
                 reports[process].append(report)
-                durations.add(report)
             elif what == "warning":
                 session.config.hook.pytest_warning_recorded.call_historic(kwargs=warning_from(details[0]))
             else:
@@ -142,7 +112,6 @@ class Coordinator:
                 raise session.Failed(session.shouldfail) if session.shouldfail else session.Interrupted(session.shouldstop)
         if waiting:
             raise RuntimeError(f"no process is left for {', '.join(file_of(items[0].nodeid) for items in waiting)}")
-        durations.keep()
         return True
 
     def show(self, session: pytest.Session, process: Process, reports: list) -> None:

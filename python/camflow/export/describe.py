@@ -193,7 +193,7 @@ def _check_dimensions(shape: list[int], is_map: bool, task: str | None, num_name
             "leave out `--task`, or choose another output with `--output`",
             code=2,
         )
-    if task == "classification" and len(shape) == 4:
+    if task == "classification" and len(shape) == 4 and max(shape[2:]) > 1:
         raise ExportError(
             f"the output has shape {shape}, scores for places of the image, and a model for classification gives [N, classes]",
             "say `--task segmentation`, or take the mean over the places in a function: `file.py:function`",
