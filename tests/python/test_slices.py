@@ -417,39 +417,22 @@ print(json.dumps({"code": done.returncode, "err": done.stderr, "peak": resource.
 """
 
 
+def peak_of(binary, model, dataset, *flags) -> int:
+    """Bytes that annotating cats at `layer2` took at most."""
+    command = [binary, "annotate", "--dataset", dataset.name, "--model", model, "--class", "cat", "--layers", "layer2", *flags]
+    command = [sys.executable, "-c", LAUNCHER, *map(str, command)]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert done["code"] == 0, done["err"]
+    return done["peak"]
+
+
 def test_memory_does_not_grow_with_the_number_of_slices(database, binary, local, make, tmp_path):
     """What stays of a slice must not lie between what the next ones need."""
     peaks = {}
     for side in (500, 4000):
         dataset = make((side, side))
-        command = [
-            sys.executable,
-            "-c",
-            LAUNCHER,
-            binary,
-            "annotate",
-            "--dataset",
-            dataset.name,
-            "--class",
-            "cat",
-            "--layers",
-            "layer2",
-        ]
-        command += [
-            "--model",
-            local,
-            "--out",
-            tmp_path / "out",
-            "--slice-height",
-            256,
-            "--target",
-            "predicted",
-            "--batch-size",
-            1,
-        ]
-        done = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
-        assert done["code"] == 0, done["err"]
-        peaks[side] = done["peak"]
+        flags = ("--out", tmp_path / "out", "--slice-height", 256, "--target", "predicted", "--batch-size", 1)
+        peaks[side] = peak_of(binary, local, dataset, *flags)
     # The image has 48 MB, its map 4 MB, its heatmap and picture 21 MB.
     assert peaks[4000] - peaks[500] < 200 << 20, peaks
 
@@ -484,23 +467,8 @@ def test_an_image_of_20000_pixels_a_side_takes_2_gib_at_most(database, binary, l
             subprocess.run([sys.executable, "-c", DRAW, path, str(side)], check=True)
             box = fo.Detection(label="cat", bounding_box=[0.4, 0.4, 0.1 * parts, 0.1 * parts])
             dataset.add_sample(fo.Sample(str(path), truth=fo.Detections(detections=[box]), tags=[name]))
-            command = [
-                sys.executable,
-                "-c",
-                LAUNCHER,
-                binary,
-                "annotate",
-                "--dataset",
-                dataset.name,
-                "--class",
-                "cat",
-                "--layers",
-                "layer2",
-            ]
-            command += ["--model", local, "--out", tmp_path / "out", "--slice-height", 512, "--tags", name, "--batch-size", 2]
-            done = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
-            assert done["code"] == 0, done["err"]
-            peaks[name] = done["peak"]
+            flags = ("--out", tmp_path / "out", "--slice-height", 512, "--tags", name, "--batch-size", 2)
+            peaks[name] = peak_of(binary, local, dataset, *flags)
             path.unlink()
         print({name: f"{peak / 2**30:.2f} GiB" for name, peak in peaks.items()})
         assert max(peaks["large.jpg"], peaks["large.tif"]) - peaks["small.jpg"] < 2 << 30

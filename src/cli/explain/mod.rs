@@ -201,10 +201,9 @@ fn asked(
     }
     let names = ClassNames::new(program.metadata.classes.clone());
     let masks = mask.is_some().then(|| MaskNames { targets: None, one_channel: program.one_channel() });
-    let requested = if cam.text.is_empty() { cam.class.clone() } else { cam.text.iter().cloned().collect() };
     let classes = match target {
         TargetSpec::Component => components(program, &names, &cam.class, observer)?,
-        _ => resolve(program, &names, &requested, masks, observer)?,
+        _ => resolve(program, &names, &cam.classes(), masks, observer)?,
     };
     let pixels = |value: Option<MaskValue>| match (target, mask, value) {
         (_, Some(mask), Some(value)) => AskedPixels::Mask { file: mask.to_owned(), value },

@@ -120,30 +120,24 @@ pub(crate) mod choices {
     }
 }
 
+/// One text, or an array of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Several(Vec<String>),
+}
+
 /// Names that hold no commas: an array of them, or a text with commas.
 pub(crate) fn device_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Names {
-        Text(String),
-        List(Vec<String>),
-    }
-
-    Ok(match Names::deserialize(deserializer)? {
-        Names::Text(text) => text.split(',').map(ToOwned::to_owned).collect(),
-        Names::List(list) => list,
+    Ok(match Texts::deserialize(deserializer)? {
+        Texts::One(text) => text.split(',').map(ToOwned::to_owned).collect(),
+        Texts::Several(texts) => texts,
     })
 }
 
 /// Texts that may hold commas: an array of them, or one.
 pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Texts {
-        One(String),
-        Several(Vec<String>),
-    }
-
     Ok(match Texts::deserialize(deserializer)? {
         Texts::One(text) => vec![text],
         Texts::Several(texts) => texts,

@@ -95,12 +95,17 @@ impl CamSpec {
     pub(crate) fn scores_texts(&self) -> bool {
         !self.text.is_empty() || self.text_template.is_some()
     }
+
+    /// The classes that are asked for: each text, where there are texts.
+    pub fn classes(&self) -> NameList {
+        if self.text.is_empty() { self.class.clone() } else { self.text.iter().cloned().collect() }
+    }
 }
 
 impl JobSpec {
-    /// The classes that are asked for: each text, where there are texts.
+    /// As [`CamSpec::classes`].
     pub(crate) fn classes(&self) -> NameList {
-        if self.text.is_empty() { self.class.clone() } else { self.text.iter().cloned().collect() }
+        self.cam().classes()
     }
 }
 
