@@ -10,6 +10,8 @@ from fiftyone import ViewField
 
 # Attributes that every heatmap label of camflow's has.
 MARKS = ("fingerprint", "layer", "method")
+# How the comment begins by which MongoDB, and the App's view bar, tell what a stage of ours is.
+COMMENT = "camflow: "
 # Bars of a histogram.
 BARS = 32
 # The database counts in finer bins, from which quantiles follow to 1/1024 of the range. FiftyOne's own collect all values in
@@ -33,11 +35,16 @@ class Series:
         """Its name in plots."""
         return self.field if self.target_class is None else f"{self.field}: {self.target_class}"
 
+    @property
+    def condition(self) -> fo.ViewExpression | None:
+        """What the samples meet that have one of these heatmaps, where the field alone does not tell."""
+        if self.target_class is None:
+            return None
+        return ViewField(f"{self.field}.target_class") == self.target_class
+
     def of(self, view: fo.DatasetView) -> fo.DatasetView:
         """The samples that have one of these heatmaps."""
-        if self.target_class is None:
-            return view
-        return view.match(ViewField(f"{self.field}.target_class") == self.target_class)
+        return view if self.condition is None else view.match(self.condition)
 
 
 @dataclass(frozen=True)
@@ -144,12 +151,35 @@ def between(view: fo.DatasetView, series: Series, measure: str, low: float, high
     """The samples whose heatmap measures from `low` up to `high`, which counts only in the `last` bin."""
     value = ViewField(f"{series.field}.{measure}")
     if heatmap_fields(view)[series.field][measure]:
-        return series.of(view).match(value == (high > 1))
-    return series.of(view).match((value >= low) & ((value <= high) if last else (value < high)))
+        truth = high > 1
+        return _match(view, series, value == truth, f"{measure} is {str(truth).lower()}")
+    wanted = (value >= low) & ((value <= high) if last else (value < high))
+    return _match(view, series, wanted, f"{measure} from {low:.4g} to {high:.4g}")
 
 
 def extreme(view: fo.DatasetView, series: Series, measure: str, count: int, highest: bool) -> fo.DatasetView:
     """The `count` samples whose heatmaps measure least, or most, in this order."""
     path = f"{series.field}.{measure}"
     # Sorting puts samples without a value first.
-    return series.of(view).match(ViewField(path).exists()).sort_by(path, reverse=highest).limit(count)
+    measured = _match(view, series, ViewField(path).exists(), f"by {measure}")
+    return measured.sort_by(path, reverse=highest).limit(count)
+
+
+def _match(view: fo.DatasetView, series: Series, wanted: fo.ViewExpression, comment: str) -> fo.DatasetView:
+    condition = wanted if series.condition is None else series.condition & wanted
+    return view.match({"$expr": condition.to_mongo(), "$comment": f"{COMMENT}{series.label}, {comment}"})
+
+
+def is_narrowed(view: fo.DatasetView, base: fo.DatasetView) -> bool:
+    """Whether a view is this base as it is, or what `between` or `extreme` makes of it."""
+    stages, below = (one._serialize(include_uuids=False) for one in (view, base))
+    if stages[: len(below)] != below:
+        return False
+    added = view._stages[len(below) :]
+    if not added:
+        return True
+    kinds = tuple(type(stage) for stage in added)
+    if kinds not in ((fo.Match,), (fo.Match, fo.SortBy, fo.Limit)):
+        return False
+    wanted = added[0].filter
+    return isinstance(wanted, dict) and str(wanted.get("$comment")).startswith(COMMENT)

@@ -50,8 +50,9 @@ class MeasuresPanel(foo.Panel):
         self._look(ctx, ctx.view)
 
     def on_change_view(self, ctx: ExecutionContext) -> None:
-        # What the panel itself has narrowed the grid to leaves the plots as they are.
-        if stages(ctx.view) != ctx.panel.get_state("shown"):
+        # What the panel itself has narrowed the grid to leaves the plots as they are. The view says so, not the panel's state: a
+        # page sets both at once, and may tell of the new view with the old state.
+        if not measures.is_narrowed(ctx.view, drawn(ctx).view(ctx)):
             self._look(ctx, ctx.view)
 
     def on_refresh(self, ctx: ExecutionContext) -> None:
@@ -74,7 +75,7 @@ class MeasuresPanel(foo.Panel):
             *(was.view(ctx), was.series[ctx.params["trace_idx"]], was.measure),
             *(was.edges[bar], was.edges[bar + 1], bar + 2 == len(was.edges)),
         )
-        self._show(ctx, view)
+        ctx.ops.set_view(view=view)
 
     def on_lowest(self, ctx: ExecutionContext) -> None:
         self._extreme(ctx, highest=False)
@@ -83,18 +84,14 @@ class MeasuresPanel(foo.Panel):
         self._extreme(ctx, highest=True)
 
     def on_all(self, ctx: ExecutionContext) -> None:
-        self._show(ctx, drawn(ctx).view(ctx))
+        ctx.ops.set_view(view=drawn(ctx).view(ctx))
 
     def _extreme(self, ctx: ExecutionContext, *, highest: bool) -> None:
         was = drawn(ctx)
         # An emptied number is none.
         count = max(1, int(ctx.panel.get_state("count") or COUNT))
         series = next(one for one in was.series if one.label == was.chosen(ctx))
-        self._show(ctx, measures.extreme(was.view(ctx), series, was.measure, count, highest))
-
-    def _show(self, ctx: ExecutionContext, view: fo.DatasetView) -> None:
-        ctx.panel.set_state("shown", stages(view))
-        ctx.ops.set_view(view=view)
+        ctx.ops.set_view(view=measures.extreme(was.view(ctx), series, was.measure, count, highest))
 
     def _look(self, ctx: ExecutionContext, view: fo.DatasetView) -> None:
         """Asks the database, and keeps what there is to draw."""
@@ -105,7 +102,7 @@ class MeasuresPanel(foo.Panel):
         found = measures.distributions(view, measure) if measure else []
         shown = found[:MAX_SERIES]
         look = Drawn(
-            base=stages(view),
+            base=json.dumps(view._serialize(include_uuids=False), default=str),
             names=names,
             measure=measure,
             edges=shown[0].edges if shown else [],
@@ -114,7 +111,7 @@ class MeasuresPanel(foo.Panel):
         )
         figures = {"histograms": plots.histograms(shown), "boxes": plots.boxes(shown)}
         # The page copies figures into the state, and merges those there with new ones element by element.
-        ctx.panel.set_state({"drawn": look.to_json(), "shown": stages(ctx.view), **dict.fromkeys(figures)})
+        ctx.panel.set_state({"drawn": look.to_json(), **dict.fromkeys(figures)})
         ctx.ops.set_panel_data(figures)
 
     def render(self, ctx: ExecutionContext) -> types.Property:
@@ -188,11 +185,6 @@ def drawn(ctx: ExecutionContext) -> Drawn:
     """What the plots show now."""
     text = ctx.panel.get_state("drawn")
     return Drawn.from_json(text) if text else Drawn()
-
-
-def stages(view: fo.DatasetView) -> str:
-    """A view as text."""
-    return json.dumps(view._serialize(include_uuids=False), default=str)
 
 
 def choices(label: str, values: list[str]) -> types.DropdownView:

@@ -6,6 +6,7 @@ With `CAMFLOW_SCREENSHOTS=FOLDER` what the App shows is kept there.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -428,6 +429,22 @@ def test_distributions_are_those_of_the_labels(plugin, dataset, clone):
     assert measures.between(view, hits.series, "pointing_hit", 0.5, 1.5, last=True).count() == truths.count(True)
     assert measures.extreme(view, first, MEASURE, 3, highest=False).values(path) == ranked[:3]
     assert measures.extreme(view, first, MEASURE, 2, highest=True).values(path) == ranked[:-3:-1]
+
+    # A view says whether the panel made it, after it went through a page.
+    cat = found[1].series
+    made = [
+        measures.between(view, cat, MEASURE, *found[1].edges[:2], last=False),
+        measures.extreme(view, cat, MEASURE, 2, highest=True),
+    ]
+    assert made[1].values(f"{FIELDS[1]}.target_class") == ["cat", "cat"]
+    for one in made:
+        sent = fo.DatasetView._build(several, json.loads(json.dumps(one._serialize())))
+        assert measures.is_narrowed(sent, view) and sent.values("id") == one.values("id")
+        # Neither what somebody makes of it, nor of another view.
+        assert not measures.is_narrowed(sent.limit(1), view)
+        assert not measures.is_narrowed(sent, view.limit(1))
+    assert measures.is_narrowed(view, view)
+    assert not any(measures.is_narrowed(one, view) for one in (view.limit(1), view.match(F(path) > 0), view.exists(path)))
 
 
 def test_the_panel_shows_them(app, dataset, plugin):
