@@ -28,6 +28,8 @@ FLAGS = (
 ROUNDING = 3
 # Seconds. Without a GPU, on two busy cores, drawing eight heatmaps takes some.
 PATIENCE = 180
+# Milliseconds, after which something is tried once more.
+MOMENT = 20_000
 
 
 @contextmanager
@@ -79,9 +81,9 @@ def dismiss(page) -> None:
     page.get_by_text("Dismiss", exact=True).click()
 
 
-def shown(page, count: int) -> None:
-    """Waits until the grid has this many pictures."""
-    page.wait_for_function(f"document.querySelectorAll('[data-cy=looker] canvas').length == {count}")
+def shown(page, count: int, timeout: float | None = None) -> None:
+    """Waits until the grid has this many pictures, `timeout` milliseconds if not as long as for everything."""
+    page.wait_for_function(f"document.querySelectorAll('[data-cy=looker] canvas').length == {count}", timeout=timeout)
 
 
 def leave(page) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import fiftyone as fo
@@ -25,7 +26,7 @@ from fiftyone import ViewField as F
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionError
 from playwright.sync_api import Error as PlaywrightError
-from real_app import PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick, ticked
+from real_app import MOMENT, PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick, ticked
 
 PLUGIN = ROOT / "pipelines" / "fiftyone-plugin"
 OPERATOR = "@camflow/camflow/compute_heatmaps"
@@ -463,8 +464,7 @@ def test_the_panel_shows_them(app, dataset, plugin):
     # The highest bar of the second field.
     before = sum(map(len, list(wanted.values())[: list(wanted).index(FIELDS[1])]))
     bar, height = max(enumerate(wanted[FIELDS[1]]), key=lambda pair: pair[1])
-    click_when_drawn(app, figure.locator(".point path").nth(before + bar))
-    shown(app, height)
+    narrow(app, partial(figure.locator(".point path").nth(before + bar).click, force=True), height)
     keep(app, "bar")
     # The plots are still those of the view before.
     wait_for(app, figure, wanted)
@@ -474,30 +474,34 @@ def test_the_panel_shows_them(app, dataset, plugin):
     count = app.get_by_role("spinbutton")
     count.fill("3")
     count.press("Tab")
-    # The page tells the panel what was typed when typing ends.
-    app.wait_for_timeout(1000)
-    app.get_by_role("button", name="Lowest").click()
-    shown(app, 3)
+    narrow(app, app.get_by_role("button", name="Lowest").click, 3)
     keep(app, "lowest")
     wait_for(app, figure, wanted)
 
 
-def click_when_drawn(page, bar) -> None:
-    """Clicks on a bar. A figure has its numbers a moment before it draws them: until then, its bars may lie anywhere."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return bar.click(force=True)
-        except PlaywrightError:
-            if time.monotonic() > until:
-                raise
-            page.wait_for_timeout(200)
+def narrow(page, click, count: int) -> None:
+    """Clicks, as often as it takes until the grid has this many pictures. A figure has its numbers a moment before it draws them, and
+    moves when another one comes to stand above it; what is typed reaches the panel some time after typing ends."""
+    again(page, lambda: (click(timeout=MOMENT), shown(page, count, timeout=MOMENT)))
 
 
 def choose(page, measure: str) -> None:
-    """Chooses a measure in the panel."""
-    page.locator("[data-cy=panel-content-measures]").get_by_role("combobox").first.click()
-    page.get_by_role("option", name=measure, exact=True).click()
+    """Chooses a measure in the panel. Its list closes when the panel is drawn anew."""
+    field = page.locator("[data-cy=panel-content-measures]").get_by_role("combobox").first
+    option = page.get_by_role("option", name=measure, exact=True)
+    again(page, lambda: (field.click(timeout=MOMENT), option.click(timeout=MOMENT)))
+
+
+def again(page, act) -> None:
+    """Does it until it can be done."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return act()
+        except PlaywrightError:
+            if time.monotonic() > until:
+                raise
+            page.keyboard.press("Escape")
 
 
 def bars(plugin, dataset, measure: str) -> dict[str, list[int]]:
