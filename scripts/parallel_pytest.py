@@ -5,6 +5,7 @@
 Each process collects all tests by itself, takes a file at a time and reports what came of it; here the reports go through
 pytest's own reporter, file by file, so that what is printed, its last line and the exit code are those of one pytest. A file's
 tests stay in one process and in their order. Fixtures for the session (the database, its dataset) are made once in each process.
+There is a process more than there are cores, as tests wait for databases and disks, but while a browser is open.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ WORKER = "--worker"
 USUAL = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 # Each has a database, and PyTorch in memory.
 MOST_PROCESSES = 4
+# Whoever has it waits for what a browser draws, which takes its time on a busy machine.
+BROWSER = "chromium"
 
 
 def file_of(nodeid: str) -> str:
@@ -41,6 +44,10 @@ def files_of(items: list[pytest.Item]) -> list[list[pytest.Item]]:
     for item in items:
         found.setdefault(file_of(item.nodeid), []).append(item)
     return list(found.values())
+
+
+def needs_browser(items: list[pytest.Item]) -> bool:
+    return any(BROWSER in getattr(item, "fixturenames", ()) for item in items)
 
 
 class Process:
@@ -87,7 +94,9 @@ class Coordinator:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         if session.config.option.collectonly:
             return True
-        waiting = deque(files_of(session.items))
+        self.waiting = deque(files_of(session.items))
+        # Those that have nothing to do.
+        self.idle: list[Process] = []
         reports: dict[Process, list] = {process: [] for process in self.processes}
         running = len(self.processes)
         while running:
@@ -95,8 +104,9 @@ class Coordinator:
             if what in ("ready", "done"):
                 self.show(session, process, reports[process])
                 reports[process] = []
-                process.items = waiting.popleft() if waiting else []
-                process.tell(json.dumps([item.nodeid for item in process.items]))
+                process.items = []
+                self.idle.append(process)
+                self.hand_out()
             elif what == "report":
                 report = session.config.hook.pytest_report_from_serializable(config=session.config, data=details[0])
                 reports[process].append(report)
@@ -108,11 +118,35 @@ class Coordinator:
                 self.show(session, process, reports[process])
                 if details[0] not in USUAL and not process.items:
                     raise RuntimeError(f"a process with tests ended with {details[0]}")
+                process.items = []
+                if process in self.idle:
+                    self.idle.remove(process)
+                self.hand_out()
             if session.shouldfail or session.shouldstop:
                 raise session.Failed(session.shouldfail) if session.shouldfail else session.Interrupted(session.shouldstop)
-        if waiting:
-            raise RuntimeError(f"no process is left for {', '.join(file_of(items[0].nodeid) for items in waiting)}")
+        if self.waiting:
+            raise RuntimeError(f"no process is left for {', '.join(file_of(items[0].nodeid) for items in self.waiting)}")
         return True
+
+    def hand_out(self) -> None:
+        """Gives those that are idle the next files, those with a browser first; without any left, they end."""
+        while self.idle and (chosen := self.next_file()):
+            self.waiting.remove(chosen)
+            process = self.idle.pop(0)
+            process.items = chosen
+            process.tell(json.dumps([item.nodeid for item in chosen]))
+        while self.idle and not self.waiting:
+            self.idle.pop().tell("[]")
+
+    def next_file(self) -> list[pytest.Item] | None:
+        busy = [process.items for process in self.processes if process.items]
+        with_browser = next(filter(needs_browser, self.waiting), None)
+        is_full = len(busy) >= max(1, len(self.processes) - 1)
+        if any(map(needs_browser, busy)):
+            return None if is_full else next((items for items in self.waiting if not needs_browser(items)), None)
+        if with_browser and not is_full:
+            return with_browser
+        return next((items for items in self.waiting if not needs_browser(items)), None)
 
     def show(self, session: pytest.Session, process: Process, reports: list) -> None:
         hook = session.config.hook
@@ -208,7 +242,8 @@ def main() -> int:
         sys.excepthook = lambda *error: (traceback.print_exception(*error), os._exit(pytest.ExitCode.INTERNAL_ERROR))
         return pytest.main(arguments, plugins=[Worker(int(orders), int(answers))])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))), metavar="N")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=int, default=min(MOST_PROCESSES, cores + 1) if cores > 1 else 1, metavar="N")
     options, arguments = parser.parse_known_args()
     if options.processes < 2:
         return pytest.main(arguments)

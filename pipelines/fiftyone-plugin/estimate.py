@@ -46,6 +46,9 @@ def sentence(ctx: ExecutionContext, model: Model, methods: list[str], num_images
 
 def _num_columns(params: dict[str, Any], model: Model, methods: list[str]) -> int:
     """Fields for each class: methods by layers, with one for those that take all layers together."""
+    if not methods and not params.get("layers"):
+        return 1
+    methods = methods or ["layercam"]
     if params.get("fuse_layers"):
         return len(methods)
     num_layers = sum(map(_num_layers, params.get("layers") or model.default_layers))

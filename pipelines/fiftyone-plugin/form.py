@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # As `camflow annotate --help` lists them; a test compares.
 METHODS = (
     *("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam-elementwise", "eigencam", "eigengradcam"),
-    *("scorecam", "ablationcam", "fullgrad", "kpcacam", "fem", "shapleycam", "finercam", "randomcam"),
+    *("scorecam", "ablationcam", "fullgrad", "kpcacam", "fem", "shapleycam", "finercam", "segeigencam", "reciprocam"),
+    "randomcam",
 )
 # Labels that can be targets, with those first that say most exactly which pixels count.
 LABELS = (fo.Segmentation, fo.Detections, fo.Polylines, fo.Classification, fo.Classifications)
@@ -37,6 +38,8 @@ HOLDS, MANY = 60.0, 100
 MOST = 5
 # The choice of a model that is not in the cache.
 OTHER = "other"
+# The target of texts that every image has a heatmap of.
+TEXTS = "texts"
 
 
 def build(ctx: ExecutionContext) -> types.Property:
@@ -49,11 +52,15 @@ def build(ctx: ExecutionContext) -> types.Property:
         types.Notice(label=f"{num_images:,} image{'' if num_images == 1 else 's'}; those that are up to date are passed over"),
     )
     model = _model(ctx, inputs)
-    target = _target(ctx, inputs)
+    target = _target(ctx, inputs, model)
     if model:
+        if model.takes_texts:
+            _texts(inputs, target)
         if needs_classes(ctx, target):
             _classes(ctx, inputs, model, target)
-        methods = _methods(ctx, inputs)
+        if is_detector(model) and has_boxes(ctx, target):
+            inputs.bool("per_detection", default=False, label="A heatmap of each detection, not one of a class")
+        methods = _methods(ctx, inputs, model)
         # FullGrad takes all layers of a model together.
         if methods != ["fullgrad"]:
             _layers(inputs, model)
@@ -68,15 +75,24 @@ def arguments(ctx: ExecutionContext) -> list[str]:
     params = ctx.params
     # With `=`, no value is taken for a flag.
     made = ["annotate", "--format=json", f"--dataset={ctx.dataset.name}", f"--model={folders.model(model_path(params))}"]
-    made += [f"--target={params['target']}", f"--method={','.join(params.get('methods') or METHODS[:1])}"]
+    if params["target"] != TEXTS:
+        made.append(f"--target={params['target']}")
+    if methods := params.get("methods"):
+        made.append(f"--method={','.join(methods)}")
     # One flag for each, in which no comma separates.
     made += ["--class=" + name.replace("\\", "\\\\").replace(",", "\\,") for name in params.get("classes") or ()]
+    made += [f"--text={text}" for text in params.get("texts") or ()]
     made += [f"--layers={layer}" for layer in params.get("layers") or ()]
-    for flag, name in (("--field", "field"), ("--out", "out"), ("--device", "device")):
+    for name in ("field", "out", "device", "text_template"):
         if value := (params.get(name) or "").strip():
-            made.append(f"{flag}={folders.out(value) if name == 'out' else value}")
-    made += [f"--{name.replace('_', '-')}" for name in SWITCHES if params.get(name)]
+            made.append(f"{_flag(name)}={folders.out(value) if name == 'out' else value}")
+    made += [f"{_flag(name)}={params[name]}" for name in SLICES if params.get(name) is not None]
+    made += [_flag(name) for name in ("per_detection", *SWITCHES) if params.get(name)]
     return made
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def model_path(params: dict[str, Any]) -> str:
@@ -86,8 +102,8 @@ def model_path(params: dict[str, Any]) -> str:
 
 
 def needs_classes(ctx: ExecutionContext, target: str | None) -> bool:
-    """Whether classes have to be named: not where the model or each sample's label says which one it is."""
-    if target in (None, "top"):
+    """Whether classes are named: not where the model or each sample's label says which one it is, or where texts are explained."""
+    if target in (None, "top", TEXTS):
         return False
     name = target.partition(":")[2]
     field = ctx.dataset.get_field(name) if name else None
@@ -95,12 +111,25 @@ def needs_classes(ctx: ExecutionContext, target: str | None) -> bool:
 
 
 def num_classes(ctx: ExecutionContext, target: str) -> int:
-    """For how many classes a sample gets heatmaps at most."""
+    """For how many classes or texts a sample gets heatmaps at most."""
+    if target == TEXTS:
+        return len(ctx.params.get("texts") or [])
     if not needs_classes(ctx, target):
         return 1
     chosen = ctx.params.get("classes") or []
     path = path_of_names(ctx, target)
     return len(counted(ctx, path)) if "all" in chosen and path else len(chosen)
+
+
+def is_detector(model: models.Model) -> bool:
+    """Whether it has a default of its own: no method and no layers are then said."""
+    return model.task == "detection"
+
+
+def has_boxes(ctx: ExecutionContext, target: str) -> bool:
+    """Whether each label of a target has a box of its own."""
+    field = ctx.dataset.get_field(target.partition(":")[2]) if ":" in target else None
+    return field is not None and kind_of(field)[0] in (fo.Detections, fo.Detection, fo.Polylines, fo.Polyline)
 
 
 def path_of_names(ctx: ExecutionContext, target: str) -> str | None:
@@ -180,7 +209,7 @@ def _model(ctx: ExecutionContext, inputs: types.Object) -> models.Model | None:
         return None
 
 
-def _target(ctx: ExecutionContext, inputs: types.Object) -> str:
+def _target(ctx: ExecutionContext, inputs: types.Object, model: models.Model | None) -> str:
     found = [(name, *kind_of(field)) for name, field in label_fields(ctx.dataset.get_field_schema())]
     fields = [
         (f"labels:{name}", f"{'list of ' if is_list else ''}{kind.__name__} labels `{name}`")
@@ -192,20 +221,40 @@ def _target(ctx: ExecutionContext, inputs: types.Object) -> str:
         ("predicted", "where the model itself predicts the classes"),
         ("top", "the class that the model puts first"),
     ]
-    choices = _choices(types.DropdownView(), [*fields, *own])
+    texts = [(TEXTS, "texts, each in every image")] if model and model.takes_texts else []
+    choices = _choices(types.DropdownView(), [*texts, *fields, *own])
     default = choices.values()[0]
     description = "Which pixels count"
     inputs.enum("target", choices.values(), default=default, required=True, label="Target", description=description, view=choices)
     return str(ctx.params.get("target") or default)
 
 
+def _texts(inputs: types.Object, target: str) -> None:
+    inputs.list(
+        "texts",
+        types.String(),
+        required=target == TEXTS,
+        label="Texts",
+        description="What the images are compared with, such as `a red car`"
+        + ("" if target == TEXTS else "; of a label field: labels, word for word"),
+        view=_choices(types.AutocompleteView(allow_user_input=True), []),
+    )
+    if target != TEXTS:
+        inputs.str(
+            "text_template",
+            label="Text of a class",
+            description="A sentence in which {} stands for its name, such as `a photo of a {}`",
+        )
+
+
 def _classes(ctx: ExecutionContext, inputs: types.Object, model: models.Model, target: str) -> None:
     path = path_of_names(ctx, target)
     labels = counted(ctx, path) if path else Counter()
     # Pixels of the background are explained when asked for; what people look for comes first.
-    named = sorted(model.numbered_classes.items(), key=lambda item: (-labels[item[1]], item[1] == "background"))
+    known = {str(name): str(name) for name in labels if name is not None} if model.takes_texts else model.numbered_classes
+    named = sorted(known.items(), key=lambda item: (-labels[item[1]], item[1] == "background"))
     # Of several classes with one name, the number says which is meant.
-    count = Counter(model.classes)
+    count = Counter(known.values())
 
     def label(number: str, name: str) -> str:
         text = name if count[name] == 1 else f"{name} ({number})"
@@ -216,9 +265,12 @@ def _classes(ctx: ExecutionContext, inputs: types.Object, model: models.Model, t
     inputs.list(
         "classes",
         types.String(),
-        required=True,
+        # Those of a label field are found by themselves where texts are made of them.
+        required=not model.takes_texts,
         label="Classes",
-        description="Names or numbers of the model's classes, or `all` that occur in the labels" + _strange(labels, model),
+        description="Names of labels, or `all`: then each has a field of its own"
+        if model.takes_texts
+        else "Names or numbers of the model's classes, or `all` that occur in the labels" + _strange(labels, model),
         view=choices,
     )
 
@@ -232,10 +284,12 @@ def _strange(labels: Counter[str | None], model: models.Model) -> str:
     return f". Not among the model's classes: {listed}{', ...' if len(strange) > MOST else ''}"
 
 
-def _methods(ctx: ExecutionContext, inputs: types.Object) -> list[str]:
+def _methods(ctx: ExecutionContext, inputs: types.Object, model: models.Model) -> list[str]:
     choices = _choices(types.AutocompleteView(allow_user_input=False), [(name, name) for name in METHODS])
-    default = list(METHODS[:1])
-    inputs.list("methods", types.String(), default=default, label="Methods", view=choices)
+    default, description = list(METHODS[:1]), None
+    if is_detector(model):
+        default, description = [], "None, and no layers, is LayerCAM over all levels that the detector's head reads, as one map"
+    inputs.list("methods", types.String(), default=default, label="Methods", description=description, view=choices)
     return ctx.params.get("methods") or default
 
 
@@ -245,13 +299,15 @@ def _layers(inputs: types.Object, model: models.Model) -> None:
     inputs.list(
         "layers",
         types.String(),
-        default=model.default_layers,
+        default=[] if is_detector(model) else model.default_layers,
         label="Layers",
         description="Numbers, ranges (1-4) or module paths; none is the model's own choice",
         view=_choices(types.AutocompleteView(allow_user_input=True), [*numbered, *others]),
     )
 
 
+# Of images that are larger than a slice.
+SLICES = ("slice_height", "slice_width", "overlap_height_ratio", "overlap_width_ratio")
 SWITCHES = {
     "fuse_layers": "One map of all layers",
     "eigen_smooth": "Smooth by the first principal component",
@@ -283,5 +339,10 @@ def _more(ctx: ExecutionContext, inputs: types.Object) -> None:
         except folders.NotAllowedError as error:
             inputs.view("out_error", types.Error(label=str(error)))
             inputs.get_property("out").invalid = True
+    larger = "Images that are larger go through the model slice by slice, at their own resolution"
+    inputs.int("slice_height", min=1, label="Rows of a slice", description=larger)
+    inputs.int("slice_width", min=1, label="Columns of a slice")
+    inputs.float("overlap_height_ratio", min=0, max=0.9, label="Part of its height that a slice shares with the next one")
+    inputs.float("overlap_width_ratio", min=0, max=0.9, label="Part of its width that a slice shares with the next one")
     for name, label in SWITCHES.items():
         inputs.bool(name, default=False, label=label)

@@ -27,7 +27,7 @@ class Model:
 
     path: Path
     name: str
-    # "classification", "segmentation" or "other".
+    # "classification", "segmentation", "detection", "embedding", "regression" or "other".
     task: str
     # Number -> name, in the order of the numbers.
     numbered_classes: dict[str, str]
@@ -36,6 +36,8 @@ class Model:
     # Module paths of all layers, and the numbers or paths of those that are explained where nobody names others.
     layers: list[str]
     default_layers: list[str] = field(default_factory=list)
+    # Whether it is an image tower, beside which texts are laid in each run.
+    takes_texts: bool = False
 
     @property
     def classes(self) -> list[str]:
@@ -71,6 +73,7 @@ class Model:
             numbered_layers=_names(content, "aliases"),
             layers=[_text(layer.get("path"), "layer") for layer in layers],
             default_layers=[_text(layer, "layer") for layer in _list(content, "default_layers")],
+            takes_texts=content.get("texts") is not None,
         )
 
 

@@ -47,6 +47,7 @@ METHODS = {
     "gradcam-elementwise": reference.GradCAMElementWise,
     "eigencam": reference.EigenCAM,
     "eigengradcam": reference.EigenGradCAM,
+    "segeigencam": reference.SegEigenCAM,
     "scorecam": reference.ScoreCAM,
     "ablationcam": reference.AblationCAM,
     "fullgrad": reference.FullGrad,
@@ -55,10 +56,10 @@ METHODS = {
     "shapleycam": reference.ShapleyCAM,
     "finercam": reference.FinerCAM,
 }
-PROJECTING = {"eigencam", "eigengradcam", "kpcacam"}
+PROJECTING = {"eigencam", "eigengradcam", "segeigencam", "kpcacam"}
 PROBING = {"scorecam", "ablationcam"}
 ILL_CONDITIONED = {"fem", "xgradcam"}  # a last bit may move the map by any amount
-UNSMOOTHED = {"eigencam", "eigengradcam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
+UNSMOOTHED = {"eigencam", "eigengradcam", "segeigencam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
 FOR_CLASSIFIERS_ONLY = {"finercam"}
 # The reference forgets to reshape activations for ShapleyCAM, and fails on other layouts than [N, C, H, W].
 FOR_MAPS_ONLY = frozenset({"shapleycam"})

@@ -33,8 +33,8 @@ def buildable() -> list[str]:
     ]
 
 
-def tried(binary: Path, name: str, timeout: float) -> dict[str, Any]:
-    """What came of an entry: a line of the results file."""
+def tried(binary: Path, name: str, timeout: float, *more: str) -> dict[str, Any]:
+    """What came of an entry, with `more` for its export: a line of the results file."""
     import numpy as np
     from PIL import Image
 
@@ -45,7 +45,7 @@ def tried(binary: Path, name: str, timeout: float) -> dict[str, Any]:
         archive = folder / "model.pt2"
         explain = ("explain", folder / "picture.jpg", "--model", archive, "--out", folder / "maps", "--device", "cpu")
         python = ("--python", sys.executable)
-        for command in (("export", f"fiftyone:{name}", "--out", archive, *python, *EXPORT), explain):
+        for command in (("export", f"fiftyone:{name}", "--out", archive, *python, *EXPORT, *more), explain):
             try:
                 done = subprocess.run((binary, *command), check=False, capture_output=True, text=True, timeout=timeout)
             except subprocess.TimeoutExpired:

@@ -66,6 +66,47 @@ def test_tokens_follow_the_size_of_the_image(binary, export):
     assert len(rows) > 15 and not failed, "\n".join(failed)
 
 
+def reciprocal(model, layer, pixels, channel, masks, prefix: int):
+    """Recipro-CAM in PyTorch: the logit of each masked activation, scaled by minimum and maximum. `masks` f32 [P, H', W']."""
+    kept = {}
+    module = model.get_submodule(layer)
+    hook = module.register_forward_hook(lambda _module, _inputs, output: kept.update(activation=output))
+    with torch.no_grad():
+        model(pixels)
+        hook.remove()
+        activation = kept["activation"]
+        if prefix:
+            flat = torch.cat([torch.ones(len(masks), prefix), masks.flatten(1)], 1)
+            variants = activation * flat[:, :, None]
+        else:
+            variants = activation * masks[:, None]
+        hook = module.register_forward_hook(lambda _module, _inputs, _output: variants)
+        given = model(pixels.expand(len(masks), -1, -1, -1))[:, channel]
+        hook.remove()
+    return ((given - given.min()) / (given.max() - given.min())).view(masks.shape[1:]).numpy()
+
+
+@pytest.mark.parametrize("name, kernel", [("torchvision:resnet18", [0, 1, 0]), ("timm:deit_tiny_patch16_224", [0.25, 0.5, 0.25])])
+def test_reciprocam_is_the_score_of_each_place_alone(binary, export, name, kernel):
+    """As in OpenVINO XAI: of a feature map one place, of tokens those around it, too, and the class's token."""
+    case = CASES[name]
+    archive = export(case.model, *case.export)
+    model = parity.export_model.load_model(case.model, "none").module
+    model.load_state_dict(torch.export.load(archive).state_dict)
+    model.eval()
+    layer, pixels = case.layers[-1], parity.picture(*case.size, seed=2)
+    found = parity.camflow_maps(
+        binary, archive, case, [layer], pixels, None, 5, ["reciprocam"], ["--exact", "--size", "layer", "--cam-batch-size", "7"]
+    )["reciprocam", layer]
+    rows, columns = found.shape
+    alone = torch.eye(rows * columns).view(-1, 1, rows, columns)
+    kernel = torch.outer(torch.tensor(kernel, dtype=torch.float32), torch.tensor(kernel, dtype=torch.float32))
+    masks = torch.nn.functional.conv2d(alone, kernel[None, None], padding=1)[:, 0]
+    wanted = reciprocal(model, layer, pixels, 5, masks, case.prefix)
+    assert rows * columns > 7 and wanted.std() > 0.1
+    assert np.abs(found - wanted).max() <= 1e-4
+
+
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     """A photograph of a cup of coffee, of 600 x 400 pixels."""

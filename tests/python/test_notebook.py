@@ -79,7 +79,9 @@ def outputs(cell: dict) -> str:
     return "".join("".join(part) for part in parts)
 
 
-def test_the_notebook_does_what_it_says(binary, tools, zoo, database, tmp_path):
+def test_the_notebook_does_what_it_says(binary, tools, zoo, database, tmp_path, request):
+    import fiftyone as fo
+
     kernel = tmp_path / "jupyter" / "kernels" / "camflow"
     kernel.mkdir(parents=True)
     [site] = tools.glob("lib/python3*/site-packages")
@@ -98,6 +100,7 @@ def test_the_notebook_does_what_it_says(binary, tools, zoo, database, tmp_path):
         "PYTHONPATH": str(PACKAGES),
     }
     executed = tmp_path / "executed.ipynb"
+    request.addfinalizer(lambda: fo.dataset_exists("where-it-looks") and fo.delete_dataset("where-it-looks"))
     command = [tools / "bin" / "python", "-c", EXECUTE, NOTEBOOK, executed, tmp_path]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

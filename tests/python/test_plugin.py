@@ -18,15 +18,19 @@ from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.operators as foo
+import hugging_face_folders as folders
 import numpy as np
 import psutil
 import pytest
+import transformers
 from conftest import ROOT
 from fiftyone import ViewField as F
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionError
+from PIL import Image
 from playwright.sync_api import Error as PlaywrightError
 from real_app import MOMENT, PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick, ticked
+from small_detector import apart, picture
 
 PLUGIN = ROOT / "pipelines" / "fiftyone-plugin"
 OPERATOR = "@camflow/camflow/compute_heatmaps"
@@ -113,10 +117,17 @@ def fill(page, number: int, *values: str) -> None:
     """Fills in the list with this number in the form: classes, methods, layers."""
     entry = page.locator("input[placeholder^='Type and press enter']").nth(number)
     for value in values:
-        entry.fill(value)
-        entry.press("Enter")
         # What is among the choices has a text of its own: "1: backbone.layer1".
-        page.locator(".MuiChip-label", has_text=re.compile(f"^{re.escape(value)}(:|$)")).first.wait_for()
+        chip = page.locator(".MuiChip-label", has_text=re.compile(f"^{re.escape(value)}(:|$)")).first
+
+        def enter(value=value, chip=chip):
+            if not chip.is_visible():
+                entry.fill(value, timeout=MOMENT)
+                entry.press("Enter", timeout=MOMENT)
+            chip.wait_for(timeout=MOMENT)
+
+        # A form that is drawn anew while somebody types forgets what was typed.
+        again(page, enter)
 
 
 def untick_default(page) -> None:
@@ -391,6 +402,56 @@ def box() -> fo.Detection:
     return fo.Detection(label="person", bounding_box=[0.1, 0.1, 0.5, 0.5])
 
 
+def test_texts_detections_and_slices_are_asked_for(plugin, camflow, settings, dataset, clone, monkeypatch, tmp_path):
+    monkeypatch.setenv("CAMFLOW_PLUGIN_MODELS", str(tmp_path))
+    monkeypatch.setenv("CAMFLOW_PYTHON", sys.executable)
+    tower, detector = tmp_path / "clip.pt2", tmp_path / "detr.pt2"
+    camflow("export", folders.save(folders.clip, tmp_path / "clip"), "--task", "embedding", "--out", tower)
+    saved = folders.save(folders.spread_detr, tmp_path / "detr")
+    camflow("export", saved, "--out", detector)
+    few = clone(dataset.limit(2))
+
+    form_module = plugin.form
+
+    def form(model, **more):
+        asked = {"model": form_module.OTHER, "model_path": str(model), **more}
+        request = {"dataset_name": few.name, "params": asked}
+        return form_module.build(foo.ExecutionContext(request_params=request)).type.to_json()["properties"]
+
+    asked = form(tower)
+    assert asked["target"]["default"] == "texts" and asked["texts"]["required"] and "classes" not in asked
+    asked = form(tower, target="labels:ground_truth")
+    assert not asked["texts"]["required"] and not asked["classes"]["required"] and "text_template" in asked
+    assert form(tower, texts=["a", "b"])["estimate"]["view"]["label"].startswith("At most 4 heatmaps")
+    whole = params(settings, model=form_module.OTHER, model_path=str(tower), target="texts", classes=[], layers=["1"])
+    execute(few, params={**whole, "texts": ["a red car, parked", "a dog"], "field": "{class}"})
+    few.reload()
+    assert few.count("a_red_car__parked") == few.count("a_dog") == 2
+
+    slices = {"slice_height": 64, "slice_width": 96, "overlap_height_ratio": 0.25, "methods": ["layercam"]}
+    execute(few, params=params(settings, **slices, field="sliced"))
+    few.reload()
+    runs = [few.get_run_info(key).config.settings for key in few.list_runs()]
+    (asked,) = (run for run in runs if run.get("field") == "sliced")
+    given = {"slice-height": "64", "slice-width": "96", "overlap-height-ratio": "0.25"}
+    assert asked.items() >= given.items() and few.count("sliced") == 2
+
+    # A detector's own default, and a heatmap of each of its detections.
+    network = transformers.DetrForObjectDetection.from_pretrained(saved).eval()
+    boxes = [fo.Detection(label="dog", bounding_box=one.tolist()) for one in apart(network, picture(0), 1, 2)]
+    Image.fromarray(picture(0)).save(tmp_path / "picture.png")
+    few.clear()
+    few.add_sample(fo.Sample(str(tmp_path / "picture.png"), boxes=fo.Detections(detections=boxes)))
+    asked = form(detector, target="labels:boxes")
+    assert asked["methods"]["default"] == asked["layers"]["default"] == [] and "per_detection" in asked
+    assert "per_detection" not in form(detector, target="predicted") and "per_detection" not in form(tower, target="labels:boxes")
+    each = {"model": form_module.OTHER, "model_path": str(detector), "target": "labels:boxes", "classes": ["dog"], "layers": []}
+    execute(few, params={**each, "per_detection": True})
+    few.reload()
+    (field,) = (name for name in few.get_field_schema() if name.endswith("_detections"))
+    assert field.startswith("dog_layercam_") and len(few.first()[field].detections) == 2
+
+
 def test_distributions_are_those_of_the_labels(plugin, dataset, clone):
     measures = plugin.measures
     several = clone(dataset)
@@ -489,11 +550,11 @@ def choose(page, measure: str) -> None:
     """Chooses a measure in the panel. Its list closes when the panel is drawn anew."""
     field = page.locator("[data-cy=panel-content-measures]").get_by_role("combobox").first
     option = page.get_by_role("option", name=measure, exact=True)
-    again(page, lambda: (field.click(timeout=MOMENT), option.click(timeout=MOMENT)))
+    again(page, lambda: (field.click(timeout=MOMENT), option.click(timeout=MOMENT)), leaves="Escape")
 
 
-def again(page, act) -> None:
-    """Does it until it can be done."""
+def again(page, act, leaves=None) -> None:
+    """Does it until it can be done; in between it presses a key."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -501,7 +562,8 @@ def again(page, act) -> None:
         except PlaywrightError:
             if time.monotonic() > until:
                 raise
-            page.keyboard.press("Escape")
+            if leaves:
+                page.keyboard.press(leaves)
 
 
 def bars(plugin, dataset, measure: str) -> dict[str, list[int]]:

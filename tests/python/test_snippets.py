@@ -78,6 +78,11 @@ NOT_RUN = {
     "bash scripts/build_wheel.sh --torch 2.15 --torch 2.16.0": "the same",
     "fiftyone app launch my-dataset": "serves until it is stopped; test_app.py starts the App",
     ".venv/bin/fiftyone app launch quickstart": "the same",
+    "fiftyone app launch quickstart": "the same",
+    "pip install ultralytics": "a library of the reader's own; test_ultralytics.py installs it",
+    "camflow annotate --dataset quickstart --model yolo11n --target labels:predictions --class person --per-detection": (
+        "the weights would have to be downloaded; test_ultralytics.py runs such models with random ones"
+    ),
     "session = fo.launch_app(worst)": "opens a browser; test_app.py starts the App",
     "mkdir -p ~/.config/systemd/user && cp pipelines/camflow*.service pipelines/camflow.timer ~/.config/systemd/user/": (
         "services of the user's own; test_nightly.py reads the files"

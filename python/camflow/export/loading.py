@@ -211,8 +211,8 @@ def _describe_texts(loaded: LoadedModel, tower: TextTower, weights: str, seed: i
     loaded.metadata["texts"] = described(tower, source, weights, seed)
 
 
-def find_library(name: str) -> str:
-    """Which library an unprefixed name belongs to. torchvision goes before timm, as in FiftyOne's own zoo.
+def find_library(name: str) -> tuple[str, str]:
+    """(library, name there) of an unprefixed name. torchvision goes before timm, as in FiftyOne's own zoo.
 
     Raises:
         ExportError: none has it.
@@ -224,13 +224,16 @@ def find_library(name: str) -> str:
     except ExportError:
         in_timm, timm_names = False, []
     if name in in_zoo:
-        return "fiftyone"
+        return "fiftyone", name
     if name in in_torchvision:
         if in_timm:
             say(f"`{name}` is in torchvision and in timm: taking torchvision's (`timm:{name}` for the other)")
-        return "torchvision"
+        return "torchvision", name
     if in_timm:
-        return "timm"
+        return "timm", name
+    if whole := zoo.whole_name(name):
+        say(f"note: `{name}` is taken for `{whole}` of FiftyOne's zoo")
+        return "fiftyone", whole
     raise unknown(name, [*in_zoo, *in_torchvision, *timm_names])
 
 
@@ -274,13 +277,17 @@ def _found(
     if rest and library in LIBRARIES:
         return library, rest, _from_library(library, rest, weights, num_classes, texts)
     if Path(ref).is_file() or (not rest and ref.endswith(FILES)):
+        if not Path(ref).is_file() and (whole := zoo.whole_name(Path(ref).stem)):
+            raise ExportError(
+                f"there is no file `{ref}`", f"`{whole}` is the name of that model in FiftyOne's zoo, with its weights", code=2
+            )
         return None, ref, program.load(ref)
     if Path(ref).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", ref):
         return "hf", ref, _from_library("hf", ref, weights, num_classes, texts)
     if rest:
         return None, ref, function.load(ref)
-    library = find_library(ref)
-    return library, ref, _from_library(library, ref, weights, num_classes, texts)
+    library, name = find_library(ref)
+    return library, name, _from_library(library, name, weights, num_classes, texts)
 
 
 def _from_library(library: str, name: str, weights: str, num_classes: int | None, texts: dict[str, Any]) -> LoadedModel:

@@ -3,7 +3,8 @@
 //! share no sample, do not disturb each other.
 //!
 //! All leases of a dataset are in one document of the collection `camflow.locks`, so that taking one is a single update, which
-//! is atomic on any server. Times are the server's. docs/storage.md is the specification.
+//! is atomic on any server, and outlasts a crash of the server: a lease that was given must not be forgotten, nor a number given twice.
+//! Times are the server's. docs/storage.md is the specification.
 
 use std::{
     sync::{
@@ -17,7 +18,10 @@ use std::{
 use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use mongodb::options::ReturnDocument;
 
-use super::{database::Database, dataset::Dataset, driver_error::is_duplicate, error::Error, retry::with_retries, shard::Shard};
+use super::{
+    database::Database, dataset::Dataset, driver_error::is_duplicate, durability::durable, error::Error, retry::with_retries,
+    shard::Shard,
+};
 use camflow_storage::{LEASE, Owner, RENEWAL, WATCH};
 
 /// Collections beside FiftyOne's own.
@@ -186,7 +190,8 @@ impl Claim {
         let query = doc! {"_id": self.dataset};
         let locks = self.locks();
         let updated = self.database.run(&format!("locking dataset `{}`", self.name), async {
-            locks.find_one_and_update(query, update).upsert(true).return_document(ReturnDocument::After).await
+            let taken = locks.find_one_and_update(query, update).upsert(true).return_document(ReturnDocument::After);
+            taken.write_concern(durable()).await
         });
         match updated {
             Ok(leases) => Ok(leases.is_some_and(|leases| holds(&leases, self.lease))),
@@ -315,7 +320,7 @@ fn next_number(database: &Database) -> Result<i64, Error> {
     let counter = database.run("counting the locks", async {
         let counters = database.collection::<Document>(COUNTERS);
         let next = counters.find_one_and_update(doc! {"_id": "leases"}, doc! {"$inc": {"value": 1i64}});
-        next.upsert(true).return_document(ReturnDocument::After).await
+        next.upsert(true).return_document(ReturnDocument::After).write_concern(durable()).await
     });
     match counter {
         Ok(counter) => Ok(counter.and_then(|counter| counter.get_i64("value").ok()).unwrap_or(1)),

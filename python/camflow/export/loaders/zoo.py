@@ -15,6 +15,9 @@ from ..transforms import attribute, steps_from_transforms, steps_from_zoo_config
 from . import LoadedModel, Metadata, clip, hugging_face, of_classes, rfdetr, ultralytics, without_weights
 from .zoo_kinds import CLIP, HUGGING_FACE, NETWORK, REFUSED, RFDETR, TORCHVISION, ULTRALYTICS, checkpoint, kind_of, refusal
 
+# What follows a model's name in the zoo: the data that it was trained on, and the library.
+TAILS = ("-torch", *(f"-{data}-torch" for data in ("coco", "imagenet", "ade20k", "oiv7", "dotav1")))
+
 
 def manifest() -> dict[str, dict[str, Any]]:
     """Name -> entry of FiftyOne's zoo of torch models, read without importing FiftyOne (which takes seconds)."""
@@ -24,6 +27,12 @@ def manifest() -> dict[str, dict[str, Any]]:
         return {}
     entries = json.loads(path.read_text())["models"]
     return {e["base_name"] + (f"@{e['version']}" if e.get("version") else ""): e for e in entries}
+
+
+def whole_name(short: str) -> str | None:
+    """The zoo's name for a model without what it is followed by there: `yolo11n-coco-torch` for `yolo11n`."""
+    names = manifest()
+    return next((name for tail in TAILS if (name := short + tail) in names), None)
 
 
 def load(

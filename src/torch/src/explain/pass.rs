@@ -279,8 +279,8 @@ impl<'a> Pass<'a> {
         Ok(found)
     }
 
-    /// Channel weights `[N, C]` that a method `M` finds by probing: `weigh` gives the `[T, C]` of one sample for its `T` scores.
-    /// Zero for samples without the target.
+    /// Numbers `[N, X]` that a method `M` finds by probing, weights of channels say: `weigh` gives the `[T, X]` of one sample for its
+    /// `T` scores. Zero for samples without the target.
     pub fn probed<M: 'static>(
         &self,
         layer: LayerIndex,
@@ -296,13 +296,10 @@ impl<'a> Pass<'a> {
                 weights
             }
         };
-        let activation = self.activation(layer)?;
-        let (num_samples, num_channels, _, _) = activation.size4()?;
-        let row = |sample: usize| match weights.get(grid::Cell { sample: sample.into(), target: self.target }) {
-            Some(weights) => Ok(weights.shallow_clone()),
-            None => Tensor::f_zeros([num_channels], (activation.kind(), activation.device())),
-        };
-        let rows = (0..num_samples as usize).map(row).collect::<Result<Vec<_>, _>>()?;
+        let of = |sample: SampleIndex| weights.get(grid::Cell { sample, target: self.target });
+        let nothing = of(self.present[0].0).expect("probed for the samples with the target").f_zeros_like()?;
+        let num_samples = self.run.execution.input.size()[0] as usize;
+        let rows: Vec<&Tensor> = (0..num_samples).map(|sample| of(sample.into()).unwrap_or(&nothing)).collect();
         Ok(Tensor::f_stack(&rows, 0)?)
     }
 

@@ -28,7 +28,7 @@ use crate::{
         probe::{Probe, score_all},
         target::Score,
     },
-    program::{DispatchError, ExecError},
+    program::ExecError,
 };
 
 /// How far below the minimum an ablated channel is put.
@@ -37,9 +37,6 @@ const ABLATION: f32 = 1e7;
 /// pytorch_grad_cam's default batch, after which its values start again.
 const REFERENCE_BATCH: i64 = 32;
 
-/// Outputs that should be equal may differ by this share of the largest: other batch sizes sum in another order.
-const TOLERANCE: f64 = 1e-3;
-
 /// Ablation-CAM.
 pub(super) struct AblationCam;
 
@@ -47,7 +44,7 @@ impl CamMethod for AblationCam {
     type Evidence<'a> = ActivationVariants<'a>;
 
     fn saliency(&self, evidence: &ActivationVariants<'_>, reduction: Reduction) -> Result<Tensor, ExplainError> {
-        Ok(reduction.of_weighted(&evidence.activation, &evidence.weights::<Self>(weights)?)?)
+        Ok(reduction.of_weighted(&evidence.activation, &evidence.of_samples::<Self>(weights)?)?)
     }
 }
 
@@ -56,10 +53,10 @@ impl CamMethod for AblationCam {
 /// # Errors
 /// A node of the graph fails, for want of memory say; or the graph cannot be run on from this layer for another batch size.
 fn weights(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Result<Tensor, ExecError> {
-    let Original { tap, activation, layout } = *original;
-    let (channel_dim, batch_dim) = (layout.channel_dim(), layout.batch_dim());
+    let Original { tap, activation, layer, .. } = *original;
+    let (channel_dim, batch_dim) = (layer.layout.channel_dim(), layer.layout.batch_dim());
     let torch = |error: TchError| probe.failed("ablate", &error);
-    check_resume(probe, original)?;
+    original.check_resume(probe)?;
     let num_channels = activation.size()[channel_dim as usize];
     let minimum = activation.f_min().and_then(|minimum| minimum.f_double_value(&[])).map_err(torch)?;
     let values = ablation_values(minimum as f32);
@@ -92,37 +89,6 @@ fn ablation_values(minimum: f32) -> Vec<f32> {
         values.push(lowest);
     }
     values
-}
-
-/// Running on from the untouched activation, twice at once where that may be, must give the output that the image gave.
-fn check_resume(probe: &Probe<'_>, original: &Original<'_>) -> Result<(), ExecError> {
-    let Original { tap, activation, layout } = *original;
-    let (mut size, count) = (activation.size(), probe.options.batch.min(2));
-    size[layout.batch_dim() as usize] = count;
-    let twice = activation
-        .f_expand(&size, false)
-        .and_then(|twice| twice.f_contiguous())
-        .map_err(|error| probe.failed("repeat", &error))?;
-    let resumed = probe.resume(tap, &twice, count)?;
-    let difference = || -> Result<(f64, f64), TchError> {
-        let logits = probe.logits()?;
-        Ok((resumed.f_sub(&logits)?.f_abs()?.f_max()?.f_double_value(&[])?, logits.f_abs()?.f_max()?.f_double_value(&[])?))
-    };
-    let (difference, largest) = difference().map_err(|error| probe.failed("compare", &error))?;
-    // A model that gives NaN is found later, and named as such.
-    if difference > TOLERANCE * largest {
-        return Err(ExecError {
-            node: "the graph behind the layer".into(),
-            operator: "resume".into(),
-            source: DispatchError {
-                message: format!(
-                    "run on for several images at once, it gives another output (by {difference:.1e} of {largest:.1e}); use another layer or method"
-                ),
-                out_of_memory: false,
-            },
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::{any::TypeId, marker::PhantomData};
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::{
     explain::{
@@ -13,8 +13,11 @@ use crate::{
         probe::Probe,
         target::Score,
     },
-    program::{ExecError, Influence, Layer, Layout, Tap},
+    program::{DispatchError, ExecError, Influence, Layer, Tap},
 };
+
+/// Outputs that should be equal may differ by this share of the largest: other batch sizes sum in another order.
+const TOLERANCE: f64 = 1e-3;
 
 /// What has to be recorded of a run.
 #[derive(Clone, Copy, Debug)]
@@ -182,23 +185,55 @@ pub(super) struct Original<'a> {
     pub tap: Tap,
     /// As the model has it.
     pub activation: &'a Tensor,
-    /// How it is laid out.
-    pub layout: Layout,
+    /// The same as `[1, C, H', W']`.
+    pub channels: Tensor,
+    /// Whose it is.
+    pub layer: &'a Layer,
+}
+
+impl Original<'_> {
+    /// Running on from the untouched activation, twice at once where that may be, must give the output that the image gave.
+    ///
+    /// # Errors
+    /// It does not; a node of the graph fails, for want of memory say.
+    pub(super) fn check_resume(&self, probe: &Probe<'_>) -> Result<(), ExecError> {
+        let (mut size, count) = (self.activation.size(), probe.options.batch.min(2));
+        size[self.layer.layout.batch_dim() as usize] = count;
+        let twice = self.activation.f_expand(&size, false).and_then(|twice| twice.f_contiguous());
+        let resumed = probe.resume(self.tap, &twice.map_err(|error| probe.failed("repeat", &error))?, count)?;
+        let difference = || -> Result<(f64, f64), TchError> {
+            let logits = probe.logits()?;
+            Ok((resumed.f_sub(&logits)?.f_abs()?.f_max()?.f_double_value(&[])?, logits.f_abs()?.f_max()?.f_double_value(&[])?))
+        };
+        let (difference, largest) = difference().map_err(|error| probe.failed("compare", &error))?;
+        // A model that gives NaN is found later, and named as such.
+        if difference <= TOLERANCE * largest || difference.is_nan() || largest.is_nan() {
+            return Ok(());
+        }
+        let message = format!(
+            "run on for several images at once, it gives another output (by {difference:.1e} of {largest:.1e}); \
+             use another layer or method"
+        );
+        let source = DispatchError { message, out_of_memory: false };
+        Err(ExecError { node: "the graph behind the layer".into(), operator: "resume".into(), source })
+    }
 }
 
 impl ActivationVariants<'_> {
-    /// Channel weights `[N, C]` of a method, from the `[T, C]` of each sample with its activation and its `T` scores.
+    /// What a method finds out of each sample, `[N, X]`, from the `[T, X]` of each with its activation and its `T` scores: weights of
+    /// channels, say.
     ///
     /// # Errors
     /// Those of `weigh`.
-    pub(super) fn weights<M: 'static>(
+    pub(super) fn of_samples<M: 'static>(
         &self,
         weigh: impl Fn(&Probe<'_>, &Original<'_>, &[&Score]) -> Result<Tensor, ExecError>,
     ) -> Result<Tensor, ExplainError> {
         self.pass.probed::<M>(self.layer, |probe, scores| {
-            let layout = self.pass.layer(self.layer).layout;
-            let activation = self.pass.tapped(self.layer)?.f_narrow(layout.batch_dim(), probe.sample.row(), 1)?;
-            let original = Original { tap: self.pass.tap(self.layer), activation: &activation, layout };
+            let layer = self.pass.layer(self.layer);
+            let activation = self.pass.tapped(self.layer)?.f_narrow(layer.layout.batch_dim(), probe.sample.row(), 1)?;
+            let channels = self.pass.nchw(&activation, self.layer)?;
+            let original = Original { tap: self.pass.tap(self.layer), activation: &activation, channels, layer };
             Ok(weigh(probe, &original, scores)?)
         })
     }

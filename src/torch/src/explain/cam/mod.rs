@@ -18,8 +18,10 @@ mod kpcacam;
 mod layercam;
 mod projection;
 mod randomcam;
+mod reciprocam;
 mod reduction;
 mod scorecam;
+mod segeigencam;
 mod shapleycam;
 mod xgradcam;
 
@@ -137,6 +139,10 @@ registry! {
     Shapleycam = "shapleycam", shapleycam::ShapleyCam;
     /// Finer-CAM (Zhang et al., 2025).
     Finercam = "finercam", finercam::FinerCam;
+    /// Seg-Eigen-CAM (Chung and Ying, 2025).
+    Segeigencam = "segeigencam", segeigencam::SegEigenCam;
+    /// Recipro-CAM (Byun and Lee, 2022), of tokens ViT-Recipro-CAM (2023).
+    Reciprocam = "reciprocam", reciprocam::ReciproCam;
     /// Random weights: a control.
     Randomcam = "randomcam", randomcam::RandomCam;
 }
