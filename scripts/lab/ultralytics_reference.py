@@ -24,7 +24,7 @@ import ultralytics
 from camflow.export.loaders import ultralytics as loader
 from PIL import Image
 from ultralytics.utils import plotting
-from ultralytics.utils.ops import xywh2xyxy
+from ultralytics.utils.ops import xywh2xyxy, xywhr2xyxyxyxy
 
 import torch
 
@@ -76,6 +76,12 @@ def plain(results):
     return results
 
 
+def around(boxes: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """The sides of the boxes around the four corners of rotated ones."""
+    rotated = xywhr2xyxyxyxy(torch.cat([boxes, angles], dim=-1))
+    return torch.cat([rotated.amin(-2), rotated.amax(-2)], dim=-1)
+
+
 def outputs(name: str, is_end2end: bool) -> dict:
     model = opened(name)
     model.model.eval()
@@ -97,16 +103,24 @@ def outputs(name: str, is_end2end: bool) -> dict:
     num_classes = chances.shape[1]
     if "rtdetr" in name or is_end2end:
         # The best predictions, one row each: box, score, class.
-        found = theirs[..., :4] if is_end2end else xywh2xyxy(theirs[..., :4]) * 320
+        if model.task == "obb":
+            found = around(theirs[..., :4], theirs[..., -1:])
+        else:
+            found = theirs[..., :4] if is_end2end else xywh2xyxy(theirs[..., :4]) * 320
         scores, classes = theirs[..., 4], theirs[..., 5].long()
-        distances = [
-            (boxes[image] - found[image, row]).abs().amax(1) + (chances[image, classes[image, row]] - scores[image, row]).abs()
-            for image in range(2)
-            for row in range(0, theirs.shape[1], 7)
-        ]
-        furthest = max(float(one.min()) for one in distances)
-        return {"boxes": furthest, "scores": furthest, "num_compared": len(distances)}
+        compared = []
+        for image in range(2):
+            for row in range(0, theirs.shape[1], 7):
+                of_boxes = (boxes[image] - found[image, row]).abs().amax(1)
+                of_scores = (chances[image, classes[image, row]] - scores[image, row]).abs()
+                nearest = int((of_boxes + of_scores).argmin())
+                compared.append((float(of_boxes[nearest]), float(of_scores[nearest])))
+        furthest = np.array(compared).max(0)
+        return {"boxes": furthest[0], "scores": furthest[1], "num_compared": len(compared)}
     found = xywh2xyxy(theirs[:, :4].transpose(1, 2))
+    if model.task == "obb":
+        places = theirs.transpose(1, 2)
+        found = around(places[..., :4], places[..., -1:])
     return {
         "boxes": float((boxes - found).abs().max()),
         "scores": float((chances - theirs[:, 4 : 4 + num_classes]).abs().max()),

@@ -37,6 +37,8 @@ def theirs(environment):
         ("yolo11n-seg.yaml",),
         ("-e", "yolo26n.yaml"),
         ("-e", "yolo26n-pose.yaml"),
+        ("yolov8n-obb.yaml",),
+        ("-e", "yolo26n-obb.yaml"),
         ("rtdetr-l.yaml",),
         ("yoloe-11s-seg.yaml",),
         ("yoloe-26n-seg.yaml",),

@@ -30,7 +30,6 @@ def test_what_gives_no_scores_is_refused_by_name():
             load_model(f"fiftyone:{name}", "none")
         assert said.value.code == 2 and said.value.hint
     assert "code that is downloaded" in str(refusal_of("PE-Core-B16-224-Vision-Encoder"))
-    assert "rotated boxes" in str(refusal_of("yolov8n-obb-dotav1-torch"))
     assert "text and image mix" in str(refusal_of("grounding-dino-tiny-torch"))
 
 

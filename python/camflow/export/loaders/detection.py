@@ -26,6 +26,18 @@ def corners(boxes: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
+def around(boxes: Tensor, angles: Tensor) -> Tensor:
+    """The sides of what lies around rotated boxes: centre, width and height [..., 4] with angles in radians [..., 1] to left, top,
+    right and bottom. FiftyOne stores such boxes as polylines, which count by the box around them.
+    """
+    import torch
+
+    cosine, sine = angles.cos().abs(), angles.sin().abs()
+    width, height = boxes[..., 2:3], boxes[..., 3:4]
+    size = torch.cat([width * cosine + height * sine, width * sine + height * cosine], dim=-1)
+    return corners(torch.cat([boxes[..., :2], size], dim=-1))
+
+
 def _described(is_softmax: bool, library: str) -> Metadata:
     detections = {"boxes": "boxes", "scores": "softmax" if is_softmax else "sigmoid", "threshold": THRESHOLDS[library]}
     return {"task": "detection", "primary_output": "logits", "detections": detections}
@@ -73,7 +85,9 @@ def _num_channels(module: nn.Module) -> int:
 
 
 def anchors(module: Any) -> Metadata:
-    """Has a detector of Ultralytics (also of masks, key points) give its anchors' logits and boxes; what is known of it then."""
+    """Has a detector of Ultralytics (also of masks, key points, rotated boxes) give its anchors' logits and boxes; what is known of it
+    then.
+    """
     import torch
 
     head = module.model[-1]
@@ -99,8 +113,11 @@ def anchors(module: Any) -> Metadata:
         height, width = images.shape[-2:]
         sides = torch.tensor([width, height, width, height], dtype=results.dtype)
         boxes = results[:, :4].transpose(1, 2)
-        boxes = (boxes if is_end2end else corners(boxes)) / sides
-        return {"logits": branch(raw)["scores"].unsqueeze(-1), "boxes": boxes}
+        if "angle" in branch(raw):
+            boxes = around(boxes, branch(raw)["angle"].transpose(1, 2))
+        elif not is_end2end:
+            boxes = corners(boxes)
+        return {"logits": branch(raw)["scores"].unsqueeze(-1), "boxes": boxes / sides}
 
     # Those with two branches decode one of them.
     name: str | None = None

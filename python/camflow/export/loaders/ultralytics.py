@@ -16,8 +16,8 @@ from . import LoadedModel, Metadata, detection, scores
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Tasks whose results have boxes along the image's sides.
-DETECTS = ("detect", "segment", "pose")
+# Tasks whose results have boxes.
+DETECTS = ("detect", "segment", "pose", "obb")
 SIDE = 640  # of the images that the models were trained on, and that their library makes
 
 

@@ -10,7 +10,7 @@ ULTRALYTICS = ("FiftyOneYOLOModel", "FiftyOneRTDETRModel", "FiftyOneYOLOEVPModel
 RFDETR = ("RFDETRDetectionModel", "RFDETRSegmentationModel")
 # Of Ultralytics' output processors, those whose models are read.
 READ = (
-    *(f"Ultralytics{task}OutputProcessor" for task in ("Classification", "Detection", "Segmentation", "Pose")),
+    *(f"Ultralytics{task}OutputProcessor" for task in ("Classification", "Detection", "Segmentation", "Pose", "OBB")),
     "YOLOEVPSegmentationOutputProcessor",
 )
 # A class of FiftyOne -> the repository that it takes where an entry of the zoo names none.
@@ -30,7 +30,6 @@ REFUSED = {
     "DetectorOutputProcessor": ("boxes", CLASSES),
     "InstanceSegmenterOutputProcessor": ("boxes with masks", CLASSES),
     "KeypointDetectorOutputProcessor": ("key points", CLASSES),
-    "UltralyticsOBBOutputProcessor": ("rotated boxes", CLASSES),
     "TorchYoloNasModel": ("boxes", CLASSES),
     "FCCLIPModel": ("masks of objects, by code that is downloaded with its weights", CLASSES),
     "FiftyOneZeroShotTransformerForSemanticSegmentation": (
