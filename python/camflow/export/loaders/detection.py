@@ -27,8 +27,10 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def around(boxes: Tensor, angles: Tensor) -> Tensor:
-    """The sides of what lies around rotated boxes: centre, width and height [..., 4] with angles in radians [..., 1] to left, top,
-    right and bottom. FiftyOne stores such boxes as polylines, which count by the box around them.
+    """Left, top, right and bottom [..., 4] of what lies around rotated boxes.
+
+    They have centre, width and height [..., 4], and angles in radians [..., 1]. FiftyOne stores such boxes as polylines, which count
+    by the box around them.
     """
     import torch
 
@@ -85,8 +87,9 @@ def _num_channels(module: nn.Module) -> int:
 
 
 def anchors(module: Any) -> Metadata:
-    """Has a detector of Ultralytics (also of masks, key points, rotated boxes) give its anchors' logits and boxes; what is known of it
-    then.
+    """Has a detector of Ultralytics give its anchors' logits and boxes, also one of masks, key points or rotated boxes.
+
+    What is known of it then.
     """
     import torch
 
