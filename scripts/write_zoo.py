@@ -47,6 +47,8 @@ def row(name: str, entry: dict) -> str:
         what = "classes of the image" if "Classification" in processor else "classes of boxes"
         what = "the texts of `--classes`, in boxes" if "yoloe" in name else what
         gives = f"{what}; {GIVES['FiftyOneYOLOModel']}"
+    if str(config.get("entrypoint_fcn")).startswith("torchvision.models.detection."):
+        gives = "classes of boxes"
     return f"| `{name}` | ok | {gives or ('classes of each pixel' if 'SemanticSegmenter' in processor else 'classes of the image')} |"
 
 

@@ -16,7 +16,9 @@ def samples(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def layercam(network, levels: list, predict: Callable[[], tuple], images: torch.Tensor, job: dict) -> dict:
+def layercam(
+    network, levels: list, predict: Callable[[], tuple], images: torch.Tensor, job: dict, *, is_softmax: bool = False
+) -> dict:
     """The map of the predictions that boxes mean: LayerCAM of each level that the head is given, scaled by itself, and the largest
     value at each pixel. `predict` gives class logits [1, K, Q] and boxes [1, Q, 4] of `images`. Without boxes in the job, all boxes
     that the model predicts."""
@@ -37,7 +39,8 @@ def layercam(network, levels: list, predict: Callable[[], tuple], images: torch.
         both = (high - low).clip(0).prod(1)
         union = (boxes[0, :, 2:] - boxes[0, :, :2]).prod(1) + (wanted[2:] - wanted[:2]).prod() - both
         overlap = both / union
-        chance = logits[0, job["channel"]].sigmoid().detach()
+        chances = logits[0].softmax(0) if is_softmax else logits[0].sigmoid()
+        chance = chances[job["channel"]].detach()
         meant.add(int(torch.where(overlap >= 0.5, overlap * chance, -1).argmax()))
     score = logits[0, job["channel"], sorted(meant)].sum()
     gradients = torch.autograd.grad(score, captured)

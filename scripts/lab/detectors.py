@@ -126,12 +126,14 @@ def dataset_of(name: str, images: list[Path], boxes: list[list[float]], label: s
     return dataset
 
 
-def heatmap_of(dataset, annotate: Callable[..., object], model: Path, label: str, folder: Path) -> tuple[float, np.ndarray]:
+def heatmap_of(
+    dataset, annotate: Callable[..., object], model: Path, label: str, folder: Path, *flags: str
+) -> tuple[float, np.ndarray]:
     """(score, map) of the first sample."""
     from camflow import load
 
     asked = ["--target", "labels:truth", "--class", label, "--npy", "f32", "--exact", "--device", "cpu"]
-    annotate("annotate", "--dataset", dataset.name, "--model", model, "--out", folder, *asked)
+    annotate("annotate", "--dataset", dataset.name, "--model", model, "--out", folder, *asked, *flags)
     dataset.reload()
     (field,) = (name for name in dataset.get_field_schema() if name.startswith(f"{label}_"))
     found = dataset.first()[field]
@@ -148,14 +150,19 @@ def of_two_boxes(
     side: int,
     channel: int,
     label: str,
+    num_levels: int | None = None,
 ) -> tuple[tuple[float, np.ndarray], tuple[float, np.ndarray]]:
-    """(score, map) of the sum of two predictions that stored boxes mean: camflow's, and those that the reference computes."""
+    """(score, map) of the sum of two predictions that stored boxes mean: camflow's, and those that the reference computes.
+
+    At least `num_levels` of the levels have a map; all of them, unless it is given.
+    """
     job = {"image": str(picture(folder / "image.png", side)), "channel": channel, "out": str(folder / "wanted.npy")}
     (folder / "job.json").write_text(json.dumps(job))
     wanted = two_apart(np.array(theirs("layercam", weights, folder / "job.json")["boxes"]).clip(0, 1))
     (folder / "job.json").write_text(json.dumps({**job, "wanted": wanted}))
     expected = theirs("layercam", weights, folder / "job.json")
-    if len(expected["meant"]) != 2 or min(expected["largest"]) <= 0.5:
+    there = sum(largest > 0.5 for largest in expected["largest"])
+    if len(expected["meant"]) != 2 or there < (num_levels or len(expected["largest"])):
         raise RuntimeError(f"the boxes are no good choice: {expected}")
     dataset = dataset_of(f"detector-{weights.stem}", [Path(job["image"])], wanted, label)
     try:

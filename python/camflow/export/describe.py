@@ -200,7 +200,7 @@ def _check_dimensions(shape: list[int], is_map: bool, task: str | None, num_name
             code=2,
         )
     of_names = {num_names, 1 if num_names == 2 else num_names}  # two names may share a channel
-    if len(shape) == 4 and num_names and shape[3] in of_names and shape[1] not in of_names:
+    if task != "detection" and len(shape) == 4 and num_names and shape[3] in of_names and shape[1] not in of_names:
         raise ExportError(
             f"the output has shape {shape}, with the classes last: {num_names} of them are named",
             "wrap the model, in a module that gives `output.permute(0, 3, 1, 2)`",

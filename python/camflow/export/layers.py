@@ -39,9 +39,10 @@ def observe(module: nn.Module, example: Tensor) -> tuple[Shapes, list[str], Any]
 
     def hook(path: str) -> Callable[..., None]:
         def record(mod: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            leaves = torch.utils._pytree.tree_leaves((args, kwargs, output))
-            if not all(leaf is None or isinstance(leaf, (torch.Tensor, bool, str)) for leaf in leaves):
-                unfit.add(path)  # torch.export takes only these in a module's signature
+            given = [value for value in (*args, *kwargs.values(), output) if not isinstance(value, str)]
+            leaves = torch.utils._pytree.tree_leaves(given)
+            if not all(leaf is None or isinstance(leaf, (torch.Tensor, bool)) for leaf in leaves):
+                unfit.add(path)  # torch.export takes only these in a module's signature, and texts that are not in lists
             if path not in shapes:
                 shapes[path] = list(output.shape) if isinstance(output, torch.Tensor) and output.is_floating_point() else None
 

@@ -23,6 +23,7 @@ from .loaders import (
     smp,
     timm,
     torchvision,
+    torchvision_detectors,
     ultralytics,
     zoo,
 )
@@ -133,7 +134,8 @@ def load_model(
         state, names, _ = checkpoint
         state = fit_names(state, loaded.module.state_dict(), weights)
         channels = fit_channels(loaded.module, state) if library else None
-        count = None if num_classes or not library else head_classes(state, loaded.module.state_dict())
+        usual = len(loaded.metadata["classes"]) if torchvision_detectors.kind_of(loaded.module) else None
+        count = None if num_classes or not library else head_classes(state, loaded.module.state_dict(), usual)
         if library and count:
             say(f"note: `{weights}` is for {count} classes, and so is the network")
             loaded, num_classes = _from_library(library, name, weights, count, texts), count
@@ -149,6 +151,8 @@ def load_model(
             loaded.metadata["classes"] = classes_by_channel(names)
         elif library and not num_classes and classes is None:
             say(f"note: names of classes are those of the published weights of `{name}`; `--classes` gives others")
+    if torchvision_detectors.kind_of(loaded.module):
+        loaded.metadata |= torchvision_detectors.adapt(loaded.module)
     loaded.module.to("cpu", torch.float32).eval().requires_grad_(False)
     unshare(loaded.module)
     given = user_metadata(loaded.module, ref)
@@ -177,6 +181,9 @@ def load_model(
         loaded.metadata["all_classes"] = True
     elif library and num_classes and not loaded.metadata["classes"]:
         say(f"warning: nothing names the {num_classes} classes: `--classes` gives their names, in the order of the channels")
+    numbered = loaded.metadata.pop("numbered", {})
+    if numbered and not loaded.metadata.get("classes"):
+        loaded.metadata |= {"classes": numbered, "unnamed_channels": True}
     fix_inputs(loaded.module, {**loaded.metadata.pop("inputs", {}), **(inputs or {})}, ref)
     if preprocess is not None:
         steps = checked_steps(preprocess, where="`--preprocess`")

@@ -203,20 +203,24 @@ def fit_names(state: State, wanted: Iterable[str], path: str) -> State:
     return plain
 
 
-def head_classes(state: State, wanted: Mapping[str, Tensor]) -> int | None:
-    """How many classes the checkpoint is for, where it fits the module but for that number; None otherwise."""
+def head_classes(state: State, wanted: Mapping[str, Tensor], usual: int | None = None) -> int | None:
+    """How many classes the checkpoint is for, where it fits the module but for that number; None otherwise.
+
+    With `usual`, the number of classes of the module, its heads may have several channels for each class, as those of detectors.
+    """
     other = {
         key: (tuple(state[key].shape), tuple(tensor.shape))
         for key, tensor in wanted.items()
         if key in state and state[key].shape != tensor.shape
     }
-    counts = {theirs[0] for theirs, ours in other.values() if theirs and theirs[1:] == ours[1:]}
-    fits = (
-        other
-        and all(theirs and theirs[1:] == ours[1:] for theirs, ours in other.values())
-        and len({ours[0] for _, ours in other.values()}) == 1
-    )
-    return counts.pop() if fits and len(counts) == 1 else None
+    if not other or not all(theirs and ours and theirs[1:] == ours[1:] for theirs, ours in other.values()):
+        return None
+    heads = {(theirs[0], ours[0]) for theirs, ours in other.values()}
+    if usual:
+        # of each class as many channels there as here
+        whole = all(ours % usual == 0 and theirs % (ours // usual) == 0 for theirs, ours in heads)
+        heads = {(theirs * usual // ours, usual) for theirs, ours in heads} if whole else set()
+    return heads.pop()[0] if len(heads) == 1 else None
 
 
 def fit_channels(module: nn.Module, state: State) -> int | None:

@@ -76,6 +76,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     let [plan_options] = devices[..] else {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
+    cam.check_followed(&program, false)?;
     check_task(&program, &target)?;
     if mask.is_some() {
         check_masks(&program, "`--mask` is one of pixels")?;

@@ -148,6 +148,26 @@ impl CamSpec {
         methods
     }
 
+    /// Makes sure that no prediction has to be found again in changed images, where predictions have no place of their own.
+    ///
+    /// # Errors
+    /// A method, a smoothing, the choice of a layer or a measure (`faithfulness`) would look for it by its place.
+    pub fn check_followed(&self, program: &Program, faithfulness: bool) -> Result<(), Diagnostic> {
+        if !program.metadata.detections.as_ref().is_some_and(|detections| detections.ranked) {
+            return Ok(());
+        }
+        let probing = self.methods.iter().find(|method| method.probes()).map(|method| format!("--method {}", method.name()));
+        let aug_smooth = self.aug_smooth.then(|| "--aug-smooth".to_owned());
+        let auto = self.chooses_layer()?.then(|| format!("--layers {AUTO}"));
+        let measured = faithfulness.then(|| "--faithfulness".to_owned());
+        let Some(by) = probing.or(aug_smooth).or(auto).or(measured) else { return Ok(()) };
+        Err(Diagnostic::invalid(format!(
+            "`{by}` follows predictions into changed images, and model `{}` looks at other regions there: it has two stages",
+            shown(program.path())
+        ))
+        .hint("take methods of gradients (`layercam`, `gradcam`) without it, or a detector of one stage"))
+    }
+
     /// What is to be computed with these layers of the model, for that target.
     pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
         let is_detector = program.metadata.task == Task::Detection;

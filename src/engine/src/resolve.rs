@@ -52,6 +52,7 @@ pub(crate) fn check_model(
     let program = &model.program;
     check_confidence(program, spec.faithfulness, "--faithfulness")?;
     check_confidence(program, cam.chooses_layer()?, "--layers auto")?;
+    cam.check_followed(program, spec.faithfulness)?;
     check_task(program, spec.target())?;
     if spec.per_detection {
         check_detector(program)?;

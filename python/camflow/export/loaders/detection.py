@@ -14,8 +14,8 @@ from . import Metadata, scores
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# From which probability on the libraries' own results show a detection.
-THRESHOLDS = {"hf": 0.5, "owl": 0.1, "rfdetr": 0.5, "ultralytics": 0.25}
+# From which probability on the libraries' own results show a detection; torchvision's in FiftyOne's zoo.
+THRESHOLDS = {"hf": 0.5, "owl": 0.1, "rfdetr": 0.5, "torchvision": 0.3, "ultralytics": 0.25}
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def anchors(module: Any) -> Metadata:
             name = candidate
             break
     scores.override_forward(module, forward)
-    return _of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
+    return of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
 
 
 def decoder(module: Any) -> Metadata:
@@ -144,7 +144,7 @@ def decoder(module: Any) -> Metadata:
 
     module.float().eval()  # results of training are others
     scores.override_forward(module, forward)
-    return _of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
+    return of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
 
 
 def projected(module: Any) -> Metadata:
@@ -158,12 +158,12 @@ def projected(module: Any) -> Metadata:
     vars(module).pop("forward", None)
     module.segmentation_head = None  # masks are no part of scores
     scores.override_forward(module, forward)
-    return _of_levels(
+    return of_levels(
         "rfdetr", [f"backbone.0.projector.stages.{level}" for level in range(len(module.backbone[0].projector.stages))]
     )
 
 
-def _of_levels(library: str, levels: list[str]) -> Metadata:
+def of_levels(library: str, levels: list[str], *, is_softmax: bool = False) -> Metadata:
     """Of a detector whose default layers are what its head is given: a map for each size of objects."""
     aliases = {str(number): level for number, level in enumerate(levels, 1)}
-    return _described(is_softmax=False, library=library) | {"aliases": aliases, "default_layers": list(aliases)}
+    return _described(is_softmax, library) | {"aliases": aliases, "default_layers": list(aliases)}

@@ -80,4 +80,6 @@ def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
         return None
     if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor", "None"):
         return None
+    if kind in TORCHVISION and str(config.get("entrypoint_fcn")).startswith("torchvision.models.detection."):
+        return None
     return REFUSED.get(processor) or REFUSED.get(kind) or (f"what FiftyOne's `{kind}` makes of it", NETWORK)

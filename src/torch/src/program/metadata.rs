@@ -206,6 +206,9 @@ pub struct DetectionInfo {
     pub scores: DetectionScores,
     /// The probability from which a prediction is a detection.
     pub threshold: f64,
+    /// Whether predictions come in the order of their scores: one place is another object as soon as the image changes.
+    #[serde(default)]
+    pub ranked: bool,
 }
 
 /// How texts are laid beside the embeddings of an image tower: a score is the cosine of the two embeddings times `scale`, plus `bias`.

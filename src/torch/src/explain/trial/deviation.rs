@@ -31,6 +31,10 @@ type Maps = Vec<Tensor>;
 /// # Errors
 /// Why the model cannot be measured: it gives no class scores, or does not run in 64-bit floats.
 pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
+    if program.metadata.detections.as_ref().is_some_and(|detections| detections.ranked) {
+        // Noise has regions of nearly equal scores, and another choice of them is another score.
+        return Err("which regions a detector of two stages looks at may change with the last bit".to_owned());
+    }
     let layers = layers(program, MAX_LAYERS, Influence::Gradient);
     if layers.is_empty() {
         return Err("no layer has a gradient".to_owned());
