@@ -131,7 +131,9 @@ def compute_heatmaps(
     program = find()
     if samples.media_type == fo.core.media.GROUP:
         samples = samples.select_group_slices(media_type="image")
-    files = selection(samples, of_labels=bool(settings.get("attention_on")) or (target.startswith("labels") if target else text is None))
+    files = selection(
+        samples, of_labels=bool(settings.get("attention_on")) or (target.startswith("labels") if target else text is None)
+    )
     arguments = ["annotate", "--format=json", f"--dataset={samples._root_dataset.name}"]
     arguments += names(classes, "--class") + names(layers, "--layers") + names(method, "--method")
     arguments += flags({"target": target, "field": field, "out": out and Path(out).absolute(), **settings})

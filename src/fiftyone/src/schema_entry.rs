@@ -335,7 +335,7 @@ mod tests {
         let declared = field_entry(name, wanted, DateTime::from_millis(0));
         assert_eq!(lack(&[&declared], name, wanted), Ok(Lack::Nothing));
         assert_eq!(lack(&[&declared], name, Kind::Heatmap { attention: false }), Ok(Lack::Nothing), "an earlier run's stay");
-        let attention = inner(&declared).find(|entry| entry.get_str("name") == Ok("attention")).expect("it is declared");
+        let attention = inner(&declared).find(|entry| entry.get_str("name").ok() == Some("attention")).expect("it is declared");
         assert_eq!(attention.get_str("subfield").ok(), Some("fiftyone.core.fields.EmbeddedDocumentField"));
         assert_eq!(attention.get_str("embedded_doc_type").ok(), Some(DYNAMIC));
         assert_eq!(

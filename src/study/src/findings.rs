@@ -219,7 +219,7 @@ fn attention(study: &Study, names: &Names) -> Vec<Finding> {
                 None => "on what has no class".to_owned(),
             };
             let text = format!(
-                "{}: heatmaps lie {} {what} (field `{on}`), {:.1} times its share of the area ({}); in {} of {} more than that.",
+                "{}: heatmaps lie {} {what} (field `{on}`), {:.1} times its share of the area ({}), and above that in {} of {} samples.",
                 names.name(series),
                 percent(share),
                 cell.ratio().unwrap_or(0.0),
@@ -432,7 +432,7 @@ mod tests {
         };
         let planted = found(&[0.6; 10], Some("sky"));
         assert_eq!(planted.len(), 1, "{planted:?}");
-        let expected = "`person` at `layer0`: heatmaps lie 60 % on `sky` (field `scene`), 1.5 times its share of the area (40 %); in 10 of 10 more than that.";
+        let expected = "`person` at `layer0`: heatmaps lie 60 % on `sky` (field `scene`), 1.5 times its share of the area (40 %), and above that in 10 of 10 samples.";
         assert_eq!((planted[0].text.as_str(), planted[0].samples.len()), (expected, 3));
         assert!(found(&[0.6; 10], None)[0].text.contains("on what has no class"));
         assert!(found(&[0.6; 4], Some("sky")).is_empty(), "four say nothing");
