@@ -156,6 +156,7 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         width,
         region: FrameRegion::whole(height, width),
         targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels, detection: None }],
+        attention: None,
         slices: None,
         is_clipped: false,
         is_moved: false,

@@ -100,6 +100,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
             pixels: TargetPixels::Mask(selected),
             detection: None,
         }],
+        attention: None,
         slices: None,
         is_clipped: false,
         is_moved: false,

@@ -133,6 +133,7 @@ impl Committer {
             method: "gradcam".to_owned(),
             model: "write_rate".to_owned(),
             shown_in: None,
+            attention_on: None,
         };
         let mut sink = UpdateSink::new(&dataset, fields.iter().map(field).collect())?;
         sink.lock(shard)?;
@@ -178,6 +179,7 @@ impl Committer {
             npy_path: Some(path(field, "npy")),
             score: 0.5,
             measures,
+            attention: None,
             fingerprint: format!("{:032x}", self.round),
         };
         let heatmaps = self.fields.iter().map(heatmap).collect();

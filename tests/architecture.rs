@@ -24,7 +24,7 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
 /// Package, a module of each circle that is there all the same, and why.
 const CIRCLES: &[(&str, &str, &str)] = &[
     ("src/engine", ROOT, "the root is the engine, which the steps of a job take"),
-    ("src/measure", ROOT, "the root is the measured heatmap, of which ranks are one measure"),
+    ("src/measure", ROOT, "the root is the measured heatmap, of which ranks and attention are measures"),
     ("src/report", ROOT, "the root is the reporter, of which the progress is a part"),
     ("src/study", ROOT, "the root is the study, which its pages are written from"),
     ("src/media", "image", "readers of formats keep to the limits of images, which are read by them"),

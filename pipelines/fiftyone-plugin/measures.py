@@ -19,6 +19,10 @@ BARS = 32
 BINS = 1024
 # Of a field whose heatmaps are of many classes (`--target top`), so many are shown one by one.
 MAX_CLASSES = 6
+# Stands among the measures for what heatmaps lie on (`--attention-on`), and is the attribute that says it.
+ATTENTION = "attention"
+# Labelled classes that are shown, those of most heatmaps first.
+MAX_LABELS = 16
 # Where the box and its whiskers are.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -64,6 +68,21 @@ class Distribution:
         return sum(self.counts)
 
 
+@dataclass(frozen=True)
+class Attention:
+    """Which labelled classes the heatmaps of each series lie on."""
+
+    series: list[Series]
+    # None is what has no class.
+    labels: list[str | None]
+    # By series and label, over the heatmaps in whose images the class is: how many, the mean share of the energy and of the area.
+    counts: list[list[int]]
+    shares: list[list[float]]
+    areas: list[list[float]]
+    # Series that are left out.
+    num_hidden: int
+
+
 def heatmap_fields(view: fo.DatasetView) -> dict[str, dict[str, bool]]:
     """By name of each field with camflow's heatmaps: its measures (the numeric attributes), and whether each is a truth value."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
@@ -83,7 +102,51 @@ def names(view: fo.DatasetView) -> list[str]:
     """The measures of any of these fields."""
     found = dict.fromkeys(measure for kinds in heatmap_fields(view).values() for measure in kinds)
     # First what samples are best sorted by, last the score: it says how sure the model is, not where it looks.
-    return sorted(found, key=lambda measure: (measure == "score", measure != "energy_ratio"))
+    known = sorted(found, key=lambda measure: (measure == "score", measure != "energy_ratio"))
+    return known + [ATTENTION] * bool(attention_fields(view))
+
+
+def attention_fields(view: fo.DatasetView) -> list[str]:
+    """The fields whose heatmaps say what they lie on."""
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    return [name for name in heatmap_fields(view) if any(one.name == ATTENTION for one in schema[name].fields)]
+
+
+def attention(view: fo.DatasetView, most: int) -> Attention:
+    """What the heatmaps of each field, or of each class in it, lie on; of so many of them at most."""
+    fields = attention_fields(view)
+    every = _series(view, fields)
+    series = every[:most]
+    totals: dict[str | None, int] = {}
+    for counts in view.aggregate([fo.CountValues(f"{field}.{ATTENTION}.label") for field in fields]) if fields else []:
+        for label, count in counts.items():
+            totals[label] = totals.get(label, 0) + count
+    labels: list[str | None] = sorted((label for label in totals if label is not None), key=lambda label: (-totals[label], label))
+    labels = labels[:MAX_LABELS] + [None] * (None in totals)
+    found = Attention(series, labels, [], [], [], len(every) - len(series))
+    for one in series:
+        parts = [_lying(one, label) for label in labels]
+        numbers = one.of(view).aggregate(
+            [
+                aggregation(part.map(ViewField(key)))
+                for part in parts
+                for aggregation, key in ((fo.Count, "share"), (fo.Mean, "share"), (fo.Mean, "area"))
+            ]
+        )
+        for kept, first in ((found.counts, 0), (found.shares, 1), (found.areas, 2)):
+            kept.append(numbers[first::3])
+    return found
+
+
+def _lying(series: Series, label: str | None) -> fo.ViewExpression:
+    """The entries of a heatmap for this class: one, or none. A heatmap of zeros lies nowhere."""
+    is_it = ViewField("label") == fo.ViewExpression.literal(label)
+    return ViewField(f"{series.field}.{ATTENTION}").filter(is_it & (ViewField("share") >= 0))
+
+
+def lying_on(view: fo.DatasetView, series: Series, label: str | None) -> fo.DatasetView:
+    """The samples in whose images the class is."""
+    return _match(view, series, _lying(series, label).length() > 0, f"attention on {label or 'no class'}")
 
 
 def distributions(view: fo.DatasetView, measure: str) -> list[Distribution]:

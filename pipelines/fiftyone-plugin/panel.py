@@ -25,7 +25,9 @@ HELP = """
 How the measures of camflow's heatmaps are distributed over the samples of the current view, for each heatmap field,
 and for each class where a field holds several.
 
-Click a bar to see its samples; *show all* goes back.
+Of heatmaps that were made with `--attention-on`, *attention* shows on which labelled classes they lie.
+
+Click a bar, or a field of that table, to see its samples; *show all* goes back.
 """
 
 
@@ -77,6 +79,12 @@ class MeasuresPanel(foo.Panel):
         )
         ctx.ops.set_view(view=view)
 
+    def on_cell(self, ctx: ExecutionContext) -> None:
+        was = drawn(ctx)
+        series = next(one for one in was.series if one.label == ctx.params["y"])
+        label = was.labels[plots.label_names(was.labels).index(ctx.params["x"])]
+        ctx.ops.set_view(view=measures.lying_on(was.view(ctx), series, label))
+
     def on_lowest(self, ctx: ExecutionContext) -> None:
         self._extreme(ctx, highest=False)
 
@@ -99,17 +107,24 @@ class MeasuresPanel(foo.Panel):
         measure = ctx.panel.get_state("measure")
         if measure not in names:
             measure = names[0] if names else ""
-        found = measures.distributions(view, measure) if measure else []
+        is_attention = measure == measures.ATTENTION
+        found = measures.distributions(view, measure) if measure and not is_attention else []
         shown = found[:MAX_SERIES]
+        lying = measures.attention(view, MAX_SERIES) if is_attention else None
         look = Drawn(
             base=json.dumps(view._serialize(include_uuids=False), default=str),
             names=names,
             measure=measure,
             edges=shown[0].edges if shown else [],
-            series=[one.series for one in shown],
-            num_hidden=len(found) - len(shown),
+            series=[one.series for one in shown] if lying is None else lying.series,
+            labels=[] if lying is None else lying.labels,
+            num_hidden=len(found) - len(shown) if lying is None else lying.num_hidden,
         )
-        figures = {"histograms": plots.histograms(shown), "boxes": plots.boxes(shown)}
+        figures = {
+            "histograms": plots.histograms(shown),
+            "boxes": plots.boxes(shown),
+            "attention": [] if lying is None else plots.attention(lying),
+        }
         # The page copies figures into the state, and merges those there with new ones element by element.
         ctx.panel.set_state({"drawn": look.to_json(), **dict.fromkeys(figures)})
         ctx.ops.set_panel_data(figures)
@@ -131,14 +146,17 @@ class MeasuresPanel(foo.Panel):
         top.enum("measure", by.values(), default=was.measure, view=by, on_change=self.on_measure)
         top.btn("refresh", label="Refresh", icon="refresh", on_click=self.on_refresh)
         top.btn("all", label="Show all", icon="grid_view", on_click=self.on_all)
+        if was.num_hidden:
+            panel.md(f"*{was.num_hidden} more are not shown.*", name="hidden")
+        if was.measure == measures.ATTENTION:
+            panel.plot("attention", layout=plots.attention_layout(labels), config=plots.CONFIG, on_click=self.on_cell)
+            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
         samples = panel.h_stack("samples", gap=2, align_y="center")
         of = choices("Samples by", labels)
         samples.enum("series", of.values(), default=was.chosen(ctx), view=of, on_change=self.on_series)
         samples.int("count", min=1, default=COUNT, label="How many", on_change=self.on_count)
         samples.btn("lowest", label="Lowest", icon="south", on_click=self.on_lowest)
         samples.btn("highest", label="Highest", icon="north", on_click=self.on_highest)
-        if was.num_hidden:
-            panel.md(f"*{was.num_hidden} more are not shown.*", name="hidden")
         axes = was.measure, labels, was.edges
         if not plots.is_truth(was.edges):
             panel.plot("boxes", layout=plots.boxes_layout(*axes), config=plots.CONFIG)
@@ -159,6 +177,8 @@ class Drawn:
     edges: list[float] = field(default_factory=list)
     series: list[measures.Series] = field(default_factory=list)
     num_hidden: int = 0
+    # Of attention, the labelled classes.
+    labels: list[str | None] = field(default_factory=list)
 
     def to_json(self) -> str:
         """It as text."""

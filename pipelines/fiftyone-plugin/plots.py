@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from math import log2
 from typing import Any
 
-from .measures import QUANTILES, Distribution
+from .measures import QUANTILES, Attention, Distribution
 
 CONFIG = {"displayModeBar": False}
 # Pixels.
 HISTOGRAM_HEIGHT = 95
 BOX_HEIGHT = 34
 MARGIN = 60
+CELL_HEIGHT = 44
+NO_CLASS = "(no class)"
+# From four times as much, or a quarter, on colours are full.
+FULL = 2.0
 # The share of a histogram's height that its title takes.
 GAP = 0.3
 # Bars of truth values do not touch.
@@ -102,6 +107,63 @@ def boxes_layout(measure: str, labels: list[str], edges: list[float]) -> dict[st
         "xaxis": {"title": {"text": f"{measure} ({low}, quartiles, {high})"}, "range": [edges[0], edges[-1]]},
         # The first one on top, as in the histograms.
         "yaxis": {"autorange": "reversed", "automargin": True},
+    }
+
+
+def attention(found: Attention) -> list[dict[str, Any]]:
+    """A heatmap of explained classes by labelled ones: coloured by the ratio of energy and area."""
+    ratios = [
+        [share / area if count and area else None for count, share, area in zip(*row, strict=True)]
+        for row in zip(found.counts, found.shares, found.areas, strict=True)
+    ]
+    texts, hovers = [], []
+    for counts, shares, areas, row in zip(found.counts, found.shares, found.areas, ratios, strict=True):
+        cells = list(zip(counts, shares, areas, row, strict=True))
+        texts.append(["" if ratio is None else f"{share:.0%}<br>\u00d7{ratio:.1f}" for _, share, _, ratio in cells])
+        hovers.append(
+            [
+                "" if ratio is None else f"{share:.1%} of the heatmap on {area:.1%} of the area<br>{count} samples"
+                for count, share, area, ratio in cells
+            ]
+        )
+    return [
+        {
+            "type": "heatmap",
+            "x": label_names(found.labels),
+            "y": [one.label for one in found.series],
+            "z": [[None if ratio is None else log2(max(ratio, 2**-FULL)) for ratio in row] for row in ratios],
+            "text": texts,
+            "texttemplate": "%{text}",
+            "hovertext": hovers,
+            "hovertemplate": "%{y} on %{x}<br>%{hovertext}<extra></extra>",
+            "zmin": -FULL,
+            "zmax": FULL,
+            "colorscale": [[0, "#5aa2e0"], [0.5, "#f4f4f4"], [1, "#ef7a54"]],
+            "textfont": {"color": "#1c2024"},
+            "showscale": False,
+            "xgap": 1,
+            "ygap": 1,
+        }
+    ]
+
+
+def label_names(labels: list[str | None]) -> list[str]:
+    """What labelled classes are called in the plot."""
+    return [NO_CLASS if label is None else label for label in labels]
+
+
+def attention_layout(labels: list[str]) -> dict[str, Any]:
+    """The layout that goes with it, for series of these names."""
+    return {
+        "height": CELL_HEIGHT * len(labels) + 2 * MARGIN,
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 40},
+        # Names, whatever they look like.
+        "xaxis": {
+            "type": "category",
+            "automargin": True,
+            "title": {"text": "share of the heatmap, and how many times its share of the area"},
+        },
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True},
     }
 
 

@@ -111,7 +111,7 @@ def compute_heatmaps(
         out: folder for the files; by default one of the user's data folder, which is the dataset's
         progress: whether to show a progress bar, or a function that it is given to; as in FiftyOne
         skip_failures: whether a sample that cannot be explained costs only itself
-        settings: any other flag of `camflow annotate`, such as `store="inline"` or `faithfulness=True`
+        settings: any other flag of `camflow annotate`, such as `store="inline"`, `faithfulness=True` or `attention_on="ground_truth"`
 
     Returns:
         the fields, and what became of the samples
@@ -131,7 +131,9 @@ def compute_heatmaps(
     program = find()
     if samples.media_type == fo.core.media.GROUP:
         samples = samples.select_group_slices(media_type="image")
-    files = selection(samples, of_labels=target.startswith("labels") if target else text is None)
+    files = selection(
+        samples, of_labels=bool(settings.get("attention_on")) or (target.startswith("labels") if target else text is None)
+    )
     arguments = ["annotate", "--format=json", f"--dataset={samples._root_dataset.name}"]
     arguments += names(classes, "--class") + names(layers, "--layers") + names(method, "--method")
     arguments += flags({"target": target, "field": field, "out": out and Path(out).absolute(), **settings})

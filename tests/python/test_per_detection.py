@@ -446,3 +446,23 @@ def test_heatmaps_of_a_class_stay_when_those_of_its_detections_go(annotate, camf
     dataset.reload()
     assert FIELD not in dataset.get_field_schema()
     assert dataset.count(SHOWN) == 2
+
+
+def test_each_detection_says_what_its_heatmap_lies_on(annotate, dataset):
+    annotate("--attention-on", "truth")
+    for sample in dataset:
+        masks = {}
+        for one in sample.truth.detections:
+            masks[one.label] = masks.get(one.label, False) | inside(one)
+        for one in kept(sample):
+            heatmap = load(one).astype(float)
+            found = {part.label: part for part in one.attention}
+            assert found.keys() == {*masks, None} and one.attention_on == "truth" and one.attended_class in masks
+            for name, mask in masks.items():
+                # Boxes are drawn over the image and resized by nearest neighbour.
+                assert found[name].share == pytest.approx(heatmap[mask].sum() / heatmap.sum(), rel=0.05, abs=0.01)
+                assert found[name].area == pytest.approx(mask.mean(), rel=0.05)
+    patch = next(patch for patch in dataset.load_saved_view(FIELD) if patch[SHOWN] is not None)
+    assert patch[SHOWN].attention[-1].label is None and patch[SHOWN].attention_on == "truth"
+    annotate()
+    assert all((one.attention, one.attended_class) == (None, None) for sample in dataset for one in kept(sample))

@@ -509,6 +509,88 @@ def test_distributions_are_those_of_the_labels(plugin, dataset, clone):
     assert not any(measures.is_narrowed(one, view) for one in (view.limit(1), view.match(F(path) > 0), view.exists(path)))
 
 
+@pytest.fixture(scope="module")
+def scenes(dataset, camflow, standin_model, tmp_path_factory):
+    """The same pictures, whose heatmaps say what they lie on; one has no such label."""
+    copy = dataset.select_fields("ground_truth").clone("plugin-scenes")
+    copy.persistent = True
+    for number, sample in list(enumerate(copy))[1:]:
+        mask = np.ones(sample.ground_truth.mask.shape, np.uint8)
+        mask[len(mask) // 2 :] = 2 if number % 2 else 0
+        sample["scene"] = fo.Segmentation(mask=mask)
+        sample.save()
+    copy.mask_targets = {"scene": {1: "$sky.", 2: "road"}}
+    copy.save()
+    camflow(
+        *(
+            "annotate",
+            "--dataset",
+            copy.name,
+            "--class",
+            "person",
+            "--layers",
+            "3-4",
+            "--device",
+            "cpu",
+            "--attention-on",
+            "scene",
+        ),
+        *("--target", "labels:ground_truth", "--model", standin_model, "--out", tmp_path_factory.mktemp("maps")),
+    )
+    copy.reload()
+    yield copy
+    copy.delete()
+
+
+def test_what_heatmaps_lie_on_is_that_of_the_labels(plugin, scenes, dataset):
+    measures = plugin.measures
+    view = scenes.view()
+    assert measures.names(view)[-1] == "attention" and "attention" not in measures.names(dataset.view())
+    found = measures.attention(view, 24)
+    assert (
+        [one.label for one in found.series] == list(FIELDS) and found.labels == ["$sky.", "road", None] and found.num_hidden == 0
+    )
+    for row, one in enumerate(found.series):
+        for column, label in enumerate(found.labels):
+            entries = [entry for of_sample in scenes.values(f"{one.field}.attention") for entry in of_sample or []]
+            entries = [entry for entry in entries if entry.label == label]
+            assert found.counts[row][column] == len(entries) > 0
+            assert found.shares[row][column] == pytest.approx(np.mean([entry.share for entry in entries]))
+            assert found.areas[row][column] == pytest.approx(np.mean([entry.area for entry in entries]))
+            behind = measures.lying_on(view, one, label)
+            assert behind.count() == len(entries) and measures.is_narrowed(behind, view)
+    assert measures.attention(view, 1).num_hidden == 1
+    (figure,) = plugin.plots.attention(found)
+    assert figure["x"] == ["$sky.", "road", "(no class)"] and figure["y"] == list(FIELDS)
+    ratio = found.shares[0][0] / found.areas[0][0]
+    assert figure["z"][0][0] == pytest.approx(np.log2(ratio)) and figure["text"][0][0].endswith(f"\u00d7{ratio:.1f}")
+    empty = measures.attention(view.limit(0), 24)
+    assert (empty.labels, plugin.plots.attention(empty)[0]["z"]) == ([], [[], []])
+
+
+def test_a_click_on_what_heatmaps_lie_on_shows_these_samples(app, scenes):
+    show(app, app.app, scenes)
+    app.click("[data-cy=new-panel-btn]")
+    app.get_by_text("Heatmap measures").click()
+    choose(app, "attention")
+    figure = app.locator("[data-cy=panel-content-measures] .js-plotly-plot").last
+    until = time.monotonic() + PATIENCE
+    while figure.evaluate("plot => plot.data?.[0]?.type") != "heatmap" and time.monotonic() < until:
+        app.wait_for_timeout(200)
+    # A figure has its numbers a moment before it draws them.
+    app.wait_for_timeout(1000)
+    keep(app, "attention")
+    place = """plot => {
+        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
+        return [box.left + xaxis._offset + xaxis.d2p("road"), box.top + yaxis._offset + yaxis.d2p("%s")]
+    }"""
+    app.mouse.click(*figure.evaluate(place % FIELDS[1]))
+    shown(app, 4)
+    keep(app, "attention-cell")
+    app.get_by_role("button", name="Show all").click()
+    shown(app, 8)
+
+
 def test_the_panel_shows_them(app, dataset, plugin):
     show(app, app.app, dataset)
     app.click("[data-cy=new-panel-btn]")

@@ -479,3 +479,23 @@ def test_an_image_of_20000_pixels_a_side_takes_2_gib_at_most(database, binary, l
         assert label.object_area == pytest.approx(0.01, rel=0.01) and label.energy_inside > 0.5
     finally:
         fo.delete_dataset(dataset.name)
+
+
+def test_what_slices_lie_on_is_measured_over_the_whole_image(make, annotate):
+    """Beside the classes of a mask, and of boxes across slices."""
+    boxes = fo.Detections(detections=[fo.Detection(label="sea", bounding_box=[0.5, 0.25, 0.5, 0.75])])
+    dataset = make((150, 200), truth=mask_of(20, 30, 90, 120), boxes=lambda *_: boxes.copy())
+    slices = ("--method", "layercam", "--slice-height", 64)
+    annotate(dataset, *slices, "--field", "cam", "--attention-on", "truth")
+    [own] = [one for one in dataset.first().cam.attention if one.label == "cat"]
+    label = dataset.first().cam
+    assert (own.share, own.area) == pytest.approx((label.energy_inside, label.object_area), rel=1e-9)
+    annotate(dataset, *slices, "--field", "cam", "--attention-on", "boxes")
+    label = dataset.first().cam
+    heatmap = package.load(label).astype(float)
+    mask = np.zeros((150, 200), bool)
+    mask[int(0.25 * 150) :, 100:] = True
+    rows, columns = (np.arange(new) * old // new for new, old in zip(heatmap.shape, mask.shape, strict=True))
+    mask = mask[np.ix_(rows, columns)]
+    sea = label.attention[0] if label.attention[0].label == "sea" else label.attention[1]
+    assert (sea.share, sea.area) == pytest.approx((heatmap[mask].sum() / heatmap.sum(), mask.mean()), rel=1e-5)

@@ -34,6 +34,8 @@ pub struct Args {
     per_detection: bool,
     #[arg(long)]
     faithfulness: bool,
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    attention_on: Option<String>,
     #[arg(long)]
     map: Vec<ClassMapping>,
     #[arg(long)]
@@ -155,6 +157,7 @@ impl From<Args> for JobSpec {
             target,
             per_detection,
             faithfulness,
+            attention_on,
             map,
             field,
             out,
@@ -234,6 +237,7 @@ impl From<Args> for JobSpec {
             target,
             per_detection,
             faithfulness,
+            attention_on,
             map,
             field,
             out,

@@ -242,5 +242,16 @@ fn sample(
 ) -> DecodedSample {
     let sample = SampleRef { seq, id, media_path: path.to_owned() };
     let envelope = Envelope::without_fields(sample, Fingerprint::of_job("", "explain"));
-    DecodedSample { envelope, pixels, height, width, region, targets, slices: None, is_clipped: false, is_moved: false }
+    DecodedSample {
+        envelope,
+        pixels,
+        height,
+        width,
+        region,
+        targets,
+        attention: None,
+        slices: None,
+        is_clipped: false,
+        is_moved: false,
+    }
 }

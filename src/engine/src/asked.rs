@@ -10,7 +10,7 @@ use camflow_torch::program::Program;
 use super::{
     Engine, JobSpec, Observer,
     reference::{self, FoundReference},
-    resolve::{DatasetSide, job_fingerprint},
+    resolve::{AttentionSide, DatasetSide, job_fingerprint},
     target::{Labels, class_names, class_names_of, one_channel_notice, resolve_targets},
     texts,
 };
@@ -19,6 +19,7 @@ use super::{
 pub(crate) struct Asked {
     pub dataset: Dataset,
     pub label: Option<LabelField>,
+    pub attention: Option<AttentionSide>,
     pub view: Option<SavedView>,
     pub targets: Targets,
     pub names_of_classes: ClassNames,
@@ -38,10 +39,12 @@ impl Asked {
         references: &[FoundReference],
         observer: &dyn Observer,
     ) -> Result<Self, Diagnostic> {
-        let DatasetSide { dataset, label, mask_targets, notices } = side;
+        let DatasetSide { dataset, label, mask_targets, attention, notices } = side;
         notices.iter().for_each(|notice| observer.notice(notice));
         let view = spec.view.as_deref().map(View::Saved).or(spec.view_stages.as_deref().map(View::Stages));
-        let view = view.map(|view| resolve_view(&dataset, view, label.as_ref(), spec.python.clone()));
+        let mut shown: Vec<&LabelField> = label.iter().collect();
+        shown.extend(attention.iter().map(|attention| &attention.field).filter(|field| label.as_ref() != Some(*field)));
+        let view = view.map(|view| resolve_view(&dataset, view, &shown, spec.python.clone()));
         let view = view.transpose().map_err(|error| match engine.cancellation.is_cancelled() {
             // Ctrl-C ends the Python that resolves a view, too.
             true => Diagnostic::from(error).of_class(Class::Interrupted),
@@ -66,7 +69,7 @@ impl Asked {
             observer.notice(&unnamed_masks(field, classes));
         }
         let class_names = class_names(&targets, label.as_ref(), program);
-        Ok(Asked { dataset, label, view, targets, names_of_classes, class_names })
+        Ok(Asked { dataset, label, attention, view, targets, names_of_classes, class_names })
     }
 }
 
@@ -111,6 +114,7 @@ pub(crate) fn decoder(
         is_detector: program.detections().is_some(),
         per_detection: spec.per_detection,
         slicing: cam.slices.slicing(),
+        attention: None,
         masks: SeenMasks::default(),
     }
 }

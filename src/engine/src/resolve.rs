@@ -31,7 +31,14 @@ pub(crate) struct DatasetSide {
     pub dataset: Dataset,
     pub label: Option<LabelField>,
     pub mask_targets: Option<Vec<(String, MaskValue)>>,
+    pub attention: Option<AttentionSide>,
     pub notices: Vec<String>,
+}
+
+/// The field whose classes heatmaps are measured on, and the names of values in its masks.
+pub(crate) struct AttentionSide {
+    pub field: LabelField,
+    pub names: Vec<(String, MaskValue)>,
 }
 
 /// The model, without the dataset's side only as far as it needs none.
@@ -81,7 +88,7 @@ fn check_input_size(program: &Program) -> Result<(), Diagnostic> {
 
 pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<DatasetSide, Diagnostic> {
     let dataset = Dataset::open(database, &spec.dataset)?;
-    let notices = dataset.notices();
+    let mut notices = dataset.notices();
     let label = match spec.target() {
         TargetSpec::Labels(field) => Some(LabelField::choose(&dataset, field.as_deref())?),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } | TargetSpec::Component | TargetSpec::Similar(_) => {
@@ -102,7 +109,24 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
         Some(field) => Some(dataset.mask_targets(&field.name)?).filter(|entries| !entries.is_empty()),
         None => None,
     };
-    Ok(DatasetSide { dataset, label, mask_targets, notices })
+    let attention = spec.attention_on.as_deref().map(|field| attention_side(&dataset, field, &mut notices)).transpose()?;
+    Ok(DatasetSide { dataset, label, mask_targets, attention, notices })
+}
+
+fn attention_side(dataset: &Dataset, field: &str, notices: &mut Vec<String>) -> Result<AttentionSide, Diagnostic> {
+    let field = LabelField::with_places(dataset, field)?;
+    let names = match field.kind {
+        LabelKind::Segmentation => dataset.mask_targets(&field.name)?,
+        _ => Vec::new(),
+    };
+    if field.kind == LabelKind::Segmentation && names.is_empty() {
+        notices.push(format!(
+            "field `{0}` of `--attention-on` has no mask targets, so that its classes are called by their values in masks, and 0 is none; \
+             `dataset.mask_targets[\"{0}\"]` names them",
+            field.name
+        ));
+    }
+    Ok(AttentionSide { field, names })
 }
 
 pub(crate) fn field_names(
@@ -164,6 +188,7 @@ pub(crate) fn describe_fields(spec: &JobSpec, names: &[Vec<String>], columns: &[
         method: column.method.name().to_owned(),
         model: program.metadata.name.clone(),
         shown_in: spec.per_detection.then(|| name.clone()),
+        attention_on: spec.attention_on.clone(),
     };
     names.iter().flat_map(|row| row.iter().zip(columns).map(describe)).collect()
 }
@@ -249,6 +274,7 @@ pub(crate) fn selection(
     spec: &JobSpec,
     dataset: &Dataset,
     label: Option<LabelField>,
+    attention: Option<LabelField>,
     fields: &[HeatmapField],
     view: Option<SavedView>,
     listed: Option<Vec<String>>,
@@ -260,6 +286,7 @@ pub(crate) fn selection(
     let ids = chosen_ids(viewed, listed);
     Ok(Selection {
         label,
+        attention,
         changes: changes.flatten(),
         heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
         per_detection: spec.per_detection,

@@ -19,8 +19,8 @@ use super::{
     record::recorded,
     reference::{self, FoundReference, embedded, similarity_of},
     resolve::{
-        DatasetSide, check_dataset, check_model, check_paths, check_schema, describe_fields, destination, field_names, fields,
-        is_predicted, preceding, selection, written_field,
+        AttentionSide, DatasetSide, check_dataset, check_model, check_paths, check_schema, describe_fields, destination,
+        field_names, fields, is_predicted, preceding, selection, written_field,
     },
     target::{check_output, described},
 };
@@ -32,8 +32,8 @@ use camflow_fiftyone::{
 use camflow_media::shown;
 use camflow_names::backticked;
 use camflow_pipeline::{
-    BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions, SkipReason, Source,
-    SpaceCheck, Targets, run, survey,
+    AttentionOn, BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions,
+    SkipReason, Source, SpaceCheck, Targets, run, survey,
 };
 use camflow_report::{RunRecord, error_text};
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
@@ -71,6 +71,8 @@ pub struct Work {
     pub dataset: Dataset,
     /// The field with the labels that say what is explained.
     pub(super) label: Option<LabelField>,
+    /// The field whose classes heatmaps are measured on.
+    attention: Option<AttentionSide>,
     /// Until its samples are asked for: a view may have very many.
     pub(super) view: Option<SavedView>,
     pub(super) targets: Targets,
@@ -153,9 +155,9 @@ impl<'a> Session<'a> {
         let (spec, observer) = (self.spec(), self.observer);
         let side = check_dataset(spec, &self.database)?;
         destination(spec, self.engine, &side.dataset)?;
-        let Asked { dataset, label, view, targets, names_of_classes, class_names } =
+        let Asked { dataset, label, view, targets, names_of_classes, class_names, .. } =
             Asked::of(side, spec, self.engine, &self.program, &self.references, &())?;
-        let selection = selection(spec, &dataset, label.clone(), &[], view, self.listed.clone())?;
+        let selection = selection(spec, &dataset, label.clone(), None, &[], view, self.listed.clone())?;
         let num_seen = selection.limit.map_or(MAX_SEEN as u64, |limit| limit.min(MAX_SEEN as u64));
         let samples =
             SampleSource::new(&dataset, Selection { limit: Some(num_seen), ..selection })?.next_samples().map_err(aborted)?;
@@ -190,7 +192,7 @@ impl<'a> Session<'a> {
             Some(found) => found,
             None => check_dataset(spec, &self.database)?,
         };
-        let Asked { dataset, label, view, targets, names_of_classes, class_names } =
+        let Asked { dataset, label, attention, view, targets, names_of_classes, class_names } =
             Asked::of(side, spec, self.engine, &self.program, &self.references, self.observer)?;
         let program = &self.program;
         let shown = field_names(spec, &class_names, &self.columns, &program.metadata.name)?;
@@ -203,7 +205,7 @@ impl<'a> Session<'a> {
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(spec, &shown, &self.columns, program);
         let labels = LabelNames::new(names_of_classes.clone());
-        let work = Work { dataset, label, view, targets, labels, class_names, names, fields, heatmap_fields, folder };
+        let work = Work { dataset, label, attention, view, targets, labels, class_names, names, fields, heatmap_fields, folder };
         if !self.is_checked {
             // Those were taken from the labels.
             if !spec.class.has("all") {
@@ -221,7 +223,9 @@ impl<'a> Session<'a> {
     /// The selection is wrong, or the dataset is lost.
     pub fn source(&self, work: &mut Work, shard: Shard, limit: Option<u64>) -> Result<SampleSource, Diagnostic> {
         let (label, view) = (work.label.clone(), work.view.take());
-        let mut selection = selection(self.spec(), &work.dataset, label, &work.heatmap_fields, view, self.listed.clone())?;
+        let attention = work.attention.as_ref().map(|attention| attention.field.clone());
+        let listed = self.listed.clone();
+        let mut selection = selection(self.spec(), &work.dataset, label, attention, &work.heatmap_fields, view, listed)?;
         selection.shard = Some(shard);
         if let Some(limit) = limit {
             selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));
@@ -352,9 +356,11 @@ impl<'a> Session<'a> {
             self.device_names().join(", "),
             backticked(&record.fields),
         ));
-        let Work { dataset, label, targets, labels, class_names, names, fields, folder, .. } = work;
+        let Work { dataset, label, attention, targets, labels, class_names, names, fields, folder, .. } = work;
         let tell_taken = || labels.take_notices().iter().for_each(|notice| observer.notice(notice));
         let decoder = decoder(spec, &self.program, targets, labels.clone(), fields.clone(), label.as_ref());
+        let attention = attention.map(|AttentionSide { field, names }| AttentionOn::new(field.name, names));
+        let decoder = Decoder { attention, ..decoder };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = spec.workers.map_or(cores, NonZeroUsize::get);
         let failures = failure_key(&dataset, spec.name.as_deref(), &record.fields);
@@ -434,6 +440,7 @@ impl<'a> Session<'a> {
             explain_absence(&decoder, label.as_ref(), &summary.skipped, observer);
         }
         tell_doubts(&decoder, observer);
+        decoder.attention.iter().flat_map(AttentionOn::notices).for_each(|notice| observer.notice(&notice));
         let num_failed = if spec.accept_known_failures { summary.num_newly_failed() } else { summary.num_failed };
         let exit = match (&fault, summary.interrupted, num_failed) {
             (Some(_), ..) => Exit::Aborted,

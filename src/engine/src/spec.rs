@@ -129,6 +129,10 @@ pub struct JobSpec {
     /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
     /// ROAD; 61 more forward passes for each heatmap
     pub faithfulness: bool,
+    /// Measure also how much of each heatmap lies on every class of this label field (segmentation, detections or polylines), beside
+    /// the class's share of the area: `attention` of the heatmap's label, and a table in `camflow report`
+    #[schemars(extend("x-value" = "FIELD"))]
+    pub attention_on: Option<String>,
     /// Which class of the model a label of the dataset is, where the two are not written the same; may be repeated
     #[serde(with = "mappings")]
     #[schemars(with = "std::collections::BTreeMap<String, String>", extend("x-value" = "LABEL=CLASS"))]
@@ -285,6 +289,7 @@ impl Default for JobSpec {
             target: TargetSpec::default(),
             per_detection: false,
             faithfulness: false,
+            attention_on: None,
             map: Vec::new(),
             field: None,
             out: None,

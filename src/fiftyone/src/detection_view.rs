@@ -140,7 +140,7 @@ fn doing(dataset: &Dataset) -> String {
 
 /// The view's stages as FiftyOne keeps them: patches of the field, each with its heatmap in the field that shows it.
 fn stages(field: &HeatmapField) -> Option<[String; 2]> {
-    let HeatmapField { name, layer, method, model, shown_in } = field;
+    let HeatmapField { name, layer, method, model, shown_in, .. } = field;
     let shown_in = shown_in.as_deref()?;
     let text = |text: &str| json!({"$literal": text});
     // What stands beside the list of detections is not there in a view of patches, and FiftyOne wants all that is declared.
@@ -195,6 +195,7 @@ mod tests {
             method: text("layercam"),
             model: text("m"),
             shown_in: Some(text("dog_layercam_layer_head")),
+            attention_on: None,
         };
         let view = doc! {"view_stages": &stages(&field).expect("stages")};
         assert!(is_ours(&view, &field.name) && !is_ours(&view, "dog_layercam_layer_head"));

@@ -113,6 +113,18 @@ impl LabelField {
         })
     }
 
+    /// The label field of this name, whose labels say where classes are.
+    ///
+    /// # Errors
+    /// There is none, or it holds other things.
+    pub fn with_places(dataset: &Dataset, name: &str) -> Result<LabelField, Error> {
+        with_places(dataset.fields(), dataset.inner_fields(), name).map_err(|(problem, hint)| Error::LabelField {
+            problem,
+            dataset: dataset.name.clone(),
+            hint,
+        })
+    }
+
     /// FiftyOne's word for its type.
     pub fn type_name(&self) -> String {
         match self.kind.of_members().filter(|_| self.is_bare_list) {
@@ -145,20 +157,54 @@ impl LabelField {
     }
 }
 
-/// An error is what is wrong and what to do.
-fn choose(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result<LabelField, (String, String)> {
+/// The fields of labels. What camflow made of labels is one only where somebody names it.
+fn label_fields(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Vec<LabelField> {
     let label_field = |field: &Field| {
         let (kind, is_bare_list) = LabelKind::of(field)?;
         Some(LabelField { kind, name: field.name.clone(), key: field.key.clone(), is_bare_list })
     };
     let within = inner.iter().filter(|inner| inner.part_of.is_none()).map(|inner| &inner.field);
-    // What camflow made of labels is a target only where somebody says so.
     let is_offered = |field: &&Field| named == Some(field.name.as_str()) || !is_of_camflow(field, inner);
-    let candidates: Vec<LabelField> = fields.iter().chain(within).filter(is_offered).filter_map(label_field).collect();
-    let listed = |fields: &[&LabelField]| {
-        let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.type_name()));
-        described.collect::<Vec<_>>().join(", ")
+    fields.iter().chain(within).filter(is_offered).filter_map(label_field).collect()
+}
+
+fn listed(fields: &[&LabelField]) -> String {
+    let described = fields.iter().map(|field| format!("`{}` ({})", field.name, field.type_name()));
+    described.collect::<Vec<_>>().join(", ")
+}
+
+/// An error is what is wrong and what to do.
+fn with_places(fields: &[Field], inner: &[InnerField], name: &str) -> Result<LabelField, (String, String)> {
+    let has_places = |field: &&LabelField| !matches!(field.kind, LabelKind::Classification | LabelKind::Classifications);
+    let candidates = label_fields(fields, inner, Some(name));
+    let usable: Vec<&LabelField> = candidates.iter().filter(has_places).collect();
+    if let Some(field) = usable.iter().find(|field| field.name == name) {
+        return Ok((*field).clone());
+    }
+    let there_are = match usable[..] {
+        [] => "it has no field of segmentations, detections or polylines; leave out `--attention-on`".to_owned(),
+        _ => format!("the fields whose labels say where classes are: {}", listed(&usable)),
     };
+    let known = fields.iter().chain(inner.iter().map(|inner| &inner.field));
+    Err(match (inner.iter().find(|inner| inner.field.name == name), known.clone().find(|field| field.name == name)) {
+        (Some(InnerField { part_of: Some(part_of), .. }), _) => (format!("field `{name}` {part_of}"), there_are),
+        (_, Some(field)) => {
+            (format!("field `{name}` is of type {}, which does not say where classes are,", field.kind), there_are)
+        }
+        (_, None) => {
+            let near = similar(name, known.map(|field| &field.name));
+            let near = match near.is_empty() {
+                true => String::new(),
+                false => format!("; similar names: {}", camflow_names::backticked(near)),
+            };
+            (format!("there is no field `{name}`"), format!("{there_are}{near}"))
+        }
+    })
+}
+
+/// An error is what is wrong and what to do.
+fn choose(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result<LabelField, (String, String)> {
+    let candidates = label_fields(fields, inner, named);
     let all: Vec<&LabelField> = candidates.iter().collect();
     let there_are = || match all[..] {
         [] => "it has no label field that can say where a class is; `--target predicted` needs none".to_owned(),
@@ -250,6 +296,29 @@ mod tests {
         let error = chosen(&two, Some("scen")).unwrap_err();
         assert!(error.contains("no field `scen`") && error.contains("similar names: `scene`"), "{error}");
         assert!(chosen(&[("note", "StringField")], None).unwrap_err().contains("--target predicted"));
+    }
+
+    #[test]
+    fn attention_is_on_fields_that_say_where_classes_are() {
+        let stored = [("scene", "Classification"), ("boxes", "Detections"), ("masks", "Segmentation"), ("note", "StringField")];
+        let inner = InnerField { field: fields(&[("meta.lines", "list of Polyline")]).remove(0), part_of: None };
+        let inner = [inner];
+        let found = |name| {
+            with_places(&fields(&stored), &inner, name)
+                .map(|field| field.name)
+                .map_err(|(problem, hint)| format!("{problem}: {hint}"))
+        };
+        for name in ["boxes", "masks", "meta.lines"] {
+            assert_eq!(found(name).as_deref(), Ok(name));
+        }
+        let error = found("mask").unwrap_err();
+        assert!(
+            error.contains("no field `mask`") && error.contains("`masks` (Segmentation)") && !error.contains("scene"),
+            "{error}"
+        );
+        assert!(found("scene").unwrap_err().contains("is of type Classification, which does not say where classes are"));
+        assert!(found("note").unwrap_err().contains("is of type StringField"));
+        assert!(with_places(&fields(&stored[..1]), &[], "x").unwrap_err().1.contains("leave out `--attention-on`"));
     }
 
     #[test]

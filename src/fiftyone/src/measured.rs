@@ -1,6 +1,6 @@
 //! Reading measures back from the labels, for reports.
 
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
+use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
 
 use super::{
     dataset::Dataset,
@@ -10,7 +10,7 @@ use super::{
     selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
     source::unknown_ids,
 };
-use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
+use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
 use camflow_names::Choice;
 
 /// Samples per query. A label with its measures takes about a kilobyte.
@@ -81,8 +81,18 @@ impl MeasuredSource {
     }
 
     fn projection(&self) -> Document {
-        const FACTS: [&str; 8] =
-            ["fingerprint", "target_class", "layer", "method", "model", "map_path", "npy_path", "upsampling"];
+        const FACTS: [&str; 10] = [
+            "fingerprint",
+            "target_class",
+            "layer",
+            "method",
+            "model",
+            "map_path",
+            "npy_path",
+            "upsampling",
+            "attention_on",
+            "attention",
+        ];
         let mut projection = doc! {"filepath": 1, "tags": 1};
         for field in &self.fields {
             for attribute in FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
@@ -108,13 +118,7 @@ impl MeasuredSource {
 fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
     let text = |key: &str| label.get_str(key).ok().map(ToOwned::to_owned);
     text("fingerprint")?;
-    let number = |key: &str| match label.get(key).ok()?? {
-        bson::RawBsonRef::Double(number) => Some(number),
-        bson::RawBsonRef::Int32(number) => Some(f64::from(number)),
-        bson::RawBsonRef::Int64(number) => Some(number as f64),
-        bson::RawBsonRef::Boolean(yes) => Some(f64::from(u8::from(yes))),
-        _ => None,
-    };
+    let number = |key: &str| number(label, key);
     let series = Series {
         field: field.to_owned(),
         class: text("target_class").unwrap_or_default(),
@@ -125,9 +129,35 @@ fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
     let measures =
         Measure::ALL.iter().fold(Measures::default(), |measures, measure| measures.with(*measure, number(measure.name())));
     let (map_path, npy_path) = (text("map_path").map(Into::into), text("npy_path").map(Into::into));
-    let integer = |item: bson::RawBsonRef<'_>| item.as_i64().or_else(|| item.as_i32().map(i64::from));
+    let integer = |item: RawBsonRef<'_>| item.as_i64().or_else(|| item.as_i32().map(i64::from));
     let upsampling = label.get_array("upsampling").ok();
     let upsampling =
         upsampling.and_then(|numbers| numbers.into_iter().map(|item| integer(item.ok()?)).collect()).unwrap_or_default();
-    Some(MeasuredHeatmap { series, score: number("score"), measures, map_path, npy_path, upsampling })
+    Some(MeasuredHeatmap {
+        series,
+        score: number("score"),
+        measures,
+        attention_on: text("attention_on"),
+        attention: label.get_array("attention").ok().into_iter().flatten().filter_map(|one| attention(one.ok()?)).collect(),
+        map_path,
+        npy_path,
+        upsampling,
+    })
+}
+
+fn number(label: &RawDocument, key: &str) -> Option<f64> {
+    match label.get(key).ok()?? {
+        RawBsonRef::Double(number) => Some(number),
+        RawBsonRef::Int32(number) => Some(f64::from(number)),
+        RawBsonRef::Int64(number) => Some(number as f64),
+        RawBsonRef::Boolean(yes) => Some(f64::from(u8::from(yes))),
+        _ => None,
+    }
+}
+
+/// What of a heatmap lies on one class.
+fn attention(one: RawBsonRef<'_>) -> Option<Attention> {
+    let one = one.as_document()?;
+    let label = one.get_str("label").ok().map(ToOwned::to_owned);
+    Some(Attention { label, share: number(one, "share"), area: number(one, "area")? })
 }

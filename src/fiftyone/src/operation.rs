@@ -7,15 +7,19 @@ use bson::{Binary, Bson, Document, RawDocument, doc, oid::ObjectId, spec::Binary
 use super::{
     lock::Fence,
     schema::{HeatmapField, Schema},
-    schema_entry::measures_shown,
+    schema_entry::{DYNAMIC_CLASS, measures_shown},
     stored_heatmap::{DETECTIONS_CLASS, HEATMAP_CLASS, heatmap},
 };
+use camflow_measure::{Attention, attended_class};
 use camflow_names::Choice;
 use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap};
 
 /// Bytes per command. The driver sends a command as one document, for which the server's limit is 16 MiB and a little;
 /// the rest is for the command's own keys.
 pub(super) const COMMAND_BYTES: usize = 15 << 20;
+
+/// Attributes of heatmaps whose attention to the classes of another label was measured.
+const ATTENTION_KEYS: [&str; 3] = ["attended_class", "attention_on", "attention"];
 
 /// A sample's update, ready to be sent.
 pub(super) struct Operation {
@@ -171,6 +175,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
     values.extend(numbers(heatmap));
     values.extend(doc! {"method": &field.method, "layer": &field.layer, "model": &field.model});
     values.extend(content(heatmap)?);
+    values.extend(attention(heatmap, field));
     values.insert("fingerprint", &heatmap.fingerprint);
     Ok(doc! {"$mergeObjects": [
         // First, for the order of the keys.
@@ -179,6 +184,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         // Literally: a path or a name may begin with a dollar sign.
         {"$literal": values},
         {"_id": {"$ifNull": [stored("_id"), id]}, "tags": {"$ifNull": [stored("tags"), []]}},
+        without_attention(field, &stored),
     ]})
 }
 
@@ -187,7 +193,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
 fn detections_label(heatmaps: &[&WrittenHeatmap], field: &HeatmapField) -> Result<Document, String> {
     let HeatmapField { name, method, layer, model, .. } = field;
     let first = heatmaps.first().ok_or_else(|| format!("there is nothing for field `{name}`"))?;
-    let detections = heatmaps.iter().map(|heatmap| detection(heatmap)).collect::<Result<Vec<_>, _>>()?;
+    let detections = heatmaps.iter().map(|heatmap| detection(heatmap, field)).collect::<Result<Vec<_>, _>>()?;
     let list = format!("${name}.detections");
     let before = doc! {"$filter": {
         "input": {"$cond": [{"$isArray": &list}, &list, []]}, "as": "before", "cond": {"$eq": ["$$before._id", "$$now._id"]},
@@ -201,20 +207,24 @@ fn detections_label(heatmaps: &[&WrittenHeatmap], field: &HeatmapField) -> Resul
         {"_cls": DETECTIONS_CLASS},
         format!("${name}"),
         {"detections": {"$map": {
-            "input": {"$literal": detections}, "as": "now", "in": {"$mergeObjects": [defaults, {"$first": before}, "$$now"]},
+            "input": {"$literal": detections}, "as": "now", "in": {"$let": {
+                "vars": {"was": {"$first": before}},
+                "in": {"$mergeObjects": [defaults, "$$was", "$$now", without_attention(field, |key| format!("$$was.{key}"))]},
+            }},
         }}},
         {"$literal": of_all},
     ]})
 }
 
 /// What a detection with a heatmap of its own says.
-fn detection(heatmap: &WrittenHeatmap) -> Result<Document, String> {
+fn detection(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, String> {
     let of = heatmap.detection.as_ref().ok_or_else(|| format!("a heatmap for field `{}` is of no detection", heatmap.field))?;
     let id = ObjectId::parse_str(&of.id).map_err(|_| format!("`{}` is not the id of a detection", of.id))?;
     let mut values =
         doc! {"_id": id, "_cls": "Detection", "label": &of.label, "bounding_box": of.bounds.map(Bson::from).to_vec()};
     values.extend(numbers(heatmap));
     values.extend(content(heatmap)?);
+    values.extend(attention(heatmap, field));
     Ok(values)
 }
 
@@ -231,6 +241,29 @@ fn numbers(heatmap: &WrittenHeatmap) -> Document {
         (measure.name().to_owned(), value)
     }));
     values
+}
+
+/// What of it lies on which class, where that is measured.
+fn attention(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Document {
+    let Some(on) = &field.attention_on else { return Document::new() };
+    let of_class = |one: &Attention| {
+        doc! {"_cls": DYNAMIC_CLASS, "label": one.label.as_deref(), "share": one.share, "area": one.area}
+    };
+    let classes = heatmap.attention.as_deref();
+    doc! {
+        "attended_class": classes.and_then(attended_class),
+        "attention_on": on,
+        "attention": classes.map(|classes| classes.iter().map(of_class).collect::<Vec<_>>()),
+    }
+}
+
+/// Where it is not, the expression that takes away what an earlier run measured of another heatmap; nothing that was not there.
+fn without_attention(field: &HeatmapField, stored: impl Fn(&str) -> String) -> Document {
+    let keys = ATTENTION_KEYS.iter().filter(|_| field.attention_on.is_none());
+    let null_if_there = |key: &&str| {
+        doc! {"$cond": [{"$eq": [{"$type": stored(key)}, "missing"]}, "$$REMOVE", null]}
+    };
+    keys.map(|key| ((*key).to_owned(), Bson::from(null_if_there(key)))).collect()
 }
 
 /// Where its map and its exact floats are.
@@ -280,7 +313,14 @@ mod tests {
 
     fn field() -> HeatmapField {
         let text = |text: &str| text.to_owned();
-        HeatmapField { name: text("cam"), layer: text("layer4"), method: text("gradcam"), model: text("m"), shown_in: None }
+        HeatmapField {
+            name: text("cam"),
+            layer: text("layer4"),
+            method: text("gradcam"),
+            model: text("m"),
+            shown_in: None,
+            attention_on: None,
+        }
     }
 
     fn heatmap(map: StoredMap) -> WrittenHeatmap {
@@ -296,6 +336,7 @@ mod tests {
             upsampling: None,
             score: f64::NAN,
             measures: camflow_measure::Measures::default(),
+            attention: None,
             fingerprint,
         }
     }
@@ -319,6 +360,28 @@ mod tests {
         };
         assert_eq!(*values(&expression), expected);
         assert!(values(&expression).keys().eq(expected.keys()), "the App shows them in this order");
+    }
+
+    #[test]
+    fn attention_is_written_where_it_is_measured() {
+        let one = |label: Option<&str>, share| Attention { label: label.map(str::to_owned), share, area: 0.25 };
+        let attention = Some(vec![one(Some("$a.b"), Some(0.75)), one(None, Some(0.25))]);
+        let on_scene = HeatmapField { attention_on: Some("scene".into()), ..field() };
+        let of = |attention| {
+            let written = WrittenHeatmap { attention, ..heatmap(StoredMap::File("/maps/a.png".into())) };
+            values(&label(&written, &on_scene).unwrap()).clone()
+        };
+        let written = of(attention);
+        assert_eq!((written.get_str("attended_class").unwrap(), written.get_str("attention_on").unwrap()), ("$a.b", "scene"));
+        let first = doc! {"_cls": "DynamicEmbeddedDocument", "label": "$a.b", "share": 0.75, "area": 0.25};
+        assert_eq!(written.get_array("attention").unwrap()[0], Bson::Document(first));
+        let missing = of(None);
+        assert_eq!((missing.get("attention"), missing.get("attended_class")), (Some(&Bson::Null), Some(&Bson::Null)));
+        // Without it an earlier run's is taken away.
+        let plain = label(&heatmap(StoredMap::File("/maps/a.png".into())), &field()).unwrap();
+        assert!(!values(&plain).contains_key("attention"));
+        assert!(plain.to_string().contains("$$REMOVE"), "{plain}");
+        assert!(without_attention(&on_scene, str::to_owned).is_empty());
     }
 
     #[test]

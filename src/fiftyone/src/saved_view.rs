@@ -83,22 +83,21 @@ struct Answer {
     hidden: Vec<String>,
 }
 
-/// A view: its samples, and what it shows in `label` where that is not what is stored.
+/// A view: its samples, and what it shows in these label fields where that is not what is stored.
 ///
 /// # Errors
 /// There is no such view; its samples are patches, frames or clips, which FiftyOne makes for it; what it shows cannot be told of
 /// each sample by itself; no Python with FiftyOne is found, or it fails.
-pub fn resolve_view(
-    dataset: &Dataset,
-    view: View,
-    label: Option<&LabelField>,
-    python: Option<PathBuf>,
-) -> Result<SavedView, Error> {
-    let fields: Vec<&str> = label.map(|label| label.name.as_str()).into_iter().collect();
+pub fn resolve_view(dataset: &Dataset, view: View, labels: &[&LabelField], python: Option<PathBuf>) -> Result<SavedView, Error> {
+    let fields: Vec<&str> = labels.iter().map(|label| label.name.as_str()).collect();
     let (answer, ids) = checked(dataset, view, &fields, false, python)?;
     let mut notices: Vec<String> = answer.notes.iter().map(|note| format!("{view} {note}")).collect();
     if !answer.changing.is_empty() {
-        let what = label.map_or_else(|| "samples".to_owned(), |label| format!("labels in field `{}`", label.name));
+        let what = match fields[..] {
+            [] => "samples".to_owned(),
+            [field] => format!("labels in field `{field}`"),
+            _ => format!("labels in fields {}", backticked(&fields)),
+        };
         notices.push(format!(
             "{what} are taken as {view} shows them, which changes them by {}",
             backticked(answer.changing.iter().map(String::as_str))

@@ -7,7 +7,7 @@ use bson::{Bson, DateTime, Document, doc};
 use super::{
     dataset::Dataset,
     error::Error,
-    schema_entry::{Attribute, DETECTIONS, HEATMAP, Kind, Lack, entry, field_entry, lack},
+    schema_entry::{Attribute, DETECTIONS, HEATMAP, Kind, Lack, attribute_entry, field_entry, lack},
 };
 
 /// A field that holds heatmaps, and what all its heatmaps have in common.
@@ -23,6 +23,8 @@ pub struct HeatmapField {
     pub model: String,
     /// Of a field of detections that have heatmaps of their own: the heatmap field in which a view of them shows each heatmap.
     pub shown_in: Option<String>,
+    /// The label field whose classes its heatmaps are measured on.
+    pub attention_on: Option<String>,
 }
 
 impl HeatmapField {
@@ -67,11 +69,17 @@ impl Schema {
 
     /// What is declared: the fields that are written, and those in which views show the heatmaps of detections.
     fn declared(&self) -> impl Iterator<Item = (&str, Kind)> {
-        let written = self
-            .fields
-            .iter()
-            .map(|field| (field.name.as_str(), if field.is_of_detections() { Kind::Detections } else { Kind::Heatmap }));
-        written.chain(self.fields.iter().filter_map(|field| Some((field.shown_in.as_deref()?, Kind::Heatmap))))
+        let written = self.fields.iter().map(|field| {
+            let attention = field.attention_on.is_some();
+            let of_detections = field.is_of_detections();
+            let kind = if of_detections { Kind::Detections { attention } } else { Kind::Heatmap { attention } };
+            (field.name.as_str(), kind)
+        });
+        written.chain(
+            self.fields.iter().filter_map(|field| {
+                Some((field.shown_in.as_deref()?, Kind::Heatmap { attention: field.attention_on.is_some() }))
+            }),
+        )
     }
 
     /// Whether the fields can be declared; writes nothing.
@@ -144,12 +152,12 @@ impl Schema {
     }
 
     fn push_attributes(&self, field: &str, of: &str, missing: &[Attribute]) -> Result<(), Error> {
-        for (name, kind, items) in missing {
+        for missing @ (name, ..) in missing {
             let now = DateTime::now();
             let query = doc! {"_id": self.dataset.id, "sample_fields": {"$elemMatch": {
                 "name": field, "embedded_doc_type": of, "fields.name": {"$ne": *name},
             }}};
-            let attribute = entry(name, kind, None, *items, Vec::new(), name, now);
+            let attribute = attribute_entry(*missing, now);
             let update = doc! {"$push": {"sample_fields.$.fields": attribute}, "$set": {"last_modified_at": now}};
             self.update(query, update, Vec::new(), field)?;
         }
@@ -158,9 +166,9 @@ impl Schema {
 
     /// The same within the list of detections.
     fn push_detection_attributes(&self, field: &str, missing: &[Attribute]) -> Result<(), Error> {
-        for (name, kind, items) in missing {
+        for missing @ (name, ..) in missing {
             let now = DateTime::now();
-            let attribute = entry(name, kind, None, *items, Vec::new(), name, now);
+            let attribute = attribute_entry(*missing, now);
             let update = doc! {
                 "$push": {"sample_fields.$[field].fields.$[list].fields": attribute}, "$set": {"last_modified_at": now},
             };

@@ -2,7 +2,7 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use super::fields::kind_of;
+use super::fields::{LIST_OF, kind_of};
 use camflow_measure::Measure;
 use camflow_names::Choice;
 
@@ -24,9 +24,15 @@ const DETECTION: &str = "fiftyone.core.labels.Detection";
 /// What a field of camflow's is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Heatmap,
+    Heatmap {
+        /// Whether its attention to the classes of another label is measured.
+        attention: bool,
+    },
     /// Detections with heatmaps of their own.
-    Detections,
+    Detections {
+        /// The same of these.
+        attention: bool,
+    },
 }
 
 /// What FiftyOne declares for every heatmap: name, type, type of the items, key in the document.
@@ -57,6 +63,17 @@ const AFTER_MEASURES: [Attribute; 8] = [
     ("fingerprint", "StringField", None),
 ];
 
+/// What every heatmap of a run has that measures attention to the classes of another label. The list is one of documents rather than
+/// one dictionary: names of classes may hold dots and dollar signs, which are no keys of MongoDB's.
+const OF_ATTENTION: [Attribute; 3] =
+    [("attended_class", "StringField", None), ("attention_on", "StringField", None), ("attention", "ListField", Some(EMBEDDED))];
+
+/// FiftyOne's type of the documents of `attention`, as they are stored and in the schema, and what is in them.
+pub(super) const DYNAMIC_CLASS: &str = "DynamicEmbeddedDocument";
+const DYNAMIC: &str = "fiftyone.core.odm.embedded_document.DynamicEmbeddedDocument";
+const OF_EACH_CLASS: [Attribute; 3] =
+    [("label", "StringField", None), ("share", "FloatField", None), ("area", "FloatField", None)];
+
 /// What FiftyOne declares for every detection, beside [`Attribute`]s of its own type.
 const OF_DETECTIONS: [(&str, &str, Option<&str>, &str); 8] = [
     ("id", "ObjectIdField", None, "_id"),
@@ -78,19 +95,20 @@ const OF_ALL_DETECTIONS: [Attribute; 5] = [
     ("fingerprint", "StringField", None),
 ];
 
-/// Our attributes.
-fn ours() -> impl Iterator<Item = Attribute> {
+/// Our attributes, with those of attention or without.
+fn ours(attention: bool) -> impl Iterator<Item = Attribute> {
     let kind = |measure: Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
     let measures = measures_shown().map(move |measure| (measure.name(), kind(measure), None));
-    BEFORE_MEASURES.into_iter().chain(measures).chain(AFTER_MEASURES)
+    let of_attention = OF_ATTENTION.into_iter().filter(move |_| attention);
+    BEFORE_MEASURES.into_iter().chain(measures).chain(AFTER_MEASURES).chain(of_attention)
 }
 
 /// Those of each detection, of a heatmap what all have in common left out.
-fn ours_of_detections() -> impl Iterator<Item = Attribute> {
+fn ours_of_detections(attention: bool) -> impl Iterator<Item = Attribute> {
     let is_common = |attribute: &Attribute| OF_ALL_DETECTIONS[1..].iter().any(|common| common.0 == attribute.0);
     let files = [("map_path", "StringField", None), ("range", "ListField", Some("FloatField"))];
     // FiftyOne has it already.
-    let of_heatmaps = ours().filter(move |attribute| !is_common(attribute) && attribute.0 != Measure::Confidence.name());
+    let of_heatmaps = ours(attention).filter(move |attribute| !is_common(attribute) && attribute.0 != Measure::Confidence.name());
     of_heatmaps.chain(files)
 }
 
@@ -118,8 +136,8 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
         };
     };
     let of = match kind {
-        Kind::Heatmap => HEATMAP,
-        Kind::Detections => DETECTIONS,
+        Kind::Heatmap { .. } => HEATMAP,
+        Kind::Detections { .. } => DETECTIONS,
     };
     if stored.get_str("embedded_doc_type").ok() != Some(of) {
         return Err(format!("it exists already and is of type {}", kind_of(stored)));
@@ -130,10 +148,13 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
     if stored.get_bool("read_only").ok() == Some(true) {
         return Err("it is read-only".to_owned());
     }
-    if kind == Kind::Heatmap {
-        let missing = missing(stored, ours())?;
-        return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
-    }
+    let attention = match kind {
+        Kind::Heatmap { attention } => {
+            let missing = missing(stored, ours(attention))?;
+            return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
+        }
+        Kind::Detections { attention } => attention,
+    };
     let mut attributes = inner(stored);
     // Detections are what most datasets have: only what says what it was made of is camflow's to write to.
     if !inner(stored).any(|entry| entry.get_str("name").ok() == Some("fingerprint")) {
@@ -141,7 +162,7 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
     }
     let list = attributes.find(|entry| entry.get_str("name").ok() == Some("detections"));
     let of_all = missing(stored, OF_ALL_DETECTIONS.into_iter())?;
-    let of_each = list.map_or_else(|| Ok(Vec::new()), |list| missing(list, ours_of_detections()))?;
+    let of_each = list.map_or_else(|| Ok(Vec::new()), |list| missing(list, ours_of_detections(attention)))?;
     Ok(if of_all.is_empty() && of_each.is_empty() { Lack::Nothing } else { Lack::OfDetections(of_all, of_each) })
 }
 
@@ -154,11 +175,13 @@ fn inner(entry: &Document) -> impl Iterator<Item = &Document> {
 fn missing(stored: &Document, wanted: impl Iterator<Item = Attribute>) -> Result<Vec<Attribute>, String> {
     let mut missing = Vec::new();
     for (attribute, kind, items) in wanted {
+        let of_documents = format!("{LIST_OF}{DYNAMIC}");
+        let shown = if items == Some(EMBEDDED) { &of_documents } else { kind };
         match inner(stored).find(|entry| entry.get_str("name").ok() == Some(attribute)) {
             None => missing.push((attribute, kind, items)),
-            Some(entry) if kind_of(entry) == kind => {}
+            Some(entry) if kind_of(entry) == shown => {}
             Some(entry) => {
-                return Err(format!("its attribute `{attribute}` is of type {}, not {kind}", kind_of(entry)));
+                return Err(format!("its attribute `{attribute}` is of type {}, not {shown}", kind_of(entry)));
             }
         }
     }
@@ -169,15 +192,17 @@ fn missing(stored: &Document, wanted: impl Iterator<Item = Attribute>) -> Result
 pub(super) fn field_entry(name: &str, kind: Kind, now: DateTime) -> Document {
     let theirs =
         |(name, kind, items, key): (&str, &str, Option<&str>, &str)| entry(name, kind, None, items, Vec::new(), key, now);
-    let ours_as = |(name, kind, items): Attribute| entry(name, kind, None, items, Vec::new(), name, now);
+    let ours_as = |attribute: Attribute| attribute_entry(attribute, now);
     let (of, attributes) = match kind {
-        Kind::Heatmap => (HEATMAP, OF_FIFTYONE.into_iter().map(theirs).chain(ours().map(ours_as)).collect()),
-        Kind::Detections => {
+        Kind::Heatmap { attention } => {
+            (HEATMAP, OF_FIFTYONE.into_iter().map(theirs).chain(ours(attention).map(ours_as)).collect())
+        }
+        Kind::Detections { attention } => {
             let mut of_each: Vec<Document> = OF_DETECTIONS.into_iter().map(theirs).collect();
             let dict = entry("attributes", "DictField", Some(ATTRIBUTE), Some(EMBEDDED), Vec::new(), "attributes", now);
             // Where FiftyOne has it.
             of_each.insert(2, dict);
-            of_each.extend(ours_of_detections().map(ours_as));
+            of_each.extend(ours_of_detections(attention).map(ours_as));
             let of_each = of_each.into_iter().map(Bson::Document).collect();
             let list = entry("detections", "ListField", Some(DETECTION), Some(EMBEDDED), of_each, "detections", now);
             (DETECTIONS, std::iter::once(list).chain(OF_ALL_DETECTIONS.into_iter().map(ours_as)).collect::<Vec<_>>())
@@ -186,8 +211,16 @@ pub(super) fn field_entry(name: &str, kind: Kind, now: DateTime) -> Document {
     entry(name, EMBEDDED, Some(of), None, attributes.into_iter().map(Bson::Document).collect(), name, now)
 }
 
+/// The entry of one of our attributes.
+pub(super) fn attribute_entry((name, kind, items): Attribute, now: DateTime) -> Document {
+    let of_documents = items == Some(EMBEDDED);
+    let inner = if of_documents { &OF_EACH_CLASS[..] } else { &[] };
+    let inner = inner.iter().map(|attribute| Bson::Document(attribute_entry(*attribute, now))).collect();
+    entry(name, kind, of_documents.then_some(DYNAMIC), items, inner, name, now)
+}
+
 /// One entry, its keys in FiftyOne's order. All entries of a field carry the same moment.
-pub(super) fn entry(
+fn entry(
     name: &str,
     kind: &str,
     embedded: Option<&str>,
@@ -214,7 +247,7 @@ mod tests {
     use super::*;
 
     fn stored() -> Document {
-        field_entry("person_grad_layer_1", Kind::Heatmap, DateTime::from_millis(0))
+        field_entry("person_grad_layer_1", Kind::Heatmap { attention: false }, DateTime::from_millis(0))
     }
 
     #[test]
@@ -280,11 +313,39 @@ mod tests {
     #[test]
     fn what_is_missing_is_found() {
         let name = "person_grad_layer_1";
-        assert_eq!(lack(&[], name, Kind::Heatmap), Ok(Lack::Field));
-        assert_eq!(lack(&[&stored()], name, Kind::Heatmap), Ok(Lack::Nothing));
+        assert_eq!(lack(&[], name, Kind::Heatmap { attention: false }), Ok(Lack::Field));
+        assert_eq!(lack(&[&stored()], name, Kind::Heatmap { attention: false }), Ok(Lack::Nothing));
         let mut plain = stored();
         plain.get_array_mut("fields").unwrap().truncate(7);
-        assert_eq!(lack(&[&plain], name, Kind::Heatmap), Ok(Lack::Attributes(ours().skip(2).collect())));
+        assert_eq!(
+            lack(&[&plain], name, Kind::Heatmap { attention: false }),
+            Ok(Lack::Attributes(ours(false).skip(2).collect()))
+        );
+    }
+
+    #[test]
+    fn attention_is_declared_where_it_is_measured() {
+        let name = "person_grad_layer_1";
+        let wanted = Kind::Heatmap { attention: true };
+        let Ok(Lack::Attributes(missing)) = lack(&[&stored()], name, wanted) else { panic!("it lacks some") };
+        assert_eq!(
+            missing.iter().map(|attribute| attribute.0).collect::<Vec<_>>(),
+            ["attended_class", "attention_on", "attention"]
+        );
+        let declared = field_entry(name, wanted, DateTime::from_millis(0));
+        assert_eq!(lack(&[&declared], name, wanted), Ok(Lack::Nothing));
+        assert_eq!(lack(&[&declared], name, Kind::Heatmap { attention: false }), Ok(Lack::Nothing), "an earlier run's stay");
+        let attention = inner(&declared).find(|entry| entry.get_str("name").ok() == Some("attention")).expect("it is declared");
+        assert_eq!(attention.get_str("subfield").ok(), Some("fiftyone.core.fields.EmbeddedDocumentField"));
+        assert_eq!(attention.get_str("embedded_doc_type").ok(), Some(DYNAMIC));
+        assert_eq!(
+            inner(attention).filter_map(|entry| entry.get_str("name").ok()).collect::<Vec<_>>(),
+            ["label", "share", "area"]
+        );
+        let mut other = stored();
+        let scalar = doc! {"name": "attention", "ftype": "fiftyone.core.fields.FloatField"};
+        other.get_array_mut("fields").unwrap().push(Bson::Document(scalar));
+        assert!(lack(&[&other], name, wanted).unwrap_err().contains("`attention` is of type FloatField, not list of"));
     }
 
     #[test]
@@ -292,25 +353,27 @@ mod tests {
         let name = "person_grad_layer_1";
         let mut other = stored();
         other.insert("embedded_doc_type", "fiftyone.core.labels.Segmentation");
-        assert!(lack(&[&other], name, Kind::Heatmap).unwrap_err().contains("of type Segmentation"));
+        assert!(lack(&[&other], name, Kind::Heatmap { attention: false }).unwrap_err().contains("of type Segmentation"));
         let mut locked = stored();
         locked.insert("read_only", true);
-        assert!(lack(&[&locked], name, Kind::Heatmap).unwrap_err().contains("read-only"));
+        assert!(lack(&[&locked], name, Kind::Heatmap { attention: false }).unwrap_err().contains("read-only"));
         let mut typed = stored();
         typed.get_array_mut("fields").unwrap()[6] =
             Bson::Document(doc! {"name": "score", "ftype": "fiftyone.core.fields.StringField"});
-        assert!(lack(&[&typed], name, Kind::Heatmap).unwrap_err().contains("`score` is of type StringField"));
+        assert!(
+            lack(&[&typed], name, Kind::Heatmap { attention: false }).unwrap_err().contains("`score` is of type StringField")
+        );
         let mut renamed = stored();
         renamed.insert("name", "new");
-        assert!(lack(&[&renamed], name, Kind::Heatmap).unwrap_err().contains("field `new`"));
+        assert!(lack(&[&renamed], name, Kind::Heatmap { attention: false }).unwrap_err().contains("field `new`"));
     }
 
     #[test]
     fn detections_of_others_are_left_alone() {
         let name = "person_layercam_layer_head_detections";
-        let ours = field_entry(name, Kind::Detections, DateTime::from_millis(0));
-        assert_eq!(lack(&[&ours], name, Kind::Detections), Ok(Lack::Nothing));
-        assert!(lack(&[&ours], name, Kind::Heatmap).unwrap_err().contains("of type Detections"));
+        let ours = field_entry(name, Kind::Detections { attention: false }, DateTime::from_millis(0));
+        assert_eq!(lack(&[&ours], name, Kind::Detections { attention: false }), Ok(Lack::Nothing));
+        assert!(lack(&[&ours], name, Kind::Heatmap { attention: false }).unwrap_err().contains("of type Detections"));
         let list = inner(&ours).next().expect("the list").clone();
         let names: Vec<&str> = inner(&list).filter_map(|entry| entry.get_str("name").ok()).collect();
         let theirs = ["id", "tags", "attributes", "label", "bounding_box", "mask", "mask_path", "confidence", "index"];
@@ -319,12 +382,12 @@ mod tests {
         assert_eq!(names.iter().filter(|name| **name == "confidence").count(), 1);
         let mut of_a_user = ours.clone();
         of_a_user.get_array_mut("fields").unwrap().truncate(1);
-        assert!(lack(&[&of_a_user], name, Kind::Detections).unwrap_err().contains("camflow did not make"));
+        assert!(lack(&[&of_a_user], name, Kind::Detections { attention: false }).unwrap_err().contains("camflow did not make"));
         let mut earlier = ours.clone();
         let of_each = earlier.get_array_mut("fields").unwrap()[0].as_document_mut().unwrap().get_array_mut("fields").unwrap();
         let last = of_each.pop().and_then(|entry| Some(entry.as_document()?.get_str("name").ok()?.to_owned()));
         assert_eq!(last.as_deref(), Some("range"));
         let missing = vec![("range", "ListField", Some("FloatField"))];
-        assert_eq!(lack(&[&earlier], name, Kind::Detections), Ok(Lack::OfDetections(Vec::new(), missing)));
+        assert_eq!(lack(&[&earlier], name, Kind::Detections { attention: false }), Ok(Lack::OfDetections(Vec::new(), missing)));
     }
 }

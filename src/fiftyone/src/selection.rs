@@ -26,6 +26,8 @@ const ID_PAGE: i64 = 100_000;
 pub struct Selection {
     /// The label field to read; `None` when no label says where the classes are.
     pub label: Option<LabelField>,
+    /// The label field whose classes heatmaps are measured on, read along.
+    pub attention: Option<LabelField>,
     /// Names of the heatmap fields whose present content is read along.
     pub heatmap_fields: Vec<String>,
     /// Whether they hold detections that have heatmaps of their own.

@@ -86,7 +86,8 @@ impl SampleSource {
         }
         Ok(SampleSource {
             reader: SampleReader::new(selection.label, selection.heatmap_fields, selection.changes)
-                .per_detection(selection.per_detection),
+                .per_detection(selection.per_detection)
+                .with_attention(selection.attention),
             filter,
             walk: ids.map_or(Walk::ById(None), |ids| Walk::Listed { ids, next: 0 }),
             offset,

@@ -16,6 +16,8 @@ use camflow_pipeline::{SampleRef, SelectedSample, StoredTarget};
 pub(super) struct SampleReader {
     /// `None` when no label is needed.
     label: Option<LabelField>,
+    /// The label that heatmaps are measured on.
+    attention: Option<LabelField>,
     heatmaps: Vec<String>,
     /// Whether these fields hold detections that have heatmaps.
     per_detection: bool,
@@ -28,12 +30,17 @@ const VIEWED: &str = "_viewed";
 
 impl SampleReader {
     pub(super) fn new(label: Option<LabelField>, heatmaps: Vec<String>, changes: Option<ViewChanges>) -> Self {
-        SampleReader { label, heatmaps, per_detection: false, changes }
+        SampleReader { label, attention: None, heatmaps, per_detection: false, changes }
     }
 
     /// The same of fields that hold detections with heatmaps of their own.
     pub(super) fn per_detection(self, per_detection: bool) -> Self {
         SampleReader { per_detection, ..self }
+    }
+
+    /// The same, also of the label that heatmaps are measured on.
+    pub(super) fn with_attention(self, attention: Option<LabelField>) -> Self {
+        SampleReader { attention, ..self }
     }
 
     /// Only what is read: other labels of a sample can be megabytes.
@@ -57,7 +64,7 @@ impl SampleReader {
     /// What a heatmap is made of.
     fn sources(&self) -> Document {
         let mut projection = doc! {"filepath": 1};
-        if let Some(label) = &self.label {
+        for label in self.label.iter().chain(&self.attention) {
             let inner: &[&str] = match label.kind {
                 LabelKind::Segmentation => &["mask", "mask_path"],
                 LabelKind::Detection | LabelKind::Detections => &["_id", "label", "bounding_box", "mask", "mask_path"],
@@ -87,15 +94,21 @@ impl SampleReader {
         let media_path = path(shown.unwrap_or(sample), "filepath").unwrap_or_default();
         let target = match &self.label {
             None => StoredTarget::Unlabelled,
-            Some(field) => match shown.and_then(|shown| at(shown, &field.key)) {
-                Some(RawBsonRef::Document(label)) if !field.is_bare_list && is_of(label, field) => target(label, field),
-                Some(RawBsonRef::Array(labels)) if field.is_bare_list => bare_list(labels, field),
-                _ => StoredTarget::Missing,
-            },
+            Some(field) => label_of(shown, field),
         };
+        let attention = self.attention.as_ref().map(|field| label_of(shown, field));
         let existing =
             self.heatmaps.iter().filter_map(|field| sample.get_document(field).ok().map(|label| heatmap(field, label))).collect();
-        SelectedSample { sample: SampleRef { seq, id, media_path }, target, existing }
+        SelectedSample { sample: SampleRef { seq, id, media_path }, target, attention, existing }
+    }
+}
+
+/// What a sample has in a label field.
+fn label_of(sample: Option<&RawDocument>, field: &LabelField) -> StoredTarget {
+    match sample.and_then(|sample| at(sample, &field.key)) {
+        Some(RawBsonRef::Document(label)) if !field.is_bare_list && is_of(label, field) => target(label, field),
+        Some(RawBsonRef::Array(labels)) if field.is_bare_list => bare_list(labels, field),
+        _ => StoredTarget::Missing,
     }
 }
 
@@ -167,6 +180,26 @@ mod tests {
         // It has left the view.
         let left = read(Bson::Array(Vec::new()));
         assert_eq!((left.target, left.sample.media_path), (StoredTarget::Missing, "/a.jpg".into()));
+    }
+
+    #[test]
+    fn two_labels_are_read_beside_each_other() {
+        let scene = LabelField { name: "scene".into(), kind: LabelKind::Detections, key: "scene".into(), is_bare_list: false };
+        let reader = SampleReader::new(Some(field(LabelKind::Segmentation)), Vec::new(), None).with_attention(Some(scene));
+        let projection = reader.projection();
+        assert!(
+            ["gt.mask", "scene._cls", "scene.detections.label"].iter().all(|key| projection.contains_key(key)),
+            "{projection}"
+        );
+        let read = |scene: Bson| {
+            let gt = doc! {"_cls": "Segmentation", "mask": bytes()};
+            let sample = doc! {"_id": ObjectId::from_bytes([7; 12]), "filepath": "/a.jpg", "gt": gt, "scene": scene};
+            reader.read(0, &RawDocumentBuf::try_from(&sample).unwrap())
+        };
+        let both = read(doc! {"_cls": "Detections", "detections": []}.into());
+        assert!(matches!(both.target, StoredTarget::Mask(_)));
+        assert_eq!(both.attention, Some(StoredTarget::Objects(Vec::new())));
+        assert_eq!(read(Bson::Null).attention, Some(StoredTarget::Missing));
     }
 
     #[test]

@@ -169,6 +169,7 @@ fn field(name: &str) -> HeatmapField {
         method: "gradcam".into(),
         model: "deeplabv3".into(),
         shown_in: None,
+        attention_on: None,
     }
 }
 
@@ -189,6 +190,7 @@ fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
         upsampling: None,
         score: 0.5,
         measures: Measures::default().with(Measure::EnergyInside, 0.75).with(Measure::PointingHit, 1.0),
+        attention: None,
         fingerprint: fingerprint.into(),
     }
 }

@@ -4,12 +4,14 @@
 //! Throughout, `h_i >= 0` is the heatmap's value at pixel `i`, `E` its sum (the *energy*), and `O` the pixels of the object among
 //! the `N` pixels that the model saw. docs/measures.md has them all with their sources; each function says its own.
 
+mod attention;
 mod ranks;
 mod sample;
 
 use camflow_media::BinaryMask;
 use camflow_names::Choice;
 
+pub use attention::{Attention, attended_class};
 pub use ranks::rank_correlation;
 pub use sample::{MeasuredHeatmap, MeasuredSample, Series};
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Measures;
+use super::{Attention, Measures};
 
 /// A sample with measured heatmaps.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +26,10 @@ pub struct MeasuredHeatmap {
     pub score: Option<f64>,
     /// Its numbers.
     pub measures: Measures,
+    /// The label field whose classes it was measured on, where that was asked.
+    pub attention_on: Option<String>,
+    /// What of it lies on each of them; empty where the sample has no such label.
+    pub attention: Vec<Attention>,
     /// Its picture, if stored by path.
     pub map_path: Option<PathBuf>,
     /// Its exact floats.

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     array::{Array, ArrayValues, inflate_array},
+    class_map::ClassMap,
     content::read_file,
     error::MediaError,
     format::Format,
@@ -193,6 +194,30 @@ impl LabelMask {
             )));
         }
         Ok(self.nonzero())
+    }
+
+    /// The class of each pixel, by its value's name. What has none is called by its value, but for 0 or black: that is no class.
+    ///
+    /// # Errors
+    /// It holds more values than a mask of classes does.
+    pub fn class_map(&self, name: impl Fn(&MaskValue) -> Option<String>) -> Result<ClassMap, MediaError> {
+        let class = |value: MaskValue| {
+            let of_background = matches!(value, MaskValue::Index(0) | MaskValue::Rgb([0, 0, 0]));
+            name(&value).or_else(|| (!of_background).then(|| value.to_string()))
+        };
+        let size = (self.height, self.width);
+        match &self.pixels {
+            MaskPixels::Index8(pixels) => {
+                ClassMap::of_values(size, pixels.iter().copied(), |value| class(MaskValue::Index(value.into())))
+            }
+            MaskPixels::Index(pixels) => {
+                ClassMap::of_values(size, pixels.iter().copied(), |value| class(MaskValue::Index(value)))
+            }
+            MaskPixels::Rgb(pixels) => {
+                let colors = pixels.chunks_exact(3).map(|color| [color[0], color[1], color[2]]);
+                ClassMap::of_values(size, colors, |value| class(MaskValue::Rgb(value)))
+            }
+        }
     }
 
     /// The low byte of each number; 255 where a colour is not black.
@@ -381,6 +406,20 @@ mod tests {
         let mask = LabelMask::from_array(Array { shape: vec![1, 2], values: ArrayValues::U8(vec![1, 255]) }).unwrap();
         assert_eq!(mask.select(&MaskValue::Index(257)).unwrap().count(), 0);
         assert_eq!(mask.select(&MaskValue::Index(-1)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn classes_have_the_names_of_their_values() {
+        let mask = |shape: &[usize], values| LabelMask::from_array(Array { shape: shape.to_vec(), values }).unwrap();
+        let sky = |value: &MaskValue| (*value == MaskValue::Index(2)).then(|| "sky".to_owned());
+        let gray = mask(&[1, 3], ArrayValues::U8(vec![0, 2, 255])).class_map(sky).unwrap();
+        assert_eq!((gray.classes().join(" "), gray.pixels(1, 3)), ("sky 255".to_owned(), vec![0, 1, 2]));
+        let wide = mask(&[1, 3], ArrayValues::I64(vec![-1, 2, 300])).class_map(sky).unwrap();
+        assert_eq!((wide.classes().join(" "), wide.pixels(1, 3)), ("-1 sky 300".to_owned(), vec![1, 2, 3]));
+        let rgb = mask(&[1, 2, 3], ArrayValues::U8(vec![0, 0, 0, 1, 2, 3])).class_map(sky).unwrap();
+        assert_eq!((rgb.classes().join(" "), rgb.pixels(1, 2)), ("#010203".to_owned(), vec![0, 1]));
+        let background = mask(&[1, 1], ArrayValues::U8(vec![0])).class_map(|_| Some("background".to_owned())).unwrap();
+        assert_eq!(background.classes(), ["background"], "where it is named");
     }
 
     #[test]

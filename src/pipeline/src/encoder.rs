@@ -108,7 +108,7 @@ impl Encoder {
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
     pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
-        let ExplainedSample { envelope, seen, classes, .. } = explained;
+        let ExplainedSample { envelope, seen, attention, classes, .. } = explained;
         let Envelope { sample, fingerprint, wanted, existing } = envelope;
         let mut heatmaps = Vec::new();
         let mut taken = BTreeSet::new();
@@ -136,6 +136,7 @@ impl Encoder {
                 let npy_stem = if layer_map.is_some() { stem(&format!("{fingerprint} layer")) } else { map_stem.clone() };
                 let (npy_path, npy_checksum) = self.write_npy(&npy_stem, heatmap, layer_map)?.unzip();
                 let (map, map_checksum) = self.write_map(&map_stem, heatmap, &fitted)?;
+                let measured = |map| fitted.measured(heatmap).0.attention(map);
                 heatmaps.push(WrittenHeatmap {
                     field: field.to_owned(),
                     detection: class.detection.clone(),
@@ -147,6 +148,7 @@ impl Encoder {
                     upsampling: layer_map.map(|map| map.upsampling),
                     score: class.score,
                     measures,
+                    attention: attention.as_ref().map(measured),
                     fingerprint,
                 });
             }

@@ -28,7 +28,7 @@ mod survey;
 mod timing;
 
 pub use cancellation::Cancellation;
-pub use decoding::{Decoder, SeenMasks, Targets, listed};
+pub use decoding::{AttentionOn, Decoder, SeenMasks, Targets, listed};
 pub use encoder::{Encoder, NpyFormat, Store};
 pub use error::RunError;
 pub use event::{Event, Forecast, Outlook, StageTimes, Summary};

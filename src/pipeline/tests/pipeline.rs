@@ -76,6 +76,7 @@ impl Source for MemorySource<'_> {
             .map(|(seq, (id, path, target))| SelectedSample {
                 sample: SampleRef { seq: seq as u64, id: id.clone(), media_path: path.clone() },
                 target: target.clone(),
+                attention: None,
                 existing: stored.get(id).cloned().unwrap_or_default(),
             })
             .collect();
@@ -164,7 +165,13 @@ impl Explainer for FirstPixel {
                 faithfulness: Vec::new(),
             });
             let classes = classes.collect();
-            result.explained.push(ExplainedSample { envelope: sample.envelope, seen: None, classes, num_unmatched: 0 });
+            result.explained.push(ExplainedSample {
+                envelope: sample.envelope,
+                seen: None,
+                attention: None,
+                classes,
+                num_unmatched: 0,
+            });
         }
         Ok(std::mem::replace(&mut self.launched, result))
     }
@@ -263,6 +270,7 @@ impl World {
             is_detector: false,
             per_detection: false,
             slicing: None,
+            attention: None,
             masks: SeenMasks::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Baseline, Distribution, Observed, RANKED_BY, Study, distribution::position};
+use super::{AttentionCell, Baseline, Distribution, Observed, RANKED_BY, Study, attention::is_own, distribution::position};
 use camflow_measure::{Measure, Series};
 use camflow_names::Choice;
 
@@ -14,13 +14,18 @@ const MANY: f64 = 0.25;
 const CLEAR: f64 = 0.8;
 /// A median that moved by this much of its range since the baseline.
 const MOVED: f64 = 0.05;
+/// Attention on another class that is worth a sentence: this share of the heatmap, this many times the class's area, and so improbable
+/// by chance in any of all pairs of classes together.
+const MUCH: f64 = 0.05;
+const TIMES: f64 = 1.25;
+const IMPROBABLE: f64 = 0.05;
 /// Sentences of one kind; the tables have all of it.
 const MOST: usize = 8;
 
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `below_chance`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`, `unmeasured` or `fine`.
+    /// What kind of thing: `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`, `unmeasured` or `fine`.
     pub kind: &'static str,
     /// One or two sentences.
     pub text: String,
@@ -37,6 +42,7 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     let below = below_chance(study, &names);
     let is_fine = below.is_empty();
     found.extend(below);
+    found.extend(attention(study, &names));
     found.extend(tags(study, &names));
     found.extend(classes(study, &names));
     found.extend(contests(study, &names));
@@ -182,6 +188,49 @@ fn tags(study: &Study, names: &Names) -> Vec<Finding> {
         found.extend(of_series);
     }
     strongest(found)
+}
+
+/// Labelled classes on which heatmaps of other classes lie more than area alone would give, of each pair the layer where it is most.
+fn attention(study: &Study, names: &Names) -> Vec<Finding> {
+    let tables =
+        || study.attention.iter().flat_map(|(on, of_field)| of_field.iter().map(move |(series, table)| (on, series, table)));
+    // Of many pairs some would look clear by chance.
+    let num_pairs: usize = tables().map(|(_, _, table)| table.labels.len()).sum();
+    let is_clear = |cell: &AttentionCell| {
+        cell.num_heatmaps >= ENOUGH
+            && cell.num_above > cell.num_below
+            && cell.mean_share().is_some_and(|share| share >= MUCH)
+            && cell.ratio().is_some_and(|ratio| ratio >= TIMES)
+            && cell.sign_test() * num_pairs as f64 <= IMPROBABLE
+    };
+    let mut found: BTreeMap<_, (f64, Finding)> = BTreeMap::new();
+    for (on, series, table) in tables() {
+        for (label, cell) in table.labels.iter().filter(|(_, cell)| is_clear(cell)) {
+            if is_own(label.as_deref(), series) {
+                continue;
+            }
+            let (share, area) = (cell.mean_share().unwrap_or(0.0), cell.mean_area().unwrap_or(0.0));
+            let key = (on, &series.class, &series.method, &series.model, label);
+            if found.get(&key).is_some_and(|(before, _)| *before >= share - area) {
+                continue;
+            }
+            let what = match label {
+                Some(label) => format!("on `{label}`"),
+                None => "on what has no class".to_owned(),
+            };
+            let text = format!(
+                "{}: heatmaps lie {} {what} (field `{on}`), {:.1} times its share of the area ({}), and above that in {} of {} samples.",
+                names.name(series),
+                percent(share),
+                cell.ratio().unwrap_or(0.0),
+                percent(area),
+                cell.num_above,
+                cell.num_heatmaps,
+            );
+            found.insert(key, (share - area, Finding { kind: "attention", text, samples: cell.samples() }));
+        }
+    }
+    strongest(found.into_values().collect())
 }
 
 /// Of the classes at one layer, those that lag behind all others.
@@ -364,6 +413,33 @@ mod tests {
         assert!(about("night").text.contains("less attention") && about("night").text.contains("0.50 against 3.0"));
         assert_eq!(found.iter().filter(|finding| finding.kind == "tag").count(), 1, "the days are all but the nights");
         assert_eq!(about("night").samples.len(), 3, "the worst that are kept");
+    }
+
+    #[test]
+    fn attention_on_another_class_is_named_where_it_is_clear() {
+        use camflow_measure::Attention;
+        let found = |shares: &[f64], label: Option<&str>| {
+            let mut study = Study::new(3);
+            for (id, share) in shares.iter().enumerate() {
+                let mut sample = sample(id as u32, &[], &[2.0]);
+                sample.heatmaps[0].attention_on = Some("scene".into());
+                let rest = Attention { label: Some("person".into()), share: Some(1.0 - share), area: 0.6 };
+                let label = label.map(ToOwned::to_owned);
+                sample.heatmaps[0].attention = vec![Attention { label, share: Some(*share), area: 0.4 }, rest];
+                study.observe(&sample);
+            }
+            findings(&study, None).into_iter().filter(|finding| finding.kind == "attention").collect::<Vec<_>>()
+        };
+        let planted = found(&[0.6; 10], Some("sky"));
+        assert_eq!(planted.len(), 1, "{planted:?}");
+        let expected = "`person` at `layer0`: heatmaps lie 60 % on `sky` (field `scene`), 1.5 times its share of the area (40 %), and above that in 10 of 10 samples.";
+        assert_eq!((planted[0].text.as_str(), planted[0].samples.len()), (expected, 3));
+        assert!(found(&[0.6; 10], None)[0].text.contains("on what has no class"));
+        assert!(found(&[0.6; 4], Some("sky")).is_empty(), "four say nothing");
+        assert!(found(&[0.9, 0.9, 0.9, 0.9, 0.9, 0.35, 0.35, 0.35], Some("sky")).is_empty(), "the mean alone is not enough");
+        assert!(found(&[0.41; 30], Some("sky")).is_empty(), "nor is what is hardly more");
+        // People are what is explained: all of it on them is as it should be.
+        assert!(found(&[0.1; 10], Some("sky")).is_empty());
     }
 
     #[test]

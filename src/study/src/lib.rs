@@ -3,6 +3,7 @@
 //! [`Study::observe`] takes sample by sample, in memory that does not grow with their number; [`findings`] draws conclusions,
 //! [`page`] is the HTML report, `tables` the same as JSON and CSV.
 
+mod attention;
 mod distribution;
 mod findings;
 mod page;
@@ -17,6 +18,7 @@ use std::{
 use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
 use camflow_names::Choice;
 
+pub use attention::{AttentionCell, AttentionTable};
 pub use distribution::Distribution;
 pub use findings::{Finding, findings};
 pub use page::{Heading, page};
@@ -112,6 +114,8 @@ pub struct Study {
     pub series: BTreeMap<Series, Observed>,
     /// Pairs of series of one class, the smaller first.
     pub contests: BTreeMap<(Series, Series), Contest>,
+    /// The label field that attention was measured on -> series -> the classes that it lies on.
+    pub attention: BTreeMap<String, BTreeMap<Series, AttentionTable>>,
     /// Tags that are told apart.
     pub tags: BTreeSet<String>,
     /// Whether there were more.
@@ -126,6 +130,7 @@ impl Study {
             num_samples: 0,
             series: BTreeMap::new(),
             contests: BTreeMap::new(),
+            attention: BTreeMap::new(),
             tags: BTreeSet::new(),
             has_more_tags: false,
         }
@@ -156,6 +161,10 @@ impl Study {
             observed.all.add(&heatmap.measures);
             for tag in sample.tags.iter().filter(|tag| self.tags.contains(*tag)) {
                 observed.by_tag.entry(tag.clone()).or_default().add(&heatmap.measures);
+            }
+            if let Some(on) = &heatmap.attention_on {
+                let of_field = self.attention.entry(on.clone()).or_default();
+                of_field.entry(heatmap.series.clone()).or_default().add(sample, heatmap);
             }
             if let Some(value) = heatmap.measures.get(RANKED_BY) {
                 keep(&mut observed.worst, self.num_extremes, value, false, sample, heatmap);

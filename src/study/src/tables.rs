@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Distributions, Extreme, Finding, Observed, Study};
-use camflow_measure::{Measure, MeasuredSample, Series};
+use super::{AttentionCell, AttentionTable, Distributions, Extreme, Finding, Observed, Study};
+use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Series};
 use camflow_names::Choice;
 
 /// Of this form of the JSON.
@@ -14,10 +14,11 @@ const VERSION: u64 = 1;
 /// The names of the columns of [`csv_rows`].
 pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,model,score,energy_inside,energy_ratio,pointing_hit,\
                               best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation,\
-                              confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road";
+                              confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road,\
+                              attention_on,attention";
 
 /// A line per heatmap of the sample, as RFC 4180 wants them. Tags are separated by `;`. What is not known is empty, yes and no are 1
-/// and 0.
+/// and 0. `attention` is JSON: a list of classes with their shares.
 pub fn csv_rows(sample: &MeasuredSample) -> String {
     let mut rows = String::new();
     for heatmap in &sample.heatmaps {
@@ -27,11 +28,21 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
         let texts = [&sample.id, &*path, &tags, field, class, layer, method, model].map(quoted);
         let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
         let numbers = Measure::ALL.iter().map(|measure| number(heatmap.measures.get(*measure)));
-        let cells: Vec<String> = texts.into_iter().chain([number(heatmap.score)]).chain(numbers).collect();
+        let attention = [quoted(heatmap.attention_on.as_deref().unwrap_or_default()), quoted(attention(heatmap))];
+        let cells: Vec<String> = texts.into_iter().chain([number(heatmap.score)]).chain(numbers).chain(attention).collect();
         rows += &cells.join(",");
         rows.push('\n');
     }
     rows
+}
+
+/// What of a heatmap lies on which class, as JSON; empty where nobody asked or there is no label.
+fn attention(heatmap: &MeasuredHeatmap) -> String {
+    let one = |Attention { label, share, area }: &Attention| json!({"label": label, "share": share, "area": area});
+    match &heatmap.attention[..] {
+        [] => String::new(),
+        classes => Value::Array(classes.iter().map(one).collect()).to_string(),
+    }
 }
 
 /// A text as a cell. One that a spreadsheet would take for a formula gets a `'` before it, as OWASP advises: names and paths are
@@ -62,6 +73,7 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "findings": findings.iter().map(finding).collect::<Vec<_>>(),
         "series": study.series.iter().map(|(series, observed)| of_series(series, observed)).collect::<Vec<_>>(),
         "contests": study.contests.iter().map(contest).collect::<Vec<_>>(),
+        "attention": of_attention(study),
     })
 }
 
@@ -78,6 +90,29 @@ fn of_series(series: &Series, observed: &Observed) -> Value {
         "worst": observed.worst.iter().map(extreme).collect::<Vec<_>>(),
         "best": observed.best.iter().map(extreme).collect::<Vec<_>>(),
     })
+}
+
+fn of_attention(study: &Study) -> Vec<Value> {
+    let cell = |label: Option<&str>, cell: &AttentionCell| {
+        json!({
+            "label": label, "num_heatmaps": cell.num_heatmaps, "mean_share": cell.mean_share(), "mean_area": cell.mean_area(),
+            "ratio": cell.ratio(), "num_above": cell.num_above, "num_below": cell.num_below, "p_value": cell.sign_test(),
+            "samples": cell.samples(),
+        })
+    };
+    let of_series = |on: &str, series: &Series, table: &AttentionTable| {
+        json!({
+            "on": on,
+            "field": series.field, "class": series.class, "layer": series.layer, "method": series.method, "model": series.model,
+            "num_heatmaps": table.num_heatmaps,
+            "labels": table.labels.iter().map(|(label, of_label)| cell(label.as_deref(), of_label)).collect::<Vec<_>>(),
+            "others": (table.others.num_heatmaps > 0).then(|| cell(None, &table.others)),
+        })
+    };
+    let of_field = |(on, all): (&String, &BTreeMap<Series, AttentionTable>)| {
+        all.iter().map(|(series, table)| of_series(on, series, table)).collect::<Vec<_>>()
+    };
+    study.attention.iter().flat_map(of_field).collect()
 }
 
 fn of_measures(all: &Distributions) -> Value {
@@ -167,10 +202,11 @@ mod tests {
     #[test]
     fn the_header_names_all_measures() {
         let names: Vec<&str> = CSV_HEADER.split(',').collect();
-        assert!(names.ends_with(&Measure::ALL.iter().map(|measure| measure.name()).collect::<Vec<_>>()));
+        let measures = &names[..names.len() - 2];
+        assert!(measures.ends_with(&Measure::ALL.iter().map(|measure| measure.name()).collect::<Vec<_>>()));
         let rows = csv_rows(&sample(7, &["a,b", "c\"d"], &[0.5]));
         assert!(rows.contains("\"a,b;c\"\"d\""), "{rows}");
-        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,\n"), "{rows}");
+        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,,,\n"), "{rows}");
     }
 
     #[test]

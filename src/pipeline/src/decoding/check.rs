@@ -23,9 +23,9 @@ use camflow_media::{
 pub(crate) fn check(decoder: &Decoder, selected: SelectedSample) -> Step<StaleSample> {
     match try_check(decoder, &selected) {
         Ok(Stale { fingerprint, wanted, changes, stamps }) => {
-            let SelectedSample { sample, target, existing } = selected;
+            let SelectedSample { sample, target, attention, existing } = selected;
             let envelope = Envelope { sample, fingerprint, wanted, existing };
-            Step::Next(StaleSample { envelope, target, changes, stamps })
+            Step::Next(StaleSample { envelope, target, attention, changes, stamps })
         }
         Err(stop) => stop.of(selected.sample),
     }
@@ -33,7 +33,7 @@ pub(crate) fn check(decoder: &Decoder, selected: SelectedSample) -> Step<StaleSa
 
 /// What of the sample is not up to date.
 fn try_check(decoder: &Decoder, selected: &SelectedSample) -> Result<Stale, Stop> {
-    let SelectedSample { sample, target, existing } = selected;
+    let SelectedSample { sample, target, attention, existing } = selected;
     if let StoredTarget::Malformed(reason) = target {
         return Err(MediaError::shape(reason.clone()).into());
     }
@@ -50,6 +50,7 @@ fn try_check(decoder: &Decoder, selected: &SelectedSample) -> Result<Stale, Stop
         false => fingerprint,
     };
     let fingerprint = with_label(decoder, fingerprint, target, &mut stamps)?;
+    let fingerprint = with_attention(decoder, fingerprint, attention.as_ref(), &mut stamps)?;
     let fingerprint = with_names(decoder, fingerprint, target);
     let (mut wanted, mut changes) = (Vec::new(), BTreeSet::new());
     for class in decoder.targets.indices() {
@@ -138,6 +139,22 @@ fn with_label(
         }
         _ => Ok(fingerprint),
     }
+}
+
+/// Adds the label that heatmaps are measured on. As part of the label, and not of the settings, it makes no other heatmaps of them:
+/// measures are what changes.
+fn with_attention(
+    decoder: &Decoder,
+    fingerprint: Fingerprint,
+    label: Option<&StoredTarget>,
+    stamps: &mut BTreeMap<PathBuf, Stamp>,
+) -> Result<Fingerprint, MediaError> {
+    let (Some(on), Some(label)) = (&decoder.attention, label) else { return Ok(fingerprint) };
+    if let StoredTarget::Malformed(reason) = label {
+        return Err(on.fault(&MediaError::shape(reason.clone())));
+    }
+    let fingerprint = fingerprint.and(Ingredient::Label, "attention on", on.identity().as_bytes());
+    with_label(decoder, fingerprint, label, stamps).map_err(|error| on.fault(&error))
 }
 
 /// Adds what embedding is the mean of a class, and which names count as a class although they are written otherwise, or do not

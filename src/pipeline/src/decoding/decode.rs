@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
+    attention::class_map,
     decoder::{Decoder, Stop},
     find::{Found, Place, draw, find},
     inputs::InputFiles,
@@ -15,23 +16,27 @@ use crate::{
     },
 };
 use camflow_media::{
-    FrameRegion, InputPixels, MaskPart, MediaError, ModelInput, Outside, PackedMask, Slicing, SourceImage, box_around, check_box,
-    keep_turn, with_large_pictures_in_turn,
+    ClassMap, FrameRegion, InputPixels, MaskPart, MediaError, ModelInput, Outside, PackedMask, Slicing, SourceImage, box_around,
+    check_box, keep_turn, with_large_pictures_in_turn,
 };
+
+/// The longer side of what is drawn for images in slices, to measure heatmaps with.
+const MAX_MASK_SIDE: usize = 4096;
 
 /// Decodes one sample; never panics on what files and labels contain.
 pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
-    let StaleSample { envelope, target, stamps, .. } = stale;
+    let StaleSample { envelope, target, attention, stamps, .. } = stale;
     let files = InputFiles::of(&stamps, &decoder.limits);
-    let seen = with_large_pictures_in_turn(|| look(decoder, &envelope, &target, &files));
+    let seen = with_large_pictures_in_turn(|| look(decoder, &envelope, &target, attention.as_ref(), &files));
     let moved = files.moved();
     match seen {
-        Ok(Seen { input, targets, slices, is_clipped }) => {
+        Ok(Seen { input, targets, attention, slices, is_clipped }) => {
             let is_moved = !moved.is_empty();
             let fingerprint = moved.into_iter().fold(envelope.fingerprint, SampleFingerprint::unsettled);
             let ModelInput { pixels, height, width, region } = input;
             let envelope = Envelope { fingerprint, ..envelope };
-            let decoded = DecodedSample { envelope, pixels, height, width, region, targets, slices, is_clipped, is_moved };
+            let decoded =
+                DecodedSample { envelope, pixels, height, width, region, targets, attention, slices, is_clipped, is_moved };
             Step::Next(Decoded::Ready(Box::new(decoded)))
         }
         Err(Stop::Skip(reason)) => match withdrawal(decoder, &envelope, reason) {
@@ -81,11 +86,18 @@ fn withdrawal(decoder: &Decoder, envelope: &Envelope, reason: SkipReason) -> Opt
 struct Seen {
     input: ModelInput,
     targets: Vec<ClassTarget>,
+    attention: Option<ClassMap>,
     slices: Option<Arc<SlicedImage>>,
     is_clipped: bool,
 }
 
-fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &InputFiles<'_>) -> Result<Seen, Stop> {
+fn look(
+    decoder: &Decoder,
+    envelope: &Envelope,
+    target: &StoredTarget,
+    attention: Option<&StoredTarget>,
+    files: &InputFiles<'_>,
+) -> Result<Seen, Stop> {
     let found = find(decoder, target, &envelope.wanted, files)?;
     let path = &envelope.sample.media_path;
     let image = decoder.preprocess.parse(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
@@ -99,7 +111,9 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
         decoder.masks.note_size(&envelope.sample, mask, image_size);
     }
     if let Some(slicing) = decoder.slicing.filter(|slicing| slicing.cuts(image_size.0, image_size.1)) {
-        return look_in_slices(decoder, found, image, slicing, files);
+        let seen = look_in_slices(decoder, found, image, slicing, files)?;
+        let size = (image_size.0.min(MAX_MASK_SIDE), image_size.1.min(MAX_MASK_SIDE));
+        return Ok(Seen { attention: class_map(decoder, attention, envelope, size, files)?, ..seen });
     }
     let input = decoder.preprocess.apply_to(&image)?;
     let mut targets = Vec::with_capacity(found.len());
@@ -122,7 +136,8 @@ fn look(decoder: &Decoder, envelope: &Envelope, target: &StoredTarget, files: &I
     if targets.is_empty() {
         return Err(SkipReason::ClassUnseen.into());
     }
-    Ok(Seen { input, targets, slices: None, is_clipped: image.is_clipped() })
+    let attention = class_map(decoder, attention, envelope, image_size, files)?;
+    Ok(Seen { input, targets, attention, slices: None, is_clipped: image.is_clipped() })
 }
 
 /// The same of an image that is larger than a slice: it stays as it is until the device asks for slice after slice.
@@ -165,7 +180,7 @@ fn look_in_slices(
     let slices = SlicedImage::new(image, slicing, &decoder.preprocess, targets, keep_turn())?;
     let (height, width) = slices.input;
     let input = ModelInput { pixels: InputPixels::Levels(Vec::new()), height, width, region: whole };
-    Ok(Seen { input, targets: Vec::new(), slices: Some(Arc::new(slices)), is_clipped })
+    Ok(Seen { input, targets: Vec::new(), attention: None, slices: Some(Arc::new(slices)), is_clipped })
 }
 
 /// What an object with heatmaps of its own is known by. The heatmaps of one without an id could be joined to nothing.

@@ -1,6 +1,6 @@
 //! What decoding goes by: the job's targets and settings.
 
-use super::masks::SeenMasks;
+use super::{attention::AttentionOn, masks::SeenMasks};
 use crate::{
     fields::HeatmapFields,
     fingerprint::Fingerprint,
@@ -70,6 +70,8 @@ pub struct Decoder {
     pub per_detection: bool,
     /// How images are cut that are larger than a slice; `None`: none is.
     pub slicing: Option<Slicing>,
+    /// The label whose classes heatmaps are measured on.
+    pub attention: Option<AttentionOn>,
     /// Notes the masks that are read.
     pub masks: SeenMasks,
 }

@@ -96,6 +96,7 @@ mod tests {
                     is_detector: false,
                     per_detection: false,
                     slicing: None,
+                    attention: None,
                     masks: SeenMasks::default(),
                 },
             };
@@ -117,7 +118,7 @@ mod tests {
 
         fn check(&self, target: StoredTarget, existing: Vec<StoredHeatmap>) -> Step<StaleSample> {
             let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.at("a.png") };
-            check(&self.decoder, SelectedSample { sample, target, existing })
+            check(&self.decoder, SelectedSample { sample, target, attention: None, existing })
         }
 
         /// What becomes of a sample whose files are changed between its check and its decoding; also the level of its pixels,

@@ -45,6 +45,11 @@ impl SeenMasks {
         }
     }
 
+    /// Notes a mask in which nothing is looked for.
+    pub(super) fn note_kind(&self, mask: &LabelMask) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).num_lossy += u64::from(mask.is_lossy);
+    }
+
     /// Notes a mask of these rows and columns beside its image.
     pub(super) fn note_size(&self, sample: &SampleRef, mask: (usize, usize), image: (usize, usize)) {
         if is_turned(mask, image) {

@@ -1,5 +1,6 @@
 //! From a selected sample to the model's input: whether there is something to do, where the classes are, and the pixels.
 
+mod attention;
 mod check;
 mod decode;
 mod decoder;
@@ -9,6 +10,7 @@ mod masks;
 #[cfg(test)]
 mod tests;
 
+pub use attention::AttentionOn;
 pub(crate) use check::check;
 pub(crate) use decode::{count_targets, decode};
 pub use decoder::{Decoder, Targets};

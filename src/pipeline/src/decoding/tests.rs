@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Decoder, SeenMasks, Targets, check, decode};
+use super::{AttentionOn, Decoder, SeenMasks, Targets, check, decode};
 use crate::{
     fields::HeatmapFields,
     fingerprint::{Fingerprint, Ingredient, SampleFingerprint},
@@ -22,6 +22,8 @@ struct World {
     crop: bool,
     /// Of a detector, each object by itself.
     per_detection: bool,
+    /// The label that heatmaps are measured on.
+    attention: Option<(AttentionOn, StoredTarget)>,
 }
 
 impl World {
@@ -29,7 +31,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let picture = encode_rgb(&RgbImage::new(20, 40, vec![7; 20 * 40 * 3])).unwrap();
         std::fs::write(folder.path().join("a.png"), picture).unwrap();
-        World { folder, crop, per_detection: false }
+        World { folder, crop, per_detection: false, attention: None }
     }
 
     fn per_detection(crop: bool) -> World {
@@ -53,10 +55,12 @@ impl World {
             is_detector: self.per_detection,
             per_detection: self.per_detection,
             slicing: None,
+            attention: self.attention.as_ref().map(|(on, _)| on.clone()),
             masks: SeenMasks::default(),
         };
         let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
-        match check(&decoder, SelectedSample { sample, target, existing }) {
+        let attention = self.attention.as_ref().map(|(_, label)| label.clone());
+        match check(&decoder, SelectedSample { sample, target, attention, existing }) {
             Step::Next(sample) => decode(&decoder, sample),
             Step::Skip(skip) => Step::Skip(skip),
             Step::Fail(failure) => Step::Fail(failure),
@@ -330,4 +334,42 @@ fn a_pixel_is_one_of_the_image() {
     assert_eq!(at(false, 0, 20).unwrap_err(), "pixel outside the image");
     assert_eq!(at(true, 9, 0).unwrap_err(), "pixel outside the part that the model sees");
     assert_eq!(at(true, 30, 0).unwrap_err(), "pixel outside the part that the model sees");
+}
+
+#[test]
+fn the_classes_that_heatmaps_are_measured_on_come_along_and_are_part_of_the_label() {
+    let target = || StoredTarget::Objects(vec![boxed("cat", [0.25, 0.0, 0.5, 0.5])]);
+    let on = AttentionOn::new("scene".into(), Vec::new());
+    let with = |label: StoredTarget| World { attention: Some((on.clone(), label)), ..World::new(true) };
+    let scene =
+        || vec![boxed("sky", [0.0, 0.0, 1.0, 0.5]), boxed("a.$b", [0.0, 0.0, 0.5, 1.0]), boxed("sky", [0.0, 0.0, 0.5, 0.5])];
+    let sample = with(StoredTarget::Objects(scene())).ready(classes(), target());
+    let map = sample.attention.expect("a map over the image");
+    assert_eq!(((map.height, map.width), map.classes()), ((20, 40), &["a.$b".to_owned(), "sky".to_owned()][..]));
+    assert_eq!(with(StoredTarget::Missing).ready(classes(), target()).attention, None);
+    // Whoever does not ask has the fingerprint of before.
+    // Each world has an image of its own.
+    let parts = |world: World| {
+        let parts: Vec<String> = world.fingerprint(target()).split('-').map(ToOwned::to_owned).collect();
+        (parts[..2].to_vec(), parts[3].clone())
+    };
+    let plain = parts(World::new(true));
+    let missing = parts(with(StoredTarget::Missing));
+    let labelled = parts(with(StoredTarget::Objects(scene())));
+    let moved = parts(with(StoredTarget::Objects(vec![boxed("sky", [0.0, 0.0, 1.0, 0.25])])));
+    assert!(plain.1 != missing.1 && missing.1 != labelled.1 && labelled.1 != moved.1);
+    assert_eq!(labelled, parts(with(StoredTarget::Objects(scene()))));
+    assert_eq!(plain.0, labelled.0, "only the label differs");
+    let renamed = AttentionOn::new("scene".into(), vec![("sky".into(), camflow_media::MaskValue::Index(1))]);
+    let renamed = World { attention: Some((renamed, StoredTarget::Objects(scene()))), ..World::new(true) };
+    assert_ne!(parts(renamed).1, labelled.1, "mask targets name classes");
+    for broken in [
+        StoredTarget::Malformed("the Detections in `scene` have detections that are no labels".into()),
+        StoredTarget::Objects(vec![boxed("sky", [0.0, 0.0, 700.0, 0.25])]),
+        StoredTarget::Mask(StoredMask::File("/nowhere/mask.png".into())),
+    ] {
+        let error = with(broken).decode(&classes(), target()).unwrap_err();
+        assert!(error.contains("field `scene` of `--attention-on`: "), "{error}");
+    }
+    assert_eq!(on.notices().len(), 1, "{:?}", on.notices());
 }

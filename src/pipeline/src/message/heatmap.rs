@@ -7,7 +7,7 @@ use std::{
 
 use super::target::TargetDetection;
 use crate::grid::ClassIndex;
-use camflow_measure::{Measure, Measures};
+use camflow_measure::{Attention, Measure, Measures};
 use camflow_media::{BinaryMask, Checksum, RecordedChecksum, Upsampling};
 
 /// What a stored heatmap says of itself; read back to find out what is new or changed.
@@ -140,6 +140,8 @@ pub struct WrittenHeatmap {
     pub score: f64,
     /// Where the attention lies.
     pub measures: Measures,
+    /// What of it lies on each class of another label; `None` where nobody asked, or the sample has no such label.
+    pub attention: Option<Vec<Attention>>,
     /// Of everything the heatmap depends on.
     pub fingerprint: String,
 }

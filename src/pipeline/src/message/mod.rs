@@ -25,7 +25,7 @@ pub use step::{SampleFailure, Skip, SkipReason, Step};
 pub use target::{Channel, ClassTarget, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
 
 use crate::fingerprint::Change;
-use camflow_media::{BinaryMask, FrameRegion, InputPixels, Stamp};
+use camflow_media::{BinaryMask, ClassMap, FrameRegion, InputPixels, Stamp};
 
 /// A sample as it leaves the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,8 @@ pub struct SelectedSample {
     pub sample: SampleRef,
     /// Where the classes are.
     pub target: StoredTarget,
+    /// The label whose classes heatmaps are measured on; `None` where nobody asked.
+    pub attention: Option<StoredTarget>,
     /// The heatmaps that this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
 }
@@ -45,6 +47,8 @@ pub struct StaleSample {
     pub envelope: Envelope,
     /// Where the classes are.
     pub target: StoredTarget,
+    /// As in [`SelectedSample`].
+    pub attention: Option<StoredTarget>,
     /// Why they are not up to date.
     pub changes: BTreeSet<Change>,
     /// What the files were that the fingerprint stands for.
@@ -66,6 +70,8 @@ pub struct DecodedSample {
     pub region: FrameRegion,
     /// The classes found in the sample's label; never empty, but where it goes through the model in slices.
     pub targets: Vec<ClassTarget>,
+    /// The classes that heatmaps are measured on, over the whole image; `None` where nobody asked, or the sample has no such label.
+    pub attention: Option<ClassMap>,
     /// The image, where it goes through the model in slices: then `height` and `width` are those of a slice's input, and pixels and
     /// targets are here alone.
     pub slices: Option<Arc<SlicedImage>>,
@@ -102,6 +108,8 @@ pub struct ExplainedSample {
     pub envelope: Envelope,
     /// The pixels that the model saw, over what the heatmaps show, at any resolution; `None` where it saw all of that.
     pub seen: Option<BinaryMask>,
+    /// The classes that heatmaps are measured on, over what these show.
+    pub attention: Option<ClassMap>,
     /// One entry per class (or detection) that is there; none where the model predicts none of them.
     pub classes: Vec<ClassHeatmaps>,
     /// Detections that were to get heatmaps of their own, and that no prediction overlaps enough.

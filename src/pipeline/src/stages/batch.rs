@@ -166,6 +166,7 @@ mod tests {
             width,
             region: FrameRegion::whole(height, width),
             targets: Vec::new(),
+            attention: None,
             slices: None,
             is_clipped: false,
             is_moved: false,

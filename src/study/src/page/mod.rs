@@ -1,5 +1,6 @@
 //! The report as one HTML file that needs nothing else: no network, no other file.
 
+mod attention;
 mod plots;
 
 use std::fmt::Write;
@@ -10,6 +11,7 @@ use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use super::{
     Baseline, Distribution, Distributions, Extreme, Finding, Observed, RANKED_BY, Study, findings::Names, pictures::picture,
 };
+use attention::attention;
 use camflow_measure::{Measure, Series};
 use camflow_media::shown;
 use camflow_names::Choice;
@@ -54,6 +56,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     );
     html += &said(findings);
     html += &overview(study, &names);
+    html += &attention(study);
     html += &galleries(study, &names);
     html += &distributions(study, &names);
     html += &by_tag(study, &names);

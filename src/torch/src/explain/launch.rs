@@ -180,7 +180,7 @@ impl TorchExplainer {
         };
         // Heatmaps of a layer's own size show the model's input, others the whole image.
         let shows_more = self.options.size != HeatmapSize::Layer && !is_whole(&sample);
-        let DecodedSample { envelope, targets, region, height, width, .. } = sample;
+        let DecodedSample { envelope, targets, attention, region, height, width, .. } = sample;
         let num_detections = targets.iter().filter(|target| target.detection.is_some()).count();
         let num_matched = classes.iter().filter(|class| class.detection.is_some()).count();
         for ClassTarget { class, pixels, detection, .. } in targets {
@@ -198,6 +198,10 @@ impl TorchExplainer {
                 found.object = Some(mask);
             }
         }
+        let attention = attention.map(|map| match shows_more {
+            true => map.onto_frame(&region),
+            false => map.on_input(&region, height, width),
+        });
         let mut seen = None;
         if shows_more {
             seen = Some(BinaryMask::full(height, width).onto_frame(&region));
@@ -206,7 +210,7 @@ impl TorchExplainer {
             }
         }
         let num_unmatched = num_detections - num_matched;
-        result.explained.push(ExplainedSample { envelope, seen, classes, num_unmatched });
+        result.explained.push(ExplainedSample { envelope, seen, attention, classes, num_unmatched });
     }
 }
 

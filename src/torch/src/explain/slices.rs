@@ -192,7 +192,8 @@ impl TorchExplainer {
         let Some(sliced) = sample.slices.clone() else { return Ok(()) };
         match self.try_slices(&sample, &sliced)? {
             Ok((seen, classes)) => {
-                result.explained.push(ExplainedSample { envelope: sample.envelope, seen, classes, num_unmatched: 0 });
+                let DecodedSample { envelope, attention, .. } = sample;
+                result.explained.push(ExplainedSample { envelope, seen, attention, classes, num_unmatched: 0 });
             }
             Err(text) => result.failed.push(failure(sample, text)),
         }
