@@ -157,6 +157,7 @@ impl Explainer for FirstPixel {
                 class: target.class,
                 detection: target.detection.clone(),
                 channel: 15,
+                contrast: None,
                 score: f64::from(pixel),
                 confidence: None,
                 object: None,
@@ -164,7 +165,13 @@ impl Explainer for FirstPixel {
                 faithfulness: Vec::new(),
             });
             let classes = classes.collect();
-            result.explained.push(ExplainedSample { envelope: sample.envelope, seen: None, classes, num_unmatched: 0 });
+            result.explained.push(ExplainedSample {
+                envelope: sample.envelope,
+                seen: None,
+                classes,
+                prediction: None,
+                num_unmatched: 0,
+            });
         }
         Ok(std::mem::replace(&mut self.launched, result))
     }
@@ -261,6 +268,7 @@ impl World {
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
             is_detector: false,
+            has_truth: false,
             per_detection: false,
             slicing: None,
             masks: SeenMasks::default(),

@@ -192,7 +192,13 @@ impl TorchExplainer {
         let Some(sliced) = sample.slices.clone() else { return Ok(()) };
         match self.try_slices(&sample, &sliced)? {
             Ok((seen, classes)) => {
-                result.explained.push(ExplainedSample { envelope: sample.envelope, seen, classes, num_unmatched: 0 });
+                result.explained.push(ExplainedSample {
+                    envelope: sample.envelope,
+                    seen,
+                    classes,
+                    prediction: None,
+                    num_unmatched: 0,
+                });
             }
             Err(text) => result.failed.push(failure(sample, text)),
         }
@@ -386,6 +392,7 @@ impl TorchExplainer {
                 class: target.class,
                 detection: None,
                 channel: found.channel,
+                contrast: None,
                 score,
                 confidence,
                 object,
