@@ -1,9 +1,12 @@
 """`camflow annotate --target wrong`: the samples that a classifier misclassifies, against PyTorch and pytorch_grad_cam, on a FiftyOne
-dataset whose mistakes are known; what heatmaps say of predictions."""
+dataset whose mistakes are known; what heatmaps say of predictions, and what the report says of both."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -252,3 +255,41 @@ def test_what_cannot_be_meant_is_refused_with_a_way_out(dataset, annotate, stand
     dataset.add_sample_field("several", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classifications)
     assert "of type Classifications" in refused(target="wrong:several")
     assert summary(annotate(dataset, target="wrong:ground_truth"))["num_committed"] == len(WRONG)
+
+
+def test_the_report_begins_with_mistakes(dataset, annotate, camflow, logits, tmp_path):
+    annotate(dataset, target="labels:ground_truth")
+    annotate(dataset)
+    page, numbers, table = tmp_path / "report.html", tmp_path / "report.json", tmp_path / "report.csv"
+    done = camflow("report", "--dataset", dataset.name, "--out", page, "--json", numbers, "--csv", table)
+    confidences = torch.from_numpy(logits).softmax(1).numpy().max(1)
+    ranked = sorted(WRONG, key=lambda n: -confidences[n])
+    ids = [s.id for s in samples(dataset)]
+    first = done.stdout.splitlines()[0]
+    judged = COUNT - 2
+    assert f"puts another class first than the label says for {len(WRONG)} of {judged} samples" in first
+    [mistakes] = json.loads(numbers.read_text())["mistakes"]
+    assert (mistakes["num_judged"], mistakes["num_wrong"]) == (judged, len(WRONG))
+    told = mistakes["most_confident"]
+    assert [one["sample"] for one in told] == [ids[n] for n in ranked][: len(told)]
+    assert [one["confidence"] for one in told] == pytest.approx([float(confidences[n]) for n in ranked][: len(told)], abs=1e-6)
+    counts: dict[tuple[str, str], int] = {}
+    for n in WRONG:
+        pair = (samples(dataset)[n].ground_truth.label, CLASSES[logits[n].argmax()])
+        counts[pair] = counts.get(pair, 0) + 1
+    assert {(c["true_class"], c["predicted_class"]): c["count"] for c in mistakes["confusions"]} == counts
+    html = page.read_text()
+    assert html.index("Confident and wrong") < html.index("All series")
+    shown = re.findall(r'<div class="mistake">(.*?)</div>', html, re.DOTALL)
+    assert len(shown) == len(told)
+    # The picture, and the heatmaps of the predicted class, of the true one and of the difference.
+    assert all(one.count("<img") == 4 for one in shown), [one.count("<img") for one in shown]
+    rows = list(csv.DictReader(table.open()))
+    assert {row["correct"] for row in rows if row["field"] in FIELDS} == {"0"}
+    assert {row["predicted_class"] for row in rows} <= set(CLASSES)
+    # Of correct samples nothing is said where there are no mistakes.
+    right = dataset.match(F("ground_truth_grad_layer_2.correct") == True)  # noqa: E712
+    listed = tmp_path / "ids"
+    listed.write_text("\n".join(right.values("id")))
+    camflow("report", "--dataset", dataset.name, "--out", page, "--ids", listed)
+    assert "Confident and wrong" not in page.read_text()

@@ -10,7 +10,7 @@ use super::{
     selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
     source::unknown_ids,
 };
-use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
+use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series, StoredPrediction};
 use camflow_names::Choice;
 
 /// Samples per query. A label with its measures takes about a kilobyte.
@@ -81,8 +81,21 @@ impl MeasuredSource {
     }
 
     fn projection(&self) -> Document {
-        const FACTS: [&str; 8] =
-            ["fingerprint", "target_class", "layer", "method", "model", "map_path", "npy_path", "upsampling"];
+        const FACTS: [&str; 13] = [
+            "fingerprint",
+            "target_class",
+            "layer",
+            "method",
+            "model",
+            "map_path",
+            "npy_path",
+            "upsampling",
+            "contrast_class",
+            "predicted_class",
+            "predicted_confidence",
+            "true_class",
+            "correct",
+        ];
         let mut projection = doc! {"filepath": 1, "tags": 1};
         for field in &self.fields {
             for attribute in FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
@@ -129,5 +142,12 @@ fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
     let upsampling = label.get_array("upsampling").ok();
     let upsampling =
         upsampling.and_then(|numbers| numbers.into_iter().map(|item| integer(item.ok()?)).collect()).unwrap_or_default();
-    Some(MeasuredHeatmap { series, score: number("score"), measures, map_path, npy_path, upsampling })
+    let prediction = text("predicted_class").map(|class| StoredPrediction {
+        class,
+        confidence: number("predicted_confidence"),
+        true_class: text("true_class"),
+        is_correct: label.get_bool("correct").ok(),
+    });
+    let (score, contrast) = (number("score"), text("contrast_class"));
+    Some(MeasuredHeatmap { series, score, measures, contrast, prediction, map_path, npy_path, upsampling })
 }

@@ -5,6 +5,7 @@
 
 mod distribution;
 mod findings;
+mod mistakes;
 mod page;
 mod pictures;
 mod tables;
@@ -19,6 +20,7 @@ use camflow_names::Choice;
 
 pub use distribution::Distribution;
 pub use findings::{Finding, findings};
+pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
 pub use page::{Heading, page};
 pub use tables::{Baseline, CSV_HEADER, csv_rows, json};
 
@@ -110,6 +112,8 @@ pub struct Study {
     pub num_samples: u64,
     /// The series.
     pub series: BTreeMap<Series, Observed>,
+    /// What classifiers get wrong, by the model's name.
+    pub mistakes: BTreeMap<String, Mistakes>,
     /// Pairs of series of one class, the smaller first.
     pub contests: BTreeMap<(Series, Series), Contest>,
     /// Tags that are told apart.
@@ -125,6 +129,7 @@ impl Study {
             num_extremes,
             num_samples: 0,
             series: BTreeMap::new(),
+            mistakes: BTreeMap::new(),
             contests: BTreeMap::new(),
             tags: BTreeSet::new(),
             has_more_tags: false,
@@ -163,6 +168,18 @@ impl Study {
             }
         }
         self.compare(&sample.heatmaps);
+        self.judge(sample);
+    }
+
+    /// Each model has one prediction for a sample, however many heatmaps say it.
+    fn judge(&mut self, sample: &MeasuredSample) {
+        let mut models: BTreeSet<&str> = BTreeSet::new();
+        for MeasuredHeatmap { series, prediction, .. } in &sample.heatmaps {
+            let Some(prediction) = prediction.as_ref().filter(|prediction| prediction.is_correct.is_some()) else { continue };
+            if models.insert(&series.model) {
+                self.mistakes.entry(series.model.clone()).or_default().add(sample, &series.model, prediction, self.num_extremes);
+            }
+        }
     }
 
     fn compare(&mut self, heatmaps: &[MeasuredHeatmap]) {
