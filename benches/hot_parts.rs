@@ -19,7 +19,7 @@ use camflow::{
         BinaryMask, Checksum, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep,
         deflate_f32, encode_gray, inflate_array, read_image, write_f32,
     },
-    pipeline::{SampleRef, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap},
+    pipeline::{SampleRef, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction},
 };
 use divan::{Bencher, Divan};
 use tch::{Device, Kind, Tensor};
@@ -245,6 +245,7 @@ fn commit(bencher: Bencher) {
         round += 1;
         let heatmap = |name: &String, n: usize| WrittenHeatmap {
             detection: None,
+            contrast: None,
             map_checksum: Some(Checksum::of(b"map")),
             npy_checksum: Some(Checksum::of(b"npy")),
             upsampling: None,
@@ -254,6 +255,7 @@ fn commit(bencher: Bencher) {
             npy_path: Some(format!("/maps/{name}/{n}.{round}.npy").into()),
             score: 0.5,
             measures: Measures::default().with(Measure::EnergyInside, 0.5).with(Measure::Entropy, 0.9),
+            prediction: WrittenPrediction::default(),
             fingerprint: format!("{round:032x}"),
         };
         // What the round before it wrote.

@@ -59,6 +59,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         references: None,
         faithfulness: false,
         confidence: false,
+        predictions: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,

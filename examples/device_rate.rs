@@ -64,6 +64,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         references: None,
         faithfulness: false,
         confidence: false,
+        predictions: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,

@@ -28,7 +28,9 @@ use camflow::{
     measure::Measures,
     media::{Checksum, Durability, sync_names, write_atomically},
     names::Choice,
-    pipeline::{CommitOutcome, SampleRef, SampleUpdate, Sink, Source, StoredHeatmap, StoredMap, WrittenHeatmap},
+    pipeline::{
+        CommitOutcome, SampleRef, SampleUpdate, Sink, Source, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction,
+    },
 };
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -170,6 +172,7 @@ impl Committer {
             |field: &str, suffix: &str| PathBuf::from(format!("/shared/maps/{field}/{}.{:08x}.{suffix}", sample.id, self.round));
         let heatmap = |field: &String| WrittenHeatmap {
             detection: None,
+            contrast: None,
             map_checksum: Some(Checksum::of(b"map")),
             npy_checksum: Some(Checksum::of(b"npy")),
             upsampling: None,
@@ -180,6 +183,7 @@ impl Committer {
             score: 0.5,
             measures,
             attention: None,
+            prediction: WrittenPrediction::default(),
             fingerprint: format!("{:032x}", self.round),
         };
         let heatmaps = self.fields.iter().map(heatmap).collect();

@@ -73,7 +73,7 @@ def samples(ctx: ExecutionContext) -> dict[str, str]:
         return {}
     if chosen.media_type == fo.core.media.GROUP:
         chosen = ctx.flatten_group_slices(chosen, media_type="image")
-    return selection(chosen, of_labels=ctx.params["target"].startswith("labels"))
+    return selection(chosen, of_labels=ctx.params["target"].startswith(("labels", "wrong")))
 
 
 def delegated(ctx: ExecutionContext, command: Command) -> dict[str, Any]:

@@ -114,6 +114,9 @@ def num_classes(ctx: ExecutionContext, target: str) -> int:
     """For how many classes or texts a sample gets heatmaps at most."""
     if target == TEXTS:
         return len(ctx.params.get("texts") or [])
+    if target.startswith("wrong"):
+        # The predicted class, the true one and their difference.
+        return 3
     if not needs_classes(ctx, target):
         return 1
     chosen = ctx.params.get("classes") or []
@@ -217,7 +220,13 @@ def _target(ctx: ExecutionContext, inputs: types.Object, model: models.Model | N
         for name, kind, is_list in found
         if kind is wanted and (kind in LABELS or is_list)
     ]
+    mistakes = [
+        (f"wrong:{name}", f"what a classifier gets wrong by `{name}`")
+        for name, kind, is_list in found
+        if kind is fo.Classification and not is_list
+    ]
     own = [
+        *mistakes,
         ("predicted", "where the model itself predicts the classes"),
         ("top", "the class that the model puts first"),
     ]

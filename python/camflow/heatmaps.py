@@ -95,10 +95,11 @@ def compute_heatmaps(
         model: an `fo.Model` of the zoo, an `nn.Module`, the path of an exported `.pt2`, or a name: of FiftyOne's zoo, torchvision,
             timm, or a `file.py:function`. What is no archive yet is exported to the cache, once for the same content; the model itself
             is left as it is
-        classes: the classes to explain, by name, or "all". Not needed with `target="top"`, or labels that are one class a sample
+        classes: the classes to explain, by name, or "all". Not needed with `target="top"` or "wrong", or labels that are one class a sample
         label_field: the labels that say which samples, and which pixels of them, are of a class. Without it and `target`, the one
             field of labels that there is
-        target: instead of labels: "predicted" (where the model sees the class), "top" (the model's first class), "pixel=X,Y",
+        target: instead of labels: "predicted" (where the model sees the class), "top" (the model's first class), "wrong:FIELD"
+            (what a classifier gets wrong by that field: the predicted class, the true one and their difference), "pixel=X,Y",
             "component" (a number of a regression), or "similar=FILE" and "similar:FIELD" (how near an embedding is to the file's, or to
             the mean of a class)
         text: with a CLIP-like model, the texts to explain: each has a heatmap of every image, whatever its labels
@@ -131,9 +132,8 @@ def compute_heatmaps(
     program = find()
     if samples.media_type == fo.core.media.GROUP:
         samples = samples.select_group_slices(media_type="image")
-    files = selection(
-        samples, of_labels=bool(settings.get("attention_on")) or (target.startswith("labels") if target else text is None)
-    )
+    of_labels = target.startswith(("labels", "wrong")) if target else text is None
+    files = selection(samples, of_labels=of_labels or bool(settings.get("attention_on")))
     arguments = ["annotate", "--format=json", f"--dataset={samples._root_dataset.name}"]
     arguments += names(classes, "--class") + names(layers, "--layers") + names(method, "--method")
     arguments += flags({"target": target, "field": field, "out": out and Path(out).absolute(), **settings})

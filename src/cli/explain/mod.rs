@@ -151,6 +151,8 @@ fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagno
         }
         Some(TargetSpec::Labels(_)) => Err(Diagnostic::invalid("there are no labels without a dataset")
             .hint("give a mask with `--mask FILE`, or use `--target predicted`, `top` or `pixel=X,Y`")),
+        Some(TargetSpec::Wrong(_)) => Err(Diagnostic::invalid("there are no labels without a dataset, and so no mistakes")
+            .hint("`--target top` explains what the model predicts, `--class CLASS` what is true")),
         Some(target) => Ok(target),
         None if cam.class.is_empty() && cam.text.is_empty() => Ok(TargetSpec::Top),
         None => Ok(TargetSpec::Predicted),

@@ -112,6 +112,7 @@ pub(crate) fn decoder(
         fingerprint: job_fingerprint(spec, program, label),
         overwrite: spec.overwrite,
         is_detector: program.detections().is_some(),
+        has_truth: label.is_some_and(|label| label.kind == LabelKind::Classification),
         per_detection: spec.per_detection,
         slicing: cam.slices.slicing(),
         attention: None,

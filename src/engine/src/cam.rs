@@ -195,6 +195,7 @@ impl CamSpec {
             references: None,
             faithfulness: false,
             confidence: false,
+            predictions: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size.get(),
             slice_batch: None,

@@ -29,7 +29,7 @@ pub(crate) fn check_labels(work: &Work, names: &ClassNames, observer: &dyn Obser
             missing
         }
         // Any class will do.
-        Targets::OwnClass => {
+        Targets::OwnClass | Targets::Wrong => {
             let written: Vec<&str> = names.classes().values().map(String::as_str).collect();
             if has_written(work, field, &written)? { Vec::new() } else { vec![0] }
         }

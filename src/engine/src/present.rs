@@ -9,6 +9,7 @@ use super::{
     JobSpec, Observer,
     resolve::{UNNAMED_CLASSES, class_identity, column_identity, fingerprint_of, job_fingerprint, job_settings},
     session::Work,
+    target::target_text,
 };
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{ExpectedHeatmaps, HeatmapOrigin, LabelField, StoredRun, other_heatmaps, same_heatmaps, stored_runs};
@@ -46,7 +47,7 @@ pub(crate) fn check_present(
         let Some(((class, column), _)) = fields.cells().find(|(_, name)| *name == origin.field) else { continue };
         let class = match &work.targets {
             Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.get(class.0),
-            Targets::Top | Targets::OwnClass => None,
+            Targets::Top | Targets::OwnClass | Targets::Wrong => None,
         };
         let heatmaps = if origin.count == 1 { "heatmap" } else { "heatmaps" };
         match of_job.difference(origin, class, &columns[column.0]) {
@@ -187,9 +188,10 @@ impl OfJob<'_> {
         let wrote = self.runs.iter().filter(|run| run.fields.iter().any(|other| other == field));
         let config = &wrote.max_by(|a, b| a.timestamp.cmp(&b.timestamp))?.config;
         let text = |key: &str| config.get(key).and_then(Value::as_str);
-        let target =
-            text("label_field").map_or_else(|| text("target").map(str::to_owned), |field| Some(format!("labels:{field}")));
-        let own = self.label.map_or_else(|| self.spec.target().to_string(), |label| format!("labels:{}", label.name));
+        let (target, is_wrong) = (text("target"), text("target").is_some_and(|target| target.starts_with("wrong")));
+        let of_labels = |field: &str| if is_wrong { format!("wrong:{field}") } else { format!("labels:{field}") };
+        let target = text("label_field").map(of_labels).or_else(|| target.map(str::to_owned));
+        let own = target_text(self.spec.target(), self.label);
         if let Some(target) = target.filter(|target| *target != own) {
             return Some(format!("of target `{target}`, this run's is `{own}`"));
         }

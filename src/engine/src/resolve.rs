@@ -11,7 +11,7 @@ use super::{
     CamSpec, Engine, JobSpec, Model, Observer,
     chosen::{chosen_ids, chosen_tags},
     model::check_preprocess,
-    target::{check_boxes, check_classes, check_detector, check_task},
+    target::{check_boxes, check_classes, check_detector, check_task, target_text},
     texts::{self, check_confidence, lay_texts_of},
 };
 use crate::job::TargetSpec;
@@ -91,6 +91,7 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
     let mut notices = dataset.notices();
     let label = match spec.target() {
         TargetSpec::Labels(field) => Some(LabelField::choose(&dataset, field.as_deref())?),
+        TargetSpec::Wrong(field) => Some(LabelField::choose_classification(&dataset, field.as_deref())?),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } | TargetSpec::Component | TargetSpec::Similar(_) => {
             None
         }
@@ -146,13 +147,20 @@ pub(crate) fn written_field(spec: &JobSpec, name: &str) -> String {
 }
 
 /// What stands for the class in fingerprints where each sample has its own.
-pub(crate) const UNNAMED_CLASSES: [&str; 2] = ["the model's top class", "the sample's own class"];
+pub(crate) const UNNAMED_CLASSES: [&str; 5] = [
+    "the model's top class",
+    "the sample's own class",
+    "the class predicted by mistake",
+    "the true class of a mistake",
+    "the class predicted by mistake less the true one",
+];
 
 pub(crate) fn fields(names: &[Vec<String>], targets: &Targets, columns: &[Column]) -> HeatmapFields {
     let classes = match targets {
         Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.iter().map(class_identity).collect(),
         Targets::Top => vec![UNNAMED_CLASSES[0].to_owned()],
         Targets::OwnClass => vec![UNNAMED_CLASSES[1].to_owned()],
+        Targets::Wrong => UNNAMED_CLASSES[2..].iter().map(|class| (*class).to_owned()).collect(),
     };
     HeatmapFields::new(names.to_vec(), classes, columns.iter().map(column_identity).collect())
 }
@@ -222,10 +230,9 @@ fn settings(
     label: Option<&LabelField>,
 ) -> Vec<(&'static str, String)> {
     let target = match (spec.target(), label) {
-        (_, Some(label)) => format!("labels:{}", label.name),
         // To what, the class says: wherever it comes from, it is the same.
         (TargetSpec::Similar(similarity), None) => similarity.word().to_owned(),
-        (target, None) => target.to_string(),
+        (target, label) => target_text(target, label),
     };
     // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![

@@ -118,6 +118,7 @@ impl<'a> Session<'a> {
             faithfulness: spec.faithfulness,
             // What is no score of a class has no probability.
             confidence: !options.reading.is_value,
+            predictions: !options.reading.is_value && options.reading.detections.is_none(),
             with_layer_maps: spec.npy == NpyFormat::Layer,
             slice_batch: match spec.batch_size {
                 BatchSize::Samples(samples) => Some(samples.get()),
@@ -403,6 +404,7 @@ impl<'a> Session<'a> {
             npy: spec.npy,
             // Of a label, the box of a detector means no prediction, or of the mask nothing is left at the output's resolution.
             absence: match decoder.is_detector || is_predicted(spec, label.as_ref()) {
+                _ if decoder.targets == Targets::Wrong => SkipReason::ClassifiedCorrectly,
                 true => SkipReason::NotPredicted,
                 false => SkipReason::ClassUnseen,
             },

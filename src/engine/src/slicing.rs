@@ -110,6 +110,9 @@ impl SliceSpec {
             TargetSpec::Top => Some(
                 "`target = top` is one class for the whole image, and each slice has its own: name the class with `class`, and leave out `target` or take `predicted`",
             ),
+            TargetSpec::Wrong(_) => Some(
+                "`target = wrong` is about what is predicted for whole images, and each slice has a prediction of its own: leave out `slice-height` and `slice-width`",
+            ),
             TargetSpec::Similar(_) => Some(
                 "a similarity (`target = similar…`) is one of whole images, and slices have their own: leave out `slice-height` and `slice-width`",
             ),

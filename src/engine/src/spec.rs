@@ -117,8 +117,9 @@ pub struct JobSpec {
     #[schemars(extend("x-value" = "PYTHON", "x-path" = "program"))]
     pub python: Option<PathBuf>,
     /// What is explained: the classes where a label has them (`labels` or `labels:FIELD`) or where the model predicts them
-    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`); a number of a regression as
-    /// it is (`component`); how near an embedding is to that of an image or of a `.npy` file (`similar=FILE`), or to the mean of a
+    /// (`predicted`), at one pixel (`pixel=X,Y`), or the class that the model itself puts first (`top`); of the samples that a
+    /// classifier misclassifies the predicted class, the true one and their difference (`wrong` or `wrong:FIELD`); a number of a
+    /// regression as it is (`component`); how near an embedding is to that of an image or of a `.npy` file (`similar=FILE`), or to the mean of a
     /// class of a label field (`similar:FIELD`); `different` in place of `similar`: how far
     #[serde(with = "text")]
     #[schemars(with = "String", extend("x-value" = "TARGET", "x-path" = "target"))]
@@ -366,6 +367,10 @@ impl JobSpec {
             is_wrong(
                 self.per_detection && has_page,
                 "`html-file` compares heatmaps of whole images, and `per-detection` makes none: leave one of them out",
+            ),
+            is_wrong(
+                matches!(self.target, TargetSpec::Wrong(_)) && self.method.contains(&Method::Finercam),
+                "`finercam` compares a class with the three most like it by itself, and `target = wrong` with the true one: take another `method`",
             ),
             is_wrong(self.exact && self.fast, "`exact` and `fast` are opposites: leave one of them out"),
             is_wrong(

@@ -13,7 +13,17 @@ use camflow_torch::program::{OneChannel, Plan, Program, Task};
 
 /// The target in words, with the field that was found for it.
 pub(crate) fn described(target: &TargetSpec, label: Option<&LabelField>) -> String {
-    label.map_or_else(|| format!("`{target}`"), |label| format!("`labels:{}` ({})", label.name, label.type_name()))
+    let text = target_text(target, label);
+    label.map_or_else(|| format!("`{text}`"), |label| format!("`{text}` ({})", label.type_name()))
+}
+
+/// The same as it would be typed; it is part of fingerprints.
+pub(crate) fn target_text(target: &TargetSpec, label: Option<&LabelField>) -> String {
+    match (target, label) {
+        (TargetSpec::Wrong(_), Some(label)) => TargetSpec::Wrong(Some(label.name.clone())).to_string(),
+        (_, Some(label)) => TargetSpec::Labels(Some(label.name.clone())).to_string(),
+        (target, None) => target.to_string(),
+    }
 }
 
 /// Makes sure that `class` goes with the target; needs no model.
@@ -26,6 +36,10 @@ pub fn check_classes(target: &TargetSpec, classes: &NameList, label: Option<&Lab
             "`--target top` explains the class that the model itself puts first, so it takes no `--class {classes}`"
         ))
         .hint("leave out `--class`, or use `--target predicted`")),
+        (TargetSpec::Wrong(_), _, false) => Err(Diagnostic::invalid(format!(
+            "`--target {target}` explains the class that the model predicts and the one that the label says, whatever they are, so it takes no `--class {classes}`"
+        ))
+        .hint("leave out `--class`; samples of one class are chosen with `--match '{\"FIELD.label\": \"CLASS\"}'`")),
         (TargetSpec::Similar(similarity), _, is_empty) => match (&similarity.to, is_empty) {
             (Reference::File(_), true) | (Reference::Field(_), false) => Ok(()),
             (Reference::File(_), false) => Err(Diagnostic::invalid(format!(
@@ -36,7 +50,7 @@ pub fn check_classes(target: &TargetSpec, classes: &NameList, label: Option<&Lab
                 .hint(format!("name labels in field `{field}` whose images are the reference, or `--class all`"))),
         },
         // Of an output with one number there is no other.
-        (TargetSpec::Component | TargetSpec::Top, _, true) => Ok(()),
+        (TargetSpec::Component | TargetSpec::Top | TargetSpec::Wrong(_), _, true) => Ok(()),
         (_, Some(LabelKind::Classification), true) | (_, _, false) => Ok(()),
         (_, Some(LabelKind::Classifications), true) => {
             let field = label.map_or("", |label| label.name.as_str());
@@ -106,6 +120,9 @@ pub(crate) fn resolve_targets(
                 shown(program.path())
             ))
             .hint("export it with class names, or use `--target top`"));
+        }
+        if matches!(target, TargetSpec::Wrong(_)) {
+            return Ok(Targets::Wrong);
         }
         notice_other_names(program, names, labels, observer);
         return Ok(Targets::OwnClass);
@@ -241,6 +258,7 @@ pub(crate) fn class_names(targets: &Targets, label: Option<&LabelField>, program
     match targets {
         Targets::Classes(classes) | Targets::Pixel { classes, .. } => distinct_names(classes, &program.metadata.classes),
         Targets::Top => vec!["top".to_owned()],
+        Targets::Wrong => Targets::WRONG.map(|what| format!("wrong_{what}")).to_vec(),
         Targets::OwnClass => label.map(|label| label.name.clone()).into_iter().collect(),
     }
 }
@@ -261,6 +279,9 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
     }
     let refused = |what: &str, hint: &str| Err(Diagnostic::invalid(format!("model `{model}` gives {what}")).hint(hint));
     let is_map = program.num_dimensions() == Some(4);
+    if matches!(target, TargetSpec::Wrong(_)) {
+        return check_classifier(program, target);
+    }
     match (program.metadata.task, target) {
         (Task::Detection, _) if program.detections().is_none() => refused("boxes, not scores of classes", WRAP),
         (Task::Detection, TargetSpec::Pixel { .. }) => refused(
@@ -297,6 +318,36 @@ pub fn check_task(program: &Program, target: &TargetSpec) -> Result<(), Diagnost
         ),
         _ => Ok(()),
     }
+}
+
+/// Makes sure that a model predicts one class for an image, with a name.
+fn check_classifier(program: &Program, target: &TargetSpec) -> Result<(), Diagnostic> {
+    let model = shown(program.path());
+    let what = match program.metadata.task {
+        Task::Classification | Task::Other => match program.one_channel() {
+            Some(OneChannel { negative: None, .. }) => {
+                return Err(Diagnostic::invalid(format!(
+                    "`--target {target}` explains the class that is predicted by mistake, and model `{model}` has a name for one class alone"
+                ))
+                .hint(SECOND_CLASS));
+            }
+            _ if program.texts().is_some_and(|texts| texts.names.len() < 2) => "one text, and nothing else to predict",
+            _ => return Ok(()),
+        },
+        Task::Segmentation => "a class for each pixel",
+        Task::Detection => "boxes",
+        Task::Regression => "numbers, not scores of classes",
+        Task::Embedding => "embeddings, not scores of classes",
+    };
+    let hint = match program.metadata.task {
+        Task::Detection => "`camflow report` ranks detections by confidence where `--per-detection` explains them",
+        Task::Segmentation => "compare `--target labels:FIELD` with `--target predicted`, each in fields of its own (`--field`)",
+        _ => "use a classifier",
+    };
+    Err(Diagnostic::invalid(format!(
+        "`--target {target}` is about images that a classifier misclassifies, and model `{model}` gives {what}"
+    ))
+    .hint(hint))
 }
 
 /// Makes sure that a model has predictions that detections can mean.
@@ -368,7 +419,7 @@ pub fn check_output(program: &Program, plan: &Plan, target: &TargetSpec) -> Resu
     match shape.len() {
         2 if matches!(target, TargetSpec::Pixel { .. }) => no_pixels(program, "score per class"),
         2 => Ok(()),
-        4 if !target.is_value() => Ok(()),
+        4 if !target.is_value() && !matches!(target, TargetSpec::Wrong(_)) => Ok(()),
         _ => {
             Err(Diagnostic::invalid(format!("model `{model}` gives an output of shape {shape:?}, not scores of classes"))
                 .hint(WRAP))

@@ -336,7 +336,7 @@ fn digests(texts: &TextScores) -> Vec<String> {
 
 /// The setting of a job whose heatmaps are of one text or another: which are compared.
 pub(crate) fn setting(program: &Program, spec: &JobSpec) -> Option<(&'static str, String)> {
-    let is_any = *spec.target() == TargetSpec::Top || spec.classes().is_empty();
+    let is_any = matches!(spec.target(), TargetSpec::Top | TargetSpec::Wrong(_)) || spec.classes().is_empty();
     let texts = program.texts().filter(|_| is_any)?;
     Some(("texts", blake3::hash(digests(texts).concat().as_bytes()).to_hex()[..32].to_owned()))
 }

@@ -125,6 +125,18 @@ impl LabelField {
         })
     }
 
+    /// The field that says one class for each image: the one named, else the only one.
+    ///
+    /// # Errors
+    /// The named one does not exist or holds other labels; there is none to choose, or more than one.
+    pub fn choose_classification(dataset: &Dataset, named: Option<&str>) -> Result<LabelField, Error> {
+        choose_classification(dataset.fields(), dataset.inner_fields(), named).map_err(|(problem, hint)| Error::LabelField {
+            problem,
+            dataset: dataset.name.clone(),
+            hint,
+        })
+    }
+
     /// FiftyOne's word for its type.
     pub fn type_name(&self) -> String {
         match self.kind.of_members().filter(|_| self.is_bare_list) {
@@ -256,6 +268,31 @@ fn choose(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result
     }
 }
 
+/// The same among fields that say one class for each image.
+fn choose_classification(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Result<LabelField, (String, String)> {
+    let is_one = |field: &&Field| field.kind == LabelKind::Classification.name() && !is_of_camflow(field, inner);
+    let names: Vec<&str> = fields.iter().filter(is_one).map(|field| field.name.as_str()).collect();
+    let others = || match names[..] {
+        [] => "it has no Classification field that could say so".to_owned(),
+        _ => format!("name a Classification field with `--target wrong:FIELD`: {}", camflow_names::backticked(&names)),
+    };
+    match (named, &names[..]) {
+        (None, []) => {
+            let problem = "there is no Classification field that says the true class of each image";
+            Err((problem.to_owned(), "`--target top` explains what the model predicts, and needs no label".to_owned()))
+        }
+        (None, [only]) => choose(fields, inner, Some(*only)),
+        (None, several) => Err((format!("there are {} Classification fields", several.len()), others())),
+        (Some(name), _) => match choose(fields, inner, Some(name))? {
+            field if field.kind == LabelKind::Classification => Ok(field),
+            field => {
+                let kind = field.type_name();
+                Err((format!("field `{name}` is of type {kind}, and does not say one true class for each image: it"), others()))
+            }
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,6 +356,22 @@ mod tests {
         assert!(found("scene").unwrap_err().contains("is of type Classification, which does not say where classes are"));
         assert!(found("note").unwrap_err().contains("is of type StringField"));
         assert!(with_places(&fields(&stored[..1]), &[], "x").unwrap_err().1.contains("leave out `--attention-on`"));
+    }
+
+    #[test]
+    fn the_true_class_is_one_for_each_image() {
+        let stored = [("ground_truth", "Classification"), ("tags_of", "Classifications"), ("masks", "Segmentation")];
+        let chosen = |stored: &[(&str, &str)], named| {
+            let found = choose_classification(&fields(stored), &[], named);
+            found.map(|field| field.name).map_err(|(problem, hint)| format!("{problem}: {hint}"))
+        };
+        assert_eq!(chosen(&stored, None).as_deref(), Ok("ground_truth"));
+        assert_eq!(chosen(&stored, Some("ground_truth")).as_deref(), Ok("ground_truth"));
+        let error = chosen(&stored, Some("tags_of")).unwrap_err();
+        assert!(error.contains("Classifications") && error.contains("`ground_truth`"), "{error}");
+        assert!(chosen(&stored[1..], None).unwrap_err().contains("no Classification field"));
+        let two = [stored[0], ("predictions", "Classification")];
+        assert!(chosen(&two, None).unwrap_err().contains("`--target wrong:FIELD`: `ground_truth`, `predictions`"));
     }
 
     #[test]

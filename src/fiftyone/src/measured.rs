@@ -10,7 +10,7 @@ use super::{
     selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
     source::unknown_ids,
 };
-use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
+use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series, StoredPrediction};
 use camflow_names::Choice;
 
 /// Samples per query. A label with its measures takes about a kilobyte.
@@ -81,7 +81,7 @@ impl MeasuredSource {
     }
 
     fn projection(&self) -> Document {
-        const FACTS: [&str; 10] = [
+        const FACTS: [&str; 15] = [
             "fingerprint",
             "target_class",
             "layer",
@@ -92,6 +92,11 @@ impl MeasuredSource {
             "upsampling",
             "attention_on",
             "attention",
+            "contrast_class",
+            "predicted_class",
+            "predicted_confidence",
+            "true_class",
+            "correct",
         ];
         let mut projection = doc! {"filepath": 1, "tags": 1};
         for field in &self.fields {
@@ -133,12 +138,20 @@ fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
     let upsampling = label.get_array("upsampling").ok();
     let upsampling =
         upsampling.and_then(|numbers| numbers.into_iter().map(|item| integer(item.ok()?)).collect()).unwrap_or_default();
+    let prediction = text("predicted_class").map(|class| StoredPrediction {
+        class,
+        confidence: number("predicted_confidence"),
+        true_class: text("true_class"),
+        is_correct: label.get_bool("correct").ok(),
+    });
     Some(MeasuredHeatmap {
         series,
         score: number("score"),
         measures,
         attention_on: text("attention_on"),
         attention: label.get_array("attention").ok().into_iter().flatten().filter_map(|one| attention(one.ok()?)).collect(),
+        contrast: text("contrast_class"),
+        prediction,
         map_path,
         npy_path,
         upsampling,

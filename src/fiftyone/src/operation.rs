@@ -12,7 +12,7 @@ use super::{
 };
 use camflow_measure::{Attention, attended_class};
 use camflow_names::Choice;
-use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap};
+use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
 
 /// Bytes per command. The driver sends a command as one document, for which the server's limit is 16 MiB and a little;
 /// the rest is for the command's own keys.
@@ -173,6 +173,11 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
     // In the order in which the App's tooltip shows them.
     let mut values = doc! {"_cls": HEATMAP_CLASS};
     values.extend(numbers(heatmap));
+    let WrittenPrediction { class, confidence, true_class, is_correct } = &heatmap.prediction;
+    values.extend(doc! {
+        "contrast_class": &heatmap.contrast,
+        "predicted_class": class, "predicted_confidence": confidence, "true_class": true_class, "correct": is_correct,
+    });
     values.extend(doc! {"method": &field.method, "layer": &field.layer, "model": &field.model});
     values.extend(content(heatmap)?);
     values.extend(attention(heatmap, field));
@@ -329,6 +334,7 @@ mod tests {
             field,
             detection: None,
             class,
+            contrast: Some("$dog".into()),
             map,
             npy_path: None,
             map_checksum: None,
@@ -337,6 +343,12 @@ mod tests {
             score: f64::NAN,
             measures: camflow_measure::Measures::default(),
             attention: None,
+            prediction: WrittenPrediction {
+                class: Some("$cat".into()),
+                confidence: Some(0.75),
+                true_class: Some("$person".into()),
+                is_correct: Some(false),
+            },
             fingerprint,
         }
     }
@@ -355,6 +367,7 @@ mod tests {
             "center_offset": null, "object_area": null, "entropy": null, "rank_correlation": null,
             "confidence_drop": null, "confidence_increase": null, "deletion_auc": null,
             "insertion_auc": null, "road": null,
+            "contrast_class": "$dog", "predicted_class": "$cat", "predicted_confidence": 0.75, "true_class": "$person", "correct": false,
             "method": "gradcam", "layer": "layer4", "model": "m", "map_path": "/maps/a.png", "range": [0.0, 255.0],
             "npy_path": null, "map_checksum": null, "npy_checksum": null, "upsampling": null, "fingerprint": "f",
         };

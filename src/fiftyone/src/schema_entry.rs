@@ -51,6 +51,15 @@ pub(super) type Attribute = (&'static str, &'static str, Option<&'static str>);
 /// because FiftyOne raises AttributeError for a declared attribute that a label lacks.
 const BEFORE_MEASURES: [Attribute; 2] = [("target_class", "StringField", None), ("score", "FloatField", None)];
 
+/// Of heatmaps of whole images: the class whose score was subtracted, what the model predicts for the image, and whether that is right.
+const OF_IMAGES: [Attribute; 5] = [
+    ("contrast_class", "StringField", None),
+    ("predicted_class", "StringField", None),
+    ("predicted_confidence", "FloatField", None),
+    ("true_class", "StringField", None),
+    ("correct", "BooleanField", None),
+];
+
 /// After the measures.
 const AFTER_MEASURES: [Attribute; 8] = [
     ("method", "StringField", None),
@@ -100,7 +109,7 @@ fn ours(attention: bool) -> impl Iterator<Item = Attribute> {
     let kind = |measure: Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
     let measures = measures_shown().map(move |measure| (measure.name(), kind(measure), None));
     let of_attention = OF_ATTENTION.into_iter().filter(move |_| attention);
-    BEFORE_MEASURES.into_iter().chain(measures).chain(AFTER_MEASURES).chain(of_attention)
+    BEFORE_MEASURES.into_iter().chain(measures).chain(OF_IMAGES).chain(AFTER_MEASURES).chain(of_attention)
 }
 
 /// Those of each detection, of a heatmap what all have in common left out.
@@ -108,7 +117,10 @@ fn ours_of_detections(attention: bool) -> impl Iterator<Item = Attribute> {
     let is_common = |attribute: &Attribute| OF_ALL_DETECTIONS[1..].iter().any(|common| common.0 == attribute.0);
     let files = [("map_path", "StringField", None), ("range", "ListField", Some("FloatField"))];
     // FiftyOne has it already.
-    let of_heatmaps = ours(attention).filter(move |attribute| !is_common(attribute) && attribute.0 != Measure::Confidence.name());
+    // Of a detector, an image has no one prediction.
+    let is_of_image = |attribute: &Attribute| OF_IMAGES.iter().any(|of_image| of_image.0 == attribute.0);
+    let is_of_each = move |attribute: &Attribute| !is_common(attribute) && !is_of_image(attribute);
+    let of_heatmaps = ours(attention).filter(move |attribute| is_of_each(attribute) && attribute.0 != Measure::Confidence.name());
     of_heatmaps.chain(files)
 }
 
@@ -294,6 +306,11 @@ mod tests {
             "deletion_auc",
             "insertion_auc",
             "road",
+            "contrast_class",
+            "predicted_class",
+            "predicted_confidence",
+            "true_class",
+            "correct",
             "method",
             "layer",
             "model",

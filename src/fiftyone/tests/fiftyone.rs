@@ -19,7 +19,7 @@ use camflow_measure::{Measure, Measures};
 use camflow_media::{Checksum, FileForm, RecordedChecksum};
 use camflow_pipeline::{
     CommitOutcome, FailureCause, KnownFailures, RunError, SampleRef, SampleUpdate, SelectedSample, Sink, Source, StoredMap,
-    StoredMask, StoredTarget, WrittenHeatmap,
+    StoredMask, StoredTarget, WrittenHeatmap, WrittenPrediction,
 };
 use camflow_storage::{FileName, OutputFolder};
 
@@ -181,6 +181,7 @@ fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
 fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
     WrittenHeatmap {
         detection: None,
+        contrast: None,
         field: field.into(),
         class: "person".into(),
         map: StoredMap::File(format!("/maps/{fingerprint}.png").into()),
@@ -191,6 +192,7 @@ fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {
         score: 0.5,
         measures: Measures::default().with(Measure::EnergyInside, 0.75).with(Measure::PointingHit, 1.0),
         attention: None,
+        prediction: WrittenPrediction::default(),
         fingerprint: fingerprint.into(),
     }
 }
@@ -600,6 +602,11 @@ fn a_label_keeps_what_people_added_to_it() {
         "deletion_auc",
         "insertion_auc",
         "road",
+        "contrast_class",
+        "predicted_class",
+        "predicted_confidence",
+        "true_class",
+        "correct",
         "method",
         "layer",
         "model",

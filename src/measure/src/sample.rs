@@ -30,12 +30,29 @@ pub struct MeasuredHeatmap {
     pub attention_on: Option<String>,
     /// What of it lies on each of them; empty where the sample has no such label.
     pub attention: Vec<Attention>,
+    /// The class whose score was subtracted from that of the explained one.
+    pub contrast: Option<String>,
+    /// What a classifier predicts for the image.
+    pub prediction: Option<StoredPrediction>,
     /// Its picture, if stored by path.
     pub map_path: Option<PathBuf>,
     /// Its exact floats.
     pub npy_path: Option<PathBuf>,
     /// How those floats become the heatmap, where they are not the heatmap itself: the numbers that labels hold.
     pub upsampling: Vec<i64>,
+}
+
+/// What a classifier predicts for an image, whatever is explained of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredPrediction {
+    /// The class that it puts first.
+    pub class: String,
+    /// Its probability of that class, in `[0, 1]`.
+    pub confidence: Option<f64>,
+    /// The class that the label says; `None` where no label says one.
+    pub true_class: Option<String>,
+    /// Whether both are the same; `None` where no label says one.
+    pub is_correct: Option<bool>,
 }
 
 /// Heatmaps that can be compared with each other: one of each sample.

@@ -12,7 +12,7 @@ use crate::{
     grid::{ClassIndex, ColumnIndex},
     message::{
         ClassHeatmaps, Envelope, ExplainedSample, Heatmap, LayerMap, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap,
-        StoredMap, WrittenHeatmap,
+        StoredMap, WrittenHeatmap, WrittenPrediction,
     },
 };
 use camflow_measure::{Measure, Measured, Measures, rank_correlation};
@@ -108,12 +108,20 @@ impl Encoder {
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
     pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
-        let ExplainedSample { envelope, seen, attention, classes, .. } = explained;
-        let Envelope { sample, fingerprint, wanted, existing } = envelope;
+        let ExplainedSample { envelope, seen, attention, classes, prediction, .. } = explained;
+        let Envelope { sample, fingerprint, wanted, existing, true_class } = envelope;
+        let prediction = WrittenPrediction {
+            class: prediction.map(|prediction| self.class_name(prediction.channel)),
+            confidence: prediction.map(|prediction| prediction.confidence).filter(|confidence| confidence.is_finite()),
+            is_correct: prediction
+                .zip(true_class.as_ref())
+                .map(|(prediction, truth)| truth.channels.contains(&prediction.channel)),
+            true_class: true_class.map(|truth| truth.name),
+        };
         let mut heatmaps = Vec::new();
         let mut taken = BTreeSet::new();
         for class in &classes {
-            let name = self.class_names.get(&class.channel).cloned().unwrap_or_else(|| class.channel.to_string());
+            let name = self.class_name(class.channel);
             let fitted = Fitted::new(class, seen.as_ref());
             let measures = self.measures(class, &fitted);
             for (column, (heatmap, measures)) in self.fields.columns().zip(class.heatmaps.iter().zip(measures)) {
@@ -141,6 +149,7 @@ impl Encoder {
                     field: field.to_owned(),
                     detection: class.detection.clone(),
                     class: name.clone(),
+                    contrast: class.contrast.map(|contrast| self.class_name(contrast)),
                     map,
                     npy_path,
                     map_checksum,
@@ -149,6 +158,7 @@ impl Encoder {
                     score: class.score,
                     measures,
                     attention: attention.as_ref().map(measured),
+                    prediction: prediction.clone(),
                     fingerprint,
                 });
             }
@@ -170,6 +180,10 @@ impl Encoder {
             .map(Path::to_owned)
             .collect();
         Ok(Step::Next(SampleUpdate { sample, heatmaps, withdrawn, superseded, existing }))
+    }
+
+    fn class_name(&self, channel: i64) -> String {
+        self.class_names.get(&channel).cloned().unwrap_or_else(|| channel.to_string())
     }
 
     /// Where the attention lies, by column.
@@ -301,6 +315,7 @@ mod tests {
             class: ClassIndex(0),
             detection: None,
             channel: 1,
+            contrast: None,
             score: 1.0,
             confidence: None,
             object: Some(mask(2, &[1, 0])),
@@ -333,6 +348,7 @@ mod tests {
                 class: ClassIndex(0),
                 detection: None,
                 channel: 1,
+                contrast: None,
                 score: 1.0,
                 confidence: None,
                 object: None,

@@ -71,6 +71,25 @@ impl LabelNames {
         Ok(None)
     }
 
+    /// All channels that have the name of the first of a sample's labels that is of a class, that of [`LabelNames::own`] first.
+    ///
+    /// # Errors
+    /// It may be of several classes.
+    pub fn own_channels(&self, labels: &[String]) -> Result<Option<Vec<i64>>, String> {
+        let Some((label, own)) = self.own(labels)? else { return Ok(None) };
+        let alike = match self.names.meaning(label) {
+            Meaning::Exact(channels) => channels.to_vec(),
+            Meaning::Alike(channels) => channels,
+            Meaning::Mapped(_) | Meaning::Ambiguous(_) | Meaning::Unknown => Vec::new(),
+        };
+        Ok(Some(std::iter::once(own).chain(alike.into_iter().filter(|channel| *channel != own)).collect()))
+    }
+
+    /// The model's name for a class, else the channel's number.
+    pub fn name(&self, channel: i64) -> String {
+        self.names.name(channel)
+    }
+
     /// Whether a label is written exactly as its class is.
     pub fn is_exact(&self, label: &str) -> bool {
         matches!(self.names.meaning(label), Meaning::Exact(_))

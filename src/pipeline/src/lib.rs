@@ -41,9 +41,9 @@ pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
 pub use message::{
     Channel, ClassHeatmaps, ClassTarget, DecodedSample, Envelope, ExplainedSample, Heatmap, HeatmapBatch, InputBatch, LayerMap,
-    ReferenceDigest, SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, SlicedImage, SlicedPlace,
-    SlicedTarget, StaleSample, Step, StoredHeatmap, StoredMap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass,
-    TargetDetection, TargetPixels, WrittenHeatmap,
+    Misclassified, Prediction, ReferenceDigest, SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason,
+    SlicedImage, SlicedPlace, SlicedTarget, StaleSample, Step, StoredHeatmap, StoredMap, StoredMask, StoredObject, StoredShape,
+    StoredTarget, TargetClass, TargetDetection, TargetPixels, TrueClass, WrittenHeatmap, WrittenPrediction,
 };
 pub use run::{Parts, RunOptions, run};
 pub use seams::{BatchLimit, CommitOutcome, Explainer, Sink, Source};

@@ -158,6 +158,7 @@ impl Explainer for FirstPixel {
                 class: target.class,
                 detection: target.detection.clone(),
                 channel: 15,
+                contrast: None,
                 score: f64::from(pixel),
                 confidence: None,
                 object: None,
@@ -170,6 +171,7 @@ impl Explainer for FirstPixel {
                 seen: None,
                 attention: None,
                 classes,
+                prediction: None,
                 num_unmatched: 0,
             });
         }
@@ -268,6 +270,7 @@ impl World {
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
             is_detector: false,
+            has_truth: false,
             per_detection: false,
             slicing: None,
             attention: None,

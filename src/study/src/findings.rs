@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AttentionCell, Baseline, Distribution, Observed, RANKED_BY, Study, attention::is_own, distribution::position};
+use super::{
+    AttentionCell, Baseline, CONFIDENT, Distribution, Observed, RANKED_BY, Study, attention::is_own, distribution::position,
+};
 use camflow_measure::{Measure, Series};
 use camflow_names::Choice;
 
@@ -25,7 +27,8 @@ const MOST: usize = 8;
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`, `unmeasured` or `fine`.
+    /// What kind of thing: `wrong`, `confused`, `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
+    /// `unmeasured` or `fine`.
     pub kind: &'static str,
     /// One or two sentences.
     pub text: String,
@@ -37,6 +40,7 @@ pub struct Finding {
 pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     let names = Names::of(study);
     let mut found = Vec::new();
+    found.extend(mistakes(study));
     found.extend(unmeasured(study));
     found.extend(baseline.into_iter().flat_map(|baseline| changes(study, baseline, &names)));
     let below = below_chance(study, &names);
@@ -115,6 +119,43 @@ fn unmeasured(study: &Study) -> Option<Finding> {
             .to_owned(),
         samples: Vec::new(),
     })
+}
+
+/// Errors come first.
+fn mistakes(study: &Study) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let by = |model: &str| if study.mistakes.len() > 1 { format!("Model `{model}`") } else { "The model".to_owned() };
+    for (model, mistakes) in study.mistakes.iter().filter(|(_, mistakes)| mistakes.num_wrong >= ENOUGH) {
+        let how_sure = match mistakes.num_confident {
+            0 => format!("none of them with a confidence of {CONFIDENT} or more"),
+            count => format!("{count} of them with a confidence of {CONFIDENT} or more"),
+        };
+        // Where only mistakes have heatmaps, their share says nothing.
+        let of_all = match mistakes.num_judged {
+            judged if judged == mistakes.num_wrong => format!("{judged} samples with heatmaps"),
+            judged => format!("{} of {judged} samples with heatmaps whose true class is known", mistakes.num_wrong),
+        };
+        let sure = mistakes.most_confident.iter().filter(|mistake| mistake.confidence.is_some_and(|found| found >= CONFIDENT));
+        let sure: Vec<String> = sure.map(|mistake| mistake.sample.clone()).collect();
+        found.push(Finding {
+            kind: "wrong",
+            text: format!("{} puts another class first than the label says for {of_all}, {how_sure}.", by(model)),
+            samples: sure,
+        });
+        let frequent = mistakes.confusions().into_iter().filter(|(_, _, pair)| pair.count >= ENOUGH).take(MOST);
+        found.extend(frequent.map(|(truth, predicted, pair)| Finding {
+            kind: "confused",
+            text: format!(
+                "`{truth}` is taken for `{predicted}` in {} samples, {} of the mistakes{}{}.",
+                pair.count,
+                percent(pair.count as f64 / mistakes.num_wrong as f64),
+                if study.mistakes.len() > 1 { format!(" of `{model}`") } else { String::new() },
+                pair.mean_confidence().map_or_else(String::new, |mean| format!(", with a mean confidence of {mean:.2}")),
+            ),
+            samples: pair.samples.iter().map(|(_, sample)| sample.clone()).collect(),
+        }));
+    }
+    found
 }
 
 fn below_chance(study: &Study, names: &Names) -> Vec<Finding> {

@@ -6,6 +6,7 @@
 mod attention;
 mod distribution;
 mod findings;
+mod mistakes;
 mod page;
 mod pictures;
 mod tables;
@@ -21,6 +22,7 @@ use camflow_names::Choice;
 pub use attention::{AttentionCell, AttentionTable};
 pub use distribution::Distribution;
 pub use findings::{Finding, findings};
+pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
 pub use page::{Heading, page};
 pub use tables::{Baseline, CSV_HEADER, csv_rows, json};
 
@@ -112,6 +114,8 @@ pub struct Study {
     pub num_samples: u64,
     /// The series.
     pub series: BTreeMap<Series, Observed>,
+    /// What classifiers get wrong, by the model's name.
+    pub mistakes: BTreeMap<String, Mistakes>,
     /// Pairs of series of one class, the smaller first.
     pub contests: BTreeMap<(Series, Series), Contest>,
     /// The label field that attention was measured on -> series -> the classes that it lies on.
@@ -129,6 +133,7 @@ impl Study {
             num_extremes,
             num_samples: 0,
             series: BTreeMap::new(),
+            mistakes: BTreeMap::new(),
             contests: BTreeMap::new(),
             attention: BTreeMap::new(),
             tags: BTreeSet::new(),
@@ -172,6 +177,18 @@ impl Study {
             }
         }
         self.compare(&sample.heatmaps);
+        self.judge(sample);
+    }
+
+    /// Each model has one prediction for a sample, however many heatmaps say it.
+    fn judge(&mut self, sample: &MeasuredSample) {
+        let mut models: BTreeSet<&str> = BTreeSet::new();
+        for MeasuredHeatmap { series, prediction, .. } in &sample.heatmaps {
+            let Some(prediction) = prediction.as_ref().filter(|prediction| prediction.is_correct.is_some()) else { continue };
+            if models.insert(&series.model) {
+                self.mistakes.entry(series.model.clone()).or_default().add(sample, &series.model, prediction, self.num_extremes);
+            }
+        }
     }
 
     fn compare(&mut self, heatmaps: &[MeasuredHeatmap]) {

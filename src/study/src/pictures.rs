@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::Extreme;
 use camflow_measure::MeasuredHeatmap;
 use camflow_media::{
     ExifPolicy, ImageLimits, Interpolation, MediaError, RgbImage, Upsampling, encode_jpeg, overlay, read_array_file, read_image,
@@ -14,19 +13,21 @@ const SIDE: usize = 256;
 const QUALITY: f32 = 80.0;
 const OPACITY: f32 = 0.5;
 
-/// A JPEG of the sample's image with the heatmap laid over it.
+/// A JPEG of a sample's image with the heatmap laid over it, or without any.
 ///
 /// # Errors
 /// The image or the heatmap cannot be read.
-pub(crate) fn picture(extreme: &Extreme) -> Result<Vec<u8>, MediaError> {
+pub(crate) fn picture(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> Result<Vec<u8>, MediaError> {
     let limits = ImageLimits::default();
     // As stored, as the model saw it.
-    let image = read_picture(&extreme.media_path, &limits, ExifPolicy::Ignore)?;
+    let image = read_picture(media_path, &limits, ExifPolicy::Ignore)?;
     let longer = image.height.max(image.width).max(1);
     let scaled = |side: usize| if longer > SIDE { (side * SIDE / longer).max(1) } else { side };
     let (height, width) = (scaled(image.height), scaled(image.width));
     let image = resize_rgb(&image, height, width, Interpolation::Bilinear, true)?;
-    let Some(map) = map(&extreme.heatmap, &limits)? else { return encode_jpeg(&image, QUALITY) };
+    let Some(map) = heatmap.map(|heatmap| map(heatmap, &limits)).transpose()?.flatten() else {
+        return encode_jpeg(&image, QUALITY);
+    };
     let map = resize_rgb(&map, height, width, Interpolation::Bilinear, true)?;
     let values: Vec<f32> = map.pixels.chunks_exact(3).map(|pixel| f32::from(pixel[0]) / 255.0).collect();
     encode_jpeg(&overlay(&image, height, width, &values, OPACITY)?, QUALITY)

@@ -12,7 +12,8 @@ use camflow_names::Choice;
 const VERSION: u64 = 1;
 
 /// The names of the columns of [`csv_rows`].
-pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,model,score,energy_inside,energy_ratio,pointing_hit,\
+pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,model,\
+                              predicted_class,predicted_confidence,true_class,correct,score,energy_inside,energy_ratio,pointing_hit,\
                               best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation,\
                               confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road,\
                               attention_on,attention";
@@ -27,9 +28,17 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
         let tags = sample.tags.join(";");
         let texts = [&sample.id, &*path, &tags, field, class, layer, method, model].map(quoted);
         let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+        let prediction = heatmap.prediction.clone().unwrap_or_default();
+        let told = [
+            quoted(&prediction.class),
+            number(prediction.confidence),
+            quoted(prediction.true_class.unwrap_or_default()),
+            number(prediction.is_correct.map(|yes| f64::from(u8::from(yes)))),
+        ];
         let numbers = Measure::ALL.iter().map(|measure| number(heatmap.measures.get(*measure)));
         let attention = [quoted(heatmap.attention_on.as_deref().unwrap_or_default()), quoted(attention(heatmap))];
-        let cells: Vec<String> = texts.into_iter().chain([number(heatmap.score)]).chain(numbers).chain(attention).collect();
+        let cells: Vec<String> =
+            texts.into_iter().chain(told).chain([number(heatmap.score)]).chain(numbers).chain(attention).collect();
         rows += &cells.join(",");
         rows.push('\n');
     }
@@ -72,6 +81,7 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "num_heatmaps": study.num_heatmaps(),
         "findings": findings.iter().map(finding).collect::<Vec<_>>(),
         "series": study.series.iter().map(|(series, observed)| of_series(series, observed)).collect::<Vec<_>>(),
+        "mistakes": study.mistakes.iter().map(|(model, mistakes)| mistakes.json(model)).collect::<Vec<_>>(),
         "contests": study.contests.iter().map(contest).collect::<Vec<_>>(),
         "attention": of_attention(study),
     })

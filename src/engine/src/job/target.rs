@@ -11,6 +11,9 @@ pub enum TargetSpec {
     Predicted,
     /// The class that the model itself puts first, where it puts it.
     Top,
+    /// Of the samples that a classifier misclassifies by this label field: the predicted class, the true one, and their difference;
+    /// `None` takes the only field that fits.
+    Wrong(Option<String>),
     /// One pixel of the image.
     Pixel {
         /// Column, from 0.
@@ -94,13 +97,15 @@ impl FromStr for TargetSpec {
             None if text == "labels" => Ok(TargetSpec::Labels(None)),
             None if text == "predicted" => Ok(TargetSpec::Predicted),
             None if text == "top" => Ok(TargetSpec::Top),
+            None if text == "wrong" => Ok(TargetSpec::Wrong(None)),
+            Some(("wrong", field)) if !field.is_empty() => Ok(TargetSpec::Wrong(Some(field.to_owned()))),
             None if text == "component" => Ok(TargetSpec::Component),
             Some(("labels", field)) if !field.is_empty() => Ok(TargetSpec::Labels(Some(field.to_owned()))),
             Some(("component", name)) if !name.is_empty() => {
                 Err(format!("`{text}` is not a target; use `component`, and name it with `--class {name}`"))
             }
             _ => Err(format!(
-                "`{text}` is not a target; use `labels`, `labels:FIELD`, `predicted`, `top`, `pixel=X,Y`, `component`, `similar=FILE` or `similar:FIELD`"
+                "`{text}` is not a target; use `labels`, `labels:FIELD`, `predicted`, `top`, `wrong`, `wrong:FIELD`, `pixel=X,Y`, `component`, `similar=FILE` or `similar:FIELD`"
             )),
         }
     }
@@ -113,6 +118,8 @@ impl fmt::Display for TargetSpec {
             TargetSpec::Labels(Some(field)) => write!(f, "labels:{field}"),
             TargetSpec::Predicted => f.write_str("predicted"),
             TargetSpec::Top => f.write_str("top"),
+            TargetSpec::Wrong(None) => f.write_str("wrong"),
+            TargetSpec::Wrong(Some(field)) => write!(f, "wrong:{field}"),
             TargetSpec::Pixel { x, y } => write!(f, "pixel={x},{y}"),
             TargetSpec::Component => f.write_str("component"),
             TargetSpec::Similar(similarity) => {
@@ -137,6 +144,8 @@ mod tests {
             "labels:ground_truth",
             "predicted",
             "top",
+            "wrong",
+            "wrong:ground_truth",
             "pixel=0,479",
             "component",
             "similar=refs/cat.npy",
@@ -151,6 +160,7 @@ mod tests {
             "label",
             "predicted:x",
             "top:1",
+            "wrong:",
             "pixel",
             "pixel=",
             "pixel=3",

@@ -12,7 +12,7 @@ use crate::{
     grid::ClassIndex,
     message::{
         Envelope, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredMask, StoredObject, StoredShape,
-        StoredTarget,
+        StoredTarget, TrueClass,
     },
 };
 use camflow_media::{
@@ -24,11 +24,19 @@ pub(crate) fn check(decoder: &Decoder, selected: SelectedSample) -> Step<StaleSa
     match try_check(decoder, &selected) {
         Ok(Stale { fingerprint, wanted, changes, stamps }) => {
             let SelectedSample { sample, target, attention, existing } = selected;
-            let envelope = Envelope { sample, fingerprint, wanted, existing };
+            let true_class = true_class(decoder, &target);
+            let envelope = Envelope { sample, fingerprint, wanted, existing, true_class };
             Step::Next(StaleSample { envelope, target, attention, changes, stamps })
         }
         Err(stop) => stop.of(selected.sample),
     }
+}
+
+/// The class that the label says for the whole image.
+fn true_class(decoder: &Decoder, target: &StoredTarget) -> Option<TrueClass> {
+    let StoredTarget::Names(names) = target else { return None };
+    let channels = decoder.labels.own_channels(names).ok().flatten().filter(|_| decoder.has_truth)?;
+    Some(TrueClass { name: decoder.labels.name(*channels.first()?), channels })
 }
 
 /// What of the sample is not up to date.
@@ -134,7 +142,7 @@ fn with_label(
             }
             Ok(fingerprint)
         }
-        (StoredTarget::Names(names), Targets::OwnClass) => {
+        (StoredTarget::Names(names), targets) if targets.is_of_own_class() => {
             Ok(fingerprint.and(Ingredient::Label, "names", names.join("\0").as_bytes()))
         }
         _ => Ok(fingerprint),
@@ -172,11 +180,13 @@ fn with_names(decoder: &Decoder, fingerprint: Fingerprint, target: &StoredTarget
                 }
             }
         }
-        (StoredTarget::Names(names), Targets::OwnClass) => {
+        (StoredTarget::Names(names), targets) if targets.is_of_own_class() => {
             if let Ok(Some((name, channel))) = decoder.labels.own(names)
                 && !decoder.labels.is_exact(name)
             {
-                fingerprint.add(ClassIndex(0), Ingredient::Label, "taken as channel", &channel.to_le_bytes());
+                for class in targets.indices() {
+                    fingerprint.add(class, Ingredient::Label, "taken as channel", &channel.to_le_bytes());
+                }
             }
         }
         (_, Targets::Classes(classes)) => {

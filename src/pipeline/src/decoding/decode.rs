@@ -127,7 +127,7 @@ fn look(
         let is_nowhere = match &pixels {
             TargetPixels::Mask(mask) => mask.count() == 0,
             TargetPixels::Boxes(boxes) => boxes.is_empty(),
-            TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Point { .. } => false,
+            TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Wrong(_) | TargetPixels::Point { .. } => false,
         };
         if !is_nowhere {
             targets.push(ClassTarget { class, channel, pixels, detection });
@@ -155,6 +155,8 @@ fn look_in_slices(
         let place = match place {
             Place::Predicted => SlicedPlace::Predicted,
             Place::Labelled => SlicedPlace::Labelled,
+            // Slices have predictions of their own; a job that asks for both is refused.
+            Place::Wrong(_) => return Err(SkipReason::NotPredicted.into()),
             Place::Pixel { x, y } if (x as usize) < width && (y as usize) < height => {
                 SlicedPlace::Pixel { x: x as usize, y: y as usize }
             }
@@ -210,6 +212,7 @@ fn pixels(place: Place<'_>, input: &ModelInput, files: &InputFiles<'_>) -> Resul
     Ok(match place {
         Place::Predicted => TargetPixels::Predicted,
         Place::Labelled => TargetPixels::Labelled,
+        Place::Wrong(wrong) => TargetPixels::Wrong(wrong),
         Place::Pixel { x, y } => match region.place(y as usize, x as usize, *height, *width) {
             Ok((y, x)) => TargetPixels::Point { y, x },
             Err(Outside::Image) => return Err(SkipReason::PixelOutsideImage.into()),

@@ -29,6 +29,9 @@ pub enum Targets {
     Top,
     /// The class that the sample is labelled with.
     OwnClass,
+    /// Of samples that a classifier misclassifies, in this order ([`Targets::WRONG`]): the class that it predicts, the one that the
+    /// sample is labelled with, and what speaks for the first one against the second, the difference of their scores.
+    Wrong,
 }
 
 impl Targets {
@@ -37,7 +40,16 @@ impl Targets {
         match self {
             Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes.len(),
             Targets::Top | Targets::OwnClass => 1,
+            Targets::Wrong => Self::WRONG.len(),
         }
+    }
+
+    /// What is explained of a misclassified sample, as fields are called.
+    pub const WRONG: [&str; 3] = ["predicted", "true", "difference"];
+
+    /// Whether what is explained hangs on which class the label names.
+    pub(super) fn is_of_own_class(&self) -> bool {
+        matches!(self, Targets::OwnClass | Targets::Wrong)
     }
 
     pub(super) fn indices(&self) -> impl Iterator<Item = ClassIndex> + use<> {
@@ -66,6 +78,8 @@ pub struct Decoder {
     pub overwrite: bool,
     /// Whether the model is a detector, whose predictions are found by boxes.
     pub is_detector: bool,
+    /// Whether the label says one class for the whole image, with which predictions are compared.
+    pub has_truth: bool,
     /// Whether each object of a class gets heatmaps of its own.
     pub per_detection: bool,
     /// How images are cut that are larger than a slice; `None`: none is.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     grid::ClassIndex,
-    message::{Channel, SkipReason, StoredObject, StoredShape, StoredTarget, TargetClass},
+    message::{Channel, Misclassified, SkipReason, StoredObject, StoredShape, StoredTarget, TargetClass},
 };
 use camflow_media::{BinaryMask, FrameRegion, MediaError, PackedMask};
 
@@ -40,6 +40,8 @@ pub(super) enum Place<'a> {
     Predicted,
     /// Where the model says, because the label says only that it is there.
     Labelled,
+    /// Nowhere: the whole image counts, if the model misclassifies it.
+    Wrong(Misclassified),
 }
 
 /// The wanted classes that the sample has, with where they are: some, or the reason why none is there.
@@ -59,6 +61,20 @@ pub(super) fn find<'a>(
             let own = decoder.labels.own(names).map_err(MediaError::shape)?;
             let (_, channel) = own.ok_or(SkipReason::UnknownClass)?;
             return Ok(vec![Found::new(ClassIndex(0), Channel::Index(channel), Place::Labelled)]);
+        }
+        Targets::Wrong => {
+            let StoredTarget::Names(names) = target else { return Err(SkipReason::NoLabel.into()) };
+            let own = decoder.labels.own_channels(names).map_err(MediaError::shape)?.ok_or(SkipReason::UnknownClass)?;
+            let first = own.first().copied().ok_or(SkipReason::UnknownClass)?;
+            let of = |class: &ClassIndex| {
+                let (channel, less) = match class.0 {
+                    0 => (Channel::Top, None),
+                    1 => (Channel::Index(first), None),
+                    _ => (Channel::Top, Some(first)),
+                };
+                Found::new(*class, channel, Place::Wrong(Misclassified { own: own.clone(), less }))
+            };
+            return Ok(wanted.iter().map(of).collect());
         }
         Targets::Classes(classes) | Targets::Pixel { classes, .. } => classes,
     };
@@ -103,7 +119,7 @@ pub(super) fn find<'a>(
             Place::Mask(mask) => mask.count() == 0,
             Place::Packed(mask) => mask.count() == 0,
             Place::Shapes(shapes) => shapes.is_empty(),
-            Place::Pixel { .. } | Place::Predicted | Place::Labelled => false,
+            Place::Pixel { .. } | Place::Predicted | Place::Labelled | Place::Wrong(_) => false,
         };
         if !is_nowhere {
             found.push(Found::new(class, Channel::Index(*index), place));

@@ -94,6 +94,7 @@ mod tests {
                     fingerprint: Fingerprint::of_job("model", "settings"),
                     overwrite: false,
                     is_detector: false,
+                    has_truth: false,
                     per_detection: false,
                     slicing: None,
                     attention: None,

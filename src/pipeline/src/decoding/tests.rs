@@ -9,8 +9,8 @@ use crate::{
     grid::{ClassIndex, ColumnIndex},
     label_names::LabelNames,
     message::{
-        Channel, ClassTarget, Decoded, DecodedSample, SampleRef, SelectedSample, Skip, SkipReason, Step, StoredHeatmap,
-        StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels,
+        Channel, ClassTarget, Decoded, DecodedSample, Misclassified, SampleRef, SelectedSample, Skip, SkipReason, Step,
+        StoredHeatmap, StoredMask, StoredObject, StoredShape, StoredTarget, TargetClass, TargetPixels,
     },
 };
 use camflow_media::{ExifPolicy, ImageLimits, Preprocess, PreprocessStep, RgbImage, encode_rgb};
@@ -53,6 +53,7 @@ impl World {
             fingerprint: Fingerprint::of_job("model", "settings"),
             overwrite: false,
             is_detector: self.per_detection,
+            has_truth: true,
             per_detection: self.per_detection,
             slicing: None,
             attention: self.attention.as_ref().map(|(on, _)| on.clone()),
@@ -283,6 +284,24 @@ fn names_say_that_a_class_is_there() {
     assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "class unknown to the model");
     let top = ClassTarget { class: ClassIndex(0), channel: Channel::Top, pixels: TargetPixels::Predicted, detection: None };
     assert_eq!(world.decode(&Targets::Top, StoredTarget::Unlabelled).unwrap(), [top]);
+}
+
+#[test]
+fn a_mistake_is_known_by_the_class_that_the_label_names() {
+    let world = World::new(false);
+    let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).into()).collect());
+    let found = world.decode(&Targets::Wrong, names(&["dog"])).unwrap();
+    let wrong = |less| TargetPixels::Wrong(Misclassified { own: vec![5], less });
+    let of = |target: &ClassTarget| (target.class.0, target.channel, target.pixels.clone());
+    let wanted = [(0, Channel::Top, wrong(None)), (1, Channel::Index(5), wrong(None)), (2, Channel::Top, wrong(Some(5)))];
+    assert_eq!(found.iter().map(of).collect::<Vec<_>>(), wanted);
+    assert_eq!(world.decode(&Targets::Wrong, names(&["horse"])).unwrap_err(), "class unknown to the model");
+    assert_eq!(world.decode(&Targets::Wrong, StoredTarget::Missing).unwrap_err(), "no label");
+    // What is true goes along, where a label says one class for the image.
+    let truth =
+        |targets: Targets, target| world.ready(targets, target).envelope.true_class.map(|truth| (truth.name, truth.channels));
+    assert_eq!(truth(Targets::Wrong, names(&["Dog"])), Some(("dog".to_owned(), vec![5])));
+    assert_eq!(truth(Targets::Top, StoredTarget::Unlabelled), None);
 }
 
 #[test]

@@ -105,6 +105,8 @@ pub struct ClassHeatmaps {
     pub detection: Option<Arc<TargetDetection>>,
     /// Channel of the model's output that was explained.
     pub channel: i64,
+    /// The class whose score was subtracted, by its channel.
+    pub contrast: Option<i64>,
     /// The scalar that was differentiated.
     pub score: f64,
     /// The model's probability of the class, or the mean of it over the pixels that count; `None` where nobody asked for it.
@@ -117,6 +119,28 @@ pub struct ClassHeatmaps {
     pub faithfulness: Vec<Measures>,
 }
 
+/// What a classifier predicts for an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// The channel that it puts first.
+    pub channel: i64,
+    /// Its probability of that class, in `[0, 1]`.
+    pub confidence: f64,
+}
+
+/// The same in words, beside what is true.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WrittenPrediction {
+    /// The class that the model puts first, by its name for it, else the channel's number; `None` where it is no classifier.
+    pub class: Option<String>,
+    /// The model's probability of that class.
+    pub confidence: Option<f64>,
+    /// The class that the label says, by the model's name for it; `None` where no label says one.
+    pub true_class: Option<String>,
+    /// Whether both are the same class; `None` where one is not known.
+    pub is_correct: Option<bool>,
+}
+
 /// A heatmap as the sample is to hold it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WrittenHeatmap {
@@ -126,6 +150,8 @@ pub struct WrittenHeatmap {
     pub detection: Option<Arc<TargetDetection>>,
     /// The class that was explained, by the model's name for it, else its channel's number.
     pub class: String,
+    /// The class whose score was subtracted from that one's, likewise.
+    pub contrast: Option<String>,
     /// What the App draws.
     pub map: StoredMap,
     /// The exact floats, if the job keeps them.
@@ -142,6 +168,8 @@ pub struct WrittenHeatmap {
     pub measures: Measures,
     /// What of it lies on each class of another label; `None` where nobody asked, or the sample has no such label.
     pub attention: Option<Vec<Attention>>,
+    /// What the model predicts for the image, and what is true.
+    pub prediction: WrittenPrediction,
     /// Of everything the heatmap depends on.
     pub fingerprint: String,
 }

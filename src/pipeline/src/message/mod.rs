@@ -17,12 +17,12 @@ use std::{
     sync::Arc,
 };
 
-pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, StoredHeatmap, StoredMap, WrittenHeatmap};
+pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, Prediction, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
 pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
-pub use sample::{Envelope, SampleRef};
+pub use sample::{Envelope, SampleRef, TrueClass};
 pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
-pub use target::{Channel, ClassTarget, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
+pub use target::{Channel, ClassTarget, Misclassified, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
 
 use crate::fingerprint::Change;
 use camflow_media::{BinaryMask, ClassMap, FrameRegion, InputPixels, Stamp};
@@ -112,6 +112,8 @@ pub struct ExplainedSample {
     pub attention: Option<ClassMap>,
     /// One entry per class (or detection) that is there; none where the model predicts none of them.
     pub classes: Vec<ClassHeatmaps>,
+    /// What a classifier predicts for the image; `None` of other models, and in slices.
+    pub prediction: Option<Prediction>,
     /// Detections that were to get heatmaps of their own, and that no prediction overlaps enough.
     pub num_unmatched: usize,
 }

@@ -34,11 +34,22 @@ pub struct Envelope {
     pub wanted: Vec<ClassIndex>,
     /// The heatmaps that this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
+    /// The class that its label says; `None` where no label says one class for the image.
+    pub true_class: Option<TrueClass>,
+}
+
+/// The class that a sample's label says, as the model has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrueClass {
+    /// The model's name for it.
+    pub name: String,
+    /// Its channels: of several only where the model gives several the same name.
+    pub channels: Vec<i64>,
 }
 
 impl Envelope {
     /// Of a sample of no dataset, for which no fields are written.
     pub fn without_fields(sample: SampleRef, fingerprint: impl Into<SampleFingerprint>) -> Self {
-        Envelope { sample, fingerprint: fingerprint.into(), wanted: Vec::new(), existing: Vec::new() }
+        Envelope { sample, fingerprint: fingerprint.into(), wanted: Vec::new(), existing: Vec::new(), true_class: None }
     }
 }

@@ -27,6 +27,8 @@ pub enum SkipReason {
     ClassUnseen,
     /// The model predicts none of the job's classes, at no pixel.
     NotPredicted,
+    /// The model puts the sample's own class first, and its mistakes are asked for.
+    ClassifiedCorrectly,
     /// The class that the sample is labelled with is none of the model's.
     UnknownClass,
     /// The pixel to explain lies outside the image.
@@ -46,6 +48,7 @@ impl fmt::Display for SkipReason {
             SkipReason::ClassAbsent => "class absent",
             SkipReason::ClassUnseen => "class outside the part that the model sees, or smaller than a pixel",
             SkipReason::NotPredicted => "class not predicted",
+            SkipReason::ClassifiedCorrectly => "classified correctly",
             SkipReason::UnknownClass => "class unknown to the model",
             SkipReason::PixelOutsideImage => "pixel outside the image",
             SkipReason::PixelOutsideCrop => "pixel outside the part that the model sees",

@@ -48,6 +48,8 @@ pub enum TargetPixels {
     Predicted,
     /// Likewise, of a class that the sample's label says is there: the score of a classifier counts, whatever the model decides.
     Labelled,
+    /// None: of a classifier the class's own score, in samples that it misclassifies.
+    Wrong(Misclassified),
     /// The one at this place in the model's input, in fractions of its height and width, in `[0, 1)`.
     Point {
         /// From the top.
@@ -55,6 +57,16 @@ pub enum TargetPixels {
         /// From the left.
         x: f64,
     },
+}
+
+/// What is explained where a classifier puts another class first than the sample's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misclassified {
+    /// The channels that stand for the sample's own class: of several only where the model gives several the same name. Where one of
+    /// them is put first, there is nothing to explain. Empty: that was found out before.
+    pub own: Vec<i64>,
+    /// The class whose score is subtracted from that of the channel; `None` where that one's own is explained.
+    pub less: Option<i64>,
 }
 
 /// One class of one sample, ready for the device.

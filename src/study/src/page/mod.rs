@@ -3,16 +3,17 @@
 mod attention;
 mod plots;
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::{
-    Baseline, Distribution, Distributions, Extreme, Finding, Observed, RANKED_BY, Study, findings::Names, pictures::picture,
+    Baseline, Distribution, Distributions, Extreme, Finding, Mistake, Observed, RANKED_BY, Study, findings::Names,
+    pictures::picture,
 };
 use attention::attention;
-use camflow_measure::{Measure, Series};
+use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
 use camflow_names::Choice;
 use plots::{axis, histogram};
@@ -55,6 +56,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
         env!("CARGO_PKG_VERSION"),
     );
     html += &said(findings);
+    html += &mistakes(study);
     html += &overview(study, &names);
     html += &attention(study);
     html += &galleries(study, &names);
@@ -322,10 +324,7 @@ fn galleries(study: &Study, names: &Names) -> String {
 
 fn figure(extreme: &Extreme) -> String {
     let path = escaped(&shown(&extreme.media_path).to_string());
-    let image = match picture(extreme) {
-        Ok(jpeg) => format!("<img alt=\"{path}\" src=\"data:image/jpeg;base64,{}\">", BASE64_STANDARD.encode(jpeg)),
-        Err(error) => format!("<div class=\"missing\">{}</div>", escaped(&error.to_string())),
-    };
+    let image = image(&extreme.media_path, Some(&extreme.heatmap));
     let tags = if extreme.tags.is_empty() { String::new() } else { escaped(&extreme.tags.join(", ")) };
     let low = if extreme.value < 1.0 { " class=\"low\"" } else { "" };
     format!(
@@ -333,6 +332,70 @@ fn figure(extreme: &Extreme) -> String {
         number(Some(extreme.value)),
         escaped(&extreme.sample),
     )
+}
+
+/// The picture of a sample with a heatmap over it, or the reason why there is none.
+fn image(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> String {
+    let path = escaped(&shown(media_path).to_string());
+    match picture(media_path, heatmap) {
+        Ok(jpeg) => format!("<img alt=\"{path}\" src=\"data:image/jpeg;base64,{}\">", BASE64_STANDARD.encode(jpeg)),
+        Err(error) => format!("<div class=\"missing\">{}</div>", escaped(&error.to_string())),
+    }
+}
+
+/// What classifiers get wrong, the mistakes that they are surest of first.
+fn mistakes(study: &Study) -> String {
+    let mut html = String::new();
+    for (model, mistakes) in study.mistakes.iter().filter(|(_, mistakes)| mistakes.num_wrong > 0) {
+        if study.mistakes.len() > 1 {
+            let _ = writeln!(html, "<h3><code>{}</code></h3>", escaped(model));
+        }
+        let figures: Vec<String> = mistakes.most_confident.par_iter().map(mistake).collect();
+        let _ = writeln!(html, "<div class=\"gallery mistakes\">{}</div>", figures.concat());
+        html += "<details open><summary>Which class is taken for which</summary><table><thead><tr><th>label says</th>\
+                 <th>model predicts</th><th class=\"number\">samples</th><th class=\"number\">mean confidence</th></tr></thead><tbody>\n";
+        let confusions = mistakes.confusions();
+        for (truth, predicted, pair) in confusions.iter().take(MAX_ROWS) {
+            let _ = writeln!(
+                html,
+                "<tr><td><code>{}</code></td><td><code>{}</code></td><td class=\"number\">{}</td>{}</tr>",
+                escaped(truth),
+                escaped(predicted),
+                pair.count,
+                cell(pair.mean_confidence()),
+            );
+        }
+        html += "</tbody></table></details>\n";
+        if confusions.len() > MAX_ROWS {
+            let _ = writeln!(html, "<p class=\"soft\">{} more are in the JSON.</p>", confusions.len() - MAX_ROWS);
+        }
+    }
+    if html.is_empty() {
+        return html;
+    }
+    let text = "Samples for which the model puts another class first than the label says, those that it is surest of first. Each is shown \
+                as it is, and with the heatmaps that there are: of the class that is predicted, of the one that the label says, and of \
+                what speaks for the first against the second.";
+    format!("<h2>Confident and wrong</h2>\n<p class=\"soft\">{text}</p>\n{html}")
+}
+
+fn mistake(mistake: &Mistake) -> String {
+    let Mistake { sample, media_path, true_class, predicted, confidence, of_predicted, of_true, of_difference } = mistake;
+    let path = escaped(&shown(media_path).to_string());
+    let (predicted, true_class) = (escaped(predicted), escaped(true_class));
+    let sure = confidence.map_or_else(String::new, |confidence| format!(" ({})", number(Some(confidence))));
+    let said = format!("predicted <b class=\"low\">{predicted}</b>{sure}, label says <b>{true_class}</b>");
+    let pictures = [
+        (true, None, said),
+        (of_predicted.is_some(), of_predicted.as_ref(), format!("for <b>{predicted}</b>")),
+        (of_true.is_some(), of_true.as_ref(), format!("for <b>{true_class}</b>")),
+        (of_difference.is_some(), of_difference.as_ref(), format!("for <b>{predicted}</b> against <b>{true_class}</b>")),
+    ];
+    let figures = pictures.into_iter().filter(|(is_there, ..)| *is_there).enumerate().map(|(place, (_, heatmap, caption))| {
+        let id = if place == 0 { format!("<code>{}</code>", escaped(sample)) } else { String::new() };
+        format!("<figure>{}<figcaption title=\"{path}\">{caption}{id}</figcaption></figure>", image(media_path, heatmap))
+    });
+    format!("<div class=\"mistake\">{}</div>", figures.collect::<String>())
 }
 
 /// A measure in a few words.
@@ -366,7 +429,10 @@ fn definitions() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::sample, *};
+    use super::{
+        super::{mistakes::tests::judged, tests::sample},
+        *,
+    };
 
     #[test]
     fn names_cannot_write_html() {
@@ -379,5 +445,15 @@ mod tests {
         assert!(!html.contains("<img src=x>") && !html.contains("alert(1)</script>"), "escaped");
         assert_eq!(html.matches("<script>").count(), 1, "the page's own");
         assert!(html.contains("class=\"missing\""), "the images are not there");
+    }
+
+    #[test]
+    fn mistakes_come_before_all_else_and_cannot_write_html_either() {
+        let mut study = Study::new(2);
+        (0..3).for_each(|id| study.observe(&judged(id, "<b>dog", "cat", 0.99)));
+        let html = page(&study, &[], None, Heading { dataset: "street", created: "now", selection: None });
+        let (wrong, series) = (html.find("Confident and wrong").expect("a section"), html.find("All series").expect("a table"));
+        assert!(wrong < series && !html.contains("<b>dog") && html.contains("&lt;b&gt;dog"));
+        assert_eq!(html.matches("class=\"mistake\"").count(), 2, "as many as were to be kept");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, RunError,
+    Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, Prediction, RunError,
     SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Launched {
 #[derive(Debug)]
 struct Results {
     /// Heatmaps sample by sample, class by class and column by column; then the scores, in the order of `scored`; then, in the
-    /// same, the confidences, if they were asked for.
+    /// same, the confidences, if they were asked for; then what a classifier predicts for each sample, likewise.
     maps: ToHost,
     /// How each heatmap was drawn from the map of its layer.
     upsamplings: Vec<Option<Upsampling>>,
@@ -44,7 +44,12 @@ struct Results {
     /// Each class that is there: its channel, and the pixels that the model itself gives it, where those count.
     explained: Vec<(Cell, i64, Option<BinaryMask>)>,
     faithfulness: Grid<TiVec<ColumnIndex, Measures>>,
+    has_predictions: bool,
 }
+
+/// What was found of a sample: its classes' heatmaps, without those of classes that are not there, or `None` where numbers are not
+/// finite; and what a classifier predicts for it.
+type Found = (Option<Vec<ClassHeatmaps>>, Option<Prediction>);
 
 impl TorchExplainer {
     /// Launches samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose fault it
@@ -137,7 +142,7 @@ impl TorchExplainer {
         }
         let drawn = || maps.iter().flat_map(|(_, maps)| maps);
         let of_layers: Vec<_> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
-        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).collect();
+        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).chain(&plain.predictions).collect();
         let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
         Ok(Results {
             maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
@@ -145,6 +150,7 @@ impl TorchExplainer {
             scored: scored.collect(),
             explained: plain.targets.into_iter().map(|(cell, score)| (cell, score.class, score.predicted)).collect(),
             faithfulness,
+            has_predictions: plain.predictions.is_some(),
         })
     }
 
@@ -153,7 +159,7 @@ impl TorchExplainer {
         for Launched { samples, results } in launched {
             match results.read(&samples, self.columns.len()) {
                 Ok(classes) => {
-                    samples.into_iter().zip(classes).for_each(|(sample, classes)| self.add(sample, classes, result));
+                    samples.into_iter().zip(classes).for_each(|(sample, found)| self.add(sample, found, result));
                 }
                 Err(error) => {
                     let error = ExplainError::from(error);
@@ -172,7 +178,7 @@ impl TorchExplainer {
     }
 
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
-    fn add(&self, sample: DecodedSample, classes: Option<Vec<ClassHeatmaps>>, result: &mut HeatmapBatch) {
+    fn add(&self, sample: DecodedSample, (classes, prediction): Found, result: &mut HeatmapBatch) {
         let Some(mut classes) = classes else {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
             result.failed.push(failure(sample, error));
@@ -189,7 +195,7 @@ impl TorchExplainer {
                 _ if let Some(own) = own => Some(own.whole()),
                 TargetPixels::Mask(mask) => Some(mask),
                 TargetPixels::Boxes(boxes) => Some(boxed(&boxes, height, width)),
-                TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Point { .. } => None,
+                TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Wrong(_) | TargetPixels::Point { .. } => None,
             };
             if let Some(mask) = mask
                 && let Some(found) =
@@ -210,16 +216,24 @@ impl TorchExplainer {
             }
         }
         let num_unmatched = num_detections - num_matched;
-        result.explained.push(ExplainedSample { envelope, seen, attention, classes, num_unmatched });
+        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, num_unmatched });
     }
 }
 
 impl Results {
-    /// Waits for them: per sample its classes' heatmaps, without those classes that are not there; `None` where numbers are not
-    /// finite.
-    fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Option<Vec<ClassHeatmaps>>>, TchError> {
-        let Results { maps, upsamplings, scored, explained, mut faithfulness } = self;
-        let OnHost { mut heatmaps, of_layers, numbers } = maps.read()?;
+    /// Waits for them: what was found of each sample.
+    fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
+        let Results { maps, upsamplings, scored, explained, mut faithfulness, has_predictions } = self;
+        let OnHost { mut heatmaps, of_layers, mut numbers } = maps.read()?;
+        let mut predictions = vec![None; samples.len()];
+        // Where no sample has a heatmap nothing was copied.
+        if let Some(start) = numbers.len().checked_sub(2 * samples.len()).filter(|_| has_predictions) {
+            let told = numbers.split_off(start);
+            let (channels, confidences) = told.split_at(samples.len());
+            for ((prediction, channel), confidence) in predictions.iter_mut().zip(channels).zip(confidences) {
+                *prediction = (*channel >= 0.0).then_some(Prediction { channel: *channel as i64, confidence: *confidence });
+            }
+        }
         let mut of_layers = of_layers.into_iter();
         for ((heatmap, _), upsampling) in heatmaps.iter_mut().zip(upsamplings) {
             if let Some(upsampling) = upsampling
@@ -247,6 +261,7 @@ impl Results {
                 class: target.class,
                 detection: target.detection.clone(),
                 channel,
+                contrast: if let TargetPixels::Wrong(wrong) = &target.pixels { wrong.less } else { None },
                 score,
                 confidence,
                 object,
@@ -254,7 +269,7 @@ impl Results {
                 faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),
             });
         }
-        Ok(classes.into())
+        Ok(Vec::from(classes).into_iter().zip(predictions).collect())
     }
 }
 

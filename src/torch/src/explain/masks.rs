@@ -23,7 +23,9 @@ pub(super) fn at_output(
         TargetPixels::Mask(mask) => Cow::Owned(mask.resize_nearest(height, width)),
         // A detector's are found by where its predictions are; other models have none.
         TargetPixels::Boxes(_) => Cow::Owned(BinaryMask::empty(height, width)),
-        TargetPixels::Predicted | TargetPixels::Labelled => Cow::Owned(BinaryMask { height, width, pixels: decided()? }),
+        TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Wrong(_) => {
+            Cow::Owned(BinaryMask { height, width, pixels: decided()? })
+        }
         TargetPixels::Point { y, x } => {
             let at = |fraction: f64, length: usize| ((fraction * length as f64) as usize).min(length - 1);
             let mut mask = BinaryMask::empty(height, width);

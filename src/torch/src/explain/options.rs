@@ -31,6 +31,8 @@ pub struct ExplainOptions {
     pub faithfulness: bool,
     /// Whether the probability of the class is told with its heatmaps.
     pub confidence: bool,
+    /// Whether a classifier's own prediction is told with them.
+    pub predictions: bool,
     /// Whether nothing else may be in a sample's batch, no other sample and no variant of it, as the model would mix them.
     pub one_by_one: bool,
     /// How many variants of a sample gradient-free methods and that examination run at a time.

@@ -9,7 +9,7 @@ use super::{
     grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
     probe::ProbeOptions,
-    target::{Score, resolve},
+    target::{Score, predictions, resolve},
 };
 use crate::program::Execution;
 use camflow_media::BinaryMask;
@@ -23,6 +23,8 @@ pub(super) struct Saliencies {
     pub values: Vec<Tensor>,
     /// The classes' probabilities, the same, if they were asked for.
     pub confidences: Vec<Tensor>,
+    /// What a classifier predicts for each sample, as [`predictions`] says it, if that was asked for.
+    pub predictions: Option<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -53,6 +55,11 @@ impl TorchExplainer {
         };
         let _no_grad = tch::no_grad_guard();
         let scores = self.resolve(&execution, targets, shown)?;
+        let output = &execution.output;
+        let predictions = match self.options.predictions && output.dim() == 2 {
+            true => Some(predictions(&output.f_detach()?, self.options.reading)?),
+            false => None,
+        };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -77,7 +84,7 @@ impl TorchExplainer {
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
         drop(targets);
-        Ok(Saliencies { targets: run.into_scores(), values, confidences, passes })
+        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, passes })
     }
 
     /// What is differentiated, of each class that is there.

@@ -193,7 +193,7 @@ impl TorchExplainer {
         match self.try_slices(&sample, &sliced)? {
             Ok((seen, classes)) => {
                 let DecodedSample { envelope, attention, .. } = sample;
-                result.explained.push(ExplainedSample { envelope, seen, attention, classes, num_unmatched: 0 });
+                result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction: None, num_unmatched: 0 });
             }
             Err(text) => result.failed.push(failure(sample, text)),
         }
@@ -387,6 +387,7 @@ impl TorchExplainer {
                 class: target.class,
                 detection: None,
                 channel: found.channel,
+                contrast: None,
                 score,
                 confidence,
                 object,

@@ -3,7 +3,7 @@
 use tch::{TchError, Tensor};
 
 use camflow_media::BinaryMask;
-use camflow_pipeline::{ClassTarget, TargetPixels};
+use camflow_pipeline::{ClassTarget, Misclassified, TargetPixels};
 
 /// A variant of the image for smoothing: mirrored or not, times a factor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +39,10 @@ impl Variant {
                 boxes.iter().map(|&[left, top, right, bottom]| [1.0 - right, top, 1.0 - left, bottom]).collect(),
             ),
             TargetPixels::Point { y, x } if self.mirrored => TargetPixels::Point { y: *y, x: 1.0 - *x },
+            // The image as it is was misclassified, whatever becomes of its variants.
+            TargetPixels::Wrong(Misclassified { less, .. }) => {
+                TargetPixels::Wrong(Misclassified { own: Vec::new(), less: *less })
+            }
             pixels => pixels.clone(),
         };
         ClassTarget { class: target.class, channel: target.channel, pixels, detection: target.detection.clone() }

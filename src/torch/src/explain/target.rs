@@ -5,7 +5,10 @@
 //! it is `logits[i, k]`, as in its `ClassifierOutputTarget`. An output of one channel may stand for two classes; the negative
 //! one's logit is the negated one, as in its `BinaryClassifierOutputTarget`. Numbers that are no scores of classes are taken as they
 //! are, as by its `RawScoresOutputTarget`. Of a detector, whose logits `[N, K, Q, 1]` are of Q predictions, those predictions count
-//! that a target's boxes mean, or that are detections of the class.
+//! that a target's boxes mean, or that are detections of the class. Of a misclassified image there is also the score of the predicted
+//! class less that of the true one, `logits[i, p] - logits[i, t]`: what is differentiated in Prabhushankar et al., *Contrastive
+//! Explanations in Neural Networks* (ICIP 2020), <https://arxiv.org/abs/2008.00178>, is a loss between the two; of the difference of
+//! logits the gradient is the difference of the gradients.
 
 use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
@@ -29,6 +32,8 @@ pub struct Score {
     /// The pixels that the model itself gives the class, at the output's resolution, where those count.
     pub predicted: Option<BinaryMask>,
     source: Source,
+    /// The class whose logit is subtracted.
+    less: Option<Source>,
     /// `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
     mask: Option<Tensor>,
 }
@@ -71,6 +76,14 @@ pub(super) fn resolve(
                 Channel::Top => decisions.of(sample)?.top(),
             };
             let Some(class) = class else { continue };
+            let mut less = None;
+            if let TargetPixels::Wrong(wrong) = &wanted.pixels {
+                let is_right = || Ok::<_, TchError>(decisions.of(sample)?.top().is_none_or(|top| wrong.own.contains(&top)));
+                if !wrong.own.is_empty() && is_right()? {
+                    continue;
+                }
+                less = wrong.less;
+            }
             let decided = || Ok(decisions.of(sample)?.pixels_of(class));
             let mut predicted = None;
             let is_there = match masks.size {
@@ -88,20 +101,9 @@ pub(super) fn resolve(
                 None if reading.one_channel.is_some() && wanted.pixels == TargetPixels::Predicted => decided()?.contains(&1),
                 None => true,
             };
-            let source = match reading.one_channel {
-                Some(classes) => {
-                    let is_negated = classes.negative == Some(class);
-                    Source::Only { is_negated, is_probability: reading.is_probability }
-                }
-                None if reading.is_value => Source::Value(class),
-                None => match reading.detections {
-                    Some(Detections { scores: DetectionScores::Sigmoid, .. }) => Source::Alone(class),
-                    None if reading.is_alone => Source::Alone(class),
-                    _ => Source::Channel(class),
-                },
-            };
             if is_there {
-                scores.insert(cell, Score { class, predicted, source, mask: None });
+                let (source, less) = (Source::of(class, reading), less.map(|less| Source::of(less, reading)));
+                scores.insert(cell, Score { class, predicted, source, less, mask: None });
             }
         }
     }
@@ -137,22 +139,37 @@ pub(super) fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, Tch
 /// libtorch fails.
 pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {
     let rows: Vec<i64> = scores.iter().map(|(sample, _)| sample.row()).collect();
-    let channels: Vec<i64> = scores.iter().map(|(_, score)| score.source.channel()).collect();
-    let mut own = logits.f_index(&[Some(index_tensor(&rows, logits)?), Some(index_tensor(&channels, logits)?)])?;
-    if scores.iter().any(|(_, score)| score.source.sign() < 0.0) {
-        let of_each = |value: fn(Source) -> f64| -> Result<Tensor, TchError> {
-            let values: Vec<f64> = scores.iter().map(|(_, score)| value(score.source)).collect();
-            let mut size = vec![1; own.dim()];
-            size[0] = values.len() as i64;
-            send(&values, &size, own.device())?.f_to_kind(own.kind())
-        };
-        own = own.f_mul(&of_each(Source::sign)?)?.f_add(&of_each(Source::offset)?)?;
+    let sources: Vec<Source> = scores.iter().map(|(_, score)| score.source).collect();
+    let mut own = of_sources(logits, &rows, &sources)?;
+    if scores.iter().any(|(_, score)| score.less.is_some()) {
+        let others: Vec<Source> = scores.iter().map(|(_, score)| score.less.unwrap_or(score.source)).collect();
+        let is_less: Vec<f64> = scores.iter().map(|(_, score)| f64::from(u8::from(score.less.is_some()))).collect();
+        let other = of_sources(logits, &rows, &others)?;
+        own = own.f_sub(&other.f_mul(&factors(&is_less, &other)?)?)?;
     }
     let masks: Vec<&Tensor> = scores.iter().filter_map(|(_, score)| score.mask.as_ref()).collect();
     if masks.is_empty() {
         return Ok(own);
     }
     own.f_mul(&Tensor::f_stack(&masks, 0)?)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>)
+}
+
+/// The logits `[n]` or `[n, h, w]` of classes, each in its row of a batch.
+fn of_sources(logits: &Tensor, rows: &[i64], sources: &[Source]) -> Result<Tensor, TchError> {
+    let channels: Vec<i64> = sources.iter().map(|source| source.channel()).collect();
+    let own = logits.f_index(&[Some(index_tensor(rows, logits)?), Some(index_tensor(&channels, logits)?)])?;
+    if sources.iter().all(|source| source.sign() > 0.0) {
+        return Ok(own);
+    }
+    let of_each = |value: fn(Source) -> f64| factors(&sources.iter().map(|source| value(*source)).collect::<Vec<_>>(), &own);
+    own.f_mul(&of_each(Source::sign)?)?.f_add(&of_each(Source::offset)?)
+}
+
+/// A number for each row of a tensor.
+fn factors(values: &[f64], like: &Tensor) -> Result<Tensor, TchError> {
+    let mut size = vec![1; like.dim()];
+    size[0] = values.len() as i64;
+    send(values, &size, like.device())?.f_to_kind(like.kind())
 }
 
 /// The probabilities `[n]` of these scores' classes: what [`Score::confidence`] is of each, of all at once.
@@ -177,7 +194,49 @@ pub(super) fn class_confidences(logits: &Tensor, scores: &[(SampleIndex, &Score)
     sums.f_div(&Tensor::f_stack(&masks, 0)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>)?)
 }
 
+/// What a classifier predicts: of logits `[N, K]` the class with the highest probability and that probability, f64 `[2 N]`, the
+/// classes first; of one channel the class that its sigmoid decides for, -1 where that has no name.
+///
+/// # Errors
+/// libtorch fails.
+pub(super) fn predictions(logits: &Tensor, reading: Reading) -> Result<Tensor, TchError> {
+    let numbers = logits.f_to_kind(Kind::Float)?;
+    let (classes, probabilities) = match reading.one_channel {
+        Some(classes) => {
+            let positive = numbers.f_select(1, 0)?;
+            let positive = if reading.is_probability { positive } else { positive.f_sigmoid()? };
+            let is_positive = logits.f_select(1, 0)?.f_gt(if reading.is_probability { 0.5 } else { 0.0 })?;
+            let of = |class: i64| numbers.f_select(1, 0)?.f_full_like(class as f64);
+            let negative = positive.f_neg()?.f_add_scalar(1.0)?;
+            let classes = of(classes.positive)?.f_where_self(&is_positive, &of(classes.negative.unwrap_or(-1))?)?;
+            (classes, positive.f_where_self(&is_positive, &negative)?)
+        }
+        None => {
+            let classes = logits.f_argmax(1i64, true)?;
+            let all = if reading.is_alone { numbers.f_sigmoid()? } else { numbers.f_softmax(1, None::<Kind>)? };
+            let probabilities = all.f_gather(1, &classes, false)?.f_squeeze_dim(1)?;
+            (classes.f_squeeze_dim(1)?, probabilities)
+        }
+    };
+    Tensor::f_cat(&[classes.f_to_kind(Kind::Double)?, probabilities.f_to_kind(Kind::Double)?], 0)
+}
+
 impl Source {
+    fn of(class: i64, reading: Reading) -> Self {
+        match reading.one_channel {
+            Some(classes) => {
+                let is_negated = classes.negative == Some(class);
+                Source::Only { is_negated, is_probability: reading.is_probability }
+            }
+            None if reading.is_value => Source::Value(class),
+            None => match reading.detections {
+                Some(Detections { scores: DetectionScores::Sigmoid, .. }) => Source::Alone(class),
+                None if reading.is_alone => Source::Alone(class),
+                _ => Source::Channel(class),
+            },
+        }
+    }
+
     fn channel(self) -> i64 {
         match self {
             Source::Channel(channel) | Source::Value(channel) | Source::Alone(channel) => channel,
@@ -199,6 +258,15 @@ impl Source {
             _ => 0.0,
         }
     }
+
+    /// The class's own logits `[B]` or `[B, h, w]`; its probabilities, where the output is one.
+    fn logits(self, logits: &Tensor) -> Result<Tensor, TchError> {
+        let own = logits.f_select(1, self.channel())?;
+        if self.sign() > 0.0 {
+            return Ok(own);
+        }
+        own.f_neg()?.f_add_scalar(self.offset())
+    }
 }
 
 impl Score {
@@ -209,10 +277,10 @@ impl Score {
             channel @ (Source::Channel(_) | Source::Value(_) | Source::Alone(_)) => channel,
         };
         let mask = self.mask.as_ref().map(|mask| mask.f_to_kind(Kind::Float)).transpose()?;
-        Ok(Score { class: self.class, predicted: None, source, mask })
+        Ok(Score { class: self.class, predicted: None, source, less: None, mask })
     }
 
-    /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, or the mean over the pixels that count of
+    /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, whatever is subtracted from its score, or the mean over the pixels that count of
     /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1. What is no score of a class has
     /// none, and is taken as it is.
     ///
@@ -224,7 +292,7 @@ impl Score {
             Source::Value(channel) => logits.f_to_kind(Kind::Float)?.f_select(1, channel)?,
             Source::Alone(channel) => logits.f_to_kind(Kind::Float)?.f_select(1, channel)?.f_sigmoid()?,
             Source::Only { is_probability, .. } => {
-                let own = self.logits(&logits.f_to_kind(Kind::Float)?)?;
+                let own = self.source.logits(&logits.f_to_kind(Kind::Float)?)?;
                 if is_probability { own } else { own.f_sigmoid()? }
             }
         };
@@ -241,20 +309,12 @@ impl Score {
     /// # Errors
     /// libtorch fails.
     pub fn of(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let logits = self.logits(logits)?;
+        let own = self.source.logits(logits)?;
+        let logits = self.less.map_or_else(|| Ok(own.shallow_clone()), |less| own.f_sub(&less.logits(logits)?))?;
         match &self.mask {
             None => Ok(logits),
             Some(mask) => logits.f_mul(mask)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>),
         }
-    }
-
-    /// The class's own logits `[B]` or `[B, h, w]`; its probabilities, where the output is one.
-    fn logits(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let own = logits.f_select(1, self.source.channel())?;
-        if self.source.sign() > 0.0 {
-            return Ok(own);
-        }
-        own.f_neg()?.f_add_scalar(self.source.offset())
     }
 }
 
@@ -262,7 +322,7 @@ impl Score {
 mod tests {
     use super::*;
     use crate::program::{OneChannel, counted};
-    use camflow_pipeline::ClassIndex;
+    use camflow_pipeline::{ClassIndex, Misclassified};
 
     const SEVERAL: Reading = Reading {
         background: Some(0),
@@ -448,6 +508,61 @@ mod tests {
         let logits = Tensor::from_slice(&[1f32, 2.0, 4.0, 3.0]).view([1, 4]);
         assert_eq!(score(&logits, Channel::Index(1), TargetPixels::Predicted), Some((1, 2.0)));
         assert_eq!(score(&logits, Channel::Top, TargetPixels::Predicted), Some((2, 4.0)));
+    }
+
+    #[test]
+    fn a_mistake_is_explained_by_both_classes_and_their_difference() {
+        let logits = Tensor::from_slice(&[1f32, 2.0, 4.0, 3.0, 9.0, 2.0, 4.0, 3.0]).view([2, 4]);
+        let target = |channel, own: &[i64], less| {
+            let pixels = TargetPixels::Wrong(Misclassified { own: own.to_vec(), less });
+            ClassTarget { class: ClassIndex(0), channel, pixels, detection: None }
+        };
+        let targets = |own: &[i64]| {
+            vec![
+                target(Channel::Top, own, None),
+                target(Channel::Index(own[0]), own, None),
+                target(Channel::Top, own, Some(own[0])),
+            ]
+        };
+        // The second sample is right: both of its channels are called so.
+        let targets = [targets(&[1]), targets(&[1, 0])];
+        let (shown, reading) = ([None, None], Reading { background: None, ..SEVERAL });
+        let found = resolve(&logits, None, TiSlice::from_ref(&targets), reading, TiSlice::from_ref(&shown)).expect("resolved");
+        let scores: Vec<(SampleIndex, &Score)> = found.iter().map(|(cell, score)| (cell.sample, score)).collect();
+        assert_eq!(
+            scores.iter().map(|(sample, score)| (sample.row(), score.class)).collect::<Vec<_>>(),
+            [(0, 2), (0, 1), (0, 2)]
+        );
+        let together = Vec::<f64>::try_from(class_scores(&logits, &scores).expect("scores").to_kind(Kind::Double));
+        assert_eq!(together.expect("numbers"), [4.0, 2.0, 2.0]);
+        let alone: Vec<f64> = scores.iter().map(|(_, score)| score.of(&logits).expect("score").double_value(&[0])).collect();
+        assert_eq!(alone, [4.0, 2.0, 2.0]);
+        // What was found out of the image counts for its variants.
+        let again = resolved(&logits.narrow(0, 1, 1), target(Channel::Index(0), &[], Some(1)), reading, None).expect("there");
+        assert_eq!(again.of(&logits).expect("score").double_value(&[1]), 7.0);
+        // Of one channel the negative class's logit is the negated one.
+        let logits = Tensor::from_slice(&[-3f32]).view([1, 1]);
+        let score = resolved(&logits, target(Channel::Top, &[1], Some(1)), TWO, None).expect("there");
+        assert_eq!((score.class, score.of(&logits).expect("score").double_value(&[0])), (0, 6.0));
+    }
+
+    #[test]
+    fn what_is_predicted_is_the_first_class_with_its_probability() {
+        let read = |logits: &Tensor, reading| -> Vec<f64> {
+            Vec::try_from(predictions(logits, reading).expect("predictions")).expect("numbers")
+        };
+        let near = |found: Vec<f64>, wanted: &[f64]| {
+            assert!(found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        };
+        let three = 3f32.ln();
+        let logits = Tensor::from_slice(&[0f32, three, three, 0.0]).view([2, 2]);
+        near(read(&logits, SEVERAL), &[1.0, 0.0, 0.75, 0.75]);
+        near(read(&logits, Reading { is_alone: true, ..SEVERAL }), &[1.0, 0.0, 0.75, 0.75]);
+        let one = Tensor::from_slice(&[three, -three]).view([2, 1]);
+        near(read(&one, TWO), &[1.0, 0.0, 0.75, 0.75]);
+        near(read(&one, ONE), &[0.0, -1.0, 0.75, 0.75]);
+        let sigmoid = Tensor::from_slice(&[0.9f32, 0.2]).view([2, 1]);
+        near(read(&sigmoid, Reading { is_probability: true, ..TWO }), &[1.0, 0.0, 0.9, 0.8]);
     }
 
     #[test]

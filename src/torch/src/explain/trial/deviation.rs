@@ -52,6 +52,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         references: None,
         faithfulness: false,
         confidence: false,
+        predictions: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,
