@@ -237,6 +237,7 @@ fn commit(bencher: Bencher) {
         method: "gradcam".into(),
         model: "deeplabv3".into(),
         shown_in: None,
+        attention_on: None,
     });
     let mut sink = UpdateSink::new(&dataset, fields.collect()).expect("a sink");
     let mut round = 0;
@@ -254,6 +255,7 @@ fn commit(bencher: Bencher) {
             npy_path: Some(format!("/maps/{name}/{n}.{round}.npy").into()),
             score: 0.5,
             measures: Measures::default().with(Measure::EnergyInside, 0.5).with(Measure::Entropy, 0.9),
+            attention: None,
             fingerprint: format!("{round:032x}"),
         };
         // What the round before it wrote.
