@@ -237,6 +237,7 @@ fn commit(bencher: Bencher) {
         method: "gradcam".into(),
         model: "deeplabv3".into(),
         shown_in: None,
+        attention_on: None,
     });
     let mut sink = UpdateSink::new(&dataset, fields.collect()).expect("a sink");
     let mut round = 0;
@@ -256,6 +257,7 @@ fn commit(bencher: Bencher) {
             score: 0.5,
             measures: Measures::default().with(Measure::EnergyInside, 0.5).with(Measure::Entropy, 0.9),
             prediction: WrittenPrediction::default(),
+            attention: None,
             fingerprint: format!("{round:032x}"),
         };
         // What the round before it wrote.

@@ -91,6 +91,8 @@ annotate --dataset empty
 annotate --dataset video
 annotate --dataset flowers --class dog --target labels:truht
 annotate --dataset flowers --class dog --target labels:score
+annotate --dataset flowers --class dog --target labels:truth --attention-on truht
+annotate --dataset flowers --class dog --target labels:truth --attention-on score
 annotate --dataset flowers --class dgo --target predicted
 annotate --dataset flowers --class person --target labels:truth
 annotate --dataset flowers --text "a red car"

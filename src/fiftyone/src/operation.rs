@@ -189,7 +189,7 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
         // Literally: a path or a name may begin with a dollar sign.
         {"$literal": values},
         {"_id": {"$ifNull": [stored("_id"), id]}, "tags": {"$ifNull": [stored("tags"), []]}},
-        without_attention(field, &stored),
+        without_attention(field, stored),
     ]})
 }
 
