@@ -134,7 +134,7 @@ def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(camflow, database,
     levels, generator = pyramid.levels_of(module), module.anchor_generator
     archive = tmp_path / "model.pt2"
     loaded = load_model(made(name, side=320), classes=CLASSES)
-    said = export(loaded, archive, size=None if name.startswith("ssd") else (96, 128))
+    said = export(loaded, archive, size=None if name.startswith("ssd") else (160, 192))
     assert list(said["aliases"].values()) == levels and said["default_layers"] == [str(n + 1) for n in range(len(levels))]
 
     def theirs(_command: str, _weights, job) -> dict:
@@ -290,7 +290,7 @@ def two_stages(tmp_path_factory):
     """A Faster R-CNN, and the archive of the same."""
     archive = tmp_path_factory.mktemp("stages") / "model.pt2"
     loaded = load_model(made("fasterrcnn_mobilenet_v3_large_fpn", side=320, **FEW), classes=CLASSES)
-    described = export(loaded, archive, size=(96, 128))
+    described = export(loaded, archive, size=(128, 160))
     assert described["detections"]["ranked"] and described["input"]["dynamic"] == "bhw"
     return made("fasterrcnn_mobilenet_v3_large_fpn", side=320, **FEW), archive
 
