@@ -197,14 +197,14 @@ fn with_places(fields: &[Field], inner: &[InnerField], name: &str) -> Result<Lab
         [] => "it has no field of segmentations, detections or polylines; leave out `--attention-on`".to_owned(),
         _ => format!("the fields whose labels say where classes are: {}", listed(&usable)),
     };
-    let known = fields.iter().chain(inner.iter().map(|inner| &inner.field));
-    Err(match (inner.iter().find(|inner| inner.field.name == name), known.clone().find(|field| field.name == name)) {
+    let mut known = fields.iter().chain(inner.iter().map(|inner| &inner.field));
+    Err(match (inner.iter().find(|inner| inner.field.name == name), known.find(|field| field.name == name)) {
         (Some(InnerField { part_of: Some(part_of), .. }), _) => (format!("field `{name}` {part_of}"), there_are),
         (_, Some(field)) => {
             (format!("field `{name}` is of type {}, which does not say where classes are,", field.kind), there_are)
         }
         (_, None) => {
-            let near = similar(name, known.map(|field| &field.name));
+            let near = similar(name, fields.iter().map(|field| &field.name));
             let near = match near.is_empty() {
                 true => String::new(),
                 false => format!("; similar names: {}", camflow_names::backticked(near)),
