@@ -109,7 +109,8 @@ def proposed(network: Any, images: Tensor, features: list[Tensor]) -> tuple[Tens
 def unsuppressed(boxes: Tensor, is_there: Tensor, most: float) -> tuple[Tensor, Tensor]:
     """Which of boxes [N, P, 4], the likeliest first, non-maximum suppression keeps [N, P], and whether that is certain [N].
 
-    It keeps those that overlap none of those kept before them by more than `most`. As that depends on itself, it is asked again and again: as soon as nothing changes any more it is what greedy suppression keeps.
+    It keeps those that overlap none of those kept before them by more than `most`. As that depends on itself, it is asked again and
+    again: as soon as nothing changes any more it is what greedy suppression keeps.
     In a chain of boxes of which each overlaps the next, each round has one more right; ROUNDS are enough for all but very long ones.
     """
     import torch

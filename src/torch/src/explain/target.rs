@@ -280,9 +280,9 @@ impl Score {
         Ok(Score { class: self.class, predicted: None, source, less: None, mask })
     }
 
-    /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, whatever is subtracted from its score, or the mean over the pixels that count of
-    /// those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1. What is no score of a class has
-    /// none, and is taken as it is.
+    /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, whatever is subtracted from its score, or the mean
+    /// over the pixels that count of those in `[B, K, h, w]`. Of one channel it is the sigmoid: a softmax over one number is 1. What
+    /// is no score of a class has none, and is taken as it is.
     ///
     /// # Errors
     /// libtorch fails.
