@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    attention::class_map,
+    class_map::class_map,
     decoder::{Decoder, Stop},
     find::{Found, Place, draw, find},
     inputs::InputFiles,

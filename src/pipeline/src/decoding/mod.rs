@@ -2,6 +2,7 @@
 
 mod attention;
 mod check;
+mod class_map;
 mod decode;
 mod decoder;
 mod find;
