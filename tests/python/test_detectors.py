@@ -15,7 +15,7 @@ import fiftyone as fo
 import transformers
 from camflow import load
 from pytorch_grad_cam import GradCAM, LayerCAM
-from small_detector import corners, picture, reference, tensor
+from small_detector import SIZE, corners, picture, reference, tensor
 
 import torch
 
@@ -98,7 +98,7 @@ def test_what_the_model_itself_detects(camflow, model, detector, dataset, tmp_pa
     camflow("annotate", *arguments, "--model", eager, "--target", "predicted", "--class", "all", "--replace")
     dataset.reload()
     names = ("person", "dog", "cat", "car", "bus", "horse", "sheep", "bird")
-    for sample, found in zip(dataset, chances, strict=True):
+    for number, (sample, found) in enumerate(zip(dataset, chances, strict=True)):
         detected = {names[int(i)] for i, chance in zip(found.indices, found.values, strict=True) if chance >= threshold - 1e-6}
         has = {
             name
@@ -106,6 +106,18 @@ def test_what_the_model_itself_detects(camflow, model, detector, dataset, tmp_pa
             if f"{name}_layercam_layer_2" in sample.field_names and sample[f"{name}_layercam_layer_2"] is not None
         }
         assert has == detected
+        # Measures are of the boxes of what is detected.
+        with torch.no_grad():
+            sides = corners(detector(pixel_values=tensor(picture(number))).pred_boxes)[0].numpy().clip(0, 1)
+        for name in has:
+            object_ = np.zeros(SIZE, bool)
+            for box, index, chance in zip(sides, found.indices, found.values, strict=True):
+                if names[int(index)] == name and chance >= threshold - 1e-6:
+                    left, top, right, bottom = (int(side) for side in box * [SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
+                    object_[top:bottom, left:right] = True
+            label = sample[f"{name}_layercam_layer_2"]
+            assert label.object_area == pytest.approx(object_.mean(), abs=2e-3) and object_.mean() > 0
+            assert label.energy_inside == pytest.approx(load(label)[object_].sum() / load(label).sum(), abs=5e-3)
     assert any(float(one.values.max()) >= threshold for one in chances)
 
 

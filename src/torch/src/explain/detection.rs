@@ -78,6 +78,24 @@ impl<'a> Predictions<'a> {
     }
 }
 
+/// The pixels of a model's input, of so many rows and columns, that lie in boxes of a sample's predictions: those whose places are 1 in a
+/// mask `[Q, 1]`. `sides` are those of all samples, `[N, Q, 4]`.
+pub(super) fn covered(places: &BinaryMask, sides: &[f32], sample: SampleIndex, (height, width): (usize, usize)) -> BinaryMask {
+    let own = sides.as_chunks().0.iter().skip(usize::from(sample) * places.pixels.len());
+    let meant = own.zip(&places.pixels).filter(|(_, place)| **place != 0);
+    let boxes: Vec<[f64; 4]> = meant.map(|(sides, _): (&[f32; 4], _)| sides.map(f64::from)).collect();
+    boxed(&boxes, height, width)
+}
+
+/// The pixels of a model's input in boxes.
+pub(super) fn boxed(boxes: &[[f64; 4]], height: usize, width: usize) -> BinaryMask {
+    let mut mask = BinaryMask::empty(height, width);
+    for &[left, top, right, bottom] in boxes {
+        mask.fill_box([left, top, right, bottom]);
+    }
+    mask
+}
+
 /// The probability of each class, of logits `[N, K, Q, 1]`.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
+    detection::boxed,
     drawing::{DeviceMaps, is_whole},
     grid::{Cell, ColumnIndex, Grid, SampleIndex},
     heatmap::{OnHost, ToHost},
@@ -148,7 +149,11 @@ impl TorchExplainer {
             maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
             upsamplings: drawn().map(|maps| maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling)).collect(),
             scored: scored.collect(),
-            explained: plain.targets.into_iter().map(|(cell, score)| (cell, score.class, score.predicted)).collect(),
+            explained: plain
+                .targets
+                .into_iter()
+                .map(|(cell, score)| (cell, score.class, score.predicted.map(|predicted| predicted.object)))
+                .collect(),
             faithfulness,
             has_predictions: plain.predictions.is_some(),
         })
@@ -285,15 +290,6 @@ fn is_same(one: &Option<Arc<TargetDetection>>, other: &Option<Arc<TargetDetectio
         (None, None) => true,
         _ => false,
     }
-}
-
-/// The pixels of a model's input in boxes.
-pub(super) fn boxed(boxes: &[[f64; 4]], height: usize, width: usize) -> BinaryMask {
-    let mut mask = BinaryMask::empty(height, width);
-    for &[left, top, right, bottom] in boxes {
-        mask.fill_box([left, top, right, bottom]);
-    }
-    mask
 }
 
 /// A mask over a model's input of `height` x `width` pixels as one over the whole image.

@@ -9,7 +9,7 @@ use super::{
     grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
     probe::ProbeOptions,
-    target::{Score, predictions, resolve},
+    target::{Boxes, Score, predictions, resolve},
 };
 use crate::program::Execution;
 use camflow_media::BinaryMask;
@@ -102,6 +102,8 @@ impl TorchExplainer {
             )));
         }
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
-        Ok(resolve(&output.f_detach()?, execution.boxes.as_ref(), targets, self.options.reading, shown)?)
+        let (_, _, height, width) = execution.input.size4()?;
+        let boxes = execution.boxes.as_ref().map(|sides| Boxes { sides, input: (height as usize, width as usize) });
+        Ok(resolve(&output.f_detach()?, boxes, targets, self.options.reading, shown)?)
     }
 }

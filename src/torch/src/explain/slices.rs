@@ -11,9 +11,10 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, HeatmapSize, TorchExplainer,
+    detection::boxed,
     grid::{Cell, ColumnIndex, SampleIndex},
     heatmap::{self, OnHost, ToHost},
-    launch::{boxed, failure},
+    launch::failure,
 };
 use crate::program::{HostCopy, send};
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, SliceAxis, SlicePart, Upsampling, Window};
@@ -333,7 +334,7 @@ impl TorchExplainer {
                 let confidence = saliencies.confidences.get(number).map(|all| all.f_select(0, row as i64)).transpose()?;
                 let num_pixels = match (&target.pixels, &score.predicted) {
                     (TargetPixels::Mask(mask), _) => Some(mask.count() as f64),
-                    (_, Some(predicted)) => Some(predicted.count() as f64),
+                    (_, Some(predicted)) => Some(predicted.count as f64),
                     _ => None,
                 };
                 additions.push(Addition {
@@ -343,7 +344,7 @@ impl TorchExplainer {
                     parts,
                     score: saliencies.values[number].f_select(0, row as i64)?,
                     confidence: confidence.map(|confidence| (confidence, num_pixels)),
-                    predicted: score.predicted.clone(),
+                    predicted: score.predicted.as_ref().map(|predicted| predicted.object.clone()),
                 });
             }
         }

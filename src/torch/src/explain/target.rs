@@ -16,11 +16,11 @@ use typed_index_collections::TiSlice;
 use super::{
     Reading,
     decision::Decisions,
-    detection::Predictions,
+    detection::{Predictions, covered},
     grid::{Cell, Grid, SampleIndex, TargetIndex},
     masks::{Masks, at_output},
 };
-use crate::program::{DetectionScores, Detections, send};
+use crate::program::{DetectionScores, Detections, send, to_host};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -29,13 +29,31 @@ use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 pub struct Score {
     /// The class: a channel of the output, unless that has one channel for two classes.
     pub class: i64,
-    /// The pixels that the model itself gives the class, at the output's resolution, where those count.
-    pub predicted: Option<BinaryMask>,
+    /// What the model itself gives the class, where that counts.
+    pub predicted: Option<Predicted>,
     source: Source,
     /// The class whose logit is subtracted.
     less: Option<Source>,
     /// `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
     mask: Option<Tensor>,
+}
+
+/// What a model gives a class.
+#[derive(Clone, Debug)]
+pub struct Predicted {
+    /// The pixels at the output's resolution; of a detector those of the input that lie in boxes of its detections.
+    pub object: BinaryMask,
+    /// How many pixels or detections count.
+    pub count: usize,
+}
+
+/// The boxes of a detector's predictions.
+#[derive(Clone, Copy)]
+pub(super) struct Boxes<'a> {
+    /// `[N, Q, 4]`: left, top, right and bottom in fractions of the model's input.
+    pub sides: &'a Tensor,
+    /// Rows and columns of the input.
+    pub input: (usize, usize),
 }
 
 /// Where a class's logits are in the output.
@@ -59,7 +77,7 @@ enum Source {
 /// libtorch fails.
 pub(super) fn resolve(
     logits: &Tensor,
-    boxes: Option<&Tensor>,
+    boxes: Option<Boxes<'_>>,
     targets: &TiSlice<SampleIndex, Vec<ClassTarget>>,
     reading: Reading,
     shown: &TiSlice<SampleIndex, Option<BinaryMask>>,
@@ -68,6 +86,7 @@ pub(super) fn resolve(
     let mut scores = Grid::default();
     let mut masks = Masks::of(logits);
     let mut of_boxes = Vec::new();
+    let mut detected = Vec::new();
     for (sample, targets) in targets.iter_enumerated() {
         for (target, wanted) in targets.iter().enumerate() {
             let cell = Cell { sample, target: TargetIndex::from(target) };
@@ -94,7 +113,10 @@ pub(super) fn resolve(
                 Some(size) => {
                     let mask = at_output(&wanted.pixels, size, decided)?;
                     if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
-                        predicted = Some(mask.clone().into_owned());
+                        match boxes {
+                            Some(boxes) => detected.push((cell, boxes, mask.clone().into_owned())),
+                            None => predicted = Some(Predicted { count: mask.count(), object: mask.clone().into_owned() }),
+                        }
                     }
                     masks.add(cell, &mask)
                 }
@@ -108,11 +130,20 @@ pub(super) fn resolve(
         }
     }
     if let Some((boxes, detections)) = boxes.zip(reading.detections).filter(|_| !of_boxes.is_empty()) {
-        let mut meant = Predictions::new(logits, boxes, detections).meant(&of_boxes, shown)?;
+        let mut meant = Predictions::new(logits, boxes.sides, detections).meant(&of_boxes, shown)?;
         for (cell, ..) in of_boxes {
             match (meant.remove(cell), scores.get_mut(cell)) {
                 (Some(mask), Some(score)) => score.mask = Some(mask),
                 _ => drop(scores.remove(cell)),
+            }
+        }
+    }
+    if let Some((_, boxes, _)) = detected.first() {
+        let sides: Vec<f32> = to_host(&boxes.sides.f_to_kind(Kind::Float)?)?;
+        for (cell, boxes, places) in &detected {
+            if let Some(score) = scores.get_mut(*cell) {
+                let object = covered(places, &sides, cell.sample, boxes.input);
+                score.predicted = Some(Predicted { object, count: places.count() });
             }
         }
     }
