@@ -58,6 +58,9 @@ STANDINS = {
     "camflow export deeplabv3-resnet50-coco-torch": f"camflow export {STANDIN}",
     # More than sixty passes for each heatmap.
     "--faithfulness": "--faithfulness --model my-classifier.pt2 --field {{model}}_{{method}}",
+    # What the labels of the small dataset have, and its field of classes.
+    "wrong:ground_truth": "wrong:kind",
+    "--class airplane --attention-on ground_truth": "--class person --attention-on ground_truth",
     # As many layers as the small classifier has.
     "--layers 2,4,6": "--layers 1,2",
     'foz.load_zoo_model("resnet50-imagenet-torch")': '"my-classifier.pt2"',
@@ -201,12 +204,16 @@ def reader(pictures, database, binary, standin_model, classifier, tmp_path):
 
 
 def dataset_of(pictures: dict[Path, np.ndarray], name: str) -> fo.Dataset:
-    """A dataset whose labels are masks of people."""
+    """A dataset whose labels are masks of people, and classes of which no classifier has all right that knows them."""
     dataset = fo.Dataset(name, persistent=True)
     dataset.default_mask_targets = {0: "background", 2: "bicycle", 7: "car", 15: "person"}
     tags = ["validation", "explain"]
+    kinds = [fo.Classification(label=label) for label in ("cat", "dog", "person", "cat")]
     dataset.add_samples(
-        [fo.Sample(str(path), ground_truth=fo.Segmentation(mask=mask), tags=tags) for path, mask in pictures.items()],
+        [
+            fo.Sample(str(path), ground_truth=fo.Segmentation(mask=mask), kind=kind, tags=tags)
+            for (path, mask), kind in zip(pictures.items(), kinds, strict=True)
+        ],
         progress=False,
     )
     return dataset
