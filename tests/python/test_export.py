@@ -296,7 +296,7 @@ def test_failed_verification_keeps_the_old_file(toy, tmp_path):
     "arguments, words",
     [
         (["resnet81"], ["`resnet81`", "resnet18"]),
-        (["deeplabv3-resnet50-coco"], ["deeplabv3-resnet50-coco-torch"]),
+        (["deeplabv3-resnet50-cocos"], ["deeplabv3-resnet50-coco-torch"]),
         (["timm:deit_tiny_patch16"], ["deit_tiny_patch16_224"]),
         (["raft_small"], ["optical_flow", "wrap"]),
         (["resnet18", "--weights", "nowhere.pth"], ["nowhere.pth"]),
