@@ -234,7 +234,7 @@ def _match(view: fo.DatasetView, series: Series, wanted: fo.ViewExpression, comm
 
 
 def is_narrowed(view: fo.DatasetView, base: fo.DatasetView) -> bool:
-    """Whether a view is this base as it is, or what `between` or `extreme` makes of it."""
+    """Whether a view is this base as it is, or what `between`, `extreme` or `lying_on` makes of it."""
     stages, below = (one._serialize(include_uuids=False) for one in (view, base))
     if stages[: len(below)] != below:
         return False
