@@ -9,7 +9,7 @@ use camflow_measure::{Measure, Series};
 use camflow_names::Choice;
 
 /// Fewer heatmaps than this say nothing about the rest.
-const ENOUGH: u64 = 5;
+pub(crate) const ENOUGH: u64 = 5;
 /// A share of heatmaps below chance that is worth a sentence.
 const MANY: f64 = 0.25;
 /// Two groups differ clearly where one of the first is above one of the second, or below it, this often.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{escaped, with_code};
-use crate::{AttentionCell, AttentionTable, Study, attention::is_own};
+use crate::{AttentionCell, AttentionTable, Study, attention::is_own, findings::ENOUGH};
 use camflow_measure::Series;
 
 /// Rows and columns of a table; what is beyond is summed up.
@@ -15,9 +15,6 @@ const MAX_COLUMNS: usize = 16;
 
 /// Tables of a page; the JSON has all.
 const MAX_TABLES: usize = 16;
-
-/// Fewer heatmaps than this say nothing about the rest, so that they get no colour.
-const ENOUGH: u64 = 5;
 
 /// What the heatmaps of one layer, by one method and model, lie on.
 type Rows<'a> = BTreeMap<&'a Series, &'a AttentionTable>;
@@ -33,12 +30,13 @@ pub(super) fn attention(study: &Study) -> String {
     if tables.is_empty() {
         return String::new();
     }
-    let mut html = "<h2>What else the heatmaps lie on</h2>\n<p class=\"soft\">A row is an explained class, a column a labelled one. Of the \
-                    images that have the labelled class: the mean share of the heatmap that lies on it, how many times more than its \
-                    area alone would give, and the number of images. <span class=\"over\">Orange</span> is more than its area, \
-                    <span class=\"under\">blue</span> is less; what is framed is the explained class itself, and what has fewer than \
-                    5 images has no colour.</p>\n"
-        .to_owned();
+    let mut html = format!(
+        "<h2>What else the heatmaps lie on</h2>\n<p class=\"soft\">A row is an explained class, a column a labelled one. Of the \
+         images that have the labelled class: the mean share of the heatmap that lies on it, how many times more than its \
+         area alone would give, and the number of images. <span class=\"over\">Orange</span> is more than its area, \
+         <span class=\"under\">blue</span> is less; what is framed is the explained class itself, and what has fewer than \
+         {ENOUGH} images has no colour.</p>\n"
+    );
     let num_left_out = tables.len().saturating_sub(MAX_TABLES);
     for ((on, model, method, layer), rows) in tables.iter().take(MAX_TABLES) {
         let text = format!("On `{on}`: heatmaps at `{layer}` by {method} of {model}");

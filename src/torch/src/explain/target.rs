@@ -114,7 +114,7 @@ pub(super) fn resolve(
                     let mask = at_output(&wanted.pixels, size, decided)?;
                     if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
                         match boxes {
-                            Some(boxes) => detected.push((cell, boxes, mask.clone().into_owned())),
+                            Some(_) => detected.push((cell, mask.clone().into_owned())),
                             None => predicted = Some(Predicted { count: mask.count(), object: mask.clone().into_owned() }),
                         }
                     }
@@ -138,11 +138,11 @@ pub(super) fn resolve(
             }
         }
     }
-    if let Some((_, boxes, _)) = detected.first() {
+    if let Some(boxes) = boxes.filter(|_| !detected.is_empty()) {
         let sides: Vec<f32> = to_host(&boxes.sides.f_to_kind(Kind::Float)?)?;
-        for (cell, boxes, places) in &detected {
-            if let Some(score) = scores.get_mut(*cell) {
-                let object = covered(places, &sides, cell.sample, boxes.input);
+        for (cell, places) in detected {
+            if let Some(score) = scores.get_mut(cell) {
+                let object = covered(&places, &sides, cell.sample, boxes.input);
                 score.predicted = Some(Predicted { object, count: places.count() });
             }
         }
