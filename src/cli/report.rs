@@ -11,11 +11,14 @@ use super::{
 };
 use crate::{
     diagnostic::Diagnostic,
-    engine::{NUM_WORST, StudyFiles, baseline_notice, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline, shared},
+    engine::{
+        APP, NUM_WORST, StudyFiles, baseline_notice, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline, shared,
+    },
     fiftyone::{Dataset, MeasuredSource, Selection, stored_runs},
     job::NameList,
     media::shown,
     names::{self, backticked, counted, flag},
+    study::Example,
 };
 
 /// Report where the model looks: distributions, extreme samples, what stands out
@@ -45,6 +48,12 @@ pub(super) struct Args {
     /// How many of the worst and of the best samples to show of each field and class
     #[arg(long, value_name = "N", default_value_t = NUM_WORST, value_parser = whole::<usize>)]
     worst: usize,
+    /// Save the samples of each finding as a view of the dataset, `camflow finding 1` and so on, which the page links to
+    #[arg(long)]
+    save_views: bool,
+    /// Where FiftyOne's App is, which the page's pictures lead to
+    #[arg(long, value_name = "URL", default_value = APP, value_parser = web_address)]
+    app_url: String,
     /// Only samples with one of these tags
     #[arg(long, value_name = "TAG")]
     tags: Vec<String>,
@@ -92,6 +101,8 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         num_worst: args.worst,
         baseline: baseline.as_ref(),
         selection: selected(args),
+        app: &args.app_url,
+        saves_views: args.save_views,
     };
     let (study, findings) = files.write(&dataset, &mut source, &cancellation)?;
     if cancellation.is_cancelled() {
@@ -109,14 +120,22 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     notices.iter().for_each(|notice| print(&format!("note: {notice}")));
     for finding in &findings {
         print(&names::shown(&finding.text).to_string());
-        if !finding.samples.is_empty() {
-            print(&format!("  {}", finding.samples.join(" ")));
+        for Example { sample, media_path, .. } in &finding.examples {
+            print(&format!("  {sample}  {}", shown(media_path)));
         }
     }
     let heatmaps = counted(study.num_heatmaps(), "heatmap", "heatmaps");
     let samples = counted(study.num_samples, "sample", "samples");
     print(&format!("{heatmaps} of {samples}: {}", shown(&args.out)));
     Ok(Exit::Done)
+}
+
+/// An address that a page may lead to.
+fn web_address(text: &str) -> Result<String, String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(text.to_owned());
+    }
+    Err("it begins with `http://` or `https://`".to_owned())
 }
 
 /// Refuses files that cannot be written, or would be written over each other.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import fiftyone as fo
 import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
+from real_app import browsed, dismiss, served, shown
 
 PERSON = 15
 FIELDS = ["person_grad_layer_3", "person_grad_layer_4"]
@@ -75,7 +77,16 @@ def test_the_numbers_are_those_of_the_labels(dataset, camflow, tmp_path):
     assert (contest["num_samples"], contest["num_won"]) == (12, won.sum())
 
 
-def test_the_page_opens_in_a_browser_without_a_network(dataset, camflow, tmp_path):
+@pytest.fixture
+def looking_elsewhere(dataset, clone):
+    """The same, but for what is said of where the heatmaps of one field lie."""
+    copy = clone(dataset)
+    copy.set_values(f"{FIELDS[1]}.energy_ratio", [value / 10 for value in copy.values(f"{FIELDS[1]}.energy_ratio")])
+    return copy
+
+
+def test_the_page_opens_in_a_browser_without_a_network(looking_elsewhere, camflow, tmp_path):
+    dataset = looking_elsewhere
     page_file = tmp_path / "report.html"
     camflow("report", "--dataset", dataset.name, "--run", "camflow_people", "--out", page_file)
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -93,7 +104,20 @@ def test_the_page_opens_in_a_browser_without_a_network(dataset, camflow, tmp_pat
         assert page.locator(".findings li").count() >= 1
         # Two series, and in each the six worst and the six best; all of them pictures that were drawn.
         widths = page.locator("figure img").evaluate_all("images => images.map(image => image.naturalWidth)")
-        assert len(widths) == 24 and min(widths) > 50
+        num_shown = page.locator(".findings figure img").count()
+        assert num_shown >= 4 and len(widths) == 24 + num_shown and min(widths) > 50
+        # Each leads to its sample in the App, and is named by its file.
+        first = dataset.first()
+        links = page.locator("figure a").evaluate_all("links => links.map(link => link.href)")
+        wanted = {f"http://localhost:5151/datasets/{dataset.name}?id={sample.id}" for sample in dataset}
+        assert len(links) == len(widths) and set(links) <= wanted
+        assert any(Path(first.filepath).name in text for text in page.locator("figcaption").all_inner_texts())
+        facts = dict(row.split("\t", 1) for row in page.locator(".facts tr").all_inner_texts())
+        assert facts["Heatmaps"] == "24 heatmaps of 12 samples, in 2 series"
+        assert "12 samples annotated, 0 skipped, 0 failed" in facts["Run camflow_people"]
+        # On a phone nothing is wider than the page.
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.locator("svg.plot rect").count() > 20
         # A click on a head sorts.
         ratios = lambda: [float(t) for t in page.locator("#series td:nth-child(4)").all_inner_texts()]
@@ -142,11 +166,9 @@ def test_a_report_of_chosen_samples(dataset, camflow, clone, tmp_path):
     report(changed, "--fields", FIELDS[1])
 
 
-def test_a_change_since_the_last_report_is_named(dataset, camflow, clone, tmp_path):
-    copy = clone(dataset)
-    camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--json", tmp_path / "then.json")
-    values = copy.values(f"{FIELDS[1]}.energy_ratio")
-    copy.set_values(f"{FIELDS[1]}.energy_ratio", [value / 10 for value in values])
+def test_a_change_since_the_last_report_is_named(dataset, looking_elsewhere, camflow, tmp_path):
+    camflow("report", "--dataset", dataset.name, "--out", tmp_path / "r.html", "--json", tmp_path / "then.json")
+    copy = looking_elsewhere
     again = camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--baseline", tmp_path / "then.json")
     assert "energy_ratio fell from" in again.stdout and "Since 20" in (tmp_path / "r.html").read_text()
     assert "less attention than a heatmap without any aim" in again.stdout
@@ -220,3 +242,48 @@ def test_an_earlier_report_is_whole_and_of_this_dataset(dataset, camflow, tmp_pa
         assert f"{pair} are the same file" in report(*flags, code=2).stderr
     assert json.loads(numbers.read_text()) == whole and not page.exists()
     report("--baseline", numbers, "--json", numbers)
+
+
+def test_the_samples_of_findings_are_views_of_the_dataset(looking_elsewhere, camflow, tmp_path):
+    dataset = looking_elsewhere
+    page, numbers = tmp_path / "report.html", tmp_path / "numbers.json"
+
+    def report(*more) -> list[dict]:
+        camflow("report", "--dataset", dataset.name, "--out", page, "--json", numbers, "--save-views", *more)
+        dataset.reload()
+        return [finding for finding in json.loads(numbers.read_text())["findings"] if finding["samples"]]
+
+    found = report()
+    names = [name for name in dataset.list_saved_views() if name.startswith("camflow finding")]
+    assert len(names) == len(found) >= 1
+    for name, finding in zip(names, found, strict=True):
+        view = dataset.load_saved_view(name)
+        assert [sample.id for sample in view] == finding["samples"]
+        assert [sample.filepath for sample in view] == finding["filepaths"]
+        assert dataset.get_saved_view_info(name)["description"] == f"camflow report: {finding['text']}"
+    assert f"/datasets/{dataset.name}?view={names[0].replace(' ', '-')}" in page.read_text()
+    # The next report replaces them; what somebody made his own stays.
+    dataset.update_saved_view_info(names[0], {"description": "for Monday"})
+    first = [sample.id for sample in dataset.load_saved_view(names[0])]
+    report("--worst", "2")
+    assert [sample.id for sample in dataset.load_saved_view(names[0])] == first
+    assert dataset.get_saved_view_info(names[0])["description"] == "for Monday"
+    assert "?view=" + names[0].replace(" ", "-") not in page.read_text()
+
+
+def test_the_pages_links_open_the_samples_in_the_app(looking_elsewhere, camflow, database, chromium, tmp_path):
+    dataset, page_file = looking_elsewhere, tmp_path / "report.html"
+    with served(database, tmp_path / "app.log") as url, browsed(chromium, 1400, 900) as page:
+        camflow("report", "--dataset", dataset.name, "--out", page_file, "--save-views", "--app-url", f"{url}/")
+        page.goto(page_file.as_uri())
+        of_view = page.locator(".findings a.view").first.get_attribute("href")
+        of_sample = page.locator(".findings figure a").first.get_attribute("href")
+        dataset.reload()
+        view = dataset.load_saved_view("camflow finding 1")
+        page.goto(of_view)
+        shown(page, len(view))
+        dismiss(page)
+        assert 0 < len(view) < len(dataset)
+        page.goto(of_sample)
+        page.wait_for_selector("[data-cy=modal] [data-cy=looker] canvas")
+        page.get_by_text(Path(dataset[of_sample.rpartition("=")[2]].filepath).name).first.wait_for()

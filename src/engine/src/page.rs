@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     JobSpec, Observer, aborted,
-    study_files::{NUM_WORST, StudyFiles, baseline_notice, check_would_be_written, check_written, read_baseline},
+    study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, check_would_be_written, check_written, read_baseline},
 };
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, MeasuredSource, Selection, Shard};
@@ -69,6 +69,8 @@ impl Page {
             num_worst: NUM_WORST,
             baseline: self.baseline.as_ref(),
             selection: None,
+            app: APP,
+            saves_views: false,
         };
         let (study, findings) = files.write(dataset, &mut source, cancellation).map_err(aborted)?;
         let page = shown(&self.html);

@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::Value;
+
 use super::aborted;
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{Dataset, MeasuredSource};
+use camflow_fiftyone::{ChosenSamples, Dataset, MeasuredSource, StoredRun, save_chosen, stored_runs};
 use camflow_media::{Durability, check_named, check_named_untouched, read_text, shown, write_named};
+use camflow_names::counted;
 use camflow_pipeline::Cancellation;
 use camflow_study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page};
 
@@ -27,7 +30,14 @@ pub struct StudyFiles<'a> {
     pub baseline: Option<&'a Baseline>,
     /// The selection in words.
     pub selection: Option<String>,
+    /// Where FiftyOne's App is, for links to samples.
+    pub app: &'a str,
+    /// Whether the samples of each finding are saved as a view of the dataset.
+    pub saves_views: bool,
 }
+
+/// Where FiftyOne serves its App, unless it is told another place.
+pub const APP: &str = "http://localhost:5151";
 
 /// How many of the worst and of the best samples a page shows.
 pub const NUM_WORST: usize = 6;
@@ -53,7 +63,16 @@ impl StudyFiles<'_> {
             return Ok((study, findings));
         }
         let created = format!("{:.0}", jiff::Timestamp::now());
-        let heading = Heading { dataset: dataset.name(), created: &created, selection: self.selection.as_deref() };
+        let runs = runs(dataset, &study)?;
+        let views = if self.saves_views { save_chosen(dataset, &chosen(&findings))? } else { Vec::new() };
+        let heading = Heading {
+            dataset: dataset.name(),
+            created: &created,
+            selection: self.selection.as_deref(),
+            runs: &runs,
+            app: self.app.trim_end_matches('/'),
+            views: &views,
+        };
         write(self.page, &page(&study, &findings, self.baseline, heading))?;
         if let Some(path) = self.json {
             let report = json(&study, &findings, dataset.name(), &created);
@@ -61,6 +80,26 @@ impl StudyFiles<'_> {
         }
         Ok((study, findings))
     }
+}
+
+/// The samples that findings are shown by.
+fn chosen(findings: &[Finding]) -> Vec<ChosenSamples<'_>> {
+    let ids = |finding: &'_ Finding| finding.examples.iter().map(|example| example.sample.clone()).collect();
+    findings.iter().map(|finding| ChosenSamples { text: &finding.text, ids: ids(finding) }).collect()
+}
+
+/// What came of the runs that made these heatmaps, when they last changed something.
+fn runs(dataset: &Dataset, study: &Study) -> Result<Vec<(String, String)>, Diagnostic> {
+    let is_of = |run: &StoredRun| study.series.keys().any(|series| run.fields.contains(&series.field));
+    let text = |run: StoredRun| {
+        let counts = run.config.get("counts");
+        let count = |key: &str| counts.and_then(|counts| counts.get(key)).and_then(Value::as_u64).unwrap_or(0);
+        let annotated = counted(count("num_committed"), "sample", "samples");
+        let text =
+            format!("{}: {annotated} annotated, {} skipped, {} failed", run.timestamp, count("num_skipped"), count("num_failed"));
+        (run.key, text)
+    };
+    Ok(stored_runs(dataset)?.into_iter().filter(is_of).map(text).collect())
 }
 
 /// Refuses a file that cannot be written, before there is anything to write.

@@ -4,11 +4,16 @@
 //! is a sample, of which a stage of the view makes the heatmap from what the detection says. So nothing is stored twice, and the view
 //! is always that of the detections as they are.
 
-use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
-use futures_util::TryStreamExt;
+use bson::{Document, doc};
 use serde_json::{Value, json};
 
-use super::{dataset::Dataset, error::Error, retry::with_retries, schema::HeatmapField};
+use super::{
+    dataset::Dataset,
+    error::Error,
+    retry::with_retries,
+    schema::HeatmapField,
+    view_document::{argument, doing, first_stage, insert_view, list_view, remove_view, views_of},
+};
 
 /// How the collection of a dataset begins that FiftyOne makes for a view of patches.
 const PATCHES: &str = "patches.";
@@ -28,12 +33,11 @@ pub(super) fn save_views(dataset: &Dataset, fields: &[&HeatmapField]) -> Result<
         let saved = views_of(dataset, &[&field.name])?;
         let is_new = dataset.fields().iter().all(|known| known.name != field.name);
         let id = match saved.first().map(|view| (view.get_object_id("_id"), is_ours(view, &field.name))) {
-            None if is_new => insert(dataset, field, &stages)?,
+            None if is_new => insert_view(dataset, &field.name, "each detection with its own heatmap", &stages)?,
             Some((Ok(id), true)) => id,
             _ => continue,
         };
-        // What is listed already is not listed twice.
-        update_dataset(dataset, doc! {"saved_views": {"$ne": id}}, doc! {"$push": {"saved_views": id}})?;
+        list_view(dataset, id)?;
     }
     Ok(())
 }
@@ -64,12 +68,7 @@ pub fn forget_views(dataset: &Dataset, fields: &[String]) -> Result<(), Error> {
         if !is_ours(&view, name) {
             continue;
         }
-        // A view that is listed and not there would be an error in FiftyOne.
-        update_dataset(dataset, Document::new(), doc! {"$pull": {"saved_views": id}})?;
-        with_retries(|| {
-            let views = dataset.database.collection::<Document>("views");
-            dataset.database.run(&doing(dataset), async { views.delete_one(doc! {"_id": id}).await })
-        })?;
+        remove_view(dataset, id)?;
         drop_generated(dataset, &view)?;
     }
     Ok(())
@@ -97,47 +96,6 @@ fn drop_generated(dataset: &Dataset, view: &Document) -> Result<(), Error> {
     .map(drop)
 }
 
-fn insert(dataset: &Dataset, field: &HeatmapField, stages: &[String; 2]) -> Result<ObjectId, Error> {
-    let (id, now) = (ObjectId::new(), DateTime::now());
-    let view = doc! {
-        "_id": id, "_dataset_id": dataset.id, "name": &field.name, "slug": slug(&field.name),
-        "description": "each detection with its own heatmap", "color": null, "view_stages": stages,
-        "created_at": now, "last_modified_at": now, "last_loaded_at": null,
-    };
-    let views = dataset.database.collection::<Document>("views");
-    // Once: an answer that was lost would leave a second one, which nothing lists.
-    dataset.database.run(&doing(dataset), async { views.insert_one(view).await })?;
-    Ok(id)
-}
-
-/// The views of the dataset with these names, or what stands for them in addresses.
-fn views_of(dataset: &Dataset, names: &[&str]) -> Result<Vec<Document>, Error> {
-    let slugs: Vec<String> = names.iter().map(|name| slug(name)).collect();
-    let query = doc! {"_dataset_id": dataset.id, "$or": [{"name": {"$in": names}}, {"slug": {"$in": slugs}}]};
-    with_retries(|| {
-        dataset.database.run(&doing(dataset), async {
-            dataset.database.collection::<Document>("views").find(query.clone()).await?.try_collect().await
-        })
-    })
-}
-
-fn update_dataset(dataset: &Dataset, condition: Document, update: Document) -> Result<(), Error> {
-    let mut query = doc! {"_id": dataset.id};
-    query.extend(condition);
-    let mut update = update;
-    update.insert("$currentDate", doc! {"last_modified_at": true});
-    let datasets = dataset.database.collection::<Document>("datasets");
-    with_retries(|| {
-        let (query, update) = (query.clone(), update.clone());
-        dataset.database.run(&doing(dataset), async { datasets.update_one(query, update).await })
-    })
-    .map(drop)
-}
-
-fn doing(dataset: &Dataset) -> String {
-    format!("saving views of dataset `{}`", dataset.name)
-}
-
 /// The view's stages as FiftyOne keeps them: patches of the field, each with its heatmap in the field that shows it.
 fn stages(field: &HeatmapField) -> Option<[String; 2]> {
     let HeatmapField { name, layer, method, model, shown_in, .. } = field;
@@ -157,29 +115,6 @@ fn is_ours(view: &Document, field: &str) -> bool {
     first_stage(view).is_some_and(|stage| {
         stage["_cls"] == "fiftyone.core.stages.ToPatches" && argument(&stage, "field").is_some_and(|of| of == field)
     })
-}
-
-fn first_stage(view: &Document) -> Option<Value> {
-    let stage = view.get_array("view_stages").ok()?.first().and_then(Bson::as_str)?;
-    serde_json::from_str(stage).ok()
-}
-
-/// What a stage has for one of its arguments, which are pairs.
-fn argument<'a>(stage: &'a Value, name: &str) -> Option<&'a Value> {
-    stage["kwargs"].as_array()?.iter().find(|pair| pair[0] == name).map(|pair| &pair[1])
-}
-
-/// What FiftyOne makes of a name for addresses: lowercase, with a hyphen for signs and spaces.
-fn slug(name: &str) -> String {
-    let mut slug = String::new();
-    for c in name.chars() {
-        match c {
-            c if c.is_ascii_alphanumeric() => slug.push(c.to_ascii_lowercase()),
-            c if (c.is_whitespace() || "+_.-".contains(c)) && !slug.is_empty() && !slug.ends_with('-') => slug.push('-'),
-            _ => {}
-        }
-    }
-    slug.trim_end_matches('-').to_owned()
 }
 
 #[cfg(test)]
@@ -205,17 +140,5 @@ mod tests {
             &field.name
         ));
         assert_eq!(stages(&HeatmapField { shown_in: None, ..field }), None);
-    }
-
-    #[test]
-    fn names_become_addresses_as_in_fiftyone() {
-        for (name, wanted) in [
-            ("coco_2017", "coco-2017"),
-            ("c+o+c+o 2-0-1-7", "c-o-c-o-2-0-1-7"),
-            ("---name----", "name"),
-            ("sPaM     aNd  EgGs", "spam-and-eggs"),
-        ] {
-            assert_eq!(slug(name), wanted);
-        }
     }
 }

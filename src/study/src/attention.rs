@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Example;
 use camflow_measure::{MeasuredHeatmap, MeasuredSample, Series};
 use camflow_names::ClassNames;
 
@@ -33,8 +34,8 @@ pub struct AttentionCell {
     pub num_below: u64,
     sum_share: f64,
     sum_area: f64,
-    /// By how much a heatmap lies more on the class than its area would give, and its sample; the most first.
-    most: Vec<(f64, String)>,
+    /// By how much a heatmap lies more on the class than its area would give, and which; the most first.
+    most: Vec<(f64, Example)>,
 }
 
 impl AttentionTable {
@@ -49,13 +50,13 @@ impl AttentionTable {
         let (mut other_share, mut other_area) = (0.0, 0.0);
         for (label, share, area) in lying() {
             if self.labels.len() < MAX_LABELS || self.labels.contains_key(label) {
-                self.labels.entry(label.clone()).or_default().add(share, area, &sample.id);
+                self.labels.entry(label.clone()).or_default().add(share, area, sample, heatmap);
             } else {
                 (other_share, other_area) = (other_share + share, other_area + area);
             }
         }
         if other_area > 0.0 {
-            self.others.add(other_share, other_area, &sample.id);
+            self.others.add(other_share, other_area, sample, heatmap);
         }
     }
 
@@ -72,7 +73,7 @@ impl AttentionTable {
 }
 
 impl AttentionCell {
-    fn add(&mut self, share: f64, area: f64, sample: &str) {
+    fn add(&mut self, share: f64, area: f64, sample: &MeasuredSample, heatmap: &MeasuredHeatmap) {
         self.num_heatmaps += 1;
         self.num_above += u64::from(share > area);
         self.num_below += u64::from(share < area);
@@ -81,7 +82,7 @@ impl AttentionCell {
         let beyond = share - area;
         let place = self.most.iter().position(|(other, _)| beyond > *other).unwrap_or(self.most.len());
         if place < NUM_SAMPLES && beyond > 0.0 {
-            self.most.insert(place, (beyond, sample.to_owned()));
+            self.most.insert(place, (beyond, Example::of(sample, Some(heatmap))));
             self.most.truncate(NUM_SAMPLES);
         }
     }
@@ -129,8 +130,8 @@ impl AttentionCell {
     }
 
     /// The samples with the most attention beyond the class's area, the most first.
-    pub fn samples(&self) -> Vec<String> {
-        self.most.iter().map(|(_, sample)| sample.clone()).collect()
+    pub fn examples(&self) -> Vec<Example> {
+        self.most.iter().map(|(_, example)| example.clone()).collect()
     }
 
     /// All energy on the class, to sort by.
@@ -199,7 +200,8 @@ mod tests {
         close(sky.mean_area(), 0.4);
         close(sky.ratio(), 1.75);
         close(sky.means_over(table.num_heatmaps).map(|means| means.0), 1.4 / 3.0);
-        assert_eq!(sky.samples(), [format!("{:024x}", 2), format!("{:024x}", 1)]);
+        let samples: Vec<String> = sky.examples().into_iter().map(|example| example.sample).collect();
+        assert_eq!(samples, [format!("{:024x}", 2), format!("{:024x}", 1)]);
         assert_eq!((table.labels[&None].num_heatmaps, table.labels[&None].num_below), (3, 2));
     }
 

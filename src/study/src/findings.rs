@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AttentionCell, Baseline, CONFIDENT, Distribution, Observed, RANKED_BY, Study, attention::is_own, distribution::position,
+    AttentionCell, Baseline, CONFIDENT, Distribution, Example, Observed, RANKED_BY, Study, attention::is_own,
+    distribution::position,
 };
 use camflow_measure::{Measure, Series};
 use camflow_names::Choice;
 
 /// Fewer heatmaps than this say nothing about the rest.
 pub(crate) const ENOUGH: u64 = 5;
-/// A share of heatmaps below chance that is worth a sentence.
+/// A share of heatmaps below chance that is worth a sentence, and one that is a problem.
 const MANY: f64 = 0.25;
+const MOST_OF: f64 = 0.5;
 /// Two groups differ clearly where one of the first is above one of the second, or below it, this often.
 const CLEAR: f64 = 0.8;
 /// A median that moved by this much of its range since the baseline.
@@ -30,10 +32,46 @@ pub struct Finding {
     /// What kind of thing: `wrong`, `confused`, `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
     /// `unmeasured` or `fine`.
     pub kind: &'static str,
+    /// How much it matters.
+    pub severity: Severity,
     /// One or two sentences.
     pub text: String,
-    /// Ids of samples to look at, the clearest first.
-    pub samples: Vec<String>,
+    /// Samples to look at, the clearest first.
+    pub examples: Vec<Example>,
+}
+
+/// How much something matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The model is wrong, or looks elsewhere than at what it is asked about.
+    Problem,
+    /// What may become one: a look is worth it.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+impl Choice for Severity {
+    const ALL: &'static [Self] = &[Severity::Problem, Severity::Warning, Severity::Note];
+
+    fn name(self) -> &'static str {
+        match self {
+            Severity::Problem => "problem",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        }
+    }
+}
+
+impl Finding {
+    fn new(kind: &'static str, severity: Severity, text: String) -> Self {
+        Finding { kind, severity, text, examples: Vec::new() }
+    }
+
+    fn shown_by<E: Into<Example>>(mut self, examples: impl IntoIterator<Item = E>) -> Self {
+        self.examples = examples.into_iter().map(Into::into).collect();
+        self
+    }
 }
 
 /// What stands out in a study, and against an earlier one, the most important first.
@@ -106,18 +144,27 @@ fn percent(share: f64) -> String {
     }
 }
 
+/// Where a share of so many lies with a confidence of 95 %, in words: Wilson's interval, *Probable inference, the law of succession,
+/// and statistical inference* (1927).
+fn interval(share: f64, count: u64) -> String {
+    const Z: f64 = 1.96;
+    let count = count as f64;
+    let middle = share + Z * Z / (2.0 * count);
+    let half = Z * (share * (1.0 - share) / count + Z * Z / (4.0 * count * count)).sqrt();
+    let end = |end: f64| 100.0 * (end / (1.0 + Z * Z / count)).clamp(0.0, 1.0);
+    format!("95 % interval {:.0} to {:.0} %", end(middle - half), end(middle + half))
+}
+
 fn median(distribution: &Distribution) -> String {
     distribution.median().map_or_else(|| "unknown".to_owned(), |median| format!("{median:.2}"))
 }
 
 fn unmeasured(study: &Study) -> Option<Finding> {
     let has_object = study.series.values().any(|observed| ranked(observed).count() > 0);
-    (!has_object && study.num_heatmaps() > 0).then(|| Finding {
-        kind: "unmeasured",
-        text: "No heatmap says how much of it lies on an object. That takes labels that say where objects are (segmentations, \
-               detections, polylines) as the target, and heatmaps of a camflow that measures: run `camflow annotate` again."
-            .to_owned(),
-        samples: Vec::new(),
+    (!has_object && study.num_heatmaps() > 0).then(|| {
+        let text = "No heatmap says how much of it lies on an object. That takes labels that say where objects are (segmentations, \
+                    detections, polylines) as the target, and heatmaps of a camflow that measures: run `camflow annotate` again.";
+        Finding::new("unmeasured", Severity::Note, text.to_owned())
     })
 }
 
@@ -136,23 +183,20 @@ fn mistakes(study: &Study) -> Vec<Finding> {
             judged => format!("{} of {judged} samples with heatmaps whose true class is known", mistakes.num_wrong),
         };
         let sure = mistakes.most_confident.iter().filter(|mistake| mistake.confidence.is_some_and(|found| found >= CONFIDENT));
-        let sure: Vec<String> = sure.map(|mistake| mistake.sample.clone()).collect();
-        found.push(Finding {
-            kind: "wrong",
-            text: format!("{} puts another class first than the label says for {of_all}, {how_sure}.", by(model)),
-            samples: sure,
-        });
+        let text = format!("{} puts another class first than the label says for {of_all}, {how_sure}.", by(model));
+        let severity = if mistakes.num_confident > 0 { Severity::Problem } else { Severity::Warning };
+        found.push(Finding::new("wrong", severity, text).shown_by(sure));
         let frequent = mistakes.confusions().into_iter().filter(|(_, _, pair)| pair.count >= ENOUGH).take(MOST);
-        found.extend(frequent.map(|(truth, predicted, pair)| Finding {
-            kind: "confused",
-            text: format!(
+        found.extend(frequent.map(|(truth, predicted, pair)| {
+            let text = format!(
                 "`{truth}` is taken for `{predicted}` in {} samples, {} of the mistakes{}{}.",
                 pair.count,
                 percent(pair.count as f64 / mistakes.num_wrong as f64),
                 if study.mistakes.len() > 1 { format!(" of `{model}`") } else { String::new() },
                 pair.mean_confidence().map_or_else(String::new, |mean| format!(", with a mean confidence of {mean:.2}")),
-            ),
-            samples: pair.samples.iter().map(|(_, sample)| sample.clone()).collect(),
+            );
+            let examples = pair.samples.iter().map(|(_, example)| example.clone());
+            Finding::new("confused", Severity::Warning, text).shown_by(examples)
         }));
     }
     found
@@ -166,16 +210,18 @@ fn below_chance(study: &Study, names: &Names) -> Vec<Finding> {
         .filter(|(_, observed, share)| *share >= MANY && ranked(observed).count() >= ENOUGH)
         .collect();
     found.sort_by(|a, b| b.2.total_cmp(&a.2));
-    let sentence = |(series, observed, share): (&Series, &Observed, f64)| Finding {
-        kind: "below_chance",
-        text: format!(
-            "{}: in {} of {} heatmaps the object gets less attention than a heatmap without any aim would give it (median ratio {}).",
+    let sentence = |(series, observed, share): (&Series, &Observed, f64)| {
+        let count = ranked(observed).count();
+        let text = format!(
+            "{}: in {} of {count} heatmaps ({}) the object gets less attention than a heatmap without any aim would give it (median \
+             ratio {}).",
             names.name(series),
             percent(share),
-            ranked(observed).count(),
+            interval(share, count),
             median(ranked(observed)),
-        ),
-        samples: observed.worst.iter().filter(|worst| worst.value < 1.0).map(|worst| worst.sample.clone()).collect(),
+        );
+        let severity = if share >= MOST_OF { Severity::Problem } else { Severity::Warning };
+        Finding::new("below_chance", severity, text).shown_by(observed.worst.iter().filter(|worst| worst.value < 1.0))
     };
     found.into_iter().take(MOST).map(sentence).collect()
 }
@@ -183,14 +229,11 @@ fn below_chance(study: &Study, names: &Names) -> Vec<Finding> {
 fn fine(study: &Study) -> Option<Finding> {
     let measured = || study.series.values().map(ranked).filter(|ranked| ranked.count() >= ENOUGH);
     let worst = measured().filter_map(Distribution::share_below_one).max_by(f64::total_cmp)?;
-    Some(Finding {
-        kind: "fine",
-        text: format!(
-            "In every series at least {} of the heatmaps give the object more attention than chance would.",
-            percent(1.0 - worst)
-        ),
-        samples: Vec::new(),
-    })
+    let text = format!(
+        "In every series at least {} of the heatmaps give the object more attention than chance would.",
+        percent(1.0 - worst)
+    );
+    Some(Finding::new("fine", Severity::Note, text))
 }
 
 fn tags(study: &Study, names: &Names) -> Vec<Finding> {
@@ -218,7 +261,7 @@ fn tags(study: &Study, names: &Names) -> Vec<Finding> {
                 percent(share),
             );
             let samples = observed.worst.iter().filter(|worst| above < 0.5 && worst.tags.contains(tag));
-            let finding = Finding { kind: "tag", text, samples: samples.map(|worst| worst.sample.clone()).collect() };
+            let finding = Finding::new("tag", Severity::Warning, text).shown_by(samples);
             // Of two tags that share the samples between them, the one with less says it all.
             match of_series.iter_mut().find(|(other, _)| *other == share) {
                 Some((_, other)) if above < 0.5 => *other = finding,
@@ -268,7 +311,7 @@ fn attention(study: &Study, names: &Names) -> Vec<Finding> {
                 cell.num_above,
                 cell.num_heatmaps,
             );
-            found.insert(key, (share - area, Finding { kind: "attention", text, samples: cell.samples() }));
+            found.insert(key, (share - area, Finding::new("attention", Severity::Warning, text).shown_by(cell.examples())));
         }
     }
     strongest(found.into_values().collect())
@@ -297,8 +340,7 @@ fn classes(study: &Study, names: &Names) -> Vec<Finding> {
                 names.name(series),
                 median(ranked(observed)),
             );
-            let samples = observed.worst.iter().map(|worst| worst.sample.clone()).collect();
-            found.push((least, Finding { kind: "class", text, samples }));
+            found.push((least, Finding::new("class", Severity::Warning, text).shown_by(&observed.worst)));
         }
     }
     strongest(found)
@@ -330,7 +372,7 @@ fn contests(study: &Study, names: &Names) -> Vec<Finding> {
             of(winner),
             of(loser),
         );
-        found.push((share, Finding { kind: "series", text, samples: Vec::new() }));
+        found.push((share, Finding::new("series", Severity::Note, text)));
     }
     strongest(found)
 }
@@ -365,7 +407,7 @@ fn layers(study: &Study, names: &Names) -> Vec<Finding> {
             "{} mostly contradicts the layer before it: where one is high the other is low (median rank correlation {median:.2}).",
             names.name(series),
         );
-        found.push((-median, Finding { kind: "layers", text, samples: Vec::new() }));
+        found.push((-median, Finding::new("layers", Severity::Note, text)));
     }
     strongest(found)
 }
@@ -380,7 +422,7 @@ fn empty(study: &Study, names: &Names) -> Vec<Finding> {
             observed.num_empty,
             observed.num_heatmaps,
         );
-        found.push((share, Finding { kind: "empty", text, samples: Vec::new() }));
+        found.push((share, Finding::new("empty", Severity::Warning, text)));
     }
     strongest(found)
 }
@@ -404,14 +446,16 @@ fn changes(study: &Study, baseline: &Baseline, names: &Names) -> Vec<Finding> {
                 before.1,
                 baseline.created(),
             );
-            let samples = observed.worst.iter().filter(|_| moved < 0.0).map(|worst| worst.sample.clone()).collect();
-            found.push((moved.abs(), Finding { kind: "baseline", text, samples }));
+            let fell = moved < 0.0;
+            let severity = if fell { Severity::Warning } else { Severity::Note };
+            let finding = Finding::new("baseline", severity, text).shown_by(observed.worst.iter().filter(|_| fell));
+            found.push((moved.abs(), finding));
             break;
         }
     }
     for series in baseline.series().filter(|series| !study.series.contains_key(series)) {
         let text = format!("{} was in the report of {} and is gone.", names.name(series), baseline.created());
-        found.push((1.0, Finding { kind: "baseline", text, samples: Vec::new() }));
+        found.push((1.0, Finding::new("baseline", Severity::Warning, text)));
     }
     strongest(found)
 }
@@ -442,7 +486,8 @@ mod tests {
         let found = findings(&study(&[(&[], &[0.2]), (&[], &[0.3]), (&[], &[2.0]), (&[], &[3.0]), (&[], &[4.0])]), None);
         assert_eq!(kinds(&found), ["below_chance"]);
         assert!(found[0].text.contains("40 % of 5 heatmaps"), "{}", found[0].text);
-        assert_eq!(found[0].samples, [format!("{:024x}", 0), format!("{:024x}", 1)]);
+        let samples: Vec<&str> = found[0].examples.iter().map(|example| &*example.sample).collect();
+        assert_eq!(samples, [format!("{:024x}", 0), format!("{:024x}", 1)]);
     }
 
     #[test]
@@ -453,7 +498,7 @@ mod tests {
         let about = |tag: &str| found.iter().find(|f| f.kind == "tag" && f.text.contains(&format!("`{tag}`"))).expect("said");
         assert!(about("night").text.contains("less attention") && about("night").text.contains("0.50 against 3.0"));
         assert_eq!(found.iter().filter(|finding| finding.kind == "tag").count(), 1, "the days are all but the nights");
-        assert_eq!(about("night").samples.len(), 3, "the worst that are kept");
+        assert_eq!(about("night").examples.len(), 3, "the worst that are kept");
     }
 
     #[test]
@@ -474,7 +519,7 @@ mod tests {
         let planted = found(&[0.6; 10], Some("sky"));
         assert_eq!(planted.len(), 1, "{planted:?}");
         let expected = "`person` at `layer0`: heatmaps lie 60 % on `sky` (field `scene`), 1.5 times its share of the area (40 %), and above that in 10 of 10 samples.";
-        assert_eq!((planted[0].text.as_str(), planted[0].samples.len()), (expected, 3));
+        assert_eq!((planted[0].text.as_str(), planted[0].examples.len()), (expected, 3));
         assert!(found(&[0.6; 10], None)[0].text.contains("on what has no class"));
         assert!(found(&[0.6; 4], Some("sky")).is_empty(), "four say nothing");
         assert!(found(&[0.9, 0.9, 0.9, 0.9, 0.9, 0.35, 0.35, 0.35], Some("sky")).is_empty(), "the mean alone is not enough");
@@ -488,6 +533,13 @@ mod tests {
         let good: (&[&str], &[f64]) = (&[], &[2.0]);
         assert_eq!(kinds(&findings(&study(&[good; 6]), None)), ["fine"]);
         assert_eq!(kinds(&findings(&study(&[]), None)), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn intervals_are_wilsons() {
+        // As statsmodels' `proportion_confint(8, 10, method="wilson")`: 0.490 to 0.943; none of five: 0 to 0.434.
+        assert_eq!(interval(0.8, 10), "95 % interval 49 to 94 %");
+        assert_eq!(interval(0.0, 5), "95 % interval 0 to 43 %");
     }
 
     #[test]

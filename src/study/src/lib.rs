@@ -21,7 +21,7 @@ use camflow_names::Choice;
 
 pub use attention::{AttentionCell, AttentionTable};
 pub use distribution::Distribution;
-pub use findings::{Finding, findings};
+pub use findings::{Finding, Severity, findings};
 pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
 pub use page::{Heading, page};
 pub use tables::{Baseline, CSV_HEADER, csv_rows, json};
@@ -68,6 +68,29 @@ pub struct Extreme {
     pub tags: Vec<String>,
     /// The heatmap.
     pub heatmap: MeasuredHeatmap,
+}
+
+/// A sample that shows what is said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Example {
+    /// Its id.
+    pub sample: String,
+    /// The image.
+    pub media_path: PathBuf,
+    /// The heatmap that it is about, if it is about one.
+    pub heatmap: Option<MeasuredHeatmap>,
+}
+
+impl Example {
+    fn of(sample: &MeasuredSample, heatmap: Option<&MeasuredHeatmap>) -> Self {
+        Example { sample: sample.id.clone(), media_path: sample.media_path.clone(), heatmap: heatmap.cloned() }
+    }
+}
+
+impl From<&Extreme> for Example {
+    fn from(Extreme { sample, media_path, heatmap, .. }: &Extreme) -> Self {
+        Example { sample: sample.clone(), media_path: media_path.clone(), heatmap: Some(heatmap.clone()) }
+    }
 }
 
 /// The heatmaps of one series.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::{Value, json};
 
+use super::Example;
 use camflow_measure::{MeasuredHeatmap, MeasuredSample, StoredPrediction};
 
 /// From this confidence on a mistake is a confident one.
@@ -32,8 +33,8 @@ pub struct Pair {
     pub count: u64,
     sum: f64,
     num_known: u64,
-    /// Ids of the samples with the highest confidence, that one first.
-    pub samples: Vec<(f64, String)>,
+    /// The samples with the highest confidence, that one first.
+    pub samples: Vec<(f64, Example)>,
 }
 
 impl Pair {
@@ -81,11 +82,12 @@ impl Mistakes {
             pair.sum += confidence;
             pair.num_known += 1;
         }
-        insert(&mut pair.samples, (rank, sample.id.clone()), |(rank, _)| *rank, num_kept);
-        let is_kept = self.most_confident.len() < num_kept
-            || self.most_confident.last().is_some_and(|last| last.confidence.unwrap_or(0.0) < rank);
-        if is_kept {
+        let goes_in = |count: usize, least: Option<f64>| count < num_kept || least.is_some_and(|least| least < rank);
+        let is_of_pair = goes_in(pair.samples.len(), pair.samples.last().map(|(rank, _)| *rank));
+        let is_of_all = goes_in(self.most_confident.len(), self.most_confident.last().map(|last| last.confidence.unwrap_or(0.0)));
+        if is_of_pair || is_of_all {
             let mistake = Mistake::of(sample, model, prediction, true_class);
+            insert(&mut pair.samples, (rank, Example::from(&mistake)), |(rank, _)| *rank, num_kept);
             insert(&mut self.most_confident, mistake, |mistake| mistake.confidence.unwrap_or(0.0), num_kept);
         }
     }
@@ -119,6 +121,12 @@ impl Mistakes {
             "confusions": self.confusions().into_iter().map(pair).collect::<Vec<_>>(),
             "most_confident": self.most_confident.iter().map(mistake).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl From<&Mistake> for Example {
+    fn from(Mistake { sample, media_path, of_predicted, .. }: &Mistake) -> Self {
+        Example { sample: sample.clone(), media_path: media_path.clone(), heatmap: of_predicted.clone() }
     }
 }
 
@@ -235,7 +243,8 @@ pub(crate) mod tests {
         let said = findings(&study(), None);
         assert_eq!([said[0].kind, said[1].kind], ["wrong", "confused"], "{said:?}");
         assert!(said[0].text.contains("6 of 7 samples") && said[0].text.contains("3 of them"), "{}", said[0].text);
-        assert_eq!(said[0].samples[0], format!("{:024x}", 2));
+        assert_eq!(said[0].examples[0].sample, format!("{:024x}", 2));
+        assert_eq!(said[0].examples[0].heatmap.as_ref().expect("there").series.field, "wrong_predicted_grad_layer_4");
         assert!(said[1].text.contains("`dog` is taken for `cat` in 5 samples"), "{}", said[1].text);
         assert!(said.iter().all(|finding| !finding.text.contains("`cat` is taken")), "one sample says nothing");
         let mut all_wrong = Study::new(3);

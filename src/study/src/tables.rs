@@ -65,7 +65,13 @@ fn quoted(text: impl AsRef<str>) -> String {
 
 /// The whole study.
 pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -> Value {
-    let finding = |finding: &Finding| json!({"kind": finding.kind, "text": finding.text, "samples": finding.samples});
+    let finding = |finding: &Finding| {
+        let samples: Vec<&str> = finding.examples.iter().map(|example| &*example.sample).collect();
+        let files: Vec<_> = finding.examples.iter().map(|example| example.media_path.to_string_lossy()).collect();
+        json!({
+            "kind": finding.kind, "severity": finding.severity.name(), "text": finding.text, "samples": samples, "filepaths": files,
+        })
+    };
     let contest = |((first, second), contest): (&(Series, Series), &super::Contest)| {
         json!({
             "first": first.field, "second": second.field, "class": first.class, "num_samples": contest.num_samples,
@@ -107,7 +113,7 @@ fn of_attention(study: &Study) -> Vec<Value> {
         json!({
             "label": label, "num_heatmaps": cell.num_heatmaps, "mean_share": cell.mean_share(), "mean_area": cell.mean_area(),
             "ratio": cell.ratio(), "num_above": cell.num_above, "num_below": cell.num_below, "p_value": cell.sign_test(),
-            "samples": cell.samples(),
+            "samples": cell.examples().iter().map(|example| &*example.sample).collect::<Vec<_>>(),
         })
     };
     let of_series = |on: &str, series: &Series, table: &AttentionTable| {

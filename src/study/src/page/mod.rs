@@ -3,23 +3,25 @@
 mod attention;
 mod plots;
 
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::{
-    Baseline, Distribution, Distributions, Extreme, Finding, Mistake, Observed, RANKED_BY, Study, findings::Names,
+    Baseline, Distribution, Distributions, Example, Extreme, Finding, Mistake, Observed, RANKED_BY, Study, findings::Names,
     pictures::picture,
 };
 use attention::attention;
 use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
-use camflow_names::Choice;
+use camflow_names::{Choice, counted};
 use plots::{axis, histogram};
 
 /// Series whose worst and best samples are shown; each takes a quarter of a megabyte.
 const MAX_GALLERIES: usize = 16;
+/// Samples that are shown of each finding.
+const MAX_EXAMPLES: usize = 4;
 /// Series per class in the table of comparisons.
 const MAX_COMPARED: usize = 16;
 /// Rows of a plot; the JSON has all.
@@ -34,6 +36,28 @@ pub struct Heading<'a> {
     pub created: &'a str,
     /// Which samples, where not all.
     pub selection: Option<&'a str>,
+    /// The last of each run that made heatmaps here: its name, and what came of it.
+    pub runs: &'a [(String, String)],
+    /// Where FiftyOne's App is, without a slash at the end.
+    pub app: &'a str,
+    /// What stands for the saved view of each finding in addresses; `None` where it has none.
+    pub views: &'a [Option<String>],
+}
+
+impl Heading<'_> {
+    /// The address of something of the dataset in the App.
+    fn address(&self, what: &str, value: &str) -> String {
+        let named = |text: &str| text.bytes().map(encoded).collect::<String>();
+        escaped(&format!("{}/datasets/{}?{what}={}", self.app, named(self.dataset), named(value)))
+    }
+}
+
+/// A byte as addresses have it.
+fn encoded(byte: u8) -> String {
+    match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    }
 }
 
 /// The page. Pictures that cannot be made are replaced by the reason.
@@ -45,21 +69,12 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
          <title>{title}</title>\n<style>\n{}</style>\n<h1>{title}</h1>\n",
         include_str!("style.css"),
     );
-    let selection = heading.selection.map_or_else(String::new, |selection| format!(" ({})", escaped(selection)));
-    let _ = writeln!(
-        html,
-        "<p class=\"soft\">{} samples{selection}, {} heatmaps in {} series. {} Made by camflow {}.</p>",
-        study.num_samples,
-        study.num_heatmaps(),
-        study.series.len(),
-        escaped(heading.created),
-        env!("CARGO_PKG_VERSION"),
-    );
-    html += &said(findings);
-    html += &mistakes(study);
+    html += &facts(study, &heading);
+    html += &said(findings, &heading);
+    html += &mistakes(study, &heading);
     html += &overview(study, &names);
     html += &attention(study);
-    html += &galleries(study, &names);
+    html += &galleries(study, &names, &heading);
     html += &distributions(study, &names);
     html += &by_tag(study, &names);
     html += &compared(study, &names);
@@ -92,7 +107,8 @@ fn escaped(text: &str) -> String {
 fn with_code(text: &str) -> String {
     let mut html = String::new();
     for (index, part) in text.split('`').enumerate() {
-        let part = escaped(part);
+        // No line ends between a number and its sign.
+        let part = escaped(part).replace(" %", "\u{a0}%");
         html += &if index % 2 == 1 { format!("<code>{part}</code>") } else { part };
     }
     html
@@ -111,12 +127,49 @@ fn cell(value: Option<f64>) -> String {
     format!("<td class=\"number\" data-value=\"{data}\">{}</td>", number(value))
 }
 
-fn said(findings: &[Finding]) -> String {
+/// What the page is about, at a glance.
+fn facts(study: &Study, heading: &Heading<'_>) -> String {
+    /// Names in a row; a segmentation network may have sixty layers.
+    const MAX_NAMES: usize = 12;
+    let set = |part: fn(&Series) -> &String| -> String {
+        let all: BTreeSet<&String> = study.series.keys().map(part).collect();
+        let shown: Vec<String> = all.iter().take(MAX_NAMES).map(|name| format!("<code>{}</code>", escaped(name))).collect();
+        let more = all.len().saturating_sub(MAX_NAMES);
+        shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+    };
+    let selection = heading.selection.map_or_else(String::new, |selection| format!(" ({})", escaped(selection)));
+    let heatmaps = format!(
+        "{} of {}{selection}, in {}",
+        counted(study.num_heatmaps(), "heatmap", "heatmaps"),
+        counted(study.num_samples, "sample", "samples"),
+        counted(study.series.len(), "series", "series"),
+    );
+    let mut rows = vec![
+        ("Model".to_owned(), set(|series| &series.model)),
+        ("Classes".to_owned(), set(|series| &series.class)),
+        ("Layers".to_owned(), set(|series| &series.layer)),
+        ("Method".to_owned(), set(|series| &series.method)),
+        ("Heatmaps".to_owned(), heatmaps),
+    ];
+    rows.extend(heading.runs.iter().map(|(name, what)| (format!("Run {}", escaped(name)), escaped(what))));
+    rows.push(("Report".to_owned(), format!("{}, by camflow {}", escaped(heading.created), env!("CARGO_PKG_VERSION"))));
+    let row = |(name, what): &(String, String)| format!("<tr><th>{name}</th><td>{what}</td></tr>\n");
+    format!("<table class=\"facts\"><tbody>\n{}</tbody></table>\n", rows.iter().map(row).collect::<String>())
+}
+
+fn said(findings: &[Finding], heading: &Heading<'_>) -> String {
     let mut html = "<h2>What stands out</h2>\n<ul class=\"findings\">\n".to_owned();
-    for finding in findings {
-        let _ = write!(html, "<li>{}", with_code(&finding.text));
-        if !finding.samples.is_empty() {
-            let _ = write!(html, "<div class=\"ids\">{}</div>", escaped(&finding.samples.join(" ")));
+    for (number, finding) in findings.iter().enumerate() {
+        let severity = finding.severity.name();
+        let _ = write!(html, "<li class=\"{severity}\"><b>{severity}</b> {}", with_code(&finding.text));
+        let shown = &finding.examples[..finding.examples.len().min(MAX_EXAMPLES)];
+        let figures: Vec<String> = shown.par_iter().map(|example| thumbnail(example, heading)).collect();
+        if !figures.is_empty() {
+            let _ = write!(html, "<div class=\"gallery\">{}</div>", figures.concat());
+        }
+        if let Some(Some(view)) = heading.views.get(number) {
+            let samples = counted(finding.examples.len(), "sample", "samples");
+            let _ = write!(html, "<a class=\"view\" href=\"{}\">Open {samples} in the App</a>", heading.address("view", view));
         }
         html += "</li>\n";
     }
@@ -124,6 +177,25 @@ fn said(findings: &[Finding]) -> String {
         html += "<li>There are too few heatmaps to say anything.</li>\n";
     }
     html + "</ul>\n"
+}
+
+fn thumbnail(example: &Example, heading: &Heading<'_>) -> String {
+    let Example { sample, media_path, heatmap } = example;
+    let image = linked(&image(media_path, heatmap.as_ref()), sample, heading);
+    format!("<figure>{image}<figcaption {}</figcaption></figure>", file(media_path, sample))
+}
+
+/// A picture of a sample that leads to it in the App.
+fn linked(image: &str, sample: &str, heading: &Heading<'_>) -> String {
+    format!("<a href=\"{}\" target=\"_blank\" rel=\"noopener\">{image}</a>", heading.address("id", sample))
+}
+
+/// A file's name, with its path and the sample's id where somebody asks: the rest of the tag that it stands in, and what that holds.
+fn file(media_path: &Path, sample: &str) -> String {
+    let name = media_path.file_name().map_or(media_path, Path::new);
+    let title = format!("{}\nsample {sample}", shown(media_path));
+    let title: Vec<String> = title.lines().map(escaped).collect();
+    format!("title=\"{}\"><code>{}</code>", title.join("&#10;"), escaped(&shown(name).to_string()))
 }
 
 fn overview(study: &Study, names: &Names) -> String {
@@ -237,7 +309,7 @@ fn by_tag<'a>(study: &'a Study, names: &Names) -> String {
 
 fn compared(study: &Study, names: &Names) -> String {
     let mut html = String::new();
-    let classes: std::collections::BTreeSet<&str> = study.series.keys().map(|series| series.class.as_str()).collect();
+    let classes: BTreeSet<&str> = study.series.keys().map(|series| series.class.as_str()).collect();
     for class in classes {
         let of_class: Vec<&Series> = study.series.keys().filter(|series| series.class == class).collect();
         let rows = &of_class[..of_class.len().min(MAX_COMPARED)];
@@ -293,7 +365,7 @@ fn since(study: &Study, baseline: &Baseline, names: &Names) -> String {
     html + "</tbody></table>\n"
 }
 
-fn galleries(study: &Study, names: &Names) -> String {
+fn galleries(study: &Study, names: &Names, heading: &Heading<'_>) -> String {
     let mut ranked: Vec<_> = study.series.iter().filter(|(_, observed)| !observed.worst.is_empty()).collect();
     // The ones that look elsewhere most come first.
     let below = |observed: &Observed| observed.all.of(RANKED_BY).share_below_one().unwrap_or(0.0);
@@ -311,7 +383,7 @@ fn galleries(study: &Study, names: &Names) -> String {
         let open = if place < 4 { " open" } else { "" };
         let _ = writeln!(html, "<details{open}><summary>{}</summary>", with_code(&names.name(series)));
         for (title, extremes) in [("Least on the object", &observed.worst), ("Most on the object", &observed.best)] {
-            let figures: Vec<String> = extremes.par_iter().map(figure).collect();
+            let figures: Vec<String> = extremes.par_iter().map(|extreme| figure(extreme, heading)).collect();
             let _ = writeln!(html, "<h3>{title}</h3><div class=\"gallery\">{}</div>", figures.concat());
         }
         html += "</details>\n";
@@ -322,15 +394,14 @@ fn galleries(study: &Study, names: &Names) -> String {
     html
 }
 
-fn figure(extreme: &Extreme) -> String {
-    let path = escaped(&shown(&extreme.media_path).to_string());
-    let image = image(&extreme.media_path, Some(&extreme.heatmap));
+fn figure(extreme: &Extreme, heading: &Heading<'_>) -> String {
+    let image = linked(&image(&extreme.media_path, Some(&extreme.heatmap)), &extreme.sample, heading);
     let tags = if extreme.tags.is_empty() { String::new() } else { escaped(&extreme.tags.join(", ")) };
     let low = if extreme.value < 1.0 { " class=\"low\"" } else { "" };
     format!(
-        "<figure>{image}<figcaption title=\"{path}\"><b{low}>{}</b><code>{}</code>{tags}</figcaption></figure>",
+        "<figure>{image}<figcaption {}<b{low}>{}</b> {tags}</figcaption></figure>",
+        file(&extreme.media_path, &extreme.sample),
         number(Some(extreme.value)),
-        escaped(&extreme.sample),
     )
 }
 
@@ -344,13 +415,13 @@ fn image(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> String {
 }
 
 /// What classifiers get wrong, the mistakes that they are surest of first.
-fn mistakes(study: &Study) -> String {
+fn mistakes(study: &Study, heading: &Heading<'_>) -> String {
     let mut html = String::new();
     for (model, mistakes) in study.mistakes.iter().filter(|(_, mistakes)| mistakes.num_wrong > 0) {
         if study.mistakes.len() > 1 {
             let _ = writeln!(html, "<h3><code>{}</code></h3>", escaped(model));
         }
-        let figures: Vec<String> = mistakes.most_confident.par_iter().map(mistake).collect();
+        let figures: Vec<String> = mistakes.most_confident.par_iter().map(|one| mistake(one, heading)).collect();
         let _ = writeln!(html, "<div class=\"gallery mistakes\">{}</div>", figures.concat());
         html += "<details open><summary>Which class is taken for which</summary><table><thead><tr><th>label says</th>\
                  <th>model predicts</th><th class=\"number\">samples</th><th class=\"number\">mean confidence</th></tr></thead><tbody>\n";
@@ -379,9 +450,8 @@ fn mistakes(study: &Study) -> String {
     format!("<h2>Confident and wrong</h2>\n<p class=\"soft\">{text}</p>\n{html}")
 }
 
-fn mistake(mistake: &Mistake) -> String {
+fn mistake(mistake: &Mistake, heading: &Heading<'_>) -> String {
     let Mistake { sample, media_path, true_class, predicted, confidence, of_predicted, of_true, of_difference } = mistake;
-    let path = escaped(&shown(media_path).to_string());
     let (predicted, true_class) = (escaped(predicted), escaped(true_class));
     let sure = confidence.map_or_else(String::new, |confidence| format!(" ({})", number(Some(confidence))));
     let said = format!("predicted <b class=\"low\">{predicted}</b>{sure}, label says <b>{true_class}</b>");
@@ -392,8 +462,8 @@ fn mistake(mistake: &Mistake) -> String {
         (of_difference.is_some(), of_difference.as_ref(), format!("for <b>{predicted}</b> against <b>{true_class}</b>")),
     ];
     let figures = pictures.into_iter().filter(|(is_there, ..)| *is_there).enumerate().map(|(place, (_, heatmap, caption))| {
-        let id = if place == 0 { format!("<code>{}</code>", escaped(sample)) } else { String::new() };
-        format!("<figure>{}<figcaption title=\"{path}\">{caption}{id}</figcaption></figure>", image(media_path, heatmap))
+        let caption = if place == 0 { format!("{}{caption}", file(media_path, sample)) } else { format!(">{caption}") };
+        format!("<figure>{}<figcaption {caption}</figcaption></figure>", linked(&image(media_path, heatmap), sample, heading))
     });
     format!("<div class=\"mistake\">{}</div>", figures.collect::<String>())
 }
@@ -434,13 +504,31 @@ mod tests {
         *,
     };
 
+    fn heading(dataset: &str) -> Heading<'_> {
+        Heading { dataset, created: "now", selection: None, runs: &[], app: "http://localhost:5151", views: &[] }
+    }
+
+    #[test]
+    fn pictures_lead_to_their_samples() {
+        let mut study = Study::new(1);
+        (0..6).for_each(|id| study.observe(&sample(id, &[], &[0.5])));
+        let findings = super::super::findings(&study, None);
+        let views = [Some("camflow-1".to_owned())];
+        let runs = [("nightly <1>".to_owned(), "6 samples annotated".to_owned())];
+        let html = page(&study, &findings, None, Heading { views: &views, runs: &runs, ..heading("a b/c") });
+        assert!(html.contains("href=\"http://localhost:5151/datasets/a%20b%2Fc?id=000000000000000000000000\""), "{html}");
+        assert!(html.contains("href=\"http://localhost:5151/datasets/a%20b%2Fc?view=camflow-1\">Open 1 sample in the App"));
+        assert!(html.contains("<th>Run nightly &lt;1&gt;</th><td>6 samples annotated</td>"));
+        assert!(html.contains("<li class=\"problem\"><b>problem</b>"));
+    }
+
     #[test]
     fn names_cannot_write_html() {
         assert_eq!(escaped("<b>&\"'\n"), "&lt;b&gt;&amp;&quot;&#39;\u{fffd}");
         assert_eq!(with_code("at `<a>` it"), "at <code>&lt;a&gt;</code> it");
         let mut study = Study::new(1);
         (0..6).for_each(|id| study.observe(&sample(id, &["<script>alert(1)</script>"], &[0.5, 3.0])));
-        let heading = Heading { dataset: "<img src=x>", created: "now", selection: None };
+        let heading = heading("<img src=x>");
         let html = page(&study, &super::super::findings(&study, None), None, heading);
         assert!(!html.contains("<img src=x>") && !html.contains("alert(1)</script>"), "escaped");
         assert_eq!(html.matches("<script>").count(), 1, "the page's own");
@@ -451,7 +539,7 @@ mod tests {
     fn mistakes_come_before_all_else_and_cannot_write_html_either() {
         let mut study = Study::new(2);
         (0..3).for_each(|id| study.observe(&judged(id, "<b>dog", "cat", 0.99)));
-        let html = page(&study, &[], None, Heading { dataset: "street", created: "now", selection: None });
+        let html = page(&study, &[], None, heading("street"));
         let (wrong, series) = (html.find("Confident and wrong").expect("a section"), html.find("All series").expect("a table"));
         assert!(wrong < series && !html.contains("<b>dog") && html.contains("&lt;b&gt;dog"));
         assert_eq!(html.matches("class=\"mistake\"").count(), 2, "as many as were to be kept");
