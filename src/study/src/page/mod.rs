@@ -1,6 +1,7 @@
 //! The report as one HTML file that needs nothing else: no network, no other file.
 
 mod attention;
+mod counterfactuals;
 mod plots;
 
 use std::{fmt::Write, path::Path};
@@ -16,6 +17,7 @@ use attention::attention;
 use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
 use camflow_names::Choice;
+use counterfactuals::counterfactuals;
 use plots::{axis, histogram};
 
 /// Series whose worst and best samples are shown; each takes a quarter of a megabyte.
@@ -58,6 +60,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     html += &said(findings);
     html += &mistakes(study);
     html += &overview(study, &names);
+    html += &counterfactuals(study, &names);
     html += &attention(study);
     html += &galleries(study, &names);
     html += &distributions(study, &names);
@@ -416,6 +419,12 @@ fn brief(measure: Measure) -> &'static str {
         Measure::DeletionAuc => "confidence while the most relevant pixels vanish: low is faithful",
         Measure::InsertionAuc => "confidence while they come back: high is faithful",
         Measure::Road => "confidence without the least relevant pixels against without the most: high is faithful",
+        Measure::ConfidenceWithoutObject => "confidence in the image whose object is replaced",
+        Measure::ConfidenceWithoutBackground => "confidence in the image of which all but the object is replaced",
+        Measure::ConfidenceWithoutAttended => "confidence where the most attended region outside of the object is replaced",
+        Measure::ContextReliance => {
+            "what replacing the background costs, by what replacing object and background cost: 1 is the background alone"
+        }
     }
 }
 
