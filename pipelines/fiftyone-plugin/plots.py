@@ -183,7 +183,7 @@ def confidences_layout(labels: list[str]) -> dict[str, Any]:
         "xaxis": {
             "type": "category",
             "automargin": True,
-            "title": {"text": "mean confidence, and what the background costs of what object and background cost"},
+            "title": {"text": "mean confidence; reliance: the part of the loss that comes with the background"},
         },
     }
 

@@ -18,14 +18,11 @@ const HEADS: [(&str, &str); 6] = [
     ("without object", "the same where the pixels of the object are replaced"),
     ("without background", "the same where all pixels but the object's are replaced"),
     (
-        "without attended",
-        "the same where those pixels outside of the object are replaced that the heatmap is highest at, as many as the object has",
+        "without attended region",
+        "the same where those pixels of the background are replaced where the heatmap is highest, as many as the object has",
     ),
-    ("context reliance", "what replacing the background costs, by what replacing object and background cost"),
-    (
-        "background costs more, %",
-        "in how many percent of the images replacing the background costs more than replacing the object",
-    ),
+    ("context reliance", "what is lost with the background, divided by what is lost with the object and with the background"),
+    ("more lost with background, %", "in how many percent of the images more is lost with the background than with the object"),
 ];
 
 /// The series of which the model was asked, those first whose models lean on context most.
@@ -41,13 +38,13 @@ pub(super) fn counterfactuals(study: &Study, names: &Names) -> String {
         b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
     });
     let mut html = format!(
-        "<h2>Does it matter?</h2>\n<p class=\"soft\">The model was asked again about each image with something replaced: the object, \
-         everything but the object, or, as many pixels as the object has, what the heatmap is highest at outside of the object. The \
-         numbers are mean confidences in the class. <i>Context reliance</i> is what replacing the background costs, by what replacing \
-         the object and replacing the background cost together: at 0 the background is of no use to the model, at 1 the object is of \
-         none, and from 0.5 on it loses more with the background than with the object. It is empty where nearly nothing is lost. Rows \
-         of fewer than {ENOUGH} images, which say little, come last and are grey.</p>\n<div class=\"wide\"><table><thead><tr>\
-         <th class=\"sortable\">series</th><th class=\"sortable number\">images</th>"
+        "<h2>Does it matter?</h2>\n<p class=\"soft\">The model was asked again about each image with some pixels replaced: those of the \
+         object, all but those of the object (the background), or, as many as the object has, those of the background where the heatmap is \
+         highest (the attended region). The numbers are mean confidences in the class. <i>Context reliance</i> is the confidence lost \
+         with the background, divided by the sum of what is lost with the object and with the background: at 0 the model does \
+         not need the background, at 1 it does not need the object, and above 0.5 it needs the background more. It is empty where \
+         nearly nothing is lost with either. Rows of fewer than {ENOUGH} images, which say little, come last and are grey.</p>\n\
+         <div class=\"wide\"><table><thead><tr><th class=\"sortable\">series</th><th class=\"sortable number\">images</th>"
     );
     for (head, title) in HEADS {
         let _ = write!(html, "<th class=\"sortable number\" title=\"{title}\">{head}</th>");

@@ -423,7 +423,7 @@ fn brief(measure: Measure) -> &'static str {
         Measure::ConfidenceWithoutBackground => "confidence in the image of which all but the object is replaced",
         Measure::ConfidenceWithoutAttended => "confidence where the most attended region outside of the object is replaced",
         Measure::ContextReliance => {
-            "what replacing the background costs, by what replacing object and background cost: 1 is the background alone"
+            "what is lost with the background, by what is lost with object and background: 1 is the background alone"
         }
     }
 }
