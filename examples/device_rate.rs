@@ -63,6 +63,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         references: None,
         faithfulness: false,
+        counterfactuals: None,
         confidence: false,
         predictions: false,
         one_by_one: false,

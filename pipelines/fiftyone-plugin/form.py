@@ -30,6 +30,10 @@ LABELS = (fo.Segmentation, fo.Detections, fo.Polylines, fo.Classification, fo.Cl
 IN_LISTS = {fo.Detections: "detections", fo.Polylines: "polylines", fo.Classifications: "classifications"}
 # What can be a target in a list.
 MEMBERS = (fo.Detection, fo.Polyline, fo.Classification)
+# Labels that say where classes are.
+PLACES = (fo.Segmentation, fo.Detections, fo.Detection, fo.Polylines, fo.Polyline)
+# What takes the place of objects and backgrounds, as `camflow annotate --help` lists it.
+REPLACEMENTS = {"none": "no", "impute": "filled in from around", "mean": "the mean colour", "blur": "blurred"}
 # What was counted of a dataset, a view and a path, and when.
 COUNTED: dict[tuple[str, str, str | None], tuple[float, Counter[str | None]]] = {}
 # Seconds for which that holds, and how much of it is kept.
@@ -83,7 +87,7 @@ def arguments(ctx: ExecutionContext) -> list[str]:
     made += ["--class=" + name.replace("\\", "\\\\").replace(",", "\\,") for name in params.get("classes") or ()]
     made += [f"--text={text}" for text in params.get("texts") or ()]
     made += [f"--layers={layer}" for layer in params.get("layers") or ()]
-    for name in ("field", "out", "device", "text_template"):
+    for name in ("field", "out", "device", "text_template", "attention_on", "counterfactuals"):
         if value := (params.get(name) or "").strip():
             made.append(f"{_flag(name)}={folders.out(value) if name == 'out' else value}")
     made += [f"{_flag(name)}={params[name]}" for name in SLICES if params.get(name) is not None]
@@ -341,6 +345,7 @@ def _more(ctx: ExecutionContext, inputs: types.Object) -> None:
         label="Names of the fields",
         description="A template with {class}, {method}, {layer} and {model}; empty: as camflow names them",
     )
+    _measures(ctx, inputs)
     inputs.str("out", label="Folder for the files", description="Empty: camflow's folder for this dataset")
     if out := (ctx.params.get("out") or "").strip():
         try:
@@ -355,3 +360,24 @@ def _more(ctx: ExecutionContext, inputs: types.Object) -> None:
     inputs.float("overlap_width_ratio", min=0, max=0.9, label="Part of its width that a slice shares with the next one")
     for name, label in SWITCHES.items():
         inputs.bool(name, default=False, label=label)
+
+
+def _measures(ctx: ExecutionContext, inputs: types.Object) -> None:
+    inputs.enum(
+        "counterfactuals",
+        list(REPLACEMENTS),
+        default="none",
+        label="Does it matter?",
+        description="Also the confidence without the object, without its background, and without the most attended region outside of it",
+        view=_choices(types.DropdownView(), REPLACEMENTS.items()),
+    )
+    found = [(name, *kind_of(field)) for name, field in label_fields(ctx.dataset.get_field_schema())]
+    fields = [name for name, kind, is_list in found if kind in PLACES and not is_list]
+    if fields:
+        inputs.enum(
+            "attention_on",
+            fields,
+            label="What else heatmaps lie on",
+            description="Also how much of each lies on every class of this field",
+            view=_choices(types.DropdownView(), [(name, name) for name in fields]),
+        )

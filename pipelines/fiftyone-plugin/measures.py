@@ -21,6 +21,12 @@ BINS = 1024
 MAX_CLASSES = 6
 # Stands among the measures for what heatmaps lie on (`--attention-on`), and is the attribute that says it.
 ATTENTION = "attention"
+# Stands among the measures for what confidences become where something is replaced (`--counterfactuals`); the attributes that say it.
+COUNTERFACTUALS = "counterfactuals"
+CONFIDENCES = ("confidence", "confidence_without_object", "confidence_without_background", "confidence_without_attended")
+RELIANCE = "context_reliance"
+# As camflow has it: where both replacements cost less together, there is nothing to share out.
+LEAST_COST = 0.01
 # Labelled classes that are shown, those of most heatmaps first.
 MAX_LABELS = 16
 # Where the box and its whiskers are.
@@ -83,6 +89,19 @@ class Attention:
     num_hidden: int
 
 
+@dataclass(frozen=True)
+class Confidences:
+    """What the confidences of each series become where something is replaced, those first that lean on context most."""
+
+    series: list[Series]
+    # By series: of how many heatmaps they are the means, in the order of CONFIDENCES, and the reliance on context of these means.
+    counts: list[int]
+    means: list[list[float | None]]
+    reliances: list[float | None]
+    # Series that are left out.
+    num_hidden: int
+
+
 def heatmap_fields(view: fo.DatasetView) -> dict[str, dict[str, bool]]:
     """By name of each field with camflow's heatmaps: its measures (the numeric attributes), and whether each is a truth value."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
@@ -103,7 +122,7 @@ def names(view: fo.DatasetView) -> list[str]:
     found = dict.fromkeys(measure for kinds in heatmap_fields(view).values() for measure in kinds)
     # First what samples are best sorted by, last the score: it says how sure the model is, not where it looks.
     known = sorted(found, key=lambda measure: (measure == "score", measure != "energy_ratio"))
-    return known + [ATTENTION] * bool(attention_fields(view))
+    return known + [COUNTERFACTUALS] * bool(asked_fields(view)) + [ATTENTION] * bool(attention_fields(view))
 
 
 def attention_fields(view: fo.DatasetView) -> list[str]:
@@ -136,6 +155,40 @@ def attention(view: fo.DatasetView, most: int) -> Attention:
         for kept, first in ((found.counts, 0), (found.shares, 1), (found.areas, 2)):
             kept.append(numbers[first::3])
     return found
+
+
+def asked_fields(view: fo.DatasetView) -> list[str]:
+    """The fields with heatmaps of whose models somebody asked what they miss."""
+    fields = [name for name, kinds in heatmap_fields(view).items() if RELIANCE in kinds]
+    counts = view.aggregate([fo.Count(f"{field}.{CONFIDENCES[1]}") for field in fields]) if fields else []
+    return [field for field, count in zip(fields, counts, strict=True) if count]
+
+
+def confidences(view: fo.DatasetView, most: int) -> Confidences:
+    """What the confidences of each field, or of each class in it, become where something is replaced; of so many of them at most."""
+    found = []
+    for series in _series(view, asked_fields(view)):
+        path = f"{series.field}.{{}}".format
+        asked = series.of(view).match(ViewField(path(CONFIDENCES[1])) >= 0)
+        count, *means = asked.aggregate([fo.Count(path(CONFIDENCES[1])), *(fo.Mean(path(name)) for name in CONFIDENCES)])
+        if count:
+            # FiftyOne's mean of nothing is 0.
+            attended = means[-1] if asked.count(path(CONFIDENCES[-1])) else None
+            found.append((series, count, [*means[:-1], attended], _reliance(*means[:3])))
+    found.sort(key=lambda one: -1.0 if one[3] is None else one[3], reverse=True)
+    shown = found[:most]
+    return Confidences(
+        series=[one[0] for one in shown],
+        counts=[one[1] for one in shown],
+        means=[one[2] for one in shown],
+        reliances=[one[3] for one in shown],
+        num_hidden=len(found) - len(shown),
+    )
+
+
+def _reliance(confidence: float, without_object: float, without_background: float) -> float | None:
+    costs = [max(0.0, confidence - left) for left in (without_object, without_background)]
+    return costs[1] / sum(costs) if sum(costs) >= LEAST_COST else None
 
 
 def _lying(series: Series, label: str | None) -> fo.ViewExpression:

@@ -26,8 +26,10 @@ How the measures of camflow's heatmaps are distributed over the samples of the c
 and for each class where a field holds several.
 
 Of heatmaps that were made with `--attention-on`, *attention* shows on which labelled classes they lie.
+Of those that were made with `--counterfactuals`, *counterfactuals* shows the model's mean confidence in the images as they are, without
+the object, without the background, and without the most attended region outside of the object; those that lean on context most come first.
 
-Click a bar, or a field of that table, to see its samples; *show all* goes back.
+Click a bar, or a field of these tables, to see its samples; *show all* goes back.
 """
 
 
@@ -82,6 +84,12 @@ class MeasuresPanel(foo.Panel):
     def on_cell(self, ctx: ExecutionContext) -> None:
         was = drawn(ctx)
         series = next(one for one in was.series if one.label == ctx.params["y"])
+        if was.measure == measures.COUNTERFACTUALS:
+            name = next(name for name, column in plots.COLUMNS.items() if column == ctx.params["x"])
+            # The lowest confidences, and those that lean on context most.
+            view = measures.extreme(was.view(ctx), series, name, COUNT, highest=name == measures.RELIANCE)
+            ctx.ops.set_view(view=view)
+            return
         label = was.labels[plots.label_names(was.labels).index(ctx.params["x"])]
         ctx.ops.set_view(view=measures.lying_on(was.view(ctx), series, label))
 
@@ -107,23 +115,25 @@ class MeasuresPanel(foo.Panel):
         measure = ctx.panel.get_state("measure")
         if measure not in names:
             measure = names[0] if names else ""
-        is_attention = measure == measures.ATTENTION
-        found = measures.distributions(view, measure) if measure and not is_attention else []
+        lying = measures.attention(view, MAX_SERIES) if measure == measures.ATTENTION else None
+        asked = measures.confidences(view, MAX_SERIES) if measure == measures.COUNTERFACTUALS else None
+        table = lying or asked
+        found = measures.distributions(view, measure) if measure and table is None else []
         shown = found[:MAX_SERIES]
-        lying = measures.attention(view, MAX_SERIES) if is_attention else None
         look = Drawn(
             base=json.dumps(view._serialize(include_uuids=False), default=str),
             names=names,
             measure=measure,
             edges=shown[0].edges if shown else [],
-            series=[one.series for one in shown] if lying is None else lying.series,
+            series=[one.series for one in shown] if table is None else table.series,
             labels=[] if lying is None else lying.labels,
-            num_hidden=len(found) - len(shown) if lying is None else lying.num_hidden,
+            num_hidden=len(found) - len(shown) if table is None else table.num_hidden,
         )
         figures = {
             "histograms": plots.histograms(shown),
             "boxes": plots.boxes(shown),
             "attention": [] if lying is None else plots.attention(lying),
+            "counterfactuals": [] if asked is None else plots.confidences(asked),
         }
         # The page copies figures into the state, and merges those there with new ones element by element.
         ctx.panel.set_state({"drawn": look.to_json(), **dict.fromkeys(figures)})
@@ -132,7 +142,7 @@ class MeasuresPanel(foo.Panel):
     def render(self, ctx: ExecutionContext) -> types.Property:
         panel = types.Object()
         was = drawn(ctx)
-        if not was.series:
+        if not was.names:
             text = (
                 "No heatmap field here holds a measure. `camflow annotate`, or the operator *camflow: compute heatmaps*, "
                 "makes such fields."
@@ -146,10 +156,17 @@ class MeasuresPanel(foo.Panel):
         top.enum("measure", by.values(), default=was.measure, view=by, on_change=self.on_measure)
         top.btn("refresh", label="Refresh", icon="refresh", on_click=self.on_refresh)
         top.btn("all", label="Show all", icon="grid_view", on_click=self.on_all)
+        if not was.series:
+            panel.md(f"No heatmap of this view has `{was.measure}`.", name="none")
+            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
         if was.num_hidden:
             panel.md(f"*{was.num_hidden} more are not shown.*", name="hidden")
         if was.measure == measures.ATTENTION:
             panel.plot("attention", layout=plots.attention_layout(labels), config=plots.CONFIG, on_click=self.on_cell)
+            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
+        if was.measure == measures.COUNTERFACTUALS:
+            layout = plots.confidences_layout(labels)
+            panel.plot("counterfactuals", layout=layout, config=plots.CONFIG, on_click=self.on_cell)
             return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
         samples = panel.h_stack("samples", gap=2, align_y="center")
         of = choices("Samples by", labels)

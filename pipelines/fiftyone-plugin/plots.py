@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log2
 from typing import Any
 
-from .measures import QUANTILES, Attention, Distribution
+from .measures import CONFIDENCES, QUANTILES, RELIANCE, Attention, Confidences, Distribution
 
 CONFIG = {"displayModeBar": False}
 # Pixels.
@@ -16,6 +16,11 @@ CELL_HEIGHT = 44
 NO_CLASS = "(no class)"
 # From four times as much, or a quarter, on colours are full.
 FULL = 2.0
+# What the columns of the table of confidences are called, by attribute.
+COLUMNS = {
+    **{name: name.replace("confidence_", "").replace("_", " ") for name in CONFIDENCES},
+    RELIANCE: RELIANCE.replace("_", " "),
+}
 # The share of a histogram's height that its title takes.
 GAP = 0.3
 # Bars of truth values do not touch.
@@ -145,6 +150,42 @@ def attention(found: Attention) -> list[dict[str, Any]]:
             "ygap": 1,
         }
     ]
+
+
+def confidences(found: Confidences) -> list[dict[str, Any]]:
+    """A table of series by what is replaced, in colours: the mean confidences, and the reliance on context."""
+    rows = [[*means, reliance] for means, reliance in zip(found.means, found.reliances, strict=True)]
+    return [
+        {
+            "type": "heatmap",
+            "x": list(COLUMNS.values()),
+            "y": [one.label for one in found.series],
+            "z": rows,
+            "text": [["" if value is None else f"{value:.2f}" for value in row] for row in rows],
+            "texttemplate": "%{text}",
+            "hovertext": [[f"{count} samples"] * len(COLUMNS) for count in found.counts],
+            "hovertemplate": "%{y}, %{x}: %{text}<br>%{hovertext}<extra></extra>",
+            "zmin": 0,
+            "zmax": 1,
+            "colorscale": [[0, "#f4f4f4"], [1, "#5aa2e0"]],
+            "textfont": {"color": "#1c2024"},
+            "showscale": False,
+            "xgap": 1,
+            "ygap": 1,
+        }
+    ]
+
+
+def confidences_layout(labels: list[str]) -> dict[str, Any]:
+    """The layout that goes with it, for series of these names."""
+    return {
+        **attention_layout(labels),
+        "xaxis": {
+            "type": "category",
+            "automargin": True,
+            "title": {"text": "mean confidence; reliance: the part of the loss that comes with the background"},
+        },
+    }
 
 
 def label_names(labels: list[str | None]) -> list[str]:

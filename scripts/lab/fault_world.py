@@ -32,6 +32,7 @@ FIELDS = tuple(f"{name}_grad_layer_1" for name in CLASSES)
 MEASURES = (
     *("energy_inside", "energy_ratio", "pointing_hit", "best_iou", "best_threshold", "center_offset", "object_area", "entropy"),
     *("rank_correlation", "confidence", "confidence_drop", "confidence_increase", "deletion_auc", "insertion_auc", "road"),
+    *("confidence_without_object", "confidence_without_background", "confidence_without_attended", "context_reliance"),
 )
 MEASURED = "measures"
 # As a user's Python left it; with the labels that a user's Python edited; as it was, but annotated in other ways.

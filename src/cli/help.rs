@@ -24,6 +24,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "overlap-width-ratio",
             "per-detection",
             "faithfulness",
+            "counterfactuals",
             "attention-on",
             "map",
             "apply-exif",

@@ -27,6 +27,7 @@ annotate
 annotate --dataset flowers --clas car
 annotate --dataset flowers --method gradcan
 annotate --dataset flowers --precision fp8
+annotate --dataset flowers --counterfactuals inpaint
 annotate --dataset flowers --limit 0
 annotate --dataset flowers --limit -1
 annotate --dataset flowers --report-file a.json --html-file a.json
@@ -93,6 +94,7 @@ annotate --dataset flowers --class dog --target labels:truht
 annotate --dataset flowers --class dog --target labels:score
 annotate --dataset flowers --class dog --target labels:truth --attention-on truht
 annotate --dataset flowers --class dog --target labels:truth --attention-on score
+annotate --dataset flowers --class dog --target predicted --counterfactuals impute
 annotate --dataset flowers --class dgo --target predicted
 annotate --dataset flowers --class person --target labels:truth
 annotate --dataset flowers --text "a red car"

@@ -156,6 +156,8 @@ def test_the_form_offers_what_the_program_knows(plugin, camflow, settings, monke
     help_text = " ".join(camflow("annotate", "--help").stdout.split())
     listed = re.search(r"--method .*?\[possible values: (.*?)\]", help_text)[1].split(", ")
     assert list(plugin.form.METHODS) == listed
+    listed = re.search(r"--counterfactuals .*?\[possible values: (.*?)\]", help_text)[1].split(", ")
+    assert sorted(plugin.form.REPLACEMENTS) == sorted(listed)
 
     # The cache is where camflow looks for names.
     (path,) = plugin.models.exported()
@@ -436,6 +438,18 @@ def test_texts_detections_and_slices_are_asked_for(plugin, camflow, settings, da
     given = {"slice-height": "64", "slice-width": "96", "overlap-height-ratio": "0.25"}
     assert asked.items() >= given.items() and few.count("sliced") == 2
 
+    # More measures: what else heatmaps lie on, and whether it matters.
+    few.set_values("boxes", [fo.Detections(detections=[box()]) for _ in few])
+    request = {"dataset_name": few.name, "params": params(settings, more=True)}
+    asked = form_module.build(foo.ExecutionContext(request_params=request)).type.to_json()["properties"]
+    assert asked["counterfactuals"]["default"] == "none"
+    offered = asked["attention_on"]["type"]["values"]
+    assert {"ground_truth", "boxes"} <= set(offered) and not {"filepath", FIELDS[0]} & set(offered)
+    more = {"more": True, "counterfactuals": "mean", "attention_on": "boxes", "field": "asked", "aug_smooth": False}
+    execute(few, params=params(settings, **more))
+    few.reload()
+    assert few.count("asked.confidence_without_object") == few.count("asked.attended_class") == 2
+
     # A detector's own default, and a heatmap of each of its detections.
     network = transformers.DetrForObjectDetection.from_pretrained(saved).eval()
     boxes = [fo.Detection(label="dog", bounding_box=one.tolist()) for one in apart(network, picture(0), 1, 2)]
@@ -511,7 +525,7 @@ def test_distributions_are_those_of_the_labels(plugin, dataset, clone):
 
 @pytest.fixture(scope="module")
 def scenes(dataset, camflow, standin_model, tmp_path_factory):
-    """The same pictures, whose heatmaps say what they lie on; one has no such label."""
+    """The same pictures, whose heatmaps say what they lie on and what their model misses; one has no such label."""
     copy = dataset.select_fields("ground_truth").clone("plugin-scenes")
     copy.persistent = True
     for number, sample in list(enumerate(copy))[1:]:
@@ -534,6 +548,8 @@ def scenes(dataset, camflow, standin_model, tmp_path_factory):
             "cpu",
             "--attention-on",
             "scene",
+            "--counterfactuals",
+            "mean",
         ),
         *("--target", "labels:ground_truth", "--model", standin_model, "--out", tmp_path_factory.mktemp("maps")),
     )
@@ -566,6 +582,44 @@ def test_what_heatmaps_lie_on_is_that_of_the_labels(plugin, scenes, dataset):
     assert figure["z"][0][0] == pytest.approx(np.log2(ratio)) and figure["text"][0][0].endswith(f"\u00d7{ratio:.1f}")
     empty = measures.attention(view.limit(0), 24)
     assert (empty.labels, plugin.plots.attention(empty)[0]["z"]) == ([], [[], []])
+
+
+def test_what_a_model_misses_is_that_of_the_labels(plugin, scenes, dataset):
+    measures, view = plugin.measures, scenes.view()
+    assert measures.COUNTERFACTUALS in measures.names(view) and measures.COUNTERFACTUALS not in measures.names(dataset.view())
+    found = measures.confidences(view, 24)
+    assert {one.label for one in found.series} == set(FIELDS) and found.counts == [8, 8] and found.num_hidden == 0
+    assert found.reliances == sorted(found.reliances, reverse=True)
+    for series, means, reliance in zip(found.series, found.means, found.reliances, strict=True):
+        wanted = [np.mean(scenes.values(f"{series.field}.{name}")) for name in measures.CONFIDENCES]
+        assert means == pytest.approx(wanted)
+        costs = [max(0, wanted[0] - one) for one in wanted[1:3]]
+        assert reliance == pytest.approx(costs[1] / sum(costs))
+    assert measures.confidences(view, 1).num_hidden == 1
+    (figure,) = plugin.plots.confidences(found)
+    assert figure["x"][0] == "confidence" and figure["x"][-1] == "context reliance" and len(figure["z"][0]) == 5
+    assert plugin.plots.confidences(measures.confidences(view.limit(0), 24))[0]["z"] == []
+    # Nothing is missed where nobody asked, and a mean of nothing is none.
+    few = view.limit(1)
+    path = f"{FIELDS[0]}.confidence_without_attended"
+    before = few.values(path)
+    few.set_values(path, [None])
+    shown = measures.confidences(few, 24)
+    assert shown.means[[one.field for one in shown.series].index(FIELDS[0])][-1] is None
+    few.set_values(path, before)
+
+
+def test_the_panel_shows_what_a_model_misses(app, scenes):
+    show(app, app.app, scenes)
+    app.click("[data-cy=new-panel-btn]")
+    app.get_by_text("Heatmap measures").click()
+    choose(app, "counterfactuals")
+    figure = app.locator("[data-cy=panel-content-measures] .js-plotly-plot").last
+    until = time.monotonic() + PATIENCE
+    while figure.evaluate("plot => plot.data?.[0]?.type") != "heatmap" and time.monotonic() < until:
+        app.wait_for_timeout(200)
+    app.wait_for_timeout(1000)
+    keep(app, "counterfactuals")
 
 
 def test_a_click_on_what_heatmaps_lie_on_shows_these_samples(app, scenes):

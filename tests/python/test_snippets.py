@@ -61,6 +61,8 @@ STANDINS = {
     # What the labels of the small dataset have, and its field of classes.
     "wrong:ground_truth": "wrong:kind",
     "--class airplane --attention-on ground_truth": "--class person --attention-on ground_truth",
+    "--class airplane --counterfactuals impute": "--class person --counterfactuals impute",
+    "airplane_grad_layer_4.context_reliance": "person_grad_layer_4.context_reliance",
     # As many layers as the small classifier has.
     "--layers 2,4,6": "--layers 1,2",
     'foz.load_zoo_model("resnet50-imagenet-torch")': '"my-classifier.pt2"',

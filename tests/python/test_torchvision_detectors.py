@@ -274,6 +274,7 @@ def test_what_follows_predictions_into_changed_images_is_refused(camflow, databa
         explain = ["explain", image, "--model", archive, "--out", tmp_path / "out", "--target", "predicted"]
         for command, flags in (
             (annotate, ["--faithfulness"]),
+            (annotate, ["--counterfactuals", "impute"]),
             (annotate, ["--method", "layercam,scorecam"]),
             (explain, ["--aug-smooth"]),
             (explain, ["--layers", "auto"]),

@@ -10,7 +10,7 @@ use crate::{
         choice, positive, whole,
     },
     diagnostic::Diagnostic,
-    engine::{BatchSize, CamSpec, DeviceSpec, JobSpec, SliceSpec, check_limit, check_metrics_file, connect},
+    engine::{BatchSize, CamSpec, Counterfactuals, DeviceSpec, JobSpec, SliceSpec, check_limit, check_metrics_file, connect},
     fiftyone::{AppColors, Connected, DatabaseFlags, Shard},
     job::{ClassMapping, FieldTemplate, NameList, TargetSpec, check_name},
     names::Choice,
@@ -34,6 +34,8 @@ pub struct Args {
     per_detection: bool,
     #[arg(long)]
     faithfulness: bool,
+    #[arg(long, value_parser = choice::<Counterfactuals>())]
+    counterfactuals: Counterfactuals,
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     attention_on: Option<String>,
     #[arg(long)]
@@ -157,6 +159,7 @@ impl From<Args> for JobSpec {
             target,
             per_detection,
             faithfulness,
+            counterfactuals,
             attention_on,
             map,
             field,
@@ -237,6 +240,7 @@ impl From<Args> for JobSpec {
             target,
             per_detection,
             faithfulness,
+            counterfactuals,
             attention_on,
             map,
             field,

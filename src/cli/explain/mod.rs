@@ -11,9 +11,9 @@ use super::{Exit, annotate::Told, cam::CamArgs, choice, model::engine};
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        Beside, CamSpec, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, SliceSpec, check_classes,
-        check_confidence, check_masks, check_output, check_preprocess, check_task, check_texts, components, embedded, in_file,
-        lay_texts, one_channel_notice, resolve,
+        Beside, CamSpec, Counterfactuals, FoundReference, LayerTrial, MAX_SEEN, Model, Observer, Reading, SliceSpec,
+        check_classes, check_confidence, check_masks, check_output, check_preprocess, check_task, check_texts, components,
+        embedded, in_file, lay_texts, one_channel_notice, resolve,
     },
     explain::{ExplainOptions, TorchExplainer},
     job::{MaskNames, Reference, TargetSpec},
@@ -76,7 +76,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     let [plan_options] = devices[..] else {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
-    cam.check_followed(&program, false)?;
+    cam.check_followed(&program, false, Counterfactuals::default())?;
     check_task(&program, &target)?;
     if mask.is_some() {
         check_masks(&program, "`--mask` is one of pixels")?;
@@ -169,6 +169,7 @@ fn check_slices(cam: &CamSpec, target: &TargetSpec) -> Result<(), Diagnostic> {
         aug_smooth: cam.aug_smooth,
         per_detection: false,
         faithfulness: false,
+        counterfactuals: false,
     });
     Diagnostic::join(problems.into_iter().map(Diagnostic::invalid)).map_or(Ok(()), Err)
 }
@@ -240,7 +241,7 @@ fn most_faithful(
         // What cannot be read or explained is told when its turn comes.
         let Ok((batch, _)) = read(input, "image", asked, program, &SliceSpec::default()) else { continue };
         for explained in explainer.explain_now(batch)?.explained {
-            trial.add(explained.classes.iter().flat_map(|class| &class.faithfulness));
+            trial.add(explained.classes.iter().flat_map(|class| &class.examined));
         }
     }
     let (best, sentence) = trial.best()?;

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use super::{Engine, Observer, Part, device::DeviceSpec, slicing::SliceSpec};
+use super::{Counterfactuals, Engine, Observer, Part, device::DeviceSpec, slicing::SliceSpec};
 use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::Diagnostic;
 use camflow_media::shown;
@@ -151,8 +151,13 @@ impl CamSpec {
     /// Makes sure that no prediction has to be found again in changed images, where predictions have no place of their own.
     ///
     /// # Errors
-    /// A method, a smoothing, the choice of a layer or a measure (`faithfulness`) would look for it by its place.
-    pub fn check_followed(&self, program: &Program, faithfulness: bool) -> Result<(), Diagnostic> {
+    /// A method, a smoothing, the choice of a layer or a measure (`faithfulness`, `counterfactuals`) would look for it by its place.
+    pub fn check_followed(
+        &self,
+        program: &Program,
+        faithfulness: bool,
+        counterfactuals: Counterfactuals,
+    ) -> Result<(), Diagnostic> {
         if !program.metadata.detections.as_ref().is_some_and(|detections| detections.ranked) {
             return Ok(());
         }
@@ -160,7 +165,8 @@ impl CamSpec {
         let aug_smooth = self.aug_smooth.then(|| "--aug-smooth".to_owned());
         let auto = self.chooses_layer()?.then(|| format!("--layers {AUTO}"));
         let measured = faithfulness.then(|| "--faithfulness".to_owned());
-        let Some(by) = probing.or(aug_smooth).or(auto).or(measured) else { return Ok(()) };
+        let replaced = counterfactuals.0.map(|_| "--counterfactuals".to_owned());
+        let Some(by) = probing.or(aug_smooth).or(auto).or(measured).or(replaced) else { return Ok(()) };
         Err(Diagnostic::invalid(format!(
             "`{by}` follows predictions into changed images, and model `{}` looks at other regions there: it has two stages",
             shown(program.path())
@@ -194,6 +200,7 @@ impl CamSpec {
             },
             references: None,
             faithfulness: false,
+            counterfactuals: None,
             confidence: false,
             predictions: false,
             one_by_one: program.metadata.is_one_by_one(),

@@ -30,9 +30,10 @@ pub struct LayerTrial {
 }
 
 impl LayerTrial {
-    /// Of the layers with these options, which are changed so that faithfulness is measured.
+    /// Of the layers with these options, which are changed so that faithfulness is measured, and it alone.
     pub fn new(options: &mut ExplainOptions) -> Self {
         options.faithfulness = true;
+        options.counterfactuals = None;
         let gains = vec![Vec::new(); options.layers.len()];
         LayerTrial { columns: options.columns(), gains, num_images: 0 }
     }

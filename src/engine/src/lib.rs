@@ -7,6 +7,7 @@ mod asked;
 mod cam;
 mod chosen;
 mod collect;
+mod counterfactuals;
 mod device;
 mod exit;
 mod form;
@@ -45,6 +46,7 @@ use camflow_fiftyone::{ConnectOptions, Connected, Database, DatabaseConfig, Data
 use camflow_pipeline::{Cancellation, Summary};
 pub use chosen::{chosen_ids, chosen_tags, listed_ids};
 pub use collect::{Removed, remove_orphans, retain_orphans, unknown_datasets};
+pub use counterfactuals::Counterfactuals;
 pub use device::DeviceSpec;
 pub use exit::Exit;
 pub use keys::{Key, Kind, PathKind, job_file_schema, key, keys};

@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use serde_json::Value;
 
 use super::{
-    JobSpec, Observer,
+    Counterfactuals, JobSpec, Observer,
+    counterfactuals::measures_setting,
     resolve::{UNNAMED_CLASSES, class_identity, column_identity, fingerprint_of, job_fingerprint, job_settings},
     session::Work,
     target::target_text,
@@ -69,7 +70,7 @@ pub(crate) fn check_present(
     if !again.is_empty() && !spec.overwrite {
         observer.notice(&format!(
             "heatmaps that show the same, but were stored, rounded or measured otherwise (`--npy`, `--store`, `--precision`, `--exact`, \
-             `--faithfulness`, the class's value in masks, an earlier camflow), are made anew: {again}"
+             `--faithfulness`, `--counterfactuals`, the class's value in masks, an earlier camflow), are made anew: {again}"
         ));
     }
     let (old, new): (Vec<String>, Vec<String>) = same_heatmaps(dataset, &expected)?.into_iter().unzip();
@@ -135,7 +136,8 @@ impl OfJob<'_> {
     /// Whether settings differ only in how heatmaps are stored, measured and rounded, in what earlier versions had of that, or in the
     /// value that stands for the class in masks, which is the dataset's to change.
     fn shows_the_same(&self, stored: &str, class: Option<&TargetClass>, column: &Column) -> bool {
-        let measures = ["1", "2", "2 and faithfulness"].map(|version| Some(version.to_owned()));
+        let asked = |faithfulness| Counterfactuals::ALL.iter().map(move |asked| Some(measures_setting(faithfulness, *asked)));
+        let measures = [None, Some("1".to_owned())].into_iter().chain(asked(false)).chain(asked(true));
         let precisions = Precision::ALL.iter().map(|precision| Some(precision.name().to_owned()));
         let now = job_settings(self.spec, self.program, self.label);
         // Earlier versions had nothing there.
@@ -148,7 +150,7 @@ impl OfJob<'_> {
             ("npy", NpyFormat::ALL.iter().map(|format| Some(format.setting().to_owned())).collect()),
             ("store", Store::ALL.iter().map(|store| Some(store.name().to_owned())).collect()),
             ("precision", precisions.chain([Some("exact".to_owned())]).collect()),
-            ("measures", measures.into_iter().chain([None]).collect()),
+            ("measures", measures.collect()),
             ("channels", [None, Some("one"), Some("one of two classes")].map(|value| value.map(str::to_owned)).to_vec()),
             added("padding"),
             added("batch"),

@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    CamSpec, Engine, JobSpec, Model, Observer,
+    CamSpec, Counterfactuals, Engine, JobSpec, Model, Observer,
     chosen::{chosen_ids, chosen_tags},
+    counterfactuals::{check_object, measures_setting},
     model::check_preprocess,
     target::{check_boxes, check_classes, check_detector, check_task, target_text},
     texts::{self, check_confidence, lay_texts_of},
@@ -58,11 +59,15 @@ pub(crate) fn check_model(
     lay_texts_of(&mut model.program, cam, spec.target(), side, engine, observer)?;
     let program = &model.program;
     check_confidence(program, spec.faithfulness, "--faithfulness")?;
+    check_confidence(program, spec.counterfactuals != Counterfactuals::default(), "--counterfactuals")?;
     check_confidence(program, cam.chooses_layer()?, "--layers auto")?;
-    cam.check_followed(program, spec.faithfulness)?;
+    cam.check_followed(program, spec.faithfulness, spec.counterfactuals)?;
     check_task(program, spec.target())?;
     if spec.per_detection {
         check_detector(program)?;
+    }
+    if let Some(side) = side {
+        check_object(program, spec, side.label.as_ref())?;
     }
     Ok(model)
 }
@@ -244,7 +249,7 @@ fn settings(
         ("precision", if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()),
         ("exif", spec.apply_exif.to_string()),
         // Labels of earlier versions have none.
-        ("measures", if spec.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
+        ("measures", measures_setting(spec.faithfulness, spec.counterfactuals)),
     ];
     settings.extend(one_channel_setting(one_channel));
     settings.extend(spec.cam().slices.setting());

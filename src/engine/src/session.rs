@@ -116,6 +116,7 @@ impl<'a> Session<'a> {
         let options = cam.explain_options(&program, layers, spec.target());
         let options = ExplainOptions {
             faithfulness: spec.faithfulness,
+            counterfactuals: spec.counterfactuals.0,
             // What is no score of a class has no probability.
             confidence: !options.reading.is_value,
             predictions: !options.reading.is_value && options.reading.detections.is_none(),

@@ -72,6 +72,8 @@ pub struct Beside<'a> {
     pub per_detection: bool,
     /// `--faithfulness`.
     pub faithfulness: bool,
+    /// `--counterfactuals`.
+    pub counterfactuals: bool,
 }
 
 impl SliceSpec {
@@ -99,7 +101,7 @@ impl SliceSpec {
 
     /// What does not go with slices, with what to do.
     pub fn problems(&self, beside: Beside<'_>) -> Vec<String> {
-        let Beside { target, methods, layers, aug_smooth, per_detection, faithfulness } = beside;
+        let Beside { target, methods, layers, aug_smooth, per_detection, faithfulness, counterfactuals } = beside;
         if self.slicing().is_none() {
             let is_given = self.overlap_height != OverlapRatio::default() || self.overlap_width != OverlapRatio::default();
             let text = "`overlap-height-ratio` and `overlap-width-ratio` do nothing without slices: give `slice-height` or `slice-width`";
@@ -143,6 +145,10 @@ impl SliceSpec {
             wrong(
                 faithfulness,
                 "`faithfulness` asks the model about the whole image, and slices are of images that it cannot see at once: leave one of them out",
+            ),
+            wrong(
+                counterfactuals,
+                "`counterfactuals` asks the model about the whole image, and slices are of images that it cannot see at once: leave one of them out",
             ),
         ];
         found.into_iter().flatten().collect()

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
     cam::CamSpec,
+    counterfactuals::Counterfactuals,
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, one_or_several, text, text_or_none},
     slicing::{Beside, OverlapRatio, SliceSpec},
@@ -79,7 +80,7 @@ pub struct JobSpec {
     pub eigen_smooth: bool,
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
     pub aug_smooth: bool,
-    /// How many variants of an image scorecam, ablationcam and `--faithfulness` run at a time; less where memory is short
+    /// How many variants of an image scorecam, ablationcam, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
     pub cam_batch_size: NonZeroUsize,
     /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
@@ -130,6 +131,12 @@ pub struct JobSpec {
     /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
     /// ROAD; 61 more forward passes for each heatmap
     pub faithfulness: bool,
+    /// Measure also what the confidence is without the object, without its background, and without the most attended region outside of
+    /// the object: each replaced by the image's `blur`, by the `mean` of what stays, or by its smooth continuation (`impute`); two more
+    /// forward passes for each class, and one for each heatmap
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<Counterfactuals>", extend("x-value" = "REPLACEMENT"))]
+    pub counterfactuals: Counterfactuals,
     /// Measure also how much of each heatmap lies on every class of this label field (segmentation, detections or polylines), beside
     /// the class's share of the area: `attention` of the heatmap's label, and a table in `camflow report`
     #[schemars(extend("x-value" = "FIELD"))]
@@ -290,6 +297,7 @@ impl Default for JobSpec {
             target: TargetSpec::default(),
             per_detection: false,
             faithfulness: false,
+            counterfactuals: Counterfactuals::default(),
             attention_on: None,
             map: Vec::new(),
             field: None,
@@ -420,6 +428,7 @@ impl JobSpec {
             aug_smooth: self.aug_smooth,
             per_detection: self.per_detection,
             faithfulness: self.faithfulness,
+            counterfactuals: self.counterfactuals != Counterfactuals::default(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! the `N` pixels that the model saw. docs/measures.md has them all with their sources; each function says its own.
 
 mod attention;
+mod counterfactual;
 mod ranks;
 mod sample;
 
@@ -12,6 +13,7 @@ use camflow_media::BinaryMask;
 use camflow_names::Choice;
 
 pub use attention::{Attention, attended_class};
+pub use counterfactual::{LEAST_COST, context_reliance};
 pub use ranks::rank_correlation;
 pub use sample::{MeasuredHeatmap, MeasuredSample, Series, StoredPrediction};
 
@@ -61,6 +63,17 @@ pub enum Measure {
     /// filled in, over 10 to 90 % of them, in `[-0.5, 0.5]`: high is faithful. Rong et al., *A Consistent and Efficient Evaluation
     /// Strategy for Attribution Methods* (2022), <https://arxiv.org/abs/2202.00449>, combined as pytorch_grad_cam does.
     Road,
+    /// The confidence, in `[0, 1]`, in the image whose object is replaced. This and those below are known where the model was asked
+    /// about such images (`--counterfactuals`), and the heatmap has an object that is not all that the model saw. Of layer and method
+    /// neither this nor the next one knows.
+    ConfidenceWithoutObject,
+    /// The same where everything but the object is replaced.
+    ConfidenceWithoutBackground,
+    /// The same where the most attended region outside of the object is replaced, as many pixels as the object has, or all with
+    /// attention outside of it where those are fewer. `None` also where there are none.
+    ConfidenceWithoutAttended,
+    /// What replacing the background costs, by what replacing object and background cost, in `[0, 1]`: see [`context_reliance`].
+    ContextReliance,
 }
 
 impl Choice for Measure {
@@ -80,6 +93,10 @@ impl Choice for Measure {
         Measure::DeletionAuc,
         Measure::InsertionAuc,
         Measure::Road,
+        Measure::ConfidenceWithoutObject,
+        Measure::ConfidenceWithoutBackground,
+        Measure::ConfidenceWithoutAttended,
+        Measure::ContextReliance,
     ];
 
     /// Its attribute on labels.
@@ -100,6 +117,10 @@ impl Choice for Measure {
             Measure::DeletionAuc => "deletion_auc",
             Measure::InsertionAuc => "insertion_auc",
             Measure::Road => "road",
+            Measure::ConfidenceWithoutObject => "confidence_without_object",
+            Measure::ConfidenceWithoutBackground => "confidence_without_background",
+            Measure::ConfidenceWithoutAttended => "confidence_without_attended",
+            Measure::ContextReliance => "context_reliance",
         }
     }
 }

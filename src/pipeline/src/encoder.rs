@@ -15,7 +15,7 @@ use crate::{
         StoredMap, WrittenHeatmap, WrittenPrediction,
     },
 };
-use camflow_measure::{Measure, Measured, Measures, rank_correlation};
+use camflow_measure::{Measure, Measured, Measures, context_reliance, rank_correlation};
 use camflow_media::{
     BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_f16, write_f32,
     write_with_checksum,
@@ -82,6 +82,9 @@ impl NpyFormat {
         }
     }
 }
+
+/// What a model's reliance on context follows from.
+const ASKED: [Measure; 3] = [Measure::Confidence, Measure::ConfidenceWithoutObject, Measure::ConfidenceWithoutBackground];
 
 /// Writes heatmaps.
 #[derive(Clone, Debug)]
@@ -192,9 +195,13 @@ impl Encoder {
             let (map, object) = fitted.measured(heatmap);
             let before = self.preceding.get(column).copied().flatten().map(|before| fitted.measured(&class.heatmaps[before.0]).0);
             let known = Measures::default().with(Measure::Confidence, class.confidence);
-            let examined = class.faithfulness.get(column).copied().unwrap_or_default();
+            let examined = class.examined.get(column).copied().unwrap_or_default().or(known);
+            let reliance = || {
+                let [confidence, without_object, without_background] = ASKED.map(|measure| examined.get(measure));
+                context_reliance(confidence?, without_object?, without_background?)
+            };
             examined
-                .or(known)
+                .with(Measure::ContextReliance, reliance())
                 .or(map.measures(object))
                 .with(Measure::RankCorrelation, before.and_then(|before| rank_correlation(&map, &before)))
         };
@@ -320,7 +327,7 @@ mod tests {
             confidence: None,
             object: Some(mask(2, &[1, 0])),
             heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
-            faithfulness: vec![Measures::default().with(Measure::Road, 0.1)],
+            examined: vec![Measures::default().with(Measure::Road, 0.1)],
         };
         let measures = encoder.measures(&class, &Fitted::new(&class, None));
         let about = |measured: Option<f64>, wanted: f64| (measured.expect("defined") - wanted).abs() < 1e-6;
@@ -353,7 +360,7 @@ mod tests {
                 confidence: None,
                 object: None,
                 heatmaps,
-                faithfulness: Vec::new(),
+                examined: Vec::new(),
             };
             let fitted = Fitted::new(&class, seen);
             (fitted.visible_levels(&heatmap), fitted.visible_values(&heatmap))

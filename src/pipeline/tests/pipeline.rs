@@ -163,7 +163,7 @@ impl Explainer for FirstPixel {
                 confidence: None,
                 object: None,
                 heatmaps: vec![map(0.25), map(0.75)],
-                faithfulness: Vec::new(),
+                examined: Vec::new(),
             });
             let classes = classes.collect();
             result.explained.push(ExplainedSample {

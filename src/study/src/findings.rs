@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AttentionCell, Baseline, CONFIDENT, Distribution, Example, Observed, RANKED_BY, Study, attention::is_own,
+    AttentionCell, Baseline, CONFIDENT, Confidences, Distribution, Example, Observed, RANKED_BY, Study, attention::is_own,
     distribution::position,
 };
 use camflow_measure::{Measure, Series};
@@ -23,13 +23,15 @@ const MOVED: f64 = 0.05;
 const MUCH: f64 = 0.05;
 const TIMES: f64 = 1.25;
 const IMPROBABLE: f64 = 0.05;
+/// Confidence that replacing a background costs and that is worth a sentence, in the mean.
+const COSTLY: f64 = 0.05;
 /// Sentences of one kind; the tables have all of it.
 const MOST: usize = 8;
 
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `wrong`, `confused`, `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
+    /// What kind of thing: `wrong`, `confused`, `below_chance`, `context`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
     /// `unmeasured` or `fine`.
     pub kind: &'static str,
     /// How much it matters.
@@ -84,6 +86,7 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     let below = below_chance(study, &names);
     let is_fine = below.is_empty();
     found.extend(below);
+    found.extend(context(study));
     found.extend(attention(study, &names));
     found.extend(tags(study, &names));
     found.extend(classes(study, &names));
@@ -317,6 +320,47 @@ fn attention(study: &Study, names: &Names) -> Vec<Finding> {
     strongest(found.into_values().collect())
 }
 
+/// Classes of which a model loses more with the background than with the object. Neither depends on layer or method, so that one series
+/// of a class says it; that is the one where the most attended region outside of the object costs most.
+fn context(study: &Study) -> Vec<Finding> {
+    let mut of_classes: BTreeMap<(&str, &str), Vec<&Confidences>> = BTreeMap::new();
+    for (series, of) in &study.counterfactuals {
+        of_classes.entry((&series.class, &series.model)).or_default().push(of);
+    }
+    let num_classes = of_classes.len();
+    let mut found = Vec::new();
+    for ((class, model), all) in of_classes {
+        let lost = |of: &Confidences| of.mean_lost().unwrap_or(0.0);
+        let Some(of) = all.into_iter().max_by(|a, b| a.num_heatmaps.cmp(&b.num_heatmaps).then(lost(a).total_cmp(&lost(b))))
+        else {
+            continue;
+        };
+        let [confidence, without_object, without_background] = of.means();
+        let Some(reliance) = of.reliance() else { continue };
+        let is_clear = of.num_heatmaps >= ENOUGH
+            && reliance >= 0.5
+            && confidence - without_background >= COSTLY
+            && of.num_background > of.num_object
+            && of.sign_test() * num_classes as f64 <= IMPROBABLE;
+        if !is_clear {
+            continue;
+        }
+        let of_model =
+            if study.series.keys().any(|series| series.model != model) { format!(" of {model}") } else { String::new() };
+        let attended = of.mean_lost().filter(|lost| *lost >= COSTLY).map_or_else(String::new, |lost| {
+            format!(" Without the most attended region outside of the object alone it falls by {lost:.2}.")
+        });
+        let text = format!(
+            "`{class}`{of_model}: the model needs the background more than the object. Its mean confidence is {confidence:.2}, without \
+             the object {without_object:.2}, without the background {without_background:.2} (context reliance {reliance:.2}), and the \
+             background costs more in {} of {} images.{attended}",
+            of.num_background, of.num_heatmaps,
+        );
+        found.push((reliance, Finding::new("context", Severity::Problem, text).shown_by(of.examples())));
+    }
+    strongest(found)
+}
+
 /// Of the classes at one layer, those that lag behind all others.
 fn classes(study: &Study, names: &Names) -> Vec<Finding> {
     /// The classes of a layer, method and model.
@@ -526,6 +570,31 @@ mod tests {
         assert!(found(&[0.41; 30], Some("sky")).is_empty(), "nor is what is hardly more");
         // People are what is explained: all of it on them is as it should be.
         assert!(found(&[0.1; 10], Some("sky")).is_empty());
+    }
+
+    #[test]
+    fn a_class_that_hangs_on_its_background_is_named_once() {
+        let found = |confidences: &[[f64; 4]]| {
+            let mut study = Study::new(3);
+            for (id, confidences) in (0..).zip(confidences) {
+                let mut sample = crate::counterfactuals::tests::asked(id, *confidences);
+                let mut at_another_layer = sample.heatmaps[0].clone();
+                (at_another_layer.series.field, at_another_layer.series.layer) = ("b".into(), "layer1".into());
+                sample.heatmaps.push(at_another_layer);
+                study.observe(&sample);
+            }
+            findings(&study, None).into_iter().filter(|finding| finding.kind == "context").collect::<Vec<_>>()
+        };
+        let planted = found(&[[0.9, 0.8, 0.1, 0.3]; 8]);
+        assert_eq!(planted.len(), 1, "{planted:?}");
+        let expected = "`person`: the model needs the background more than the object. Its mean confidence is 0.90, without the object 0.80, \
+                        without the background 0.10 (context reliance 0.89), and the background costs more in 8 of 8 images. Without \
+                        the most attended region outside of the object alone it falls by 0.60.";
+        assert_eq!((planted[0].text.as_str(), planted[0].samples.len()), (expected, 3));
+        assert!(found(&[[0.9, 0.8, 0.1, 0.3]; 4]).is_empty(), "four say nothing");
+        assert!(found(&[[0.9, 0.1, 0.8, 0.9]; 8]).is_empty(), "the object counts");
+        assert!(found(&[[0.9, 0.9, 0.87, 0.9]; 8]).is_empty(), "nor is what hardly costs anything");
+        assert!(!found(&[[0.9, 0.89, 0.1, 0.89]; 8])[0].text.contains("alone"), "the attended region costs nothing");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [`page`] is the HTML report, `tables` the same as JSON and CSV.
 
 mod attention;
+mod counterfactuals;
 mod distribution;
 mod findings;
 mod mistakes;
@@ -20,6 +21,7 @@ use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series
 use camflow_names::Choice;
 
 pub use attention::{AttentionCell, AttentionTable};
+pub use counterfactuals::Confidences;
 pub use distribution::Distribution;
 pub use findings::{Finding, Severity, findings};
 pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
@@ -143,6 +145,8 @@ pub struct Study {
     pub contests: BTreeMap<(Series, Series), Contest>,
     /// The label field that attention was measured on -> series -> the classes that it lies on.
     pub attention: BTreeMap<String, BTreeMap<Series, AttentionTable>>,
+    /// Series whose models were asked about images with something replaced.
+    pub counterfactuals: BTreeMap<Series, Confidences>,
     /// Tags that are told apart.
     pub tags: BTreeSet<String>,
     /// Whether there were more.
@@ -159,6 +163,7 @@ impl Study {
             mistakes: BTreeMap::new(),
             contests: BTreeMap::new(),
             attention: BTreeMap::new(),
+            counterfactuals: BTreeMap::new(),
             tags: BTreeSet::new(),
             has_more_tags: false,
         }
@@ -193,6 +198,9 @@ impl Study {
             if let Some(on) = &heatmap.attention_on {
                 let of_field = self.attention.entry(on.clone()).or_default();
                 of_field.entry(heatmap.series.clone()).or_default().add(sample, heatmap);
+            }
+            if Confidences::are_known(&heatmap.measures) {
+                self.counterfactuals.entry(heatmap.series.clone()).or_default().add(sample, heatmap);
             }
             if let Some(value) = heatmap.measures.get(RANKED_BY) {
                 keep(&mut observed.worst, self.num_extremes, value, false, sample, heatmap);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{AttentionCell, AttentionTable, Distributions, Extreme, Finding, Observed, Study};
+use super::{AttentionCell, AttentionTable, Confidences, Distributions, Extreme, Finding, Observed, Study};
 use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Series};
 use camflow_names::Choice;
 
@@ -16,6 +16,7 @@ pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,mode
                               predicted_class,predicted_confidence,true_class,correct,score,energy_inside,energy_ratio,pointing_hit,\
                               best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation,\
                               confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road,\
+                              confidence_without_object,confidence_without_background,confidence_without_attended,context_reliance,\
                               attention_on,attention";
 
 /// A line per heatmap of the sample, as RFC 4180 wants them. Tags are separated by `;`. What is not known is empty, yes and no are 1
@@ -90,6 +91,7 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "mistakes": study.mistakes.iter().map(|(model, mistakes)| mistakes.json(model)).collect::<Vec<_>>(),
         "contests": study.contests.iter().map(contest).collect::<Vec<_>>(),
         "attention": of_attention(study),
+        "counterfactuals": study.counterfactuals.iter().map(|(series, of)| of_counterfactuals(series, of)).collect::<Vec<_>>(),
     })
 }
 
@@ -129,6 +131,17 @@ fn of_attention(study: &Study) -> Vec<Value> {
         all.iter().map(|(series, table)| of_series(on, series, table)).collect::<Vec<_>>()
     };
     study.attention.iter().flat_map(of_field).collect()
+}
+
+fn of_counterfactuals(series: &Series, of: &Confidences) -> Value {
+    let [confidence, without_object, without_background] = of.means();
+    json!({
+        "field": series.field, "class": series.class, "layer": series.layer, "method": series.method, "model": series.model,
+        "num_heatmaps": of.num_heatmaps, "confidence": confidence, "confidence_without_object": without_object,
+        "confidence_without_background": without_background, "confidence_without_attended": of.mean_attended(),
+        "num_attended": of.num_attended, "context_reliance": of.reliance(), "num_background_costs_more": of.num_background,
+        "num_object_costs_more": of.num_object, "p_value": of.sign_test(), "samples": of.examples().iter().map(|example| &*example.sample).collect::<Vec<_>>(),
+    })
 }
 
 fn of_measures(all: &Distributions) -> Value {
@@ -222,7 +235,7 @@ mod tests {
         assert!(measures.ends_with(&Measure::ALL.iter().map(|measure| measure.name()).collect::<Vec<_>>()));
         let rows = csv_rows(&sample(7, &["a,b", "c\"d"], &[0.5]));
         assert!(rows.contains("\"a,b;c\"\"d\""), "{rows}");
-        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,,,\n"), "{rows}");
+        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,,,,,,,\n"), "{rows}");
     }
 
     #[test]

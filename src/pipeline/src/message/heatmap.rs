@@ -115,8 +115,8 @@ pub struct ClassHeatmaps {
     pub object: Option<BinaryMask>,
     /// One per column of the job: method by method, layer by layer.
     pub heatmaps: Vec<Heatmap>,
-    /// What the model itself was asked about each; empty where nobody wanted that.
-    pub faithfulness: Vec<Measures>,
+    /// What the model answered about changed images, of each heatmap; empty where nobody asked.
+    pub examined: Vec<Measures>,
 }
 
 /// What a classifier predicts for an image.

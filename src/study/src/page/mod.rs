@@ -1,6 +1,7 @@
 //! The report as one HTML file that needs nothing else: no network, no other file.
 
 mod attention;
+mod counterfactuals;
 mod plots;
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
@@ -16,6 +17,7 @@ use attention::attention;
 use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
 use camflow_names::{Choice, counted};
+use counterfactuals::counterfactuals;
 use plots::{axis, histogram};
 
 /// Series whose worst and best samples are shown; each takes a quarter of a megabyte.
@@ -73,6 +75,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     html += &said(findings, &heading);
     html += &mistakes(study, &heading);
     html += &overview(study, &names);
+    html += &counterfactuals(study, &names);
     html += &attention(study);
     html += &galleries(study, &names, &heading);
     html += &distributions(study, &names);
@@ -486,6 +489,12 @@ fn brief(measure: Measure) -> &'static str {
         Measure::DeletionAuc => "confidence while the most relevant pixels vanish: low is faithful",
         Measure::InsertionAuc => "confidence while they come back: high is faithful",
         Measure::Road => "confidence without the least relevant pixels against without the most: high is faithful",
+        Measure::ConfidenceWithoutObject => "confidence in the image whose object is replaced",
+        Measure::ConfidenceWithoutBackground => "confidence in the image of which all but the object is replaced",
+        Measure::ConfidenceWithoutAttended => "confidence where the most attended region outside of the object is replaced",
+        Measure::ContextReliance => {
+            "what is lost with the background, by what is lost with object and background: 1 is the background alone"
+        }
     }
 }
 

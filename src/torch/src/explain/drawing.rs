@@ -132,7 +132,7 @@ impl TorchExplainer {
             Canvas::Input | Canvas::Frame(_) | Canvas::ImageOfFrame(_) => Some(input),
         };
         let maps = draw(size)?;
-        let of_input = (self.options.faithfulness && size != Some(input)).then(|| draw(Some(input))).transpose()?;
+        let of_input = (self.options.examines() && size != Some(input)).then(|| draw(Some(input))).transpose()?;
         let layer_map = self.layer_map(&layer_maps, canvas, size);
         match canvas {
             Canvas::Layer | Canvas::Input | Canvas::Image(..) => Ok(DeviceMaps { shown: maps, of_input, layer_map }),

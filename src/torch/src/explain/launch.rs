@@ -44,7 +44,7 @@ struct Results {
     scored: Vec<Cell>,
     /// Each class that is there: its channel, and the pixels that the model itself gives it, where those count.
     explained: Vec<(Cell, i64, Option<BinaryMask>)>,
-    faithfulness: Grid<TiVec<ColumnIndex, Measures>>,
+    examined: Grid<TiVec<ColumnIndex, Measures>>,
     has_predictions: bool,
 }
 
@@ -137,9 +137,16 @@ impl TorchExplainer {
                 *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
             }
         }
-        let mut faithfulness = Grid::default();
+        let mut examined = Grid::default();
         if self.options.faithfulness {
-            faithfulness = self.faithfulness(&input, &plain.targets, &maps)?;
+            examined = self.faithfulness(&input, &plain.targets, &maps)?;
+        }
+        if let Some(replacement) = self.options.counterfactuals {
+            let asked = self.counterfactuals(replacement, &input, samples, &plain.targets, &maps)?;
+            for (cell, asked) in asked {
+                let known = examined.remove(cell).unwrap_or_else(|| asked.iter().map(|_| Measures::default()).collect());
+                examined.insert(cell, known.into_iter().zip(asked).map(|(known, asked)| known.or(asked)).collect());
+            }
         }
         let drawn = || maps.iter().flat_map(|(_, maps)| maps);
         let of_layers: Vec<_> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
@@ -154,7 +161,7 @@ impl TorchExplainer {
                 .into_iter()
                 .map(|(cell, score)| (cell, score.class, score.predicted.map(|predicted| predicted.object)))
                 .collect(),
-            faithfulness,
+            examined,
             has_predictions: plain.predictions.is_some(),
         })
     }
@@ -195,14 +202,7 @@ impl TorchExplainer {
         let num_detections = targets.iter().filter(|target| target.detection.is_some()).count();
         let num_matched = classes.iter().filter(|class| class.detection.is_some()).count();
         for ClassTarget { class, pixels, detection, .. } in targets {
-            let own = detection.as_ref().and_then(|detection| detection.mask.as_ref());
-            let mask = match pixels {
-                _ if let Some(own) = own => Some(own.whole()),
-                TargetPixels::Mask(mask) => Some(mask),
-                TargetPixels::Boxes(boxes) => Some(boxed(&boxes, height, width)),
-                TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Wrong(_) | TargetPixels::Point { .. } => None,
-            };
-            if let Some(mask) = mask
+            if let Some(mask) = object_of_label(pixels, detection.as_deref(), (height, width))
                 && let Some(found) =
                     classes.iter_mut().find(|found| found.class == class && is_same(&found.detection, &detection))
             {
@@ -228,7 +228,7 @@ impl TorchExplainer {
 impl Results {
     /// Waits for them: what was found of each sample.
     fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
-        let Results { maps, upsamplings, scored, explained, mut faithfulness, has_predictions } = self;
+        let Results { maps, upsamplings, scored, explained, mut examined, has_predictions } = self;
         let OnHost { mut heatmaps, of_layers, mut numbers } = maps.read()?;
         let mut predictions = vec![None; samples.len()];
         // Where no sample has a heatmap nothing was copied.
@@ -271,7 +271,7 @@ impl Results {
                 confidence,
                 object,
                 heatmaps,
-                faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),
+                examined: examined.remove(cell).map(Vec::from).unwrap_or_default(),
             });
         }
         Ok(Vec::from(classes).into_iter().zip(predictions).collect())
@@ -281,6 +281,21 @@ impl Results {
 /// A sample that the device gives nothing of.
 pub(super) fn failure(sample: DecodedSample, error: String) -> SampleFailure {
     SampleFailure { sample: sample.envelope.sample, stage: Stage::Device, error }
+}
+
+/// The pixels over a model's input that a label says are the object; `None` where it says nothing of that.
+pub(super) fn object_of_label(
+    pixels: TargetPixels,
+    detection: Option<&TargetDetection>,
+    (height, width): (usize, usize),
+) -> Option<BinaryMask> {
+    let own = detection.and_then(|detection| detection.mask.as_ref());
+    match pixels {
+        _ if let Some(own) = own => Some(own.whole()),
+        TargetPixels::Mask(mask) => Some(mask),
+        TargetPixels::Boxes(boxes) => Some(boxed(&boxes, height, width)),
+        TargetPixels::Predicted | TargetPixels::Labelled | TargetPixels::Wrong(_) | TargetPixels::Point { .. } => None,
+    }
 }
 
 /// Whether both are the same detection, or none.

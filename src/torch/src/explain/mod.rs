@@ -7,6 +7,7 @@
 
 mod batch_size;
 mod cam;
+mod counterfactuals;
 mod decision;
 mod detection;
 mod drawing;
@@ -19,6 +20,7 @@ mod masks;
 mod options;
 mod pass;
 mod probe;
+mod replacement;
 mod saliency;
 mod sizes;
 mod slices;
@@ -29,6 +31,7 @@ mod trial;
 pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
 pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Fusion, Reading};
+pub use replacement::Replacement;
 pub use trial::{depends_on_batch, deviations};
 
 use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Uploader, from_tch};

@@ -2,7 +2,7 @@
 
 use crate::program::{Detections, Layer, OneChannel, References};
 
-use super::{HeatmapSize, Method, grid::LayerIndex};
+use super::{HeatmapSize, Method, grid::LayerIndex, replacement::Replacement};
 
 /// What is explained.
 #[derive(Clone, Debug)]
@@ -29,13 +29,16 @@ pub struct ExplainOptions {
     pub references: Option<References>,
     /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
     pub faithfulness: bool,
+    /// What takes the place of the object, of its background and of the most attended region outside of it, where the model is asked
+    /// about such images: two more forward passes for each class, and one for each heatmap.
+    pub counterfactuals: Option<Replacement>,
     /// Whether the probability of the class is told with its heatmaps.
     pub confidence: bool,
     /// Whether a classifier's own prediction is told with them.
     pub predictions: bool,
     /// Whether nothing else may be in a sample's batch, no other sample and no variant of it, as the model would mix them.
     pub one_by_one: bool,
-    /// How many variants of a sample gradient-free methods and that examination run at a time.
+    /// How many variants of a sample gradient-free methods and those examinations run at a time.
     pub probe_batch: usize,
     /// How many slices of an image go through the model at a time; `None`: as many as are good for the device.
     pub slice_batch: Option<usize>,
@@ -83,9 +86,14 @@ pub struct Column {
 }
 
 impl ExplainOptions {
+    /// Whether the model is asked about changed images, which heatmaps over its input say how to change.
+    pub(super) fn examines(&self) -> bool {
+        self.faithfulness || self.counterfactuals.is_some()
+    }
+
     /// Whether variants of samples are run, several at a time.
     pub fn probes(&self) -> bool {
-        self.faithfulness || self.methods.iter().any(|method| method.probes())
+        self.examines() || self.methods.iter().any(|method| method.probes())
     }
 
     /// The maps of each class, method by method.

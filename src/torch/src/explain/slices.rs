@@ -393,7 +393,7 @@ impl TorchExplainer {
                 confidence,
                 object,
                 heatmaps,
-                faithfulness: Vec::new(),
+                examined: Vec::new(),
             });
         }
         Ok(Some(classes))

@@ -51,6 +51,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         reading: Reading::default(),
         references: None,
         faithfulness: false,
+        counterfactuals: None,
         confidence: false,
         predictions: false,
         one_by_one: false,

@@ -31,7 +31,7 @@ const TINY: f64 = 1e-30;
 ///
 /// # Errors
 /// libtorch fails, for want of memory say.
-pub(super) fn impute(images: &Tensor, removed: &Tensor) -> Result<Tensor, TchError> {
+pub(in crate::explain) fn impute(images: &Tensor, removed: &Tensor) -> Result<Tensor, TchError> {
     let grid = Grid::new(removed.f_to_kind(Kind::Float)?)?;
     let known = images.f_mul(&removed.f_logical_not()?)?;
     let mut residual = neighbours(&known)?.f_mul(&grid.removed)?;

@@ -6,8 +6,6 @@
 //! chance that depends on the size of the image only: there the heatmap has no opinion, and a row after the other would be one.
 //! docs/measures.md has the definitions with their papers.
 
-mod imputation;
-
 use std::f64::consts::TAU;
 
 use tch::{Kind, TchError, Tensor};
@@ -18,11 +16,11 @@ use super::{
     drawing::DeviceMaps,
     grid::{Cell, ColumnIndex, Grid},
     probe::ProbeOptions,
+    replacement::{blurred, impute},
     target::Score,
 };
 use crate::program::{Plan, send, to_host};
 use camflow_measure::{Measure, Measures};
-use imputation::impute;
 
 /// Steps of the deletion and insertion curves, a twentieth of the pixels each.
 const STEPS: i64 = 20;
@@ -50,7 +48,7 @@ impl TorchExplainer {
             let examiner = Examiner {
                 plan: &self.plan,
                 options: ProbeOptions { batch: self.probe_batch as i64 },
-                blurred: blurred(&image)?,
+                blurred: blurred(&image, BLUR, 1.0)?,
                 image,
                 drawn: &drawn,
             };
@@ -174,23 +172,6 @@ fn drawn(channels: i64, num_pixels: i64) -> (Vec<f32>, Vec<i64>) {
     (noise, pixels.into_iter().map(|(_, pixel)| pixel).collect())
 }
 
-/// The image `[1, 3, H, W]` without details. The border goes on outside, where RISE has zeros.
-fn blurred(image: &Tensor) -> Result<Tensor, TchError> {
-    let (_, channels, height, width) = image.size4()?;
-    let deviation = BLUR * height.min(width) as f64;
-    let radius = deviation.round().max(1.0) as i64;
-    let weights: Vec<f32> =
-        (-radius..=radius).map(|offset| (-(offset * offset) as f64 / (2.0 * deviation * deviation)).exp() as f32).collect();
-    let weights = send(&weights, &[weights.len() as i64], image.device())?;
-    let weights = weights.f_div(&weights.f_sum(None::<Kind>)?)?;
-    let length = 2 * radius + 1;
-    let along = |image: &Tensor, size: [i64; 2], pad: [i64; 4]| {
-        let weights = weights.f_expand([channels, length], false)?.f_reshape([channels, 1, size[0], size[1]])?;
-        image.f_replication_pad2d(pad)?.f_conv2d(&weights, None::<Tensor>, 1, 0, 1, channels)
-    };
-    along(&along(image, [length, 1], [0, 0, radius, radius])?, [1, length], [radius, radius, 0, 0])
-}
-
 /// Area under a curve over `[0, 1]` with equal steps, by trapezoids.
 fn area(curve: &[f64]) -> f64 {
     let ends = (curve.first().unwrap_or(&0.0) + curve.last().unwrap_or(&0.0)) / 2.0;
@@ -223,17 +204,6 @@ mod tests {
         let mut sorted = pixels.clone();
         sorted.sort_unstable();
         assert!(sorted.into_iter().eq(0..4000) && !pixels.is_sorted());
-    }
-
-    #[test]
-    fn blurring_keeps_what_is_even_up_to_the_border() {
-        let even = Tensor::full([1, 3, 30, 60], 2.0, tch::kind::FLOAT_CPU);
-        assert!(blurred(&even).expect("blurred").allclose(&even, 1e-5, 0.0, false));
-        let point = Tensor::zeros([1, 3, 224, 224], tch::kind::FLOAT_CPU);
-        let _ = point.get(0).get(1).get(100).get(100).fill_(1.0);
-        let spread = blurred(&point).expect("blurred");
-        assert_eq!(spread.count_nonzero(None).int64_value(&[]), 11 * 11, "as RISE has it");
-        assert!((spread.sum(None::<Kind>).double_value(&[]) - 1.0).abs() < 1e-5);
     }
 
     #[test]
