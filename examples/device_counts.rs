@@ -60,6 +60,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         faithfulness: false,
         confidence: false,
         predictions: false,
+        detections: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,

@@ -25,6 +25,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "per-detection",
             "faithfulness",
             "attention-on",
+            "predictions",
             "map",
             "apply-exif",
             "mask",

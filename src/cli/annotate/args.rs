@@ -36,6 +36,8 @@ pub struct Args {
     faithfulness: bool,
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     attention_on: Option<String>,
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    predictions: Option<String>,
     #[arg(long)]
     map: Vec<ClassMapping>,
     #[arg(long)]
@@ -158,6 +160,7 @@ impl From<Args> for JobSpec {
             per_detection,
             faithfulness,
             attention_on,
+            predictions,
             map,
             field,
             out,
@@ -238,6 +241,7 @@ impl From<Args> for JobSpec {
             per_detection,
             faithfulness,
             attention_on,
+            predictions,
             map,
             field,
             out,

@@ -116,6 +116,7 @@ pub(crate) fn decoder(
         per_detection: spec.per_detection,
         slicing: cam.slices.slicing(),
         attention: None,
+        predictions: None,
         masks: SeenMasks::default(),
     }
 }

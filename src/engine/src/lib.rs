@@ -19,6 +19,7 @@ mod note;
 mod observer;
 mod outlook;
 mod page;
+mod predictions;
 mod present;
 mod record;
 mod reference;

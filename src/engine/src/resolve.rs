@@ -21,7 +21,7 @@ use camflow_fiftyone::{
 };
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
-use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, ReferenceDigest, Store, TargetClass, Targets};
+use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, PredictionField, ReferenceDigest, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
 use camflow_torch::explain::Column;
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
@@ -223,6 +223,23 @@ pub(crate) fn job_settings(spec: &JobSpec, program: &Program, label: Option<&Lab
     settings
 }
 
+/// What was asked for, as far as the model's predictions depend on it.
+pub(crate) fn prediction_settings(spec: &JobSpec, program: &Program) -> Vec<(&'static str, String)> {
+    let metadata = &program.metadata;
+    let mut settings = vec![("precision", precision_setting(spec, metadata)), ("exif", spec.apply_exif.to_string())];
+    settings.extend(one_channel_setting(program.one_channel()));
+    if metadata.is_one_by_one() {
+        settings.push(("batch", "one by one".to_owned()));
+    }
+    settings.extend(texts::setting_of_all(program));
+    settings
+}
+
+/// A run that is exact and one that is not differ in the last bits.
+fn precision_setting(spec: &JobSpec, metadata: &ModelMetadata) -> String {
+    if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()
+}
+
 fn settings(
     spec: &JobSpec,
     metadata: &ModelMetadata,
@@ -234,14 +251,13 @@ fn settings(
         (TargetSpec::Similar(similarity), None) => similarity.word().to_owned(),
         (target, label) => target_text(target, label),
     };
-    // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![
         ("smooth", format!("eigen={} aug={}", spec.eigen_smooth, spec.aug_smooth)),
         ("target", target),
         ("size", spec.size.name().to_owned()),
         ("npy", spec.npy.setting().to_owned()),
         ("store", spec.store.name().to_owned()),
-        ("precision", if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()),
+        ("precision", precision_setting(spec, metadata)),
         ("exif", spec.apply_exif.to_string()),
         // Labels of earlier versions have none.
         ("measures", if spec.faithfulness { "2 and faithfulness" } else { "2" }.to_owned()),
@@ -285,6 +301,7 @@ pub(crate) fn selection(
     fields: &[HeatmapField],
     view: Option<SavedView>,
     listed: Option<Vec<String>>,
+    predictions: Option<&PredictionField>,
 ) -> Result<Selection, Diagnostic> {
     if !spec.shuffle && spec.seed != 0 {
         return Err(Diagnostic::invalid("`--seed` does nothing by itself").hint("add `--shuffle`"));
@@ -295,7 +312,7 @@ pub(crate) fn selection(
         label,
         attention,
         changes: changes.flatten(),
-        heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
+        heatmap_fields: fields.iter().map(|field| &field.name).chain(predictions.map(|field| &field.name)).cloned().collect(),
         per_detection: spec.per_detection,
         tags: chosen_tags(dataset, &spec.tags)?,
         ids,

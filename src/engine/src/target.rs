@@ -216,7 +216,7 @@ pub fn resolve(
 }
 
 /// How the class that a sigmoid denies gets its name.
-const SECOND_CLASS: &str =
+pub(crate) const SECOND_CLASS: &str =
     "an output of one channel stands for two classes where the model is exported with two names, the negative one first";
 
 /// Says which labels name another class than the only one that a model names.

@@ -7,7 +7,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use super::{
     database::{Database, is_listed},
     error::Error,
-    fields::{Field, InnerField, is_of_camflow, read_fields, read_inner_fields},
+    fields::{Field, InnerField, holds_heatmaps, holds_predictions, read_fields, read_inner_fields},
     mask_targets::read_mask_targets,
 };
 use camflow_media::MaskValue;
@@ -148,13 +148,21 @@ impl Dataset {
 
     /// The fields that hold detections with heatmaps of their own, which camflow wrote.
     pub fn detection_fields(&self) -> Vec<String> {
-        let fields = self.fields.iter().filter(|field| field.kind == "Detections" && is_of_camflow(field, &self.inner_fields));
+        let fields = self.fields.iter().filter(|field| field.kind == "Detections" && holds_heatmaps(field, &self.inner_fields));
         fields.map(|field| field.name.clone()).collect()
     }
 
     /// All fields in which heatmaps are kept.
     pub fn written_fields(&self) -> Vec<String> {
         [self.heatmap_fields(), self.detection_fields()].concat()
+    }
+
+    /// The fields in which camflow stored what a model predicts.
+    pub fn prediction_fields(&self) -> Vec<String> {
+        let is_one = |field: &&Field| {
+            ["Classification", "Detections"].contains(&&*field.kind) && holds_predictions(field, &self.inner_fields)
+        };
+        self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
     }
 
     /// Whether its groups have a slice.

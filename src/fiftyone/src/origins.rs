@@ -89,6 +89,33 @@ pub fn other_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Resul
     Ok(found.iter().filter_map(origin).collect())
 }
 
+/// The predictions in a field that are of another model file, by the model's name, with how many samples have them; without a name those
+/// that camflow did not make. `model` is the part of fingerprints for the model.
+///
+/// # Errors
+/// The database fails.
+pub fn other_predictions(dataset: &Dataset, field: &str, model: &str) -> Result<Vec<(Option<String>, u64)>, Error> {
+    if !dataset.prediction_fields().iter().any(|known| known == field) {
+        return Ok(Vec::new());
+    }
+    let fingerprint = format!("{field}.fingerprint");
+    let is_other = doc! {field: {"$type": "object"}, &fingerprint: {"$not": {"$regex": format!("^{model}-")}}};
+    let is_text = doc! {"$eq": [{"$type": format!("${fingerprint}")}, "string"]};
+    let name = doc! {"$cond": [is_text, format!("${field}.model"), null]};
+    let stages = vec![
+        doc! {"$match": is_other},
+        doc! {"$group": {"_id": name, "count": {"$sum": 1}}},
+        doc! {"$sort": {"count": -1, "_id": 1}},
+    ];
+    let doing = format!("looking at the predictions of dataset `{}`", dataset.name);
+    let samples = dataset.database.collection::<Document>(&dataset.samples);
+    let found: Vec<Document> =
+        with_retries(|| dataset.database.run(&doing, async { samples.aggregate(stages.clone()).await?.try_collect().await }))?;
+    let count = |found: &Document| found.get_i32("count").map(i64::from).or_else(|_| found.get_i64("count")).unwrap_or(0);
+    let origin = |found: &Document| (found.get_str("_id").ok().map(str::to_owned), count(found).unsigned_abs());
+    Ok(found.iter().map(origin).collect())
+}
+
 /// The other heatmap fields that hold what was made from the same model with the same settings, each with the field that is to.
 ///
 /// # Errors

@@ -13,8 +13,14 @@ pub(super) const HEATMAP_CLASS: &str = "Heatmap";
 /// The same of a list of detections.
 pub(super) const DETECTIONS_CLASS: &str = "Detections";
 
+/// The same of the class of an image.
+pub(super) const CLASSIFICATION_CLASS: &str = "Classification";
+
 /// What [`heatmap`] reads.
 pub(super) const HEATMAP_KEYS: [&str; 6] = ["_cls", "fingerprint", "map_path", "npy_path", "map_checksum", "npy_checksum"];
+
+/// What labels of camflow's are.
+const CLASSES: [&str; 3] = [HEATMAP_CLASS, DETECTIONS_CLASS, CLASSIFICATION_CLASS];
 
 /// What [`heatmap`] reads of each detection that has a heatmap of its own.
 const DETECTION_KEYS: [&str; 4] =
@@ -28,7 +34,7 @@ pub(super) fn heatmap_keys(per_detection: bool) -> impl Iterator<Item = &'static
 /// What a label of this field is known by.
 pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     // The fingerprint vouches for a whole label. In a fragment it would keep the heatmap from being made again.
-    let whole = label.get_str("_cls").is_ok_and(|class| [HEATMAP_CLASS, DETECTIONS_CLASS].contains(&class));
+    let whole = label.get_str("_cls").is_ok_and(|class| CLASSES.contains(&class));
     let detections = label.get_array("detections").ok().into_iter().flatten();
     let of_detection = |detection: bson::error::Result<RawBsonRef<'_>>| {
         Some(StoredHeatmap { fingerprint: None, ..heatmap(field, detection.ok()?.as_document()?) })

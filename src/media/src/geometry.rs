@@ -122,6 +122,18 @@ impl FrameRegion {
         (left < right && top < bottom).then_some([left, top, right, bottom])
     }
 
+    /// The way back of [`FrameRegion::place_box`]: left, top, width and height in fractions of the image's sides, cut off at them; `None`
+    /// where nothing of the box lies in the image, or its numbers are none.
+    pub fn box_on_image(&self, [left, top, right, bottom]: [f64; 4], input: (usize, usize)) -> Option<[f64; 4]> {
+        let along = |fraction: f64, frame: usize, offset: i64, side: usize| {
+            ((fraction * side as f64 + offset as f64) / frame as f64).clamp(0.0, 1.0)
+        };
+        let x = |fraction: f64| along(fraction, self.frame_width, self.left, input.1);
+        let y = |fraction: f64| along(fraction, self.frame_height, self.top, input.0);
+        let (left, right, top, bottom) = (x(left), x(right), y(top), y(bottom));
+        (left < right && top < bottom).then_some([left, top, right - left, bottom - top])
+    }
+
     /// Where the middle of a pixel of the image (row `y`, column `x`) lies in a model's input of `height` x `width` pixels, in
     /// fractions `(y, x)` of its sides in `[0, 1)`.
     ///

@@ -9,10 +9,12 @@ use std::{
 use crate::{
     error::RunError,
     fields::HeatmapFields,
+    fingerprint::Fingerprint,
     grid::{ClassIndex, ColumnIndex},
     message::{
-        ClassHeatmaps, Envelope, ExplainedSample, Heatmap, LayerMap, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap,
-        StoredMap, WrittenHeatmap, WrittenPrediction,
+        ClassHeatmaps, Detected, Envelope, ExplainedSample, Heatmap, LayerMap, PredictedClass, PredictedLabel, Prediction,
+        PredictionField, PredictionKind, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap,
+        StoredMap, WrittenHeatmap, WrittenPrediction, WrittenPredictions,
     },
 };
 use camflow_measure::{Measure, Measured, Measures, rank_correlation};
@@ -98,6 +100,8 @@ pub struct Encoder {
     pub npy: NpyFormat,
     /// What it means that none of a sample's classes is there when the model has seen it.
     pub absence: SkipReason,
+    /// Where what the model predicts for each sample is kept.
+    pub predictions: Option<PredictionField>,
     /// Channel of the model's output -> class name.
     pub class_names: BTreeMap<i64, String>,
 }
@@ -108,8 +112,9 @@ impl Encoder {
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
     pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
-        let ExplainedSample { envelope, seen, attention, classes, prediction, .. } = explained;
-        let Envelope { sample, fingerprint, wanted, existing, true_class } = envelope;
+        let ExplainedSample { envelope, seen, attention, classes, prediction, detected, .. } = explained;
+        let Envelope { sample, fingerprint, wanted, predictions, existing, true_class } = envelope;
+        let predictions = predictions.and_then(|fingerprint| self.predictions(fingerprint, prediction, detected));
         let prediction = WrittenPrediction {
             class: prediction.map(|prediction| self.class_name(prediction.channel)),
             confidence: prediction.map(|prediction| prediction.confidence).filter(|confidence| confidence.is_finite()),
@@ -165,7 +170,7 @@ impl Encoder {
         }
         let is_absent = |class: ClassIndex| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
         let withdrawn: Vec<String> = self.fields.withdrawn(&existing, is_absent).map(|old| old.field.clone()).collect();
-        if heatmaps.is_empty() && withdrawn.is_empty() {
+        if heatmaps.is_empty() && withdrawn.is_empty() && predictions.is_none() {
             return Ok(Step::Skip(Skip { sample, reason: self.absence }));
         }
         let is_kept = |path: &&Path| {
@@ -179,7 +184,29 @@ impl Encoder {
             .filter(|path| !is_kept(path))
             .map(Path::to_owned)
             .collect();
-        Ok(Step::Next(SampleUpdate { sample, heatmaps, withdrawn, superseded, existing }))
+        Ok(Step::Next(SampleUpdate { sample, heatmaps, predictions, withdrawn, superseded, existing }))
+    }
+
+    /// What the model predicts, as the sample is to hold it.
+    fn predictions(
+        &self,
+        fingerprint: Fingerprint,
+        prediction: Option<Prediction>,
+        detected: Option<Vec<Detected>>,
+    ) -> Option<WrittenPredictions> {
+        let PredictionField { name, kind, model, .. } = self.predictions.as_ref()?;
+        let class = |channel, confidence| PredictedClass { label: self.class_name(channel), confidence };
+        let label = match kind {
+            PredictionKind::Classification => {
+                let Prediction { channel, confidence } = prediction?;
+                PredictedLabel::Classification(class(channel, confidence))
+            }
+            PredictionKind::Detections => {
+                let of = |one: Detected| (class(one.channel, one.confidence), one.bounds);
+                PredictedLabel::Detections(detected?.into_iter().map(of).collect())
+            }
+        };
+        Some(WrittenPredictions { field: name.clone(), label, model: model.clone(), fingerprint: fingerprint.to_string() })
     }
 
     fn class_name(&self, channel: i64) -> String {
@@ -301,6 +328,7 @@ mod tests {
             store: Store::Path,
             npy: NpyFormat::None,
             absence: SkipReason::ClassAbsent,
+            predictions: None,
             class_names: BTreeMap::new(),
         };
         let map = |width: usize, levels: &[u8]| Heatmap {

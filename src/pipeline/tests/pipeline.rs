@@ -172,6 +172,7 @@ impl Explainer for FirstPixel {
                 attention: None,
                 classes,
                 prediction: None,
+                detected: None,
                 num_unmatched: 0,
             });
         }
@@ -274,6 +275,7 @@ impl World {
             per_detection: false,
             slicing: None,
             attention: None,
+            predictions: None,
             masks: SeenMasks::default(),
         }
     }
@@ -287,6 +289,7 @@ impl World {
             store: Store::Path,
             npy: NpyFormat::F32,
             absence: SkipReason::NotPredicted,
+            predictions: None,
             class_names,
         }
     }

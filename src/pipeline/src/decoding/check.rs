@@ -11,7 +11,7 @@ use crate::{
     fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint},
     grid::ClassIndex,
     message::{
-        Envelope, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredMask, StoredObject, StoredShape,
+        Envelope, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredHeatmap, StoredMask, StoredObject, StoredShape,
         StoredTarget, TrueClass,
     },
 };
@@ -22,10 +22,10 @@ use camflow_media::{
 /// Finds out what of the sample's heatmaps is missing, or made from other things than are there now.
 pub(crate) fn check(decoder: &Decoder, selected: SelectedSample) -> Step<StaleSample> {
     match try_check(decoder, &selected) {
-        Ok(Stale { fingerprint, wanted, changes, stamps }) => {
+        Ok(Stale { fingerprint, wanted, predictions, changes, stamps }) => {
             let SelectedSample { sample, target, attention, existing } = selected;
             let true_class = true_class(decoder, &target);
-            let envelope = Envelope { sample, fingerprint, wanted, existing, true_class };
+            let envelope = Envelope { sample, fingerprint, wanted, predictions, existing, true_class };
             Step::Next(StaleSample { envelope, target, attention, changes, stamps })
         }
         Err(stop) => stop.of(selected.sample),
@@ -45,33 +45,52 @@ fn try_check(decoder: &Decoder, selected: &SelectedSample) -> Result<Stale, Stop
     if let StoredTarget::Malformed(reason) = target {
         return Err(MediaError::shape(reason.clone()).into());
     }
-    let has_heatmaps = existing.iter().any(|stored| stored.fingerprint.is_some());
-    if *target == StoredTarget::Missing && !has_heatmaps {
+    let is_of_predictions = |stored: &StoredHeatmap| decoder.predictions.as_ref().is_some_and(|field| field.name == stored.field);
+    let has_heatmaps = existing.iter().any(|stored| stored.fingerprint.is_some() && !is_of_predictions(stored));
+    let is_unlabelled = *target == StoredTarget::Missing && !has_heatmaps;
+    if is_unlabelled && decoder.predictions.is_none() {
         return Err(SkipReason::NoLabel.into());
     }
     let mut stamps = BTreeMap::new();
-    let image = &sample.media_path;
-    let fingerprint =
-        with_file(decoder.fingerprint, Ingredient::Image, "image", image, &mut stamps).map_err(unreadable(image))?;
-    let fingerprint = match was_read_otherwise(image) {
-        true => fingerprint.and(Ingredient::Image, "pixels as Pillow's", &[]),
-        false => fingerprint,
-    };
+    let fingerprint = with_image(decoder.fingerprint, &sample.media_path, &mut stamps)?;
+    let predictions = stale_predictions(decoder, selected, &mut stamps)?;
+    if is_unlabelled && predictions.is_none() {
+        return Err(SkipReason::NoLabel.into());
+    }
     let fingerprint = with_label(decoder, fingerprint, target, &mut stamps)?;
     let fingerprint = with_attention(decoder, fingerprint, attention.as_ref(), &mut stamps)?;
     let fingerprint = with_names(decoder, fingerprint, target);
-    let (mut wanted, mut changes) = (Vec::new(), BTreeSet::new());
-    for class in decoder.targets.indices() {
+    let (predictions, changes) = predictions.unzip();
+    let (mut wanted, mut changes) = (Vec::new(), changes.unwrap_or_default());
+    for class in decoder.targets.indices().filter(|_| !is_unlabelled) {
         let of_class = class_changes(decoder, class, &fingerprint, selected)?;
         if !of_class.is_empty() {
             wanted.push(class);
             changes.extend(of_class);
         }
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && predictions.is_none() {
         return Err(SkipReason::UpToDate.into());
     }
-    Ok(Stale { fingerprint, wanted, changes, stamps })
+    Ok(Stale { fingerprint, wanted, predictions, changes, stamps })
+}
+
+/// Of predictions that are missing, or made from other things than are there now, the fingerprint that they are to have, and why.
+fn stale_predictions(
+    decoder: &Decoder,
+    selected: &SelectedSample,
+    stamps: &mut BTreeMap<PathBuf, Stamp>,
+) -> Result<Option<(Fingerprint, BTreeSet<Change>)>, MediaError> {
+    let Some(field) = &decoder.predictions else { return Ok(None) };
+    let fingerprint = with_image(field.fingerprint, &selected.sample.media_path, stamps)?;
+    let stored = selected.existing.iter().find(|stored| stored.field == field.name);
+    let mut changes = match stored.map(|stored| &stored.fingerprint) {
+        None => BTreeSet::from([Change::New]),
+        Some(None) => BTreeSet::from([Change::Foreign]),
+        Some(Some(text)) => fingerprint.changes_since(text),
+    };
+    changes.extend(decoder.overwrite.then_some(Change::Asked));
+    Ok((!changes.is_empty()).then_some((fingerprint, changes)))
 }
 
 /// Why the heatmaps of a class are not those that are wanted; empty if they are.
@@ -205,6 +224,7 @@ fn with_names(decoder: &Decoder, fingerprint: Fingerprint, target: &StoredTarget
 struct Stale {
     fingerprint: SampleFingerprint,
     wanted: Vec<ClassIndex>,
+    predictions: Option<Fingerprint>,
     changes: BTreeSet<Change>,
     stamps: BTreeMap<PathBuf, Stamp>,
 }
@@ -219,6 +239,15 @@ fn look_at(path: &Path, recorded: Option<&RecordedChecksum>) -> Result<Option<Ch
         // A folder that is closed or a disk that fails says nothing about the file.
         Err(cause) => Err(MediaError::Unseen { path: path.to_owned(), cause }),
     }
+}
+
+/// Adds a sample's image.
+fn with_image(fingerprint: Fingerprint, image: &Path, stamps: &mut BTreeMap<PathBuf, Stamp>) -> Result<Fingerprint, MediaError> {
+    let fingerprint = with_file(fingerprint, Ingredient::Image, "image", image, stamps).map_err(unreadable(image))?;
+    Ok(match was_read_otherwise(image) {
+        true => fingerprint.and(Ingredient::Image, "pixels as Pillow's", &[]),
+        false => fingerprint,
+    })
 }
 
 /// Adds a file as it is now, and keeps what it is.

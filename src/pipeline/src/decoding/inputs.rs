@@ -98,6 +98,7 @@ mod tests {
                     per_detection: false,
                     slicing: None,
                     attention: None,
+                    predictions: None,
                     masks: SeenMasks::default(),
                 },
             };

@@ -57,6 +57,7 @@ impl World {
             per_detection: self.per_detection,
             slicing: None,
             attention: self.attention.as_ref().map(|(on, _)| on.clone()),
+            predictions: None,
             masks: SeenMasks::default(),
         };
         let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };

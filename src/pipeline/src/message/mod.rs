@@ -6,6 +6,7 @@
 
 mod heatmap;
 mod label;
+mod predictions;
 mod sample;
 mod slices;
 mod step;
@@ -19,6 +20,7 @@ use std::{
 
 pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, Prediction, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
 pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
+pub use predictions::{Detected, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions};
 pub use sample::{Envelope, SampleRef, TrueClass};
 pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
@@ -68,7 +70,7 @@ pub struct DecodedSample {
     pub width: usize,
     /// Where the input lies in the image.
     pub region: FrameRegion,
-    /// The classes found in the sample's label; never empty, but where it goes through the model in slices.
+    /// The classes found in the sample's label; empty where it goes through the model in slices, or for its predictions alone.
     pub targets: Vec<ClassTarget>,
     /// The classes that heatmaps are measured on, over the whole image; `None` where nobody asked, or the sample has no such label.
     pub attention: Option<ClassMap>,
@@ -114,6 +116,8 @@ pub struct ExplainedSample {
     pub classes: Vec<ClassHeatmaps>,
     /// What a classifier predicts for the image; `None` of other models, and in slices.
     pub prediction: Option<Prediction>,
+    /// What a detector detects in it, that with the highest confidence first; `None` where nobody asked.
+    pub detected: Option<Vec<Detected>>,
     /// Detections that were to get heatmaps of their own, and that no prediction overlaps enough.
     pub num_unmatched: usize,
 }
@@ -134,6 +138,8 @@ pub struct SampleUpdate {
     pub sample: SampleRef,
     /// What its fields shall hold.
     pub heatmaps: Vec<WrittenHeatmap>,
+    /// What the field of predictions shall hold; `None` where it stays as it is.
+    pub predictions: Option<WrittenPredictions>,
     /// Fields that shall hold nothing: what they held explains a class that is not there any more.
     pub withdrawn: Vec<String>,
     /// Files that its labels refer to no more once the update is made.
@@ -149,6 +155,8 @@ pub(crate) struct Committed {
     pub(crate) num_heatmaps: usize,
     /// Of these, those that are zero everywhere.
     pub(crate) num_empty: usize,
+    /// Whether its predictions were stored.
+    pub(crate) has_predictions: bool,
     pub(crate) num_withdrawn: usize,
     /// Of new files.
     pub(crate) num_bytes: u64,

@@ -8,7 +8,7 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
-    detection::boxed,
+    detection::{boxed, detected},
     drawing::{DeviceMaps, is_whole},
     grid::{Cell, ColumnIndex, Grid, SampleIndex},
     heatmap::{OnHost, ToHost},
@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     explain::HeatmapSize,
-    program::{device_name, fault_of},
+    program::{Detections, HostCopy, device_name, fault_of},
 };
 use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, Prediction, RunError,
+    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, Prediction, RunError,
     SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
@@ -46,11 +46,19 @@ struct Results {
     explained: Vec<(Cell, i64, Option<BinaryMask>)>,
     faithfulness: Grid<TiVec<ColumnIndex, Measures>>,
     has_predictions: bool,
+    /// What a detector predicts, and how that is read.
+    detected: Option<(HostCopy, Detections)>,
 }
 
-/// What was found of a sample: its classes' heatmaps, without those of classes that are not there, or `None` where numbers are not
-/// finite; and what a classifier predicts for it.
-type Found = (Option<Vec<ClassHeatmaps>>, Option<Prediction>);
+/// What was found of a sample.
+struct Found {
+    /// Its classes' heatmaps, without those of classes that are not there, or `None` where numbers are not finite.
+    classes: Option<Vec<ClassHeatmaps>>,
+    /// What a classifier predicts for it.
+    prediction: Option<Prediction>,
+    /// What a detector detects in it.
+    detected: Option<Vec<Detected>>,
+}
 
 impl TorchExplainer {
     /// Launches samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose fault it
@@ -143,7 +151,15 @@ impl TorchExplainer {
         }
         let drawn = || maps.iter().flat_map(|(_, maps)| maps);
         let of_layers: Vec<_> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
-        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).chain(&plain.predictions).collect();
+        // Without any heatmap nothing is copied, unless somebody wants the predictions themselves.
+        let is_asked = samples.iter().any(|sample| sample.envelope.predictions.is_some());
+        let has_predictions = plain.predictions.is_some() && (is_asked || !plain.passes.is_empty());
+        let predictions = plain.predictions.as_ref().filter(|_| has_predictions);
+        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).chain(predictions).collect();
+        let detected = match plain.detected.as_ref().filter(|_| is_asked).zip(self.options.reading.detections) {
+            Some((detected, detections)) => Some((HostCopy::start(detected)?, detections)),
+            None => None,
+        };
         let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
         Ok(Results {
             maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
@@ -155,7 +171,8 @@ impl TorchExplainer {
                 .map(|(cell, score)| (cell, score.class, score.predicted.map(|predicted| predicted.object)))
                 .collect(),
             faithfulness,
-            has_predictions: plain.predictions.is_some(),
+            has_predictions,
+            detected,
         })
     }
 
@@ -183,7 +200,8 @@ impl TorchExplainer {
     }
 
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
-    fn add(&self, sample: DecodedSample, (classes, prediction): Found, result: &mut HeatmapBatch) {
+    fn add(&self, sample: DecodedSample, found: Found, result: &mut HeatmapBatch) {
+        let Found { classes, prediction, detected } = found;
         let Some(mut classes) = classes else {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
             result.failed.push(failure(sample, error));
@@ -221,17 +239,16 @@ impl TorchExplainer {
             }
         }
         let num_unmatched = num_detections - num_matched;
-        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, num_unmatched });
+        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, detected, num_unmatched });
     }
 }
 
 impl Results {
     /// Waits for them: what was found of each sample.
     fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
-        let Results { maps, upsamplings, scored, explained, mut faithfulness, has_predictions } = self;
+        let Results { maps, upsamplings, scored, explained, mut faithfulness, has_predictions, detected } = self;
         let OnHost { mut heatmaps, of_layers, mut numbers } = maps.read()?;
         let mut predictions = vec![None; samples.len()];
-        // Where no sample has a heatmap nothing was copied.
         if let Some(start) = numbers.len().checked_sub(2 * samples.len()).filter(|_| has_predictions) {
             let told = numbers.split_off(start);
             let (channels, confidences) = told.split_at(samples.len());
@@ -274,8 +291,38 @@ impl Results {
                 faithfulness: faithfulness.remove(cell).map(Vec::from).unwrap_or_default(),
             });
         }
-        Ok(Vec::from(classes).into_iter().zip(predictions).collect())
+        let has_detected = detected.is_some();
+        let detected = match detected {
+            Some((copy, detections)) => read_detected(copy, detections, samples)?,
+            None => samples.iter().map(|_| None).collect(),
+        };
+        let told = Vec::from(classes).into_iter().zip(predictions).zip(detected).zip(samples);
+        let found = told.map(|(((classes, prediction), detected), sample)| {
+            // Of a detector nothing is there where a probability is no number.
+            let is_told = prediction.is_none_or(|prediction| prediction.confidence.is_finite())
+                && (!has_detected || detected.is_some());
+            let classes = classes.filter(|_| sample.envelope.predictions.is_none() || is_told);
+            Found { classes, prediction, detected }
+        });
+        Ok(found.collect())
     }
+}
+
+/// What a detector detects in each sample, as [`detected`] says it.
+fn read_detected(
+    copy: HostCopy,
+    detections: Detections,
+    samples: &[DecodedSample],
+) -> Result<Vec<Option<Vec<Detected>>>, TchError> {
+    copy.read(|numbers: &[f32]| {
+        let each = numbers.len() / samples.len().max(1);
+        let of = |(n, sample): (usize, &DecodedSample)| {
+            let DecodedSample { envelope, region, height, width, .. } = sample;
+            let own = &numbers[n * each..(n + 1) * each];
+            envelope.predictions.and_then(|_| detected(own, detections, region, (*height, *width)))
+        };
+        samples.iter().enumerate().map(of).collect()
+    })
 }
 
 /// A sample that the device gives nothing of.

@@ -6,6 +6,7 @@ use typed_index_collections::{TiSlice, TiVec};
 use super::{
     ExplainError, TorchExplainer,
     cam::Reduction,
+    detection::predicted,
     grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
     probe::ProbeOptions,
@@ -25,6 +26,8 @@ pub(super) struct Saliencies {
     pub confidences: Vec<Tensor>,
     /// What a classifier predicts for each sample, as [`predictions`] says it, if that was asked for.
     pub predictions: Option<Tensor>,
+    /// What a detector predicts for them, as [`predicted`] says it, likewise.
+    pub detected: Option<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -60,6 +63,12 @@ impl TorchExplainer {
             true => Some(predictions(&output.f_detach()?, self.options.reading)?),
             false => None,
         };
+        let detected = match (&execution.boxes, self.options.reading.detections) {
+            (Some(boxes), Some(detections)) if self.options.detections => {
+                Some(predicted(&output.f_detach()?, &boxes.f_detach()?, self.options.reading, detections.scores)?)
+            }
+            _ => None,
+        };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -84,7 +93,7 @@ impl TorchExplainer {
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
         drop(targets);
-        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, passes })
+        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, detected, passes })
     }
 
     /// What is differentiated, of each class that is there.

@@ -194,7 +194,16 @@ impl TorchExplainer {
         match self.try_slices(&sample, &sliced)? {
             Ok((seen, classes)) => {
                 let DecodedSample { envelope, attention, .. } = sample;
-                result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction: None, num_unmatched: 0 });
+                let (prediction, detected, num_unmatched) = (None, None, 0);
+                result.explained.push(ExplainedSample {
+                    envelope,
+                    seen,
+                    attention,
+                    classes,
+                    prediction,
+                    detected,
+                    num_unmatched,
+                });
             }
             Err(text) => result.failed.push(failure(sample, text)),
         }

@@ -53,6 +53,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         faithfulness: false,
         confidence: false,
         predictions: false,
+        detections: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,

@@ -1,0 +1,100 @@
+//! What the model predicts for each sample, stored beside its heatmaps: in which field, as what, and what is there before.
+
+use super::{
+    JobSpec, Observer,
+    resolve::{fingerprint_of, prediction_settings},
+    target::SECOND_CLASS,
+};
+use camflow_diagnostic::Diagnostic;
+use camflow_fiftyone::{Dataset, other_predictions};
+use camflow_media::shown;
+use camflow_pipeline::{Fingerprint, PredictionField, PredictionKind};
+use camflow_torch::program::{OneChannel, Program, Task};
+
+/// The field that gets what the model predicts, where that is asked for.
+///
+/// # Errors
+/// The model predicts nothing that can be stored.
+pub(crate) fn prediction_field(spec: &JobSpec, program: &Program) -> Result<Option<PredictionField>, Diagnostic> {
+    let Some(name) = &spec.predictions else { return Ok(None) };
+    Ok(Some(PredictionField {
+        name: name.clone(),
+        kind: kind_of(program)?,
+        model: program.metadata.name.clone(),
+        fingerprint: fingerprint_of(program, &prediction_settings(spec, program)),
+    }))
+}
+
+/// What a model's predictions are stored as.
+fn kind_of(program: &Program) -> Result<PredictionKind, Diagnostic> {
+    let model = shown(program.path());
+    let refused = |why: &str, hint: &str| {
+        Err(Diagnostic::invalid(format!("`--predictions` stores what is predicted, and model `{model}` {why}")).hint(hint))
+    };
+    const LEAVE_OUT: &str = "leave out `--predictions`";
+    match program.metadata.task {
+        Task::Classification | Task::Other if program.num_dimensions() != Some(4) => match program.one_channel() {
+            Some(OneChannel { negative: None, .. }) => refused("has a name for one class alone", SECOND_CLASS),
+            _ if program.texts().is_some_and(|texts| texts.names.len() < 2) => {
+                refused("has one text, and nothing else to predict", "name several with `--text`, or leave out `--predictions`")
+            }
+            _ => Ok(PredictionKind::Classification),
+        },
+        Task::Detection => match program.detections() {
+            Some((detections, _)) if detections.suppression.is_some() => Ok(PredictionKind::Detections),
+            Some(_) => refused(
+                "was exported by an earlier camflow, which did not note which of overlapping predictions are left out",
+                "export it again with `camflow export`",
+            ),
+            None => refused("gives boxes, not scores of classes", LEAVE_OUT),
+        },
+        Task::Classification | Task::Other | Task::Segmentation => refused(
+            "gives a class for each pixel, whose masks are not stored",
+            "leave out `--predictions`; `dataset.apply_model` of FiftyOne stores masks",
+        ),
+        Task::Regression => refused("gives numbers, not scores of classes", LEAVE_OUT),
+        Task::Embedding => refused("gives embeddings, not scores of classes", LEAVE_OUT),
+    }
+}
+
+/// Refuses to replace what another model predicted, or what camflow did not make, unless that was asked for; and a field that holds
+/// what the run reads or writes otherwise.
+///
+/// # Errors
+/// It would.
+pub(crate) fn check_predictions<'a>(
+    spec: &JobSpec,
+    dataset: &Dataset,
+    field: &PredictionField,
+    others: impl Iterator<Item = (&'a str, &'a str)>,
+    observer: &dyn Observer,
+) -> Result<(), Diagnostic> {
+    let PredictionField { name, model, fingerprint, .. } = field;
+    for (other, what) in others.filter(|(other, _)| other == name) {
+        return Err(Diagnostic::invalid(format!("`--predictions {name}` and {what} are the same field, `{other}`"))
+            .hint("give the predictions a field of their own"));
+    }
+    let text = fingerprint.to_string();
+    let own = Fingerprint::job_parts(&text).map(|(model, _)| model).unwrap_or_default();
+    let found = other_predictions(dataset, name, own)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let told = found.iter().map(|(other, count)| {
+        let of = match other {
+            None => "that camflow did not make".to_owned(),
+            Some(other) if other == model => format!("from another file of model `{model}`"),
+            Some(other) => format!("of model `{other}`, this run's is `{model}`"),
+        };
+        format!("field `{name}` holds {count} samples' predictions {of}")
+    });
+    let told = told.collect::<Vec<_>>().join("; ");
+    if spec.replace || spec.overwrite {
+        observer.notice(&format!("predictions of dataset `{}` are replaced: {told}", dataset.name()));
+        return Ok(());
+    }
+    let what = format!("the run would replace other predictions of dataset `{}`: {told}", dataset.name());
+    Err(Diagnostic::invalid(what).hint(
+        "give this run's a field of their own with `--predictions`, or replace them with `--replace` (`replace = true` in a job file)",
+    ))
+}
