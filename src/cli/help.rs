@@ -25,6 +25,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "per-detection",
             "faithfulness",
             "attention-on",
+            "eval-key",
             "predictions",
             "map",
             "apply-exif",

@@ -340,4 +340,4 @@ def test_archives_that_do_not_say_what_is_left_out_are_refused(pictures, annotat
             write.writestr(entry, content)
     dataset = pictures([detr_picture(0)])
     said = annotate(dataset, "--target", "predicted", "--class", "dog", model=earlier, code=2).stderr
-    assert "was exported by an earlier camflow" in said and "export it again" in said
+    assert "does not say which of its overlapping detections are left out" in said and "export it again" in said

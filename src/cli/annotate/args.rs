@@ -38,6 +38,8 @@ pub struct Args {
     attention_on: Option<String>,
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     predictions: Option<String>,
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    eval_key: Option<String>,
     #[arg(long)]
     map: Vec<ClassMapping>,
     #[arg(long)]
@@ -161,6 +163,7 @@ impl From<Args> for JobSpec {
             faithfulness,
             attention_on,
             predictions,
+            eval_key,
             map,
             field,
             out,
@@ -242,6 +245,7 @@ impl From<Args> for JobSpec {
             faithfulness,
             attention_on,
             predictions,
+            eval_key,
             map,
             field,
             out,

@@ -43,8 +43,8 @@ fn kind_of(program: &Program) -> Result<PredictionKind, Diagnostic> {
         Task::Detection => match program.detections() {
             Some((detections, _)) if detections.suppression.is_some() => Ok(PredictionKind::Detections),
             Some(_) => refused(
-                "was exported by an earlier camflow, which did not note which of overlapping predictions are left out",
-                "export it again with `camflow export`",
+                "does not say which of its overlapping detections are left out",
+                "export it again: earlier versions of camflow did not note it; a module of your own says it in `camflow_metadata`, as in `\"detections\": {\"suppression\": {\"iou\": 0.7, \"most\": 300}, ...}`",
             ),
             None => refused("gives boxes, not scores of classes", LEAVE_OUT),
         },

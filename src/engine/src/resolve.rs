@@ -103,6 +103,10 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
     if let Some(label) = label.as_ref().filter(|_| spec.per_detection) {
         check_boxes(label)?;
     }
+    let label = match (label, &spec.eval_key) {
+        (Some(label), Some(key)) => Some(label.with_evaluation(&dataset, key)?),
+        (label, _) => label,
+    };
     if spec.view.is_some() && spec.view_stages.is_some() {
         return Err(Diagnostic::invalid("`--view` and `--view-stages` name two views").hint("leave one of them out"));
     }

@@ -134,6 +134,10 @@ pub struct JobSpec {
     /// the class's share of the area: `attention` of the heatmap's label, and a table in `camflow report`
     #[schemars(extend("x-value" = "FIELD"))]
     pub attention_on: Option<String>,
+    /// With `--per-detection`: what this evaluation of FiftyOne's (`evaluate_detections(..., eval_key=KEY)`) found of each detection, `tp`,
+    /// `fp` or `fn`, becomes `outcome` of its heatmap, and leads `camflow report`
+    #[schemars(extend("x-value" = "KEY"))]
+    pub eval_key: Option<String>,
     /// Store also what the model predicts for each sample in this field: a class with its confidence (`fo.Classification`), of a detector
     /// the objects with boxes and confidences (`fo.Detections`); what camflow did not write is never replaced
     #[schemars(extend("x-value" = "FIELD"))]
@@ -295,6 +299,7 @@ impl Default for JobSpec {
             per_detection: false,
             faithfulness: false,
             attention_on: None,
+            eval_key: None,
             predictions: None,
             map: Vec::new(),
             field: None,
@@ -376,6 +381,10 @@ impl JobSpec {
             is_wrong(
                 matches!(self.target, TargetSpec::Wrong(_)) && self.method.contains(&Method::Finercam),
                 "`finercam` compares a class with the three most like it by itself, and `target = wrong` with the true one: take another `method`",
+            ),
+            is_wrong(
+                self.eval_key.is_some() && !self.per_detection,
+                "`eval-key` says what an evaluation found of each detection: add `per-detection`, or leave it out",
             ),
             is_wrong(
                 self.predictions.is_some() && self.cam().slices.slicing().is_some(),

@@ -28,6 +28,8 @@ pub struct Dataset {
     inner_fields: Vec<InnerField>,
     mask_targets: BTreeMap<String, Document>,
     default_mask_targets: Document,
+    /// Keys of evaluations with the ids of their records.
+    evaluations: BTreeMap<String, ObjectId>,
     version: String,
     persistent: bool,
 }
@@ -83,6 +85,10 @@ impl Dataset {
                 .filter_map(|(field, stored)| Some((field, stored.as_document()?.clone())))
                 .collect(),
             default_mask_targets: targets("default_mask_targets"),
+            evaluations: targets("evaluations")
+                .into_iter()
+                .filter_map(|(key, record)| Some((key, record.as_object_id()?)))
+                .collect(),
             version: document.get_str("version").unwrap_or_default().to_owned(),
             persistent: document.get_bool("persistent").unwrap_or(false),
             database,
@@ -139,6 +145,23 @@ impl Dataset {
     pub fn mask_targets(&self, field: &str) -> Result<Vec<(String, MaskValue)>, Error> {
         let stored = self.mask_targets.get(field).unwrap_or(&self.default_mask_targets);
         read_mask_targets(stored, field, &self.name)
+    }
+
+    /// The keys of its evaluations.
+    pub(super) fn evaluations(&self) -> Vec<String> {
+        self.evaluations.keys().cloned().collect()
+    }
+
+    /// The fields that an evaluation compared.
+    pub(super) fn evaluated_fields(&self, key: &str) -> Result<Vec<String>, Error> {
+        let Some(id) = self.evaluations.get(key) else { return Ok(Vec::new()) };
+        let doing = format!("reading evaluation `{key}` of dataset `{}`", self.name);
+        let record = self.database.run(&doing, async {
+            let records = self.database.collection::<Document>("runs");
+            records.find_one(doc! {"_id": id}).projection(doc! {"config.pred_field": 1, "config.gt_field": 1}).await
+        })?;
+        let config = record.and_then(|record| record.get_document("config").ok().cloned()).unwrap_or_default();
+        Ok(["pred_field", "gt_field"].iter().filter_map(|field| config.get_str(field).ok().map(str::to_owned)).collect())
     }
 
     /// The fields that hold heatmaps.

@@ -279,6 +279,9 @@ fn detection(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document,
     values.extend(numbers(heatmap));
     values.extend(content(heatmap)?);
     values.extend(attention(heatmap, field));
+    let (outcome, iou) = of.evaluated.as_ref().map(|found| (found.outcome.as_str(), found.iou)).unzip();
+    let rank = of.rank.and_then(|rank| i32::try_from(rank).ok());
+    values.extend(doc! {"rank": rank, "outcome": outcome, "outcome_iou": iou.flatten()});
     Ok(values)
 }
 

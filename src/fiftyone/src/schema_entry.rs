@@ -144,13 +144,19 @@ fn ours(attention: bool) -> impl Iterator<Item = Attribute> {
 /// Those of each detection, of a heatmap what all have in common left out.
 fn ours_of_detections(attention: bool) -> impl Iterator<Item = Attribute> {
     let is_common = |attribute: &Attribute| OF_ALL_DETECTIONS[1..].iter().any(|common| common.0 == attribute.0);
-    let files = [("map_path", "StringField", None), ("range", "ListField", Some("FloatField"))];
+    let more = [
+        ("map_path", "StringField", None),
+        ("range", "ListField", Some("FloatField")),
+        ("rank", "IntField", None),
+        ("outcome", "StringField", None),
+        ("outcome_iou", "FloatField", None),
+    ];
     // FiftyOne has it already.
     // Of a detector, an image has no one prediction.
     let is_of_image = |attribute: &Attribute| OF_IMAGES.iter().any(|of_image| of_image.0 == attribute.0);
     let is_of_each = move |attribute: &Attribute| !is_common(attribute) && !is_of_image(attribute);
     let of_heatmaps = ours(attention).filter(move |attribute| is_of_each(attribute) && attribute.0 != Measure::Confidence.name());
-    of_heatmaps.chain(files)
+    of_heatmaps.chain(more)
 }
 
 /// The measures in the order in which the App shows them: how sure the model is comes first.
@@ -450,8 +456,8 @@ mod tests {
         let mut earlier = ours.clone();
         let of_each = earlier.get_array_mut("fields").unwrap()[0].as_document_mut().unwrap().get_array_mut("fields").unwrap();
         let last = of_each.pop().and_then(|entry| Some(entry.as_document()?.get_str("name").ok()?.to_owned()));
-        assert_eq!(last.as_deref(), Some("range"));
-        let missing = vec![("range", "ListField", Some("FloatField"))];
+        assert_eq!(last.as_deref(), Some("outcome_iou"));
+        let missing = vec![("outcome_iou", "FloatField", None)];
         assert_eq!(lack(&[&earlier], name, Kind::Detections { attention: false }), Ok(Lack::OfDetections(Vec::new(), missing)));
     }
 

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AttentionCell, Baseline, CONFIDENT, Distribution, Observed, RANKED_BY, Study, attention::is_own, distribution::position,
+    AttentionCell, Baseline, CONFIDENT, Distribution, Observed, RANKED_BY, Study, Tally,
+    attention::is_own,
+    distribution::position,
+    outcomes::{all, frequent},
 };
 use camflow_measure::{Measure, Series};
 use camflow_names::Choice;
@@ -27,7 +30,7 @@ const MOST: usize = 8;
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `wrong`, `confused`, `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
+    /// What kind of thing: `wrong`, `confused`, `false_positive`, `missed`, `below_chance`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
     /// `unmeasured` or `fine`.
     pub kind: &'static str,
     /// One or two sentences.
@@ -41,6 +44,7 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     let names = Names::of(study);
     let mut found = Vec::new();
     found.extend(mistakes(study));
+    found.extend(outcomes(study));
     found.extend(unmeasured(study));
     found.extend(baseline.into_iter().flat_map(|baseline| changes(study, baseline, &names)));
     let below = below_chance(study, &names);
@@ -154,6 +158,73 @@ fn mistakes(study: &Study) -> Vec<Finding> {
             ),
             samples: pair.samples.iter().map(|(_, sample)| sample.clone()).collect(),
         }));
+    }
+    found
+}
+
+/// What an evaluation says of a detector: first what it sees where nothing is, then what it does not see.
+fn outcomes(study: &Study) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let by = |model: &str| if study.outcomes.len() > 1 { format!("Model `{model}`") } else { "The model".to_owned() };
+    let of = |model: &str| if study.outcomes.len() > 1 { format!(" of `{model}`") } else { String::new() };
+    let sure = |tally: &Tally| {
+        tally.mean_confidence().map_or_else(String::new, |mean| format!(", with a mean confidence of {mean:.2}"))
+    };
+    let ids = |tally: &Tally| tally.samples.iter().map(|(_, sample)| sample.clone()).collect();
+    for (model, outcomes) in &study.outcomes {
+        let (wrong, right) = (all(&outcomes.false_positives), &outcomes.true_positives);
+        if wrong.count >= ENOUGH {
+            let inside = match (wrong.mean_inside(), right.mean_inside()) {
+                (Some(wrong), Some(right)) => format!(
+                    " {} of their heatmaps lies inside of their boxes in the mean, {} of those of true positives.",
+                    percent(wrong),
+                    percent(right)
+                ),
+                _ => String::new(),
+            };
+            let confident =
+                outcomes.most_confident.iter().filter(|one| one.confidence.is_some_and(|confidence| confidence >= CONFIDENT));
+            found.push(Finding {
+                kind: "false_positive",
+                text: format!(
+                    "{} is wrong in {} of {} detections with heatmaps (false positives), {} of them with a confidence of {CONFIDENT} or \
+                     more.{inside}",
+                    by(model),
+                    wrong.count,
+                    wrong.count + right.count,
+                    outcomes.num_confident,
+                ),
+                samples: confident.map(|one| one.sample.clone()).collect(),
+            });
+            let classes = frequent(&outcomes.false_positives).into_iter().filter(|(_, tally)| tally.count >= ENOUGH).take(MOST);
+            found.extend(classes.map(|(class, tally)| Finding {
+                kind: "false_positive",
+                text: format!(
+                    "`{class}` is detected where none is {} times, {} of the false positives{}{}.",
+                    tally.count,
+                    percent(tally.count as f64 / wrong.count as f64),
+                    of(model),
+                    sure(tally),
+                ),
+                samples: ids(tally),
+            }));
+        }
+        let (missed, detected) = (all(&outcomes.missed), &outcomes.detected);
+        if missed.count >= ENOUGH {
+            found.push(Finding {
+                kind: "missed",
+                text: format!(
+                    "{} misses {} of {} labelled objects with heatmaps (false negatives){}.",
+                    by(model),
+                    missed.count,
+                    missed.count + detected.count,
+                    missed.mean_confidence().map_or_else(String::new, |mean| format!(
+                        "; for the prediction that lies there it has a mean confidence of {mean:.2}"
+                    )),
+                ),
+                samples: outcomes.nearly_detected.iter().map(|one| one.sample.clone()).collect(),
+            });
+        }
     }
     found
 }

@@ -7,6 +7,7 @@ mod attention;
 mod distribution;
 mod findings;
 mod mistakes;
+mod outcomes;
 mod page;
 mod pictures;
 mod tables;
@@ -23,6 +24,7 @@ pub use attention::{AttentionCell, AttentionTable};
 pub use distribution::Distribution;
 pub use findings::{Finding, findings};
 pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
+pub use outcomes::{EvaluatedDetection, Outcomes, Tally};
 pub use page::{Heading, page};
 pub use tables::{Baseline, CSV_HEADER, csv_rows, json};
 
@@ -116,6 +118,8 @@ pub struct Study {
     pub series: BTreeMap<Series, Observed>,
     /// What classifiers get wrong, by the model's name.
     pub mistakes: BTreeMap<String, Mistakes>,
+    /// What evaluations found of detections, likewise.
+    pub outcomes: BTreeMap<String, Outcomes>,
     /// Pairs of series of one class, the smaller first.
     pub contests: BTreeMap<(Series, Series), Contest>,
     /// The label field that attention was measured on -> series -> the classes that it lies on.
@@ -134,6 +138,7 @@ impl Study {
             num_samples: 0,
             series: BTreeMap::new(),
             mistakes: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             contests: BTreeMap::new(),
             attention: BTreeMap::new(),
             tags: BTreeSet::new(),
@@ -178,6 +183,7 @@ impl Study {
         }
         self.compare(&sample.heatmaps);
         self.judge(sample);
+        Outcomes::observe(&mut self.outcomes, sample, self.num_extremes);
     }
 
     /// Each model has one prediction for a sample, however many heatmaps say it.
@@ -198,7 +204,8 @@ impl Study {
                 let (Some(value), Some(other)) = (first.measures.get(RANKED_BY), second.measures.get(RANKED_BY)) else {
                     continue;
                 };
-                if first.series.class != second.series.class {
+                let of = |heatmap: &MeasuredHeatmap| heatmap.detection.as_ref().map(|detection| detection.id.clone());
+                if first.series.class != second.series.class || of(first) != of(second) {
                     continue;
                 }
                 let contest = self.contests.entry((first.series.clone(), second.series.clone())).or_default();

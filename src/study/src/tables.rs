@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{AttentionCell, AttentionTable, Distributions, Extreme, Finding, Observed, Study};
-use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Series};
+use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Series, StoredDetection};
 use camflow_names::Choice;
 
 /// Of this form of the JSON.
@@ -16,7 +16,7 @@ pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,mode
                               predicted_class,predicted_confidence,true_class,correct,score,energy_inside,energy_ratio,pointing_hit,\
                               best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation,\
                               confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road,\
-                              attention_on,attention";
+                              attention_on,attention,detection,rank,outcome,outcome_iou";
 
 /// A line per heatmap of the sample, as RFC 4180 wants them. Tags are separated by `;`. What is not known is empty, yes and no are 1
 /// and 0. `attention` is JSON: a list of classes with their shares.
@@ -37,8 +37,11 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
         ];
         let numbers = Measure::ALL.iter().map(|measure| number(heatmap.measures.get(*measure)));
         let attention = [quoted(heatmap.attention_on.as_deref().unwrap_or_default()), quoted(attention(heatmap))];
+        let StoredDetection { id, rank, outcome, outcome_iou } = heatmap.detection.clone().unwrap_or_default();
+        let rank = rank.map_or_else(String::new, |rank| rank.to_string());
+        let detection = [quoted(id), rank, quoted(outcome.unwrap_or_default()), number(outcome_iou)];
         let cells: Vec<String> =
-            texts.into_iter().chain(told).chain([number(heatmap.score)]).chain(numbers).chain(attention).collect();
+            texts.into_iter().chain(told).chain([number(heatmap.score)]).chain(numbers).chain(attention).chain(detection).collect();
         rows += &cells.join(",");
         rows.push('\n');
     }
@@ -82,6 +85,7 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "findings": findings.iter().map(finding).collect::<Vec<_>>(),
         "series": study.series.iter().map(|(series, observed)| of_series(series, observed)).collect::<Vec<_>>(),
         "mistakes": study.mistakes.iter().map(|(model, mistakes)| mistakes.json(model)).collect::<Vec<_>>(),
+        "detections": study.outcomes.iter().map(|(model, outcomes)| outcomes.json(model)).collect::<Vec<_>>(),
         "contests": study.contests.iter().map(contest).collect::<Vec<_>>(),
         "attention": of_attention(study),
     })

@@ -11,7 +11,7 @@ use crate::{
     fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint},
     grid::ClassIndex,
     message::{
-        Envelope, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredHeatmap, StoredMask, StoredObject, StoredShape,
+        Envelope, Evaluated, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredHeatmap, StoredMask, StoredObject, StoredShape,
         StoredTarget, TrueClass,
     },
 };
@@ -157,6 +157,7 @@ fn with_label(
                 // What has the heatmap of an object is known by the object's id.
                 if let Some(id) = object.id.as_ref().filter(|_| decoder.per_detection) {
                     fingerprint = fingerprint.and(Ingredient::Label, "id", id.as_bytes());
+                    fingerprint = with_standing(fingerprint, target.rank(object), object.evaluated.as_ref());
                 }
             }
             Ok(fingerprint)
@@ -166,6 +167,17 @@ fn with_label(
         }
         _ => Ok(fingerprint),
     }
+}
+
+/// Adds what the heatmap of an object says of it beside its place: nothing of one without a confidence that nobody evaluated.
+fn with_standing(fingerprint: Fingerprint, rank: Option<usize>, evaluated: Option<&Evaluated>) -> Fingerprint {
+    let fingerprint = match rank {
+        Some(rank) => fingerprint.and(Ingredient::Label, "rank", &(rank as u64).to_le_bytes()),
+        None => fingerprint,
+    };
+    let Some(Evaluated { outcome, iou }) = evaluated else { return fingerprint };
+    let fingerprint = fingerprint.and(Ingredient::Label, "outcome", outcome.as_bytes());
+    iou.map_or(fingerprint, |iou| fingerprint.and(Ingredient::Label, "outcome's overlap", &iou.to_le_bytes()))
 }
 
 /// Adds the label that heatmaps are measured on. As part of the label, and not of the settings, it makes no other heatmaps of them:

@@ -142,7 +142,7 @@ fn look(
     let mut targets = Vec::with_capacity(found.len());
     let mut keeps = false;
     for Found { class, channel, place, object } in found {
-        let detection = object.map(|object| detection(object, &input, files)).transpose()?.map(Arc::new);
+        let detection = object.map(|object| detection(object, target, &input, files)).transpose()?.map(Arc::new);
         let pixels = match place {
             Place::Shapes(shapes) if decoder.is_detector => TargetPixels::Boxes(boxes(&shapes, &input)?),
             place => match pixels(place, &input, files) {
@@ -216,8 +216,13 @@ fn look_in_slices(
 }
 
 /// What an object with heatmaps of its own is known by. The heatmaps of one without an id could be joined to nothing.
-fn detection(object: &StoredObject, input: &ModelInput, files: &InputFiles<'_>) -> Result<TargetDetection, Stop> {
-    let StoredObject { id, label, shape } = object;
+fn detection(
+    object: &StoredObject,
+    target: &StoredTarget,
+    input: &ModelInput,
+    files: &InputFiles<'_>,
+) -> Result<TargetDetection, Stop> {
+    let StoredObject { id, label, evaluated, shape, .. } = object;
     let label = label.clone().unwrap_or_default();
     let Some(id) = id.clone() else {
         return Err(
@@ -233,7 +238,7 @@ fn detection(object: &StoredObject, input: &ModelInput, files: &InputFiles<'_>) 
         true => MaskPart::of(&draw(&[shape], &input.region, files)?.on_input(&input.region, input.height, input.width)),
         false => None,
     };
-    Ok(TargetDetection { id, label, bounds, mask })
+    Ok(TargetDetection { id, label, bounds, mask, rank: target.rank(object), evaluated: evaluated.clone() })
 }
 
 /// Which pixels of the model's input a class is at.

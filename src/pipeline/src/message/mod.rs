@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, Prediction, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
-pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
+pub use label::{Evaluated, StoredMask, StoredObject, StoredShape, StoredTarget};
 pub use predictions::{Detected, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions};
 pub use sample::{Envelope, SampleRef, TrueClass};
 pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};

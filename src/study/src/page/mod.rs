@@ -1,6 +1,7 @@
 //! The report as one HTML file that needs nothing else: no network, no other file.
 
 mod attention;
+mod detections;
 mod plots;
 
 use std::{fmt::Write, path::Path};
@@ -13,6 +14,7 @@ use super::{
     pictures::picture,
 };
 use attention::attention;
+use detections::detections;
 use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
 use camflow_names::Choice;
@@ -57,6 +59,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     );
     html += &said(findings);
     html += &mistakes(study);
+    html += &detections(study);
     html += &overview(study, &names);
     html += &attention(study);
     html += &galleries(study, &names);
