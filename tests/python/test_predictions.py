@@ -192,9 +192,7 @@ def _number(dataset) -> bool:
     return True
 
 
-def test_what_is_no_prediction_is_refused(dataset, annotate, standin_model, tmp_path):
-    said = annotate(dataset, "--target", "predicted", "--class", "person", model=standin_model, code=2).stderr
-    assert "gives a class for each pixel" in said and "hint:" in said
+def test_what_is_no_prediction_is_refused(dataset, annotate):
     said = annotate(dataset, *LABELS, "--slice-height", "32", code=2).stderr
     assert "each slice has predictions of its own" in said
 
@@ -341,3 +339,62 @@ def test_archives_that_do_not_say_what_is_left_out_are_refused(pictures, annotat
     dataset = pictures([detr_picture(0)])
     said = annotate(dataset, "--target", "predicted", "--class", "dog", model=earlier, code=2).stderr
     assert "does not say which of its overlapping detections are left out" in said and "export it again" in said
+
+
+def test_masks_are_those_of_pytorch(tiny_dataset, annotate, tiny_model, tmp_path):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lab"))
+    import growth
+
+    module = growth.tiny()
+    dataset = tiny_dataset(3)
+    flags = ("--target", "labels:ground_truth", "--class", "never", "--layers", "1")
+    done = finished(annotate(dataset, *flags, model=tiny_model))
+    assert (done["num_predicted"], done["num_heatmaps"]) == (3, 0), "no mask has the class, and every image has a prediction"
+    loaded = fo.load_dataset(dataset.name)
+    names = {int(value): name for value, name in module.camflow_metadata["classes"].items()}
+    assert loaded.mask_targets[FIELD] == names
+    for sample in samples(loaded):
+        label = sample[FIELD]
+        assert isinstance(label, fo.Segmentation) and label.mask is None
+        image = Image.open(sample.filepath).resize((32, 32), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            logits = module(pixels)
+        logits = logits["out"] if isinstance(logits, dict) else logits
+        wanted = logits.argmax(1)[0].numpy()
+        mask = label.get_mask()
+        height, width = 30, 40
+        assert mask.shape == (height, width) and mask.dtype == np.uint8
+        rows = ((np.arange(height) + 0.5) * wanted.shape[0] / height).astype(int)
+        columns = ((np.arange(width) + 0.5) * wanted.shape[1] / width).astype(int)
+        assert (mask == wanted[np.ix_(rows, columns)]).mean() > 0.99
+    results = loaded.evaluate_segmentations(FIELD, gt_field="ground_truth", mask_targets=names)
+    assert results.report()["accuracy"] >= 0
+    # A file that is gone is made again, and nothing else.
+    assert finished(annotate(dataset, *flags, model=tiny_model))["num_committed"] == 0
+    Path(samples(dataset)[1][FIELD].mask_path).unlink()
+    assert finished(annotate(dataset, *flags, model=tiny_model))["num_predicted"] == 1
+    assert samples(dataset)[1][FIELD].get_mask().shape == (30, 40)
+    # Names that people gave to the values are theirs.
+    dataset.mask_targets[FIELD] = {0: "sky"}
+    dataset.save()
+    said = annotate(dataset, *flags, model=tiny_model, code=2).stderr
+    assert "there are other classes than those of model" in said and "del dataset.mask_targets" in said
+
+
+def test_masks_survive_the_clean_up(tiny_dataset, annotate, tiny_model, camflow, tmp_path):
+    dataset = tiny_dataset(2)
+    flags = ("--target", "labels:ground_truth", "--class", "light", "--layers", "1", "--grace", "0")
+    annotate(dataset, *flags, model=tiny_model)
+    before = [sample[FIELD].mask_path for sample in samples(dataset)]
+    camflow("clean", "--dataset", dataset.name, "--out", tmp_path / "maps", "--grace", "0", "--apply")
+    assert all(Path(path).is_file() for path in before)
+    Image.fromarray(np.random.default_rng(99).integers(0, 255, (30, 40, 3), np.uint8)).save(samples(dataset)[0].filepath)
+    annotate(dataset, *flags, model=tiny_model)
+    after = [sample[FIELD].mask_path for sample in samples(dataset)]
+    assert after[0] != before[0] and after[1] == before[1]
+    assert Path(after[0]).is_file() and not Path(before[0]).exists(), "what was replaced is removed after its grace period"
+    camflow("remove", "--dataset", dataset.name, "--fields", FIELD, "--out", tmp_path / "maps", "--apply", "--grace", "0")
+    dataset.reload()
+    assert FIELD not in dataset.get_field_schema() and FIELD not in dataset.mask_targets
+    assert not Path(after[1]).exists()

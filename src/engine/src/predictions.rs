@@ -48,12 +48,33 @@ fn kind_of(program: &Program) -> Result<PredictionKind, Diagnostic> {
             ),
             None => refused("gives boxes, not scores of classes", LEAVE_OUT),
         },
-        Task::Classification | Task::Other | Task::Segmentation => refused(
-            "gives a class for each pixel, whose masks are not stored",
-            "leave out `--predictions`; `dataset.apply_model` of FiftyOne stores masks",
-        ),
+        Task::Classification | Task::Other | Task::Segmentation => Ok(PredictionKind::Segmentation { unseen: unseen(program) }),
         Task::Regression => refused("gives numbers, not scores of classes", LEAVE_OUT),
         Task::Embedding => refused("gives embeddings, not scores of classes", LEAVE_OUT),
+    }
+}
+
+/// What stands in masks for what the model does not see: the background, else a value that is none of the classes.
+fn unseen(program: &Program) -> u16 {
+    let classes = &program.metadata.classes;
+    match program.metadata.background() {
+        Some(0) => 0,
+        _ if matches!(program.one_channel(), Some(OneChannel { negative: None, .. })) => 0,
+        _ if classes.keys().all(|class| *class < i64::from(u8::MAX)) => u8::MAX.into(),
+        _ => u16::MAX,
+    }
+}
+
+/// What the values in masks are called.
+pub(crate) fn mask_names(field: &PredictionField, program: &Program) -> Vec<(i64, String)> {
+    if !matches!(field.kind, PredictionKind::Segmentation { .. }) {
+        return Vec::new();
+    }
+    let classes = program.metadata.classes.iter().map(|(class, name)| (*class, name.clone()));
+    match program.one_channel() {
+        // The value 0 is for what it is not.
+        Some(OneChannel { negative: None, .. }) => classes.take(1).map(|(_, name)| (1, name)).collect(),
+        _ => classes.collect(),
     }
 }
 
@@ -64,6 +85,7 @@ fn kind_of(program: &Program) -> Result<PredictionKind, Diagnostic> {
 /// It would.
 pub(crate) fn check_predictions<'a>(
     spec: &JobSpec,
+    program: &Program,
     dataset: &Dataset,
     field: &PredictionField,
     others: impl Iterator<Item = (&'a str, &'a str)>,
@@ -73,6 +95,10 @@ pub(crate) fn check_predictions<'a>(
     for (other, what) in others.filter(|(other, _)| other == name) {
         return Err(Diagnostic::invalid(format!("`--predictions {name}` and {what} are the same field, `{other}`"))
             .hint("give the predictions a field of their own"));
+    }
+    let names = mask_names(field, program);
+    if !names.is_empty() {
+        dataset.check_mask_names(name, &names, model)?;
     }
     let text = fingerprint.to_string();
     let own = Fingerprint::job_parts(&text).map(|(model, _)| model).unwrap_or_default();

@@ -348,7 +348,7 @@ pub fn output_folder(out: Option<&Path>, base: Option<&Path>, dataset: &str) -> 
 
 /// The output folder, which can be written to; `None` where nothing is written to disk.
 pub(crate) fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) -> Result<Option<PathBuf>, Diagnostic> {
-    if spec.store != Store::Path && spec.npy == NpyFormat::None {
+    if spec.store != Store::Path && spec.npy == NpyFormat::None && spec.predictions.is_none() {
         return Ok(None);
     }
     let folder = output_folder(spec.out.as_deref(), engine.folders.heatmaps.as_deref(), dataset.name())?;

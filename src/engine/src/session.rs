@@ -15,7 +15,7 @@ use super::{
     note::{Computed, note_run},
     outlook::most_bytes,
     page::Page,
-    predictions::{check_predictions, prediction_field},
+    predictions::{check_predictions, mask_names, prediction_field},
     present::check_present,
     record::recorded,
     reference::{self, FoundReference, embedded, similarity_of},
@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
             shown.iter().map(|row| row.iter().map(|name| written_field(spec, name)).collect()).collect();
         let folder = destination(spec, self.engine, &dataset)?;
         if let Some(folder) = folder.as_deref() {
-            check_paths(folder, names.iter().flatten().map(String::as_str))?;
+            let written = names.iter().flatten().chain(&spec.predictions);
+            check_paths(folder, written.map(String::as_str))?;
         }
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(spec, &shown, &self.columns, program);
@@ -241,7 +242,7 @@ impl<'a> Session<'a> {
             }
             check_present(spec, program, &self.columns, &work, self.observer)?;
             if let Some(field) = &work.predictions {
-                check_predictions(spec, &work.dataset, field, work.other_fields(), self.observer)?;
+                check_predictions(spec, program, &work.dataset, field, work.other_fields(), self.observer)?;
             }
             self.is_checked = true;
         }
@@ -378,6 +379,10 @@ impl<'a> Session<'a> {
         let mut sink = UpdateSink::new(&work.dataset, work.heatmap_fields.clone())?;
         if let Some(predictions) = &work.predictions {
             sink = sink.with_predictions(predictions.clone())?;
+            let names = mask_names(predictions, &self.program);
+            if !names.is_empty() {
+                sink.name_masks(&predictions.name, names);
+            }
         }
         self.load()?;
         record.fields = work.fields.names().map(ToOwned::to_owned).collect();

@@ -139,7 +139,8 @@ pub struct JobSpec {
     #[schemars(extend("x-value" = "KEY"))]
     pub eval_key: Option<String>,
     /// Store also what the model predicts for each sample in this field: a class with its confidence (`fo.Classification`), of a detector
-    /// the objects with boxes and confidences (`fo.Detections`); what camflow did not write is never replaced
+    /// the objects with boxes and confidences (`fo.Detections`), of a segmentation network a mask (`fo.Segmentation`); what camflow did not
+    /// write is never replaced
     #[schemars(extend("x-value" = "FIELD"))]
     pub predictions: Option<String>,
     /// Which class of the model a label of the dataset is, where the two are not written the same; may be repeated

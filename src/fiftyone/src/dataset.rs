@@ -147,6 +147,38 @@ impl Dataset {
         read_mask_targets(stored, field, &self.name)
     }
 
+    /// Makes sure that the values in a field's masks may have these names: nobody gave it others.
+    ///
+    /// # Errors
+    /// Somebody did.
+    pub fn check_mask_names(&self, field: &str, names: &[(i64, String)], model: &str) -> Result<(), Error> {
+        let Some(stored) = self.mask_targets.get(field) else { return Ok(()) };
+        let stored: BTreeMap<&str, &str> = stored.iter().filter_map(|(value, name)| Some((value.as_str(), name.as_str()?))).collect();
+        let is_there = |(value, name): &(i64, String)| stored.get(value.to_string().as_str()) == Some(&name.as_str());
+        if stored.len() == names.len() && names.iter().all(is_there) {
+            return Ok(());
+        }
+        Err(Error::MaskTargets {
+            problem: format!("there are other classes than those of model `{model}`"),
+            field: field.to_owned(),
+            dataset: self.name.clone(),
+            hint: format!(
+                "store the predictions in another field, or have these go in FiftyOne: `del dataset.mask_targets[\"{field}\"]; dataset.save()`"
+            ),
+        })
+    }
+
+    /// Gives the values in a field's masks these names, where it has none of its own.
+    pub(super) fn name_masks(&self, field: &str, names: &[(i64, String)]) -> Result<(), Error> {
+        let key = format!("mask_targets.{field}");
+        let targets: Document = names.iter().map(|(value, name)| (value.to_string(), name.into())).collect();
+        let update = doc! {"$set": {&key: targets, "last_modified_at": DateTime::now()}};
+        let query = doc! {"_id": self.id, &key: {"$exists": false}};
+        let datasets = self.database.collection::<Document>("datasets");
+        let doing = format!("naming the values of masks in dataset `{}`", self.name);
+        self.database.run(&doing, async { datasets.update_one(query, update).await }).map(drop)
+    }
+
     /// The keys of its evaluations.
     pub(super) fn evaluations(&self) -> Vec<String> {
         self.evaluations.keys().cloned().collect()
@@ -183,7 +215,7 @@ impl Dataset {
     /// The fields in which camflow stored what a model predicts.
     pub fn prediction_fields(&self) -> Vec<String> {
         let is_one = |field: &&Field| {
-            ["Classification", "Detections"].contains(&&*field.kind) && holds_predictions(field, &self.inner_fields)
+            ["Classification", "Detections", "Segmentation"].contains(&&*field.kind) && holds_predictions(field, &self.inner_fields)
         };
         self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
     }

@@ -8,7 +8,7 @@ use super::{
     lock::Fence,
     schema::{HeatmapField, Schema},
     schema_entry::{DYNAMIC_CLASS, measures_shown},
-    stored_heatmap::{CLASSIFICATION_CLASS, DETECTIONS_CLASS, HEATMAP_CLASS, heatmap},
+    stored_heatmap::{CLASSIFICATION_CLASS, DETECTIONS_CLASS, HEATMAP_CLASS, SEGMENTATION_CLASS, heatmap, picture_key},
 };
 use camflow_measure::{Attention, attended_class};
 use camflow_names::Choice;
@@ -85,7 +85,7 @@ impl Label {
                         {format!("{field}.fingerprint"): {"$not": {"$type": "string"}}}, {format!("{field}._cls"): {"$ne": class}},
                     ]},
                 });
-                for (key, path) in [("map_path", &read.map_path), ("npy_path", &read.npy_path)] {
+                for (key, path) in [(picture_key(class), &read.map_path), ("npy_path", &read.npy_path)] {
                     let key = format!("{field}.{key}");
                     all.push(match path {
                         Some(path) => doc! {key: path.to_string_lossy().as_ref()},
@@ -152,7 +152,7 @@ pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operat
             return Err(format!("field `{field}` was not declared for this run"));
         }
         was_read(field, Some(predictions.fingerprint.clone()));
-        set.insert(field, predictions_label(predictions));
+        set.insert(field, predictions_label(predictions)?);
     }
     update.withdrawn.iter().for_each(|field| was_read(field, None));
     unset.extend(update.withdrawn.iter().map(|field| Bson::String(field.clone())));
@@ -209,26 +209,34 @@ fn class_of(label: &PredictedLabel) -> &'static str {
     match label {
         PredictedLabel::Classification(_) => CLASSIFICATION_CLASS,
         PredictedLabel::Detections(_) => DETECTIONS_CLASS,
+        PredictedLabel::Segmentation { .. } => SEGMENTATION_CLASS,
     }
 }
 
 /// The expression whose value is the new label of predictions, as FiftyOne's own models leave it: a class of the image keeps its id and
-/// its tags, detections are new ones. Nothing else of the label before stays, as it was about another prediction.
-fn predictions_label(predictions: &WrittenPredictions) -> Document {
+/// its tags, as a mask does, detections are new ones. Nothing else of the label before stays, as it was about another prediction.
+fn predictions_label(predictions: &WrittenPredictions) -> Result<Document, String> {
     let WrittenPredictions { field, label, model, fingerprint } = predictions;
     let class = class_of(label);
+    let stored = |key: &str| format!("${field}.{key}");
+    let kept = |values: Document| {
+        doc! {"$mergeObjects": [
+            {"_id": {"$ifNull": [stored("_id"), ObjectId::new()]}, "tags": {"$ifNull": [stored("tags"), []]}},
+            {"$literal": values},
+        ]}
+    };
     match label {
         PredictedLabel::Classification(found) => {
             let values = doc! {
                 "_cls": class, "label": &found.label, "confidence": found.confidence, "logits": null, "model": model,
                 "fingerprint": fingerprint,
             };
-            let stored = |key: &str| format!("${field}.{key}");
-            doc! {"$mergeObjects": [
-                {"_id": {"$ifNull": [stored("_id"), ObjectId::new()]}, "tags": {"$ifNull": [stored("tags"), []]}},
-                {"$literal": values},
-            ]}
+            Ok(kept(values))
         }
+        PredictedLabel::Segmentation { mask_path, checksum } => Ok(kept(doc! {
+            "_cls": class, "mask_path": path_text(mask_path)?, "mask_checksum": checksum.to_string(), "model": model,
+            "fingerprint": fingerprint,
+        })),
         PredictedLabel::Detections(found) => {
             let detection = |(of, bounds): &(PredictedClass, [f64; 4])| {
                 doc! {
@@ -237,7 +245,7 @@ fn predictions_label(predictions: &WrittenPredictions) -> Document {
                 }
             };
             let detections: Vec<Document> = found.iter().map(detection).collect();
-            doc! {"$literal": {"_cls": class, "detections": detections, "model": model, "fingerprint": fingerprint}}
+            Ok(doc! {"$literal": {"_cls": class, "detections": detections, "model": model, "fingerprint": fingerprint}})
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     lock::{Fence, Lock},
     retry::with_retries,
     sample_page::sample_page,
-    schema_entry::{CLASSIFICATION, DETECTIONS, HEATMAP},
+    schema_entry::{CLASSIFICATION, DETECTIONS, HEATMAP, SEGMENTATION},
 };
 
 /// Samples per command.
@@ -140,6 +140,8 @@ pub fn drop_fields(dataset: &Dataset, fields: &[String], lock: &Lock) -> Result<
 fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> Result<bool, Error> {
     let update = doc! {
         "$pull": {"sample_fields": of_camflow(field)},
+        // Those of masks that are gone.
+        "$unset": {format!("mask_targets.{field}"): ""},
         "$currentDate": {"last_modified_at": true},
     };
     let query = doc! {"_id": dataset.id, "$expr": fence.condition()};
@@ -153,7 +155,7 @@ fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> R
 
 /// The schema's entry of a field that may hold heatmaps of camflow's, detections with such, or predictions.
 fn of_camflow(field: &str) -> Document {
-    let of_labels = doc! {"embedded_doc_type": {"$in": [DETECTIONS, CLASSIFICATION]}, "fields.name": "fingerprint"};
+    let of_labels = doc! {"embedded_doc_type": {"$in": [DETECTIONS, CLASSIFICATION, SEGMENTATION]}, "fields.name": "fingerprint"};
     doc! {"name": field, "$or": [{"embedded_doc_type": HEATMAP}, of_labels]}
 }
 

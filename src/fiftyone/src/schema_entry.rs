@@ -16,6 +16,9 @@ pub(super) const DETECTIONS: &str = "fiftyone.core.labels.Detections";
 /// The type of a field of classes of whole images.
 pub(super) const CLASSIFICATION: &str = "fiftyone.core.labels.Classification";
 
+/// The type of a field of masks.
+pub(super) const SEGMENTATION: &str = "fiftyone.core.labels.Segmentation";
+
 /// FiftyOne's older attributes of detections.
 const ATTRIBUTE: &str = "fiftyone.core.labels.Attribute";
 
@@ -48,6 +51,7 @@ impl Kind {
             Kind::Heatmap { .. } => HEATMAP,
             Kind::Detections { .. } | Kind::Predictions(PredictionKind::Detections) => DETECTIONS,
             Kind::Predictions(PredictionKind::Classification) => CLASSIFICATION,
+            Kind::Predictions(PredictionKind::Segmentation { .. }) => SEGMENTATION,
         }
     }
 }
@@ -130,8 +134,22 @@ const OF_CLASSIFICATION: [(&str, &str, Option<&str>, &str); 5] = [
     ("logits", "VectorField", None, "logits"),
 ];
 
+/// The same of a mask.
+const OF_SEGMENTATION: [(&str, &str, Option<&str>, &str); 4] = [
+    ("id", "ObjectIdField", None, "_id"),
+    ("tags", "ListField", Some("StringField"), "tags"),
+    ("mask", "ArrayField", None, "mask"),
+    ("mask_path", "StringField", None, "mask_path"),
+];
+
 /// What predictions say of where they come from.
 const OF_PREDICTIONS: [Attribute; 2] = [("model", "StringField", None), ("fingerprint", "StringField", None)];
+
+/// The same, of masks with what was written to the file.
+fn ours_of_predictions(kind: PredictionKind) -> impl Iterator<Item = Attribute> {
+    let of_files = matches!(kind, PredictionKind::Segmentation { .. }).then_some(("mask_checksum", "StringField", None));
+    of_files.into_iter().chain(OF_PREDICTIONS)
+}
 
 /// Our attributes, with those of attention or without.
 fn ours(attention: bool) -> impl Iterator<Item = Attribute> {
@@ -202,8 +220,8 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
             return Err("it exists already, with labels that camflow did not make".to_owned());
         }
         Kind::Predictions(_) if has("method") => return Err("it exists already, with heatmaps of detections".to_owned()),
-        Kind::Predictions(_) => {
-            let missing = missing(stored, OF_PREDICTIONS.into_iter())?;
+        Kind::Predictions(kind) => {
+            let missing = missing(stored, ours_of_predictions(kind))?;
             return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
         }
         Kind::Detections { .. } if !has("fingerprint") || !has("method") => {
@@ -253,8 +271,11 @@ pub(super) fn field_entry(name: &str, kind: Kind, now: DateTime) -> Document {
         Kind::Predictions(PredictionKind::Detections) => {
             std::iter::once(list_of_detections(std::iter::empty(), now)).chain(OF_PREDICTIONS.into_iter().map(ours_as)).collect()
         }
-        Kind::Predictions(PredictionKind::Classification) => {
-            OF_CLASSIFICATION.into_iter().map(theirs).chain(OF_PREDICTIONS.into_iter().map(ours_as)).collect()
+        Kind::Predictions(kind @ PredictionKind::Classification) => {
+            OF_CLASSIFICATION.into_iter().map(theirs).chain(ours_of_predictions(kind).map(ours_as)).collect()
+        }
+        Kind::Predictions(kind @ PredictionKind::Segmentation { .. }) => {
+            OF_SEGMENTATION.into_iter().map(theirs).chain(ours_of_predictions(kind).map(ours_as)).collect()
         }
     };
     entry(name, EMBEDDED, Some(kind.type_name()), None, attributes.into_iter().map(Bson::Document).collect(), name, now)
@@ -466,6 +487,7 @@ mod tests {
         for (kind, theirs) in [
             (PredictionKind::Classification, &["id", "tags", "label", "confidence", "logits"][..]),
             (PredictionKind::Detections, &["detections"][..]),
+            (PredictionKind::Segmentation { unseen: 0 }, &["id", "tags", "mask", "mask_path", "mask_checksum"][..]),
         ] {
             let kind = Kind::Predictions(kind);
             let ours = field_entry("predictions", kind, DateTime::from_millis(0));

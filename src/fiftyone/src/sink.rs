@@ -57,6 +57,8 @@ pub struct UpdateSink {
     folder: Option<FolderLease>,
     /// The field that the App is to tick, if fields are new.
     app_view: Option<AppView>,
+    /// What the values in masks of predictions are called, until that is noted.
+    mask_names: Option<(String, Vec<(i64, String)>)>,
     /// Samples of the first commit, with the fields that got labels.
     witnesses: Vec<(ObjectId, Vec<String>)>,
 }
@@ -76,6 +78,7 @@ impl UpdateSink {
             lock: None,
             folder: None,
             app_view: None,
+            mask_names: None,
             witnesses: Vec::new(),
         })
     }
@@ -117,6 +120,11 @@ impl UpdateSink {
         self.app_view = Some(view);
     }
 
+    /// Has the values in masks of predictions named as soon as there are some, where they have no names.
+    pub fn name_masks(&mut self, field: &str, names: Vec<(i64, String)>) {
+        self.mask_names = Some((field.to_owned(), names));
+    }
+
     /// The fields' declarations: call [`Schema::declare`] when the run is over.
     pub fn schema(&self) -> Schema {
         self.schema.clone()
@@ -145,6 +153,9 @@ impl UpdateSink {
     fn look_after_schema(&mut self) -> Result<(), Error> {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             with_retries(|| self.schema.declare())?;
+            if let Some((field, names)) = self.mask_names.take() {
+                with_retries(|| self.dataset.name_masks(&field, &names))?;
+            }
             if let Some(view) = self.app_view.take() {
                 let written = self.schema.fields().map(|field| field.name.as_str());
                 // A view shows the heatmaps of detections in these.

@@ -173,6 +173,7 @@ impl Explainer for FirstPixel {
                 classes,
                 prediction: None,
                 detected: None,
+                pixels: None,
                 num_unmatched: 0,
             });
         }

@@ -89,7 +89,14 @@ fn stale_predictions(
         Some(None) => BTreeSet::from([Change::Foreign]),
         Some(Some(text)) => fingerprint.changes_since(text),
     };
-    changes.extend(decoder.overwrite.then_some(Change::Asked));
+    match decoder.overwrite {
+        true => drop(changes.insert(Change::Asked)),
+        false => {
+            for (path, recorded) in stored.into_iter().flat_map(StoredHeatmap::recorded_files) {
+                changes.extend(look_at(path, recorded)?);
+            }
+        }
+    }
     Ok((!changes.is_empty()).then_some((fingerprint, changes)))
 }
 

@@ -20,14 +20,14 @@ use std::{
 
 pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, Prediction, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
 pub use label::{Evaluated, StoredMask, StoredObject, StoredShape, StoredTarget};
-pub use predictions::{Detected, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions};
+pub use predictions::{Detected, PixelClasses, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions};
 pub use sample::{Envelope, SampleRef, TrueClass};
 pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
 pub use target::{Channel, ClassTarget, Misclassified, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
 
 use crate::fingerprint::Change;
-use camflow_media::{BinaryMask, ClassMap, FrameRegion, InputPixels, Stamp};
+use camflow_media::{BinaryMask, Checksum, ClassMap, FrameRegion, InputPixels, Stamp};
 
 /// A sample as it leaves the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +118,8 @@ pub struct ExplainedSample {
     pub prediction: Option<Prediction>,
     /// What a detector detects in it, that with the highest confidence first; `None` where nobody asked.
     pub detected: Option<Vec<Detected>>,
+    /// What a segmentation network predicts for each pixel; likewise.
+    pub pixels: Option<PixelClasses>,
     /// Detections that were to get heatmaps of their own, and that no prediction overlaps enough.
     pub num_unmatched: usize,
 }
@@ -175,17 +177,27 @@ impl SampleUpdate {
             };
             [map, heatmap.npy_path.as_deref().map(|path| (path, heatmap.npy_checksum))].into_iter().flatten()
         });
+        let mask = self.mask().map(|(path, checksum)| (path, Some(*checksum)));
+        let files = files.chain(mask);
         files.filter(|(path, _)| is_new(path)).filter_map(|(_, checksum)| Some(checksum?.size().next_multiple_of(BLOCK))).sum()
     }
 
-    /// The files that its heatmaps refer to.
+    /// The file of its predictions, if these have one.
+    fn mask(&self) -> Option<(&Path, &Checksum)> {
+        let (path, checksum) = self.predictions.as_ref()?.label.file()?;
+        Some((path, checksum))
+    }
+
+    /// The files that its labels refer to.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.heatmaps.iter().flat_map(|heatmap| {
+        let mask = self.mask().map(|(path, _)| path);
+        let of_heatmaps = self.heatmaps.iter().flat_map(|heatmap| {
             let map = match &heatmap.map {
                 StoredMap::File(path) => Some(path.as_path()),
                 StoredMap::Inline(_) => None,
             };
             [map, heatmap.npy_path.as_deref()].into_iter().flatten()
-        })
+        });
+        of_heatmaps.chain(mask)
     }
 }

@@ -22,7 +22,8 @@ use crate::{
 use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, Prediction, RunError,
+    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, PixelClasses,
+    Prediction, RunError,
     SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
@@ -48,6 +49,8 @@ struct Results {
     has_predictions: bool,
     /// What a detector predicts, and how that is read.
     detected: Option<(HostCopy, Detections)>,
+    /// What a segmentation network gives each pixel, with the size of that.
+    pixels: Option<(HostCopy, (usize, usize))>,
 }
 
 /// What was found of a sample.
@@ -58,6 +61,8 @@ struct Found {
     prediction: Option<Prediction>,
     /// What a detector detects in it.
     detected: Option<Vec<Detected>>,
+    /// What a segmentation network gives each pixel of it.
+    pixels: Option<PixelClasses>,
 }
 
 impl TorchExplainer {
@@ -160,6 +165,13 @@ impl TorchExplainer {
             Some((detected, detections)) => Some((HostCopy::start(detected)?, detections)),
             None => None,
         };
+        let pixels = match plain.pixels.as_ref().filter(|_| is_asked) {
+            Some(pixels) => {
+                let (_, height, width) = pixels.size3()?;
+                Some((HostCopy::start(pixels)?, (height as usize, width as usize)))
+            }
+            None => None,
+        };
         let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
         Ok(Results {
             maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
@@ -173,6 +185,7 @@ impl TorchExplainer {
             faithfulness,
             has_predictions,
             detected,
+            pixels,
         })
     }
 
@@ -201,7 +214,7 @@ impl TorchExplainer {
 
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
     fn add(&self, sample: DecodedSample, found: Found, result: &mut HeatmapBatch) {
-        let Found { classes, prediction, detected } = found;
+        let Found { classes, prediction, detected, pixels } = found;
         let Some(mut classes) = classes else {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
             result.failed.push(failure(sample, error));
@@ -239,14 +252,14 @@ impl TorchExplainer {
             }
         }
         let num_unmatched = num_detections - num_matched;
-        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, detected, num_unmatched });
+        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, detected, pixels, num_unmatched });
     }
 }
 
 impl Results {
     /// Waits for them: what was found of each sample.
     fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
-        let Results { maps, upsamplings, scored, explained, mut faithfulness, has_predictions, detected } = self;
+        let Results { maps, upsamplings, scored, explained, mut faithfulness, has_predictions, detected, pixels } = self;
         let OnHost { mut heatmaps, of_layers, mut numbers } = maps.read()?;
         let mut predictions = vec![None; samples.len()];
         if let Some(start) = numbers.len().checked_sub(2 * samples.len()).filter(|_| has_predictions) {
@@ -296,16 +309,36 @@ impl Results {
             Some((copy, detections)) => read_detected(copy, detections, samples)?,
             None => samples.iter().map(|_| None).collect(),
         };
-        let told = Vec::from(classes).into_iter().zip(predictions).zip(detected).zip(samples);
-        let found = told.map(|(((classes, prediction), detected), sample)| {
-            // Of a detector nothing is there where a probability is no number.
+        let has_pixels = pixels.is_some();
+        let pixels = match pixels {
+            Some((copy, size)) => read_pixels(copy, size, samples)?,
+            None => samples.iter().map(|_| None).collect(),
+        };
+        let told = Vec::from(classes).into_iter().zip(predictions).zip(detected).zip(pixels).zip(samples);
+        let found = told.map(|((((classes, prediction), detected), pixels), sample)| {
+            // Of the others nothing is there where something is no number.
             let is_told = prediction.is_none_or(|prediction| prediction.confidence.is_finite())
-                && (!has_detected || detected.is_some());
+                && (!has_detected || detected.is_some())
+                && (!has_pixels || pixels.is_some());
             let classes = classes.filter(|_| sample.envelope.predictions.is_none() || is_told);
-            Found { classes, prediction, detected }
+            Found { classes, prediction, detected, pixels }
         });
         Ok(found.collect())
     }
+}
+
+/// What a segmentation network gives each pixel of the samples of which that is asked; none where something is no number.
+fn read_pixels(copy: HostCopy, size: (usize, usize), samples: &[DecodedSample]) -> Result<Vec<Option<PixelClasses>>, TchError> {
+    copy.read(|values: &[i16]| {
+        let (height, width) = size;
+        let of = |(n, sample): (usize, &DecodedSample)| {
+            sample.envelope.predictions?;
+            let values = values[n * height * width..(n + 1) * height * width].to_vec();
+            let is_decided = values.iter().all(|value| *value >= 0);
+            is_decided.then_some(PixelClasses { height, width, values, input: (sample.height, sample.width), region: sample.region })
+        };
+        samples.iter().enumerate().map(of).collect()
+    })
 }
 
 /// What a detector detects in each sample, as [`detected`] says it.

@@ -33,7 +33,7 @@ pub struct ExplainOptions {
     pub confidence: bool,
     /// Whether a classifier's own prediction is told with them.
     pub predictions: bool,
-    /// Whether all that a detector detects is told.
+    /// Whether all that a detector detects is told, or what a segmentation network gives each pixel.
     pub detections: bool,
     /// Whether nothing else may be in a sample's batch, no other sample and no variant of it, as the model would mix them.
     pub one_by_one: bool,

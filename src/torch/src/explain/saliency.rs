@@ -10,7 +10,7 @@ use super::{
     grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
     probe::ProbeOptions,
-    target::{Boxes, Score, predictions, resolve},
+    target::{Boxes, Score, pixel_values, predictions, resolve},
 };
 use crate::program::Execution;
 use camflow_media::BinaryMask;
@@ -28,6 +28,8 @@ pub(super) struct Saliencies {
     pub predictions: Option<Tensor>,
     /// What a detector predicts for them, as [`predicted`] says it, likewise.
     pub detected: Option<Tensor>,
+    /// What a segmentation network gives each pixel, as [`pixel_values`] says it, likewise.
+    pub pixels: Option<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -69,6 +71,10 @@ impl TorchExplainer {
             }
             _ => None,
         };
+        let pixels = match self.options.detections && output.dim() == 4 && self.options.reading.detections.is_none() {
+            true => Some(pixel_values(&output.f_detach()?, self.options.reading)?),
+            false => None,
+        };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -93,7 +99,7 @@ impl TorchExplainer {
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
         drop(targets);
-        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, detected, passes })
+        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, detected, pixels, passes })
     }
 
     /// What is differentiated, of each class that is there.

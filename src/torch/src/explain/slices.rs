@@ -194,7 +194,7 @@ impl TorchExplainer {
         match self.try_slices(&sample, &sliced)? {
             Ok((seen, classes)) => {
                 let DecodedSample { envelope, attention, .. } = sample;
-                let (prediction, detected, num_unmatched) = (None, None, 0);
+                let (prediction, detected, pixels, num_unmatched) = (None, None, None, 0);
                 result.explained.push(ExplainedSample {
                     envelope,
                     seen,
@@ -202,6 +202,7 @@ impl TorchExplainer {
                     classes,
                     prediction,
                     detected,
+                    pixels,
                     num_unmatched,
                 });
             }
