@@ -46,7 +46,9 @@ def dataset(database, model, request, tmp_path):
         predicted = [dog(box, confidence=0.3 + 0.1 * ((k * 2) % 5)) for k, box in enumerate(boxes[:-1])]
         predicted.append(fo.Detection(label="cat", bounding_box=[0.1, 0.1, 0.2, 0.2], confidence=0.99))
         labelled = [dog(boxes[0] + [0, 0, 0, 0.01]), dog(boxes[-1])]
-        sample = fo.Sample(str(path), n=n, predictions=fo.Detections(detections=predicted), truth=fo.Detections(detections=labelled))
+        sample = fo.Sample(
+            str(path), n=n, predictions=fo.Detections(detections=predicted), truth=fo.Detections(detections=labelled)
+        )
         made.add_sample(sample)
     made.evaluate_detections("predictions", gt_field="truth", eval_key="eval")
     yield made

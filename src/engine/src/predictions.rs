@@ -6,10 +6,11 @@ use super::{
     target::SECOND_CLASS,
 };
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{Dataset, other_predictions};
+use camflow_fiftyone::{Dataset, PredictionOrigin, other_predictions};
 use camflow_media::shown;
+use camflow_names::Choice;
 use camflow_pipeline::{Fingerprint, PredictionField, PredictionKind};
-use camflow_torch::program::{OneChannel, Program, Task};
+use camflow_torch::program::{OneChannel, Precision, Program, Task};
 
 /// The field that gets what the model predicts, where that is asked for.
 ///
@@ -78,6 +79,18 @@ pub(crate) fn mask_names(field: &PredictionField, program: &Program) -> Vec<(i64
     }
 }
 
+/// How fingerprints begin of predictions that are the run's own, but for how they are rounded.
+fn beginnings(spec: &JobSpec, program: &Program) -> Vec<String> {
+    let precisions = Precision::ALL.iter().map(|precision| precision.name()).chain(["exact"]);
+    let of = |precision: &str| {
+        let mut settings = prediction_settings(spec, program);
+        settings.iter_mut().filter(|(key, _)| *key == "precision").for_each(|(_, value)| precision.clone_into(value));
+        let text = fingerprint_of(program, &settings).to_string();
+        Fingerprint::job_parts(&text).map(|(model, settings)| format!("{model}-{settings}")).unwrap_or_default()
+    };
+    precisions.map(of).collect()
+}
+
 /// Refuses to replace what another model predicted, or what camflow did not make, unless that was asked for; and a field that holds
 /// what the run reads or writes otherwise.
 ///
@@ -100,17 +113,18 @@ pub(crate) fn check_predictions<'a>(
     if !names.is_empty() {
         dataset.check_mask_names(name, &names, model)?;
     }
-    let text = fingerprint.to_string();
-    let own = Fingerprint::job_parts(&text).map(|(model, _)| model).unwrap_or_default();
-    let found = other_predictions(dataset, name, own)?;
+    let own = fingerprint.to_string();
+    let (own, _) = Fingerprint::job_parts(&own).unwrap_or_default();
+    let found = other_predictions(dataset, name, &beginnings(spec, program))?;
     if found.is_empty() {
         return Ok(());
     }
-    let told = found.iter().map(|(other, count)| {
+    let told = found.iter().map(|PredictionOrigin { model: other, count }| {
         let of = match other {
             None => "that camflow did not make".to_owned(),
-            Some(other) if other == model => format!("from another file of model `{model}`"),
-            Some(other) => format!("of model `{other}`, this run's is `{model}`"),
+            Some((_, digest)) if digest == own => "that were made with other settings (`--apply-exif`, `--text`)".to_owned(),
+            Some((other, _)) if other == model => format!("from another file of model `{model}`"),
+            Some((other, _)) => format!("of model `{other}`, this run's is `{model}`"),
         };
         format!("field `{name}` holds {count} samples' predictions {of}")
     });

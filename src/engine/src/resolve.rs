@@ -21,7 +21,7 @@ use camflow_fiftyone::{
 };
 use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
-use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, PredictionField, ReferenceDigest, Store, TargetClass, Targets};
+use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, ReferenceDigest, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
 use camflow_torch::explain::Column;
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
@@ -302,10 +302,9 @@ pub(crate) fn selection(
     dataset: &Dataset,
     label: Option<LabelField>,
     attention: Option<LabelField>,
-    fields: &[HeatmapField],
+    fields: Vec<String>,
     view: Option<SavedView>,
     listed: Option<Vec<String>>,
-    predictions: Option<&PredictionField>,
 ) -> Result<Selection, Diagnostic> {
     if !spec.shuffle && spec.seed != 0 {
         return Err(Diagnostic::invalid("`--seed` does nothing by itself").hint("add `--shuffle`"));
@@ -316,7 +315,7 @@ pub(crate) fn selection(
         label,
         attention,
         changes: changes.flatten(),
-        heatmap_fields: fields.iter().map(|field| &field.name).chain(predictions.map(|field| &field.name)).cloned().collect(),
+        heatmap_fields: fields,
         per_detection: spec.per_detection,
         tags: chosen_tags(dataset, &spec.tags)?,
         ids,

@@ -33,8 +33,8 @@ use camflow_fiftyone::{
 use camflow_media::shown;
 use camflow_names::backticked;
 use camflow_pipeline::{
-    AttentionOn, BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, PredictionField, RunError, RunOptions,
-    SkipReason, Source, SpaceCheck, Targets, run, survey,
+    AttentionOn, BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, PredictionField, RunError,
+    RunOptions, SkipReason, Source, SpaceCheck, Targets, run, survey,
 };
 use camflow_report::{RunRecord, error_text};
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
@@ -171,7 +171,7 @@ impl<'a> Session<'a> {
         destination(spec, self.engine, &side.dataset)?;
         let Asked { dataset, label, view, targets, names_of_classes, class_names, .. } =
             Asked::of(side, spec, self.engine, &self.program, &self.references, &())?;
-        let selection = selection(spec, &dataset, label.clone(), None, &[], view, self.listed.clone(), None)?;
+        let selection = selection(spec, &dataset, label.clone(), None, Vec::new(), view, self.listed.clone())?;
         let num_seen = selection.limit.map_or(MAX_SEEN as u64, |limit| limit.min(MAX_SEEN as u64));
         let samples =
             SampleSource::new(&dataset, Selection { limit: Some(num_seen), ..selection })?.next_samples().map_err(aborted)?;
@@ -257,9 +257,9 @@ impl<'a> Session<'a> {
         let (label, view) = (work.label.clone(), work.view.take());
         let attention = work.attention.as_ref().map(|attention| attention.field.clone());
         let listed = self.listed.clone();
-        let predictions = work.predictions.as_ref();
-        let mut selection =
-            selection(self.spec(), &work.dataset, label, attention, &work.heatmap_fields, view, listed, predictions)?;
+        let predictions = work.predictions.iter().map(|field| &field.name);
+        let fields = work.heatmap_fields.iter().map(|field| &field.name).chain(predictions).cloned().collect();
+        let mut selection = selection(self.spec(), &work.dataset, label, attention, fields, view, listed)?;
         selection.shard = Some(shard);
         if let Some(limit) = limit {
             selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bson::{Bson, Document, doc, oid::ObjectId};
+use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 
 use super::{
     database::{Database, is_listed},
@@ -153,7 +153,8 @@ impl Dataset {
     /// Somebody did.
     pub fn check_mask_names(&self, field: &str, names: &[(i64, String)], model: &str) -> Result<(), Error> {
         let Some(stored) = self.mask_targets.get(field) else { return Ok(()) };
-        let stored: BTreeMap<&str, &str> = stored.iter().filter_map(|(value, name)| Some((value.as_str(), name.as_str()?))).collect();
+        let stored: BTreeMap<&str, &str> =
+            stored.iter().filter_map(|(value, name)| Some((value.as_str(), name.as_str()?))).collect();
         let is_there = |(value, name): &(i64, String)| stored.get(value.to_string().as_str()) == Some(&name.as_str());
         if stored.len() == names.len() && names.iter().all(is_there) {
             return Ok(());
@@ -215,7 +216,8 @@ impl Dataset {
     /// The fields in which camflow stored what a model predicts.
     pub fn prediction_fields(&self) -> Vec<String> {
         let is_one = |field: &&Field| {
-            ["Classification", "Detections", "Segmentation"].contains(&&*field.kind) && holds_predictions(field, &self.inner_fields)
+            ["Classification", "Detections", "Segmentation"].contains(&&*field.kind)
+                && holds_predictions(field, &self.inner_fields)
         };
         self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
     }

@@ -94,9 +94,10 @@ impl Schema {
             let kind = if of_detections { Kind::Detections { attention } } else { Kind::Heatmap { attention } };
             (field.name.as_str(), kind)
         });
-        let shown = self.fields.iter().filter_map(|field| {
-            Some((field.shown_in.as_deref()?, Kind::Heatmap { attention: field.attention_on.is_some() }))
-        });
+        let shown = self
+            .fields
+            .iter()
+            .filter_map(|field| Some((field.shown_in.as_deref()?, Kind::Heatmap { attention: field.attention_on.is_some() })));
         let predictions = self.predictions.iter().map(|field| (field.name.as_str(), Kind::Predictions(field.kind)));
         written.chain(shown).chain(predictions)
     }

@@ -473,7 +473,9 @@ mod tests {
         assert_eq!(names.iter().filter(|name| **name == "confidence").count(), 1);
         let mut of_a_user = ours.clone();
         of_a_user.get_array_mut("fields").unwrap().truncate(1);
-        assert!(lack(&[&of_a_user], name, Kind::Detections { attention: false }).unwrap_err().contains("camflow made no heatmaps"));
+        assert!(
+            lack(&[&of_a_user], name, Kind::Detections { attention: false }).unwrap_err().contains("camflow made no heatmaps")
+        );
         let mut earlier = ours.clone();
         let of_each = earlier.get_array_mut("fields").unwrap()[0].as_document_mut().unwrap().get_array_mut("fields").unwrap();
         let last = of_each.pop().and_then(|entry| Some(entry.as_document()?.get_str("name").ok()?.to_owned()));

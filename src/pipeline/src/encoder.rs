@@ -12,9 +12,9 @@ use crate::{
     fingerprint::Fingerprint,
     grid::{ClassIndex, ColumnIndex},
     message::{
-        ClassHeatmaps, Detected, Envelope, ExplainedSample, Heatmap, LayerMap, PixelClasses, PredictedClass, PredictedLabel, Prediction,
-        PredictionField, PredictionKind, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap,
-        StoredMap, WrittenHeatmap, WrittenPrediction, WrittenPredictions,
+        ClassHeatmaps, Detected, Envelope, ExplainedSample, Heatmap, LayerMap, PixelClasses, PredictedClass, PredictedLabel,
+        Prediction, PredictionField, PredictionKind, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap, StoredMap,
+        WrittenHeatmap, WrittenPrediction, WrittenPredictions,
     },
 };
 use camflow_measure::{Measure, Measured, Measures, rank_correlation};
@@ -178,7 +178,7 @@ impl Encoder {
             let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
             let mask = predictions.as_ref().and_then(|predictions| predictions.label.file());
             heatmaps.iter().any(|new| new.npy_path.as_deref() == Some(*path) || is_map(&new.map))
-                || mask.is_some_and(|(mask, _)| mask == path)
+                || mask.is_some_and(|(mask, _)| mask.as_path() == *path)
         };
         let is_replaced = |old: &StoredHeatmap| {
             heatmaps.iter().any(|new| new.field == old.field)
@@ -206,8 +206,9 @@ impl Encoder {
         let fingerprint = fingerprint.to_string();
         let class = |channel, confidence| PredictedClass { label: self.class_name(channel), confidence };
         let label = match kind {
-            PredictionKind::Classification => prediction
-                .map(|Prediction { channel, confidence }| PredictedLabel::Classification(class(channel, confidence))),
+            PredictionKind::Classification => {
+                prediction.map(|Prediction { channel, confidence }| PredictedLabel::Classification(class(channel, confidence)))
+            }
             PredictionKind::Detections => detected.map(|detected| {
                 let of = |one: Detected| (class(one.channel, one.confidence), one.bounds);
                 PredictedLabel::Detections(detected.into_iter().map(of).collect())

@@ -167,9 +167,8 @@ fn outcomes(study: &Study) -> Vec<Finding> {
     let mut found = Vec::new();
     let by = |model: &str| if study.outcomes.len() > 1 { format!("Model `{model}`") } else { "The model".to_owned() };
     let of = |model: &str| if study.outcomes.len() > 1 { format!(" of `{model}`") } else { String::new() };
-    let sure = |tally: &Tally| {
-        tally.mean_confidence().map_or_else(String::new, |mean| format!(", with a mean confidence of {mean:.2}"))
-    };
+    let sure =
+        |tally: &Tally| tally.mean_confidence().map_or_else(String::new, |mean| format!(", with a mean confidence of {mean:.2}"));
     let ids = |tally: &Tally| tally.samples.iter().map(|(_, sample)| sample.clone()).collect();
     for (model, outcomes) in &study.outcomes {
         let (wrong, right) = (all(&outcomes.false_positives), &outcomes.true_positives);

@@ -262,7 +262,10 @@ pub(crate) mod tests {
         assert_eq!(confidences(&found.most_confident), [0.99, 0.95, 0.8]);
         assert_eq!(confidences(&found.nearly_detected), [0.35, 0.34, 0.33]);
         assert_eq!(found.most_confident[0].heatmap.series.layer, "layer2", "the last layer's");
-        assert_eq!(frequent(&found.false_positives).iter().map(|(class, tally)| (*class, tally.count)).collect::<Vec<_>>(), [("dog", 5), ("cat", 1)]);
+        assert_eq!(
+            frequent(&found.false_positives).iter().map(|(class, tally)| (*class, tally.count)).collect::<Vec<_>>(),
+            [("dog", 5), ("cat", 1)]
+        );
         assert_eq!(found.false_positives["dog"].mean_inside(), Some(0.5));
     }
 
@@ -298,7 +301,10 @@ pub(crate) mod tests {
         let report = json(&study(), &[], "street", "Monday");
         let found = &report["detections"][0];
         assert_eq!((&found["num_false_positives"], &found["num_missed"]), (&json!(6), &json!(6)));
-        assert_eq!((&found["false_positives"][0]["class"], &found["most_confident"][0]["confidence"]), (&json!("dog"), &json!(0.99)));
+        assert_eq!(
+            (&found["false_positives"][0]["class"], &found["most_confident"][0]["confidence"]),
+            (&json!("dog"), &json!(0.99))
+        );
         let rows = csv_rows(&evaluated(1, "dog", "tp", 0.5, true));
         assert!(rows.lines().all(|row| row.ends_with(",d1,1,tp,0.75")), "{rows}");
     }

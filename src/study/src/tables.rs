@@ -40,8 +40,14 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
         let StoredDetection { id, rank, outcome, outcome_iou } = heatmap.detection.clone().unwrap_or_default();
         let rank = rank.map_or_else(String::new, |rank| rank.to_string());
         let detection = [quoted(id), rank, quoted(outcome.unwrap_or_default()), number(outcome_iou)];
-        let cells: Vec<String> =
-            texts.into_iter().chain(told).chain([number(heatmap.score)]).chain(numbers).chain(attention).chain(detection).collect();
+        let cells: Vec<String> = texts
+            .into_iter()
+            .chain(told)
+            .chain([number(heatmap.score)])
+            .chain(numbers)
+            .chain(attention)
+            .chain(detection)
+            .collect();
         rows += &cells.join(",");
         rows.push('\n');
     }

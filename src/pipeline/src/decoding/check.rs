@@ -11,8 +11,8 @@ use crate::{
     fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint},
     grid::ClassIndex,
     message::{
-        Envelope, Evaluated, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredHeatmap, StoredMask, StoredObject, StoredShape,
-        StoredTarget, TrueClass,
+        Envelope, Evaluated, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredHeatmap, StoredMask,
+        StoredObject, StoredShape, StoredTarget, TrueClass,
     },
 };
 use camflow_media::{

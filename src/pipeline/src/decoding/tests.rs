@@ -174,12 +174,7 @@ fn each_detection_is_a_target_of_its_own() {
 #[test]
 fn a_malformed_object_costs_its_own_class_only() {
     let world = World::new(false);
-    let bad = |label: &str, shape| {
-        StoredTarget::Objects(vec![
-            boxed("dog", [0.0, 0.0, 1.0, 1.0]),
-            object(Some(label), shape),
-        ])
-    };
+    let bad = |label: &str, shape| StoredTarget::Objects(vec![boxed("dog", [0.0, 0.0, 1.0, 1.0]), object(Some(label), shape)]);
     let shapes = [
         StoredShape::Malformed("no box".into()),
         StoredShape::Box { bounds: [0.0, f64::NAN, 1.0, 1.0], mask: None },
@@ -252,8 +247,7 @@ fn fingerprints_hold_what_objects_are_and_where() {
     };
     let triangle = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]];
     let mask = StoredMask::File("/no/mask.png".into());
-    let masked =
-        object(Some("horse"), StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) });
+    let masked = object(Some("horse"), StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) });
     let different = [
         of(vec![cat()]),
         of(vec![boxed("cat", [0.0, 0.0, 1.0, 0.5])]),

@@ -20,7 +20,9 @@ use std::{
 
 pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, Prediction, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
 pub use label::{Evaluated, StoredMask, StoredObject, StoredShape, StoredTarget};
-pub use predictions::{Detected, PixelClasses, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions};
+pub use predictions::{
+    Detected, PixelClasses, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions,
+};
 pub use sample::{Envelope, SampleRef, TrueClass};
 pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
@@ -185,7 +187,7 @@ impl SampleUpdate {
     /// The file of its predictions, if these have one.
     fn mask(&self) -> Option<(&Path, &Checksum)> {
         let (path, checksum) = self.predictions.as_ref()?.label.file()?;
-        Some((path, checksum))
+        Some((path.as_path(), checksum))
     }
 
     /// The files that its labels refer to.

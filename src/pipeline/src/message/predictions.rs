@@ -36,7 +36,8 @@ impl PixelClasses {
     pub fn on_image(&self, unseen: u16) -> Vec<u16> {
         let [rows, columns] = self.region.shown_by((self.height, self.width), self.input);
         let value = |row: usize, column: usize| self.values[row * self.width + column].unsigned_abs();
-        let pixel = |row: Option<usize>, column: Option<usize>| row.zip(column).map_or(unseen, |(row, column)| value(row, column));
+        let pixel =
+            |row: Option<usize>, column: Option<usize>| row.zip(column).map_or(unseen, |(row, column)| value(row, column));
         rows.iter().flat_map(|row| columns.iter().map(move |column| pixel(*row, *column))).collect()
     }
 }

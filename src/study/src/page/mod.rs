@@ -14,10 +14,10 @@ use super::{
     pictures::picture,
 };
 use attention::attention;
-use detections::detections;
 use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
 use camflow_names::Choice;
+use detections::detections;
 use plots::{axis, histogram};
 
 /// Series whose worst and best samples are shown; each takes a quarter of a megabyte.

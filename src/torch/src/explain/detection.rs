@@ -113,11 +113,7 @@ pub(super) fn probabilities(logits: &Tensor, scores: DetectionScores) -> Result<
 ///
 /// # Errors
 /// libtorch fails.
-pub(super) fn winners(
-    logits: &Tensor,
-    scores: DetectionScores,
-    background: Option<i64>,
-) -> Result<(Tensor, Tensor), TchError> {
+pub(super) fn winners(logits: &Tensor, scores: DetectionScores, background: Option<i64>) -> Result<(Tensor, Tensor), TchError> {
     let mut probabilities = probabilities(logits, scores)?;
     if let Some(background) = background {
         probabilities = probabilities.f_index_fill(1, &index_tensor(&[background], logits)?, 0.0)?;
@@ -289,7 +285,8 @@ mod tests {
         // Of a prediction that is half beside the image, its library stores the other half; another one has three quarters of that.
         let boxes = Tensor::from_slice(&[[-0.4f32, 0.0, 0.4, 1.0], [0.0, 0.0, 0.3, 1.0]].concat()).view([1, 2, 4]);
         let logits = Tensor::from_slice(&[1f32, 1.0]).view([1, 1, 2, 1]);
-        let predictions = Predictions::new(&logits, &boxes, Detections { scores: DetectionScores::Sigmoid, threshold: 0.5, suppression: None });
+        let predictions =
+            Predictions::new(&logits, &boxes, Detections { scores: DetectionScores::Sigmoid, threshold: 0.5, suppression: None });
         let meant = |stored: [f64; 4], shown: Option<BinaryMask>| {
             let found = predictions.meant(&[(cell(0, 0), 0, &[stored])], TiSlice::from_ref(&[shown])).expect("matched");
             values(found.get(cell(0, 0)).expect("there"))

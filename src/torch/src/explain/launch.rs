@@ -23,8 +23,7 @@ use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
     Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, PixelClasses,
-    Prediction, RunError,
-    SampleFailure, Stage, TargetDetection, TargetPixels,
+    Prediction, RunError, SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
 /// A batch, or a part of one, that is launched.
@@ -252,7 +251,16 @@ impl TorchExplainer {
             }
         }
         let num_unmatched = num_detections - num_matched;
-        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, detected, pixels, num_unmatched });
+        result.explained.push(ExplainedSample {
+            envelope,
+            seen,
+            attention,
+            classes,
+            prediction,
+            detected,
+            pixels,
+            num_unmatched,
+        });
     }
 }
 
@@ -335,7 +343,13 @@ fn read_pixels(copy: HostCopy, size: (usize, usize), samples: &[DecodedSample]) 
             sample.envelope.predictions?;
             let values = values[n * height * width..(n + 1) * height * width].to_vec();
             let is_decided = values.iter().all(|value| *value >= 0);
-            is_decided.then_some(PixelClasses { height, width, values, input: (sample.height, sample.width), region: sample.region })
+            is_decided.then_some(PixelClasses {
+                height,
+                width,
+                values,
+                input: (sample.height, sample.width),
+                region: sample.region,
+            })
         };
         samples.iter().enumerate().map(of).collect()
     })

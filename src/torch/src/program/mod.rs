@@ -57,8 +57,8 @@ pub use layers::{Layer, split_layers};
 pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{
-    DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Suppression, Task,
-    TextConfidence, TextInfo, TokenInfo,
+    DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding,
+    Suppression, Task, TextConfidence, TextInfo, TokenInfo,
 };
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub(crate) use settings::MathAttention;
