@@ -121,7 +121,7 @@ def test_what_is_no_evaluation_of_the_labels_is_refused(dataset, annotate):
     dataset.clone_sample_field("predictions", "others")
     dataset.reload()
     said = annotate("--eval-key", "eval", field="others", code=2).stderr
-    assert "about other detections than those of field `others`" in said and "`predictions` and `truth`" in said, said
+    assert "about other detections than those of field `others`" in said and "it is about `predictions`, `truth`" in said, said
     dataset.delete_evaluations()
     assert "evaluate_detections" in annotate("--eval-key", "eval", code=2).stderr
 
