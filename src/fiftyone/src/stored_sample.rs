@@ -341,7 +341,7 @@ mod tests {
         let reader = SampleReader::new(None, vec!["cam".into()], None);
         let expected = doc! {
             "filepath": 1, "cam._cls": 1, "cam.fingerprint": 1, "cam.map_path": 1, "cam.npy_path": 1, "cam.map_checksum": 1,
-            "cam.npy_checksum": 1,
+            "cam.npy_checksum": 1, "cam.mask_path": 1, "cam.mask_checksum": 1,
         };
         assert_eq!(reader.projection(), expected);
         let reader = SampleReader::new(Some(field(LabelKind::Classifications)), Vec::new(), None);
