@@ -216,7 +216,12 @@ impl Schema {
     }
 
     fn conflict(&self, field: &str, reason: String) -> Error {
-        Error::HeatmapField { field: field.to_owned(), dataset: self.dataset.name.clone(), reason }
+        let (dataset, is_prediction) =
+            (self.dataset.name.clone(), self.predictions.as_ref().is_some_and(|own| own.name == field));
+        match is_prediction {
+            true => Error::PredictionField { field: field.to_owned(), dataset, reason },
+            false => Error::HeatmapField { field: field.to_owned(), dataset, reason },
+        }
     }
 }
 

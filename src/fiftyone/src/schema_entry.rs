@@ -224,9 +224,10 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
             let missing = missing(stored, ours_of_predictions(kind))?;
             return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
         }
-        Kind::Detections { .. } if !has("fingerprint") || !has("method") => {
-            return Err("it exists already, with detections that camflow made no heatmaps of".to_owned());
+        Kind::Detections { .. } if !has("fingerprint") => {
+            return Err("it exists already, with detections that camflow did not make".to_owned());
         }
+        Kind::Detections { .. } if !has("method") => return Err("it exists already, with predictions".to_owned()),
         Kind::Detections { attention } => attention,
     };
     let mut attributes = inner(stored);
@@ -473,9 +474,7 @@ mod tests {
         assert_eq!(names.iter().filter(|name| **name == "confidence").count(), 1);
         let mut of_a_user = ours.clone();
         of_a_user.get_array_mut("fields").unwrap().truncate(1);
-        assert!(
-            lack(&[&of_a_user], name, Kind::Detections { attention: false }).unwrap_err().contains("camflow made no heatmaps")
-        );
+        assert!(lack(&[&of_a_user], name, Kind::Detections { attention: false }).unwrap_err().contains("camflow did not make"));
         let mut earlier = ours.clone();
         let of_each = earlier.get_array_mut("fields").unwrap()[0].as_document_mut().unwrap().get_array_mut("fields").unwrap();
         let last = of_each.pop().and_then(|entry| Some(entry.as_document()?.get_str("name").ok()?.to_owned()));
