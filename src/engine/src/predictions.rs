@@ -101,11 +101,11 @@ pub(crate) fn check_predictions<'a>(
     program: &Program,
     dataset: &Dataset,
     field: &PredictionField,
-    others: impl Iterator<Item = (&'a str, &'a str)>,
+    mut others: impl Iterator<Item = (&'a str, &'a str)>,
     observer: &dyn Observer,
 ) -> Result<(), Diagnostic> {
     let PredictionField { name, model, fingerprint, .. } = field;
-    for (other, what) in others.filter(|(other, _)| other == name) {
+    if let Some((other, what)) = others.find(|(other, _)| other == name) {
         return Err(Diagnostic::invalid(format!("`--predictions {name}` and {what} are the same field, `{other}`"))
             .hint("give the predictions a field of their own"));
     }

@@ -9,6 +9,7 @@ use super::{
     sample_page::sample_page,
     selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
     source::unknown_ids,
+    stored_label::numbers,
 };
 use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series, StoredDetection, StoredPrediction};
 use camflow_names::Choice;
@@ -98,7 +99,7 @@ impl MeasuredSource {
             "true_class",
             "correct",
         ];
-        const OF_DETECTIONS: [&str; 4] = ["_id", "rank", "outcome", "outcome_iou"];
+        const OF_DETECTIONS: [&str; 5] = ["_id", "bounding_box", "rank", "outcome", "outcome_iou"];
         let mut projection = doc! {"filepath": 1, "tags": 1};
         let attributes = || FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name()));
         for field in &self.fields {
@@ -135,6 +136,7 @@ fn heatmaps(field: &str, label: &RawDocument) -> Vec<MeasuredHeatmap> {
 fn stored_detection(detection: &RawDocument) -> StoredDetection {
     StoredDetection {
         id: detection.get_object_id("_id").map(|id| id.to_hex()).unwrap_or_default(),
+        bounds: detection.get_array("bounding_box").ok().and_then(numbers),
         rank: number(detection, "rank").map(|rank| rank as u64),
         outcome: detection.get_str("outcome").ok().map(ToOwned::to_owned),
         outcome_iou: number(detection, "outcome_iou"),

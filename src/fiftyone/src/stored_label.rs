@@ -131,7 +131,7 @@ fn array(value: bson::error::Result<RawBsonRef<'_>>) -> Option<&RawArray> {
 }
 
 /// Exactly `N` numbers.
-fn numbers<const N: usize>(values: &RawArray) -> Option<[f64; N]> {
+pub(super) fn numbers<const N: usize>(values: &RawArray) -> Option<[f64; N]> {
     let mut numbers = [0.0; N];
     let mut values = values.into_iter();
     for number in &mut numbers {

@@ -64,6 +64,8 @@ pub struct StoredDetection {
     pub id: String,
     /// Its place among those of its image, that with the highest confidence first, from 1; `None` where it has no confidence.
     pub rank: Option<u64>,
+    /// Its box: left, top, width and height in fractions of the image's sides.
+    pub bounds: Option<[f64; 4]>,
     /// What an evaluation found: `tp`, `fp` or `fn`; `None` where it was not asked.
     pub outcome: Option<String>,
     /// The overlap with the object that it was matched with, in `[0, 1]`.

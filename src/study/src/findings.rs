@@ -59,6 +59,11 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     if is_fine {
         found.extend(fine(study));
     }
+    // A sample may have several detections.
+    for finding in &mut found {
+        let mut seen = BTreeSet::new();
+        finding.samples.retain(|sample| seen.insert(sample.clone()));
+    }
     found
 }
 
@@ -175,7 +180,7 @@ fn outcomes(study: &Study) -> Vec<Finding> {
         if wrong.count >= ENOUGH {
             let inside = match (wrong.mean_inside(), right.mean_inside()) {
                 (Some(wrong), Some(right)) => format!(
-                    " {} of their heatmaps lies inside of their boxes in the mean, {} of those of true positives.",
+                    " In the mean {} of their heatmaps lies inside of their boxes, of true positives {}.",
                     percent(wrong),
                     percent(right)
                 ),

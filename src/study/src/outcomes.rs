@@ -217,6 +217,7 @@ pub(crate) mod tests {
     pub(crate) fn evaluated(id: u32, class: &str, outcome: &str, confidence: f64, is_predicted: bool) -> MeasuredSample {
         let detection = StoredDetection {
             id: format!("d{id}"),
+            bounds: Some([0.25, 0.25, 0.5, 0.5]),
             rank: is_predicted.then_some(1),
             outcome: Some(outcome.into()),
             outcome_iou: (outcome == "tp").then_some(0.75),

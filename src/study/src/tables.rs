@@ -37,7 +37,7 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
         ];
         let numbers = Measure::ALL.iter().map(|measure| number(heatmap.measures.get(*measure)));
         let attention = [quoted(heatmap.attention_on.as_deref().unwrap_or_default()), quoted(attention(heatmap))];
-        let StoredDetection { id, rank, outcome, outcome_iou } = heatmap.detection.clone().unwrap_or_default();
+        let StoredDetection { id, rank, outcome, outcome_iou, .. } = heatmap.detection.clone().unwrap_or_default();
         let rank = rank.map_or_else(String::new, |rank| rank.to_string());
         let detection = [quoted(id), rank, quoted(outcome.unwrap_or_default()), number(outcome_iou)];
         let cells: Vec<String> = texts

@@ -43,7 +43,7 @@ pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
             Step::Next(Decoded::Ready(Box::new(decoded)))
         }
         Err(Stop::Skip(reason)) => match withdrawal(decoder, &envelope, reason) {
-            Some(update) => Step::Next(Decoded::Withdrawn(update)),
+            Some(update) => Step::Next(Decoded::Withdrawn(Box::new(update))),
             None => Stop::Skip(reason).of(envelope.sample),
         },
         Err(failed) => match failed.of(envelope.sample) {

@@ -91,7 +91,7 @@ pub(crate) enum Decoded {
     /// It is ready for the device.
     Ready(Box<DecodedSample>),
     /// There is nothing to explain any more, and heatmaps of before are to go.
-    Withdrawn(SampleUpdate),
+    Withdrawn(Box<SampleUpdate>),
 }
 
 /// N samples of one input shape.

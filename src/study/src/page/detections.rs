@@ -30,7 +30,7 @@ pub(super) fn detections(study: &Study) -> String {
     }
     let text = "What an evaluation of FiftyOne's found of detections that have heatmaps of their own: those that are no object, and labelled \
                 objects that are not detected, each by the confidence that the model has there. What lies inside is the share of the \
-                heatmap in the detection's own box.";
+                heatmap in the detection's own box, which is outlined.";
     format!("<h2>Detections that are wrong</h2>\n<p class=\"soft\">{text}</p>\n{html}")
 }
 
@@ -68,7 +68,7 @@ fn figure(found: &EvaluatedDetection) -> String {
     let inside = heatmap.measures.get(Measure::EnergyInside);
     let inside = inside.map_or_else(String::new, |inside| format!(", {} inside", number(Some(inside))));
     format!(
-        "<figure>{}<figcaption title=\"{path}\"><b class=\"low\">{}</b>{}{inside}<code>{}</code></figcaption></figure>",
+        "<figure>{}<figcaption title=\"{path}\"><b class=\"low\">{}</b> {}{inside}<code>{}</code></figcaption></figure>",
         image(media_path, Some(heatmap)),
         number(*confidence),
         escaped(&heatmap.series.class),
