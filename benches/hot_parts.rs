@@ -271,6 +271,7 @@ fn commit(bencher: Bencher) {
         let update = |(n, id): (usize, &ObjectId)| SampleUpdate {
             sample: SampleRef { seq: n as u64, id: id.to_hex(), media_path: format!("/data/{n}.jpg").into() },
             heatmaps: names.iter().map(|name| heatmap(name, n)).collect(),
+            predictions: None,
             withdrawn: Vec::new(),
             superseded: Vec::new(),
             existing: names.iter().filter(|_| round > 1).map(|name| read(name, n)).collect(),

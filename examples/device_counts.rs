@@ -61,6 +61,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         counterfactuals: None,
         confidence: false,
         predictions: false,
+        detections: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,

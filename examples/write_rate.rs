@@ -187,7 +187,14 @@ impl Committer {
             fingerprint: format!("{:032x}", self.round),
         };
         let heatmaps = self.fields.iter().map(heatmap).collect();
-        SampleUpdate { sample: sample.clone(), heatmaps, withdrawn: Vec::new(), superseded: Vec::new(), existing: read.to_vec() }
+        SampleUpdate {
+            sample: sample.clone(),
+            heatmaps,
+            predictions: None,
+            withdrawn: Vec::new(),
+            superseded: Vec::new(),
+            existing: read.to_vec(),
+        }
     }
 }
 

@@ -26,6 +26,8 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "faithfulness",
             "counterfactuals",
             "attention-on",
+            "eval-key",
+            "predictions",
             "map",
             "apply-exif",
             "mask",

@@ -36,7 +36,7 @@ pub(super) struct Args {
     /// Keys of the runs to remove; `camflow runs` lists them
     #[arg(value_name = "RUN", required_unless_present = "fields")]
     runs: Vec<String>,
-    /// These heatmap fields instead, whichever runs write them
+    /// These fields of heatmaps or predictions instead, whichever runs write them
     #[arg(long, value_delimiter = ',', value_name = "FIELD", conflicts_with = "runs")]
     fields: Vec<String>,
     /// Folder with the heatmaps, where no run says so; default: as for `annotate`
@@ -84,7 +84,8 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     if cancellation.is_cancelled() {
         return Ok(stopped());
     }
-    contents.iter().for_each(|content| print(&described(content, verb)));
+    let predictions = dataset.prediction_fields();
+    contents.iter().for_each(|content| print(&described(content, verb, predictions.contains(&content.field))));
 
     let num_stuck = match args.apply {
         true => release_files(&plan, &dataset, &folders, args.grace, &cancellation)?,
@@ -143,7 +144,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         }
         (fields, named)
     } else {
-        let asked = asked_heatmap_fields(dataset, &dataset.written_fields(), &args.fields)?;
+        let asked = asked_heatmap_fields(dataset, &present_fields(dataset), &args.fields)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| asked.contains(field));
         let emptied = runs.into_iter().filter(emptied).collect();
         (asked, emptied)
@@ -153,7 +154,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         folders.insert(heatmap_folder(args.out.as_deref(), dataset.name())?);
     }
     // What a command that was cut off has taken out of the schema already may still have files.
-    let known = dataset.written_fields();
+    let known = present_fields(dataset);
     let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| known.contains(field));
     notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{}` any more", names::shown(field))));
     Ok(Plan { fields, present, runs, folders, notes })
@@ -179,13 +180,18 @@ fn stopped() -> Exit {
     Exit::Interrupted
 }
 
-fn described(content: &FieldContent, verb: &str) -> String {
+/// The fields with what camflow wrote.
+fn present_fields(dataset: &Dataset) -> Vec<String> {
+    [dataset.written_fields(), dataset.prediction_fields()].concat()
+}
+
+fn described(content: &FieldContent, verb: &str, are_predictions: bool) -> String {
     let FieldContent { field, num_ours, num_others } = content;
-    let field = names::shown(field);
+    let (field, what) = (names::shown(field), if are_predictions { "predictions" } else { "heatmaps" });
     match num_others {
-        0 => format!("{verb} field `{field}`: {num_ours} heatmaps"),
+        0 => format!("{verb} field `{field}`: {num_ours} {what}"),
         _ => format!(
-            "{verb} {num_ours} heatmaps from field `{field}`, which stays: {num_others} samples have something there that camflow did not make"
+            "{verb} {num_ours} {what} from field `{field}`, which stays: {num_others} samples have something there that camflow did not make"
         ),
     }
 }

@@ -157,7 +157,7 @@ fn check_files(args: &Args) -> Result<(), Diagnostic> {
 
 /// The heatmap fields to read.
 fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
-    let known = dataset.heatmap_fields();
+    let known = dataset.written_fields();
     if known.is_empty() {
         let name = dataset.name();
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))

@@ -95,6 +95,10 @@ annotate --dataset flowers --class dog --target labels:score
 annotate --dataset flowers --class dog --target labels:truth --attention-on truht
 annotate --dataset flowers --class dog --target labels:truth --attention-on score
 annotate --dataset flowers --class dog --target predicted --counterfactuals impute
+annotate --dataset flowers --class dog --target labels:truth --predictions truth
+annotate --dataset flowers --class dog --target predicted --predictions truth
+annotate --dataset flowers --class dog --target labels:truth --per-detection --eval-key eval
+annotate --dataset flowers --class dog --target labels:truth --eval-key eval
 annotate --dataset flowers --class dgo --target predicted
 annotate --dataset flowers --class person --target labels:truth
 annotate --dataset flowers --text "a red car"

@@ -38,6 +38,10 @@ pub struct Args {
     counterfactuals: Counterfactuals,
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     attention_on: Option<String>,
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    predictions: Option<String>,
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    eval_key: Option<String>,
     #[arg(long)]
     map: Vec<ClassMapping>,
     #[arg(long)]
@@ -161,6 +165,8 @@ impl From<Args> for JobSpec {
             faithfulness,
             counterfactuals,
             attention_on,
+            predictions,
+            eval_key,
             map,
             field,
             out,
@@ -242,6 +248,8 @@ impl From<Args> for JobSpec {
             faithfulness,
             counterfactuals,
             attention_on,
+            predictions,
+            eval_key,
             map,
             field,
             out,

@@ -43,7 +43,12 @@ impl Asked {
         notices.iter().for_each(|notice| observer.notice(notice));
         let view = spec.view.as_deref().map(View::Saved).or(spec.view_stages.as_deref().map(View::Stages));
         let mut shown: Vec<&LabelField> = label.iter().collect();
-        shown.extend(attention.iter().map(|attention| &attention.field).filter(|field| label.as_ref() != Some(*field)));
+        shown.extend(
+            attention
+                .iter()
+                .map(|attention| &attention.field)
+                .filter(|field| label.as_ref().is_none_or(|label| label.name != field.name)),
+        );
         let view = view.map(|view| resolve_view(&dataset, view, &shown, spec.python.clone()));
         let view = view.transpose().map_err(|error| match engine.cancellation.is_cancelled() {
             // Ctrl-C ends the Python that resolves a view, too.
@@ -116,6 +121,7 @@ pub(crate) fn decoder(
         per_detection: spec.per_detection,
         slicing: cam.slices.slicing(),
         attention: None,
+        predictions: None,
         masks: SeenMasks::default(),
     }
 }

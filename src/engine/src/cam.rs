@@ -203,6 +203,7 @@ impl CamSpec {
             counterfactuals: None,
             confidence: false,
             predictions: false,
+            detections: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size.get(),
             slice_batch: None,

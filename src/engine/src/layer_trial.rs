@@ -97,7 +97,7 @@ impl LayerTrial {
         cancellation: &Cancellation,
     ) -> Result<(), Diagnostic> {
         // Nothing is written, and what is up to date is explained, too.
-        let decoder = Decoder { overwrite: true, ..decoder };
+        let decoder = Decoder { overwrite: true, predictions: None, ..decoder };
         let encoder = Encoder {
             folder: PathBuf::new(),
             fields: decoder.fields.clone(),
@@ -105,6 +105,7 @@ impl LayerTrial {
             store: Store::Inline,
             npy: NpyFormat::None,
             absence: SkipReason::ClassAbsent,
+            predictions: None,
             class_names: BTreeMap::new(),
         };
         for some in samples.chunks(NUM_IMAGES) {

@@ -20,6 +20,7 @@ mod note;
 mod observer;
 mod outlook;
 mod page;
+mod predictions;
 mod present;
 mod record;
 mod reference;

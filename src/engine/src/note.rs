@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Exit, JobSpec};
 use camflow_fiftyone::{Dataset, Error, LabelField, Part, RunNote, Shard, has_run};
 use camflow_names::Choice;
-use camflow_pipeline::{HeatmapFields, SkipReason, Summary};
+use camflow_pipeline::{HeatmapFields, PredictionField, SkipReason, Summary};
 use camflow_report::{RunRecord, redact_json};
 use camflow_torch::explain::Column;
 use camflow_torch::program::Program;
@@ -17,6 +17,8 @@ pub(crate) struct Computed<'a> {
     pub classes: &'a [String],
     pub label: Option<&'a LabelField>,
     pub fields: &'a HeatmapFields,
+    /// The field that gets what the model predicts.
+    pub predictions: Option<&'a PredictionField>,
     /// `None` where nothing is written to disk.
     pub folder: Option<std::path::PathBuf>,
     /// The shard, if the run was not about all samples.
@@ -33,7 +35,7 @@ pub(crate) fn note_run(
     summary: &Summary,
     exit: Exit,
 ) -> Result<(), Error> {
-    let Computed { program, columns, classes, label, fields, folder, part } = computed;
+    let Computed { program, columns, classes, label, fields, predictions, folder, part } = computed;
     let is_changed = summary.num_committed > 0;
     let has_heatmaps = is_changed || summary.skipped.contains_key(&SkipReason::UpToDate);
     // What a shard passes over is a part of what its job does.
@@ -52,6 +54,7 @@ pub(crate) fn note_run(
         "layers": distinct(columns.iter().map(|column| column.path.as_str())),
         "methods": distinct(columns.iter().map(|column| column.method.name())),
         "classes": classes,
+        "predictions": predictions.map(|field| field.name.as_str()),
         "target": spec.target().to_string(),
         "label_field": label.map(|label| label.name.as_str()),
         "camflow_version": env!("CARGO_PKG_VERSION"),
@@ -64,7 +67,7 @@ pub(crate) fn note_run(
     });
     let note = RunNote {
         job: spec.name.clone(),
-        fields: fields.names().map(ToOwned::to_owned).collect(),
+        fields: fields.names().chain(predictions.map(|field| field.name.as_str())).map(ToOwned::to_owned).collect(),
         folder,
         part: part.map(|shard| Part { shard, is_done: matches!(exit, Exit::Done | Exit::SomeFailed), is_idle: !is_changed }),
         details: match redact_json(details) {

@@ -108,6 +108,10 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
     if let Some(label) = label.as_ref().filter(|_| spec.per_detection) {
         check_boxes(label)?;
     }
+    let label = match (label, &spec.eval_key) {
+        (Some(label), Some(key)) => Some(label.with_evaluation(&dataset, key)?),
+        (label, _) => label,
+    };
     if spec.view.is_some() && spec.view_stages.is_some() {
         return Err(Diagnostic::invalid("`--view` and `--view-stages` name two views").hint("leave one of them out"));
     }
@@ -228,6 +232,23 @@ pub(crate) fn job_settings(spec: &JobSpec, program: &Program, label: Option<&Lab
     settings
 }
 
+/// What was asked for, as far as the model's predictions depend on it.
+pub(crate) fn prediction_settings(spec: &JobSpec, program: &Program) -> Vec<(&'static str, String)> {
+    let metadata = &program.metadata;
+    let mut settings = vec![("precision", precision_setting(spec, metadata)), ("exif", spec.apply_exif.to_string())];
+    settings.extend(one_channel_setting(program.one_channel()));
+    if metadata.is_one_by_one() {
+        settings.push(("batch", "one by one".to_owned()));
+    }
+    settings.extend(texts::setting_of_all(program));
+    settings
+}
+
+/// A run that is exact and one that is not differ in the last bits.
+fn precision_setting(spec: &JobSpec, metadata: &ModelMetadata) -> String {
+    if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()
+}
+
 fn settings(
     spec: &JobSpec,
     metadata: &ModelMetadata,
@@ -239,14 +260,13 @@ fn settings(
         (TargetSpec::Similar(similarity), None) => similarity.word().to_owned(),
         (target, label) => target_text(target, label),
     };
-    // A run that is exact and one that is not differ in the last bits.
     let mut settings = vec![
         ("smooth", format!("eigen={} aug={}", spec.eigen_smooth, spec.aug_smooth)),
         ("target", target),
         ("size", spec.size.name().to_owned()),
         ("npy", spec.npy.setting().to_owned()),
         ("store", spec.store.name().to_owned()),
-        ("precision", if spec.cam().device.is_exact(metadata) { "exact" } else { spec.precision.name() }.to_owned()),
+        ("precision", precision_setting(spec, metadata)),
         ("exif", spec.apply_exif.to_string()),
         // Labels of earlier versions have none.
         ("measures", measures_setting(spec.faithfulness, spec.counterfactuals)),
@@ -287,7 +307,7 @@ pub(crate) fn selection(
     dataset: &Dataset,
     label: Option<LabelField>,
     attention: Option<LabelField>,
-    fields: &[HeatmapField],
+    fields: Vec<String>,
     view: Option<SavedView>,
     listed: Option<Vec<String>>,
 ) -> Result<Selection, Diagnostic> {
@@ -300,7 +320,7 @@ pub(crate) fn selection(
         label,
         attention,
         changes: changes.flatten(),
-        heatmap_fields: fields.iter().map(|field| field.name.clone()).collect(),
+        heatmap_fields: fields,
         per_detection: spec.per_detection,
         tags: chosen_tags(dataset, &spec.tags)?,
         ids,
@@ -332,7 +352,7 @@ pub fn output_folder(out: Option<&Path>, base: Option<&Path>, dataset: &str) -> 
 
 /// The output folder, which can be written to; `None` where nothing is written to disk.
 pub(crate) fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) -> Result<Option<PathBuf>, Diagnostic> {
-    if spec.store != Store::Path && spec.npy == NpyFormat::None {
+    if spec.store != Store::Path && spec.npy == NpyFormat::None && spec.predictions.is_none() {
         return Ok(None);
     }
     let folder = output_folder(spec.out.as_deref(), engine.folders.heatmaps.as_deref(), dataset.name())?;

@@ -15,6 +15,7 @@ use super::{
     note::{Computed, note_run},
     outlook::most_bytes,
     page::Page,
+    predictions::{check_predictions, mask_names, prediction_field},
     present::check_present,
     record::recorded,
     reference::{self, FoundReference, embedded, similarity_of},
@@ -32,8 +33,8 @@ use camflow_fiftyone::{
 use camflow_media::shown;
 use camflow_names::backticked;
 use camflow_pipeline::{
-    AttentionOn, BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, RunError, RunOptions,
-    SkipReason, Source, SpaceCheck, Targets, run, survey,
+    AttentionOn, BatchLimit, Decoder, Encoder, Event, HeatmapFields, LabelNames, NpyFormat, Parts, PredictionField, RunError,
+    RunOptions, SkipReason, Source, SpaceCheck, Targets, run, survey,
 };
 use camflow_report::{RunRecord, error_text};
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing};
@@ -82,8 +83,19 @@ pub struct Work {
     /// The fields that get the heatmaps.
     pub fields: HeatmapFields,
     heatmap_fields: Vec<HeatmapField>,
+    /// The field that gets what the model predicts.
+    predictions: Option<PredictionField>,
     /// Where files go; `None` where nothing is written to disk.
     pub folder: Option<std::path::PathBuf>,
+}
+
+impl Work {
+    /// The fields that the run reads and writes beside its predictions, with what each is.
+    fn other_fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        let label = self.label.iter().map(|label| (label.name.as_str(), "the label"));
+        let attention = self.attention.iter().map(|attention| (attention.field.name.as_str(), "`--attention-on`"));
+        label.chain(attention).chain(self.fields.names().map(|name| (name, "a field of heatmaps")))
+    }
 }
 
 impl<'a> Session<'a> {
@@ -120,6 +132,7 @@ impl<'a> Session<'a> {
             // What is no score of a class has no probability.
             confidence: !options.reading.is_value,
             predictions: !options.reading.is_value && options.reading.detections.is_none(),
+            detections: spec.predictions.is_some(),
             with_layer_maps: spec.npy == NpyFormat::Layer,
             slice_batch: match spec.batch_size {
                 BatchSize::Samples(samples) => Some(samples.get()),
@@ -159,7 +172,7 @@ impl<'a> Session<'a> {
         destination(spec, self.engine, &side.dataset)?;
         let Asked { dataset, label, view, targets, names_of_classes, class_names, .. } =
             Asked::of(side, spec, self.engine, &self.program, &self.references, &())?;
-        let selection = selection(spec, &dataset, label.clone(), None, &[], view, self.listed.clone())?;
+        let selection = selection(spec, &dataset, label.clone(), None, Vec::new(), view, self.listed.clone())?;
         let num_seen = selection.limit.map_or(MAX_SEEN as u64, |limit| limit.min(MAX_SEEN as u64));
         let samples =
             SampleSource::new(&dataset, Selection { limit: Some(num_seen), ..selection })?.next_samples().map_err(aborted)?;
@@ -202,18 +215,36 @@ impl<'a> Session<'a> {
             shown.iter().map(|row| row.iter().map(|name| written_field(spec, name)).collect()).collect();
         let folder = destination(spec, self.engine, &dataset)?;
         if let Some(folder) = folder.as_deref() {
-            check_paths(folder, names.iter().flatten().map(String::as_str))?;
+            let written = names.iter().flatten().chain(&spec.predictions);
+            check_paths(folder, written.map(String::as_str))?;
         }
         let fields = fields(&names, &targets, &self.columns);
         let heatmap_fields = describe_fields(spec, &shown, &self.columns, program);
         let labels = LabelNames::new(names_of_classes.clone());
-        let work = Work { dataset, label, attention, view, targets, labels, class_names, names, fields, heatmap_fields, folder };
+        let predictions = prediction_field(spec, program)?;
+        let work = Work {
+            dataset,
+            label,
+            attention,
+            view,
+            targets,
+            labels,
+            class_names,
+            names,
+            fields,
+            heatmap_fields,
+            predictions,
+            folder,
+        };
         if !self.is_checked {
             // Those were taken from the labels.
             if !spec.class.has("all") {
                 check_labels(&work, &names_of_classes, self.observer)?;
             }
             check_present(spec, program, &self.columns, &work, self.observer)?;
+            if let Some(field) = &work.predictions {
+                check_predictions(spec, program, &work.dataset, field, work.other_fields(), self.observer)?;
+            }
             self.is_checked = true;
         }
         Ok(work)
@@ -227,7 +258,9 @@ impl<'a> Session<'a> {
         let (label, view) = (work.label.clone(), work.view.take());
         let attention = work.attention.as_ref().map(|attention| attention.field.clone());
         let listed = self.listed.clone();
-        let mut selection = selection(self.spec(), &work.dataset, label, attention, &work.heatmap_fields, view, listed)?;
+        let predictions = work.predictions.iter().map(|field| &field.name);
+        let fields = work.heatmap_fields.iter().map(|field| &field.name).chain(predictions).cloned().collect();
+        let mut selection = selection(self.spec(), &work.dataset, label, attention, fields, view, listed)?;
         selection.shard = Some(shard);
         if let Some(limit) = limit {
             selection.limit = Some(selection.limit.map_or(limit, |most| most.min(limit)));
@@ -345,11 +378,18 @@ impl<'a> Session<'a> {
         source.warnings().iter().for_each(|warning| observer.warning(warning));
         source.notices().iter().for_each(|notice| observer.notice(notice));
         let mut sink = UpdateSink::new(&work.dataset, work.heatmap_fields.clone())?;
+        if let Some(predictions) = &work.predictions {
+            sink = sink.with_predictions(predictions.clone())?;
+            let names = mask_names(predictions, &self.program);
+            if !names.is_empty() {
+                sink.name_masks(&predictions.name, names);
+            }
+        }
         self.load()?;
         record.fields = work.fields.names().map(ToOwned::to_owned).collect();
         let part = Some(shard).filter(|shard| !shard.is_whole());
         observer.step(&format!(
-            "dataset `{}`: {} samples{}, target {}; model `{}` on {}; fields {}",
+            "dataset `{}`: {} samples{}, target {}; model `{}` on {}; fields {}{}",
             work.dataset.name(),
             source.num_samples().map_or_else(|| "?".into(), |count| count.to_string()),
             part.map(|shard| format!(" in shard {shard}")).unwrap_or_default(),
@@ -357,12 +397,13 @@ impl<'a> Session<'a> {
             self.program.metadata.name,
             self.device_names().join(", "),
             backticked(&record.fields),
+            work.predictions.as_ref().map(|field| format!("; predictions `{}`", field.name)).unwrap_or_default(),
         ));
-        let Work { dataset, label, attention, targets, labels, class_names, names, fields, folder, .. } = work;
+        let Work { dataset, label, attention, targets, labels, class_names, names, fields, predictions, folder, .. } = work;
         let tell_taken = || labels.take_notices().iter().for_each(|notice| observer.notice(notice));
         let decoder = decoder(spec, &self.program, targets, labels.clone(), fields.clone(), label.as_ref());
         let attention = attention.map(|AttentionSide { field, names }| AttentionOn::new(field.name, names));
-        let decoder = Decoder { attention, ..decoder };
+        let decoder = Decoder { attention, predictions: predictions.clone(), ..decoder };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let num_workers = spec.workers.map_or(cores, NonZeroUsize::get);
         let failures = failure_key(&dataset, spec.name.as_deref(), &record.fields);
@@ -409,6 +450,7 @@ impl<'a> Session<'a> {
                 true => SkipReason::NotPredicted,
                 false => SkipReason::ClassUnseen,
             },
+            predictions: predictions.clone(),
             class_names: match self.references.is_empty() {
                 true => self.program.metadata.classes.clone(),
                 false => (0..).zip(&self.references).map(|(index, found)| (index, found.name.clone())).collect(),
@@ -439,7 +481,7 @@ impl<'a> Session<'a> {
         tell_taken();
         observer.finish(&summary, fault.as_ref());
         record.summary = Some(summary.clone());
-        if summary.num_committed == 0 {
+        if summary.num_heatmaps + summary.num_withdrawn == 0 {
             explain_absence(&decoder, label.as_ref(), &summary.skipped, observer);
         }
         tell_doubts(&decoder, observer);
@@ -452,7 +494,16 @@ impl<'a> Session<'a> {
             (None, false, _) => Exit::SomeFailed,
         };
         let (program, columns, label) = (&self.program, &self.columns[..], label.as_ref());
-        let computed = Computed { program, columns, classes: &class_names, label, fields: &fields, folder: folder.clone(), part };
+        let computed = Computed {
+            program,
+            columns,
+            classes: &class_names,
+            label,
+            fields: &fields,
+            predictions: predictions.as_ref(),
+            folder: folder.clone(),
+            part,
+        };
         let is_complete = fault.is_none() && !summary.interrupted;
         let note = || {
             note_failures(&dataset, failures, &known, is_complete)?;

@@ -141,6 +141,15 @@ pub struct JobSpec {
     /// the class's share of the area: `attention` of the heatmap's label, and a table in `camflow report`
     #[schemars(extend("x-value" = "FIELD"))]
     pub attention_on: Option<String>,
+    /// With `--per-detection`: what this evaluation of FiftyOne's (`evaluate_detections(..., eval_key=KEY)`) found of each detection, `tp`,
+    /// `fp` or `fn`, becomes `outcome` of its heatmap, and leads `camflow report`
+    #[schemars(extend("x-value" = "KEY"))]
+    pub eval_key: Option<String>,
+    /// Store also what the model predicts for each sample in this field: a class with its confidence (`fo.Classification`), of a detector
+    /// the objects with boxes and confidences (`fo.Detections`), of a segmentation network a mask (`fo.Segmentation`); what camflow did not
+    /// write is never replaced
+    #[schemars(extend("x-value" = "FIELD"))]
+    pub predictions: Option<String>,
     /// Which class of the model a label of the dataset is, where the two are not written the same; may be repeated
     #[serde(with = "mappings")]
     #[schemars(with = "std::collections::BTreeMap<String, String>", extend("x-value" = "LABEL=CLASS"))]
@@ -299,6 +308,8 @@ impl Default for JobSpec {
             faithfulness: false,
             counterfactuals: Counterfactuals::default(),
             attention_on: None,
+            eval_key: None,
+            predictions: None,
             map: Vec::new(),
             field: None,
             out: None,
@@ -379,6 +390,18 @@ impl JobSpec {
             is_wrong(
                 matches!(self.target, TargetSpec::Wrong(_)) && self.method.contains(&Method::Finercam),
                 "`finercam` compares a class with the three most like it by itself, and `target = wrong` with the true one: take another `method`",
+            ),
+            is_wrong(
+                self.eval_key.is_some() && !self.per_detection,
+                "`eval-key` says what an evaluation found of each detection: add `per-detection`, or leave it out",
+            ),
+            is_wrong(
+                self.predictions.is_some() && self.cam().slices.slicing().is_some(),
+                "`predictions` stores what is predicted for whole images, and each slice has predictions of its own: leave out `slice-height` and `slice-width`",
+            ),
+            is_wrong(
+                self.predictions.is_some() && self.target.is_value(),
+                "`predictions` stores classes, and the target is a number that is no score of a class: leave one of them out",
             ),
             is_wrong(self.exact && self.fast, "`exact` and `fast` are opposites: leave one of them out"),
             is_wrong(

@@ -216,7 +216,7 @@ pub fn resolve(
 }
 
 /// How the class that a sigmoid denies gets its name.
-const SECOND_CLASS: &str =
+pub(crate) const SECOND_CLASS: &str =
     "an output of one channel stands for two classes where the model is exported with two names, the negative one first";
 
 /// Says which labels name another class than the only one that a model names.
@@ -340,7 +340,9 @@ fn check_classifier(program: &Program, target: &TargetSpec) -> Result<(), Diagno
         Task::Embedding => "embeddings, not scores of classes",
     };
     let hint = match program.metadata.task {
-        Task::Detection => "`camflow report` ranks detections by confidence where `--per-detection` explains them",
+        Task::Detection => {
+            "with an evaluation of FiftyOne's, `--per-detection --eval-key KEY` explains false positives and missed objects, and `camflow report` begins with them"
+        }
         Task::Segmentation => "compare `--target labels:FIELD` with `--target predicted`, each in fields of its own (`--field`)",
         _ => "use a classifier",
     };

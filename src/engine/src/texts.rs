@@ -341,6 +341,13 @@ pub(crate) fn setting(program: &Program, spec: &JobSpec) -> Option<(&'static str
     Some(("texts", blake3::hash(digests(texts).concat().as_bytes()).to_hex()[..32].to_owned()))
 }
 
+/// The setting of a job whose predictions are among texts: which these are, and what they are called.
+pub(crate) fn setting_of_all(program: &Program) -> Option<(&'static str, String)> {
+    let texts = program.texts()?;
+    let all = format!("{}\0{}", digests(texts).concat(), texts.names.join("\0"));
+    Some(("texts", blake3::hash(all.as_bytes()).to_hex()[..32].to_owned()))
+}
+
 /// Classes that are texts, with what stands for each.
 pub(crate) fn with_digests(targets: Targets, program: &Program) -> Targets {
     let (Targets::Classes(classes), Some(texts)) = (&targets, program.texts()) else { return targets };

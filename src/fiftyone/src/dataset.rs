@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bson::{Bson, Document, doc, oid::ObjectId};
+use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 
 use super::{
     database::{Database, is_listed},
     error::Error,
-    fields::{Field, InnerField, is_of_camflow, read_fields, read_inner_fields},
+    fields::{Field, InnerField, holds_heatmaps, holds_predictions, read_fields, read_inner_fields},
     mask_targets::read_mask_targets,
 };
 use camflow_media::MaskValue;
@@ -28,6 +28,8 @@ pub struct Dataset {
     inner_fields: Vec<InnerField>,
     mask_targets: BTreeMap<String, Document>,
     default_mask_targets: Document,
+    /// Keys of evaluations with the ids of their records.
+    evaluations: BTreeMap<String, ObjectId>,
     version: String,
     persistent: bool,
 }
@@ -83,6 +85,10 @@ impl Dataset {
                 .filter_map(|(field, stored)| Some((field, stored.as_document()?.clone())))
                 .collect(),
             default_mask_targets: targets("default_mask_targets"),
+            evaluations: targets("evaluations")
+                .into_iter()
+                .filter_map(|(key, record)| Some((key, record.as_object_id()?)))
+                .collect(),
             version: document.get_str("version").unwrap_or_default().to_owned(),
             persistent: document.get_bool("persistent").unwrap_or(false),
             database,
@@ -141,6 +147,56 @@ impl Dataset {
         read_mask_targets(stored, field, &self.name)
     }
 
+    /// Makes sure that the values in a field's masks may have these names: nobody gave it others.
+    ///
+    /// # Errors
+    /// Somebody did.
+    pub fn check_mask_names(&self, field: &str, names: &[(i64, String)], model: &str) -> Result<(), Error> {
+        let Some(stored) = self.mask_targets.get(field) else { return Ok(()) };
+        let stored: BTreeMap<&str, &str> =
+            stored.iter().filter_map(|(value, name)| Some((value.as_str(), name.as_str()?))).collect();
+        let is_there = |(value, name): &(i64, String)| stored.get(value.to_string().as_str()) == Some(&name.as_str());
+        if stored.len() == names.len() && names.iter().all(is_there) {
+            return Ok(());
+        }
+        Err(Error::MaskTargets {
+            problem: format!("there are other classes than those of model `{model}`"),
+            field: field.to_owned(),
+            dataset: self.name.clone(),
+            hint: format!(
+                "store the predictions in another field, or have these go in FiftyOne: `del dataset.mask_targets[\"{field}\"]; dataset.save()`"
+            ),
+        })
+    }
+
+    /// Gives the values in a field's masks these names, where it has none of its own.
+    pub(super) fn name_masks(&self, field: &str, names: &[(i64, String)]) -> Result<(), Error> {
+        let key = format!("mask_targets.{field}");
+        let targets: Document = names.iter().map(|(value, name)| (value.to_string(), name.into())).collect();
+        let update = doc! {"$set": {&key: targets, "last_modified_at": DateTime::now()}};
+        let query = doc! {"_id": self.id, &key: {"$exists": false}};
+        let datasets = self.database.collection::<Document>("datasets");
+        let doing = format!("naming the values of masks in dataset `{}`", self.name);
+        self.database.run(&doing, async { datasets.update_one(query, update).await }).map(drop)
+    }
+
+    /// The keys of its evaluations.
+    pub(super) fn evaluations(&self) -> Vec<String> {
+        self.evaluations.keys().cloned().collect()
+    }
+
+    /// The fields that an evaluation compared.
+    pub(super) fn evaluated_fields(&self, key: &str) -> Result<Vec<String>, Error> {
+        let Some(id) = self.evaluations.get(key) else { return Ok(Vec::new()) };
+        let doing = format!("reading evaluation `{key}` of dataset `{}`", self.name);
+        let record = self.database.run(&doing, async {
+            let records = self.database.collection::<Document>("runs");
+            records.find_one(doc! {"_id": id}).projection(doc! {"config.pred_field": 1, "config.gt_field": 1}).await
+        })?;
+        let config = record.and_then(|record| record.get_document("config").ok().cloned()).unwrap_or_default();
+        Ok(["pred_field", "gt_field"].iter().filter_map(|field| config.get_str(field).ok().map(str::to_owned)).collect())
+    }
+
     /// The fields that hold heatmaps.
     pub fn heatmap_fields(&self) -> Vec<String> {
         self.fields.iter().filter(|field| field.kind == "Heatmap").map(|field| field.name.clone()).collect()
@@ -148,13 +204,22 @@ impl Dataset {
 
     /// The fields that hold detections with heatmaps of their own, which camflow wrote.
     pub fn detection_fields(&self) -> Vec<String> {
-        let fields = self.fields.iter().filter(|field| field.kind == "Detections" && is_of_camflow(field, &self.inner_fields));
+        let fields = self.fields.iter().filter(|field| field.kind == "Detections" && holds_heatmaps(field, &self.inner_fields));
         fields.map(|field| field.name.clone()).collect()
     }
 
     /// All fields in which heatmaps are kept.
     pub fn written_fields(&self) -> Vec<String> {
         [self.heatmap_fields(), self.detection_fields()].concat()
+    }
+
+    /// The fields in which camflow stored what a model predicts.
+    pub fn prediction_fields(&self) -> Vec<String> {
+        let is_one = |field: &&Field| {
+            ["Classification", "Detections", "Segmentation"].contains(&&*field.kind)
+                && holds_predictions(field, &self.inner_fields)
+        };
+        self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
     }
 
     /// Whether its groups have a slice.

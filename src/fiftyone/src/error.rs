@@ -208,6 +208,16 @@ pub enum Error {
         /// What is in the way.
         reason: String,
     },
+    /// The same of a field for predictions.
+    #[error("cannot store predictions in field `{field}` of dataset `{dataset}`: {reason}")]
+    PredictionField {
+        /// The field.
+        field: String,
+        /// The dataset.
+        dataset: String,
+        /// What is in the way.
+        reason: String,
+    },
     /// Deleted by somebody while we worked on it.
     #[error("dataset `{name}` was deleted while camflow worked on it")]
     DatasetGone {

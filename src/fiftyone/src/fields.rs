@@ -54,12 +54,24 @@ pub(super) fn read_inner_fields(document: &Document) -> Vec<InnerField> {
     found
 }
 
-/// Whether the labels of a field say what camflow made them of.
+/// Whether the labels of a field say what camflow made them of: heatmaps, or a model's predictions.
 pub(super) fn is_of_camflow(field: &Field, inner: &[InnerField]) -> bool {
-    ["fingerprint", "method", "layer"].into_iter().all(|attribute| {
-        let path = format!("{}.{attribute}", field.name);
-        inner.iter().any(|inner| inner.field.name == path)
-    })
+    holds_heatmaps(field, inner) || holds_predictions(field, inner)
+}
+
+/// Whether they are heatmaps of camflow's, or detections with such.
+pub(super) fn holds_heatmaps(field: &Field, inner: &[InnerField]) -> bool {
+    ["fingerprint", "method", "layer"].into_iter().all(|attribute| has(field, inner, attribute))
+}
+
+/// Whether they are what a model predicts, as camflow stored it.
+pub(super) fn holds_predictions(field: &Field, inner: &[InnerField]) -> bool {
+    ["fingerprint", "model"].into_iter().all(|attribute| has(field, inner, attribute)) && !has(field, inner, "method")
+}
+
+fn has(field: &Field, inner: &[InnerField], attribute: &str) -> bool {
+    let path = format!("{}.{attribute}", field.name);
+    inner.iter().any(|inner| inner.field.name == path)
 }
 
 fn entries<'a>(document: &'a Document, key: &str) -> impl Iterator<Item = &'a Document> {

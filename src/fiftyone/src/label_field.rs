@@ -7,7 +7,7 @@ use super::{
     error::Error,
     fields::{Field, InnerField, LIST_OF, is_of_camflow},
 };
-use camflow_names::similar;
+use camflow_names::{backticked, existing, similar};
 
 /// The kinds of labels that can be targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct LabelField {
     pub(super) key: String,
     /// Whether it is a list of labels, without the label that holds such lists as a rule.
     pub(super) is_bare_list: bool,
+    /// The key of the evaluation whose findings of each detection are read along.
+    pub(super) evaluation: Option<String>,
 }
 
 impl LabelField {
@@ -137,6 +139,28 @@ impl LabelField {
         })
     }
 
+    /// The same, with what an evaluation found of each of its detections.
+    ///
+    /// # Errors
+    /// The dataset has no such evaluation, or it is about other fields.
+    pub fn with_evaluation(self, dataset: &Dataset, key: &str) -> Result<LabelField, Error> {
+        let refused = |problem: String, hint: String| Error::LabelField { problem, dataset: dataset.name.clone(), hint };
+        let known = dataset.evaluations();
+        if !known.iter().any(|known| known == key) {
+            let hint = match known.is_empty() {
+                true => "it has none: `dataset.evaluate_detections(\"predictions\", gt_field=\"ground_truth\", eval_key=\"eval\")` makes one".to_owned(),
+                false => existing("evaluations", key, &known),
+            };
+            return Err(refused(format!("there is no evaluation `{key}`"), hint));
+        }
+        let fields = dataset.evaluated_fields(key)?;
+        if !fields.contains(&self.name) {
+            let problem = format!("the evaluation `{key}` is about other detections than those of field `{}`", self.name);
+            return Err(refused(problem, format!("it is about {}; name one with `--target labels:FIELD`", backticked(&fields))));
+        }
+        Ok(LabelField { evaluation: Some(key.to_owned()), ..self })
+    }
+
     /// FiftyOne's word for its type.
     pub fn type_name(&self) -> String {
         match self.kind.of_members().filter(|_| self.is_bare_list) {
@@ -173,7 +197,7 @@ impl LabelField {
 fn label_fields(fields: &[Field], inner: &[InnerField], named: Option<&str>) -> Vec<LabelField> {
     let label_field = |field: &Field| {
         let (kind, is_bare_list) = LabelKind::of(field)?;
-        Some(LabelField { kind, name: field.name.clone(), key: field.key.clone(), is_bare_list })
+        Some(LabelField { kind, name: field.name.clone(), key: field.key.clone(), is_bare_list, evaluation: None })
     };
     let within = inner.iter().filter(|inner| inner.part_of.is_none()).map(|inner| &inner.field);
     let is_offered = |field: &&Field| named == Some(field.name.as_str()) || !is_of_camflow(field, inner);

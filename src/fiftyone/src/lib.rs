@@ -65,7 +65,7 @@ pub use label_field::{LabelField, LabelKind};
 pub use label_names::{has_label, label_names};
 pub use lock::Lock;
 pub use measured::MeasuredSource;
-pub use origins::{ExpectedHeatmaps, HeatmapOrigin, other_heatmaps, same_heatmaps};
+pub use origins::{ExpectedHeatmaps, HeatmapOrigin, PredictionOrigin, other_heatmaps, other_predictions, same_heatmaps};
 pub use references::References;
 pub use removal::{FieldContent, drop_fields, field_contents, unset_heatmaps};
 pub use run_note::{Part, RunNote};

@@ -9,8 +9,9 @@ use super::{
     sample_page::sample_page,
     selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
     source::unknown_ids,
+    stored_label::numbers,
 };
-use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series, StoredPrediction};
+use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series, StoredDetection, StoredPrediction};
 use camflow_names::Choice;
 
 /// Samples per query. A label with its measures takes about a kilobyte.
@@ -98,31 +99,53 @@ impl MeasuredSource {
             "true_class",
             "correct",
         ];
+        const OF_DETECTIONS: [&str; 5] = ["_id", "bounding_box", "rank", "outcome", "outcome_iou"];
         let mut projection = doc! {"filepath": 1, "tags": 1};
+        let attributes = || FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name()));
         for field in &self.fields {
-            for attribute in FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name())) {
-                projection.insert(format!("{field}.{attribute}"), 1);
-            }
+            projection.extend(attributes().map(|attribute| (format!("{field}.{attribute}"), 1.into())));
+            let of_each = attributes().chain(OF_DETECTIONS);
+            projection.extend(of_each.map(|attribute| (format!("{field}.detections.{attribute}"), 1.into())));
         }
         projection
     }
 
     fn read(&self, sample: &RawDocument) -> MeasuredSample {
-        let label = |field: &String| heatmap(field, sample.get_document(field).ok()?);
+        let label = |field: &String| sample.get_document(field).map_or_else(|_| Vec::new(), |label| heatmaps(field, label));
         let tags = sample.get_array("tags").ok().into_iter().flatten();
         MeasuredSample {
             id: sample.get_object_id("_id").map(|id| id.to_hex()).unwrap_or_default(),
             media_path: sample.get_str("filepath").unwrap_or_default().into(),
             tags: tags.filter_map(|tag| tag.ok()?.as_str().map(ToOwned::to_owned)).collect(),
-            heatmaps: self.fields.iter().filter_map(label).collect(),
+            heatmaps: self.fields.iter().flat_map(label).collect(),
         }
     }
 }
 
-/// What a label says, if it is one of camflow's.
-fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
-    let text = |key: &str| label.get_str(key).ok().map(ToOwned::to_owned);
-    text("fingerprint")?;
+/// What a label says, if it is one of camflow's: of a heatmap, or of each of its detections.
+fn heatmaps(field: &str, label: &RawDocument) -> Vec<MeasuredHeatmap> {
+    if label.get_str("fingerprint").is_err() {
+        return Vec::new();
+    }
+    let Ok(detections) = label.get_array("detections") else { return vec![heatmap(field, label, label)] };
+    let each = detections.into_iter().filter_map(|detection| detection.ok()?.as_document());
+    each.map(|detection| MeasuredHeatmap { detection: Some(stored_detection(detection)), ..heatmap(field, label, detection) })
+        .collect()
+}
+
+fn stored_detection(detection: &RawDocument) -> StoredDetection {
+    StoredDetection {
+        id: detection.get_object_id("_id").map(|id| id.to_hex()).unwrap_or_default(),
+        bounds: detection.get_array("bounding_box").ok().and_then(numbers),
+        rank: number(detection, "rank").map(|rank| rank as u64),
+        outcome: detection.get_str("outcome").ok().map(ToOwned::to_owned),
+        outcome_iou: number(detection, "outcome_iou"),
+    }
+}
+
+/// What is said of a heatmap; `all` says what it shares with others of its label.
+fn heatmap(field: &str, all: &RawDocument, label: &RawDocument) -> MeasuredHeatmap {
+    let text = |key: &str| label.get_str(key).or_else(|_| all.get_str(key)).ok().map(ToOwned::to_owned);
     let number = |key: &str| number(label, key);
     let series = Series {
         field: field.to_owned(),
@@ -144,7 +167,7 @@ fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
         true_class: text("true_class"),
         is_correct: label.get_bool("correct").ok(),
     });
-    Some(MeasuredHeatmap {
+    MeasuredHeatmap {
         series,
         score: number("score"),
         measures,
@@ -152,10 +175,11 @@ fn heatmap(field: &str, label: &RawDocument) -> Option<MeasuredHeatmap> {
         attention: label.get_array("attention").ok().into_iter().flatten().filter_map(|one| attention(one.ok()?)).collect(),
         contrast: text("contrast_class"),
         prediction,
+        detection: None,
         map_path,
         npy_path,
         upsampling,
-    })
+    }
 }
 
 fn number(label: &RawDocument, key: &str) -> Option<f64> {

@@ -8,11 +8,13 @@ use super::{
     lock::Fence,
     schema::{HeatmapField, Schema},
     schema_entry::{DYNAMIC_CLASS, measures_shown},
-    stored_heatmap::{DETECTIONS_CLASS, HEATMAP_CLASS, heatmap},
+    stored_heatmap::{CLASSIFICATION_CLASS, DETECTIONS_CLASS, HEATMAP_CLASS, SEGMENTATION_CLASS, heatmap, picture_key},
 };
 use camflow_measure::{Attention, attended_class};
 use camflow_names::Choice;
-use camflow_pipeline::{SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
+use camflow_pipeline::{
+    PredictedClass, PredictedLabel, SampleUpdate, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction, WrittenPredictions,
+};
 
 /// Bytes per command. The driver sends a command as one document, for which the server's limit is 16 MiB and a little;
 /// the rest is for the command's own keys.
@@ -83,7 +85,7 @@ impl Label {
                         {format!("{field}.fingerprint"): {"$not": {"$type": "string"}}}, {format!("{field}._cls"): {"$ne": class}},
                     ]},
                 });
-                for (key, path) in [("map_path", &read.map_path), ("npy_path", &read.npy_path)] {
+                for (key, path) in [(picture_key(class), &read.map_path), ("npy_path", &read.npy_path)] {
                     let key = format!("{field}.{key}");
                     all.push(match path {
                         Some(path) => doc! {key: path.to_string_lossy().as_ref()},
@@ -119,9 +121,10 @@ pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operat
     let mut labels = Vec::new();
     let mut was_read = |field: &str, new: Option<String>| {
         let read = update.existing.iter().find(|stored| stored.field == field).cloned();
-        let class = match schema.field(field).is_some_and(HeatmapField::is_of_detections) {
-            true => DETECTIONS_CLASS,
-            false => HEATMAP_CLASS,
+        let class = match update.predictions.as_ref().filter(|predictions| predictions.field == field) {
+            Some(predictions) => class_of(&predictions.label),
+            None if schema.field(field).is_some_and(HeatmapField::is_of_detections) => DETECTIONS_CLASS,
+            None => HEATMAP_CLASS,
         };
         labels.push(Label { field: field.to_owned(), class, read, new });
     };
@@ -143,10 +146,18 @@ pub(super) fn operation(update: &SampleUpdate, schema: &Schema) -> Result<Operat
             StoredMap::Inline(_) => format!("{}.map_path", heatmap.field),
         }));
     }
+    if let Some(predictions) = &update.predictions {
+        let field = &predictions.field;
+        if schema.predictions().is_none_or(|declared| declared.name != *field) {
+            return Err(format!("field `{field}` was not declared for this run"));
+        }
+        was_read(field, Some(predictions.fingerprint.clone()));
+        set.insert(field, predictions_label(predictions)?);
+    }
     update.withdrawn.iter().for_each(|field| was_read(field, None));
     unset.extend(update.withdrawn.iter().map(|field| Bson::String(field.clone())));
     if set.is_empty() && unset.is_empty() {
-        return Err("the update names no heatmap".to_owned());
+        return Err("the update names no label".to_owned());
     }
     // The App saves a whole sample only if this moment is the one it saw, so without it a save in flight would undo
     // ours.
@@ -193,6 +204,52 @@ fn label(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document, Str
     ]})
 }
 
+/// FiftyOne's word for what predictions are.
+fn class_of(label: &PredictedLabel) -> &'static str {
+    match label {
+        PredictedLabel::Classification(_) => CLASSIFICATION_CLASS,
+        PredictedLabel::Detections(_) => DETECTIONS_CLASS,
+        PredictedLabel::Segmentation { .. } => SEGMENTATION_CLASS,
+    }
+}
+
+/// The expression whose value is the new label of predictions, as FiftyOne's own models leave it: a class of the image keeps its id and
+/// its tags, as a mask does, detections are new ones. Nothing else of the label before stays, as it was about another prediction.
+fn predictions_label(predictions: &WrittenPredictions) -> Result<Document, String> {
+    let WrittenPredictions { field, label, model, fingerprint } = predictions;
+    let class = class_of(label);
+    let stored = |key: &str| format!("${field}.{key}");
+    let kept = |values: Document| {
+        doc! {"$mergeObjects": [
+            {"_id": {"$ifNull": [stored("_id"), ObjectId::new()]}, "tags": {"$ifNull": [stored("tags"), []]}},
+            {"$literal": values},
+        ]}
+    };
+    match label {
+        PredictedLabel::Classification(found) => {
+            let values = doc! {
+                "_cls": class, "label": &found.label, "confidence": found.confidence, "logits": null, "model": model,
+                "fingerprint": fingerprint,
+            };
+            Ok(kept(values))
+        }
+        PredictedLabel::Segmentation { mask_path, checksum } => Ok(kept(doc! {
+            "_cls": class, "mask_path": path_text(mask_path)?, "mask_checksum": checksum.to_string(), "model": model,
+            "fingerprint": fingerprint,
+        })),
+        PredictedLabel::Detections(found) => {
+            let detection = |(of, bounds): &(PredictedClass, [f64; 4])| {
+                doc! {
+                    "_id": ObjectId::new(), "_cls": "Detection", "attributes": {}, "tags": [], "label": &of.label,
+                    "bounding_box": bounds.map(Bson::from).to_vec(), "confidence": of.confidence,
+                }
+            };
+            let detections: Vec<Document> = found.iter().map(detection).collect();
+            Ok(doc! {"$literal": {"_cls": class, "detections": detections, "model": model, "fingerprint": fingerprint}})
+        }
+    }
+}
+
 /// The expression whose value is the new list of detections, each with its heatmap: a copy of each stored detection, under the same
 /// id, which keeps its tags and what people added to it.
 fn detections_label(heatmaps: &[&WrittenHeatmap], field: &HeatmapField) -> Result<Document, String> {
@@ -230,6 +287,9 @@ fn detection(heatmap: &WrittenHeatmap, field: &HeatmapField) -> Result<Document,
     values.extend(numbers(heatmap));
     values.extend(content(heatmap)?);
     values.extend(attention(heatmap, field));
+    let (outcome, iou) = of.evaluated.as_ref().map(|found| (found.outcome.as_str(), found.iou)).unzip();
+    let rank = of.rank.and_then(|rank| i32::try_from(rank).ok());
+    values.extend(doc! {"rank": rank, "outcome": outcome, "outcome_iou": iou.flatten()});
     Ok(values)
 }
 

@@ -44,6 +44,9 @@ const CLASSES: [&str; 2] = [HEATMAP_CLASS, DETECTIONS_CLASS];
 /// Characters of the first two parts of a fingerprint, with the hyphen between.
 const BEGINNING: i32 = 33;
 
+/// Characters of the part for the model.
+const MODEL: i32 = 16;
+
 /// The heatmaps in these fields that begin otherwise, in any sample.
 ///
 /// # Errors
@@ -87,6 +90,48 @@ pub fn other_heatmaps(dataset: &Dataset, expected: &[ExpectedHeatmaps]) -> Resul
         })
     };
     Ok(found.iter().filter_map(origin).collect())
+}
+
+/// Predictions of a field that are from one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PredictionOrigin {
+    /// The model's name, and the part of their fingerprints for it; `None` of those that camflow did not make.
+    pub model: Option<(String, String)>,
+    /// How many samples have them.
+    pub count: u64,
+}
+
+/// The predictions in a field whose fingerprints begin otherwise than with one of these: parts for model and settings, with the hyphen
+/// between.
+///
+/// # Errors
+/// The database fails.
+pub fn other_predictions(dataset: &Dataset, field: &str, beginnings: &[String]) -> Result<Vec<PredictionOrigin>, Error> {
+    if !dataset.prediction_fields().iter().any(|known| known == field) {
+        return Ok(Vec::new());
+    }
+    let fingerprint = format!("{field}.fingerprint");
+    let begins = format!("^(?:{})-", beginnings.join("|"));
+    let is_other = doc! {field: {"$type": "object"}, &fingerprint: {"$not": {"$regex": begins}}};
+    let is_text = doc! {"$eq": [{"$type": format!("${fingerprint}")}, "string"]};
+    let model = doc! {"name": format!("${field}.model"), "digest": {"$substrCP": [format!("${fingerprint}"), 0, MODEL]}};
+    let model = doc! {"$cond": [is_text, model, null]};
+    let stages = vec![
+        doc! {"$match": is_other},
+        doc! {"$group": {"_id": model, "count": {"$sum": 1}}},
+        doc! {"$sort": {"count": -1, "_id": 1}},
+    ];
+    let doing = format!("looking at the predictions of dataset `{}`", dataset.name);
+    let samples = dataset.database.collection::<Document>(&dataset.samples);
+    let found: Vec<Document> =
+        with_retries(|| dataset.database.run(&doing, async { samples.aggregate(stages.clone()).await?.try_collect().await }))?;
+    let count = |found: &Document| found.get_i32("count").map(i64::from).or_else(|_| found.get_i64("count")).unwrap_or(0);
+    let origin = |found: &Document| {
+        let text = |id: &Document, key: &str| id.get_str(key).unwrap_or_default().to_owned();
+        let model = found.get_document("_id").ok().map(|id| (text(id, "name"), text(id, "digest")));
+        PredictionOrigin { model, count: count(found).unsigned_abs() }
+    };
+    Ok(found.iter().map(origin).collect())
 }
 
 /// The other heatmap fields that hold what was made from the same model with the same settings, each with the field that is to.

@@ -13,7 +13,7 @@ use super::{
     lock::{Fence, Lock},
     retry::with_retries,
     sample_page::sample_page,
-    schema_entry::{DETECTIONS, HEATMAP},
+    schema_entry::{CLASSIFICATION, DETECTIONS, HEATMAP, SEGMENTATION},
 };
 
 /// Samples per command.
@@ -24,7 +24,7 @@ const BATCH: usize = 1000;
 pub struct FieldContent {
     /// Its name.
     pub field: String,
-    /// Heatmaps of camflow's: of a sample one, or those of its detections.
+    /// Heatmaps of camflow's: of a sample one, or those of its detections; or predictions, likewise.
     pub num_ours: u64,
     /// Samples with something else.
     pub num_others: u64,
@@ -140,6 +140,8 @@ pub fn drop_fields(dataset: &Dataset, fields: &[String], lock: &Lock) -> Result<
 fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> Result<bool, Error> {
     let update = doc! {
         "$pull": {"sample_fields": of_camflow(field)},
+        // Those of masks that are gone.
+        "$unset": {format!("mask_targets.{field}"): ""},
         "$currentDate": {"last_modified_at": true},
     };
     let query = doc! {"_id": dataset.id, "$expr": fence.condition()};
@@ -151,9 +153,10 @@ fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> R
     Ok(done.matched_count > 0)
 }
 
-/// The schema's entry of a field that may hold heatmaps of camflow's, or detections with such.
+/// The schema's entry of a field that may hold heatmaps of camflow's, detections with such, or predictions.
 fn of_camflow(field: &str) -> Document {
-    doc! {"name": field, "$or": [{"embedded_doc_type": HEATMAP}, {"embedded_doc_type": DETECTIONS, "fields.name": "fingerprint"}]}
+    let of_labels = doc! {"embedded_doc_type": {"$in": [DETECTIONS, CLASSIFICATION, SEGMENTATION]}, "fields.name": "fingerprint"};
+    doc! {"name": field, "$or": [{"embedded_doc_type": HEATMAP}, of_labels]}
 }
 
 fn is_any_there(dataset: &Dataset, ids: &[ObjectId], doing: &str) -> Result<bool, Error> {

@@ -7,8 +7,9 @@ use bson::{Bson, DateTime, Document, doc};
 use super::{
     dataset::Dataset,
     error::Error,
-    schema_entry::{Attribute, DETECTIONS, HEATMAP, Kind, Lack, attribute_entry, field_entry, lack},
+    schema_entry::{Attribute, DETECTIONS, Kind, Lack, attribute_entry, field_entry, lack},
 };
+use camflow_pipeline::PredictionField;
 
 /// A field that holds heatmaps, and what all its heatmaps have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +53,29 @@ pub fn shown_in(detection_field: &str) -> Option<&str> {
 pub struct Schema {
     dataset: Dataset,
     fields: Vec<HeatmapField>,
+    /// The field that gets what the model predicts.
+    predictions: Option<PredictionField>,
 }
 
 impl Schema {
     pub(super) fn new(dataset: Dataset, fields: Vec<HeatmapField>) -> Self {
-        Schema { dataset, fields }
+        Schema { dataset, fields, predictions: None }
+    }
+
+    /// The same with a field for what the model predicts.
+    pub(super) fn with_predictions(self, field: PredictionField) -> Self {
+        Schema { predictions: Some(field), ..self }
+    }
+
+    /// The field that gets what the model predicts.
+    pub(super) fn predictions(&self) -> Option<&PredictionField> {
+        self.predictions.as_ref()
+    }
+
+    /// The names of all fields that samples get.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let predictions = self.predictions.iter().map(|field| field.name.as_str());
+        self.fields.iter().map(|field| field.name.as_str()).chain(predictions)
     }
 
     pub(super) fn fields(&self) -> impl Iterator<Item = &HeatmapField> {
@@ -75,11 +94,12 @@ impl Schema {
             let kind = if of_detections { Kind::Detections { attention } } else { Kind::Heatmap { attention } };
             (field.name.as_str(), kind)
         });
-        written.chain(
-            self.fields.iter().filter_map(|field| {
-                Some((field.shown_in.as_deref()?, Kind::Heatmap { attention: field.attention_on.is_some() }))
-            }),
-        )
+        let shown = self
+            .fields
+            .iter()
+            .filter_map(|field| Some((field.shown_in.as_deref()?, Kind::Heatmap { attention: field.attention_on.is_some() })));
+        let predictions = self.predictions.iter().map(|field| (field.name.as_str(), Kind::Predictions(field.kind)));
+        written.chain(shown).chain(predictions)
     }
 
     /// Whether the fields can be declared; writes nothing.
@@ -114,7 +134,7 @@ impl Schema {
                 match lack {
                     Lack::Nothing => continue,
                     Lack::Field => self.push_field(field, kind)?,
-                    Lack::Attributes(missing) => self.push_attributes(field, HEATMAP, &missing)?,
+                    Lack::Attributes(missing) => self.push_attributes(field, kind.type_name(), &missing)?,
                     Lack::OfDetections(of_all, of_each) => {
                         self.push_attributes(field, DETECTIONS, &of_all)?;
                         self.push_detection_attributes(field, &of_each)?;
@@ -196,7 +216,12 @@ impl Schema {
     }
 
     fn conflict(&self, field: &str, reason: String) -> Error {
-        Error::HeatmapField { field: field.to_owned(), dataset: self.dataset.name.clone(), reason }
+        let (dataset, is_prediction) =
+            (self.dataset.name.clone(), self.predictions.as_ref().is_some_and(|own| own.name == field));
+        match is_prediction {
+            true => Error::PredictionField { field: field.to_owned(), dataset, reason },
+            false => Error::HeatmapField { field: field.to_owned(), dataset, reason },
+        }
     }
 }
 

@@ -5,12 +5,19 @@ use bson::{Bson, DateTime, Document, doc};
 use super::fields::{LIST_OF, kind_of};
 use camflow_measure::Measure;
 use camflow_names::Choice;
+use camflow_pipeline::PredictionKind;
 
 /// The type of a field of heatmaps.
 pub(super) const HEATMAP: &str = "fiftyone.core.labels.Heatmap";
 
 /// The type of a field of detections.
 pub(super) const DETECTIONS: &str = "fiftyone.core.labels.Detections";
+
+/// The type of a field of classes of whole images.
+pub(super) const CLASSIFICATION: &str = "fiftyone.core.labels.Classification";
+
+/// The type of a field of masks.
+pub(super) const SEGMENTATION: &str = "fiftyone.core.labels.Segmentation";
 
 /// FiftyOne's older attributes of detections.
 const ATTRIBUTE: &str = "fiftyone.core.labels.Attribute";
@@ -33,6 +40,20 @@ pub(super) enum Kind {
         /// The same of these.
         attention: bool,
     },
+    /// What a model predicts.
+    Predictions(PredictionKind),
+}
+
+impl Kind {
+    /// FiftyOne's class of its labels.
+    pub(super) fn type_name(self) -> &'static str {
+        match self {
+            Kind::Heatmap { .. } => HEATMAP,
+            Kind::Detections { .. } | Kind::Predictions(PredictionKind::Detections) => DETECTIONS,
+            Kind::Predictions(PredictionKind::Classification) => CLASSIFICATION,
+            Kind::Predictions(PredictionKind::Segmentation { .. }) => SEGMENTATION,
+        }
+    }
 }
 
 /// What FiftyOne declares for every heatmap: name, type, type of the items, key in the document.
@@ -104,6 +125,32 @@ const OF_ALL_DETECTIONS: [Attribute; 5] = [
     ("fingerprint", "StringField", None),
 ];
 
+/// What FiftyOne declares for the class of an image.
+const OF_CLASSIFICATION: [(&str, &str, Option<&str>, &str); 5] = [
+    ("id", "ObjectIdField", None, "_id"),
+    ("tags", "ListField", Some("StringField"), "tags"),
+    ("label", "StringField", None, "label"),
+    ("confidence", "FloatField", None, "confidence"),
+    ("logits", "VectorField", None, "logits"),
+];
+
+/// The same of a mask.
+const OF_SEGMENTATION: [(&str, &str, Option<&str>, &str); 4] = [
+    ("id", "ObjectIdField", None, "_id"),
+    ("tags", "ListField", Some("StringField"), "tags"),
+    ("mask", "ArrayField", None, "mask"),
+    ("mask_path", "StringField", None, "mask_path"),
+];
+
+/// What predictions say of where they come from.
+const OF_PREDICTIONS: [Attribute; 2] = [("model", "StringField", None), ("fingerprint", "StringField", None)];
+
+/// The same, of masks with what was written to the file.
+fn ours_of_predictions(kind: PredictionKind) -> impl Iterator<Item = Attribute> {
+    let of_files = matches!(kind, PredictionKind::Segmentation { .. }).then_some(("mask_checksum", "StringField", None));
+    of_files.into_iter().chain(OF_PREDICTIONS)
+}
+
 /// Our attributes, with those of attention or without.
 fn ours(attention: bool) -> impl Iterator<Item = Attribute> {
     let kind = |measure: Measure| if measure.is_yes_or_no() { "BooleanField" } else { "FloatField" };
@@ -115,13 +162,19 @@ fn ours(attention: bool) -> impl Iterator<Item = Attribute> {
 /// Those of each detection, of a heatmap what all have in common left out.
 fn ours_of_detections(attention: bool) -> impl Iterator<Item = Attribute> {
     let is_common = |attribute: &Attribute| OF_ALL_DETECTIONS[1..].iter().any(|common| common.0 == attribute.0);
-    let files = [("map_path", "StringField", None), ("range", "ListField", Some("FloatField"))];
+    let more = [
+        ("map_path", "StringField", None),
+        ("range", "ListField", Some("FloatField")),
+        ("rank", "IntField", None),
+        ("outcome", "StringField", None),
+        ("outcome_iou", "FloatField", None),
+    ];
     // FiftyOne has it already.
     // Of a detector, an image has no one prediction.
     let is_of_image = |attribute: &Attribute| OF_IMAGES.iter().any(|of_image| of_image.0 == attribute.0);
     let is_of_each = move |attribute: &Attribute| !is_common(attribute) && !is_of_image(attribute);
     let of_heatmaps = ours(attention).filter(move |attribute| is_of_each(attribute) && attribute.0 != Measure::Confidence.name());
-    of_heatmaps.chain(files)
+    of_heatmaps.chain(more)
 }
 
 /// The measures in the order in which the App shows them: how sure the model is comes first.
@@ -147,11 +200,7 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
             None => Ok(Lack::Field),
         };
     };
-    let of = match kind {
-        Kind::Heatmap { .. } => HEATMAP,
-        Kind::Detections { .. } => DETECTIONS,
-    };
-    if stored.get_str("embedded_doc_type").ok() != Some(of) {
+    if stored.get_str("embedded_doc_type").ok() != Some(kind.type_name()) {
         return Err(format!("it exists already and is of type {}", kind_of(stored)));
     }
     if stored.get_str("db_field").is_ok_and(|key| key != name) {
@@ -160,18 +209,28 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
     if stored.get_bool("read_only").ok() == Some(true) {
         return Err("it is read-only".to_owned());
     }
+    let has = |attribute: &str| inner(stored).any(|entry| entry.get_str("name").ok() == Some(attribute));
     let attention = match kind {
         Kind::Heatmap { attention } => {
             let missing = missing(stored, ours(attention))?;
             return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
         }
+        // Labels are what people put much work into: only what says what it was made of is camflow's to write to.
+        Kind::Predictions(_) if !has("fingerprint") => {
+            return Err("it exists already, with labels that camflow did not make".to_owned());
+        }
+        Kind::Predictions(_) if has("method") => return Err("it exists already, with heatmaps of detections".to_owned()),
+        Kind::Predictions(kind) => {
+            let missing = missing(stored, ours_of_predictions(kind))?;
+            return Ok(if missing.is_empty() { Lack::Nothing } else { Lack::Attributes(missing) });
+        }
+        Kind::Detections { .. } if !has("fingerprint") => {
+            return Err("it exists already, with detections that camflow did not make".to_owned());
+        }
+        Kind::Detections { .. } if !has("method") => return Err("it exists already, with predictions".to_owned()),
         Kind::Detections { attention } => attention,
     };
     let mut attributes = inner(stored);
-    // Detections are what most datasets have: only what says what it was made of is camflow's to write to.
-    if !inner(stored).any(|entry| entry.get_str("name").ok() == Some("fingerprint")) {
-        return Err("it exists already, with detections that camflow did not make".to_owned());
-    }
     let list = attributes.find(|entry| entry.get_str("name").ok() == Some("detections"));
     let of_all = missing(stored, OF_ALL_DETECTIONS.into_iter())?;
     let of_each = list.map_or_else(|| Ok(Vec::new()), |list| missing(list, ours_of_detections(attention)))?;
@@ -202,25 +261,41 @@ fn missing(stored: &Document, wanted: impl Iterator<Item = Attribute>) -> Result
 
 /// The schema entry of a field, as FiftyOne would write it.
 pub(super) fn field_entry(name: &str, kind: Kind, now: DateTime) -> Document {
-    let theirs =
-        |(name, kind, items, key): (&str, &str, Option<&str>, &str)| entry(name, kind, None, items, Vec::new(), key, now);
+    let theirs = |theirs| their_entry(theirs, now);
     let ours_as = |attribute: Attribute| attribute_entry(attribute, now);
-    let (of, attributes) = match kind {
-        Kind::Heatmap { attention } => {
-            (HEATMAP, OF_FIFTYONE.into_iter().map(theirs).chain(ours(attention).map(ours_as)).collect())
-        }
+    let attributes: Vec<Document> = match kind {
+        Kind::Heatmap { attention } => OF_FIFTYONE.into_iter().map(theirs).chain(ours(attention).map(ours_as)).collect(),
         Kind::Detections { attention } => {
-            let mut of_each: Vec<Document> = OF_DETECTIONS.into_iter().map(theirs).collect();
-            let dict = entry("attributes", "DictField", Some(ATTRIBUTE), Some(EMBEDDED), Vec::new(), "attributes", now);
-            // Where FiftyOne has it.
-            of_each.insert(2, dict);
-            of_each.extend(ours_of_detections(attention).map(ours_as));
-            let of_each = of_each.into_iter().map(Bson::Document).collect();
-            let list = entry("detections", "ListField", Some(DETECTION), Some(EMBEDDED), of_each, "detections", now);
-            (DETECTIONS, std::iter::once(list).chain(OF_ALL_DETECTIONS.into_iter().map(ours_as)).collect::<Vec<_>>())
+            let list = list_of_detections(ours_of_detections(attention), now);
+            std::iter::once(list).chain(OF_ALL_DETECTIONS.into_iter().map(ours_as)).collect()
+        }
+        Kind::Predictions(PredictionKind::Detections) => {
+            std::iter::once(list_of_detections(std::iter::empty(), now)).chain(OF_PREDICTIONS.into_iter().map(ours_as)).collect()
+        }
+        Kind::Predictions(kind @ PredictionKind::Classification) => {
+            OF_CLASSIFICATION.into_iter().map(theirs).chain(ours_of_predictions(kind).map(ours_as)).collect()
+        }
+        Kind::Predictions(kind @ PredictionKind::Segmentation { .. }) => {
+            OF_SEGMENTATION.into_iter().map(theirs).chain(ours_of_predictions(kind).map(ours_as)).collect()
         }
     };
-    entry(name, EMBEDDED, Some(of), None, attributes.into_iter().map(Bson::Document).collect(), name, now)
+    entry(name, EMBEDDED, Some(kind.type_name()), None, attributes.into_iter().map(Bson::Document).collect(), name, now)
+}
+
+/// The entry of a list of detections, each with attributes of ours.
+fn list_of_detections(ours: impl Iterator<Item = Attribute>, now: DateTime) -> Document {
+    let mut of_each: Vec<Document> = OF_DETECTIONS.into_iter().map(|theirs| their_entry(theirs, now)).collect();
+    let dict = entry("attributes", "DictField", Some(ATTRIBUTE), Some(EMBEDDED), Vec::new(), "attributes", now);
+    // Where FiftyOne has it.
+    of_each.insert(2, dict);
+    of_each.extend(ours.map(|attribute| attribute_entry(attribute, now)));
+    let of_each = of_each.into_iter().map(Bson::Document).collect();
+    entry("detections", "ListField", Some(DETECTION), Some(EMBEDDED), of_each, "detections", now)
+}
+
+/// The entry of one of FiftyOne's attributes.
+fn their_entry((name, kind, items, key): (&str, &str, Option<&str>, &str), now: DateTime) -> Document {
+    entry(name, kind, None, items, Vec::new(), key, now)
 }
 
 /// The entry of one of our attributes.
@@ -407,8 +482,32 @@ mod tests {
         let mut earlier = ours.clone();
         let of_each = earlier.get_array_mut("fields").unwrap()[0].as_document_mut().unwrap().get_array_mut("fields").unwrap();
         let last = of_each.pop().and_then(|entry| Some(entry.as_document()?.get_str("name").ok()?.to_owned()));
-        assert_eq!(last.as_deref(), Some("range"));
-        let missing = vec![("range", "ListField", Some("FloatField"))];
+        assert_eq!(last.as_deref(), Some("outcome_iou"));
+        let missing = vec![("outcome_iou", "FloatField", None)];
         assert_eq!(lack(&[&earlier], name, Kind::Detections { attention: false }), Ok(Lack::OfDetections(Vec::new(), missing)));
+    }
+
+    #[test]
+    fn predictions_have_fiftyones_entries_and_labels_of_others_are_left_alone() {
+        for (kind, theirs) in [
+            (PredictionKind::Classification, &["id", "tags", "label", "confidence", "logits"][..]),
+            (PredictionKind::Detections, &["detections"][..]),
+            (PredictionKind::Segmentation { unseen: 0 }, &["id", "tags", "mask", "mask_path", "mask_checksum"][..]),
+        ] {
+            let kind = Kind::Predictions(kind);
+            let ours = field_entry("predictions", kind, DateTime::from_millis(0));
+            let names: Vec<&str> = inner(&ours).filter_map(|entry| entry.get_str("name").ok()).collect();
+            assert_eq!(names, [theirs, &["model", "fingerprint"]].concat());
+            assert_eq!(ours.get_str("embedded_doc_type").ok(), Some(kind.type_name()));
+            assert_eq!(lack(&[&ours], "predictions", kind), Ok(Lack::Nothing));
+            let mut of_a_user = ours.clone();
+            of_a_user.get_array_mut("fields").unwrap().truncate(theirs.len());
+            assert!(lack(&[&of_a_user], "predictions", kind).unwrap_err().contains("labels that camflow did not make"));
+            let heatmaps = Kind::Detections { attention: false };
+            assert!(lack(&[&ours], "predictions", heatmaps).is_err());
+        }
+        let heatmaps = field_entry("a_detections", Kind::Detections { attention: false }, DateTime::from_millis(0));
+        let kind = Kind::Predictions(PredictionKind::Detections);
+        assert!(lack(&[&heatmaps], "a_detections", kind).unwrap_err().contains("heatmaps of detections"));
     }
 }

@@ -28,7 +28,7 @@ pub struct Selection {
     pub label: Option<LabelField>,
     /// The label field whose classes heatmaps are measured on, read along.
     pub attention: Option<LabelField>,
-    /// Names of the heatmap fields whose present content is read along.
+    /// Names of the fields of heatmaps and predictions whose present content is read along.
     pub heatmap_fields: Vec<String>,
     /// Whether they hold detections that have heatmaps of their own.
     pub per_detection: bool,

@@ -25,7 +25,7 @@ use super::{
     stored_heatmap::HEATMAP_KEYS,
 };
 use camflow_names::shown;
-use camflow_pipeline::{CommitOutcome, RunError, SampleUpdate, Sink};
+use camflow_pipeline::{CommitOutcome, PredictionField, RunError, SampleUpdate, Sink};
 use camflow_storage::FolderLease;
 
 /// Updates per command.
@@ -57,6 +57,8 @@ pub struct UpdateSink {
     folder: Option<FolderLease>,
     /// The field that the App is to tick, if fields are new.
     app_view: Option<AppView>,
+    /// What the values in masks of predictions are called, until that is noted.
+    mask_names: Option<(String, Vec<(i64, String)>)>,
     /// Samples of the first commit, with the fields that got labels.
     witnesses: Vec<(ObjectId, Vec<String>)>,
 }
@@ -76,8 +78,19 @@ impl UpdateSink {
             lock: None,
             folder: None,
             app_view: None,
+            mask_names: None,
             witnesses: Vec::new(),
         })
+    }
+
+    /// The same, with a field for what the model predicts.
+    ///
+    /// # Errors
+    /// As for [`UpdateSink::new`]; labels that camflow did not make are never replaced.
+    pub fn with_predictions(self, field: PredictionField) -> Result<Self, Error> {
+        let schema = self.schema.with_predictions(field);
+        schema.check()?;
+        Ok(UpdateSink { schema, ..self })
     }
 
     /// Takes the fields of a shard's samples for this run alone, as long as the sink lives.
@@ -85,7 +98,7 @@ impl UpdateSink {
     /// # Errors
     /// [`Error::Locked`] while another run writes one of them for samples of the shard, or the database fails.
     pub fn lock(&mut self, shard: Shard) -> Result<(), Error> {
-        let fields: Vec<String> = self.schema.fields().map(|field| field.name.clone()).collect();
+        let fields: Vec<String> = self.schema.names().map(str::to_owned).collect();
         self.lock = Some(Lock::acquire_shard(&self.dataset, Some(&fields), shard)?);
         Ok(())
     }
@@ -107,6 +120,11 @@ impl UpdateSink {
         self.app_view = Some(view);
     }
 
+    /// Has the values in masks of predictions named as soon as there are some, where they have no names.
+    pub fn name_masks(&mut self, field: &str, names: Vec<(i64, String)>) {
+        self.mask_names = Some((field.to_owned(), names));
+    }
+
     /// The fields' declarations: call [`Schema::declare`] when the run is over.
     pub fn schema(&self) -> Schema {
         self.schema.clone()
@@ -120,12 +138,12 @@ impl UpdateSink {
     /// The database fails.
     pub fn is_losing_a_field(&self) -> Result<bool, Error> {
         let ids: Vec<ObjectId> = self.witnesses.iter().map(|(id, _)| *id).collect();
-        let fields = self.schema.fields().map(|field| (field.name.clone(), Bson::from(1)));
+        let fields = self.schema.names().map(|field| (field.to_owned(), Bson::from(1)));
         let projection: Document = fields.chain([("_id".to_owned(), 1.into())]).collect();
         let stored = with_retries(|| self.find(&ids, projection.clone()))?;
-        Ok(self.schema.fields().any(|field| {
-            let has_label = |id: &ObjectId| Some(stored.get(id)?.get_document(&field.name).is_ok());
-            let labelled = self.witnesses.iter().filter(|(_, fields)| fields.contains(&field.name));
+        Ok(self.schema.names().any(|field| {
+            let has_label = |id: &ObjectId| Some(stored.get(id)?.get_document(field).is_ok());
+            let labelled = self.witnesses.iter().filter(|(_, fields)| fields.iter().any(|labelled| labelled == field));
             let found: Vec<bool> = labelled.filter_map(|(id, _)| has_label(id)).collect();
             !found.is_empty() && !found.contains(&true)
         }))
@@ -135,6 +153,9 @@ impl UpdateSink {
     fn look_after_schema(&mut self) -> Result<(), Error> {
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             with_retries(|| self.schema.declare())?;
+            if let Some((field, names)) = self.mask_names.take() {
+                with_retries(|| self.dataset.name_masks(&field, &names))?;
+            }
             if let Some(view) = self.app_view.take() {
                 let written = self.schema.fields().map(|field| field.name.as_str());
                 // A view shows the heatmaps of detections in these.

@@ -13,8 +13,18 @@ pub(super) const HEATMAP_CLASS: &str = "Heatmap";
 /// The same of a list of detections.
 pub(super) const DETECTIONS_CLASS: &str = "Detections";
 
+/// The same of the class of an image.
+pub(super) const CLASSIFICATION_CLASS: &str = "Classification";
+
+/// The same of a mask.
+pub(super) const SEGMENTATION_CLASS: &str = "Segmentation";
+
 /// What [`heatmap`] reads.
-pub(super) const HEATMAP_KEYS: [&str; 6] = ["_cls", "fingerprint", "map_path", "npy_path", "map_checksum", "npy_checksum"];
+pub(super) const HEATMAP_KEYS: [&str; 8] =
+    ["_cls", "fingerprint", "map_path", "npy_path", "map_checksum", "npy_checksum", "mask_path", "mask_checksum"];
+
+/// What labels of camflow's are.
+const CLASSES: [&str; 4] = [HEATMAP_CLASS, DETECTIONS_CLASS, CLASSIFICATION_CLASS, SEGMENTATION_CLASS];
 
 /// What [`heatmap`] reads of each detection that has a heatmap of its own.
 const DETECTION_KEYS: [&str; 4] =
@@ -25,10 +35,17 @@ pub(super) fn heatmap_keys(per_detection: bool) -> impl Iterator<Item = &'static
     HEATMAP_KEYS.into_iter().chain(DETECTION_KEYS.into_iter().filter(move |_| per_detection))
 }
 
+/// Where a label of this class has its picture.
+pub(super) fn picture_key(class: &str) -> &'static str {
+    if class == SEGMENTATION_CLASS { "mask_path" } else { "map_path" }
+}
+
 /// What a label of this field is known by.
 pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     // The fingerprint vouches for a whole label. In a fragment it would keep the heatmap from being made again.
-    let whole = label.get_str("_cls").is_ok_and(|class| [HEATMAP_CLASS, DETECTIONS_CLASS].contains(&class));
+    let is_mask = label.get_str("_cls").is_ok_and(|class| class == SEGMENTATION_CLASS);
+    let checksum_key = if is_mask { "mask_checksum" } else { "map_checksum" };
+    let whole = label.get_str("_cls").is_ok_and(|class| CLASSES.contains(&class));
     let detections = label.get_array("detections").ok().into_iter().flatten();
     let of_detection = |detection: bson::error::Result<RawBsonRef<'_>>| {
         Some(StoredHeatmap { fingerprint: None, ..heatmap(field, detection.ok()?.as_document()?) })
@@ -36,9 +53,9 @@ pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     StoredHeatmap {
         field: field.to_owned(),
         fingerprint: label.get_str("fingerprint").ok().filter(|_| whole).map(str::to_owned),
-        map_path: path(label, "map_path"),
+        map_path: path(label, picture_key(label.get_str("_cls").unwrap_or_default())),
         npy_path: path(label, "npy_path"),
-        map_checksum: label.get_str("map_checksum").ok().and_then(RecordedChecksum::parse),
+        map_checksum: label.get_str(checksum_key).ok().and_then(RecordedChecksum::parse),
         npy_checksum: label.get_str("npy_checksum").ok().and_then(RecordedChecksum::parse),
         detections: detections.filter_map(of_detection).collect(),
     }

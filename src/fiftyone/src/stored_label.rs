@@ -6,7 +6,7 @@ use super::{
     label_field::{LabelField, LabelKind},
     stored_heatmap::path,
 };
-use camflow_pipeline::{StoredMask, StoredObject, StoredShape, StoredTarget};
+use camflow_pipeline::{Evaluated, StoredMask, StoredObject, StoredShape, StoredTarget};
 
 /// Whether it is of the field's class: else it is a fragment.
 pub(super) fn is_of(label: &RawDocument, field: &LabelField) -> bool {
@@ -75,7 +75,35 @@ fn object(label: &RawDocument, field: &LabelField) -> StoredObject {
         let of = name.as_deref().map_or_else(String::new, |name| format!(" `{name}`"));
         StoredShape::Malformed(format!("an object{of} in `{}` has {reason}", field.name))
     });
-    StoredObject { id: label.get_object_id("_id").ok().map(|id| id.to_hex()), label: name, shape }
+    StoredObject {
+        id: label.get_object_id("_id").ok().map(|id| id.to_hex()),
+        label: name,
+        confidence: number(label, "confidence"),
+        evaluated: field.evaluation.as_deref().and_then(|key| evaluated(label, key)),
+        shape,
+    }
+}
+
+/// What an evaluation of this key found of a detection.
+fn evaluated(label: &RawDocument, key: &str) -> Option<Evaluated> {
+    let outcome = label.get_str(key).ok()?.to_owned();
+    Some(Evaluated { outcome, iou: number(label, &iou_key(key)) })
+}
+
+/// Where an evaluation of this key keeps the overlap.
+pub(super) fn iou_key(key: &str) -> String {
+    format!("{key}_iou")
+}
+
+/// A number that is one.
+fn number(label: &RawDocument, key: &str) -> Option<f64> {
+    let number = match label.get(key).ok()?? {
+        RawBsonRef::Double(value) => value,
+        RawBsonRef::Int32(value) => f64::from(value),
+        RawBsonRef::Int64(value) => value as f64,
+        _ => return None,
+    };
+    number.is_finite().then_some(number)
 }
 
 fn bounding_box(detection: &RawDocument) -> Result<StoredShape, &'static str> {
@@ -103,7 +131,7 @@ fn array(value: bson::error::Result<RawBsonRef<'_>>) -> Option<&RawArray> {
 }
 
 /// Exactly `N` numbers.
-fn numbers<const N: usize>(values: &RawArray) -> Option<[f64; N]> {
+pub(super) fn numbers<const N: usize>(values: &RawArray) -> Option<[f64; N]> {
     let mut numbers = [0.0; N];
     let mut values = values.into_iter();
     for number in &mut numbers {

@@ -7,7 +7,7 @@ use super::{
     label_field::{LabelField, LabelKind},
     saved_view::ViewChanges,
     stored_heatmap::{heatmap, heatmap_keys, path},
-    stored_label::{bare_list, is_of, target},
+    stored_label::{bare_list, iou_key, is_of, target},
 };
 use camflow_pipeline::{SampleRef, SelectedSample, StoredTarget};
 
@@ -67,13 +67,17 @@ impl SampleReader {
         for label in self.label.iter().chain(&self.attention) {
             let inner: &[&str] = match label.kind {
                 LabelKind::Segmentation => &["mask", "mask_path"],
-                LabelKind::Detection | LabelKind::Detections => &["_id", "label", "bounding_box", "mask", "mask_path"],
-                LabelKind::Polyline | LabelKind::Polylines => &["_id", "label", "points", "closed", "filled"],
+                LabelKind::Detection | LabelKind::Detections => {
+                    &["_id", "label", "bounding_box", "confidence", "mask", "mask_path"]
+                }
+                LabelKind::Polyline | LabelKind::Polylines => &["_id", "label", "points", "confidence", "closed", "filled"],
                 LabelKind::Classification | LabelKind::Classifications => &["label"],
             };
             let prefix = label.labels();
             projection.insert(format!("{}._cls", label.key), 1);
             projection.extend(inner.iter().map(|inner| (format!("{prefix}.{inner}"), 1.into())));
+            let found = label.evaluation.iter().flat_map(|key| [key.clone(), iou_key(key)]);
+            projection.extend(found.map(|key| (format!("{prefix}.{key}"), 1.into())));
         }
         projection
     }
@@ -129,7 +133,7 @@ mod tests {
     use camflow_pipeline::{StoredHeatmap, StoredMask, StoredObject, StoredShape};
 
     fn field(kind: LabelKind) -> LabelField {
-        LabelField { name: "gt".into(), kind, key: "gt".into(), is_bare_list: false }
+        LabelField { name: "gt".into(), kind, key: "gt".into(), is_bare_list: false, evaluation: None }
     }
 
     fn read(kind: LabelKind, label: Bson, heatmap: Bson) -> SelectedSample {
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn two_labels_are_read_beside_each_other() {
-        let scene = LabelField { name: "scene".into(), kind: LabelKind::Detections, key: "scene".into(), is_bare_list: false };
+        let scene = LabelField { name: "scene".into(), key: "scene".into(), ..field(LabelKind::Detections) };
         let reader = SampleReader::new(Some(field(LabelKind::Segmentation)), Vec::new(), None).with_attention(Some(scene));
         let projection = reader.projection();
         assert!(
@@ -233,6 +237,8 @@ mod tests {
         let expected = StoredObject {
             id: None,
             label: Some("cat".into()),
+            confidence: None,
+            evaluated: None,
             shape: StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: None },
         };
         assert_eq!(target(LabelKind::Detection, single), StoredTarget::Objects(vec![expected]));
@@ -244,7 +250,7 @@ mod tests {
     #[test]
     fn bare_lists_and_inner_fields_are_read_as_others_are() {
         let read = |key: &str, is_bare_list, sample: Document| {
-            let label = LabelField { name: "gt".into(), kind: LabelKind::Detections, key: key.into(), is_bare_list };
+            let label = LabelField { key: key.into(), is_bare_list, ..field(LabelKind::Detections) };
             let reader = SampleReader::new(Some(label), Vec::new(), None);
             reader.read(0, &RawDocumentBuf::try_from(&sample).unwrap()).target
         };
@@ -335,7 +341,7 @@ mod tests {
         let reader = SampleReader::new(None, vec!["cam".into()], None);
         let expected = doc! {
             "filepath": 1, "cam._cls": 1, "cam.fingerprint": 1, "cam.map_path": 1, "cam.npy_path": 1, "cam.map_checksum": 1,
-            "cam.npy_checksum": 1,
+            "cam.npy_checksum": 1, "cam.mask_path": 1, "cam.mask_checksum": 1,
         };
         assert_eq!(reader.projection(), expected);
         let reader = SampleReader::new(Some(field(LabelKind::Classifications)), Vec::new(), None);

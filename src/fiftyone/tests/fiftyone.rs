@@ -175,7 +175,8 @@ fn field(name: &str) -> HeatmapField {
 
 fn update(n: usize, heatmaps: Vec<WrittenHeatmap>) -> SampleUpdate {
     let sample = SampleRef { seq: n as u64, id: id(n).to_hex(), media_path: format!("/data/{n}.jpg").into() };
-    SampleUpdate { sample, heatmaps, withdrawn: Vec::new(), superseded: Vec::new(), existing: Vec::new() }
+    let (predictions, existing) = (None, Vec::new());
+    SampleUpdate { sample, heatmaps, predictions, withdrawn: Vec::new(), superseded: Vec::new(), existing }
 }
 
 fn heatmap(field: &str, fingerprint: &str) -> WrittenHeatmap {

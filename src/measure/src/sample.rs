@@ -34,6 +34,8 @@ pub struct MeasuredHeatmap {
     pub contrast: Option<String>,
     /// What a classifier predicts for the image.
     pub prediction: Option<StoredPrediction>,
+    /// The detection that it is of; `None` where it is of the image.
+    pub detection: Option<StoredDetection>,
     /// Its picture, if stored by path.
     pub map_path: Option<PathBuf>,
     /// Its exact floats.
@@ -55,7 +57,22 @@ pub struct StoredPrediction {
     pub is_correct: Option<bool>,
 }
 
-/// Heatmaps that can be compared with each other: one of each sample.
+/// A detection with a heatmap of its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredDetection {
+    /// Its id.
+    pub id: String,
+    /// Its place among those of its image, that with the highest confidence first, from 1; `None` where it has no confidence.
+    pub rank: Option<u64>,
+    /// Its box: left, top, width and height in fractions of the image's sides.
+    pub bounds: Option<[f64; 4]>,
+    /// What an evaluation found: `tp`, `fp` or `fn`; `None` where it was not asked.
+    pub outcome: Option<String>,
+    /// The overlap with the object that it was matched with, in `[0, 1]`.
+    pub outcome_iou: Option<f64>,
+}
+
+/// Heatmaps that can be compared with each other: one of each sample, or of each of its detections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Series {
     /// Name of the sample field.

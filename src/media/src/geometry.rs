@@ -122,6 +122,35 @@ impl FrameRegion {
         (left < right && top < bottom).then_some([left, top, right, bottom])
     }
 
+    /// The way back of [`FrameRegion::place_box`]: left, top, width and height in fractions of the image's sides, cut off at them; `None`
+    /// where nothing of the box lies in the image, or its numbers are none.
+    pub fn box_on_image(&self, [left, top, right, bottom]: [f64; 4], input: (usize, usize)) -> Option<[f64; 4]> {
+        let along = |fraction: f64, frame: usize, offset: i64, side: usize| {
+            ((fraction * side as f64 + offset as f64) / frame as f64).clamp(0.0, 1.0)
+        };
+        let x = |fraction: f64| along(fraction, self.frame_width, self.left, input.1);
+        let y = |fraction: f64| along(fraction, self.frame_height, self.top, input.0);
+        let (left, right, top, bottom) = (x(left), x(right), y(top), y(bottom));
+        (left < right && top < bottom).then_some([left, top, right - left, bottom - top])
+    }
+
+    /// Of each row and each column of the image the one that shows it in a map of `map` rows and columns over a model's input of `input`
+    /// pixels; `None` of those that the model does not see.
+    pub fn shown_by(&self, map: (usize, usize), input: (usize, usize)) -> [Vec<Option<usize>>; 2] {
+        let along = |image: usize, frame: usize, offset: i64, side: usize, length: usize| {
+            let of_position = |position: usize| {
+                let in_frame = (position as f64 + 0.5) * frame as f64 / image as f64;
+                let fraction = (in_frame - offset as f64) / side as f64;
+                (0.0..1.0).contains(&fraction).then(|| ((fraction * length as f64) as usize).min(length - 1))
+            };
+            (0..image).map(of_position).collect()
+        };
+        [
+            along(self.image_height, self.frame_height, self.top, input.0, map.0),
+            along(self.image_width, self.frame_width, self.left, input.1, map.1),
+        ]
+    }
+
     /// Where the middle of a pixel of the image (row `y`, column `x`) lies in a model's input of `height` x `width` pixels, in
     /// fractions `(y, x)` of its sides in `[0, 1)`.
     ///
@@ -255,6 +284,21 @@ mod tests {
         assert!(region.place(89, 139, 40, 40).is_ok(), "its last pixel");
         assert_eq!(region.place(50, 140, 40, 40), Err(Outside::Crop), "right of the crop");
         assert_eq!(region.place(100, 100, 40, 40), Err(Outside::Image), "there is no such row");
+    }
+
+    #[test]
+    fn pixels_of_the_image_are_shown_where_they_are_placed() {
+        let region = FrameRegion { image_height: 100, image_width: 200, frame_height: 50, frame_width: 100, top: 5, left: -30 };
+        let [rows, columns] = region.shown_by((20, 40), (40, 140));
+        assert_eq!(rows.len(), 100);
+        for (y, row) in rows.into_iter().enumerate() {
+            for x in [0, 77, 199] {
+                let placed = region.place(y, x, 40, 140).ok();
+                let wanted = placed.map(|(y, x)| ((y * 20.0) as usize, (x * 40.0) as usize));
+                assert_eq!(row.zip(columns[x]), wanted, "{y} {x}");
+            }
+        }
+        assert_eq!(FrameRegion::whole(2, 3).shown_by((2, 3), (2, 3)), [vec![Some(0), Some(1)], vec![Some(0), Some(1), Some(2)]]);
     }
 
     #[test]

@@ -15,7 +15,20 @@ use super::{error::MediaError, image::RgbImage};
 /// `levels` are not `height * width` many.
 pub fn encode_gray(height: usize, width: usize, levels: &[u8]) -> Result<Vec<u8>, MediaError> {
     assert_eq!(levels.len(), height * width, "levels of another shape");
-    encode(height, width, levels, ColorType::Grayscale)
+    encode(height, width, levels, ColorType::Grayscale, BitDepth::Eight)
+}
+
+/// A 16-bit grayscale PNG of `height * width` levels.
+///
+/// # Errors
+/// The picture has no pixel.
+///
+/// # Panics
+/// There are not that many levels.
+pub fn encode_gray_16(height: usize, width: usize, levels: &[u16]) -> Result<Vec<u8>, MediaError> {
+    assert_eq!(levels.len(), height * width, "levels of another shape");
+    let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_be_bytes()).collect();
+    encode(height, width, &bytes, ColorType::Grayscale, BitDepth::Sixteen)
 }
 
 /// A picture as an 8-bit RGB PNG, its pixels as they are.
@@ -23,10 +36,10 @@ pub fn encode_gray(height: usize, width: usize, levels: &[u8]) -> Result<Vec<u8>
 /// # Errors
 /// The picture has no pixel.
 pub fn encode_rgb(image: &RgbImage) -> Result<Vec<u8>, MediaError> {
-    encode(image.height, image.width, &image.pixels, ColorType::Rgb)
+    encode(image.height, image.width, &image.pixels, ColorType::Rgb, BitDepth::Eight)
 }
 
-fn encode(height: usize, width: usize, samples: &[u8], color: ColorType) -> Result<Vec<u8>, MediaError> {
+fn encode(height: usize, width: usize, samples: &[u8], color: ColorType, depth: BitDepth) -> Result<Vec<u8>, MediaError> {
     let side = |side: usize| {
         u32::try_from(side).map_err(|_| MediaError::encode(format!("{height} x {width} pixels are too many for a PNG")))
     };
@@ -34,7 +47,7 @@ fn encode(height: usize, width: usize, samples: &[u8], color: ColorType) -> Resu
     let mut file = Vec::new();
     let mut encoder = Encoder::new(&mut file, side(width)?, side(height)?);
     encoder.set_color(color);
-    encoder.set_depth(BitDepth::Eight);
+    encoder.set_depth(depth);
     // Written once and read seldom: a few per cent of size are not worth several times the time.
     encoder.set_compression(Compression::Fast);
     let mut writer = encoder.write_header().map_err(failed)?;
@@ -46,6 +59,13 @@ fn encode(height: usize, width: usize, samples: &[u8], color: ColorType) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_of_16_bits_survive() {
+        let levels = [0, 65535, 300, 7, 256, 1];
+        let image = image::load_from_memory(&encode_gray_16(2, 3, &levels).unwrap()).unwrap();
+        assert_eq!(image.into_luma16().into_raw(), levels);
+    }
 
     #[test]
     fn levels_survive() {

@@ -9,15 +9,17 @@ use std::{
 use crate::{
     error::RunError,
     fields::HeatmapFields,
+    fingerprint::Fingerprint,
     grid::{ClassIndex, ColumnIndex},
     message::{
-        ClassHeatmaps, Envelope, ExplainedSample, Heatmap, LayerMap, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap,
-        StoredMap, WrittenHeatmap, WrittenPrediction,
+        ClassHeatmaps, Detected, Envelope, ExplainedSample, Heatmap, LayerMap, PixelClasses, PredictedClass, PredictedLabel,
+        Prediction, PredictionField, PredictionKind, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap, StoredMap,
+        WrittenHeatmap, WrittenPrediction, WrittenPredictions,
     },
 };
 use camflow_measure::{Measure, Measured, Measures, context_reliance, rank_correlation};
 use camflow_media::{
-    BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, with_suffix, write_f16, write_f32,
+    BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, encode_gray_16, with_suffix, write_f16, write_f32,
     write_with_checksum,
 };
 use camflow_names::Choice;
@@ -101,6 +103,8 @@ pub struct Encoder {
     pub npy: NpyFormat,
     /// What it means that none of a sample's classes is there when the model has seen it.
     pub absence: SkipReason,
+    /// Where what the model predicts for each sample is kept.
+    pub predictions: Option<PredictionField>,
     /// Channel of the model's output -> class name.
     pub class_names: BTreeMap<i64, String>,
 }
@@ -111,8 +115,10 @@ impl Encoder {
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
     pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
-        let ExplainedSample { envelope, seen, attention, classes, prediction, .. } = explained;
-        let Envelope { sample, fingerprint, wanted, existing, true_class } = envelope;
+        let ExplainedSample { envelope, seen, attention, classes, prediction, detected, pixels, .. } = explained;
+        let Envelope { sample, fingerprint, wanted, predictions, existing, true_class } = envelope;
+        let found = PredictedHere { prediction, detected, pixels };
+        let predictions = predictions.map(|fingerprint| self.predictions(&sample.id, fingerprint, found)).transpose()?.flatten();
         let prediction = WrittenPrediction {
             class: prediction.map(|prediction| self.class_name(prediction.channel)),
             confidence: prediction.map(|prediction| prediction.confidence).filter(|confidence| confidence.is_finite()),
@@ -168,21 +174,54 @@ impl Encoder {
         }
         let is_absent = |class: ClassIndex| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
         let withdrawn: Vec<String> = self.fields.withdrawn(&existing, is_absent).map(|old| old.field.clone()).collect();
-        if heatmaps.is_empty() && withdrawn.is_empty() {
+        if heatmaps.is_empty() && withdrawn.is_empty() && predictions.is_none() {
             return Ok(Step::Skip(Skip { sample, reason: self.absence }));
         }
         let is_kept = |path: &&Path| {
             let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
+            let mask = predictions.as_ref().and_then(|predictions| predictions.label.file());
             heatmaps.iter().any(|new| new.npy_path.as_deref() == Some(*path) || is_map(&new.map))
+                || mask.is_some_and(|(mask, _)| mask.as_path() == *path)
+        };
+        let is_replaced = |old: &StoredHeatmap| {
+            heatmaps.iter().any(|new| new.field == old.field)
+                || predictions.as_ref().is_some_and(|predictions| predictions.field == old.field)
         };
         let superseded = existing
             .iter()
-            .filter(|old| withdrawn.contains(&old.field) || heatmaps.iter().any(|new| new.field == old.field))
+            .filter(|old| withdrawn.contains(&old.field) || is_replaced(old))
             .flat_map(StoredHeatmap::files)
             .filter(|path| !is_kept(path))
             .map(Path::to_owned)
             .collect();
-        Ok(Step::Next(SampleUpdate { sample, heatmaps, withdrawn, superseded, existing }))
+        Ok(Step::Next(SampleUpdate { sample, heatmaps, predictions, withdrawn, superseded, existing }))
+    }
+
+    /// What the model predicts, as the sample is to hold it.
+    fn predictions(
+        &self,
+        sample: &str,
+        fingerprint: Fingerprint,
+        found: PredictedHere,
+    ) -> Result<Option<WrittenPredictions>, RunError> {
+        let Some(PredictionField { name, kind, model, .. }) = &self.predictions else { return Ok(None) };
+        let PredictedHere { prediction, detected, pixels } = found;
+        let fingerprint = fingerprint.to_string();
+        let class = |channel, confidence| PredictedClass { label: self.class_name(channel), confidence };
+        let label = match kind {
+            PredictionKind::Classification => {
+                prediction.map(|Prediction { channel, confidence }| PredictedLabel::Classification(class(channel, confidence)))
+            }
+            PredictionKind::Detections => detected.map(|detected| {
+                let of = |one: Detected| (class(one.channel, one.confidence), one.bounds);
+                PredictedLabel::Detections(detected.into_iter().map(of).collect())
+            }),
+            PredictionKind::Segmentation { unseen } => {
+                let stem = stem(&self.folder, name, sample, &fingerprint);
+                pixels.map(|pixels| write_mask(&stem, &pixels, *unseen)).transpose()?
+            }
+        };
+        Ok(label.map(|label| WrittenPredictions { field: name.clone(), label, model: model.clone(), fingerprint }))
     }
 
     fn class_name(&self, channel: i64) -> String {
@@ -242,6 +281,29 @@ impl Encoder {
             .map_err(|error| unwritable(&path, error))?;
         Ok((StoredMap::File(path), Some(checksum)))
     }
+}
+
+/// What a model predicts for an image, of whatever kind that is.
+struct PredictedHere {
+    prediction: Option<Prediction>,
+    detected: Option<Vec<Detected>>,
+    pixels: Option<PixelClasses>,
+}
+
+/// Writes a mask of the image's size.
+fn write_mask(stem: &Path, pixels: &PixelClasses, unseen: u16) -> Result<PredictedLabel, RunError> {
+    let mask_path = with_suffix(stem, ".png");
+    let (height, width) = (pixels.region.image_height, pixels.region.image_width);
+    let values = pixels.on_image(unseen);
+    // FiftyOne reads both; 8 bits are what nearly everybody else reads.
+    let png = match values.iter().map(|value| u8::try_from(*value).ok()).collect::<Option<Vec<u8>>>() {
+        Some(levels) => encode_gray(height, width, &levels),
+        None => encode_gray_16(height, width, &values),
+    };
+    let png = png.map_err(|error| unwritable(&mask_path, error))?;
+    let checksum = write_with_checksum(&mask_path, Durability::Machine, |file| file.write_all(&png))
+        .map_err(|error| unwritable(&mask_path, error))?;
+    Ok(PredictedLabel::Segmentation { mask_path, checksum })
 }
 
 /// The masks of a class at the sizes of its heatmaps: by height and width what was seen, and the object.
@@ -308,6 +370,7 @@ mod tests {
             store: Store::Path,
             npy: NpyFormat::None,
             absence: SkipReason::ClassAbsent,
+            predictions: None,
             class_names: BTreeMap::new(),
         };
         let map = |width: usize, levels: &[u8]| Heatmap {

@@ -107,6 +107,8 @@ pub struct Summary {
     pub num_heatmaps: u64,
     /// Of these, those that are zero everywhere.
     pub num_empty: u64,
+    /// Samples whose predictions were stored.
+    pub num_predicted: u64,
     /// Bytes that their files take on a disk, without those that took the place of one of the same name.
     pub num_bytes: u64,
     /// Heatmaps that were taken away, because what they explain is not there any more.

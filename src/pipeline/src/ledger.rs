@@ -146,12 +146,13 @@ impl<'a> Ledger<'a> {
     }
 
     pub(crate) fn committed(&self, committed: Committed) {
-        let Committed { sample, num_heatmaps, num_empty, num_withdrawn, num_bytes } = committed;
+        let Committed { sample, num_heatmaps, num_empty, has_predictions, num_withdrawn, num_bytes } = committed;
         self.ended(&sample);
         let mut summary = lock(&self.summary);
         summary.num_committed += 1;
         summary.num_heatmaps += num_heatmaps as u64;
         summary.num_empty += num_empty as u64;
+        summary.num_predicted += u64::from(has_predictions);
         summary.num_withdrawn += num_withdrawn as u64;
         summary.num_bytes += num_bytes;
         drop(summary);

@@ -29,6 +29,8 @@ pub struct Survey {
     pub stale: BTreeMap<BTreeSet<Change>, u64>,
     /// Classes of these samples, whose heatmaps would be computed.
     pub num_targets: u64,
+    /// Samples whose predictions would be stored.
+    pub num_predicted: u64,
     /// Samples that would lose heatmaps and get none, because what they explain is not there any more.
     pub num_withdrawn: u64,
     /// Samples that would be passed over, by reason.
@@ -63,8 +65,9 @@ struct Surveyed {
 struct Stale {
     sample: SampleRef,
     changes: BTreeSet<Change>,
-    /// None where it only loses heatmaps.
+    /// None where it only loses heatmaps, or has its predictions stored.
     num_targets: usize,
+    is_predicted: bool,
 }
 
 /// Checks every sample of the source, and of those with something to do the label; images are not read, so what only an image
@@ -106,7 +109,10 @@ fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
         Step::Fail(failure) => return Surveyed { inputs: None, step: Step::Fail(failure) },
     };
     let step = match count_targets(decoder, &stale) {
-        Step::Next(num_targets) => Step::Next(Stale { sample: stale.envelope.sample, changes: stale.changes, num_targets }),
+        Step::Next(num_targets) => {
+            let is_predicted = stale.envelope.predictions.is_some();
+            Step::Next(Stale { sample: stale.envelope.sample, changes: stale.changes, num_targets, is_predicted })
+        }
         Step::Skip(skip) => Step::Skip(skip),
         Step::Fail(failure) => Step::Fail(failure),
     };
@@ -116,10 +122,11 @@ fn look(decoder: &Decoder, selected: SelectedSample) -> Surveyed {
 impl Survey {
     fn count(&mut self, surveyed: Surveyed, decoder: &Decoder, known: &KnownFailures, tell: &(dyn Fn(Event) + Sync)) {
         match surveyed.step {
-            Step::Next(Stale { sample, changes, num_targets }) => {
+            Step::Next(Stale { sample, changes, num_targets, is_predicted }) => {
                 *self.stale.entry(changes.clone()).or_default() += 1;
                 self.num_targets += num_targets as u64;
-                self.num_withdrawn += u64::from(num_targets == 0);
+                self.num_predicted += u64::from(is_predicted);
+                self.num_withdrawn += u64::from(num_targets == 0 && !is_predicted);
                 tell(Event::SampleStale { sample, changes });
             }
             Step::Skip(skip) => {

@@ -172,6 +172,8 @@ impl Explainer for FirstPixel {
                 attention: None,
                 classes,
                 prediction: None,
+                detected: None,
+                pixels: None,
                 num_unmatched: 0,
             });
         }
@@ -274,6 +276,7 @@ impl World {
             per_detection: false,
             slicing: None,
             attention: None,
+            predictions: None,
             masks: SeenMasks::default(),
         }
     }
@@ -287,6 +290,7 @@ impl World {
             store: Store::Path,
             npy: NpyFormat::F32,
             absence: SkipReason::NotPredicted,
+            predictions: None,
             class_names,
         }
     }

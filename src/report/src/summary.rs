@@ -35,6 +35,9 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
             summary.num_empty
         ));
     }
+    if summary.num_predicted > 0 {
+        lines.push(format!("  samples whose predictions were stored: {}", summary.num_predicted));
+    }
     if summary.num_withdrawn > 0 {
         lines.push(format!("  heatmaps taken away, of what is not there any more: {}", summary.num_withdrawn));
     }
@@ -118,6 +121,7 @@ pub(crate) fn counts(summary: &Summary) -> Value {
         "num_committed": summary.num_committed,
         "num_heatmaps": summary.num_heatmaps,
         "num_empty": summary.num_empty,
+        "num_predicted": summary.num_predicted,
         "num_bytes": summary.num_bytes,
         "num_withdrawn": summary.num_withdrawn,
         "num_moved": summary.num_moved,

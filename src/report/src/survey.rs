@@ -17,6 +17,9 @@ pub(crate) fn lines(survey: &Survey, num_columns: usize) -> Vec<String> {
         survey.num_skipped(),
         survey.num_failed,
     )];
+    if survey.num_predicted > 0 {
+        lines.push(format!("  samples whose predictions would be stored: {}", survey.num_predicted));
+    }
     lines.extend(survey.stale.iter().map(|(changes, count)| format!("  {}: {count}", listed(changes))));
     if survey.num_withdrawn > 0 {
         lines.push(format!("  of these would only lose heatmaps, of what is not there any more: {}", survey.num_withdrawn));
@@ -33,6 +36,7 @@ pub(crate) fn json(survey: &Survey, num_columns: usize) -> Value {
         "num_stale": survey.num_stale(),
         "stale": stale,
         "num_heatmaps": survey.num_targets * num_columns as u64,
+        "num_predicted": survey.num_predicted,
         "num_withdrawn": survey.num_withdrawn,
         "num_skipped": survey.num_skipped(),
         "skipped": skipped(&survey.skipped),

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    AttentionCell, Baseline, CONFIDENT, Confidences, Distribution, Example, Observed, RANKED_BY, Study, attention::is_own,
+    AttentionCell, Baseline, CONFIDENT, Confidences, Distribution, Example, Observed, RANKED_BY, Study, Tally,
+    attention::is_own,
     distribution::position,
+    outcomes::{all, frequent},
 };
 use camflow_measure::{Measure, Series};
 use camflow_names::Choice;
@@ -31,7 +33,8 @@ const MOST: usize = 8;
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `wrong`, `confused`, `below_chance`, `context`, `attention`, `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
+    /// What kind of thing: `wrong`, `confused`, `false_positive`, `missed`, `below_chance`, `context`, `attention`, `tag`, `class`,
+    /// `series`, `layers`, `baseline`, `empty`,
     /// `unmeasured` or `fine`.
     pub kind: &'static str,
     /// How much it matters.
@@ -81,6 +84,7 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     let names = Names::of(study);
     let mut found = Vec::new();
     found.extend(mistakes(study));
+    found.extend(outcomes(study));
     found.extend(unmeasured(study));
     found.extend(baseline.into_iter().flat_map(|baseline| changes(study, baseline, &names)));
     let below = below_chance(study, &names);
@@ -95,6 +99,11 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     found.extend(empty(study, &names));
     if is_fine {
         found.extend(fine(study));
+    }
+    // A sample may have several detections.
+    for finding in &mut found {
+        let mut seen = BTreeSet::new();
+        finding.samples.retain(|sample| seen.insert(sample.clone()));
     }
     found
 }
@@ -201,6 +210,65 @@ fn mistakes(study: &Study) -> Vec<Finding> {
             let examples = pair.samples.iter().map(|(_, example)| example.clone());
             Finding::new("confused", Severity::Warning, text).shown_by(examples)
         }));
+    }
+    found
+}
+
+/// What an evaluation says of a detector: first what it sees where nothing is, then what it does not see.
+fn outcomes(study: &Study) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let by = |model: &str| if study.outcomes.len() > 1 { format!("Model `{model}`") } else { "The model".to_owned() };
+    let of = |model: &str| if study.outcomes.len() > 1 { format!(" of `{model}`") } else { String::new() };
+    let sure =
+        |tally: &Tally| tally.mean_confidence().map_or_else(String::new, |mean| format!(", with a mean confidence of {mean:.2}"));
+    for (model, outcomes) in &study.outcomes {
+        let (wrong, right) = (all(&outcomes.false_positives), &outcomes.true_positives);
+        if wrong.count >= ENOUGH {
+            let inside = match (wrong.mean_inside(), right.mean_inside()) {
+                (Some(wrong), Some(right)) => format!(
+                    " In the mean {} of their heatmaps lies inside of their boxes, of true positives {}.",
+                    percent(wrong),
+                    percent(right)
+                ),
+                _ => String::new(),
+            };
+            let confident =
+                outcomes.most_confident.iter().filter(|one| one.confidence.is_some_and(|confidence| confidence >= CONFIDENT));
+            let text = format!(
+                "{} is wrong in {} of {} detections with heatmaps (false positives), {} of them with a confidence of {CONFIDENT} or \
+                     more.{inside}",
+                by(model),
+                wrong.count,
+                wrong.count + right.count,
+                outcomes.num_confident,
+            );
+            let severity = if outcomes.num_confident > 0 { Severity::Problem } else { Severity::Warning };
+            found.push(Finding::new("false_positive", severity, text).shown_by(confident));
+            let classes = frequent(&outcomes.false_positives).into_iter().filter(|(_, tally)| tally.count >= ENOUGH).take(MOST);
+            found.extend(classes.map(|(class, tally)| {
+                let text = format!(
+                    "`{class}` is detected where none is {} times, {} of the false positives{}{}.",
+                    tally.count,
+                    percent(tally.count as f64 / wrong.count as f64),
+                    of(model),
+                    sure(tally),
+                );
+                Finding::new("false_positive", Severity::Warning, text).shown_by(tally.samples.iter().map(|(_, one)| one.clone()))
+            }));
+        }
+        let (missed, detected) = (all(&outcomes.missed), &outcomes.detected);
+        if missed.count >= ENOUGH {
+            let text = format!(
+                "{} misses {} of {} labelled objects with heatmaps (false negatives){}.",
+                by(model),
+                missed.count,
+                missed.count + detected.count,
+                missed.mean_confidence().map_or_else(String::new, |mean| format!(
+                    "; for the prediction that lies there it has a mean confidence of {mean:.2}"
+                )),
+            );
+            found.push(Finding::new("missed", Severity::Problem, text).shown_by(&outcomes.nearly_detected));
+        }
     }
     found
 }

@@ -8,6 +8,7 @@ mod counterfactuals;
 mod distribution;
 mod findings;
 mod mistakes;
+mod outcomes;
 mod page;
 mod pictures;
 mod tables;
@@ -25,6 +26,7 @@ pub use counterfactuals::Confidences;
 pub use distribution::Distribution;
 pub use findings::{Finding, Severity, findings};
 pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
+pub use outcomes::{EvaluatedDetection, Outcomes, Tally};
 pub use page::{Heading, page};
 pub use tables::{Baseline, CSV_HEADER, csv_rows, json};
 
@@ -141,6 +143,8 @@ pub struct Study {
     pub series: BTreeMap<Series, Observed>,
     /// What classifiers get wrong, by the model's name.
     pub mistakes: BTreeMap<String, Mistakes>,
+    /// What evaluations found of detections, likewise.
+    pub outcomes: BTreeMap<String, Outcomes>,
     /// Pairs of series of one class, the smaller first.
     pub contests: BTreeMap<(Series, Series), Contest>,
     /// The label field that attention was measured on -> series -> the classes that it lies on.
@@ -161,6 +165,7 @@ impl Study {
             num_samples: 0,
             series: BTreeMap::new(),
             mistakes: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             contests: BTreeMap::new(),
             attention: BTreeMap::new(),
             counterfactuals: BTreeMap::new(),
@@ -209,6 +214,7 @@ impl Study {
         }
         self.compare(&sample.heatmaps);
         self.judge(sample);
+        Outcomes::observe(&mut self.outcomes, sample, self.num_extremes);
     }
 
     /// Each model has one prediction for a sample, however many heatmaps say it.
@@ -229,7 +235,8 @@ impl Study {
                 let (Some(value), Some(other)) = (first.measures.get(RANKED_BY), second.measures.get(RANKED_BY)) else {
                     continue;
                 };
-                if first.series.class != second.series.class {
+                let of = |heatmap: &MeasuredHeatmap| heatmap.detection.as_ref().map(|detection| detection.id.clone());
+                if first.series.class != second.series.class || of(first) != of(second) {
                     continue;
                 }
                 let contest = self.contests.entry((first.series.clone(), second.series.clone())).or_default();

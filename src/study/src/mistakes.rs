@@ -168,7 +168,7 @@ impl Mistake {
 }
 
 /// Puts it in its place, the highest first, and keeps so many.
-fn insert<T>(ranked: &mut Vec<T>, new: T, rank: impl Fn(&T) -> f64, num_kept: usize) {
+pub(crate) fn insert<T>(ranked: &mut Vec<T>, new: T, rank: impl Fn(&T) -> f64, num_kept: usize) {
     let place = ranked.iter().position(|other| rank(&new) > rank(other)).unwrap_or(ranked.len());
     ranked.insert(place, new);
     ranked.truncate(num_kept);

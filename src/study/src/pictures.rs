@@ -13,7 +13,7 @@ const SIDE: usize = 256;
 const QUALITY: f32 = 80.0;
 const OPACITY: f32 = 0.5;
 
-/// A JPEG of a sample's image with the heatmap laid over it, or without any.
+/// A JPEG of a sample's image with the heatmap laid over it, or without any; the box of a detection with a heatmap of its own is outlined.
 ///
 /// # Errors
 /// The image or the heatmap cannot be read.
@@ -30,7 +30,30 @@ pub(crate) fn picture(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> R
     };
     let map = resize_rgb(&map, height, width, Interpolation::Bilinear, true)?;
     let values: Vec<f32> = map.pixels.chunks_exact(3).map(|pixel| f32::from(pixel[0]) / 255.0).collect();
-    encode_jpeg(&overlay(&image, height, width, &values, OPACITY)?, QUALITY)
+    let mut picture = overlay(&image, height, width, &values, OPACITY)?;
+    if let Some(bounds) = heatmap.and_then(|heatmap| heatmap.detection.as_ref()?.bounds) {
+        outline(&mut picture, bounds);
+    }
+    encode_jpeg(&picture, QUALITY)
+}
+
+/// Draws a box (left, top, width and height in fractions of the sides): white, with black around it, to be seen on any picture.
+fn outline(picture: &mut RgbImage, [left, top, width, height]: [f64; 4]) {
+    let at = |fraction: f64, side: usize| (fraction.clamp(0.0, 1.0) * side as f64) as i64;
+    let (left, right) = (at(left, picture.width), at(left + width, picture.width));
+    let (top, bottom) = (at(top, picture.height), at(top + height, picture.height));
+    for (by, level) in [(1, 0), (-1, 0), (0, 255)] {
+        let (left, right, top, bottom) = (left - by, right - 1 + by, top - by, bottom - 1 + by);
+        let rows = (top..=bottom).flat_map(|row| [(row, left), (row, right)]);
+        let columns = (left..=right).flat_map(|column| [(top, column), (bottom, column)]);
+        for (row, column) in rows.chain(columns) {
+            let (Ok(row), Ok(column)) = (usize::try_from(row), usize::try_from(column)) else { continue };
+            if row < picture.height && column < picture.width {
+                let first = 3 * (row * picture.width + column);
+                picture.pixels[first..first + 3].fill(level);
+            }
+        }
+    }
 }
 
 /// The heatmap in gray; `None` where it is kept in the database alone.
@@ -58,4 +81,20 @@ fn from_array(path: &Path, upsampling: &[i64], limits: &ImageLimits) -> Result<R
     }
     let levels = values.into_iter().map(|value| (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8);
     Ok(RgbImage::new(size.0, size.1, levels.flat_map(|level| [level; 3]).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_is_outlined_within_the_picture() {
+        let mut picture = RgbImage::new(20, 20, vec![100; 1200]);
+        outline(&mut picture, [0.25, 0.25, 0.5, 0.5]);
+        let level = |row: usize, column: usize| picture.pixels[3 * (row * 20 + column)];
+        assert_eq!([level(3, 5), level(4, 4), level(5, 5), level(6, 6), level(7, 7)], [100, 0, 255, 0, 100]);
+        assert_eq!([level(14, 14), level(15, 15), level(10, 5), level(10, 10)], [255, 0, 255, 100]);
+        outline(&mut picture, [-1.0, 0.5, 9.0, 9.0]);
+        assert_eq!(picture.pixels.len(), 1200, "what lies beside it is not drawn");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{AttentionCell, AttentionTable, Confidences, Distributions, Extreme, Finding, Observed, Study};
-use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Series};
+use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Series, StoredDetection};
 use camflow_names::Choice;
 
 /// Of this form of the JSON.
@@ -17,7 +17,7 @@ pub const CSV_HEADER: &str = "sample,filepath,tags,field,class,layer,method,mode
                               best_iou,best_threshold,center_offset,object_area,entropy,rank_correlation,\
                               confidence,confidence_drop,confidence_increase,deletion_auc,insertion_auc,road,\
                               confidence_without_object,confidence_without_background,confidence_without_attended,context_reliance,\
-                              attention_on,attention";
+                              attention_on,attention,detection,rank,outcome,outcome_iou";
 
 /// A line per heatmap of the sample, as RFC 4180 wants them. Tags are separated by `;`. What is not known is empty, yes and no are 1
 /// and 0. `attention` is JSON: a list of classes with their shares.
@@ -38,8 +38,17 @@ pub fn csv_rows(sample: &MeasuredSample) -> String {
         ];
         let numbers = Measure::ALL.iter().map(|measure| number(heatmap.measures.get(*measure)));
         let attention = [quoted(heatmap.attention_on.as_deref().unwrap_or_default()), quoted(attention(heatmap))];
-        let cells: Vec<String> =
-            texts.into_iter().chain(told).chain([number(heatmap.score)]).chain(numbers).chain(attention).collect();
+        let StoredDetection { id, rank, outcome, outcome_iou, .. } = heatmap.detection.clone().unwrap_or_default();
+        let rank = rank.map_or_else(String::new, |rank| rank.to_string());
+        let detection = [quoted(id), rank, quoted(outcome.unwrap_or_default()), number(outcome_iou)];
+        let cells: Vec<String> = texts
+            .into_iter()
+            .chain(told)
+            .chain([number(heatmap.score)])
+            .chain(numbers)
+            .chain(attention)
+            .chain(detection)
+            .collect();
         rows += &cells.join(",");
         rows.push('\n');
     }
@@ -89,6 +98,7 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "findings": findings.iter().map(finding).collect::<Vec<_>>(),
         "series": study.series.iter().map(|(series, observed)| of_series(series, observed)).collect::<Vec<_>>(),
         "mistakes": study.mistakes.iter().map(|(model, mistakes)| mistakes.json(model)).collect::<Vec<_>>(),
+        "detections": study.outcomes.iter().map(|(model, outcomes)| outcomes.json(model)).collect::<Vec<_>>(),
         "contests": study.contests.iter().map(contest).collect::<Vec<_>>(),
         "attention": of_attention(study),
         "counterfactuals": study.counterfactuals.iter().map(|(series, of)| of_counterfactuals(series, of)).collect::<Vec<_>>(),
@@ -231,7 +241,7 @@ mod tests {
     #[test]
     fn the_header_names_all_measures() {
         let names: Vec<&str> = CSV_HEADER.split(',').collect();
-        let measures = &names[..names.len() - 2];
+        let measures = &names[..names.len() - 6];
         assert!(measures.ends_with(&Measure::ALL.iter().map(|measure| measure.name()).collect::<Vec<_>>()));
         let rows = csv_rows(&sample(7, &["a,b", "c\"d"], &[0.5]));
         assert!(rows.contains("\"a,b;c\"\"d\""), "{rows}");

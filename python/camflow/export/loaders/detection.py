@@ -40,8 +40,19 @@ def around(boxes: Tensor, angles: Tensor) -> Tensor:
     return corners(torch.cat([boxes[..., :2], size], dim=-1))
 
 
-def _described(is_softmax: bool, library: str) -> Metadata:
-    detections = {"boxes": "boxes", "scores": "softmax" if is_softmax else "sigmoid", "threshold": THRESHOLDS[library]}
+# Of overlapping detections of a class (intersection over union) the libraries keep the likeliest, and at most so many of an image.
+SUPPRESSED: dict[str, Any] = {"iou": 0.7, "most": 300}  # Ultralytics' own settings
+CHOSEN: dict[str, Any] = {"iou": None, "most": 300}  # networks that are trained to find each object once
+ALL: dict[str, Any] = {"iou": None, "most": None}
+
+
+def _described(is_softmax: bool, library: str, suppression: dict[str, Any]) -> Metadata:
+    detections = {
+        "boxes": "boxes",
+        "scores": "softmax" if is_softmax else "sigmoid",
+        "threshold": THRESHOLDS[library],
+        "suppression": suppression,
+    }
     return {"task": "detection", "primary_output": "logits", "detections": detections}
 
 
@@ -60,7 +71,7 @@ def queries(module: Any, classes: dict[str, str]) -> Metadata:
     if is_softmax:
         classes[str(module.config.num_labels)] = "background"
     scores.override_forward(module, forward)
-    return _described(is_softmax, "hf")
+    return _described(is_softmax, "hf", ALL)
 
 
 def texts(module: Any, embedded: Tensor) -> Metadata:
@@ -74,7 +85,7 @@ def texts(module: Any, embedded: Tensor) -> Metadata:
 
     module.register_buffer("camflow_texts", embedded)
     scores.override_forward(module, forward)
-    return _described(is_softmax=False, library="owl")
+    return _described(is_softmax=False, library="owl", suppression=ALL)
 
 
 def _num_channels(module: nn.Module) -> int:
@@ -131,7 +142,8 @@ def anchors(module: Any) -> Metadata:
             name = candidate
             break
     scores.override_forward(module, forward)
-    return of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
+    suppression = CHOSEN if is_end2end else SUPPRESSED
+    return of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f], suppression)
 
 
 def decoder(module: Any) -> Metadata:
@@ -144,7 +156,7 @@ def decoder(module: Any) -> Metadata:
 
     module.float().eval()  # results of training are others
     scores.override_forward(module, forward)
-    return of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f])
+    return of_levels("ultralytics", [f"model.{level}" for level in module.model[-1].f], CHOSEN)
 
 
 def projected(module: Any) -> Metadata:
@@ -158,12 +170,15 @@ def projected(module: Any) -> Metadata:
     vars(module).pop("forward", None)
     module.segmentation_head = None  # masks are no part of scores
     scores.override_forward(module, forward)
-    return of_levels(
-        "rfdetr", [f"backbone.0.projector.stages.{level}" for level in range(len(module.backbone[0].projector.stages))]
-    )
+    levels = [f"backbone.0.projector.stages.{level}" for level in range(len(module.backbone[0].projector.stages))]
+    return of_levels("rfdetr", levels, CHOSEN)
 
 
-def of_levels(library: str, levels: list[str], *, is_softmax: bool = False) -> Metadata:
-    """Of a detector whose default layers are what its head is given: a map for each size of objects."""
+def of_levels(library: str, levels: list[str], suppression: dict[str, Any], *, is_softmax: bool = False) -> Metadata:
+    """Of a detector whose default layers are what its head is given: a map for each size of objects.
+
+    `suppression` is the overlap ("iou") above which a detection gives way to a likelier one of its class, or None, and how many an
+    image has at most ("most"), or None.
+    """
     aliases = {str(number): level for number, level in enumerate(levels, 1)}
-    return _described(is_softmax, library) | {"aliases": aliases, "default_layers": list(aliases)}
+    return _described(is_softmax, library, suppression) | {"aliases": aliases, "default_layers": list(aliases)}

@@ -37,7 +37,9 @@ def adapt(module: Any) -> Metadata:
     else:
         levels = levels_of(module)
         _one_stage(module, _of_fcos if kind == "FCOS" else _of_anchors)
-    described = detection.of_levels("torchvision", levels, is_softmax=kind in WITH_SOFTMAX)
+    chooses = module.roi_heads if kind == TWO_STAGES else module
+    suppression = {"iou": chooses.nms_thresh, "most": chooses.detections_per_img}
+    described = detection.of_levels("torchvision", levels, suppression, is_softmax=kind in WITH_SOFTMAX)
     described["detections"] |= {"ranked": True} if kind == TWO_STAGES else {}
     return {
         **described,

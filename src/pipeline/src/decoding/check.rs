@@ -11,8 +11,8 @@ use crate::{
     fingerprint::{Change, Fingerprint, Ingredient, SampleFingerprint},
     grid::ClassIndex,
     message::{
-        Envelope, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredMask, StoredObject, StoredShape,
-        StoredTarget, TrueClass,
+        Envelope, Evaluated, ReferenceDigest, SelectedSample, SkipReason, StaleSample, Step, StoredHeatmap, StoredMask,
+        StoredObject, StoredShape, StoredTarget, TrueClass,
     },
 };
 use camflow_media::{
@@ -22,10 +22,10 @@ use camflow_media::{
 /// Finds out what of the sample's heatmaps is missing, or made from other things than are there now.
 pub(crate) fn check(decoder: &Decoder, selected: SelectedSample) -> Step<StaleSample> {
     match try_check(decoder, &selected) {
-        Ok(Stale { fingerprint, wanted, changes, stamps }) => {
+        Ok(Stale { fingerprint, wanted, predictions, changes, stamps }) => {
             let SelectedSample { sample, target, attention, existing } = selected;
             let true_class = true_class(decoder, &target);
-            let envelope = Envelope { sample, fingerprint, wanted, existing, true_class };
+            let envelope = Envelope { sample, fingerprint, wanted, predictions, existing, true_class };
             Step::Next(StaleSample { envelope, target, attention, changes, stamps })
         }
         Err(stop) => stop.of(selected.sample),
@@ -45,33 +45,59 @@ fn try_check(decoder: &Decoder, selected: &SelectedSample) -> Result<Stale, Stop
     if let StoredTarget::Malformed(reason) = target {
         return Err(MediaError::shape(reason.clone()).into());
     }
-    let has_heatmaps = existing.iter().any(|stored| stored.fingerprint.is_some());
-    if *target == StoredTarget::Missing && !has_heatmaps {
+    let is_of_predictions = |stored: &StoredHeatmap| decoder.predictions.as_ref().is_some_and(|field| field.name == stored.field);
+    let has_heatmaps = existing.iter().any(|stored| stored.fingerprint.is_some() && !is_of_predictions(stored));
+    let is_unlabelled = *target == StoredTarget::Missing && !has_heatmaps;
+    if is_unlabelled && decoder.predictions.is_none() {
         return Err(SkipReason::NoLabel.into());
     }
     let mut stamps = BTreeMap::new();
-    let image = &sample.media_path;
-    let fingerprint =
-        with_file(decoder.fingerprint, Ingredient::Image, "image", image, &mut stamps).map_err(unreadable(image))?;
-    let fingerprint = match was_read_otherwise(image) {
-        true => fingerprint.and(Ingredient::Image, "pixels as Pillow's", &[]),
-        false => fingerprint,
-    };
+    let fingerprint = with_image(decoder.fingerprint, &sample.media_path, &mut stamps)?;
+    let predictions = stale_predictions(decoder, selected, &mut stamps)?;
+    if is_unlabelled && predictions.is_none() {
+        return Err(SkipReason::NoLabel.into());
+    }
     let fingerprint = with_label(decoder, fingerprint, target, &mut stamps)?;
     let fingerprint = with_attention(decoder, fingerprint, attention.as_ref(), &mut stamps)?;
     let fingerprint = with_names(decoder, fingerprint, target);
-    let (mut wanted, mut changes) = (Vec::new(), BTreeSet::new());
-    for class in decoder.targets.indices() {
+    let (predictions, changes) = predictions.unzip();
+    let (mut wanted, mut changes) = (Vec::new(), changes.unwrap_or_default());
+    for class in decoder.targets.indices().filter(|_| !is_unlabelled) {
         let of_class = class_changes(decoder, class, &fingerprint, selected)?;
         if !of_class.is_empty() {
             wanted.push(class);
             changes.extend(of_class);
         }
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && predictions.is_none() {
         return Err(SkipReason::UpToDate.into());
     }
-    Ok(Stale { fingerprint, wanted, changes, stamps })
+    Ok(Stale { fingerprint, wanted, predictions, changes, stamps })
+}
+
+/// Of predictions that are missing, or made from other things than are there now, the fingerprint that they are to have, and why.
+fn stale_predictions(
+    decoder: &Decoder,
+    selected: &SelectedSample,
+    stamps: &mut BTreeMap<PathBuf, Stamp>,
+) -> Result<Option<(Fingerprint, BTreeSet<Change>)>, MediaError> {
+    let Some(field) = &decoder.predictions else { return Ok(None) };
+    let fingerprint = with_image(field.fingerprint, &selected.sample.media_path, stamps)?;
+    let stored = selected.existing.iter().find(|stored| stored.field == field.name);
+    let mut changes = match stored.map(|stored| &stored.fingerprint) {
+        None => BTreeSet::from([Change::New]),
+        Some(None) => BTreeSet::from([Change::Foreign]),
+        Some(Some(text)) => fingerprint.changes_since(text),
+    };
+    match decoder.overwrite {
+        true => drop(changes.insert(Change::Asked)),
+        false => {
+            for (path, recorded) in stored.into_iter().flat_map(StoredHeatmap::recorded_files) {
+                changes.extend(look_at(path, recorded)?);
+            }
+        }
+    }
+    Ok((!changes.is_empty()).then_some((fingerprint, changes)))
 }
 
 /// Why the heatmaps of a class are not those that are wanted; empty if they are.
@@ -138,6 +164,7 @@ fn with_label(
                 // What has the heatmap of an object is known by the object's id.
                 if let Some(id) = object.id.as_ref().filter(|_| decoder.per_detection) {
                     fingerprint = fingerprint.and(Ingredient::Label, "id", id.as_bytes());
+                    fingerprint = with_standing(fingerprint, target.rank(object), object.evaluated.as_ref());
                 }
             }
             Ok(fingerprint)
@@ -147,6 +174,17 @@ fn with_label(
         }
         _ => Ok(fingerprint),
     }
+}
+
+/// Adds what the heatmap of an object says of it beside its place: nothing of one without a confidence that nobody evaluated.
+fn with_standing(fingerprint: Fingerprint, rank: Option<usize>, evaluated: Option<&Evaluated>) -> Fingerprint {
+    let fingerprint = match rank {
+        Some(rank) => fingerprint.and(Ingredient::Label, "rank", &(rank as u64).to_le_bytes()),
+        None => fingerprint,
+    };
+    let Some(Evaluated { outcome, iou }) = evaluated else { return fingerprint };
+    let fingerprint = fingerprint.and(Ingredient::Label, "outcome", outcome.as_bytes());
+    iou.map_or(fingerprint, |iou| fingerprint.and(Ingredient::Label, "outcome's overlap", &iou.to_le_bytes()))
 }
 
 /// Adds the label that heatmaps are measured on. As part of the label, and not of the settings, it makes no other heatmaps of them:
@@ -205,6 +243,7 @@ fn with_names(decoder: &Decoder, fingerprint: Fingerprint, target: &StoredTarget
 struct Stale {
     fingerprint: SampleFingerprint,
     wanted: Vec<ClassIndex>,
+    predictions: Option<Fingerprint>,
     changes: BTreeSet<Change>,
     stamps: BTreeMap<PathBuf, Stamp>,
 }
@@ -219,6 +258,15 @@ fn look_at(path: &Path, recorded: Option<&RecordedChecksum>) -> Result<Option<Ch
         // A folder that is closed or a disk that fails says nothing about the file.
         Err(cause) => Err(MediaError::Unseen { path: path.to_owned(), cause }),
     }
+}
+
+/// Adds a sample's image.
+fn with_image(fingerprint: Fingerprint, image: &Path, stamps: &mut BTreeMap<PathBuf, Stamp>) -> Result<Fingerprint, MediaError> {
+    let fingerprint = with_file(fingerprint, Ingredient::Image, "image", image, stamps).map_err(unreadable(image))?;
+    Ok(match was_read_otherwise(image) {
+        true => fingerprint.and(Ingredient::Image, "pixels as Pillow's", &[]),
+        false => fingerprint,
+    })
 }
 
 /// Adds a file as it is now, and keeps what it is.

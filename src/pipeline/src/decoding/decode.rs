@@ -9,7 +9,7 @@ use super::{
     inputs::InputFiles,
 };
 use crate::{
-    fingerprint::{Ingredient, SampleFingerprint},
+    fingerprint::{Fingerprint, Ingredient, SampleFingerprint},
     message::{
         ClassTarget, Decoded, DecodedSample, Envelope, SampleFailure, SampleUpdate, SkipReason, SlicedImage, SlicedPlace,
         SlicedTarget, StaleSample, Step, StoredHeatmap, StoredObject, StoredShape, StoredTarget, TargetDetection, TargetPixels,
@@ -30,17 +30,20 @@ pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
     let seen = with_large_pictures_in_turn(|| look(decoder, &envelope, &target, attention.as_ref(), &files));
     let moved = files.moved();
     match seen {
-        Ok(Seen { input, targets, attention, slices, is_clipped }) => {
+        Ok(Seen { input, targets, attention, slices, is_clipped, keeps }) => {
             let is_moved = !moved.is_empty();
-            let fingerprint = moved.into_iter().fold(envelope.fingerprint, SampleFingerprint::unsettled);
+            let has_moved = |fingerprint: Fingerprint| moved.iter().copied().fold(fingerprint, Fingerprint::unsettled);
+            let predictions = envelope.predictions.map(has_moved);
+            let fingerprint = moved.iter().copied().fold(envelope.fingerprint, SampleFingerprint::unsettled);
             let ModelInput { pixels, height, width, region } = input;
-            let envelope = Envelope { fingerprint, ..envelope };
+            let wanted = if keeps { Vec::new() } else { envelope.wanted };
+            let envelope = Envelope { fingerprint, wanted, predictions, ..envelope };
             let decoded =
                 DecodedSample { envelope, pixels, height, width, region, targets, attention, slices, is_clipped, is_moved };
             Step::Next(Decoded::Ready(Box::new(decoded)))
         }
         Err(Stop::Skip(reason)) => match withdrawal(decoder, &envelope, reason) {
-            Some(update) => Step::Next(Decoded::Withdrawn(update)),
+            Some(update) => Step::Next(Decoded::Withdrawn(Box::new(update))),
             None => Stop::Skip(reason).of(envelope.sample),
         },
         Err(failed) => match failed.of(envelope.sample) {
@@ -58,8 +61,12 @@ pub(crate) fn decode(decoder: &Decoder, stale: StaleSample) -> Step<Decoded> {
 pub(crate) fn count_targets(decoder: &Decoder, stale: &StaleSample) -> Step<usize> {
     let StaleSample { envelope, target, stamps, .. } = stale;
     let files = InputFiles::of(stamps, &decoder.limits);
+    if envelope.wanted.is_empty() {
+        return Step::Next(0);
+    }
     match find(decoder, target, &envelope.wanted, &files) {
         Ok(found) => Step::Next(found.len()),
+        Err(Stop::Skip(_)) if envelope.predictions.is_some() => Step::Next(0),
         Err(Stop::Skip(_)) if decoder.withdrawn(&envelope.wanted, &envelope.existing).next().is_some() => Step::Next(0),
         Err(stop) => stop.of(envelope.sample.clone()),
     }
@@ -68,18 +75,23 @@ pub(crate) fn count_targets(decoder: &Decoder, stale: &StaleSample) -> Step<usiz
 /// What a sample without targets loses, if it loses anything.
 fn withdrawal(decoder: &Decoder, envelope: &Envelope, reason: SkipReason) -> Option<SampleUpdate> {
     let Envelope { sample, wanted, existing, .. } = envelope;
-    // A pixel beside the image is rather a slip than a reason to take away what another pixel gave.
-    if matches!(reason, SkipReason::PixelOutsideImage | SkipReason::PixelOutsideCrop) {
+    if is_slip(reason) {
         return None;
     }
     let withdrawn: Vec<&StoredHeatmap> = decoder.withdrawn(wanted, existing).collect();
     (!withdrawn.is_empty()).then(|| SampleUpdate {
         sample: sample.clone(),
         heatmaps: Vec::new(),
+        predictions: None,
         withdrawn: withdrawn.iter().map(|heatmap| heatmap.field.clone()).collect(),
         superseded: withdrawn.iter().flat_map(|heatmap| heatmap.files()).map(Path::to_owned).collect(),
         existing: existing.clone(),
     })
+}
+
+/// A pixel beside the image is rather a slip than a reason to take away what another pixel gave.
+fn is_slip(reason: SkipReason) -> bool {
+    matches!(reason, SkipReason::PixelOutsideImage | SkipReason::PixelOutsideCrop)
 }
 
 /// What the model is to see of a sample, and what is to be explained of that.
@@ -89,6 +101,8 @@ struct Seen {
     attention: Option<ClassMap>,
     slices: Option<Arc<SlicedImage>>,
     is_clipped: bool,
+    /// Whether heatmaps of classes that are not there stay.
+    keeps: bool,
 }
 
 fn look(
@@ -98,7 +112,16 @@ fn look(
     attention: Option<&StoredTarget>,
     files: &InputFiles<'_>,
 ) -> Result<Seen, Stop> {
-    let found = find(decoder, target, &envelope.wanted, files)?;
+    // What has nothing to explain goes through the model all the same where its predictions are wanted.
+    let predicts = envelope.predictions.is_some();
+    let found = match envelope.wanted.is_empty() {
+        true => Ok(Vec::new()),
+        false => find(decoder, target, &envelope.wanted, files),
+    };
+    let found = match found {
+        Err(Stop::Skip(_)) if predicts => Vec::new(),
+        found => found?,
+    };
     let path = &envelope.sample.media_path;
     let image = decoder.preprocess.parse(path, &files.read(Ingredient::Image, path)?, &decoder.limits, decoder.exif)?;
     let image_size = image.size();
@@ -117,11 +140,18 @@ fn look(
     }
     let input = decoder.preprocess.apply_to(&image)?;
     let mut targets = Vec::with_capacity(found.len());
+    let mut keeps = false;
     for Found { class, channel, place, object } in found {
-        let detection = object.map(|object| detection(object, &input, files)).transpose()?.map(Arc::new);
+        let detection = object.map(|object| detection(object, target, &input, files)).transpose()?.map(Arc::new);
         let pixels = match place {
             Place::Shapes(shapes) if decoder.is_detector => TargetPixels::Boxes(boxes(&shapes, &input)?),
-            place => pixels(place, &input, files)?,
+            place => match pixels(place, &input, files) {
+                Err(Stop::Skip(reason)) if predicts => {
+                    keeps |= is_slip(reason);
+                    continue;
+                }
+                pixels => pixels?,
+            },
         };
         // A class may lie wholly outside the crop, or its box be smaller than a pixel.
         let is_nowhere = match &pixels {
@@ -133,11 +163,11 @@ fn look(
             targets.push(ClassTarget { class, channel, pixels, detection });
         }
     }
-    if targets.is_empty() {
+    if targets.is_empty() && !predicts {
         return Err(SkipReason::ClassUnseen.into());
     }
     let attention = class_map(decoder, attention, envelope, image_size, files)?;
-    Ok(Seen { input, targets, attention, slices: None, is_clipped: image.is_clipped() })
+    Ok(Seen { input, targets, attention, slices: None, is_clipped: image.is_clipped(), keeps })
 }
 
 /// The same of an image that is larger than a slice: it stays as it is until the device asks for slice after slice.
@@ -182,12 +212,17 @@ fn look_in_slices(
     let slices = SlicedImage::new(image, slicing, &decoder.preprocess, targets, keep_turn())?;
     let (height, width) = slices.input;
     let input = ModelInput { pixels: InputPixels::Levels(Vec::new()), height, width, region: whole };
-    Ok(Seen { input, targets: Vec::new(), attention: None, slices: Some(Arc::new(slices)), is_clipped })
+    Ok(Seen { input, targets: Vec::new(), attention: None, slices: Some(Arc::new(slices)), is_clipped, keeps: false })
 }
 
 /// What an object with heatmaps of its own is known by. The heatmaps of one without an id could be joined to nothing.
-fn detection(object: &StoredObject, input: &ModelInput, files: &InputFiles<'_>) -> Result<TargetDetection, Stop> {
-    let StoredObject { id, label, shape } = object;
+fn detection(
+    object: &StoredObject,
+    target: &StoredTarget,
+    input: &ModelInput,
+    files: &InputFiles<'_>,
+) -> Result<TargetDetection, Stop> {
+    let StoredObject { id, label, evaluated, shape, .. } = object;
     let label = label.clone().unwrap_or_default();
     let Some(id) = id.clone() else {
         return Err(
@@ -203,7 +238,7 @@ fn detection(object: &StoredObject, input: &ModelInput, files: &InputFiles<'_>) 
         true => MaskPart::of(&draw(&[shape], &input.region, files)?.on_input(&input.region, input.height, input.width)),
         false => None,
     };
-    Ok(TargetDetection { id, label, bounds, mask })
+    Ok(TargetDetection { id, label, bounds, mask, rank: target.rank(object), evaluated: evaluated.clone() })
 }
 
 /// Which pixels of the model's input a class is at.

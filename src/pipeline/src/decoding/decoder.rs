@@ -6,7 +6,7 @@ use crate::{
     fingerprint::Fingerprint,
     grid::ClassIndex,
     label_names::LabelNames,
-    message::{SampleFailure, SampleRef, Skip, SkipReason, Step, StoredHeatmap, TargetClass},
+    message::{PredictionField, SampleFailure, SampleRef, Skip, SkipReason, Step, StoredHeatmap, TargetClass},
     stage::Stage,
 };
 use camflow_media::{ExifPolicy, ImageLimits, MediaError, Preprocess, Slicing};
@@ -86,6 +86,8 @@ pub struct Decoder {
     pub slicing: Option<Slicing>,
     /// The label whose classes heatmaps are measured on.
     pub attention: Option<AttentionOn>,
+    /// Where what the model predicts for each sample is kept.
+    pub predictions: Option<PredictionField>,
     /// Notes the masks that are read.
     pub masks: SeenMasks,
 }

@@ -98,6 +98,7 @@ mod tests {
                     per_detection: false,
                     slicing: None,
                     attention: None,
+                    predictions: None,
                     masks: SeenMasks::default(),
                 },
             };
@@ -185,6 +186,8 @@ mod tests {
         let masked = |label: &str, name: &Path| StoredObject {
             id: None,
             label: Some(label.into()),
+            confidence: None,
+            evaluated: None,
             shape: StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(StoredMask::File(name.to_owned())) },
         };
         let world = World::new();

@@ -57,6 +57,7 @@ impl World {
             per_detection: self.per_detection,
             slicing: None,
             attention: self.attention.as_ref().map(|(on, _)| on.clone()),
+            predictions: None,
             masks: SeenMasks::default(),
         };
         let sample = SampleRef { seq: 0, id: "0".into(), media_path: self.folder.path().join("a.png") };
@@ -98,8 +99,12 @@ fn names_of_classes() -> ClassNames {
     ClassNames::new([(3, "cat"), (5, "dog")].map(|(index, name)| (index, name.to_owned())).into())
 }
 
+fn object(label: Option<&str>, shape: StoredShape) -> StoredObject {
+    StoredObject { id: None, label: label.map(str::to_owned), confidence: None, evaluated: None, shape }
+}
+
 fn boxed(label: &str, bounds: [f64; 4]) -> StoredObject {
-    StoredObject { id: None, label: Some(label.into()), shape: StoredShape::Box { bounds, mask: None } }
+    object(Some(label), StoredShape::Box { bounds, mask: None })
 }
 
 fn counts(targets: &[ClassTarget]) -> Vec<(usize, usize)> {
@@ -118,7 +123,7 @@ fn a_class_is_where_its_objects_are_together() {
         boxed("cat", [0.0, 0.0, 0.5, 0.5]),
         boxed("cow", [0.5, 0.5, 0.5, 0.5]),
         boxed("cat", [0.25, 0.0, 0.5, 0.5]),
-        StoredObject { id: None, label: None, shape: StoredShape::Malformed("nobody asks for it".into()) },
+        object(None, StoredShape::Malformed("nobody asks for it".into())),
     ];
     let whole = World::new(false).decode(&classes(), StoredTarget::Objects(objects.clone())).unwrap();
     assert_eq!(counts(&whole), [(0, 30 * 10)], "two overlapping boxes of 20 x 10 pixels, and none of another name");
@@ -139,8 +144,8 @@ fn each_detection_is_a_target_of_its_own() {
     let objects = vec![
         with_id('a', boxed("cat", [0.25, 0.0, 0.25, 0.5])),
         with_id('b', boxed("dog", [0.5, 0.5, 0.5, 0.5])),
-        with_id('c', StoredObject { id: None, label: Some("cat".into()), shape: line(triangle) }),
-        with_id('d', StoredObject { id: None, label: Some("cat".into()), shape: line(Vec::new()) }),
+        with_id('c', object(Some("cat"), line(triangle))),
+        with_id('d', object(Some("cat"), line(Vec::new()))),
         boxed("cow", [0.0, 0.0, 1.0, 1.0]),
     ];
     let world = World::per_detection(false);
@@ -169,12 +174,7 @@ fn each_detection_is_a_target_of_its_own() {
 #[test]
 fn a_malformed_object_costs_its_own_class_only() {
     let world = World::new(false);
-    let bad = |label: &str, shape| {
-        StoredTarget::Objects(vec![
-            boxed("dog", [0.0, 0.0, 1.0, 1.0]),
-            StoredObject { id: None, label: Some(label.into()), shape },
-        ])
-    };
+    let bad = |label: &str, shape| StoredTarget::Objects(vec![boxed("dog", [0.0, 0.0, 1.0, 1.0]), object(Some(label), shape)]);
     let shapes = [
         StoredShape::Malformed("no box".into()),
         StoredShape::Box { bounds: [0.0, f64::NAN, 1.0, 1.0], mask: None },
@@ -219,7 +219,7 @@ fn masks_that_were_once_drawn_otherwise_are_stale_and_others_are_not() {
     let world = World::new(false);
     let masked = |mask: &StoredMask| {
         let shape = StoredShape::Box { bounds: [0.0, 0.0, 1.0, 1.0], mask: Some(mask.clone()) };
-        StoredTarget::Objects(vec![StoredObject { id: None, label: Some("cat".into()), shape }])
+        StoredTarget::Objects(vec![object(Some("cat"), shape)])
     };
     let label = |fingerprint: &str| fingerprint.rsplit('-').next().unwrap().to_owned();
     // The digest that labels of every dataset hold.
@@ -243,16 +243,11 @@ fn fingerprints_hold_what_objects_are_and_where() {
     let of = |objects: Vec<StoredObject>| world.fingerprint(StoredTarget::Objects(objects));
     let cat = || boxed("cat", [0.0, 0.0, 1.0, 1.0]);
     let lines = |closed, filled, points: &[[f64; 2]]| {
-        vec![StoredObject {
-            id: None,
-            label: Some("cat".into()),
-            shape: StoredShape::Lines { lines: vec![points.to_vec()], closed, filled },
-        }]
+        vec![object(Some("cat"), StoredShape::Lines { lines: vec![points.to_vec()], closed, filled })]
     };
     let triangle = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]];
     let mask = StoredMask::File("/no/mask.png".into());
-    let masked =
-        StoredObject { id: None, label: Some("horse".into()), shape: StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) } };
+    let masked = object(Some("horse"), StoredShape::Box { bounds: [0.0; 4], mask: Some(mask) });
     let different = [
         of(vec![cat()]),
         of(vec![boxed("cat", [0.0, 0.0, 1.0, 0.5])]),

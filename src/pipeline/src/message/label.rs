@@ -29,6 +29,17 @@ pub enum StoredTarget {
 }
 
 impl StoredTarget {
+    /// The place of one of its objects among all of them, that with the highest confidence first, from 1; `None` where it has no confidence.
+    /// Of equal ones the first comes first.
+    pub(crate) fn rank(&self, object: &StoredObject) -> Option<usize> {
+        let (StoredTarget::Objects(objects), Some(confidence)) = (self, object.confidence) else { return None };
+        let at = objects.iter().position(|other| std::ptr::eq(other, object))?;
+        let comes_before = |(place, other): &(usize, &StoredObject)| {
+            other.confidence.is_some_and(|other| other > confidence || other == confidence && *place < at)
+        };
+        Some(1 + objects.iter().enumerate().filter(comes_before).count())
+    }
+
     /// What the label calls the classes that it has; masks call them by numbers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let (objects, names) = match self {
@@ -47,8 +58,21 @@ pub struct StoredObject {
     pub id: Option<String>,
     /// Its class by name; `None` where it has none, so that it belongs to no class.
     pub label: Option<String>,
+    /// How sure its maker was of it; `None` where nobody said, as of what people drew.
+    pub confidence: Option<f64>,
+    /// What an evaluation found of it; `None` where nobody asked, or it was not evaluated.
+    pub evaluated: Option<Evaluated>,
     /// Where it is.
     pub shape: StoredShape,
+}
+
+/// What an evaluation found of a detection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluated {
+    /// FiftyOne's word for it: `tp`, `fp` or `fn`.
+    pub outcome: String,
+    /// The overlap (intersection over union) with the object of the other field that it was matched with; `None` where there is none.
+    pub iou: Option<f64>,
 }
 
 /// Where an object is, in fractions of the image's width (x) and height (y). Nothing is checked yet: the numbers may be

@@ -6,6 +6,7 @@
 
 mod heatmap;
 mod label;
+mod predictions;
 mod sample;
 mod slices;
 mod step;
@@ -18,14 +19,17 @@ use std::{
 };
 
 pub use heatmap::{ClassHeatmaps, Heatmap, LayerMap, Prediction, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction};
-pub use label::{StoredMask, StoredObject, StoredShape, StoredTarget};
+pub use label::{Evaluated, StoredMask, StoredObject, StoredShape, StoredTarget};
+pub use predictions::{
+    Detected, PixelClasses, PredictedClass, PredictedLabel, PredictionField, PredictionKind, WrittenPredictions,
+};
 pub use sample::{Envelope, SampleRef, TrueClass};
 pub use slices::{SlicedImage, SlicedPlace, SlicedTarget};
 pub use step::{SampleFailure, Skip, SkipReason, Step};
 pub use target::{Channel, ClassTarget, Misclassified, ReferenceDigest, TargetClass, TargetDetection, TargetPixels};
 
 use crate::fingerprint::Change;
-use camflow_media::{BinaryMask, ClassMap, FrameRegion, InputPixels, Stamp};
+use camflow_media::{BinaryMask, Checksum, ClassMap, FrameRegion, InputPixels, Stamp};
 
 /// A sample as it leaves the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +72,7 @@ pub struct DecodedSample {
     pub width: usize,
     /// Where the input lies in the image.
     pub region: FrameRegion,
-    /// The classes found in the sample's label; never empty, but where it goes through the model in slices.
+    /// The classes found in the sample's label; empty where it goes through the model in slices, or for its predictions alone.
     pub targets: Vec<ClassTarget>,
     /// The classes that heatmaps are measured on, over the whole image; `None` where nobody asked, or the sample has no such label.
     pub attention: Option<ClassMap>,
@@ -87,7 +91,7 @@ pub(crate) enum Decoded {
     /// It is ready for the device.
     Ready(Box<DecodedSample>),
     /// There is nothing to explain any more, and heatmaps of before are to go.
-    Withdrawn(SampleUpdate),
+    Withdrawn(Box<SampleUpdate>),
 }
 
 /// N samples of one input shape.
@@ -114,6 +118,10 @@ pub struct ExplainedSample {
     pub classes: Vec<ClassHeatmaps>,
     /// What a classifier predicts for the image; `None` of other models, and in slices.
     pub prediction: Option<Prediction>,
+    /// What a detector detects in it, that with the highest confidence first; `None` where nobody asked.
+    pub detected: Option<Vec<Detected>>,
+    /// What a segmentation network predicts for each pixel; likewise.
+    pub pixels: Option<PixelClasses>,
     /// Detections that were to get heatmaps of their own, and that no prediction overlaps enough.
     pub num_unmatched: usize,
 }
@@ -134,6 +142,8 @@ pub struct SampleUpdate {
     pub sample: SampleRef,
     /// What its fields shall hold.
     pub heatmaps: Vec<WrittenHeatmap>,
+    /// What the field of predictions shall hold; `None` where it stays as it is.
+    pub predictions: Option<WrittenPredictions>,
     /// Fields that shall hold nothing: what they held explains a class that is not there any more.
     pub withdrawn: Vec<String>,
     /// Files that its labels refer to no more once the update is made.
@@ -149,6 +159,8 @@ pub(crate) struct Committed {
     pub(crate) num_heatmaps: usize,
     /// Of these, those that are zero everywhere.
     pub(crate) num_empty: usize,
+    /// Whether its predictions were stored.
+    pub(crate) has_predictions: bool,
     pub(crate) num_withdrawn: usize,
     /// Of new files.
     pub(crate) num_bytes: u64,
@@ -167,17 +179,27 @@ impl SampleUpdate {
             };
             [map, heatmap.npy_path.as_deref().map(|path| (path, heatmap.npy_checksum))].into_iter().flatten()
         });
+        let mask = self.mask().map(|(path, checksum)| (path, Some(*checksum)));
+        let files = files.chain(mask);
         files.filter(|(path, _)| is_new(path)).filter_map(|(_, checksum)| Some(checksum?.size().next_multiple_of(BLOCK))).sum()
     }
 
-    /// The files that its heatmaps refer to.
+    /// The file of its predictions, if these have one.
+    fn mask(&self) -> Option<(&Path, &Checksum)> {
+        let (path, checksum) = self.predictions.as_ref()?.label.file()?;
+        Some((path.as_path(), checksum))
+    }
+
+    /// The files that its labels refer to.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.heatmaps.iter().flat_map(|heatmap| {
+        let mask = self.mask().map(|(path, _)| path);
+        let of_heatmaps = self.heatmaps.iter().flat_map(|heatmap| {
             let map = match &heatmap.map {
                 StoredMap::File(path) => Some(path.as_path()),
                 StoredMap::Inline(_) => None,
             };
             [map, heatmap.npy_path.as_deref()].into_iter().flatten()
-        })
+        });
+        of_heatmaps.chain(mask)
     }
 }

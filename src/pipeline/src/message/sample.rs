@@ -3,7 +3,10 @@
 use std::{fmt, path::PathBuf};
 
 use super::heatmap::StoredHeatmap;
-use crate::{fingerprint::SampleFingerprint, grid::ClassIndex};
+use crate::{
+    fingerprint::{Fingerprint, SampleFingerprint},
+    grid::ClassIndex,
+};
 use camflow_media::shown;
 
 /// One sample of the selection.
@@ -32,7 +35,9 @@ pub struct Envelope {
     pub fingerprint: SampleFingerprint,
     /// The classes that are not up to date.
     pub wanted: Vec<ClassIndex>,
-    /// The heatmaps that this job's fields hold at present.
+    /// Of everything that its predictions depend on, where they are to be stored.
+    pub predictions: Option<Fingerprint>,
+    /// What this job's fields hold at present.
     pub existing: Vec<StoredHeatmap>,
     /// The class that its label says; `None` where no label says one class for the image.
     pub true_class: Option<TrueClass>,
@@ -50,6 +55,7 @@ pub struct TrueClass {
 impl Envelope {
     /// Of a sample of no dataset, for which no fields are written.
     pub fn without_fields(sample: SampleRef, fingerprint: impl Into<SampleFingerprint>) -> Self {
-        Envelope { sample, fingerprint: fingerprint.into(), wanted: Vec::new(), existing: Vec::new(), true_class: None }
+        let (wanted, existing) = (Vec::new(), Vec::new());
+        Envelope { sample, fingerprint: fingerprint.into(), wanted, predictions: None, existing, true_class: None }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::label::Evaluated;
 use crate::grid::ClassIndex;
 use camflow_media::{BinaryMask, MaskPart, MaskValue};
 
@@ -93,4 +94,8 @@ pub struct TargetDetection {
     pub bounds: [f64; 4],
     /// Its pixels over the model's input, where it says more than its box.
     pub mask: Option<MaskPart>,
+    /// Its place among the objects of its label, that with the highest confidence first, from 1; `None` where it has no confidence.
+    pub rank: Option<usize>,
+    /// What an evaluation found of it.
+    pub evaluated: Option<Evaluated>,
 }

@@ -83,9 +83,11 @@ impl Commit<'_> {
         let num_withdrawn = withdrawn.map(StoredHeatmap::num_heatmaps).sum();
         let (num_heatmaps, num_bytes) = (update.heatmaps.len(), update.num_new_bytes());
         let num_empty = update.heatmaps.iter().filter(|heatmap| heatmap.is_empty()).count();
-        let sample = update.sample;
+        let (sample, has_predictions) = (update.sample, update.predictions.is_some());
         match outcome {
-            CommitOutcome::Committed => Step::Next(Committed { sample, num_heatmaps, num_empty, num_withdrawn, num_bytes }),
+            CommitOutcome::Committed => {
+                Step::Next(Committed { sample, num_heatmaps, num_empty, has_predictions, num_withdrawn, num_bytes })
+            }
             CommitOutcome::SampleGone => Step::Skip(Skip { sample, reason: SkipReason::SampleGone }),
             CommitOutcome::Abandoned(error) | CommitOutcome::Refused(error) => {
                 Step::Fail(SampleFailure { sample, stage: Self::STAGE, error })

@@ -35,7 +35,7 @@ impl StageLoop for Decode<'_> {
                     ledger.decoded(&sample);
                     drop(out.send(sample));
                 }
-                Some(Decoded::Withdrawn(update)) => drop(withdrawn.send(update)),
+                Some(Decoded::Withdrawn(update)) => drop(withdrawn.send(*update)),
                 None => {}
             }
         };

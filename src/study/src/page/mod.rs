@@ -2,6 +2,7 @@
 
 mod attention;
 mod counterfactuals;
+mod detections;
 mod plots;
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
@@ -18,6 +19,7 @@ use camflow_measure::{Measure, MeasuredHeatmap, Series};
 use camflow_media::shown;
 use camflow_names::{Choice, counted};
 use counterfactuals::counterfactuals;
+use detections::detections;
 use plots::{axis, histogram};
 
 /// Series whose worst and best samples are shown; each takes a quarter of a megabyte.
@@ -74,6 +76,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     html += &facts(study, &heading);
     html += &said(findings, &heading);
     html += &mistakes(study, &heading);
+    html += &detections(study, &heading);
     html += &overview(study, &names);
     html += &counterfactuals(study, &names);
     html += &attention(study);
@@ -507,13 +510,13 @@ fn definitions() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         super::{mistakes::tests::judged, tests::sample},
         *,
     };
 
-    fn heading(dataset: &str) -> Heading<'_> {
+    pub(super) fn heading(dataset: &str) -> Heading<'_> {
         Heading { dataset, created: "now", selection: None, runs: &[], app: "http://localhost:5151", views: &[] }
     }
 

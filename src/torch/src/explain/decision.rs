@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
 
-use super::{Reading, detection::probabilities, grid::SampleIndex, target::index_tensor};
+use super::{Reading, detection::winners, grid::SampleIndex};
 use crate::program::{Detections, OneChannel, to_host};
 use camflow_media::BinaryMask;
 
@@ -66,12 +66,8 @@ impl<'a> Decisions<'a> {
     }
 
     fn read(&self) -> Result<Vec<i32>, TchError> {
-        if let Some(Detections { scores, threshold }) = self.reading.detections {
-            let mut probabilities = probabilities(self.logits, scores)?;
-            if let Some(background) = self.reading.background {
-                probabilities = probabilities.f_index_fill(1, &index_tensor(&[background], self.logits)?, 0.0)?;
-            }
-            let (most, winners) = probabilities.f_max_dim(1, false)?;
+        if let Some(Detections { scores, threshold, .. }) = self.reading.detections {
+            let (most, winners) = winners(self.logits, scores, self.reading.background)?;
             return to_host(&winners.f_masked_fill(&most.f_lt(threshold)?, NOTHING)?.f_to_kind(Kind::Int)?);
         }
         let winners = match self.reading.one_channel {

@@ -5,11 +5,13 @@ use tch::{Kind, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
+    Reading,
     grid::{Cell, Grid, SampleIndex},
     target::index_tensor,
 };
-use crate::program::{DetectionScores, Detections, send, to_host};
-use camflow_media::BinaryMask;
+use crate::program::{DetectionScores, Detections, Suppression, send, to_host};
+use camflow_media::{BinaryMask, FrameRegion};
+use camflow_pipeline::Detected;
 
 /// The least overlap (intersection over union) of a box with the prediction that is meant by it.
 const MIN_IOU: f64 = 0.5;
@@ -107,6 +109,78 @@ pub(super) fn probabilities(logits: &Tensor, scores: DetectionScores) -> Result<
     }
 }
 
+/// The probability of the likeliest class of each prediction, and that class, both `[N, Q, 1]`; the background is none.
+///
+/// # Errors
+/// libtorch fails.
+pub(super) fn winners(logits: &Tensor, scores: DetectionScores, background: Option<i64>) -> Result<(Tensor, Tensor), TchError> {
+    let mut probabilities = probabilities(logits, scores)?;
+    if let Some(background) = background {
+        probabilities = probabilities.f_index_fill(1, &index_tensor(&[background], logits)?, 0.0)?;
+    }
+    probabilities.f_max_dim(1, false)
+}
+
+/// Numbers of a prediction: its class, the probability of that, and its box.
+pub(super) const NUMBERS: usize = 6;
+
+/// What a detector predicts, f32 `[N, Q, 6]`, before anything is left out; `boxes` are `[N, Q, 4]`.
+///
+/// # Errors
+/// libtorch fails.
+pub(super) fn predicted(logits: &Tensor, boxes: &Tensor, reading: Reading, scores: DetectionScores) -> Result<Tensor, TchError> {
+    let (most, winners) = winners(logits, scores, reading.background)?;
+    Tensor::f_cat(&[winners.f_to_kind(Kind::Float)?, most.f_to_kind(Kind::Float)?, boxes.f_to_kind(Kind::Float)?], -1)
+}
+
+/// The detections among a sample's predictions (numbers of Q of them), with what lies beside the image cut off, the likeliest first;
+/// `None` where a probability is no number. Each prediction is of the class that wins it, and gives way to a likelier one of its
+/// class as the model's own library has it.
+pub(super) fn detected(
+    numbers: &[f32],
+    detections: Detections,
+    region: &FrameRegion,
+    input: (usize, usize),
+) -> Option<Vec<Detected>> {
+    let Detections { threshold, suppression, .. } = detections;
+    let Suppression { iou, most } = suppression.unwrap_or(Suppression { iou: None, most: None });
+    let predictions: &[[f32; NUMBERS]] = numbers.as_chunks().0;
+    if predictions.iter().any(|[_, confidence, ..]| !confidence.is_finite()) {
+        return None;
+    }
+    let mut there: Vec<Detected> = predictions
+        .iter()
+        // As the device compares the two.
+        .filter(|[_, confidence, ..]| *confidence >= threshold as f32)
+        .filter_map(|&[class, confidence, ref sides @ ..]| {
+            let bounds = region.box_on_image(sides.map(f64::from), input)?;
+            Some(Detected { channel: class as i64, confidence: f64::from(confidence), bounds })
+        })
+        .collect();
+    there.sort_by(|one, other| other.confidence.total_cmp(&one.confidence));
+    let mut kept: Vec<Detected> = Vec::new();
+    for one in there {
+        if most.is_some_and(|most| kept.len() >= most) {
+            break;
+        }
+        let gives_way = |to: &Detected| to.channel == one.channel && iou.is_some_and(|iou| shared(to.bounds, one.bounds) > iou);
+        if !kept.iter().any(gives_way) {
+            kept.push(one);
+        }
+    }
+    Some(kept)
+}
+
+/// Intersection over union of two boxes (left, top, width and height).
+fn shared(one: [f64; 4], other: [f64; 4]) -> f64 {
+    let along = |side: usize| {
+        let end = (one[side] + one[side + 2]).min(other[side] + other[side + 2]);
+        (end - one[side].max(other[side])).max(0.0)
+    };
+    let both = along(0) * along(1);
+    both / (one[2] * one[3] + other[2] * other[3] - both)
+}
+
 /// Left, top, right and bottom of the image in the model's input, in fractions of it.
 fn frame(shown: &Option<BinaryMask>) -> [f32; 4] {
     shown.as_ref().and_then(BinaryMask::bounds).unwrap_or([0.0, 0.0, 1.0, 1.0]).map(|side| side as f32)
@@ -143,6 +217,34 @@ mod tests {
     }
 
     #[test]
+    fn detections_give_way_to_likelier_ones_of_their_class() {
+        let nearly = [0.02f32, 0.0, 0.42, 1.0];
+        let rows = [
+            [1.0, 0.6, 0.0, 0.0, 0.4, 1.0],
+            [1.0, 0.9, nearly[0], nearly[1], nearly[2], nearly[3]],
+            [0.0, 0.7, 0.0, 0.0, 0.4, 1.0],
+            [1.0, 0.2, 0.6, 0.0, 1.0, 1.0],
+            [1.0, 0.5, 0.6, 0.0, 1.2, 1.0],
+            [1.0, 0.8, 1.1, 0.0, 1.2, 1.0],
+        ];
+        let found = |suppression, rows: &[[f32; 6]]| {
+            let detections = Detections { scores: DetectionScores::Sigmoid, threshold: 0.5, suppression };
+            detected(rows.as_flattened(), detections, &FrameRegion::whole(10, 10), (10, 10))
+        };
+        let told = |suppression| {
+            let found = found(suppression, &rows).expect("numbers");
+            found.iter().map(|one| (one.channel, (one.confidence * 10.0).round())).collect::<Vec<_>>()
+        };
+        assert_eq!(told(None), [(1, 9.0), (0, 7.0), (1, 6.0), (1, 5.0)], "what lies beside the image is none");
+        let suppression = |iou, most| Some(Suppression { iou, most });
+        assert_eq!(told(suppression(Some(0.7), None)), [(1, 9.0), (0, 7.0), (1, 5.0)]);
+        assert_eq!(told(suppression(Some(0.99), Some(2))), [(1, 9.0), (0, 7.0)]);
+        let last = found(None, &rows).expect("numbers").pop().expect("there");
+        assert!(last.bounds.iter().zip([0.6, 0.0, 0.4, 1.0]).all(|(side, wanted)| (side - wanted).abs() < 1e-6), "{last:?}");
+        assert_eq!(found(None, &[[1.0, f32::NAN, 0.0, 0.0, 1.0, 1.0]]), None);
+    }
+
+    #[test]
     fn overlaps_are_of_areas() {
         let boxes = Tensor::from_slice(&[0f32, 0.0, 0.5, 0.5]).view([1, 1, 4]);
         let others = [[0f32, 0.0, 0.5, 0.5], [0.25, 0.0, 0.75, 0.5], [0.5, 0.5, 1.0, 1.0], [0.3, 0.3, 0.3, 0.3]].concat();
@@ -162,7 +264,7 @@ mod tests {
         let logits = Tensor::from_slice(&[3f32, -3.0, -3.0, -2.0, 2.0, 0.5]).view([1, 2, 3, 1]).repeat([2, 1, 1, 1]);
         let as_f64 = |sides: [f32; 4]| sides.map(f64::from);
         for scores in [DetectionScores::Sigmoid, DetectionScores::Softmax] {
-            let predictions = Predictions::new(&logits, &boxes, Detections { scores, threshold: 0.5 });
+            let predictions = Predictions::new(&logits, &boxes, Detections { scores, threshold: 0.5, suppression: None });
             let (both, elsewhere) = ([as_f64(left), as_f64(right)], [[0.0, 0.0, 0.05, 0.05]]);
             let wanted = [
                 (cell(0, 0), 1, &both[..1]),
@@ -183,7 +285,8 @@ mod tests {
         // Of a prediction that is half beside the image, its library stores the other half; another one has three quarters of that.
         let boxes = Tensor::from_slice(&[[-0.4f32, 0.0, 0.4, 1.0], [0.0, 0.0, 0.3, 1.0]].concat()).view([1, 2, 4]);
         let logits = Tensor::from_slice(&[1f32, 1.0]).view([1, 1, 2, 1]);
-        let predictions = Predictions::new(&logits, &boxes, Detections { scores: DetectionScores::Sigmoid, threshold: 0.5 });
+        let predictions =
+            Predictions::new(&logits, &boxes, Detections { scores: DetectionScores::Sigmoid, threshold: 0.5, suppression: None });
         let meant = |stored: [f64; 4], shown: Option<BinaryMask>| {
             let found = predictions.meant(&[(cell(0, 0), 0, &[stored])], TiSlice::from_ref(&[shown])).expect("matched");
             values(found.get(cell(0, 0)).expect("there"))

@@ -148,11 +148,26 @@ impl ToHost {
     /// # Errors
     /// libtorch fails.
     pub(super) fn start(shown: &[&Tensor], of_layers: &[&Tensor], numbers: &[&Tensor]) -> Result<Self, TchError> {
-        let Some(first) = shown.first() else { return Ok(ToHost { copy: None, num_shown: 0, sizes: Vec::new() }) };
         let maps = [shown, of_layers].concat();
-        let size = first.size();
+        let mut bytes = Vec::new();
+        if let Some(first) = shown.first() {
+            bytes.extend(Self::of_maps(shown, &maps, &first.size())?);
+        }
+        if !numbers.is_empty() {
+            bytes.push(Tensor::f_cat(numbers, 0)?.f_view_dtype(Kind::Uint8)?);
+        }
+        let copy = match bytes.is_empty() {
+            true => None,
+            false => Some(HostCopy::start(&Tensor::f_cat(&bytes, 0)?)?),
+        };
+        let sizes = maps.iter().map(|map| map.size3()).collect::<Result<Vec<_>, _>>()?;
+        Ok(ToHost { copy, num_shown: shown.len(), sizes })
+    }
+
+    /// The bytes of all maps, the first ones of which are shown: their values, their levels and a sum of each that is shown.
+    fn of_maps(shown: &[&Tensor], maps: &[&Tensor], size: &[i64]) -> Result<[Tensor; 3], TchError> {
         let all = match maps.iter().all(|map| map.size() == size) {
-            true => Tensor::f_cat(&maps, 0)?.f_flatten(0, -1)?,
+            true => Tensor::f_cat(maps, 0)?.f_flatten(0, -1)?,
             false => Tensor::f_cat(&maps.iter().map(|map| map.f_flatten(0, -1)).collect::<Result<Vec<_>, _>>()?, 0)?,
         };
         let all = all.f_to_kind(Kind::Float)?;
@@ -166,13 +181,7 @@ impl ToHost {
             sums.push(values.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?);
             start += rows * pixels;
         }
-        let mut bytes = vec![all.f_view_dtype(Kind::Uint8)?, levels, Tensor::f_cat(&sums, 0)?.f_view_dtype(Kind::Uint8)?];
-        if !numbers.is_empty() {
-            bytes.push(Tensor::f_cat(numbers, 0)?.f_view_dtype(Kind::Uint8)?);
-        }
-        let copy = HostCopy::start(&Tensor::f_cat(&bytes, 0)?)?;
-        let sizes = maps.iter().map(|map| map.size3()).collect::<Result<Vec<_>, _>>()?;
-        Ok(ToHost { copy: Some(copy), num_shown: shown.len(), sizes })
+        Ok([all.f_view_dtype(Kind::Uint8)?, levels, Tensor::f_cat(&sums, 0)?.f_view_dtype(Kind::Uint8)?])
     }
 
     /// Waits for it.

@@ -8,7 +8,7 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
-    detection::boxed,
+    detection::{boxed, detected},
     drawing::{DeviceMaps, is_whole},
     grid::{Cell, ColumnIndex, Grid, SampleIndex},
     heatmap::{OnHost, ToHost},
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     explain::HeatmapSize,
-    program::{device_name, fault_of},
+    program::{Detections, HostCopy, device_name, fault_of},
 };
 use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, Prediction, RunError,
-    SampleFailure, Stage, TargetDetection, TargetPixels,
+    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, PixelClasses,
+    Prediction, RunError, SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
 /// A batch, or a part of one, that is launched.
@@ -46,11 +46,23 @@ struct Results {
     explained: Vec<(Cell, i64, Option<BinaryMask>)>,
     examined: Grid<TiVec<ColumnIndex, Measures>>,
     has_predictions: bool,
+    /// What a detector predicts, and how that is read.
+    detected: Option<(HostCopy, Detections)>,
+    /// What a segmentation network gives each pixel, with the size of that.
+    pixels: Option<(HostCopy, (usize, usize))>,
 }
 
-/// What was found of a sample: its classes' heatmaps, without those of classes that are not there, or `None` where numbers are not
-/// finite; and what a classifier predicts for it.
-type Found = (Option<Vec<ClassHeatmaps>>, Option<Prediction>);
+/// What was found of a sample.
+struct Found {
+    /// Its classes' heatmaps, without those of classes that are not there, or `None` where numbers are not finite.
+    classes: Option<Vec<ClassHeatmaps>>,
+    /// What a classifier predicts for it.
+    prediction: Option<Prediction>,
+    /// What a detector detects in it.
+    detected: Option<Vec<Detected>>,
+    /// What a segmentation network gives each pixel of it.
+    pixels: Option<PixelClasses>,
+}
 
 impl TorchExplainer {
     /// Launches samples in parts of at most `max_batch`; a part that fails is cut in halves, down to the one sample whose fault it
@@ -150,7 +162,22 @@ impl TorchExplainer {
         }
         let drawn = || maps.iter().flat_map(|(_, maps)| maps);
         let of_layers: Vec<_> = drawn().filter_map(|maps| maps.layer_map.as_ref()).map(|(map, _)| map).collect();
-        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).chain(&plain.predictions).collect();
+        // Without any heatmap nothing is copied, unless somebody wants the predictions themselves.
+        let is_asked = samples.iter().any(|sample| sample.envelope.predictions.is_some());
+        let has_predictions = plain.predictions.is_some() && (is_asked || !plain.passes.is_empty());
+        let predictions = plain.predictions.as_ref().filter(|_| has_predictions);
+        let numbers: Vec<_> = plain.values.iter().chain(&plain.confidences).chain(predictions).collect();
+        let detected = match plain.detected.as_ref().filter(|_| is_asked).zip(self.options.reading.detections) {
+            Some((detected, detections)) => Some((HostCopy::start(detected)?, detections)),
+            None => None,
+        };
+        let pixels = match plain.pixels.as_ref().filter(|_| is_asked) {
+            Some(pixels) => {
+                let (_, height, width) = pixels.size3()?;
+                Some((HostCopy::start(pixels)?, (height as usize, width as usize)))
+            }
+            None => None,
+        };
         let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
         Ok(Results {
             maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
@@ -162,7 +189,9 @@ impl TorchExplainer {
                 .map(|(cell, score)| (cell, score.class, score.predicted.map(|predicted| predicted.object)))
                 .collect(),
             examined,
-            has_predictions: plain.predictions.is_some(),
+            has_predictions,
+            detected,
+            pixels,
         })
     }
 
@@ -190,7 +219,8 @@ impl TorchExplainer {
     }
 
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
-    fn add(&self, sample: DecodedSample, (classes, prediction): Found, result: &mut HeatmapBatch) {
+    fn add(&self, sample: DecodedSample, found: Found, result: &mut HeatmapBatch) {
+        let Found { classes, prediction, detected, pixels } = found;
         let Some(mut classes) = classes else {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
             result.failed.push(failure(sample, error));
@@ -221,17 +251,25 @@ impl TorchExplainer {
             }
         }
         let num_unmatched = num_detections - num_matched;
-        result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction, num_unmatched });
+        result.explained.push(ExplainedSample {
+            envelope,
+            seen,
+            attention,
+            classes,
+            prediction,
+            detected,
+            pixels,
+            num_unmatched,
+        });
     }
 }
 
 impl Results {
     /// Waits for them: what was found of each sample.
     fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
-        let Results { maps, upsamplings, scored, explained, mut examined, has_predictions } = self;
+        let Results { maps, upsamplings, scored, explained, mut examined, has_predictions, detected, pixels } = self;
         let OnHost { mut heatmaps, of_layers, mut numbers } = maps.read()?;
         let mut predictions = vec![None; samples.len()];
-        // Where no sample has a heatmap nothing was copied.
         if let Some(start) = numbers.len().checked_sub(2 * samples.len()).filter(|_| has_predictions) {
             let told = numbers.split_off(start);
             let (channels, confidences) = told.split_at(samples.len());
@@ -274,8 +312,64 @@ impl Results {
                 examined: examined.remove(cell).map(Vec::from).unwrap_or_default(),
             });
         }
-        Ok(Vec::from(classes).into_iter().zip(predictions).collect())
+        let has_detected = detected.is_some();
+        let detected = match detected {
+            Some((copy, detections)) => read_detected(copy, detections, samples)?,
+            None => samples.iter().map(|_| None).collect(),
+        };
+        let has_pixels = pixels.is_some();
+        let pixels = match pixels {
+            Some((copy, size)) => read_pixels(copy, size, samples)?,
+            None => samples.iter().map(|_| None).collect(),
+        };
+        let told = Vec::from(classes).into_iter().zip(predictions).zip(detected).zip(pixels).zip(samples);
+        let found = told.map(|((((classes, prediction), detected), pixels), sample)| {
+            // Of the others nothing is there where something is no number.
+            let is_told = prediction.is_none_or(|prediction| prediction.confidence.is_finite())
+                && (!has_detected || detected.is_some())
+                && (!has_pixels || pixels.is_some());
+            let classes = classes.filter(|_| sample.envelope.predictions.is_none() || is_told);
+            Found { classes, prediction, detected, pixels }
+        });
+        Ok(found.collect())
     }
+}
+
+/// What a segmentation network gives each pixel of the samples of which that is asked; none where something is no number.
+fn read_pixels(copy: HostCopy, size: (usize, usize), samples: &[DecodedSample]) -> Result<Vec<Option<PixelClasses>>, TchError> {
+    copy.read(|values: &[i16]| {
+        let (height, width) = size;
+        let of = |(n, sample): (usize, &DecodedSample)| {
+            sample.envelope.predictions?;
+            let values = values[n * height * width..(n + 1) * height * width].to_vec();
+            let is_decided = values.iter().all(|value| *value >= 0);
+            is_decided.then_some(PixelClasses {
+                height,
+                width,
+                values,
+                input: (sample.height, sample.width),
+                region: sample.region,
+            })
+        };
+        samples.iter().enumerate().map(of).collect()
+    })
+}
+
+/// What a detector detects in each sample, as [`detected`] says it.
+fn read_detected(
+    copy: HostCopy,
+    detections: Detections,
+    samples: &[DecodedSample],
+) -> Result<Vec<Option<Vec<Detected>>>, TchError> {
+    copy.read(|numbers: &[f32]| {
+        let each = numbers.len() / samples.len().max(1);
+        let of = |(n, sample): (usize, &DecodedSample)| {
+            let DecodedSample { envelope, region, height, width, .. } = sample;
+            let own = &numbers[n * each..(n + 1) * each];
+            envelope.predictions.and_then(|_| detected(own, detections, region, (*height, *width)))
+        };
+        samples.iter().enumerate().map(of).collect()
+    })
 }
 
 /// A sample that the device gives nothing of.

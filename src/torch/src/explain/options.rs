@@ -36,6 +36,8 @@ pub struct ExplainOptions {
     pub confidence: bool,
     /// Whether a classifier's own prediction is told with them.
     pub predictions: bool,
+    /// Whether all that a detector detects is told, or what a segmentation network gives each pixel.
+    pub detections: bool,
     /// Whether nothing else may be in a sample's batch, no other sample and no variant of it, as the model would mix them.
     pub one_by_one: bool,
     /// How many variants of a sample gradient-free methods and those examinations run at a time.

@@ -6,10 +6,11 @@ use typed_index_collections::{TiSlice, TiVec};
 use super::{
     ExplainError, TorchExplainer,
     cam::Reduction,
+    detection::predicted,
     grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
     pass::{ClassScore, Pass, Run, Setting},
     probe::ProbeOptions,
-    target::{Boxes, Score, predictions, resolve},
+    target::{Boxes, Score, pixel_values, predictions, resolve},
 };
 use crate::program::Execution;
 use camflow_media::BinaryMask;
@@ -25,6 +26,10 @@ pub(super) struct Saliencies {
     pub confidences: Vec<Tensor>,
     /// What a classifier predicts for each sample, as [`predictions`] says it, if that was asked for.
     pub predictions: Option<Tensor>,
+    /// What a detector predicts for them, as [`predicted`] says it, likewise.
+    pub detected: Option<Tensor>,
+    /// What a segmentation network gives each pixel, as [`pixel_values`] says it, likewise.
+    pub pixels: Option<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
 }
@@ -60,6 +65,16 @@ impl TorchExplainer {
             true => Some(predictions(&output.f_detach()?, self.options.reading)?),
             false => None,
         };
+        let detected = match (&execution.boxes, self.options.reading.detections) {
+            (Some(boxes), Some(detections)) if self.options.detections => {
+                Some(predicted(&output.f_detach()?, &boxes.f_detach()?, self.options.reading, detections.scores)?)
+            }
+            _ => None,
+        };
+        let pixels = match self.options.detections && output.dim() == 4 && self.options.reading.detections.is_none() {
+            true => Some(pixel_values(&output.f_detach()?, self.options.reading)?),
+            false => None,
+        };
         let setting = Setting {
             plan: &self.plan,
             layers: &self.options.layers,
@@ -84,7 +99,7 @@ impl TorchExplainer {
             passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
         }
         drop(targets);
-        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, passes })
+        Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, detected, pixels, passes })
     }
 
     /// What is differentiated, of each class that is there.

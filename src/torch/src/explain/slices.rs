@@ -194,7 +194,17 @@ impl TorchExplainer {
         match self.try_slices(&sample, &sliced)? {
             Ok((seen, classes)) => {
                 let DecodedSample { envelope, attention, .. } = sample;
-                result.explained.push(ExplainedSample { envelope, seen, attention, classes, prediction: None, num_unmatched: 0 });
+                let (prediction, detected, pixels, num_unmatched) = (None, None, None, 0);
+                result.explained.push(ExplainedSample {
+                    envelope,
+                    seen,
+                    attention,
+                    classes,
+                    prediction,
+                    detected,
+                    pixels,
+                    num_unmatched,
+                });
             }
             Err(text) => result.failed.push(failure(sample, text)),
         }

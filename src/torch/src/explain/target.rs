@@ -20,7 +20,7 @@ use super::{
     grid::{Cell, Grid, SampleIndex, TargetIndex},
     masks::{Masks, at_output},
 };
-use crate::program::{DetectionScores, Detections, send, to_host};
+use crate::program::{DetectionScores, Detections, OneChannel, send, to_host};
 use camflow_media::BinaryMask;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
 
@@ -250,6 +250,23 @@ pub(super) fn predictions(logits: &Tensor, reading: Reading) -> Result<Tensor, T
         }
     };
     Tensor::f_cat(&[classes.f_to_kind(Kind::Double)?, probabilities.f_to_kind(Kind::Double)?], 0)
+}
+
+/// What stands in a mask for the class of each pixel, i16 `[N, h, w]`, of logits `[N, K, h, w]`: the number of its channel. Of one channel
+/// it is that of the class that a sigmoid decides for; where that one alone has a name, 1, and 0 is none. What is decided by no number is
+/// -1.
+///
+/// # Errors
+/// libtorch fails.
+pub(super) fn pixel_values(logits: &Tensor, reading: Reading) -> Result<Tensor, TchError> {
+    let Some(OneChannel { positive, negative }) = reading.one_channel else {
+        let (most, winners) = logits.f_max_dim(1, false)?;
+        return winners.f_to_kind(Kind::Int16)?.f_masked_fill(&most.f_isnan()?, -1);
+    };
+    let only = logits.f_select(1, 0)?;
+    let is_positive = only.f_gt(if reading.is_probability { 0.5 } else { 0.0 })?.f_to_kind(Kind::Int16)?;
+    let (positive, negative) = negative.map_or((1, 0), |negative| (positive, negative));
+    is_positive.f_mul_scalar(positive - negative)?.f_add_scalar(negative)?.f_masked_fill(&only.f_isnan()?, -1)
 }
 
 impl Source {
@@ -594,6 +611,20 @@ mod tests {
         near(read(&one, ONE), &[0.0, -1.0, 0.75, 0.75]);
         let sigmoid = Tensor::from_slice(&[0.9f32, 0.2]).view([2, 1]);
         near(read(&sigmoid, Reading { is_probability: true, ..TWO }), &[1.0, 0.0, 0.9, 0.8]);
+    }
+
+    #[test]
+    fn masks_have_the_numbers_of_channels() {
+        let values = |logits: &Tensor, reading| -> Vec<i16> {
+            Vec::try_from(pixel_values(logits, reading).expect("values").flatten(0, -1)).expect("numbers")
+        };
+        assert_eq!(values(&segmentation(), SEVERAL), [1, 0, 1, 1]);
+        let map = map_of_one([-5.0, 2.0, 3.0, -1.0]);
+        assert_eq!(values(&map, ONE), [0, 1, 1, 0]);
+        assert_eq!(values(&map, TWO), [0, 1, 1, 0]);
+        let swapped = Reading { one_channel: Some(OneChannel { positive: 0, negative: Some(1) }), ..TWO };
+        assert_eq!(values(&map, swapped), [1, 0, 0, 1]);
+        assert_eq!(values(&map_of_one([f32::NAN, 2.0, 3.0, -1.0]), ONE), [-1, 1, 1, 0]);
     }
 
     #[test]

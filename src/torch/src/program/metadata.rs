@@ -141,6 +141,11 @@ impl ModelMetadata {
         {
             return Err(format!("its `threshold` of detections is {threshold}, which is no probability"));
         }
+        if let Some(iou) = metadata.detections.as_ref().and_then(|detections| detections.suppression?.iou)
+            && !(0.0..=1.0).contains(&iou)
+        {
+            return Err(format!("its detections give way to each other from an overlap of {iou} on, which is none"));
+        }
         if let Some(texts) = &metadata.texts {
             texts.check()?;
         }
@@ -206,9 +211,21 @@ pub struct DetectionInfo {
     pub scores: DetectionScores,
     /// The probability from which a prediction is a detection.
     pub threshold: f64,
+    /// Which detections the model's own library leaves out; `None` where an earlier exporter did not say.
+    #[serde(default)]
+    pub suppression: Option<Suppression>,
     /// Whether predictions come in the order of their scores: one place is another object as soon as the image changes.
     #[serde(default)]
     pub ranked: bool,
+}
+
+/// Which of a detector's detections are left out, as its own library does it.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Suppression {
+    /// The overlap (intersection over union) above which a detection gives way to a likelier one of its class; `None`: none does.
+    pub iou: Option<f64>,
+    /// How many detections an image has at most, the likeliest ones; `None`: any number.
+    pub most: Option<usize>,
 }
 
 /// How texts are laid beside the embeddings of an image tower: a score is the cosine of the two embeddings times `scale`, plus `bias`.
@@ -277,6 +294,8 @@ pub struct Detections {
     pub scores: DetectionScores,
     /// The probability from which a prediction is a detection.
     pub threshold: f64,
+    /// Which of them are left out.
+    pub suppression: Option<Suppression>,
 }
 
 /// The classes of an output of one channel, a sigmoid's: its logit is above 0 where the positive one is.

@@ -57,8 +57,8 @@ pub use layers::{Layer, split_layers};
 pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{
-    DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding, Task,
-    TextConfidence, TextInfo, TokenInfo,
+    DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding,
+    Suppression, Task, TextConfidence, TextInfo, TokenInfo,
 };
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub(crate) use settings::MathAttention;
@@ -278,7 +278,8 @@ impl Program {
         let info = self.metadata.detections.as_ref().filter(|_| self.metadata.task == Task::Detection)?;
         let index = self.metadata.outputs.iter().position(|key| key.as_ref() == Some(&info.boxes))?;
         let boxes = self.graph.outputs.get(index).copied().flatten()?;
-        Some((Detections { scores: info.scores, threshold: info.threshold }, boxes))
+        let DetectionInfo { scores, threshold, suppression, .. } = *info;
+        Some((Detections { scores, threshold, suppression }, boxes))
     }
 
     /// How many channels the output has that is explained; `None` where the exporter did not see it.

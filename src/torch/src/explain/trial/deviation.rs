@@ -54,6 +54,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         counterfactuals: None,
         confidence: false,
         predictions: false,
+        detections: false,
         one_by_one: false,
         probe_batch: 1,
         slice_batch: None,
