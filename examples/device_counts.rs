@@ -93,7 +93,10 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let samples: Vec<DecodedSample> = samples;
     let batch_of = |samples: &[DecodedSample]| InputBatch { samples: samples.to_vec(), height, width };
     let batch = batch_of(&samples);
+    // As a GPU is asked.
+    explainer.run_ahead(true);
     let (made, all) = counted("cpu", || explainer.explain_now(batch));
+    explainer.run_ahead(false);
     let made = made?;
     if let Some(failure) = made.failed.first() {
         return Err(failure.error.clone().into());

@@ -3,7 +3,16 @@
 use std::{env, path::Path};
 
 fn main() {
-    for file in ["dispatch.cpp", "guarded.h", "meter.cpp", "settings.cpp", "transfer.cpp", "upsampling.cpp"] {
+    for file in [
+        "concatenation.cpp",
+        "dispatch.cpp",
+        "fusion.cpp",
+        "guarded.h",
+        "meter.cpp",
+        "settings.cpp",
+        "transfer.cpp",
+        "upsampling.cpp",
+    ] {
         println!("cargo:rerun-if-changed=src/program/{file}");
     }
     // Printed by torch-sys (`links = "tch"`): the folder of the libtorch libraries that it found.
@@ -22,10 +31,15 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(["dispatch", "meter", "settings", "transfer", "upsampling"].map(|name| format!("src/program/{name}.cpp")))
+        .files(
+            ["concatenation", "dispatch", "fusion", "meter", "settings", "transfer", "upsampling"]
+                .map(|name| format!("src/program/{name}.cpp")),
+        )
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .flag("-Wno-unused-parameter")
+        // What goes over pixels is optimised under test, too.
+        .opt_level(3)
         .warnings(false)
         .compile("camflow_dispatch");
 }

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from camflow import load
+
 
 @pytest.fixture(scope="module")
 def environment(cache, tmp_path_factory) -> dict[str, str]:
@@ -105,3 +107,31 @@ def test_without_the_library_it_is_said_what_to_install():
     command = [sys.executable, "-m", "camflow.export", "fiftyone:yolo11n-coco-torch", "--weights", "none"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode != 0 and "pip install ultralytics" in done.stderr
+
+
+def test_what_one_level_scores_is_not_taken_back_through_the_others(camflow, database, environment, theirs, tmp_path):
+    """Without `--exact` a gradient ends where it is zero everywhere: the heatmaps are the same."""
+    weights, model = own("yolo11n.yaml", theirs, environment, tmp_path)
+    image = detectors.picture(tmp_path / "image.png", detectors.SIDE)
+    (tmp_path / "job.json").write_text(json.dumps({"image": str(image), "channel": 16, "out": str(tmp_path / "wanted.npy")}))
+    boxes = np.array(theirs("layercam", weights, tmp_path / "job.json")["boxes"]).clip(0, 1)
+    sizes = (boxes[:, 2:] - boxes[:, :2]).min(1)
+    # Small ones are of the first level, large ones of the last.
+    chosen = boxes[np.argsort(sizes)[np.linspace(len(sizes) // 3, len(sizes) - 1, 9).astype(int)]]
+    dataset = detectors.dataset_of("levels", [image], chosen.tolist(), "dog")
+    try:
+        maps = []
+        for flags in (["--exact"], ["--overwrite"]):
+            asked = ["--target", "labels:truth", "--class", "dog", "--per-detection", "--npy", "f32", "--device", "cpu", *flags]
+            camflow("annotate", "--dataset", dataset.name, "--model", model, "--out", tmp_path / "maps", *asked)
+            dataset.reload()
+            (field,) = (name for name in dataset.get_field_schema() if name.endswith("_detections"))
+            maps.append({one.id: load(one) for one in dataset.first()[field].detections})
+    finally:
+        dataset.delete()
+    exact, other = maps
+    assert exact.keys() == other.keys() and len(exact) >= 5
+    assert max(np.abs(exact[key] - other[key]).max() for key in exact) < 1e-4
+    # Some lie on a few cells of one level, others on all of the image.
+    shares = [float((one > 0).mean()) for one in exact.values()]
+    assert min(shares) < 0.05 and max(shares) > 0.5, shares

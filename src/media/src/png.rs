@@ -6,6 +6,21 @@ use png::{BitDepth, ColorType, Compression, Encoder};
 
 use super::{error::MediaError, image::RgbImage};
 
+/// The 8-bit levels `round(255 * value)` of values in `[0, 1]`, and whether all of these are finite: a sum is, if what is summed is.
+pub fn levels(values: &[f32]) -> (Vec<u8>, bool) {
+    // In lanes, which a compiler may add at once.
+    let mut sums = [0f32; 16];
+    let (parts, rest) = values.as_chunks::<16>();
+    for part in parts {
+        for (sum, value) in sums.iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    let sum = sums.iter().chain(rest).sum::<f32>();
+    // The cast cuts off, so half a level more rounds.
+    (values.iter().map(|value| (value * 255.0 + 0.5) as u8).collect(), sum.is_finite())
+}
+
 /// The levels `[height, width]` of a heatmap as an 8-bit grayscale PNG. FiftyOne's App draws level 0 transparent.
 ///
 /// # Errors
@@ -65,6 +80,19 @@ mod tests {
         let levels = [0, 65535, 300, 7, 256, 1];
         let image = image::load_from_memory(&encode_gray_16(2, 3, &levels).unwrap()).unwrap();
         assert_eq!(image.into_luma16().into_raw(), levels);
+    }
+
+    #[test]
+    fn levels_are_rounded_and_what_is_not_finite_is_found() {
+        let values = [0.0, 1.0, 0.5, 0.49 / 255.0, 0.5 / 255.0, 127.4f32 / 255.0].repeat(7);
+        assert_eq!(super::levels(&values), ([0, 255, 128, 0, 1, 127].repeat(7), true));
+        for place in [0, 20, 41] {
+            for value in [f32::NAN, f32::INFINITY] {
+                let mut values = values.clone();
+                values[place] = value;
+                assert!(!super::levels(&values).1, "{value} at {place}");
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tch::{Kind, TchError, Tensor};
 
 use super::Fusion;
-use crate::program::HostCopy;
-use camflow_media::FrameRegion;
+use crate::program::{HostCopy, fuse_levels, to_host};
+use camflow_media::{FrameRegion, levels};
 use camflow_names::Choice;
 use camflow_pipeline::Heatmap;
 
@@ -77,6 +77,11 @@ pub(super) fn layer_map(saliency: &Tensor) -> Result<Tensor, TchError> {
 pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>, fusion: Fusion) -> Result<Tensor, TchError> {
     let own = |map: &Tensor| (map.size()[1] as usize, map.size()[2] as usize);
     let (height, width) = size.or_else(|| layer_maps.iter().map(own).max()).expect("at least one layer");
+    if fusion == Fusion::Max
+        && let Some(fused) = fuse_levels(layer_maps, (height, width), EPSILON)?
+    {
+        return Ok(fused);
+    }
     let mut fused: Option<Tensor> = None;
     for map in layer_maps {
         let map = resize(map, height, width)?;
@@ -132,22 +137,63 @@ pub(super) struct OnHost {
     pub numbers: Vec<f64>,
 }
 
-/// The same on its way: all in one copy.
+/// The same on its way.
 #[derive(Debug)]
-pub(super) struct ToHost {
-    /// f32 values, u8 levels, a f32 sum of each heatmap, f64 numbers; `None` where there is nothing.
-    copy: Option<HostCopy>,
+pub(super) enum ToHost {
+    /// In host memory as they are: maps, of which so many are heatmaps, and numbers.
+    There { maps: Vec<Tensor>, num_shown: usize, numbers: Vec<Tensor> },
+    /// All in one copy.
+    Copied(DeviceCopy),
+}
+
+/// What a device copies to the host.
+#[derive(Debug)]
+pub(super) struct DeviceCopy {
+    /// f32 values, u8 levels, a f32 sum of each heatmap, f64 numbers.
+    copy: HostCopy,
     num_shown: usize,
     sizes: Vec<(i64, i64, i64)>,
 }
 
 impl ToHost {
     /// Has the device copy heatmaps `[1, H, W]` of any sizes, with their 8-bit levels and whether all of their values are finite,
-    /// what layers have of them, and f64 numbers `[n]`.
+    /// what layers have of them, and f64 numbers `[n]`; or keeps them until they are read, where they are `on_host`.
     ///
     /// # Errors
     /// libtorch fails.
-    pub(super) fn start(shown: &[&Tensor], of_layers: &[&Tensor], numbers: &[&Tensor]) -> Result<Self, TchError> {
+    pub(super) fn start(on_host: bool, shown: &[&Tensor], of_layers: &[&Tensor], numbers: &[&Tensor]) -> Result<Self, TchError> {
+        if !on_host && (!shown.is_empty() || !numbers.is_empty()) {
+            return Ok(ToHost::Copied(DeviceCopy::start(shown, of_layers, numbers)?));
+        }
+        let maps = shown.iter().chain(of_layers).map(|map| map.f_to_kind(Kind::Float)).collect::<Result<_, _>>()?;
+        let numbers = numbers.iter().map(|numbers| numbers.shallow_clone()).collect();
+        Ok(ToHost::There { maps, num_shown: shown.len(), numbers })
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(super) fn read(self) -> Result<OnHost, TchError> {
+        let (maps, num_shown, numbers) = match self {
+            ToHost::Copied(copy) => return copy.read(),
+            ToHost::There { maps, num_shown, numbers } => (maps, num_shown, numbers),
+        };
+        let heatmap = |map: Tensor| {
+            let (_, height, width) = map.size3()?;
+            let values: Vec<f32> = to_host(&map)?;
+            let (levels, is_finite) = levels(&values);
+            Ok((Heatmap { height: height as usize, width: width as usize, values, levels, layer_map: None }, is_finite))
+        };
+        let mut heatmaps = maps.into_par_iter().map(heatmap).collect::<Result<Vec<_>, TchError>>()?;
+        let of_layers = heatmaps.split_off(num_shown).into_iter().map(|(map, _)| map).collect();
+        let numbers = numbers.iter().map(to_host::<f64>).collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(OnHost { heatmaps, of_layers, numbers })
+    }
+}
+
+impl DeviceCopy {
+    fn start(shown: &[&Tensor], of_layers: &[&Tensor], numbers: &[&Tensor]) -> Result<Self, TchError> {
         let maps = [shown, of_layers].concat();
         let mut bytes = Vec::new();
         if let Some(first) = shown.first() {
@@ -156,12 +202,9 @@ impl ToHost {
         if !numbers.is_empty() {
             bytes.push(Tensor::f_cat(numbers, 0)?.f_view_dtype(Kind::Uint8)?);
         }
-        let copy = match bytes.is_empty() {
-            true => None,
-            false => Some(HostCopy::start(&Tensor::f_cat(&bytes, 0)?)?),
-        };
+        let copy = HostCopy::start(&Tensor::f_cat(&bytes, 0)?)?;
         let sizes = maps.iter().map(|map| map.size3()).collect::<Result<Vec<_>, _>>()?;
-        Ok(ToHost { copy, num_shown: shown.len(), sizes })
+        Ok(DeviceCopy { copy, num_shown: shown.len(), sizes })
     }
 
     /// The bytes of all maps, the first ones of which are shown: their values, their levels and a sum of each that is shown.
@@ -184,12 +227,8 @@ impl ToHost {
         Ok([all.f_view_dtype(Kind::Uint8)?, levels, Tensor::f_cat(&sums, 0)?.f_view_dtype(Kind::Uint8)?])
     }
 
-    /// Waits for it.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub(super) fn read(self) -> Result<OnHost, TchError> {
-        let ToHost { copy: Some(copy), num_shown, sizes } = self else { return Ok(OnHost::default()) };
+    fn read(self) -> Result<OnHost, TchError> {
+        let DeviceCopy { copy, num_shown, sizes } = self;
         let num_pixels: usize = sizes.iter().map(|(_, height, width)| (height * width) as usize).sum();
         copy.read(|bytes: &[u8]| {
             let (mut values, rest) = bytes.split_at(num_pixels * size_of::<f32>());
@@ -281,16 +320,38 @@ mod tests {
     }
 
     #[test]
+    fn levels_are_fused_as_operator_by_operator() {
+        tch::manual_seed(5);
+        // The second map of a batch has no value above zero at one level, and no number at another.
+        let mut levels = [[3, 80, 60], [3, 40, 30], [3, 97, 131]].map(|size| Tensor::rand(size, tch::kind::FLOAT_CPU));
+        levels[0] = &levels[0] * Tensor::from_slice(&[1f32, 0.0, 1.0]).view([3, 1, 1]);
+        let wanted = |levels: &[Tensor]| {
+            let scaled = levels.iter().map(|level| scale(&resize(level, 97, 131)?));
+            let scaled = scaled.collect::<Result<Vec<_>, TchError>>()?;
+            scaled[0].f_maximum(&scaled[1])?.f_maximum(&scaled[2])
+        };
+        let found = upsample(&levels, Some((97, 131)), Fusion::Max).expect("heatmap");
+        assert!(found.equal(&wanted(&levels).expect("heatmap")));
+        let _ = levels[1].get(1).get(3).get(4).fill_(f64::NAN);
+        let found = upsample(&levels, Some((97, 131)), Fusion::Max).expect("heatmap");
+        let is_number: Vec<bool> = (0..3).map(|row| found.get(row).sum(Kind::Float).double_value(&[]).is_finite()).collect();
+        assert_eq!(is_number, [true, false, true]);
+    }
+
+    #[test]
     fn levels_are_rounded_and_maps_of_other_sizes_stay_apart() {
         let first = Tensor::from_slice(&[0.0, 1.0, 0.5, 0.49 / 255.0, 0.5 / 255.0, 127.4f32 / 255.0]).view([1, 2, 3]);
         let second = Tensor::from_slice(&[0.25f32]).view([1, 1, 1]);
         let numbers = [Tensor::from_slice(&[2.5f64]), Tensor::from_slice(&[-1.0f64, 1e300])];
-        let on_host = ToHost::start(&[&first], &[&second], &numbers.each_ref()).and_then(ToHost::read).expect("copied");
-        assert_eq!(on_host.numbers, [2.5, -1.0, 1e300]);
-        let ([(first, true)], [second]) = (&on_host.heatmaps[..], &on_host.of_layers[..]) else { panic!("two maps") };
-        assert_eq!((first.height, first.width), (2, 3));
-        assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
-        assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));
+        for is_there in [true, false] {
+            let on_host = ToHost::start(is_there, &[&first], &[&second], &numbers.each_ref()).and_then(ToHost::read);
+            let on_host = on_host.expect("copied");
+            assert_eq!(on_host.numbers, [2.5, -1.0, 1e300]);
+            let ([(first, true)], [second]) = (&on_host.heatmaps[..], &on_host.of_layers[..]) else { panic!("two maps") };
+            assert_eq!((first.height, first.width), (2, 3));
+            assert_eq!(first.levels, [0, 255, 128, 0, 1, 127]);
+            assert_eq!((&second.values[..], &second.levels[..]), (&[0.25f32][..], &[64u8][..]));
+        }
     }
 
     #[test]
@@ -322,12 +383,14 @@ mod tests {
         let [finite, nan, infinite] =
             [0.5f32, f32::NAN, f32::INFINITY].map(|value| Tensor::from_slice(&[1f32, value]).view([1, 1, 2]));
         let narrow = Tensor::zeros([1, 1, 1], tch::kind::FLOAT_CPU);
-        let is_finite = |shown: &[&Tensor]| -> Vec<bool> {
-            let on_host = ToHost::start(shown, &[&narrow], &[]).and_then(ToHost::read).expect("copied");
+        let is_finite = |is_there: bool, shown: &[&Tensor]| -> Vec<bool> {
+            let on_host = ToHost::start(is_there, shown, &[&narrow], &[]).and_then(ToHost::read).expect("copied");
             assert_eq!((on_host.of_layers.len(), on_host.numbers.len()), (1, 0));
             on_host.heatmaps.into_iter().map(|(_, is_finite)| is_finite).collect()
         };
-        assert_eq!(is_finite(&[&finite, &nan, &narrow, &infinite]), [true, false, true, false]);
+        for is_there in [true, false] {
+            assert_eq!(is_finite(is_there, &[&finite, &nan, &narrow, &infinite]), [true, false, true, false]);
+        }
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl TorchExplainer {
         };
         let scored = plain.passes.iter().flat_map(|pass| pass.samples.iter().map(|&sample| Cell { sample, target: pass.target }));
         Ok(Results {
-            maps: ToHost::start(&drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
+            maps: ToHost::start(!self.runs_ahead, &drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
             upsamplings: drawn().map(|maps| maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling)).collect(),
             scored: scored.collect(),
             explained: plain

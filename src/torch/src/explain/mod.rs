@@ -66,7 +66,7 @@ pub struct TorchExplainer {
     /// The sizes of what methods give for inputs of a size, where slices were explained.
     map_sizes: Option<((usize, usize), MapSizes)>,
     uploader: Uploader,
-    /// So that the device always has something to do.
+    /// So that the device always has something to do, while the host reads what it made before.
     runs_ahead: bool,
     /// What was launched and not looked at.
     launched: Vec<Launched>,

@@ -217,6 +217,9 @@ impl<'a> Pass<'a> {
     pub fn gradient<O: Objective>(&self, layer: LayerIndex) -> Result<Tensor, ExplainError> {
         let gradients = self.gradients::<O>()?;
         let gradient = self.tap(layer).of(&gradients);
+        if !gradient.defined() && self.run.plan.leaves_out_zeros() {
+            return Ok(self.activation(layer)?.f_zeros_like()?);
+        }
         if !gradient.defined() {
             let path = &self.layer(layer).path;
             return Err(ExplainError::Unsuitable(format!("layer `{path}` has no influence on the model's output")));
@@ -244,10 +247,15 @@ impl<'a> Pass<'a> {
     pub fn image_gradient<O: Objective>(&self) -> Result<(Tensor, Tensor), ExplainError> {
         let (input, gradients) = (self.network().input, self.gradients::<O>()?);
         let gradient = input.of(&gradients);
+        let image = input.of(&self.run.execution.taps).f_detach()?;
+        if !gradient.defined() && self.run.plan.leaves_out_zeros() {
+            let zeros = image.f_zeros_like()?;
+            return Ok((image, zeros));
+        }
         if !gradient.defined() {
             return Err(ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into()));
         }
-        Ok((input.of(&self.run.execution.taps).f_detach()?, gradient.shallow_clone()))
+        Ok((image, gradient.shallow_clone()))
     }
 
     /// Each bias `[C]` with the gradient of its operator's output, where that has one.

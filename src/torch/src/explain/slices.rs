@@ -431,7 +431,7 @@ impl TorchExplainer {
             _ => None,
         };
         let of_layers: Vec<&Tensor> = layers.iter().filter(|_| upsampling.is_some()).collect();
-        let OnHost { mut heatmaps, of_layers, .. } = ToHost::start(&[&shown], &of_layers, &[])?.read()?;
+        let OnHost { mut heatmaps, of_layers, .. } = ToHost::start(!self.runs_ahead, &[&shown], &of_layers, &[])?.read()?;
         let (mut heatmap, is_finite) = heatmaps.remove(0);
         if let Some((upsampling, Heatmap { height, width, values, .. })) = upsampling.zip(of_layers.into_iter().next()) {
             heatmap.layer_map = Some(LayerMap { height, width, values, upsampling });

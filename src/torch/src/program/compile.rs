@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 
 use super::{
     Program, ProgramError,
+    concatenation::without_zeros,
     dispatch::{self, ArgumentSpec, Operator},
     graph::{Arg, Graph, Node, Operation, ValueId},
     passes::{self, InPlace},
@@ -20,6 +21,13 @@ use super::{
     upsampling::by_products,
     wide,
 };
+
+/// For the name of an operator that of one which gives the same, and gradients in a better way.
+type Twin = fn(&str) -> Option<&'static str>;
+
+fn no_twin(_: &str) -> Option<&'static str> {
+    None
+}
 
 impl Plan {
     /// Prunes, folds, moves weights to the device and resolves operators.
@@ -42,6 +50,11 @@ impl Plan {
         }
         passes::copy_overwritten_taps(&mut graph, taps);
         let aliases = passes::aliases(&graph);
+        let twin_of: Twin = match options.multiplies() {
+            true => by_products,
+            false if options.leaves_out_zeros(boxes) => without_zeros,
+            false => no_twin,
+        };
         let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).chain(boxes).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
         let dependent = passes::dependents(&graph, &aliases, taps);
@@ -106,7 +119,7 @@ impl Plan {
                         && !kept_values.contains(value)
                 })
                 .collect();
-            match step(node, modes[index], grad, free, options.multiplies()) {
+            match step(node, modes[index], grad, free, twin_of) {
                 Ok(step) => steps.push(step),
                 Err(problem) => problems.push(problem),
             }
@@ -142,10 +155,10 @@ impl Plan {
 pub(super) fn check(graph: &Graph) -> Vec<String> {
     let aliases = passes::aliases(graph);
     let nodes = graph.nodes.iter().zip(&aliases.in_place);
-    nodes.filter_map(|(node, mode)| step(node, *mode, false, Vec::new(), false).err()).collect()
+    nodes.filter_map(|(node, mode)| step(node, *mode, false, Vec::new(), no_twin).err()).collect()
 }
 
-fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, multiplies: bool) -> Result<Step, String> {
+fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, twin_of: Twin) -> Result<Step, String> {
     let mut step = Step {
         node: node.name.clone(),
         operator: String::new(),
@@ -165,8 +178,7 @@ fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, multiplies: 
         }
         Operation::Operator { name, overload } => {
             step.operator = if overload.is_empty() { name.clone() } else { format!("{name}.{overload}") };
-            let twin = if multiplies { by_products(name) } else { None };
-            let (operator, clone_first) = resolve(twin.unwrap_or(name), overload, mode)
+            let (operator, clone_first) = resolve(twin_of(name).unwrap_or(name), overload, mode)
                 .ok_or_else(|| format!("node `{}`: this libtorch has no operator `{}`", node.name, step.operator))?;
             step.args =
                 arrange(node, &operator).map_err(|problem| format!("node `{}` ({}): {problem}", node.name, step.operator))?;
@@ -235,7 +247,7 @@ mod tests {
         let args = vec![("self".into(), Arg::Value(input)), ("p".into(), Arg::Float(0.2)), ("train".into(), Arg::Bool(false))];
         let operation = Operation::Operator { name: "aten::dropout_".into(), overload: String::new() };
         let node = Node::new("drop".into(), operation, args, vec![Output::Value(input)]);
-        let step = step(&node, InPlace::Rebind, false, Vec::new(), false).expect("`dropout` calls it `input`");
+        let step = step(&node, InPlace::Rebind, false, Vec::new(), no_twin).expect("`dropout` calls it `input`");
         assert_eq!(step.args[0], Some(Arg::Value(input)));
         assert_eq!(step.rebind, Some(input));
     }

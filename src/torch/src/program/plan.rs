@@ -86,7 +86,8 @@ pub struct PlanOptions {
     /// Where.
     pub device: Device,
     /// The same operators as eager PyTorch, on contiguous memory. Otherwise batch norms are folded into convolutions, images lie
-    /// channels-last where that is faster, and GPUs multiply matrices for the gradient of upsampling: sums move in the last bit.
+    /// channels-last where that is faster, GPUs multiply matrices for the gradient of upsampling, and CPUs take no zeros back to the levels
+    /// of a detector: sums move in the last bit.
     pub exact: bool,
     /// How precisely.
     pub precision: Precision,
@@ -102,6 +103,12 @@ impl PlanOptions {
     /// Whether gradients of upsampling are made of matrix products.
     pub(super) fn multiplies(&self) -> bool {
         !self.exact && self.device.is_cuda()
+    }
+
+    /// Whether no gradient is taken back where it is zero everywhere: for a detector, whose scores come from one level of its head each.
+    /// A GPU would have to wait to know it.
+    pub(super) fn leaves_out_zeros(&self, boxes: Option<ValueId>) -> bool {
+        !self.exact && boxes.is_some() && !self.device.is_cuda()
     }
 
     fn is_reduced(&self) -> bool {
@@ -184,6 +191,11 @@ impl Plan {
     /// The type of its input and output.
     pub fn kind(&self) -> Kind {
         if self.options.precision == Precision::Fp64 { Kind::Double } else { Kind::Float }
+    }
+
+    /// Whether a gradient that is zero everywhere may not be there.
+    pub(crate) fn leaves_out_zeros(&self) -> bool {
+        self.options.leaves_out_zeros(self.boxes)
     }
 }
 

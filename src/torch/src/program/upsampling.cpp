@@ -102,7 +102,7 @@ int cf_define_upsampling(char** error) {
   static std::once_flag once;
   return guarded(error, [&] {
     std::call_once(once, [] {
-      static torch::Library library(torch::Library::DEF, "camflow", std::nullopt, __FILE__, __LINE__);
+      static torch::Library library(torch::Library::FRAGMENT, "camflow", std::nullopt, __FILE__, __LINE__);
       define<Bilinear>(library, "upsample_bilinear2d");
       define<Bicubic>(library, "upsample_bicubic2d");
     });

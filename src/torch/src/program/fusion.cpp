@@ -1,0 +1,71 @@
+// The largest of several levels' maps, map by map in the cache: operator by operator a detector's heatmaps would go through memory
+// some twenty times.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "guarded.h"
+
+namespace {
+
+// The least and the largest of values, in lanes that a compiler may keep in registers.
+std::pair<float, float> bounds(const float* values, int64_t length) {
+  constexpr int64_t kLanes = 16;
+  std::array<float, kLanes> low, high;
+  low.fill(values[0]);
+  high.fill(values[0]);
+  int64_t k = 0;
+  for (; k + kLanes <= length; k += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      low[lane] = std::min(low[lane], values[k + lane]);
+      high[lane] = std::max(high[lane], values[k + lane]);
+    }
+  }
+  for (; k < length; ++k) {
+    low[0] = std::min(low[0], values[k]);
+    high[0] = std::max(high[0], values[k]);
+  }
+  return {*std::min_element(low.begin(), low.end()), *std::max_element(high.begin(), high.end())};
+}
+
+// Min-max to [0, 1], as `scale` in heatmap.rs does it, to the bit; the larger one of that and of what is there already. One that is no
+// number stays one.
+void scale_onto(const float* values, int64_t length, float epsilon, bool is_first, float* largest) {
+  const auto [low, high] = bounds(values, length);
+  const float least = low, range = (high - low) + epsilon;
+  for (int64_t k = 0; k < length; ++k) {
+    const float value = (values[k] - least) / range;
+    const float before = is_first ? value : largest[k];
+    largest[k] = before >= value ? before : before < value ? value : before + value;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Fills f32 [N, H, W] with the maximum of maps f32 [N, H', W'], each resized bilinearly and scaled to [0, 1] by itself. All are in host
+// memory, row by row.
+int cf_fuse_levels(const at::Tensor* const* levels, size_t num_levels, double epsilon, at::Tensor* fused, char** error) {
+  return guarded(error, [&] {
+    const int64_t height = fused->size(1), width = fused->size(2), length = height * width;
+    float* const values = fused->mutable_data_ptr<float>();
+    at::parallel_for(0, fused->size(0), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        for (size_t k = 0; k < num_levels; ++k) {
+          const at::Tensor map = levels[k]->narrow(0, n, 1).unsqueeze(0);
+          const bool fits = map.size(2) == height && map.size(3) == width;
+          const at::Tensor resized = fits ? map : at::upsample_bilinear2d(map, {height, width}, false);
+          scale_onto(resized.const_data_ptr<float>(), length, static_cast<float>(epsilon), k == 0, values + n * length);
+        }
+      }
+    });
+  });
+}
+}
