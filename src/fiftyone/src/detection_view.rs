@@ -13,6 +13,9 @@ use super::{dataset::Dataset, error::Error, retry::with_retries, schema::Heatmap
 /// How the collection of a dataset begins that FiftyOne makes for a view of patches.
 const PATCHES: &str = "patches.";
 
+/// What the views say of themselves.
+const OF_DETECTIONS: &str = "each detection with its own heatmap";
+
 /// Saves a view for each new field of detections, under the field's name, and lists those that a run before was cut off from listing.
 /// A view of the user's that has this name stays as it is, and one that somebody deleted does not come again.
 ///
@@ -28,14 +31,18 @@ pub(super) fn save_views(dataset: &Dataset, fields: &[&HeatmapField]) -> Result<
         let saved = views_of(dataset, &[&field.name])?;
         let is_new = dataset.fields().iter().all(|known| known.name != field.name);
         let id = match saved.first().map(|view| (view.get_object_id("_id"), is_ours(view, &field.name))) {
-            None if is_new => insert(dataset, field, &stages)?,
+            None if is_new => insert(dataset, &field.name, OF_DETECTIONS, &stages)?,
             Some((Ok(id), true)) => id,
             _ => continue,
         };
-        // What is listed already is not listed twice.
-        update_dataset(dataset, doc! {"saved_views": {"$ne": id}}, doc! {"$push": {"saved_views": id}})?;
+        list(dataset, id)?;
     }
     Ok(())
+}
+
+/// Has the dataset list a view; what is listed already is not listed twice.
+pub(super) fn list(dataset: &Dataset, id: ObjectId) -> Result<(), Error> {
+    update_dataset(dataset, doc! {"saved_views": {"$ne": id}}, doc! {"$push": {"saved_views": id}})
 }
 
 /// Has FiftyOne make anew what it shows of these fields in the views that were saved for them: it keeps the patches of a saved view
@@ -97,11 +104,12 @@ fn drop_generated(dataset: &Dataset, view: &Document) -> Result<(), Error> {
     .map(drop)
 }
 
-fn insert(dataset: &Dataset, field: &HeatmapField, stages: &[String; 2]) -> Result<ObjectId, Error> {
+/// Adds a view of this name; the dataset does not list it yet.
+pub(super) fn insert(dataset: &Dataset, name: &str, description: &str, stages: &[String]) -> Result<ObjectId, Error> {
     let (id, now) = (ObjectId::new(), DateTime::now());
     let view = doc! {
-        "_id": id, "_dataset_id": dataset.id, "name": &field.name, "slug": slug(&field.name),
-        "description": "each detection with its own heatmap", "color": null, "view_stages": stages,
+        "_id": id, "_dataset_id": dataset.id, "name": name, "slug": slug(name),
+        "description": description, "color": null, "view_stages": stages,
         "created_at": now, "last_modified_at": now, "last_loaded_at": null,
     };
     let views = dataset.database.collection::<Document>("views");
@@ -111,7 +119,7 @@ fn insert(dataset: &Dataset, field: &HeatmapField, stages: &[String; 2]) -> Resu
 }
 
 /// The views of the dataset with these names, or what stands for them in addresses.
-fn views_of(dataset: &Dataset, names: &[&str]) -> Result<Vec<Document>, Error> {
+pub(super) fn views_of(dataset: &Dataset, names: &[&str]) -> Result<Vec<Document>, Error> {
     let slugs: Vec<String> = names.iter().map(|name| slug(name)).collect();
     let query = doc! {"_dataset_id": dataset.id, "$or": [{"name": {"$in": names}}, {"slug": {"$in": slugs}}]};
     with_retries(|| {
@@ -134,7 +142,7 @@ fn update_dataset(dataset: &Dataset, condition: Document, update: Document) -> R
     .map(drop)
 }
 
-fn doing(dataset: &Dataset) -> String {
+pub(super) fn doing(dataset: &Dataset) -> String {
     format!("saving views of dataset `{}`", dataset.name)
 }
 

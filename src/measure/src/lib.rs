@@ -13,7 +13,7 @@ use camflow_names::Choice;
 
 pub use attention::{Attention, attended_class};
 pub use ranks::rank_correlation;
-pub use sample::{MeasuredHeatmap, MeasuredSample, Series, StoredPrediction};
+pub use sample::{MeasuredDetection, MeasuredHeatmap, MeasuredSample, Series, StoredPrediction};
 
 /// What can be measured of a heatmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

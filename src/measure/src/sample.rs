@@ -22,6 +22,8 @@ pub struct MeasuredSample {
 pub struct MeasuredHeatmap {
     /// What it is one of.
     pub series: Series,
+    /// The detection that it is of alone.
+    pub detection: Option<MeasuredDetection>,
     /// The scalar that was differentiated.
     pub score: Option<f64>,
     /// Its numbers.
@@ -40,6 +42,15 @@ pub struct MeasuredHeatmap {
     pub npy_path: Option<PathBuf>,
     /// How those floats become the heatmap, where they are not the heatmap itself: the numbers that labels hold.
     pub upsampling: Vec<i64>,
+}
+
+/// A detection that has a heatmap of its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeasuredDetection {
+    /// Its id, that of the detection that it is a copy of; empty where it has none.
+    pub id: String,
+    /// Left, top, width and height, in fractions of the image.
+    pub bounds: [f64; 4],
 }
 
 /// What a classifier predicts for an image, whatever is explained of it.

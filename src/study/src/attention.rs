@@ -140,7 +140,7 @@ impl AttentionCell {
 }
 
 /// Two-sided, of so many positive and negative differences.
-fn sign_test(above: u64, below: u64) -> f64 {
+pub(crate) fn sign_test(above: u64, below: u64) -> f64 {
     let (count, fewer) = ((above + below) as f64, above.min(below) as f64);
     // C(n, i) / 2^n of the largest i, and from it down, until what is left does not count.
     let logarithm = ln_factorial(count) - ln_factorial(fewer) - ln_factorial(count - fewer) - count * std::f64::consts::LN_2;

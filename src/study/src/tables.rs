@@ -56,7 +56,7 @@ fn attention(heatmap: &MeasuredHeatmap) -> String {
 
 /// A text as a cell. One that a spreadsheet would take for a formula gets a `'` before it, as OWASP advises: names and paths are
 /// other people's.
-fn quoted(text: impl AsRef<str>) -> String {
+pub(crate) fn quoted(text: impl AsRef<str>) -> String {
     let text = text.as_ref();
     let is_formula = text.trim_start_matches(' ').starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
     let text = &if is_formula && text.parse::<f64>().is_err() { format!("'{text}") } else { text.to_owned() };

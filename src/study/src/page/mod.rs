@@ -25,6 +25,9 @@ const MAX_COMPARED: usize = 16;
 /// Rows of a plot; the JSON has all.
 const MAX_ROWS: usize = 60;
 
+/// How pages look.
+pub(crate) const STYLE: &str = include_str!("style.css");
+
 /// What the page is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Heading<'a> {
@@ -42,8 +45,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     let title = format!("Where the model looks: {}", escaped(heading.dataset));
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>{title}</title>\n<style>\n{}</style>\n<h1>{title}</h1>\n",
-        include_str!("style.css"),
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n<h1>{title}</h1>\n",
     );
     let selection = heading.selection.map_or_else(String::new, |selection| format!(" ({})", escaped(selection)));
     let _ = writeln!(
@@ -72,7 +74,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
 }
 
 /// Text that is safe in elements and in attributes.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -89,7 +91,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// A text with names in backticks, as HTML.
-fn with_code(text: &str) -> String {
+pub(crate) fn with_code(text: &str) -> String {
     let mut html = String::new();
     for (index, part) in text.split('`').enumerate() {
         let part = escaped(part);
@@ -98,7 +100,7 @@ fn with_code(text: &str) -> String {
     html
 }
 
-fn number(value: Option<f64>) -> String {
+pub(crate) fn number(value: Option<f64>) -> String {
     match value {
         None => String::new(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
@@ -111,7 +113,7 @@ fn cell(value: Option<f64>) -> String {
     format!("<td class=\"number\" data-value=\"{data}\">{}</td>", number(value))
 }
 
-fn said(findings: &[Finding]) -> String {
+pub(crate) fn said(findings: &[Finding]) -> String {
     let mut html = "<h2>What stands out</h2>\n<ul class=\"findings\">\n".to_owned();
     for finding in findings {
         let _ = write!(html, "<li>{}", with_code(&finding.text));
@@ -335,7 +337,7 @@ fn figure(extreme: &Extreme) -> String {
 }
 
 /// The picture of a sample with a heatmap over it, or the reason why there is none.
-fn image(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> String {
+pub(crate) fn image(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> String {
     let path = escaped(&shown(media_path).to_string());
     match picture(media_path, heatmap) {
         Ok(jpeg) => format!("<img alt=\"{path}\" src=\"data:image/jpeg;base64,{}\">", BASE64_STANDARD.encode(jpeg)),
@@ -399,7 +401,7 @@ fn mistake(mistake: &Mistake) -> String {
 }
 
 /// A measure in a few words.
-fn brief(measure: Measure) -> &'static str {
+pub(crate) fn brief(measure: Measure) -> &'static str {
     match measure {
         Measure::EnergyInside => "share of the heatmap on the object",
         Measure::EnergyRatio => "the same by the object's share of the image: 1 is chance",
