@@ -133,7 +133,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
 /// Prints what was found.
 fn tell(args: &Args, dataset: &Dataset, compared: &Compared, num_fields: usize) {
     let Compared { comparison, findings, .. } = compared;
-    unpaired(comparison).iter().for_each(|text| print(&format!("note: {text}")));
+    unpaired(comparison).iter().for_each(|text| print(&format!("note: {text}: left out")));
     let num_unreadable = comparison.maps.num_unreadable;
     if num_unreadable > 0 {
         let pairs = counted(num_unreadable, "pair has", "pairs have");
@@ -198,7 +198,7 @@ fn unpaired(comparison: &Comparison) -> Vec<String> {
     .filter(|(num, ..)| *num > 0)
     .map(|(num, one, several, thing)| {
         let said = if num == 1 { one } else { several };
-        format!("{} {said}: left out", counted(num, thing, &format!("{thing}s")))
+        format!("{} {said}", counted(num, thing, &format!("{thing}s")))
     })
     .collect()
 }

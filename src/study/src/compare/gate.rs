@@ -1,7 +1,7 @@
 //! Thresholds: by how much B may fall short of A.
 
 use super::{comparison::Comparison, quantity::Quantity, statistics::Difference};
-use camflow_names::{Choice, existing};
+use camflow_names::{Choice, counted, existing};
 
 /// Which way is worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,25 +127,23 @@ impl Judged {
         let Judged { gate, difference, verdict, .. } = self;
         let (difference, verdict) = ((*difference)?, (*verdict)?);
         let (fell, sign) = if gate.worse == Worse::Drop { ("fell", -1.0) } else { ("rose", 1.0) };
-        let change = sign * difference.mean;
+        let what = if gate.worse == Worse::Drop { "drop" } else { "rise" };
         let interval = match difference.interval {
             None => "of which one says nothing".to_owned(),
-            Some([low, high]) => {
-                let [low, high] = if gate.worse == Worse::Drop { [-high, -low] } else { [low, high] };
-                format!("95 % interval {low:.4} to {high:.4}")
-            }
+            Some([low, high]) => format!("95 % interval {low:+.4} to {high:+.4}"),
         };
-        let samples = format!("{} pairs of samples, {interval}", difference.num);
-        let limit = gate.limit;
+        let of = format!("{}, {interval}", counted(difference.num, "sample", "samples"));
+        let (name, change, limit) = (gate.name(), difference.mean, gate.limit);
         Some(match verdict {
             Verdict::Crossed => {
-                format!("crossed: {} {fell} by {change:.4} ({samples}), more than the {limit} that are allowed", gate.name())
+                format!("crossed: {name} {fell} by {:.4} ({of}), more than the {limit} that are allowed", sign * change)
             }
-            Verdict::Kept => format!("kept: {} {fell} by {change:.4} ({samples}), at most {limit} are allowed", gate.name()),
-            Verdict::Undecided => format!(
-                "undecided: {} {fell} by {change:.4} ({samples}), which does not say whether it is more than the {limit} that are allowed",
-                gate.name()
-            ),
+            Verdict::Kept => format!("kept: {name} changed by {change:+.4} ({of}), within the {what} of {limit} that is allowed"),
+            Verdict::Undecided => {
+                format!(
+                    "undecided: {name} changed by {change:+.4} ({of}), which does not tell whether a {what} is within {limit}"
+                )
+            }
         })
     }
 }

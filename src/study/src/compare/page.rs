@@ -121,6 +121,9 @@ fn verdict(row: &Row<'_>) -> (&'static str, &'static str) {
         (Better::Higher, true) | (Better::Lower, false) => "low",
         (Better::Higher, false) | (Better::Lower, true) => "high",
     };
+    if row.difference.num_higher + row.difference.num_lower == 0 {
+        return ("the same", "soft");
+    }
     match (row.is_clear(), row.is_small(), is_less) {
         (false, ..) => ("not clear", "soft"),
         (true, true, true) => ("lower, by little", class),
@@ -130,7 +133,7 @@ fn verdict(row: &Row<'_>) -> (&'static str, &'static str) {
     }
 }
 
-const HEAD: &str = "<th class=\"number\">pairs</th><th class=\"number\">A</th><th class=\"number\">B</th>\
+const HEAD: &str = "<th class=\"number\">A</th><th class=\"number\">B</th>\
                     <th class=\"number\">difference</th><th>95 % interval</th><th></th><th class=\"number\">p (Holm)</th><th>B is</th>";
 
 fn cells(row: &Row<'_>, widest: f64) -> String {
@@ -182,7 +185,7 @@ fn totals(comparison: &Comparison) -> String {
     }
     let mut html = format!(
         "<h2>All pairs</h2>\n<p class=\"soft\">One observation a sample: the mean of its heatmaps.</p>\n\
-         <div class=\"wide\"><table><thead><tr><th>measure</th>{HEAD}</tr></thead><tbody>\n"
+         <div class=\"wide\"><table><thead><tr><th>measure</th><th class=\"number\">samples</th>{HEAD}</tr></thead><tbody>\n"
     );
     for row in &rows {
         // Measures have ranges of their own.
@@ -211,7 +214,7 @@ fn by_series(comparison: &Comparison, names: &PairNames) -> String {
         let _ = write!(
             html,
             "<details{open}><summary><code>{}</code> <span class=\"soft\">{}; {num_clear} of {} differ clearly</span></summary>\n\
-             <div class=\"wide\"><table><thead><tr><th>class and layer</th>{HEAD}</tr></thead><tbody>\n",
+             <div class=\"wide\"><table><thead><tr><th>class and layer</th><th class=\"number\">pairs</th>{HEAD}</tr></thead><tbody>\n",
             quantity.name(),
             escaped(description(quantity)),
             of.len(),
@@ -320,7 +323,7 @@ fn means(comparison: &Comparison, names: &PairNames, subject: Subject<'_>) -> St
     let mut html = format!(
         "<h2>Mean heatmaps</h2>\n<p class=\"soft\">Around the object{on}: its box is stretched to the square that is drawn, with half as \
          much of the image again on each side. Without boxes: over the whole image. A and B have the same colours; the third picture is B \
-         less A, red where B has more, blue where it has less.</p>\n"
+         less A, red where B has more, blue where it has less. Gray is beyond the edge of all images.</p>\n"
     );
     for (series, paired) in with_maps().take(MAX_MEANS) {
         let _ = writeln!(html, "<h3>{}</h3>{}", with_code(&names.name(series)), mean(paired));
@@ -390,8 +393,8 @@ fn definitions(comparison: &Comparison) -> String {
         "Differences are B less A, of pairs of heatmaps of the same sample (and detection). Intervals are those of Student's t for pairs; \
          of yes and no (pointing_hit, confidence_increase, correct) the test is McNemar's, exact, and the interval that of Agresti and Min.",
         &format!(
-            "A difference is clear where its probability by chance, corrected for all differences of the table (Holm), is at most {:.0} %. It \
-             is little where it is less than 0.2 standard deviations of the pairs (Cohen).",
+            "A difference is clear where its probability by chance, corrected for all differences of the table (Holm), is at most {:.0} %. One \
+             of less than 0.2 standard deviations of the pairs is by little (Cohen).",
             100.0 * IMPROBABLE
         ),
     ] {

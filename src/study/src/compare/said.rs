@@ -110,12 +110,10 @@ fn differences(comparison: &Comparison, rows: &[Row<'_>], names: &PairNames) -> 
 
 fn meaning(quantity: Quantity, is_worse: bool) -> &'static str {
     match (quantity, is_worse) {
-        (Quantity::Measure(Measure::EnergyInside | Measure::EnergyRatio | Measure::BestIou), true) => {
-            "B looks less at the object."
-        }
-        (Quantity::Measure(Measure::EnergyInside | Measure::EnergyRatio | Measure::BestIou), false) => {
-            "B looks more at the object."
-        }
+        (Quantity::Measure(Measure::EnergyInside | Measure::EnergyRatio), true) => "B looks less at the object.",
+        (Quantity::Measure(Measure::EnergyInside | Measure::EnergyRatio), false) => "B looks more at the object.",
+        (Quantity::Measure(Measure::BestIou), true) => "B's heatmaps fit the object less.",
+        (Quantity::Measure(Measure::BestIou), false) => "B's heatmaps fit the object better.",
         (Quantity::Correct, true) => "B misclassifies more.",
         (Quantity::Correct, false) => "B misclassifies less.",
         (_, true) => "That is worse.",
@@ -137,8 +135,10 @@ fn elsewhere(comparison: &Comparison, names: &PairNames) -> Vec<Finding> {
     let mut found: Vec<(f64, Finding)> = Vec::new();
     for (series, paired) in &comparison.series {
         let Some(mean) = overlap(paired).filter(|mean| *mean < ELSEWHERE) else { continue };
-        let rank =
-            paired.maps.rank_correlation.mean().map_or_else(String::new, |rank| format!(" (mean rank correlation {rank:.2})"));
+        let rank = paired.maps.rank_correlation.mean().map_or_else(String::new, |rank| {
+            // No minus before nothing.
+            format!(" (mean rank correlation {:.2})", (100.0 * rank).round() / 100.0 + 0.0)
+        });
         let text = format!(
             "{}: heatmaps of A and B lie on other parts of the image: on the average {:.0} % of their energy is in the same places{rank}.",
             names.name(series),
@@ -199,11 +199,12 @@ fn rest(comparison: &Comparison, rows: &[Row<'_>]) -> Option<Finding> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::comparison::HeatmapPair;
+    use super::super::maps::MapPair;
     use super::*;
-    use crate::compare::{comparison::HeatmapPair, maps::MapPair};
     use camflow_measure::{MeasuredHeatmap, MeasuredSample, Measures};
 
-    pub(in crate::compare) fn heatmap(field: &str, class: &str, inside: f64) -> MeasuredHeatmap {
+    pub(crate) fn heatmap(field: &str, class: &str, inside: f64) -> MeasuredHeatmap {
         MeasuredHeatmap {
             series: Series {
                 field: field.into(),
@@ -218,7 +219,7 @@ pub(super) mod tests {
     }
 
     /// B looks less at dogs, and as much at cats.
-    pub(in crate::compare) fn comparison(num: u32) -> Comparison {
+    pub(crate) fn comparison(num: u32) -> Comparison {
         let mut comparison = Comparison::new(Quantity::Measure(Measure::EnergyInside), 2);
         for id in 0..num {
             let sample = MeasuredSample { id: format!("{id:024x}"), ..MeasuredSample::default() };
