@@ -14,7 +14,7 @@ use crate::{
     names::{self, Choice, backticked, counted, existing, flag},
     study::compare::{Better, Comparison, Gate, Quantity, Row, Worse},
 };
-use sides::{Pairing, Side, pairing};
+use sides::{Pairing, Side, keep_both, pairing};
 
 /// Compare two models, nights or methods on the same samples: differences with intervals, what changed most
 #[derive(Debug, clap::Args)]
@@ -88,12 +88,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let b = args.b.as_ref().unwrap_or(&args.a);
     let of_b = other.as_ref().unwrap_or(&dataset);
     let sides = [Side::find(&dataset, &args.a)?, Side::find(of_b, b)?];
-    let Pairing { fields, left } = pairing(&sides, other.is_some()).map_err(|error| {
-        error.hint(format!(
-            "to keep the heatmaps of two models or nights side by side, give each run fields of its own: `camflow annotate {} --field '{{model}}_{{class}}_{{method}}_layer_{{layer}}'`, or `--field 'v2_{{class}}_layer_{{layer}}'`",
-            flag("--dataset", dataset.name())
-        ))
-    })?;
+    let Pairing { fields, left } = pairing(&sides, other.is_some()).map_err(|error| error.hint(keep_both(&dataset)))?;
     let objects = args.align_on.as_ref().map(|name| LabelField::with_places(&dataset, name)).transpose()?;
     args.save_view.as_ref().map_or(Ok(()), |name| check_comparison_view(&dataset, name))?;
     let selection = selection(args, &dataset, &fields, other.is_none())?;

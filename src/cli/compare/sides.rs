@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     diagnostic::Diagnostic,
     fiftyone::{Dataset, stored_runs},
-    names::{backticked, existing},
+    names::{backticked, existing, flag},
 };
 
 /// Fields of one side.
@@ -39,7 +39,7 @@ impl Side {
         let name = dataset.name();
         if known.is_empty() {
             return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
-                .hint(format!("make them with `camflow annotate {}`", crate::names::flag("--dataset", name))));
+                .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
         }
         if known.iter().any(|field| field == text) {
             return Ok(side(vec![text.to_owned()]));
@@ -48,7 +48,8 @@ impl Side {
             let fields: Vec<String> = known.iter().filter(|field| stars(text, field).is_some()).cloned().collect();
             if fields.is_empty() {
                 return Err(Diagnostic::invalid(format!("no heatmap field of dataset `{name}` is named like `{text}`"))
-                    .hint(existing("heatmap fields", text, &known)));
+                    .hint(existing("heatmap fields", text, &known))
+                    .hint(keep_both(dataset)));
             }
             return Ok(side(fields));
         }
@@ -65,8 +66,18 @@ impl Side {
         let error = Diagnostic::invalid(format!("dataset `{name}` has no heatmap field or run `{text}`"));
         let error = error.hint(existing("heatmap fields", text, &known));
         let keys: Vec<&str> = runs.iter().map(|run| run.key.as_str()).collect();
-        Err(if keys.is_empty() { error } else { error.hint(existing("runs", text, &keys)) })
+        let error = if keys.is_empty() { error } else { error.hint(existing("runs", text, &keys)) };
+        Err(error.hint(keep_both(dataset)))
     }
+}
+
+/// How there come to be two sets of heatmaps: a run writes into the fields of the one before that is named like it.
+pub(super) fn keep_both(dataset: &Dataset) -> String {
+    format!(
+        "to have the heatmaps of two models or nights side by side, give each run fields of its own: `camflow annotate {} --field \
+         'v2_{{class}}_{{method}}_layer_{{layer}}'`; what `--replace` or `--overwrite` took the place of is gone",
+        flag("--dataset", dataset.name())
+    )
 }
 
 /// Pairs the fields of two sides: two single ones; of two names with as many `*` those for which these stand for the same; else those
