@@ -309,6 +309,34 @@ def test_maps_of_other_sizes_and_arrays_without_pictures_are_compared(planes, ca
         )
 
 
+def test_without_boxes_the_mean_is_of_the_image(planes, camflow, clone, tmp_path):
+    copy = clone(planes)
+    copy.delete_sample_field("truth")
+    copy.reload()
+    said, numbers = run(camflow, copy, A, B, folder=tmp_path)
+    assert "no label field says where the objects are" in said and numbers["object_field"] is None
+    assert numbers["series"][0]["around_objects"]["num_objects"] == 0 and numbers["maps"]["num_read"] == COUNT
+    html = (tmp_path / "c.html").read_text()
+    assert html.count('class="mean"') == 3 and f"{COUNT} images" in html and "% on the box" not in html
+
+
+def test_what_a_classifier_gets_right_is_compared_by_the_images_that_differ(planes, camflow, clone, tmp_path):
+    copy = clone(planes)
+    right = np.arange(COUNT)[:, None] < [16, 9]
+    right[17, 1] = True
+    for field, column in ((A, 0), (B, 1)):
+        copy.set_values(f"{field}.predicted_class", ["airplane" if yes else "barn" for yes in right[:, column]])
+        copy.set_values(f"{field}.true_class", ["airplane"] * COUNT)
+        copy.set_values(f"{field}.correct", right[:, column].tolist())
+    _, numbers = run(camflow, copy, A, B, "--max-drop", "correct=0.05", "--by", "correct", folder=tmp_path, code=1)
+    said = numbers["measures"]["correct"]
+    check(said, right[:, 0].astype(float), right[:, 1].astype(float))
+    assert (said["test"], said["num_lower"], said["num_higher"]) == ("mcnemar", 7, 1)
+    # Every loss that is shown is one of them.
+    lost = {sample for sample, (a, b) in zip(copy.values("id"), right, strict=True) if a and not b}
+    assert {one["sample"] for one in numbers["fell"]} <= lost and len(numbers["fell"]) == 6
+
+
 def test_a_clone_is_compared_with_what_it_was_made_from(planes, camflow, clone, tmp_path):
     """Last night's dataset: some of the same images, and one of them twice."""
     old = clone(planes.limit(15))
