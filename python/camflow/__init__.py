@@ -5,6 +5,7 @@
     camflow.compute_heatmaps(dataset, model, classes="person", label_field="ground_truth")
     camflow.explain("bus.jpg", model)                   heatmaps of one image, as arrays
     camflow.report(dataset)                             where the model looks, as a page
+    camflow.compare(dataset, "v1_*", "v2_*")            one model against another, as a page
     camflow.load(sample["person_grad_layer_4"])         a heatmap as an array
 
 Its modules, of which importing one imports none of torch, torchvision, timm and FiftyOne (those are imported when they are needed):
@@ -18,16 +19,18 @@ Its modules, of which importing one imports none of torch, torchvision, timm and
 from .explanations import Explanation, HeatmapOf, explain
 from .heatmaps import Failure, HeatmapsResult, compute_heatmaps
 from .labels import load
-from .pages import Report, report
+from .pages import Comparison, Report, compare, report
 from .process import CamflowError
 
 __all__ = [
     "CamflowError",
+    "Comparison",
     "Explanation",
     "Failure",
     "HeatmapOf",
     "HeatmapsResult",
     "Report",
+    "compare",
     "compute_heatmaps",
     "explain",
     "load",

@@ -3,8 +3,24 @@
 use clap::Command;
 
 /// Flags that `-h` shows, too.
-const USUAL: [&str; 13] =
-    ["dataset", "class", "text", "layers", "model", "target", "method", "device", "out", "limit", "dry-run", "format", "quiet"];
+const USUAL: [&str; 16] = [
+    "dataset",
+    "class",
+    "text",
+    "layers",
+    "model",
+    "target",
+    "method",
+    "device",
+    "out",
+    "limit",
+    "dry-run",
+    "format",
+    "quiet",
+    "against-dataset",
+    "max-drop",
+    "save-view",
+];
 
 /// Headings with their flags; what is not here stands first, without one.
 const GROUPS: [(&str, &[&str]); 7] = [
@@ -56,7 +72,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Database and Python", &["database-uri", "database-dir", "database-name", "python"]),
 ];
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     (
         "",
         "\
@@ -77,6 +93,17 @@ Examples:
       the class that the model itself puts first
   camflow annotate --dataset street --class all --target labels:boxes --tags night --dry-run
       which samples would be annotated, and why",
+    ),
+    (
+        "compare",
+        "\
+Examples:
+  camflow compare --dataset street person_grad_layer_4 person_scorecam_layer_4
+      two methods
+  camflow compare --dataset street 'v1_*' 'v2_*' --max-drop energy_inside=0.02
+      two models whose fields have names that begin so, as a test in CI
+  camflow compare --dataset street --against-dataset street-last-week person_grad_layer_4
+      the same field of two datasets with the same images",
     ),
     (
         "explain",

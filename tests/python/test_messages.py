@@ -45,6 +45,9 @@ run mistakes.toml
 run two.toml --only thrid
 run two.toml --set limi=3
 worker run two.toml
+compare --dataset flowers v1_dog
+compare --dataset flowers v1_dog v2_dog --max-drop energy=0.1
+compare --dataset flowers v1_dog v2_dog --max-drop energy_inside
 explain a.png --model good.pt2 --out maps --layers 9
 explain a.png --model good.pt2 --out maps --layers 1-90
 explain a.png --model good.pt2 --out maps --layers 2-1
@@ -113,6 +116,10 @@ annotate --dataset flowers --class dog --target predicted --out file/maps
 annotate --dataset flowers --class dog --target predicted --method finercam,gradcam --field {class}
 check --dataset empty
 check --dataset annotated --fields dog_grad_layer_2
+compare --dataset flowers v1_dog v2_dog
+compare --dataset annotated dog_grad_layer_1 dog_grad_layer_2
+compare --dataset annotated dog_grad_layer_1 v2_*
+compare --dataset annotated dog_grad_layer_1 dog_grad_layer_1
 clean --dataset flowers --out no-such-folder
 clean --dataset flowers --out maps
 remove --dataset flowers nightly

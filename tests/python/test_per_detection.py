@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 from itertools import combinations
 from pathlib import Path
@@ -466,3 +468,28 @@ def test_each_detection_says_what_its_heatmap_lies_on(annotate, dataset):
     assert patch[SHOWN].attention[-1].label is None and patch[SHOWN].attention_on == "truth"
     annotate()
     assert all((one.attention, one.attended_class) == (None, None) for sample in dataset for one in kept(sample))
+
+
+def test_two_methods_are_compared_detection_by_detection(dataset, annotate, camflow, tmp_path):
+    annotate("--method", "layercam,gradcam", "--layers", 2)
+    other = FIELD.replace("layercam", "grad")
+    file = tmp_path / "numbers.json"
+    files = ("--out", tmp_path / "page.html", "--json", file, "--csv", tmp_path / "pairs.csv")
+    camflow("compare", "--dataset", dataset.name, FIELD, other, *files)
+    numbers = json.loads(file.read_text())
+    both = {one.id: [one] for sample in dataset for one in kept(sample)}
+    for sample in dataset:
+        for one in sample[other].detections if sample[other] is not None else []:
+            both[one.id].append(one)
+    assert len(both) >= 4 and all(len(pair) == 2 for pair in both.values())
+    with (tmp_path / "pairs.csv").open() as lines:
+        rows = {row["detection"]: row for row in csv.DictReader(lines)}
+    assert rows.keys() == both.keys() and numbers["num_pairs"] == len(both)
+    for id_, (a, b) in both.items():
+        # A heatmap of zeros has none.
+        inside = [float(rows[id_][f"energy_inside_{side}"] or "nan") for side in "ab"]
+        assert inside == pytest.approx(
+            [np.nan if one.energy_inside is None else one.energy_inside for one in (a, b)], nan_ok=True
+        )
+        assert rows[id_]["class"] == "dog" and rows[id_]["method_b"] == "gradcam"
+    assert numbers["series"][0]["around_objects"]["num_objects"] == len(both)

@@ -25,13 +25,16 @@ PAGES = (
     "README.md",
     "docs/get-started.md",
     "docs/index.md",
-    *(f"docs/how-to/{name}.md" for name in ("annotate", "app", "images", "maintain", "nightly", "report")),
+    *(f"docs/how-to/{name}.md" for name in ("annotate", "app", "compare", "images", "maintain", "nightly", "report")),
     "docs/reference/python.md",
 )
 # What readers of a page have done before each of its blocks.
 ANNOTATED = "camflow annotate --dataset my-dataset --class person --layers 1-4 --name people"
 BEFORE = {
     "docs/get-started.md": "camflow annotate --dataset quickstart --class person --layers 1-4",
+    "docs/how-to/compare.md": "; ".join(
+        f"camflow annotate --dataset my-dataset --class person --layers 4 --field {version}_{{class}}" for version in ("v1", "v2")
+    ),
     "docs/how-to/maintain.md": ANNOTATED,
     "docs/how-to/report.md": f"{ANNOTATED}; camflow report --dataset my-dataset --json last-night.json",
 }
@@ -46,6 +49,11 @@ SAID = {
     "docs/get-started.md": ("person backbone.layer4",),
     "docs/index.md": ("3 annotated (12 heatmaps)",),
     "docs/how-to/annotate.md": ("3 annotated (12 heatmaps)", "dry run, nothing was changed", "4 annotated"),
+    "docs/how-to/compare.md": (
+        "3 pairs of 3 samples in 1 pair of fields: compare.html",
+        "view `changed`: 3 samples",
+        "kept: `energy_inside`",
+    ),
     "docs/how-to/images.md": ("photo.jpg: person", "-> maps/photo.person.sheet.png", "-> maps/coffee.top.sheet.png"),
     "docs/how-to/maintain.md": ("camflow_people", "removed run `camflow_people`"),
     "docs/how-to/nightly.md": ("job `people`, dataset `my-dataset`", "dry run, nothing was changed"),

@@ -67,6 +67,14 @@ impl Dataset {
         }
     }
 
+    /// Opens another dataset of the same database.
+    ///
+    /// # Errors
+    /// As for [`Dataset::open`].
+    pub fn beside(&self, name: &str) -> Result<Self, Error> {
+        Self::open(&self.database, name)
+    }
+
     fn read(database: Database, name: &str, document: &Document) -> Result<Self, Error> {
         let malformed = |what: &str| Error::MalformedDataset { name: name.to_owned(), reason: what.to_owned() };
         let samples = document.get_str("sample_collection_name").map_err(|_| malformed("it names no collection of samples"))?;

@@ -18,6 +18,9 @@ use super::{
 /// How the collection of a dataset begins that FiftyOne makes for a view of patches.
 const PATCHES: &str = "patches.";
 
+/// What the views say of themselves.
+const OF_DETECTIONS: &str = "each detection with its own heatmap";
+
 /// Saves a view for each new field of detections, under the field's name, and lists those that a run before was cut off from listing.
 /// A view of the user's that has this name stays as it is, and one that somebody deleted does not come again.
 ///
@@ -33,7 +36,7 @@ pub(super) fn save_views(dataset: &Dataset, fields: &[&HeatmapField]) -> Result<
         let saved = views_of(dataset, &[&field.name])?;
         let is_new = dataset.fields().iter().all(|known| known.name != field.name);
         let id = match saved.first().map(|view| (view.get_object_id("_id"), is_ours(view, &field.name))) {
-            None if is_new => insert_view(dataset, &field.name, "each detection with its own heatmap", &stages)?,
+            None if is_new => insert_view(dataset, &field.name, OF_DETECTIONS, &stages)?,
             Some((Ok(id), true)) => id,
             _ => continue,
         };

@@ -218,7 +218,7 @@ fn with_places(fields: &[Field], inner: &[InnerField], name: &str) -> Result<Lab
         return Ok((*field).clone());
     }
     let there_are = match usable[..] {
-        [] => "it has no field of segmentations, detections or polylines; leave out `--attention-on`".to_owned(),
+        [] => "it has no field of segmentations, detections or polylines; leave the flag out".to_owned(),
         _ => format!("the fields whose labels say where classes are: {}", listed(&usable)),
     };
     let mut known = fields.iter().chain(inner.iter().map(|inner| &inner.field));
@@ -379,7 +379,7 @@ mod tests {
         );
         assert!(found("scene").unwrap_err().contains("is of type Classification, which does not say where classes are"));
         assert!(found("note").unwrap_err().contains("is of type StringField"));
-        assert!(with_places(&fields(&stored[..1]), &[], "x").unwrap_err().1.contains("leave out `--attention-on`"));
+        assert!(with_places(&fields(&stored[..1]), &[], "x").unwrap_err().1.contains("leave the flag out"));
     }
 
     #[test]

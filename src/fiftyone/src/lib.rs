@@ -5,6 +5,7 @@
 //! [`UpdateSink`]. What is read and written here, FiftyOne must take for its own; most of the rules come from watching it.
 
 mod app_config;
+mod comparison_view;
 mod config;
 mod database;
 mod dataset;
@@ -51,6 +52,7 @@ mod upkeep;
 mod view_document;
 
 pub use app_config::{AppColors, AppView, forget_in_app};
+pub use comparison_view::{check_comparison_view, save_comparison_view};
 pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, forbid_core_dumps, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};
 pub use dataset::Dataset;

@@ -2,6 +2,8 @@
 
 use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
 
+use std::collections::HashMap;
+
 use super::{
     dataset::Dataset,
     error::Error,
@@ -10,12 +12,37 @@ use super::{
     selection::{Selection, among, filter, parse_ids, told_tags, unknown_fields},
     source::unknown_ids,
     stored_label::numbers,
+    stored_sample::SampleReader,
 };
 use camflow_measure::{Attention, Measure, MeasuredHeatmap, MeasuredSample, Measures, Series, StoredDetection, StoredPrediction};
 use camflow_names::Choice;
+use camflow_pipeline::StoredTarget;
 
 /// Samples per query. A label with its measures takes about a kilobyte.
 const PAGE: usize = 1000;
+
+/// The same where labels are read along, which may hold masks.
+const LABELLED_PAGE: usize = 32;
+
+/// What a label says beside its measures.
+const FACTS: [&str; 16] = [
+    "fingerprint",
+    "target_class",
+    "layer",
+    "method",
+    "model",
+    "map_path",
+    "npy_path",
+    "upsampling",
+    "attention_on",
+    "attention",
+    "contrast_class",
+    "predicted_class",
+    "predicted_confidence",
+    "true_class",
+    "correct",
+    "score",
+];
 
 /// Reads samples with measured heatmaps in the order of their ids.
 #[derive(Debug)]
@@ -23,6 +50,8 @@ pub struct MeasuredSource {
     dataset: Dataset,
     fields: Vec<String>,
     filter: Document,
+    /// Reads the label along, where one is wanted.
+    label: Option<SampleReader>,
     last: Option<ObjectId>,
     /// What is left of the ids that were chosen, the next ones last; `None` where all samples are.
     ids: Option<Vec<ObjectId>>,
@@ -30,7 +59,8 @@ pub struct MeasuredSource {
 }
 
 impl MeasuredSource {
-    /// The measures that camflow left in these fields; the selection says of which samples.
+    /// The measures that camflow left in these fields, of heatmaps or of detections that have heatmaps; the selection says of which
+    /// samples, and which label to read along.
     ///
     /// # Errors
     /// The selection's query is none, or one of its ids.
@@ -41,7 +71,8 @@ impl MeasuredSource {
         notices.extend(unknown_fields(dataset, selection.matching.as_deref()));
         notices.extend(unknown_ids(dataset, ids.as_deref().unwrap_or_default(), None)?);
         ids.iter_mut().for_each(|ids| ids.sort_unstable_by(|a, b| b.cmp(a)));
-        Ok(MeasuredSource { dataset: dataset.clone(), fields, filter, last: None, ids, notices })
+        let label = selection.label.clone().map(|label| SampleReader::new(Some(label), Vec::new(), None));
+        Ok(MeasuredSource { dataset: dataset.clone(), fields, filter, label, last: None, ids, notices })
     }
 
     /// What the user should know about the selection, lowercase, without a period.
@@ -54,8 +85,17 @@ impl MeasuredSource {
     /// # Errors
     /// The database fails, or the dataset is gone.
     pub fn next_page(&mut self) -> Result<Vec<MeasuredSample>, Error> {
+        Ok(self.next_labelled_page()?.into_iter().map(|(sample, _)| sample).collect())
+    }
+
+    /// The same, with what each sample has in the label field; [`StoredTarget::Unlabelled`] where none was chosen.
+    ///
+    /// # Errors
+    /// The database fails, or the dataset is gone.
+    pub fn next_labelled_page(&mut self) -> Result<Vec<(MeasuredSample, StoredTarget)>, Error> {
+        let size = self.page_size();
         let page = loop {
-            let chosen = self.ids.as_mut().map(|ids| ids.split_off(ids.len().saturating_sub(PAGE)));
+            let chosen = self.ids.as_mut().map(|ids| ids.split_off(ids.len().saturating_sub(size)));
             let page = self.read_page(chosen.as_deref())?;
             // None of the chosen ones may have heatmaps, and there may be more of them.
             if !page.is_empty() || self.ids.as_ref().is_none_or(Vec::is_empty) {
@@ -66,13 +106,55 @@ impl MeasuredSource {
             None => with_retries(|| self.dataset.check_exists())?,
             Some(last) => self.last = last.get_object_id("_id").ok(),
         }
-        Ok(page.iter().map(|sample| self.read(sample)).collect())
+        let target = |sample: &RawDocument| match &self.label {
+            None => StoredTarget::Unlabelled,
+            Some(reader) => reader.read(0, sample).target,
+        };
+        Ok(page.iter().map(|sample| (self.read(sample), target(sample))).collect())
+    }
+
+    fn page_size(&self) -> usize {
+        if self.label.is_some() { LABELLED_PAGE } else { PAGE }
     }
 
     fn read_page(&self, chosen: Option<&[ObjectId]>) -> Result<Vec<RawDocumentBuf>, Error> {
-        let doing = format!("reading the measures of dataset `{}`", self.dataset.name);
         let query = chosen.map_or_else(|| self.query(), |ids| among(&self.query(), ids));
-        sample_page(&self.dataset, &query, self.last, &self.projection(), PAGE, &doing)
+        sample_page(&self.dataset, &query, self.last, &self.projection(), self.page_size(), &self.doing())
+    }
+
+    fn doing(&self) -> String {
+        format!("reading the measures of dataset `{}`", self.dataset.name)
+    }
+
+    /// The samples of these images that have heatmaps, by image; several of an image that several samples have.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn of_images(&self, paths: &[String]) -> Result<HashMap<String, Vec<MeasuredSample>>, Error> {
+        let query = doc! {"$and": [{"filepath": {"$in": paths}}, self.query()]};
+        let mut found: HashMap<String, Vec<MeasuredSample>> = HashMap::new();
+        let mut last = None;
+        loop {
+            let page = sample_page(&self.dataset, &query, last, &self.projection(), PAGE, &self.doing())?;
+            let Some(end) = page.last() else { return Ok(found) };
+            last = end.get_object_id("_id").ok();
+            for sample in &page {
+                let path = sample.get_str("filepath").unwrap_or_default().to_owned();
+                found.entry(path).or_default().push(self.read(sample));
+            }
+        }
+    }
+
+    /// How many samples of the selection have heatmaps; chosen ids are not looked at.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn count(&self) -> Result<u64, Error> {
+        let samples = self.dataset.database.collection::<Document>(&self.dataset.samples);
+        with_retries(|| {
+            let query = self.query();
+            self.dataset.database.run(&self.doing(), async { samples.count_documents(query).await })
+        })
     }
 
     fn query(&self) -> Document {
@@ -82,30 +164,18 @@ impl MeasuredSource {
     }
 
     fn projection(&self) -> Document {
-        const FACTS: [&str; 15] = [
-            "fingerprint",
-            "target_class",
-            "layer",
-            "method",
-            "model",
-            "map_path",
-            "npy_path",
-            "upsampling",
-            "attention_on",
-            "attention",
-            "contrast_class",
-            "predicted_class",
-            "predicted_confidence",
-            "true_class",
-            "correct",
-        ];
-        const OF_DETECTIONS: [&str; 5] = ["_id", "bounding_box", "rank", "outcome", "outcome_iou"];
         let mut projection = doc! {"filepath": 1, "tags": 1};
-        let attributes = || FACTS.into_iter().chain(["score"]).chain(Measure::ALL.iter().map(|measure| measure.name()));
+        let detections = self.dataset.detection_fields();
         for field in &self.fields {
+            let attributes = || FACTS.into_iter().chain(Measure::ALL.iter().map(|measure| measure.name()));
             projection.extend(attributes().map(|attribute| (format!("{field}.{attribute}"), 1.into())));
-            let of_each = attributes().chain(OF_DETECTIONS);
-            projection.extend(of_each.map(|attribute| (format!("{field}.detections.{attribute}"), 1.into())));
+            if detections.contains(field) {
+                let of_each = attributes().chain(["_id", "label", "bounding_box", "rank", "outcome", "outcome_iou"]);
+                projection.extend(of_each.map(|attribute| (format!("{field}.detections.{attribute}"), 1.into())));
+            }
+        }
+        if let Some(reader) = &self.label {
+            projection.extend(reader.projection());
         }
         projection
     }
@@ -149,7 +219,7 @@ fn heatmap(field: &str, all: &RawDocument, label: &RawDocument) -> MeasuredHeatm
     let number = |key: &str| number(label, key);
     let series = Series {
         field: field.to_owned(),
-        class: text("target_class").unwrap_or_default(),
+        class: text("target_class").or_else(|| text("label")).unwrap_or_default(),
         layer: text("layer").unwrap_or_default(),
         method: text("method").unwrap_or_default(),
         model: text("model").unwrap_or_default(),
@@ -183,7 +253,11 @@ fn heatmap(field: &str, all: &RawDocument, label: &RawDocument) -> MeasuredHeatm
 }
 
 fn number(label: &RawDocument, key: &str) -> Option<f64> {
-    match label.get(key).ok()?? {
+    as_number(label.get(key).ok()??)
+}
+
+fn as_number(value: RawBsonRef<'_>) -> Option<f64> {
+    match value {
         RawBsonRef::Double(number) => Some(number),
         RawBsonRef::Int32(number) => Some(f64::from(number)),
         RawBsonRef::Int64(number) => Some(number as f64),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
+use bson::{Bson, Document, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use super::{
     dataset::Dataset,
     error::Error,
     retry::with_retries,
-    view_document::{doing, insert_view, list_view, remove_view, slug, views_of},
+    view_document::{doing, insert_view, list_view, remove_view, slug, update_view, views_of},
 };
 
 /// How the description of a view begins that is one of these: whoever wants to keep one changes it.
@@ -45,7 +45,7 @@ pub fn save_chosen(dataset: &Dataset, chosen: &[ChosenSamples<'_>]) -> Result<Ve
         let description = format!("{MARK}{text}");
         let id = match before.first().and_then(|view| view.get_object_id("_id").ok()) {
             Some(id) => {
-                update(dataset, id, &description, &stages)?;
+                update_view(dataset, id, &description, &stages)?;
                 id
             }
             None => insert_view(dataset, &name, &description, &stages)?,
@@ -56,16 +56,6 @@ pub fn save_chosen(dataset: &Dataset, chosen: &[ChosenSamples<'_>]) -> Result<Ve
     }
     ours.into_iter().try_for_each(|id| remove_view(dataset, id))?;
     Ok(saved)
-}
-
-fn update(dataset: &Dataset, id: ObjectId, description: &str, stages: &[String]) -> Result<(), Error> {
-    let set = doc! {"description": description, "view_stages": stages, "last_modified_at": DateTime::now()};
-    with_retries(|| {
-        let views = dataset.database.collection::<Document>("views");
-        let set = doc! {"$set": set.clone()};
-        dataset.database.run(&doing(dataset), async { views.update_one(doc! {"_id": id}, set).await })
-    })
-    .map(drop)
 }
 
 fn own_views(dataset: &Dataset) -> Result<BTreeSet<ObjectId>, Error> {

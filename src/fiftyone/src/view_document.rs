@@ -23,6 +23,20 @@ pub(super) fn insert_view(dataset: &Dataset, name: &str, description: &str, stag
     Ok(id)
 }
 
+/// Has a view show something else.
+///
+/// # Errors
+/// The database fails.
+pub(super) fn update_view(dataset: &Dataset, id: ObjectId, description: &str, stages: &[String]) -> Result<(), Error> {
+    let update = doc! {"$set": {"description": description, "view_stages": stages, "last_modified_at": DateTime::now()}};
+    with_retries(|| {
+        let views = dataset.database.collection::<Document>("views");
+        let update = update.clone();
+        dataset.database.run(&doing(dataset), async { views.update_one(doc! {"_id": id}, update).await })
+    })
+    .map(drop)
+}
+
 /// Has the dataset list a view. What is listed already is not listed twice.
 ///
 /// # Errors

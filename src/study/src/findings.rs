@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::{Value, json};
+
 use super::{
     AttentionCell, Baseline, CONFIDENT, Confidences, Distribution, Example, Observed, RANKED_BY, Study, Tally,
     attention::is_own,
@@ -69,11 +71,18 @@ impl Choice for Severity {
 }
 
 impl Finding {
-    fn new(kind: &'static str, severity: Severity, text: String) -> Self {
+    pub(crate) fn new(kind: &'static str, severity: Severity, text: String) -> Self {
         Finding { kind, severity, text, examples: Vec::new() }
     }
 
-    fn shown_by<E: Into<Example>>(mut self, examples: impl IntoIterator<Item = E>) -> Self {
+    /// For machines.
+    pub(crate) fn json(&self) -> Value {
+        let samples: Vec<&str> = self.examples.iter().map(|example| &*example.sample).collect();
+        let files: Vec<_> = self.examples.iter().map(|example| example.media_path.to_string_lossy()).collect();
+        json!({"kind": self.kind, "severity": self.severity.name(), "text": self.text, "samples": samples, "filepaths": files})
+    }
+
+    pub(crate) fn shown_by<E: Into<Example>>(mut self, examples: impl IntoIterator<Item = E>) -> Self {
         self.examples = examples.into_iter().map(Into::into).collect();
         self
     }

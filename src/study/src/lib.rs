@@ -4,6 +4,7 @@
 //! [`page`] is the HTML report, `tables` the same as JSON and CSV.
 
 mod attention;
+pub mod compare;
 mod counterfactuals;
 mod distribution;
 mod findings;

@@ -60,12 +60,66 @@ fn outline(picture: &mut RgbImage, [left, top, width, height]: [f64; 4]) {
 fn map(heatmap: &MeasuredHeatmap, limits: &ImageLimits) -> Result<Option<RgbImage>, MediaError> {
     match (&heatmap.map_path, &heatmap.npy_path) {
         (Some(path), _) => read_image(path, limits, ExifPolicy::Ignore).map(Some),
-        (None, Some(path)) => from_array(path, &heatmap.upsampling, limits).map(Some),
+        (None, Some(path)) => {
+            let StoredLevels { height, width, levels } = from_array(path, &heatmap.upsampling, limits)?;
+            Ok(Some(RgbImage::new(height, width, levels.into_iter().flat_map(|level| [level; 3]).collect())))
+        }
         (None, None) => Ok(None),
     }
 }
 
-fn from_array(path: &Path, upsampling: &[i64], limits: &ImageLimits) -> Result<RgbImage, MediaError> {
+/// A heatmap as the App draws it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StoredLevels {
+    /// Rows.
+    pub(crate) height: usize,
+    /// Columns.
+    pub(crate) width: usize,
+    /// Row by row, `round(255 * value)`: 0 where the model did not see the image, and there alone.
+    pub(crate) levels: Vec<u8>,
+}
+
+/// The levels of a stored heatmap; `None` where it is kept in the database alone.
+///
+/// # Errors
+/// Its file cannot be read.
+pub(crate) fn stored_levels(heatmap: &MeasuredHeatmap) -> Result<Option<StoredLevels>, MediaError> {
+    let limits = ImageLimits::default();
+    match (&heatmap.map_path, &heatmap.npy_path) {
+        (Some(path), _) => {
+            let RgbImage { height, width, pixels, .. } = read_image(path, &limits, ExifPolicy::Ignore)?;
+            Ok(Some(StoredLevels { height, width, levels: pixels.chunks_exact(3).map(|pixel| pixel[0]).collect() }))
+        }
+        (None, Some(path)) => {
+            let mut read = from_array(path, &heatmap.upsampling, &limits)?;
+            // Arrays have zeros where pictures have a level of their own for what was not seen, which the upsampling knows.
+            let is_seen = seen(&heatmap.upsampling, (read.height, read.width));
+            for (pixel, level) in read.levels.iter_mut().enumerate().filter(|(_, level)| **level == 0) {
+                *level = u8::from(is_seen(pixel / read.width, pixel % read.width));
+            }
+            Ok(Some(read))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Whether the model saw the pixel of a heatmap of this size in a row and column.
+fn seen(upsampling: &[i64], (height, width): (usize, usize)) -> impl Fn(usize, usize) -> bool {
+    let upsampling = Upsampling::of_numbers(upsampling);
+    let part = upsampling.and_then(|upsampling| Some((upsampling.size, upsampling.region?)));
+    move |row, column| {
+        let Some(((rows, columns), region)) = part else { return true };
+        // The frame is stretched over the heatmap.
+        let within = |at: usize, of: usize, frame: usize, first: i64, length: usize| {
+            let place = (at * frame / of) as i64;
+            (first..first + length as i64).contains(&place)
+        };
+        within(row, height, region.frame_height, region.top, rows)
+            && within(column, width, region.frame_width, region.left, columns)
+    }
+}
+
+fn from_array(path: &Path, upsampling: &[i64], limits: &ImageLimits) -> Result<StoredLevels, MediaError> {
     let array = read_array_file(path, limits.max_bytes)?;
     let [height, width] = array.shape[..] else {
         return Err(MediaError::shape(format!("an array of shape {:?} is not a heatmap", array.shape)));
@@ -80,7 +134,7 @@ fn from_array(path: &Path, upsampling: &[i64], limits: &ImageLimits) -> Result<R
         (values, size) = (upsampling.apply(&values, size), upsampling.output());
     }
     let levels = values.into_iter().map(|value| (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8);
-    Ok(RgbImage::new(size.0, size.1, levels.flat_map(|level| [level; 3]).collect()))
+    Ok(StoredLevels { height: size.0, width: size.1, levels: levels.collect() })
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn attention(heatmap: &MeasuredHeatmap) -> String {
 
 /// A text as a cell. One that a spreadsheet would take for a formula gets a `'` before it, as OWASP advises: names and paths are
 /// other people's.
-fn quoted(text: impl AsRef<str>) -> String {
+pub(crate) fn quoted(text: impl AsRef<str>) -> String {
     let text = text.as_ref();
     let is_formula = text.trim_start_matches(' ').starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
     let text = &if is_formula && text.parse::<f64>().is_err() { format!("'{text}") } else { text.to_owned() };
@@ -75,13 +75,6 @@ fn quoted(text: impl AsRef<str>) -> String {
 
 /// The whole study.
 pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -> Value {
-    let finding = |finding: &Finding| {
-        let samples: Vec<&str> = finding.examples.iter().map(|example| &*example.sample).collect();
-        let files: Vec<_> = finding.examples.iter().map(|example| example.media_path.to_string_lossy()).collect();
-        json!({
-            "kind": finding.kind, "severity": finding.severity.name(), "text": finding.text, "samples": samples, "filepaths": files,
-        })
-    };
     let contest = |((first, second), contest): (&(Series, Series), &super::Contest)| {
         json!({
             "first": first.field, "second": second.field, "class": first.class, "num_samples": contest.num_samples,
@@ -95,7 +88,7 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "created": created,
         "num_samples": study.num_samples,
         "num_heatmaps": study.num_heatmaps(),
-        "findings": findings.iter().map(finding).collect::<Vec<_>>(),
+        "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
         "series": study.series.iter().map(|(series, observed)| of_series(series, observed)).collect::<Vec<_>>(),
         "mistakes": study.mistakes.iter().map(|(model, mistakes)| mistakes.json(model)).collect::<Vec<_>>(),
         "detections": study.outcomes.iter().map(|(model, outcomes)| outcomes.json(model)).collect::<Vec<_>>(),

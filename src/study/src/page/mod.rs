@@ -31,6 +31,9 @@ const MAX_COMPARED: usize = 16;
 /// Rows of a plot; the JSON has all.
 const MAX_ROWS: usize = 60;
 
+/// How pages look.
+pub(crate) const STYLE: &str = include_str!("style.css");
+
 /// What the page is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Heading<'a> {
@@ -70,11 +73,10 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     let title = format!("Where the model looks: {}", escaped(heading.dataset));
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>{title}</title>\n<style>\n{}</style>\n<h1>{title}</h1>\n",
-        include_str!("style.css"),
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n<h1>{title}</h1>\n",
     );
     html += &facts(study, &heading);
-    html += &said(findings, &heading);
+    html += &said(findings, Some(&heading));
     html += &mistakes(study, &heading);
     html += &detections(study, &heading);
     html += &overview(study, &names);
@@ -93,7 +95,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
 }
 
 /// Text that is safe in elements and in attributes.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -110,7 +112,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// A text with names in backticks, as HTML.
-fn with_code(text: &str) -> String {
+pub(crate) fn with_code(text: &str) -> String {
     let mut html = String::new();
     for (index, part) in text.split('`').enumerate() {
         // No line ends between a number and its sign.
@@ -120,7 +122,7 @@ fn with_code(text: &str) -> String {
     html
 }
 
-fn number(value: Option<f64>) -> String {
+pub(crate) fn number(value: Option<f64>) -> String {
     match value {
         None => String::new(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
@@ -163,26 +165,40 @@ fn facts(study: &Study, heading: &Heading<'_>) -> String {
     format!("<table class=\"facts\"><tbody>\n{}</tbody></table>\n", rows.iter().map(row).collect::<String>())
 }
 
-fn said(findings: &[Finding], heading: &Heading<'_>) -> String {
+/// What was found; without an App only the names of files show it.
+pub(crate) fn said(findings: &[Finding], heading: Option<&Heading<'_>>) -> String {
     let mut html = "<h2>What stands out</h2>\n<ul class=\"findings\">\n".to_owned();
     for (number, finding) in findings.iter().enumerate() {
         let severity = finding.severity.name();
         let _ = write!(html, "<li class=\"{severity}\"><b>{severity}</b> {}", with_code(&finding.text));
-        let shown = &finding.examples[..finding.examples.len().min(MAX_EXAMPLES)];
-        let figures: Vec<String> = shown.par_iter().map(|example| thumbnail(example, heading)).collect();
-        if !figures.is_empty() {
-            let _ = write!(html, "<div class=\"gallery\">{}</div>", figures.concat());
-        }
-        if let Some(Some(view)) = heading.views.get(number) {
-            let samples = counted(finding.examples.len(), "sample", "samples");
-            let _ = write!(html, "<a class=\"view\" href=\"{}\">Open {samples} in the App</a>", heading.address("view", view));
-        }
+        html += &heading.map_or_else(|| named(finding), |heading| shown_in_app(number, finding, heading));
         html += "</li>\n";
     }
     if findings.is_empty() {
         html += "<li>There are too few heatmaps to say anything.</li>\n";
     }
     html + "</ul>\n"
+}
+
+/// The files that show a finding.
+fn named(finding: &Finding) -> String {
+    let files: Vec<String> = finding.examples.iter().map(|one| format!("<span {}</span>", file(&one.media_path, &one.sample))).collect();
+    if files.is_empty() { String::new() } else { format!("<div class=\"soft\">{}</div>", files.join(" ")) }
+}
+
+/// The pictures that show a finding, each of which leads to its sample, and the way to all of its samples.
+fn shown_in_app(number: usize, finding: &Finding, heading: &Heading<'_>) -> String {
+    let mut html = String::new();
+    let shown = &finding.examples[..finding.examples.len().min(MAX_EXAMPLES)];
+    let figures: Vec<String> = shown.par_iter().map(|example| thumbnail(example, heading)).collect();
+    if !figures.is_empty() {
+        let _ = write!(html, "<div class=\"gallery\">{}</div>", figures.concat());
+    }
+    if let Some(Some(view)) = heading.views.get(number) {
+        let samples = counted(finding.examples.len(), "sample", "samples");
+        let _ = write!(html, "<a class=\"view\" href=\"{}\">Open {samples} in the App</a>", heading.address("view", view));
+    }
+    html
 }
 
 fn thumbnail(example: &Example, heading: &Heading<'_>) -> String {
@@ -412,7 +428,7 @@ fn figure(extreme: &Extreme, heading: &Heading<'_>) -> String {
 }
 
 /// The picture of a sample with a heatmap over it, or the reason why there is none.
-fn image(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> String {
+pub(crate) fn image(media_path: &Path, heatmap: Option<&MeasuredHeatmap>) -> String {
     let path = escaped(&shown(media_path).to_string());
     match picture(media_path, heatmap) {
         Ok(jpeg) => format!("<img alt=\"{path}\" src=\"data:image/jpeg;base64,{}\">", BASE64_STANDARD.encode(jpeg)),
@@ -475,7 +491,7 @@ fn mistake(mistake: &Mistake, heading: &Heading<'_>) -> String {
 }
 
 /// A measure in a few words.
-fn brief(measure: Measure) -> &'static str {
+pub(crate) fn brief(measure: Measure) -> &'static str {
     match measure {
         Measure::EnergyInside => "share of the heatmap on the object",
         Measure::EnergyRatio => "the same by the object's share of the image: 1 is chance",
