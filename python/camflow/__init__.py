@@ -5,6 +5,7 @@
     camflow.compute_heatmaps(dataset, model, classes="person", label_field="ground_truth")
     camflow.explain("bus.jpg", model)                   heatmaps of one image, as arrays
     camflow.report(dataset)                             where the model looks, as a page
+    camflow.localize(dataset, boxes="found", truth="gt") boxes and masks of the heatmaps, and how well they fit
     camflow.load(sample["person_grad_layer_4"])         a heatmap as an array
 
 Its modules, of which importing one imports none of torch, torchvision, timm and FiftyOne (those are imported when they are needed):
@@ -18,6 +19,7 @@ Its modules, of which importing one imports none of torch, torchvision, timm and
 from .explanations import Explanation, HeatmapOf, explain
 from .heatmaps import Failure, HeatmapsResult, compute_heatmaps
 from .labels import load
+from .localization import Localization, localize
 from .pages import Report, report
 from .process import CamflowError
 
@@ -27,9 +29,11 @@ __all__ = [
     "Failure",
     "HeatmapOf",
     "HeatmapsResult",
+    "Localization",
     "Report",
     "compute_heatmaps",
     "explain",
     "load",
+    "localize",
     "report",
 ]

@@ -3,8 +3,26 @@
 use clap::Command;
 
 /// Flags that `-h` shows, too.
-const USUAL: [&str; 13] =
-    ["dataset", "class", "text", "layers", "model", "target", "method", "device", "out", "limit", "dry-run", "format", "quiet"];
+const USUAL: [&str; 18] = [
+    "dataset",
+    "class",
+    "text",
+    "layers",
+    "model",
+    "target",
+    "method",
+    "device",
+    "out",
+    "limit",
+    "dry-run",
+    "format",
+    "quiet",
+    "fields",
+    "boxes",
+    "masks",
+    "threshold",
+    "truth",
+];
 
 /// Headings with their flags; what is not here stands first, without one.
 const GROUPS: [(&str, &[&str]); 7] = [
@@ -53,7 +71,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Database and Python", &["database-uri", "database-dir", "database-name", "python"]),
 ];
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     (
         "",
         "\
@@ -74,6 +92,16 @@ Examples:
       the class that the model itself puts first
   camflow annotate --dataset street --class all --target labels:boxes --tags night --dry-run
       which samples would be annotated, and why",
+    ),
+    (
+        "localize",
+        "\
+Examples:
+  camflow localize --dataset street --truth ground_truth
+      how well the heatmaps localize, and at which threshold
+  camflow localize --dataset street --fields person_grad_layer_4 --truth ground_truth --boxes found --masks found_masks
+      boxes and masks for all samples, by a threshold that is learnt on those with labels
+  camflow localize --dataset street --boxes found --threshold 0.2",
     ),
     (
         "explain",

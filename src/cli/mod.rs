@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod help;
 mod inspect;
+mod localize;
 mod measure;
 mod model;
 mod remove;
@@ -62,6 +63,8 @@ enum Command {
     Worker(worker::Args),
     /// Report where the model looks: distributions, extreme samples, what stands out
     Report(report::Args),
+    /// Make boxes and masks of stored heatmaps, and measure how well these localize
+    Localize(Box<localize::Args>),
     /// Verify the files of heatmaps against their sizes and checksums
     Check(check::Args),
     /// Delete orphaned heatmap files, labels without files, and empty fields
@@ -98,6 +101,7 @@ impl Command {
             Command::Inspect(args) => args.format,
             Command::Doctor(args) => args.format,
             Command::Report(_)
+            | Command::Localize(_)
             | Command::Clean(_)
             | Command::Remove(_)
             | Command::Export(_)
@@ -174,6 +178,7 @@ pub fn main() -> Exit {
         Command::Run(args) => run::main(&args),
         Command::Worker(args) => worker::main(args),
         Command::Report(args) => report::main(&args),
+        Command::Localize(args) => localize::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Runs(args) => runs::main(&args),

@@ -84,7 +84,9 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     if cancellation.is_cancelled() {
         return Ok(stopped());
     }
-    contents.iter().for_each(|content| print(&described(content, verb)));
+    let localized = dataset.localized_fields();
+    let what = |field: &String| if localized.contains(field) { "labels" } else { "heatmaps" };
+    contents.iter().for_each(|content| print(&described(content, verb, what(&content.field))));
 
     let num_stuck = match args.apply {
         true => release_files(&plan, &dataset, &folders, args.grace, &cancellation)?,
@@ -143,7 +145,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         }
         (fields, named)
     } else {
-        let asked = asked_heatmap_fields(dataset, &dataset.written_fields(), &args.fields)?;
+        let asked = asked_heatmap_fields(dataset, &removable(dataset), &args.fields)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| asked.contains(field));
         let emptied = runs.into_iter().filter(emptied).collect();
         (asked, emptied)
@@ -153,10 +155,15 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         folders.insert(heatmap_folder(args.out.as_deref(), dataset.name())?);
     }
     // What a command that was cut off has taken out of the schema already may still have files.
-    let known = dataset.written_fields();
+    let known = removable(dataset);
     let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| known.contains(field));
     notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{}` any more", names::shown(field))));
     Ok(Plan { fields, present, runs, folders, notes })
+}
+
+/// The fields of heatmaps, and of what was made of heatmaps.
+fn removable(dataset: &Dataset) -> Vec<String> {
+    [dataset.written_fields(), dataset.localized_fields()].concat()
 }
 
 /// Drops the heatmap fields in which views showed heatmaps of detections, if they hold nothing and no other run writes them.
@@ -179,13 +186,13 @@ fn stopped() -> Exit {
     Exit::Interrupted
 }
 
-fn described(content: &FieldContent, verb: &str) -> String {
+fn described(content: &FieldContent, verb: &str, what: &str) -> String {
     let FieldContent { field, num_ours, num_others } = content;
     let field = names::shown(field);
     match num_others {
-        0 => format!("{verb} field `{field}`: {num_ours} heatmaps"),
+        0 => format!("{verb} field `{field}`: {num_ours} {what}"),
         _ => format!(
-            "{verb} {num_ours} heatmaps from field `{field}`, which stays: {num_others} samples have something there that camflow did not make"
+            "{verb} {num_ours} {what} from field `{field}`, which stays: {num_others} samples have something there that camflow did not make"
         ),
     }
 }

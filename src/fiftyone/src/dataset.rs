@@ -7,7 +7,7 @@ use bson::{Bson, Document, doc, oid::ObjectId};
 use super::{
     database::{Database, is_listed},
     error::Error,
-    fields::{Field, InnerField, is_of_camflow, read_fields, read_inner_fields},
+    fields::{Field, InnerField, is_localized, is_of_camflow, read_fields, read_inner_fields},
     mask_targets::read_mask_targets,
 };
 use camflow_media::MaskValue;
@@ -148,7 +148,16 @@ impl Dataset {
 
     /// The fields that hold detections with heatmaps of their own, which camflow wrote.
     pub fn detection_fields(&self) -> Vec<String> {
-        let fields = self.fields.iter().filter(|field| field.kind == "Detections" && is_of_camflow(field, &self.inner_fields));
+        let is_one = |field: &&Field| {
+            let inner = &self.inner_fields;
+            field.kind == "Detections" && is_of_camflow(field, inner) && !is_localized(field, inner)
+        };
+        self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
+    }
+
+    /// The fields that hold boxes or masks which `camflow localize` made of heatmaps.
+    pub fn localized_fields(&self) -> Vec<String> {
+        let fields = self.fields.iter().filter(|field| is_localized(field, &self.inner_fields));
         fields.map(|field| field.name.clone()).collect()
     }
 

@@ -25,7 +25,8 @@ fn class(error: &Error) -> Class {
         | Error::LabelField { .. }
         | Error::MaskTargets { .. }
         | Error::Selection { .. }
-        | Error::HeatmapField { .. } => Class::Invalid,
+        | Error::HeatmapField { .. }
+        | Error::LocalizedField { .. } => Class::Invalid,
         Error::Unreachable { .. }
         | Error::Credentials { .. }
         | Error::Tls { .. }
@@ -82,6 +83,7 @@ fn hint(error: &Error) -> String {
         }
         Error::MalformedDataset { .. } => "load it in FiftyOne, which repairs and migrates what it can".into(),
         Error::HeatmapField { .. } => "choose another name with `--field`".into(),
+        Error::LocalizedField { what, .. } => format!("choose another name with `--{what}`").into(),
         Error::DatasetGone { .. } => "the files that were written stay where they are".into(),
         Error::Locked { .. } => "wait until it is done; if it was cut off, its lock expires within two minutes".into(),
         Error::LockLost { .. } => "this run was held up for longer than its lock lasts; what it had committed stays, and the \

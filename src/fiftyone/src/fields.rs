@@ -2,6 +2,9 @@
 
 use bson::{Bson, Document};
 
+/// The attribute of labels that were made of heatmaps, and of no others: the fields of these.
+pub(super) const HEATMAPS: &str = "heatmaps";
+
 /// What FiftyOne calls a field's class, before the last dot.
 const FIELDS: &str = "fiftyone.core.fields.";
 const LABELS: &str = "fiftyone.core.labels.";
@@ -56,7 +59,16 @@ pub(super) fn read_inner_fields(document: &Document) -> Vec<InnerField> {
 
 /// Whether the labels of a field say what camflow made them of.
 pub(super) fn is_of_camflow(field: &Field, inner: &[InnerField]) -> bool {
-    ["fingerprint", "method", "layer"].into_iter().all(|attribute| {
+    has(field, inner, &["fingerprint", "method", "layer"]) || is_localized(field, inner)
+}
+
+/// Whether they say of which heatmaps.
+pub(super) fn is_localized(field: &Field, inner: &[InnerField]) -> bool {
+    matches!(field.kind.as_str(), "Detections" | "Segmentation") && has(field, inner, &["fingerprint", HEATMAPS])
+}
+
+fn has(field: &Field, inner: &[InnerField], attributes: &[&str]) -> bool {
+    attributes.iter().all(|attribute| {
         let path = format!("{}.{attribute}", field.name);
         inner.iter().any(|inner| inner.field.name == path)
     })

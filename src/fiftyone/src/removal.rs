@@ -13,7 +13,7 @@ use super::{
     lock::{Fence, Lock},
     retry::with_retries,
     sample_page::sample_page,
-    schema_entry::{DETECTIONS, HEATMAP},
+    schema_entry::{DETECTIONS, HEATMAP, SEGMENTATION},
 };
 
 /// Samples per command.
@@ -151,9 +151,11 @@ fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> R
     Ok(done.matched_count > 0)
 }
 
-/// The schema's entry of a field that may hold heatmaps of camflow's, or detections with such.
+/// The schema's entry of a field that may hold heatmaps of camflow's, detections with such, or what was made of them.
 fn of_camflow(field: &str) -> Document {
-    doc! {"name": field, "$or": [{"embedded_doc_type": HEATMAP}, {"embedded_doc_type": DETECTIONS, "fields.name": "fingerprint"}]}
+    doc! {"name": field, "$or": [
+        {"embedded_doc_type": HEATMAP}, {"embedded_doc_type": {"$in": [DETECTIONS, SEGMENTATION]}, "fields.name": "fingerprint"},
+    ]}
 }
 
 fn is_any_there(dataset: &Dataset, ids: &[ObjectId], doing: &str) -> Result<bool, Error> {

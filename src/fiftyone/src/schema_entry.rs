@@ -2,7 +2,7 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use super::fields::{LIST_OF, kind_of};
+use super::fields::{HEATMAPS, LIST_OF, kind_of};
 use camflow_measure::Measure;
 use camflow_names::Choice;
 
@@ -11,6 +11,9 @@ pub(super) const HEATMAP: &str = "fiftyone.core.labels.Heatmap";
 
 /// The type of a field of detections.
 pub(super) const DETECTIONS: &str = "fiftyone.core.labels.Detections";
+
+/// The type of a field of masks.
+pub(super) const SEGMENTATION: &str = "fiftyone.core.labels.Segmentation";
 
 /// FiftyOne's older attributes of detections.
 const ATTRIBUTE: &str = "fiftyone.core.labels.Attribute";
@@ -58,6 +61,34 @@ const OF_IMAGES: [Attribute; 5] = [
     ("predicted_confidence", "FloatField", None),
     ("true_class", "StringField", None),
     ("correct", "BooleanField", None),
+];
+
+/// What boxes and masks that heatmaps localize say of where they are from: the heatmaps' fields, the threshold of each, and the label
+/// field that these were learnt on.
+const OF_LOCALIZED: [Attribute; 4] = [
+    (HEATMAPS, "ListField", Some("StringField")),
+    ("thresholds", "ListField", Some("FloatField")),
+    ("learnt_on", "StringField", None),
+    ("fingerprint", "StringField", None),
+];
+
+/// What each of these boxes says.
+const OF_EACH_BOX: [Attribute; 6] = [
+    ("threshold", "FloatField", None),
+    ("heat", "FloatField", None),
+    ("heatmap", "StringField", None),
+    ("method", "StringField", None),
+    ("layer", "StringField", None),
+    ("model", "StringField", None),
+];
+
+/// What FiftyOne declares for every mask, and the checksum of our file.
+const OF_SEGMENTATION: [(&str, &str, Option<&str>, &str); 5] = [
+    ("id", "ObjectIdField", None, "_id"),
+    ("tags", "ListField", Some("StringField"), "tags"),
+    ("mask", "ArrayField", None, "mask"),
+    ("mask_path", "StringField", None, "mask_path"),
+    ("mask_checksum", "StringField", None, "mask_checksum"),
 ];
 
 /// After the measures.
@@ -168,6 +199,9 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
         Kind::Detections { attention } => attention,
     };
     let mut attributes = inner(stored);
+    if is_localized(stored) {
+        return Err("it exists already, with boxes that `camflow localize` made of heatmaps".to_owned());
+    }
     // Detections are what most datasets have: only what says what it was made of is camflow's to write to.
     if !inner(stored).any(|entry| entry.get_str("name").ok() == Some("fingerprint")) {
         return Err("it exists already, with detections that camflow did not make".to_owned());
@@ -178,8 +212,13 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
     Ok(if of_all.is_empty() && of_each.is_empty() { Lack::Nothing } else { Lack::OfDetections(of_all, of_each) })
 }
 
+/// Whether the labels of a field say which heatmaps they were made of.
+pub(super) fn is_localized(entry: &Document) -> bool {
+    [HEATMAPS, "fingerprint"].iter().all(|attribute| inner(entry).any(|inner| inner.get_str("name").ok() == Some(attribute)))
+}
+
 /// The entries within one.
-fn inner(entry: &Document) -> impl Iterator<Item = &Document> {
+pub(super) fn inner(entry: &Document) -> impl Iterator<Item = &Document> {
     entry.get_array("fields").into_iter().flatten().filter_map(Bson::as_document)
 }
 
@@ -202,25 +241,47 @@ fn missing(stored: &Document, wanted: impl Iterator<Item = Attribute>) -> Result
 
 /// The schema entry of a field, as FiftyOne would write it.
 pub(super) fn field_entry(name: &str, kind: Kind, now: DateTime) -> Document {
-    let theirs =
-        |(name, kind, items, key): (&str, &str, Option<&str>, &str)| entry(name, kind, None, items, Vec::new(), key, now);
     let ours_as = |attribute: Attribute| attribute_entry(attribute, now);
     let (of, attributes) = match kind {
         Kind::Heatmap { attention } => {
-            (HEATMAP, OF_FIFTYONE.into_iter().map(theirs).chain(ours(attention).map(ours_as)).collect())
+            (HEATMAP, OF_FIFTYONE.into_iter().map(|of| theirs(of, now)).chain(ours(attention).map(ours_as)).collect())
         }
         Kind::Detections { attention } => {
-            let mut of_each: Vec<Document> = OF_DETECTIONS.into_iter().map(theirs).collect();
-            let dict = entry("attributes", "DictField", Some(ATTRIBUTE), Some(EMBEDDED), Vec::new(), "attributes", now);
-            // Where FiftyOne has it.
-            of_each.insert(2, dict);
-            of_each.extend(ours_of_detections(attention).map(ours_as));
-            let of_each = of_each.into_iter().map(Bson::Document).collect();
-            let list = entry("detections", "ListField", Some(DETECTION), Some(EMBEDDED), of_each, "detections", now);
+            let list = detections_entry(ours_of_detections(attention), now);
             (DETECTIONS, std::iter::once(list).chain(OF_ALL_DETECTIONS.into_iter().map(ours_as)).collect::<Vec<_>>())
         }
     };
     entry(name, EMBEDDED, Some(of), None, attributes.into_iter().map(Bson::Document).collect(), name, now)
+}
+
+/// The schema entry of a field of boxes that heatmaps localize.
+pub(super) fn boxes_entry(name: &str, now: DateTime) -> Document {
+    let list = detections_entry(OF_EACH_BOX.into_iter(), now);
+    let attributes = std::iter::once(list).chain(OF_LOCALIZED.into_iter().map(|attribute| attribute_entry(attribute, now)));
+    entry(name, EMBEDDED, Some(DETECTIONS), None, attributes.map(Bson::Document).collect(), name, now)
+}
+
+/// The same of masks.
+pub(super) fn masks_entry(name: &str, now: DateTime) -> Document {
+    let theirs = OF_SEGMENTATION.into_iter().map(|attribute| theirs(attribute, now));
+    let attributes = theirs.chain(OF_LOCALIZED.into_iter().map(|attribute| attribute_entry(attribute, now)));
+    entry(name, EMBEDDED, Some(SEGMENTATION), None, attributes.map(Bson::Document).collect(), name, now)
+}
+
+/// The entry of a list of detections, each with these attributes beside FiftyOne's.
+fn detections_entry(attributes: impl Iterator<Item = Attribute>, now: DateTime) -> Document {
+    let mut of_each: Vec<Document> = OF_DETECTIONS.into_iter().map(|attribute| theirs(attribute, now)).collect();
+    let dict = entry("attributes", "DictField", Some(ATTRIBUTE), Some(EMBEDDED), Vec::new(), "attributes", now);
+    // Where FiftyOne has it.
+    of_each.insert(2, dict);
+    of_each.extend(attributes.map(|attribute| attribute_entry(attribute, now)));
+    let of_each = of_each.into_iter().map(Bson::Document).collect();
+    entry("detections", "ListField", Some(DETECTION), Some(EMBEDDED), of_each, "detections", now)
+}
+
+/// The entry of an attribute that FiftyOne declares: name, type, type of the items, key in the document.
+fn theirs((name, kind, items, key): (&str, &str, Option<&str>, &str), now: DateTime) -> Document {
+    entry(name, kind, None, items, Vec::new(), key, now)
 }
 
 /// The entry of one of our attributes.

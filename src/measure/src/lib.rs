@@ -5,6 +5,7 @@
 //! the `N` pixels that the model saw. docs/measures.md has them all with their sources; each function says its own.
 
 mod attention;
+pub mod localization;
 mod ranks;
 mod sample;
 
