@@ -99,8 +99,8 @@ Examples:
 Examples:
   camflow localize --dataset street --truth ground_truth
       how well the heatmaps localize, and at which threshold
-  camflow localize --dataset street --fields person_grad_layer_4 --truth ground_truth --boxes found --masks found_masks
-      boxes and masks for all samples, by a threshold that is learnt on those with labels
+  camflow localize --dataset street --fields person_grad_layer_4 --truth ground_truth --boxes found
+      boxes for all samples, by a threshold that is learnt on those with labels
   camflow localize --dataset street --boxes found --threshold 0.2",
     ),
     (

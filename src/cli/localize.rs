@@ -15,11 +15,12 @@ use super::{
 use crate::{
     diagnostic::Diagnostic,
     engine::{
-        ClassLocalization, Localization, LocalizeSpec, Observer, check_written, chosen_ids, chosen_tags, listed_ids, localize,
+        ClassLocalization, Localization, LocalizeSpec, Observer, ThresholdSource, check_written, chosen_ids, chosen_tags,
+        listed_ids, localize,
     },
     fiftyone::{Dataset, Selection, stored_runs},
     job::{ClassMapping, NameList},
-    measure::localization::{IOU_THRESHOLDS, Threshold},
+    measure::localization::{IOU_THRESHOLDS, STEPS, Threshold},
     media::{Durability, write_named},
     names::{self, backticked, counted, flag},
     report::{Format, Reporter},
@@ -215,6 +216,16 @@ fn lines(found: &Localization, spec: &LocalizeSpec) -> Vec<String> {
             "IoU of {} with those in `{}`, mean over heatmaps; cross-validated: on samples that the threshold was not learnt on",
             criterion.name(),
             spec.truth.as_deref().unwrap_or_default()
+        ));
+    }
+    let is_lowest = |one: &&ClassLocalization| {
+        one.source == Some(ThresholdSource::Learnt) && one.threshold.is_some_and(|share| share < 1.5 / STEPS as f64)
+    };
+    let lowest: Vec<&String> = found.classes.iter().filter(is_lowest).filter_map(|one| one.field.as_ref()).collect();
+    if !lowest.is_empty() {
+        lines.push(format!(
+            "the lowest threshold that is tried is the best for {}: a few pixels of these heatmaps are far above all others",
+            backticked(lowest)
         ));
     }
     if found.num_without_object > 0 {

@@ -4,6 +4,9 @@ and OpenCV that follows the evaluator of Choe et al. (clovaai/wsolevaluation).""
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import camflow as api
@@ -355,12 +358,19 @@ def test_masks_and_boxes_of_a_network(people, annotate, localize, standin_model,
 
 
 def test_a_learnt_threshold_beats_the_usual_one(quickstart, clone, annotate, localize, standin_model):
-    """By more than ten points of IoU on samples that it was not learnt on."""
+    """By more than ten points of IoU on samples that it was not learnt on, where heatmaps are dark but for a few pixels."""
     source = fo.load_dataset(quickstart)
     dataset = clone(source.select([s.id for s in source if (s.resnet50_seg.mask == PERSON).any()]))
-    annotate(dataset, standin_model, "--class", "person", "--layers", "4", "--target", "predicted")
-    (said,) = localize(dataset, "--truth", "ground_truth").numbers["classes"]
-    assert said["num_labelled"] >= 10 and said["iou_cross_validated"] >= said["iou_at_0.15"] + 0.1
+    methods = ("--method", "gradcam,layercam")
+    annotate(dataset, standin_model, "--class", "person", "--layers", "3,4", "--target", "predicted", *methods)
+    done = localize(dataset, "--truth", "ground_truth")
+    said = {one["field"]: one for one in done.numbers["classes"]}
+    gain = lambda field: said[field]["iou_cross_validated"] - said[field]["iou_at_0.15"]
+    assert said["person_layercam_layer_3"]["num_labelled"] >= 20
+    assert gain("person_layercam_layer_3") > 0.1 and gain("person_grad_layer_4") > 0.05
+    assert said["person_layercam_layer_4"]["iou_cross_validated"] > 0.7 and gain("person_layercam_layer_4") > -0.02
+    # A learnt threshold at the end of what is tried is told.
+    assert "`person_layercam_layer_3`" in done.stdout and "lowest threshold" in done.stdout
 
 
 def test_of_a_crop_boxes_lie_in_the_whole_image(people, annotate, localize, classifier):
@@ -413,6 +423,48 @@ def test_a_damaged_heatmap_costs_its_sample_only(heatmaps, localize):
         np.save(dataset[sample][FIELD].npy_path, blobs(1, np.random.default_rng(5))[0])
     done = localize(dataset, "--threshold", "0.5", "--boxes", "found", "--masks", "cut")
     assert (done.numbers["num_written"], done.numbers["num_up_to_date"]) == (2, 2)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interruption_leaves_nothing_half_done(heatmaps, localize, binary, tmp_path, how):
+    dataset = heatmaps(blobs(300, np.random.default_rng(10)))
+    flags = ("--threshold", "0.4", "--boxes", "found", "--masks", "cut")
+    common = ("--dataset", dataset.name, "--out", tmp_path / "maps")
+    running = subprocess.Popen([str(part) for part in (binary, "localize", *common, *flags)], stdout=subprocess.PIPE)
+    samples = dataset._sample_collection
+    while running.poll() is None and samples.count_documents({"cut.fingerprint": {"$exists": True}}) == 0:
+        time.sleep(0.01)
+    running.send_signal(how)
+    said, code = running.communicate(timeout=300)[0].decode(), running.returncode
+    assert code in ((-how,) if how == signal.SIGKILL else (0, 130)) and (code != 130 or "run the same command again" in said)
+    dataset.reload()
+    made = dataset.exists("cut").values("id")
+    assert made
+    for sample in dataset.select(made):
+        assert sample["cut"].get_mask().shape == (32, 40) and sample["found"] is not None
+    if how == signal.SIGKILL:
+        # Whoever held the fields is gone, which is known at once.
+        assert len(made) < 300
+    done = localize(dataset, *flags)
+    assert done.numbers["num_written"] == 300 - len(made) and dataset.exists("cut").count() == 300
+    unfinished = [path for path in (tmp_path / "maps" / "cut").rglob("*") if path.is_file() and path.suffix != ".png"]
+    assert how == signal.SIGKILL or not unfinished
+
+
+def test_clean_knows_masks(heatmaps, localize, camflow, tmp_path):
+    dataset = heatmaps(blobs(3, np.random.default_rng(11)))
+    localize(dataset, "--threshold", "0.4", "--masks", "cut")
+    first, second, third = (Path(sample["cut"].mask_path) for sample in dataset)
+    first.unlink()
+    sample = dataset.last()
+    sample["cut"] = None
+    sample.save()
+    clean = ("clean", "--dataset", dataset.name, "--out", tmp_path / "maps", "--grace", "0", "--force")
+    said = camflow(*clean, "--apply").stdout
+    dataset.reload()
+    assert "1 labels without files" in said
+    assert [sample["cut"] is None for sample in dataset] == [True, False, True]
+    assert not third.exists() and second.exists()
 
 
 def test_what_is_somebody_elses_stays(heatmaps, localize):
@@ -501,7 +553,8 @@ def test_what_cannot_be_done_is_said(heatmaps, localize):
     assert done.numbers["num_written"] == 2 and "would be written" in done.stdout and not dataset.has_field("found")
 
 
-def test_from_python(heatmaps, tmp_path):
+def test_from_python(heatmaps, tmp_path, monkeypatch, binary):
+    monkeypatch.setenv("CAMFLOW_BIN", str(binary))
     dataset = heatmaps(blobs(4, np.random.default_rng(9)))
     found = api.localize(dataset[:2], boxes="found", masks="cut", threshold=0.4, largest=True, out=tmp_path / "maps")
     assert found.numbers["num_written"] == 2 and dataset.exists("found").count() == 2
