@@ -32,7 +32,7 @@ PAGES = (
 ANNOTATED = "camflow annotate --dataset my-dataset --class person --layers 1-4 --name people"
 BEFORE = {
     "docs/get-started.md": "camflow annotate --dataset quickstart --class person --layers 1-4",
-    "docs/how-to/localize.md": "camflow annotate --dataset my-dataset --class person --layers 4",
+    "docs/how-to/localize.md": "camflow annotate --dataset my-dataset --class person --layers 4 --target predicted",
     "docs/how-to/maintain.md": ANNOTATED,
     "docs/how-to/report.md": f"{ANNOTATED}; camflow report --dataset my-dataset --json last-night.json",
 }
@@ -48,7 +48,7 @@ SAID = {
     "docs/index.md": ("3 annotated (12 heatmaps)",),
     "docs/how-to/annotate.md": ("3 annotated (12 heatmaps)", "dry run, nothing was changed", "4 annotated"),
     "docs/how-to/images.md": ("photo.jpg: person", "-> maps/photo.person.sheet.png", "-> maps/coffee.top.sheet.png"),
-    "docs/how-to/localize.md": ("person_layercam_layer_3", "3 samples written"),
+    "docs/how-to/localize.md": ("person_layercam_layer_3", "samples written, 0 up to date"),
     "docs/how-to/maintain.md": ("camflow_people", "removed run `camflow_people`"),
     "docs/how-to/nightly.md": ("job `people`, dataset `my-dataset`", "dry run, nothing was changed"),
     "docs/how-to/report.md": ("heatmaps of 3 samples: report.html",),
