@@ -83,7 +83,7 @@ fn hint(error: &Error) -> String {
         }
         Error::MalformedDataset { .. } => "load it in FiftyOne, which repairs and migrates what it can".into(),
         Error::HeatmapField { .. } => "choose another name with `--field`".into(),
-        Error::LocalizedField { what, .. } => format!("choose another name with `--{what}`").into(),
+        Error::LocalizedField { what, .. } => format!("choose another name with `--{what}`"),
         Error::DatasetGone { .. } => "the files that were written stay where they are".into(),
         Error::Locked { .. } => "wait until it is done; if it was cut off, its lock expires within two minutes".into(),
         Error::LockLost { .. } => "this run was held up for longer than its lock lasts; what it had committed stays, and the \

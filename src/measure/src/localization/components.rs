@@ -137,7 +137,10 @@ pub fn sweep(
 mod tests {
     use super::*;
 
-    fn told(levels: &[u8], size: (usize, usize), neighbours: Neighbours) -> Vec<(u8, Vec<(u32, [u32; 4])>)> {
+    /// By level, area and box of each component.
+    type Told = Vec<(u8, Vec<(u32, [u32; 4])>)>;
+
+    fn told(levels: &[u8], size: (usize, usize), neighbours: Neighbours) -> Told {
         let mut told = Vec::new();
         sweep(levels, size, neighbours, 1, |level, components, _| {
             let mut found: Vec<_> = components
