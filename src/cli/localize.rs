@@ -218,6 +218,12 @@ fn lines(found: &Localization, spec: &LocalizeSpec) -> Vec<String> {
             spec.truth.as_deref().unwrap_or_default()
         ));
     }
+    if found.criterion.is_some() && found.classes.iter().all(|one| one.num_labelled == 0) {
+        lines.push(format!(
+            "nothing was compared: no sample with a heatmap has an object of its class in `{}`; `--map LABEL=CLASS` says which class a label is",
+            spec.truth.as_deref().unwrap_or_default()
+        ));
+    }
     let is_lowest = |one: &&ClassLocalization| {
         one.source == Some(ThresholdSource::Learnt) && one.threshold.is_some_and(|share| share < 1.5 / STEPS as f64)
     };

@@ -549,6 +549,7 @@ def test_what_cannot_be_done_is_said(heatmaps, localize):
     assert "no threshold can be learnt" in missing and "`thing`" in missing and "--map LABEL=CLASS" in missing
     assert not dataset.has_field("found"), "nothing was begun"
     assert "no heatmap explains" in said("--truth", "truth", "--map", "automobile=car")
+    assert "nothing was compared" in localize(dataset, "--truth", "truth", "--threshold", "0.2").stdout
     done = localize(dataset, "--truth", "truth", "--map", "automobile=thing", "--boxes", "found", "--dry-run")
     assert done.numbers["num_written"] == 2 and "would be written" in done.stdout and not dataset.has_field("found")
 

@@ -109,7 +109,6 @@ impl<'a> Writer<'a> {
             self.page(source, &page, failures, localization)?;
         }
         if self.is_declared {
-            // Somebody may have deleted a field meanwhile; FiftyOne could not read samples with it.
             self.schema.declare().map_err(aborted)?;
             let exit = match (cancellation.is_cancelled(), failures.count) {
                 (true, _) => Exit::Interrupted,
@@ -256,8 +255,9 @@ impl<'a> Writer<'a> {
 
     fn commit(&mut self, changes: &[LocalizedChange]) -> Result<(), Diagnostic> {
         let Some(lock) = self.lock.as_ref().filter(|_| !changes.is_empty()) else { return Ok(()) };
+        // Somebody may delete a field at any time, and FiftyOne could not read samples that have it then.
+        self.schema.declare().map_err(aborted)?;
         if !self.is_declared {
-            self.schema.declare().map_err(aborted)?;
             if let Some(field) = &self.spec.masks {
                 let (classes, numbers): (Vec<String>, Vec<u8>) =
                     self.cuts.iter().map(|((_, class), (_, number))| ((*class).to_owned(), *number)).unzip();
