@@ -6,6 +6,7 @@
     camflow.explain("bus.jpg", model)                   heatmaps of one image, as arrays
     camflow.report(dataset)                             where the model looks, as a page
     camflow.compare(dataset, "v1_*", "v2_*")            one model against another, as a page
+    camflow.localize(dataset, boxes="found", truth="gt") boxes and masks of the heatmaps, and how well they fit
     camflow.load(sample["person_grad_layer_4"])         a heatmap as an array
 
 Its modules, of which importing one imports none of torch, torchvision, timm and FiftyOne (those are imported when they are needed):
@@ -19,6 +20,7 @@ Its modules, of which importing one imports none of torch, torchvision, timm and
 from .explanations import Explanation, HeatmapOf, explain
 from .heatmaps import Failure, HeatmapsResult, compute_heatmaps
 from .labels import load
+from .localization import Localization, localize
 from .pages import Comparison, Report, compare, report
 from .process import CamflowError
 
@@ -29,10 +31,12 @@ __all__ = [
     "Failure",
     "HeatmapOf",
     "HeatmapsResult",
+    "Localization",
     "Report",
     "compare",
     "compute_heatmaps",
     "explain",
     "load",
+    "localize",
     "report",
 ]

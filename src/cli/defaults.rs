@@ -35,6 +35,7 @@ fn is_shared(command: &str, key: &str) -> bool {
         "annotate" => true,
         "explain" => key == "target" || has::<CamArgs>(key),
         "report" | "check" | "runs" => key == "dataset" || is_of_database(),
+        "localize" => key == "dataset" || key == "out" || is_of_database(),
         "clean" | "remove" => key == "out" || is_of_database(),
         "export" | "inspect" => is_of_database(),
         // A job file says everything itself.

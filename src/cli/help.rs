@@ -3,7 +3,7 @@
 use clap::Command;
 
 /// Flags that `-h` shows, too.
-const USUAL: [&str; 16] = [
+const USUAL: [&str; 21] = [
     "dataset",
     "class",
     "text",
@@ -20,6 +20,11 @@ const USUAL: [&str; 16] = [
     "against-dataset",
     "max-drop",
     "save-view",
+    "fields",
+    "boxes",
+    "masks",
+    "threshold",
+    "truth",
 ];
 
 /// Headings with their flags; what is not here stands first, without one.
@@ -104,6 +109,16 @@ Examples:
       two models whose fields have names that begin so, as a test in CI
   camflow compare --dataset street --against-dataset street-last-week person_grad_layer_4
       the same field of two datasets with the same images",
+    ),
+    (
+        "localize",
+        "\
+Examples:
+  camflow localize --dataset street --truth ground_truth
+      how well the heatmaps localize, and at which threshold
+  camflow localize --dataset street --fields person_grad_layer_4 --truth ground_truth --boxes found
+      boxes for all samples, by a threshold that is learnt on those with labels
+  camflow localize --dataset street --boxes found --threshold 0.2",
     ),
     (
         "explain",

@@ -13,6 +13,7 @@ mod explain;
 mod export;
 mod help;
 mod inspect;
+mod localize;
 mod measure;
 mod model;
 mod remove;
@@ -65,6 +66,8 @@ enum Command {
     Report(report::Args),
     /// Compare two models, nights or methods on the same samples: differences with intervals, what changed most
     Compare(Box<compare::Args>),
+    /// Make boxes and masks of stored heatmaps, and measure how well these localize
+    Localize(Box<localize::Args>),
     /// Verify the files of heatmaps against their sizes and checksums
     Check(check::Args),
     /// Delete orphaned heatmap files, labels without files, and empty fields
@@ -102,6 +105,7 @@ impl Command {
             Command::Doctor(args) => args.format,
             Command::Report(_)
             | Command::Compare(_)
+            | Command::Localize(_)
             | Command::Clean(_)
             | Command::Remove(_)
             | Command::Export(_)
@@ -179,6 +183,7 @@ pub fn main() -> Exit {
         Command::Worker(args) => worker::main(args),
         Command::Report(args) => report::main(&args),
         Command::Compare(args) => compare::main(&args),
+        Command::Localize(args) => localize::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Runs(args) => runs::main(&args),

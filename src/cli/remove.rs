@@ -84,8 +84,13 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     if cancellation.is_cancelled() {
         return Ok(stopped());
     }
-    let predictions = dataset.prediction_fields();
-    contents.iter().for_each(|content| print(&described(content, verb, predictions.contains(&content.field))));
+    let (predictions, localized) = (dataset.prediction_fields(), dataset.localized_fields());
+    let what = |field: &String| match () {
+        () if predictions.contains(field) => "predictions",
+        () if localized.contains(field) => "labels",
+        () => "heatmaps",
+    };
+    contents.iter().for_each(|content| print(&described(content, verb, what(&content.field))));
 
     let num_stuck = match args.apply {
         true => release_files(&plan, &dataset, &folders, args.grace, &cancellation)?,
@@ -144,7 +149,7 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         }
         (fields, named)
     } else {
-        let asked = asked_heatmap_fields(dataset, &present_fields(dataset), &args.fields)?;
+        let asked = asked_heatmap_fields(dataset, &removable(dataset), &args.fields)?;
         let emptied = |run: &StoredRun| run.fields.iter().all(|field| asked.contains(field));
         let emptied = runs.into_iter().filter(emptied).collect();
         (asked, emptied)
@@ -154,10 +159,15 @@ fn plan(args: &Args, dataset: &Dataset) -> Result<Plan, Diagnostic> {
         folders.insert(heatmap_folder(args.out.as_deref(), dataset.name())?);
     }
     // What a command that was cut off has taken out of the schema already may still have files.
-    let known = present_fields(dataset);
+    let known = removable(dataset);
     let (present, absent): (Vec<String>, Vec<String>) = fields.iter().cloned().partition(|field| known.contains(field));
     notes.extend(absent.iter().map(|field| format!("there is no heatmap field `{}` any more", names::shown(field))));
     Ok(Plan { fields, present, runs, folders, notes })
+}
+
+/// The fields with what camflow wrote: heatmaps, what was made of them, and predictions.
+fn removable(dataset: &Dataset) -> Vec<String> {
+    [dataset.written_fields(), dataset.localized_fields(), dataset.prediction_fields()].concat()
 }
 
 /// Drops the heatmap fields in which views showed heatmaps of detections, if they hold nothing and no other run writes them.
@@ -180,14 +190,9 @@ fn stopped() -> Exit {
     Exit::Interrupted
 }
 
-/// The fields with what camflow wrote.
-fn present_fields(dataset: &Dataset) -> Vec<String> {
-    [dataset.written_fields(), dataset.prediction_fields()].concat()
-}
-
-fn described(content: &FieldContent, verb: &str, are_predictions: bool) -> String {
+fn described(content: &FieldContent, verb: &str, what: &str) -> String {
     let FieldContent { field, num_ours, num_others } = content;
-    let (field, what) = (names::shown(field), if are_predictions { "predictions" } else { "heatmaps" });
+    let field = names::shown(field);
     match num_others {
         0 => format!("{verb} field `{field}`: {num_ours} {what}"),
         _ => format!(

@@ -87,6 +87,8 @@ annotate --dataset flowers --model no-such.pt2 --database-uri {nobody}
 run two.toml --only first --database-uri x
 report --dataset flowers --baseline no-such.json
 report --dataset flowers --out file/report.html
+localize --dataset flowers --boxes found --threshold 0.155
+localize --dataset flowers --truth truth --json file/numbers.json
 check --dataset flowers
 """
 WITH_DATABASE = """
@@ -125,6 +127,13 @@ clean --dataset flowers --out maps
 remove --dataset flowers nightly
 report --dataset flowers
 report --dataset annotated --tags nigth
+localize --dataset flowers --truth truth
+localize --dataset annotated --boxes found
+localize --dataset annotated --threshold 0.2
+localize --dataset annotated --truth truht
+localize --dataset annotated --threshold 0.2 --boxes dog_grad_layer_1
+localize --dataset annotated --threshold 0.2 --boxes _found
+localize --dataset annotated --threshold 0.2 --boxes found
 runs --dataset flowrs
 """
 

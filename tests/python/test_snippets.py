@@ -25,7 +25,7 @@ PAGES = (
     "README.md",
     "docs/get-started.md",
     "docs/index.md",
-    *(f"docs/how-to/{name}.md" for name in ("annotate", "app", "compare", "images", "maintain", "nightly", "report")),
+    *(f"docs/how-to/{name}.md" for name in ("annotate", "app", "compare", "images", "localize", "maintain", "nightly", "report")),
     "docs/reference/python.md",
 )
 # What readers of a page have done before each of its blocks.
@@ -35,6 +35,7 @@ BEFORE = {
     "docs/how-to/compare.md": "; ".join(
         f"camflow annotate --dataset my-dataset --class person --layers 4 --field {version}_{{class}}" for version in ("v1", "v2")
     ),
+    "docs/how-to/localize.md": "camflow annotate --dataset my-dataset --class person --layers 4 --target predicted",
     "docs/how-to/maintain.md": ANNOTATED,
     "docs/how-to/report.md": f"{ANNOTATED}; camflow report --dataset my-dataset --json last-night.json",
 }
@@ -55,6 +56,7 @@ SAID = {
         "kept: `energy_inside`",
     ),
     "docs/how-to/images.md": ("photo.jpg: person", "-> maps/photo.person.sheet.png", "-> maps/coffee.top.sheet.png"),
+    "docs/how-to/localize.md": ("person_layercam_layer_3", "samples written, 0 up to date"),
     "docs/how-to/maintain.md": ("camflow_people", "removed run `camflow_people`"),
     "docs/how-to/nightly.md": ("job `people`, dataset `my-dataset`", "dry run, nothing was changed"),
     "docs/how-to/report.md": ("heatmaps of 3 samples: report.html",),

@@ -12,7 +12,10 @@ use crate::{
     job::NameList,
     media::shown,
     names::{self, Choice, backticked, counted, existing, flag},
-    study::compare::{Better, Comparison, Gate, Quantity, Row, Worse},
+    study::{
+        Example,
+        compare::{Better, Comparison, Gate, Quantity, Row, Worse},
+    },
 };
 use sides::{Pairing, Side, keep_both, pairing};
 
@@ -89,7 +92,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let of_b = other.as_ref().unwrap_or(&dataset);
     let sides = [Side::find(&dataset, &args.a)?, Side::find(of_b, b)?];
     let Pairing { fields, left } = pairing(&sides, other.is_some()).map_err(|error| error.hint(keep_both(&dataset)))?;
-    let objects = args.align_on.as_ref().map(|name| LabelField::with_places(&dataset, name)).transpose()?;
+    let objects = args.align_on.as_ref().map(|name| LabelField::with_places(&dataset, name, "--align-on")).transpose()?;
     args.save_view.as_ref().map_or(Ok(()), |name| check_comparison_view(&dataset, name))?;
     let selection = selection(args, &dataset, &fields, other.is_none())?;
     let gates: Vec<Gate> = args.max_drop.iter().chain(&args.max_rise).cloned().collect();

@@ -124,7 +124,7 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
 }
 
 fn attention_side(dataset: &Dataset, field: &str, notices: &mut Vec<String>) -> Result<AttentionSide, Diagnostic> {
-    let field = LabelField::with_places(dataset, field)?;
+    let field = LabelField::with_places(dataset, field, "--attention-on")?;
     let names = match field.kind {
         LabelKind::Segmentation => dataset.mask_targets(&field.name)?,
         _ => Vec::new(),
@@ -356,15 +356,15 @@ pub(crate) fn destination(spec: &JobSpec, engine: &Engine, dataset: &Dataset) ->
         return Ok(None);
     }
     let folder = output_folder(spec.out.as_deref(), engine.folders.heatmaps.as_deref(), dataset.name())?;
-    check_folder(spec, dataset, &folder)?;
+    check_folder(dataset, &folder, spec.new_folder)?;
     check_writable(&folder, spec.is_dry())?;
     Ok(Some(folder))
 }
 
 /// Makes sure that the folder is the one that the dataset's heatmaps were written to: what is there instead may be the place where
 /// a disk is mounted on other days. Writes nothing.
-fn check_folder(spec: &JobSpec, dataset: &Dataset, path: &Path) -> Result<(), Diagnostic> {
-    let Some(known) = folder_at(dataset, path)?.filter(|_| !spec.new_folder) else { return Ok(()) };
+pub(crate) fn check_folder(dataset: &Dataset, path: &Path, is_new: bool) -> Result<(), Diagnostic> {
+    let Some(known) = folder_at(dataset, path)?.filter(|_| !is_new) else { return Ok(()) };
     let what = match OutputFolder::open_if_any(path) {
         Ok(Some(folder)) if folder.identity() == known => return Ok(()),
         Ok(Some(_)) => "it is another folder of camflow's",
@@ -381,7 +381,7 @@ fn check_folder(spec: &JobSpec, dataset: &Dataset, path: &Path) -> Result<(), Di
 }
 
 /// A dry run looks and changes nothing.
-fn check_writable(folder: &Path, is_dry: bool) -> Result<(), Diagnostic> {
+pub(crate) fn check_writable(folder: &Path, is_dry: bool) -> Result<(), Diagnostic> {
     let refused = |what: &str, error: &std::io::Error| {
         let what = format!("cannot {what} the folder `{}`", shown(folder));
         Diagnostic::invalid(what).because(error).hint("choose another folder with `--out`")

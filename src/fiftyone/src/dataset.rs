@@ -7,7 +7,7 @@ use bson::{Bson, DateTime, Document, doc, oid::ObjectId};
 use super::{
     database::{Database, is_listed},
     error::Error,
-    fields::{Field, InnerField, holds_heatmaps, holds_predictions, read_fields, read_inner_fields},
+    fields::{Field, InnerField, holds_heatmaps, holds_predictions, is_localized, read_fields, read_inner_fields},
     mask_targets::read_mask_targets,
 };
 use camflow_media::MaskValue;
@@ -213,6 +213,12 @@ impl Dataset {
     /// The fields that hold detections with heatmaps of their own, which camflow wrote.
     pub fn detection_fields(&self) -> Vec<String> {
         let fields = self.fields.iter().filter(|field| field.kind == "Detections" && holds_heatmaps(field, &self.inner_fields));
+        fields.map(|field| field.name.clone()).collect()
+    }
+
+    /// The fields that hold boxes or masks which `camflow localize` made of heatmaps.
+    pub fn localized_fields(&self) -> Vec<String> {
+        let fields = self.fields.iter().filter(|field| is_localized(field, &self.inner_fields));
         fields.map(|field| field.name.clone()).collect()
     }
 

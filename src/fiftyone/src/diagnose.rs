@@ -26,7 +26,8 @@ fn class(error: &Error) -> Class {
         | Error::MaskTargets { .. }
         | Error::Selection { .. }
         | Error::HeatmapField { .. }
-        | Error::PredictionField { .. } => Class::Invalid,
+        | Error::PredictionField { .. }
+        | Error::LocalizedField { .. } => Class::Invalid,
         Error::Unreachable { .. }
         | Error::Credentials { .. }
         | Error::Tls { .. }
@@ -86,6 +87,7 @@ fn hint(error: &Error) -> String {
         Error::PredictionField { field, .. } => format!(
             "choose another name with `--predictions`; what is not needed any more goes in FiftyOne: `dataset.delete_sample_field(\"{field}\")`"
         ),
+        Error::LocalizedField { what, .. } => format!("choose another name with `--{what}`"),
         Error::DatasetGone { .. } => "the files that were written stay where they are".into(),
         Error::Locked { .. } => "wait until it is done; if it was cut off, its lock expires within two minutes".into(),
         Error::LockLost { .. } => "this run was held up for longer than its lock lasts; what it had committed stays, and the \

@@ -218,6 +218,18 @@ pub enum Error {
         /// What is in the way.
         reason: String,
     },
+    /// A field cannot take what heatmaps localize.
+    #[error("field `{field}` of dataset `{dataset}` cannot hold the {what} of heatmaps: {reason}")]
+    LocalizedField {
+        /// The field.
+        field: String,
+        /// The dataset.
+        dataset: String,
+        /// Boxes or masks.
+        what: &'static str,
+        /// What is in the way.
+        reason: String,
+    },
     /// Deleted by somebody while we worked on it.
     #[error("dataset `{name}` was deleted while camflow worked on it")]
     DatasetGone {

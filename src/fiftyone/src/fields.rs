@@ -2,6 +2,9 @@
 
 use bson::{Bson, Document};
 
+/// The attribute of labels that were made of heatmaps, and of no others: the fields of these.
+pub(super) const HEATMAPS: &str = "heatmaps";
+
 /// What FiftyOne calls a field's class, before the last dot.
 const FIELDS: &str = "fiftyone.core.fields.";
 const LABELS: &str = "fiftyone.core.labels.";
@@ -54,24 +57,31 @@ pub(super) fn read_inner_fields(document: &Document) -> Vec<InnerField> {
     found
 }
 
-/// Whether the labels of a field say what camflow made them of: heatmaps, or a model's predictions.
+/// Whether the labels of a field say what camflow made them of: heatmaps, what these localize, or a model's predictions.
 pub(super) fn is_of_camflow(field: &Field, inner: &[InnerField]) -> bool {
-    holds_heatmaps(field, inner) || holds_predictions(field, inner)
+    holds_heatmaps(field, inner) || holds_predictions(field, inner) || is_localized(field, inner)
 }
 
 /// Whether they are heatmaps of camflow's, or detections with such.
 pub(super) fn holds_heatmaps(field: &Field, inner: &[InnerField]) -> bool {
-    ["fingerprint", "method", "layer"].into_iter().all(|attribute| has(field, inner, attribute))
+    has(field, inner, &["fingerprint", "method", "layer"])
 }
 
 /// Whether they are what a model predicts, as camflow stored it.
 pub(super) fn holds_predictions(field: &Field, inner: &[InnerField]) -> bool {
-    ["fingerprint", "model"].into_iter().all(|attribute| has(field, inner, attribute)) && !has(field, inner, "method")
+    has(field, inner, &["fingerprint", "model"]) && !has(field, inner, &["method"]) && !is_localized(field, inner)
 }
 
-fn has(field: &Field, inner: &[InnerField], attribute: &str) -> bool {
-    let path = format!("{}.{attribute}", field.name);
-    inner.iter().any(|inner| inner.field.name == path)
+/// Whether they are boxes or masks of heatmaps, which they name.
+pub(super) fn is_localized(field: &Field, inner: &[InnerField]) -> bool {
+    matches!(field.kind.as_str(), "Detections" | "Segmentation") && has(field, inner, &["fingerprint", HEATMAPS])
+}
+
+fn has(field: &Field, inner: &[InnerField], attributes: &[&str]) -> bool {
+    attributes.iter().all(|attribute| {
+        let path = format!("{}.{attribute}", field.name);
+        inner.iter().any(|inner| inner.field.name == path)
+    })
 }
 
 fn entries<'a>(document: &'a Document, key: &str) -> impl Iterator<Item = &'a Document> {

@@ -115,12 +115,12 @@ impl LabelField {
         })
     }
 
-    /// The label field of this name, whose labels say where classes are.
+    /// The label field of this name, whose labels say where classes are; `flag` is the one that named it.
     ///
     /// # Errors
     /// There is none, or it holds other things.
-    pub fn with_places(dataset: &Dataset, name: &str) -> Result<LabelField, Error> {
-        with_places(dataset.fields(), dataset.inner_fields(), name).map_err(|(problem, hint)| Error::LabelField {
+    pub fn with_places(dataset: &Dataset, name: &str, flag: &str) -> Result<LabelField, Error> {
+        with_places(dataset.fields(), dataset.inner_fields(), name, flag).map_err(|(problem, hint)| Error::LabelField {
             problem,
             dataset: dataset.name.clone(),
             hint,
@@ -210,7 +210,7 @@ fn listed(fields: &[&LabelField]) -> String {
 }
 
 /// An error is what is wrong and what to do.
-fn with_places(fields: &[Field], inner: &[InnerField], name: &str) -> Result<LabelField, (String, String)> {
+fn with_places(fields: &[Field], inner: &[InnerField], name: &str, flag: &str) -> Result<LabelField, (String, String)> {
     let has_places = |field: &&LabelField| !matches!(field.kind, LabelKind::Classification | LabelKind::Classifications);
     let candidates = label_fields(fields, inner, Some(name));
     let usable: Vec<&LabelField> = candidates.iter().filter(has_places).collect();
@@ -218,7 +218,7 @@ fn with_places(fields: &[Field], inner: &[InnerField], name: &str) -> Result<Lab
         return Ok((*field).clone());
     }
     let there_are = match usable[..] {
-        [] => "it has no field of segmentations, detections or polylines; leave the flag out".to_owned(),
+        [] => format!("it has no field of segmentations, detections or polylines; leave out `{flag}`"),
         _ => format!("the fields whose labels say where classes are: {}", listed(&usable)),
     };
     let mut known = fields.iter().chain(inner.iter().map(|inner| &inner.field));
@@ -365,7 +365,7 @@ mod tests {
         let inner = InnerField { field: fields(&[("meta.lines", "list of Polyline")]).remove(0), part_of: None };
         let inner = [inner];
         let found = |name| {
-            with_places(&fields(&stored), &inner, name)
+            with_places(&fields(&stored), &inner, name, "--attention-on")
                 .map(|field| field.name)
                 .map_err(|(problem, hint)| format!("{problem}: {hint}"))
         };
@@ -379,7 +379,9 @@ mod tests {
         );
         assert!(found("scene").unwrap_err().contains("is of type Classification, which does not say where classes are"));
         assert!(found("note").unwrap_err().contains("is of type StringField"));
-        assert!(with_places(&fields(&stored[..1]), &[], "x").unwrap_err().1.contains("leave the flag out"));
+        assert!(
+            with_places(&fields(&stored[..1]), &[], "x", "--attention-on").unwrap_err().1.contains("leave out `--attention-on`")
+        );
     }
 
     #[test]

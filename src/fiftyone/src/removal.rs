@@ -153,7 +153,7 @@ fn remove_field(dataset: &Dataset, field: &str, fence: &Fence, doing: &str) -> R
     Ok(done.matched_count > 0)
 }
 
-/// The schema's entry of a field that may hold heatmaps of camflow's, detections with such, or predictions.
+/// The schema's entry of a field that may hold heatmaps of camflow's, detections with such, what was made of them, or predictions.
 fn of_camflow(field: &str) -> Document {
     let of_labels = doc! {"embedded_doc_type": {"$in": [DETECTIONS, CLASSIFICATION, SEGMENTATION]}, "fields.name": "fingerprint"};
     doc! {"name": field, "$or": [{"embedded_doc_type": HEATMAP}, of_labels]}

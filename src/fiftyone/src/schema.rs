@@ -226,7 +226,7 @@ impl Schema {
 }
 
 /// Why FiftyOne could not use a field of this name: it refuses these, or can no longer read the samples of a dataset that has one.
-fn unusable(name: &str, grouped: bool) -> Option<String> {
+pub(super) fn unusable(name: &str, grouped: bool) -> Option<String> {
     /// Fields of every sample, and attributes of the class of samples.
     const RESERVED: [&str; 24] = [
         "STRICT",

@@ -2,7 +2,7 @@
 
 use bson::{Bson, DateTime, Document, doc};
 
-use super::fields::{LIST_OF, kind_of};
+use super::fields::{HEATMAPS, LIST_OF, kind_of};
 use camflow_measure::Measure;
 use camflow_names::Choice;
 use camflow_pipeline::PredictionKind;
@@ -81,6 +81,25 @@ const OF_IMAGES: [Attribute; 5] = [
     ("correct", "BooleanField", None),
 ];
 
+/// What boxes and masks that heatmaps localize say of where they are from: the heatmaps' fields, the threshold of each, and the label
+/// field that these were learnt on.
+const OF_LOCALIZED: [Attribute; 4] = [
+    (HEATMAPS, "ListField", Some("StringField")),
+    ("thresholds", "ListField", Some("FloatField")),
+    ("learnt_on", "StringField", None),
+    ("fingerprint", "StringField", None),
+];
+
+/// What each of these boxes says.
+const OF_EACH_BOX: [Attribute; 6] = [
+    ("threshold", "FloatField", None),
+    ("heat", "FloatField", None),
+    ("heatmap", "StringField", None),
+    ("method", "StringField", None),
+    ("layer", "StringField", None),
+    ("model", "StringField", None),
+];
+
 /// After the measures.
 const AFTER_MEASURES: [Attribute; 8] = [
     ("method", "StringField", None),
@@ -125,6 +144,9 @@ const OF_ALL_DETECTIONS: [Attribute; 5] = [
     ("fingerprint", "StringField", None),
 ];
 
+/// The checksum of a mask file of ours.
+const MASK_CHECKSUM: Attribute = ("mask_checksum", "StringField", None);
+
 /// What FiftyOne declares for the class of an image.
 const OF_CLASSIFICATION: [(&str, &str, Option<&str>, &str); 5] = [
     ("id", "ObjectIdField", None, "_id"),
@@ -147,7 +169,7 @@ const OF_PREDICTIONS: [Attribute; 2] = [("model", "StringField", None), ("finger
 
 /// The same, of masks with what was written to the file.
 fn ours_of_predictions(kind: PredictionKind) -> impl Iterator<Item = Attribute> {
-    let of_files = matches!(kind, PredictionKind::Segmentation { .. }).then_some(("mask_checksum", "StringField", None));
+    let of_files = matches!(kind, PredictionKind::Segmentation { .. }).then_some(MASK_CHECKSUM);
     of_files.into_iter().chain(OF_PREDICTIONS)
 }
 
@@ -209,6 +231,9 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
     if stored.get_bool("read_only").ok() == Some(true) {
         return Err("it is read-only".to_owned());
     }
+    if is_localized(stored) {
+        return Err("it exists already, with what `camflow localize` made of heatmaps".to_owned());
+    }
     let has = |attribute: &str| inner(stored).any(|entry| entry.get_str("name").ok() == Some(attribute));
     let attention = match kind {
         Kind::Heatmap { attention } => {
@@ -237,8 +262,13 @@ pub(super) fn lack(entries: &[&Document], name: &str, kind: Kind) -> Result<Lack
     Ok(if of_all.is_empty() && of_each.is_empty() { Lack::Nothing } else { Lack::OfDetections(of_all, of_each) })
 }
 
+/// Whether the labels of a field say which heatmaps they were made of.
+pub(super) fn is_localized(entry: &Document) -> bool {
+    [HEATMAPS, "fingerprint"].iter().all(|attribute| inner(entry).any(|inner| inner.get_str("name").ok() == Some(attribute)))
+}
+
 /// The entries within one.
-fn inner(entry: &Document) -> impl Iterator<Item = &Document> {
+pub(super) fn inner(entry: &Document) -> impl Iterator<Item = &Document> {
     entry.get_array("fields").into_iter().flatten().filter_map(Bson::as_document)
 }
 
@@ -296,6 +326,21 @@ fn list_of_detections(ours: impl Iterator<Item = Attribute>, now: DateTime) -> D
 /// The entry of one of FiftyOne's attributes.
 fn their_entry((name, kind, items, key): (&str, &str, Option<&str>, &str), now: DateTime) -> Document {
     entry(name, kind, None, items, Vec::new(), key, now)
+}
+
+/// The schema entry of a field of boxes that heatmaps localize.
+pub(super) fn boxes_entry(name: &str, now: DateTime) -> Document {
+    let list = list_of_detections(OF_EACH_BOX.into_iter(), now);
+    let attributes = std::iter::once(list).chain(OF_LOCALIZED.into_iter().map(|attribute| attribute_entry(attribute, now)));
+    entry(name, EMBEDDED, Some(DETECTIONS), None, attributes.map(Bson::Document).collect(), name, now)
+}
+
+/// The same of masks.
+pub(super) fn masks_entry(name: &str, now: DateTime) -> Document {
+    let theirs = OF_SEGMENTATION.into_iter().map(|theirs| their_entry(theirs, now));
+    let ours = std::iter::once(MASK_CHECKSUM).chain(OF_LOCALIZED);
+    let attributes = theirs.chain(ours.map(|attribute| attribute_entry(attribute, now)));
+    entry(name, EMBEDDED, Some(SEGMENTATION), None, attributes.map(Bson::Document).collect(), name, now)
 }
 
 /// The entry of one of our attributes.

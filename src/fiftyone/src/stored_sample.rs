@@ -62,7 +62,7 @@ impl SampleReader {
     }
 
     /// What a heatmap is made of.
-    fn sources(&self) -> Document {
+    pub(super) fn sources(&self) -> Document {
         let mut projection = doc! {"filepath": 1};
         for label in self.label.iter().chain(&self.attention) {
             let inner: &[&str] = match label.kind {

@@ -15,7 +15,7 @@ use super::{
     retry::with_retries,
     sample_page::sample_page,
     schema::detections_of,
-    schema_entry::{DETECTIONS, HEATMAP},
+    schema_entry::{DETECTIONS, HEATMAP, SEGMENTATION},
 };
 use camflow_storage::{OutputFolder, Presence};
 
@@ -23,7 +23,7 @@ use camflow_storage::{OutputFolder, Presence};
 const BATCH: usize = 1000;
 
 /// Where the paths of a label stand, and those of each of its detections.
-const PATHS: [[&str; 2]; 2] = [["map_path", "npy_path"], ["detections.map_path", "detections.npy_path"]];
+const PATHS: [&[&str]; 2] = [&["map_path", "npy_path", "mask_path"], &["detections.map_path", "detections.npy_path"]];
 
 /// The heatmap labels of a dataset, and their files in one output folder.
 #[derive(Debug, Default)]
@@ -182,8 +182,8 @@ fn heatmap_keys(dataset: &Dataset) -> Result<Vec<(String, bool)>, Error> {
         let is_ours = attributes.into_iter().any(|attribute| attribute.get_str("name").ok() == Some("fingerprint"));
         match entry.get_str("embedded_doc_type").ok()? {
             HEATMAP => Some((name, is_ours)),
-            // Detections of others have no heatmaps.
-            DETECTIONS => is_ours.then_some((name, true)),
+            // Detections and masks of others have nothing to do with heatmaps.
+            DETECTIONS | SEGMENTATION => is_ours.then_some((name, true)),
             _ => None,
         }
     });
@@ -194,7 +194,7 @@ fn heatmap_keys(dataset: &Dataset) -> Result<Vec<(String, bool)>, Error> {
 fn heatmap_page(dataset: &Dataset, heatmaps: &[(String, bool)], last: Option<ObjectId>) -> Result<Vec<RawDocumentBuf>, Error> {
     let mut projection = doc! {"_id": 1};
     for (field, _) in heatmaps {
-        projection.extend(PATHS.into_iter().flatten().chain(["fingerprint"]).map(|key| (format!("{field}.{key}"), 1.into())));
+        projection.extend(PATHS.concat().into_iter().chain(["fingerprint"]).map(|key| (format!("{field}.{key}"), 1.into())));
     }
     sample_page(dataset, &doc! {}, last, &projection, BATCH, &format!("reading the heatmaps of dataset `{}`", dataset.name))
 }
@@ -213,8 +213,8 @@ impl LabelSurvey {
         let detections = label.get_array("detections").ok().into_iter().flatten();
         let detections = detections.filter_map(|detection| detection.ok()?.as_document());
         let paths = detections.flat_map(|detection| ["map_path", "npy_path"].map(|key| detection.get_str(key)));
-        let own = own.into_iter().map(|key| (key, label.get_str(key)));
-        for (key, path) in own.chain(of_detections.into_iter().cycle().zip(paths)) {
+        let own = own.iter().map(|key| (*key, label.get_str(key)));
+        for (key, path) in own.chain(of_detections.iter().copied().cycle().zip(paths)) {
             let Ok(path) = path else { continue };
             match folder.presence(Path::new(path))? {
                 Presence::There => {}

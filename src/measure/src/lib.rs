@@ -6,6 +6,7 @@
 
 mod attention;
 mod counterfactual;
+pub mod localization;
 mod ranks;
 mod sample;
 
