@@ -77,7 +77,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Database and Python", &["database-uri", "database-dir", "database-name", "python"]),
 ];
 
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 7] = [
     (
         "",
         "\

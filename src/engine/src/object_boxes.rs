@@ -39,7 +39,7 @@ impl ObjectBoxes {
         }
         let [name] = &names[..] else { return Ok(None) };
         // Somebody may have deleted it since; classifications say nothing of places.
-        match LabelField::with_places(dataset, name) {
+        match LabelField::with_places(dataset, name, "--align-on") {
             Ok(label) => Self::new(dataset, label).map(Some),
             Err(_) => Ok(None),
         }

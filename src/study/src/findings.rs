@@ -112,7 +112,7 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     // A sample may have several detections.
     for finding in &mut found {
         let mut seen = BTreeSet::new();
-        finding.samples.retain(|sample| seen.insert(sample.clone()));
+        finding.examples.retain(|example| seen.insert(example.sample.clone()));
     }
     found
 }

@@ -12,7 +12,7 @@ use super::{
     quantity::Quantity,
     statistics::{Difference, Paired, holm},
 };
-use crate::distribution::Distribution;
+use crate::{Example, distribution::Distribution};
 use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Series};
 use camflow_names::Choice;
 

@@ -40,6 +40,10 @@ impl Choice for Quantity {
         Quantity::Measure(Measure::DeletionAuc),
         Quantity::Measure(Measure::InsertionAuc),
         Quantity::Measure(Measure::Road),
+        Quantity::Measure(Measure::ConfidenceWithoutObject),
+        Quantity::Measure(Measure::ConfidenceWithoutBackground),
+        Quantity::Measure(Measure::ConfidenceWithoutAttended),
+        Quantity::Measure(Measure::ContextReliance),
         Quantity::Correct,
     ];
 
@@ -75,12 +79,17 @@ impl Quantity {
             Quantity::Measure(measure) => match measure {
                 Measure::EnergyInside | Measure::EnergyRatio | Measure::PointingHit | Measure::BestIou => Better::Higher,
                 Measure::ConfidenceIncrease | Measure::InsertionAuc | Measure::Road => Better::Higher,
-                Measure::CenterOffset | Measure::ConfidenceDrop | Measure::DeletionAuc => Better::Lower,
+                Measure::CenterOffset | Measure::ConfidenceDrop | Measure::DeletionAuc | Measure::ContextReliance => {
+                    Better::Lower
+                }
                 Measure::BestThreshold
                 | Measure::ObjectArea
                 | Measure::Entropy
                 | Measure::RankCorrelation
-                | Measure::Confidence => Better::Neither,
+                | Measure::Confidence
+                | Measure::ConfidenceWithoutObject
+                | Measure::ConfidenceWithoutBackground
+                | Measure::ConfidenceWithoutAttended => Better::Neither,
             },
         }
     }

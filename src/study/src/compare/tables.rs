@@ -33,7 +33,6 @@ pub struct Subject<'a> {
 
 /// All of it.
 pub fn comparison_json(comparison: &Comparison, judged: &[Judged], findings: &[Finding], subject: Subject<'_>) -> Value {
-
     let rows = comparison.rows();
     let of_series = |(series, paired): (&(Series, Series), &PairedSeries)| {
         let own = rows.iter().filter(|row| row.series == Some(series));

@@ -182,7 +182,8 @@ pub(crate) fn said(findings: &[Finding], heading: Option<&Heading<'_>>) -> Strin
 
 /// The files that show a finding.
 fn named(finding: &Finding) -> String {
-    let files: Vec<String> = finding.examples.iter().map(|one| format!("<span {}</span>", file(&one.media_path, &one.sample))).collect();
+    let files: Vec<String> =
+        finding.examples.iter().map(|one| format!("<span {}</span>", file(&one.media_path, &one.sample))).collect();
     if files.is_empty() { String::new() } else { format!("<div class=\"soft\">{}</div>", files.join(" ")) }
 }
 
