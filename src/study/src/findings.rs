@@ -667,7 +667,7 @@ mod tests {
         let expected = "`person`: the model needs the background more than the object. Its mean confidence is 0.90, without the object 0.80, \
                         without the background 0.10 (context reliance 0.89), and the background costs more in 8 of 8 images. Without \
                         the most attended region outside of the object alone it falls by 0.60.";
-        assert_eq!((planted[0].text.as_str(), planted[0].samples.len()), (expected, 3));
+        assert_eq!((planted[0].text.as_str(), planted[0].examples.len()), (expected, 3));
         assert!(found(&[[0.9, 0.8, 0.1, 0.3]; 4]).is_empty(), "four say nothing");
         assert!(found(&[[0.9, 0.1, 0.8, 0.9]; 8]).is_empty(), "the object counts");
         assert!(found(&[[0.9, 0.9, 0.87, 0.9]; 8]).is_empty(), "nor is what hardly costs anything");
