@@ -16,11 +16,8 @@ CELL_HEIGHT = 44
 NO_CLASS = "(no class)"
 # From four times as much, or a quarter, on colours are full.
 FULL = 2.0
-# What the columns of the table of confidences are called, by attribute.
-COLUMNS = {
-    **{name: name.replace("confidence_", "").replace("_", " ") for name in CONFIDENCES},
-    RELIANCE: RELIANCE.replace("_", " "),
-}
+# What the columns of the table of confidences are called, by attribute: a word a line.
+COLUMNS = {name: name.removeprefix("confidence_").replace("_", "<br>") for name in (*CONFIDENCES, RELIANCE)}
 # The share of a histogram's height that its title takes.
 GAP = 0.3
 # Bars of truth values do not touch.
@@ -180,11 +177,7 @@ def confidences_layout(labels: list[str]) -> dict[str, Any]:
     """The layout that goes with it, for series of these names."""
     return {
         **attention_layout(labels),
-        "xaxis": {
-            "type": "category",
-            "automargin": True,
-            "title": {"text": "mean confidence; reliance: the part of the loss that comes with the background"},
-        },
+        "xaxis": {"type": "category", "automargin": True, "tickangle": 0, "tickfont": {"size": 10}},
     }
 
 

@@ -597,7 +597,7 @@ def test_what_a_model_misses_is_that_of_the_labels(plugin, scenes, dataset):
         assert reliance == pytest.approx(costs[1] / sum(costs))
     assert measures.confidences(view, 1).num_hidden == 1
     (figure,) = plugin.plots.confidences(found)
-    assert figure["x"][0] == "confidence" and figure["x"][-1] == "context reliance" and len(figure["z"][0]) == 5
+    assert figure["x"][0] == "confidence" and figure["x"][-1] == "context<br>reliance" and len(figure["z"][0]) == 5
     assert plugin.plots.confidences(measures.confidences(view.limit(0), 24))[0]["z"] == []
     # Nothing is missed where nobody asked, and a mean of nothing is none.
     few = view.limit(1)
@@ -620,6 +620,19 @@ def test_the_panel_shows_what_a_model_misses(app, scenes):
         app.wait_for_timeout(200)
     app.wait_for_timeout(1000)
     keep(app, "counterfactuals")
+    place = """plot => {
+        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
+        return [box.left + xaxis._offset + xaxis.d2p("without<br>object"), box.top + yaxis._offset + yaxis.d2p("%s")]
+    }"""
+    in_order = app.get_by_text("SortBy")
+    assert in_order.count() == 0
+    app.mouse.click(*figure.evaluate(place % FIELDS[1]))
+    # All have it, and they come in order; the bar may be too narrow to show how.
+    in_order.first.wait_for(state="attached", timeout=1000 * PATIENCE)
+    shown(app, 8)
+    keep(app, "counterfactuals-cell")
+    app.get_by_role("button", name="Show all").click()
+    shown(app, 8)
 
 
 def test_a_click_on_what_heatmaps_lie_on_shows_these_samples(app, scenes):
