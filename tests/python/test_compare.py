@@ -228,6 +228,7 @@ def test_too_few_samples_are_no_proof(planes, camflow, clone, tmp_path):
         (("--max-drop", "road=0.1"), "no pair has `road`"),
         (("--max-drop", "plane:energy_inside=0.1"), "`airplane`"),
         (("--by", "energy"), "energy"),
+        (("--strict",), "--max-drop"),
         (("--json", "c.html", "--out", "c.html"), "the same file"),
         (("--align-on", "nowhere"), "no field `nowhere`"),
         (("--view", "nowhere"), "no saved view `nowhere`"),
@@ -317,6 +318,11 @@ def test_without_boxes_the_mean_is_of_the_image(planes, camflow, clone, tmp_path
     assert "no label field says where the objects are" in said and numbers["object_field"] is None
     assert numbers["series"][0]["around_objects"]["num_objects"] == 0 and numbers["maps"]["num_read"] == COUNT
     html = (tmp_path / "c.html").read_text()
+    # Ranked by something that no heatmap has.
+    said, numbers = run(camflow, copy, A, B, "--by", "road", "--save-view", "by overlap", folder=tmp_path)
+    assert "no pair has `road`" in said and numbers["fell"] == numbers["rose"] == [] and len(numbers["moved"]) == 6
+    copy.reload()
+    assert copy.load_saved_view("by overlap").values("id")[:6] == [one["sample"] for one in numbers["moved"]]
     assert html.count('class="mean"') == 3 and f"{COUNT} images" in html and "% on the box" not in html
 
 

@@ -21,7 +21,7 @@ use sides::{Pairing, Side, keep_both, pairing};
 
 /// Compare two models, nights or methods on the same samples: differences with intervals, what changed most
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, group = clap::ArgGroup::new("thresholds").args(["max_drop", "max_rise"]).multiple(true))]
 pub(super) struct Args {
     /// A: a heatmap field; several of them, with `*` for what is the same in B; or a run
     #[arg(value_name = "A")]
@@ -51,7 +51,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "[CLASS:]MEASURE=NUMBER", value_parser = |text: &str| Gate::parse(Worse::Rise, text))]
     max_rise: Vec<Gate>,
     /// End with 1 also where there are too few samples to tell
-    #[arg(long)]
+    #[arg(long, requires = "thresholds")]
     strict: bool,
     /// The measure that samples are ranked by
     #[arg(long, value_name = "MEASURE", default_value = "energy_inside", value_parser = super::choice::<Quantity>(), hide_possible_values = true)]
@@ -142,7 +142,11 @@ fn tell(args: &Args, dataset: &Dataset, compared: &Compared, num_fields: usize) 
             names::shown(&reasons)
         ));
     }
-    comparison.totals().iter().for_each(|row| print(&line(row)));
+    let totals = comparison.totals();
+    if !totals.iter().any(|row| row.quantity == args.by) {
+        print(&format!("note: no pair has `{}`: samples are ranked by the overlap of their heatmaps alone", args.by.name()));
+    }
+    totals.iter().for_each(|row| print(&line(row)));
     for finding in findings {
         print(&names::shown(&finding.text).to_string());
         for Example { sample, media_path, .. } in &finding.examples {

@@ -1,7 +1,7 @@
 //! Two sets of heatmaps of the same samples, as files: a page, numbers, a table.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{self, Write},
     path::Path,
 };
@@ -246,10 +246,15 @@ impl Reading<'_> {
         if !self.files.reads_maps {
             return pairs;
         }
+        // A mask is decoded once for all layers.
+        let mut by_class: HashMap<String, Vec<[f64; 4]>> = HashMap::new();
         for pair in &mut pairs {
             let boxes = match (&pair.a.detection, &self.objects) {
                 (Some(detection), _) => detection.bounds.into_iter().collect(),
-                (None, Some(objects)) => objects.of_class(&paired.target, &pair.a.series.class),
+                (None, Some(objects)) => {
+                    let class = &pair.a.series.class;
+                    by_class.entry(class.clone()).or_insert_with(|| objects.of_class(&paired.target, class)).clone()
+                }
                 (None, None) => Vec::new(),
             };
             pair.maps = MapPair::read(&pair.a, &pair.b, &boxes);
