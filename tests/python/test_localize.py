@@ -373,8 +373,27 @@ def test_a_learnt_threshold_beats_the_usual_one(quickstart, clone, annotate, loc
     assert "`person_layercam_layer_3`" in done.stdout and "lowest threshold" in done.stdout
 
 
-def test_of_a_crop_boxes_lie_in_the_whole_image(people, annotate, localize, classifier):
-    annotate(people, classifier, "--class", "person", "--target", "predicted", "--layers", "1")
+def test_heatmaps_count_in_whatever_form_they_are_kept(people, annotate, localize, standin_model):
+    forms = {"floats": (), "picture": ("--npy", "none"), "document": ("--npy", "none", "--store", "inline")}
+    for name, form in forms.items():
+        common = ("--class", "person", "--layers", "4", "--target", "predicted", "--field", f"{{class}}_{name}")
+        annotate(people, standin_model, *common, *form)
+    numbers = localize(people, "--truth", "ground_truth").numbers
+    said = {one["field"].removeprefix("person_"): one for one in numbers["classes"] if one["field"]}
+    floats, picture, document = (said[name] for name in forms)
+    assert document["iou"] == pytest.approx(floats["iou"], abs=1e-3)
+    assert document["px_ap"] == pytest.approx(floats["px_ap"], abs=1e-3)
+    assert picture["iou"] == pytest.approx(floats["iou"], abs=0.01) and picture["px_ap"] == pytest.approx(
+        floats["px_ap"], abs=0.01
+    )
+    localize(people, "--fields", "person_document", "--threshold", "0.3", "--boxes", "found")
+    heatmap, sample = load(people.first()["person_document"]), people.first()
+    assert len(sample["found"].detections) == len(kept_components(heatmap, 0.3)) > 0
+
+
+@pytest.mark.parametrize("npy", ["layer", "f32", "none"])
+def test_of_a_crop_boxes_lie_in_the_whole_image(people, annotate, localize, classifier, npy):
+    annotate(people, classifier, "--class", "person", "--target", "predicted", "--layers", "1", "--npy", npy)
     (field,) = people.get_field_schema(fo.EmbeddedDocumentField, fo.Heatmap)
     people.mask_targets = {"ground_truth": people.default_mask_targets}
     people.save()
