@@ -287,6 +287,27 @@ def test_thresholds_are_learnt_on_boxes(heatmaps, localize):
     assert max(len(sample["found"].detections) for sample in dataset) == 1 and dataset.first()["found"].learnt_on is None
 
 
+def test_a_class_without_labels_takes_the_threshold_of_the_others(heatmaps, localize):
+    """As with `--target top`, where a field has heatmaps of many classes."""
+    rng = np.random.default_rng(12)
+    maps = blobs(6, rng)
+    truths = [some_boxes(rng, 1) for _ in maps]
+    labels = [fo.Detections(detections=[fo.Detection(label="thing", bounding_box=box) for box in boxes]) for boxes in truths]
+    dataset = heatmaps(maps, truth=labels)
+    for sample in dataset[4:]:
+        sample[FIELD].target_class = "rare"
+        sample.save()
+    done = localize(dataset, "--truth", "truth", "--boxes", "found", "--masks", "cut")
+    thing, rare, all_of_them = sorted(done.numbers["classes"], key=lambda one: ["thing", "rare", None].index(one["class"]))
+    wanted = learnt([box_ious(one, covered(boxes, one.shape)) for one, boxes in zip(maps[:4], truths[:4], strict=True)])
+    assert {name: thing[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert (thing["threshold_source"], rare["threshold_source"]) == ("learnt", "learnt on other classes")
+    assert (rare["threshold"], rare["num_labelled"], rare["iou"]) == (thing["threshold"], 0, None)
+    assert all_of_them["iou"] == pytest.approx(thing["iou"]) and done.numbers["num_without_object"] == 2
+    assert {one.label for one in dataset.last()["found"].detections} == {"rare"}
+    assert dataset.mask_targets["cut"] == {1: "rare", 2: "thing"}
+
+
 # Heatmaps of networks.
 
 
