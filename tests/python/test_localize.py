@@ -287,6 +287,27 @@ def test_thresholds_are_learnt_on_boxes(heatmaps, localize):
     assert max(len(sample["found"].detections) for sample in dataset) == 1 and dataset.first()["found"].learnt_on is None
 
 
+def test_a_class_without_labels_takes_the_threshold_of_the_others(heatmaps, localize):
+    """As with `--target top`, where a field has heatmaps of many classes."""
+    rng = np.random.default_rng(12)
+    maps = blobs(6, rng)
+    truths = [some_boxes(rng, 1) for _ in maps]
+    labels = [fo.Detections(detections=[fo.Detection(label="thing", bounding_box=box) for box in boxes]) for boxes in truths]
+    dataset = heatmaps(maps, truth=labels)
+    for sample in dataset[4:]:
+        sample[FIELD].target_class = "rare"
+        sample.save()
+    done = localize(dataset, "--truth", "truth", "--boxes", "found", "--masks", "cut")
+    thing, rare, all_of_them = sorted(done.numbers["classes"], key=lambda one: ["thing", "rare", None].index(one["class"]))
+    wanted = learnt([box_ious(one, covered(boxes, one.shape)) for one, boxes in zip(maps[:4], truths[:4], strict=True)])
+    assert {name: thing[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert (thing["threshold_source"], rare["threshold_source"]) == ("learnt", "learnt on other classes")
+    assert (rare["threshold"], rare["num_labelled"], rare["iou"]) == (thing["threshold"], 0, None)
+    assert all_of_them["iou"] == pytest.approx(thing["iou"]) and done.numbers["num_without_object"] == 2
+    assert {one.label for one in dataset.last()["found"].detections} == {"rare"}
+    assert dataset.mask_targets["cut"] == {1: "rare", 2: "thing"}
+
+
 # Heatmaps of networks.
 
 
@@ -373,8 +394,27 @@ def test_a_learnt_threshold_beats_the_usual_one(quickstart, clone, annotate, loc
     assert "`person_layercam_layer_3`" in done.stdout and "lowest threshold" in done.stdout
 
 
-def test_of_a_crop_boxes_lie_in_the_whole_image(people, annotate, localize, classifier):
-    annotate(people, classifier, "--class", "person", "--target", "predicted", "--layers", "1")
+def test_heatmaps_count_in_whatever_form_they_are_kept(people, annotate, localize, standin_model):
+    forms = {"floats": (), "picture": ("--npy", "none"), "document": ("--npy", "none", "--store", "inline")}
+    for name, form in forms.items():
+        common = ("--class", "person", "--layers", "4", "--target", "predicted", "--field", f"{{class}}_{name}")
+        annotate(people, standin_model, *common, *form)
+    numbers = localize(people, "--truth", "ground_truth").numbers
+    said = {one["field"].removeprefix("person_"): one for one in numbers["classes"] if one["field"]}
+    floats, picture, document = (said[name] for name in forms)
+    assert document["iou"] == pytest.approx(floats["iou"], abs=1e-3)
+    assert document["px_ap"] == pytest.approx(floats["px_ap"], abs=1e-3)
+    assert picture["iou"] == pytest.approx(floats["iou"], abs=0.01) and picture["px_ap"] == pytest.approx(
+        floats["px_ap"], abs=0.01
+    )
+    localize(people, "--fields", "person_document", "--threshold", "0.3", "--boxes", "found")
+    heatmap, sample = load(people.first()["person_document"]), people.first()
+    assert len(sample["found"].detections) == len(kept_components(heatmap, 0.3)) > 0
+
+
+@pytest.mark.parametrize("npy", ["layer", "f32", "none"])
+def test_of_a_crop_boxes_lie_in_the_whole_image(people, annotate, localize, classifier, npy):
+    annotate(people, classifier, "--class", "person", "--target", "predicted", "--layers", "1", "--npy", npy)
     (field,) = people.get_field_schema(fo.EmbeddedDocumentField, fo.Heatmap)
     people.mask_targets = {"ground_truth": people.default_mask_targets}
     people.save()
