@@ -112,8 +112,8 @@ def compute_heatmaps(
         out: folder for the files; by default one of the user's data folder, which is the dataset's
         progress: whether to show a progress bar, or a function that it is given to; as in FiftyOne
         skip_failures: whether a sample that cannot be explained costs only itself
-        settings: any other flag of `camflow annotate`, such as `store="inline"`, `faithfulness=True`, `counterfactuals="impute"` or
-            `attention_on="ground_truth"`
+        settings: any other flag of `camflow annotate`, such as `store="inline"`, `faithfulness=True`, `counterfactuals="impute"`,
+            `attention_on="ground_truth"`, or `predictions="predictions"` for a field with what the model predicts
 
     Returns:
         the fields, and what became of the samples

@@ -327,8 +327,13 @@ metrics-file = "f.txt"
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.is_empty() && !rest.starts_with(' ')).unwrap_or(line))
             .flat_map(|line| [line, "\n"])
             .collect();
-        let (jobs, mistakes) = planned(&uncommented, &[]);
+        // These go with some of the others, not with all at once.
+        let is_choosy = |line: &str| ["eval-key = ", "predictions = "].iter().any(|key| line.starts_with(key));
+        let possible: String = uncommented.lines().filter(|line| !is_choosy(line)).flat_map(|line| [line, "\n"]).collect();
+        let (jobs, mistakes) = planned(&possible, &[]);
         assert!(mistakes.is_empty() && jobs.len() == 1, "{mistakes:?}");
+        let alone = planned(&format!("{text}\npredictions = \"predicted\"\n"), &[]).1;
+        assert!(alone.is_empty(), "{alone:?}");
         for key in settable() {
             assert_eq!(uncommented.matches(&format!("\n{} = ", key.name)).count(), 1, "{key:?}");
         }
