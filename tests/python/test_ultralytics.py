@@ -13,9 +13,8 @@ import zipfile
 import detectors
 import numpy as np
 import pytest
-from conftest import ROOT
-
 from camflow import load
+from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
