@@ -165,7 +165,7 @@ impl CamSpec {
         let aug_smooth = self.aug_smooth.then(|| "--aug-smooth".to_owned());
         let auto = self.chooses_layer()?.then(|| format!("--layers {AUTO}"));
         let measured = faithfulness.then(|| "--faithfulness".to_owned());
-        let replaced = counterfactuals.0.map(|_| "--counterfactuals".to_owned());
+        let replaced = counterfactuals.0.map(|by| format!("--counterfactuals {}", by.name()));
         let Some(by) = probing.or(aug_smooth).or(auto).or(measured).or(replaced) else { return Ok(()) };
         Err(Diagnostic::invalid(format!(
             "`{by}` follows predictions into changed images, and model `{}` looks at other regions there: it has two stages",
