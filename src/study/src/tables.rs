@@ -238,7 +238,7 @@ mod tests {
         assert!(measures.ends_with(&Measure::ALL.iter().map(|measure| measure.name()).collect::<Vec<_>>()));
         let rows = csv_rows(&sample(7, &["a,b", "c\"d"], &[0.5]));
         assert!(rows.contains("\"a,b;c\"\"d\""), "{rows}");
-        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,,,,,,,\n"), "{rows}");
+        assert!(rows.starts_with("000000000000000000000007,,") && rows.ends_with(",0.5,,,,,,0.5,,,,,,,,,,,,,,,,,\n"), "{rows}");
     }
 
     #[test]
