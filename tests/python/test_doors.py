@@ -223,7 +223,8 @@ def test_a_folder_becomes_a_model(camflow, tmp_path):
 def test_a_detector_of_hugging_face_is_one(tmp_path):
     loaded = load_model(str(folders.save(folders.yolos, tmp_path / "yolos")))
     assert loaded.metadata["task"] == "detection" and loaded.metadata["classes"]["2"] == "background"
-    assert loaded.metadata["detections"] == {"boxes": "boxes", "scores": "softmax", "threshold": 0.5}
+    suppression = {"iou": None, "most": None}
+    assert loaded.metadata["detections"] == {"boxes": "boxes", "scores": "softmax", "threshold": 0.5, "suppression": suppression}
     found = loaded.module(torch.zeros(2, 3, 64, 64))
     assert found["logits"].shape == (2, 3, 5, 1) and found["boxes"].shape == (2, 5, 4)
 
@@ -233,7 +234,8 @@ def test_texts_are_scored_in_boxes_as_transformers_does(tmp_path):
     names = ["cat", "dog", "bird"]
     loaded = load_model(str(folder), classes=names, prompt="a photo of a {}")
     assert loaded.metadata["task"] == "detection" and list(loaded.metadata["classes"].values()) == names
-    assert loaded.metadata["detections"] == {"boxes": "boxes", "scores": "sigmoid", "threshold": 0.1}
+    suppression = {"iou": None, "most": None}
+    assert loaded.metadata["detections"] == {"boxes": "boxes", "scores": "sigmoid", "threshold": 0.1, "suppression": suppression}
     own = transformers.OwlViTForObjectDetection.from_pretrained(folder).eval()
     tokens = transformers.AutoTokenizer.from_pretrained(folder)([f"a photo of a {name}" for name in names], return_tensors="pt")
     images = torch.randn(1, 3, 64, 64)
