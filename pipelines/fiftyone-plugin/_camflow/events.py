@@ -150,6 +150,7 @@ class Counts(TypedDict):
     num_unmatched: int
     num_empty: int
     num_heatmaps: int
+    num_predicted: int
     num_bytes: int
     num_withdrawn: int
     skipped: dict[str, int]
@@ -173,6 +174,7 @@ class DryRunFinished(_Line):
     num_stale: int
     stale: dict[str, int]
     num_heatmaps: int
+    num_predicted: int
     num_withdrawn: int
     num_skipped: int
     skipped: dict[str, int]
