@@ -130,7 +130,8 @@ def test_what_one_level_scores_is_not_taken_back_through_the_others(camflow, dat
         dataset.delete()
     exact, other = maps
     assert exact.keys() == other.keys() and len(exact) >= 5
-    assert max(np.abs(exact[key] - other[key]).max() for key in exact) < 1e-4
+    # Folded batch norms move them, too; a level that was left out would move them by tenths.
+    assert max(np.abs(exact[key] - other[key]).max() for key in exact) < 1e-3
     # Some lie on a few cells of one level, others on all of the image.
     shares = [float((one > 0).mean()) for one in exact.values()]
     assert min(shares) < 0.05 and max(shares) > 0.5, shares
