@@ -108,7 +108,7 @@ fn gates(judged: &[Judged]) -> String {
         let text = judged.text().unwrap_or_else(|| format!("{} is known of no pair", judged.gate.name()));
         let class = if judged.verdict == Some(Verdict::Kept) { "kept" } else { "low" };
         let (word, rest) = text.split_once(':').unwrap_or(("", &text));
-        let _ = writeln!(html, "<li><b class=\"{class}\">{}</b>:{}</li>", escaped(word), with_code(rest));
+        let _ = writeln!(html, "<li><b class=\"{class}\">{}</b>{}</li>", escaped(word), with_code(rest));
     }
     html + "</ul>\n"
 }
@@ -438,7 +438,7 @@ mod tests {
         let judged = [gate.judge(&comparison, false)];
         let html = comparison_page(&comparison, &judged, &sentences(&comparison), subject("street"));
         for part in [
-            "<b class=\"low\">crossed</b>: <code>energy_inside</code> of <code>dog</code> fell",
+            "<b class=\"low\">crossed</b> <code>energy_inside</code> of <code>dog</code> fell",
             "B looks less at the object",
             "Least <code>energy_inside</code> in B",
         ] {
