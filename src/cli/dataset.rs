@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::annotate::DatabaseArgs;
 use crate::{
     diagnostic::Diagnostic,
-    fiftyone::{Connected, Dataset, StoredRun, View, view_of_heatmaps},
-    names::existing,
+    fiftyone::{Connected, Dataset, StoredRun, View, stored_runs, view_of_heatmaps},
+    names::{existing, flag},
 };
 
 /// Which dataset, and where.
@@ -38,6 +38,40 @@ impl DatasetArgs {
         fields: &[String],
     ) -> Result<(Vec<String>, Vec<String>), Diagnostic> {
         Ok(view_of_heatmaps(dataset, View::Saved(view), fields, self.python.clone())?)
+    }
+}
+
+/// Of the known fields those that were asked for, by name or as a run's; all, where none was.
+///
+/// # Errors
+/// There is none, or one that was asked for, or its run, is not there, or none of the run's is there any more.
+pub(super) fn chosen_heatmap_fields(
+    dataset: &Dataset,
+    known: Vec<String>,
+    asked: &[String],
+    run: Option<&str>,
+) -> Result<Vec<String>, Diagnostic> {
+    if known.is_empty() {
+        let name = dataset.name();
+        return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
+            .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
+    }
+    let asked = asked_heatmap_fields(dataset, &known, asked)?;
+    match run {
+        None if asked.is_empty() => Ok(known),
+        None => Ok(asked),
+        Some(key) => {
+            let runs = stored_runs(dataset)?;
+            check_runs(dataset, &runs, [&key.to_owned()])?;
+            let written: Vec<&String> = runs.iter().filter(|run| run.key == key).flat_map(|run| &run.fields).collect();
+            // Somebody may have deleted one since.
+            let fields: Vec<String> = known.into_iter().filter(|field| written.contains(&field)).collect();
+            if fields.is_empty() {
+                let text = format!("run `{key}` of dataset `{}` has no heatmap fields", dataset.name());
+                return Err(Diagnostic::invalid(text).hint("name heatmap fields with `--fields`"));
+            }
+            Ok(fields)
+        }
     }
 }
 

@@ -7,22 +7,20 @@ use serde_json::{Value, json};
 
 use super::{
     Exit,
-    dataset::{DatasetArgs, asked_heatmap_fields, check_runs},
+    dataset::{DatasetArgs, chosen_heatmap_fields},
     model::heatmap_folder,
     print,
+    selection::SelectionArgs,
     signals::cancel_on_signals,
 };
 use crate::{
     diagnostic::Diagnostic,
-    engine::{
-        ClassLocalization, Localization, LocalizeSpec, Observer, ThresholdSource, check_written, chosen_ids, chosen_tags,
-        listed_ids, localize,
-    },
-    fiftyone::{Dataset, Selection, stored_runs},
-    job::{ClassMapping, NameList},
+    engine::{ClassLocalization, Localization, LocalizeSpec, Observer, ThresholdSource, check_written, localize},
+    fiftyone::Dataset,
+    job::ClassMapping,
     measure::localization::{IOU_THRESHOLDS, STEPS, Threshold},
     media::{Durability, write_named},
-    names::{self, backticked, counted, flag},
+    names::{self, backticked, counted},
     report::{Format, Reporter},
     storage::Grace,
 };
@@ -81,18 +79,8 @@ pub(super) struct Args {
     /// Write the numbers here, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only samples with one of these tags
-    #[arg(long, value_name = "TAG")]
-    tags: Vec<String>,
-    /// Only samples that match this MongoDB query (JSON)
-    #[arg(long = "match", value_name = "QUERY")]
-    matching: Option<String>,
-    /// Only the samples of this saved view
-    #[arg(long, value_name = "VIEW")]
-    view: Option<String>,
-    /// Only the samples whose ids stand in this file, one a line
-    #[arg(long, value_name = "FILE")]
-    ids: Option<PathBuf>,
+    #[command(flatten)]
+    samples: SelectionArgs,
 }
 
 fn threshold(text: &str) -> Result<Threshold, String> {
@@ -139,26 +127,8 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
 }
 
 fn spec(args: &Args, dataset: &Dataset) -> Result<LocalizeSpec, Diagnostic> {
-    let fields = fields(args, dataset)?;
-    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(dataset, view, &fields)).transpose()?;
-    let viewed = match viewed {
-        Some((ids, shown)) => {
-            if let Some(hidden) = fields.iter().find(|field| !shown.contains(field)) {
-                let text = format!("the saved view `{}` hides `{hidden}`", args.view.as_deref().unwrap_or_default());
-                return Err(
-                    Diagnostic::invalid(text).hint("keep the heatmaps in the view, or list its samples in a file for `--ids`")
-                );
-            }
-            Some(ids)
-        }
-        None => None,
-    };
-    let selection = Selection {
-        tags: chosen_tags(dataset, &NameList::from_texts(&args.tags))?,
-        matching: args.matching.clone(),
-        ids: chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose()?),
-        ..Selection::default()
-    };
+    let fields = chosen_heatmap_fields(dataset, dataset.heatmap_fields(), &args.fields, args.run.as_deref())?;
+    let selection = args.samples.samples_of_all(&args.dataset, dataset, &fields)?;
     Ok(LocalizeSpec {
         fields,
         are_named: !args.fields.is_empty(),
@@ -177,32 +147,6 @@ fn spec(args: &Args, dataset: &Dataset) -> Result<LocalizeSpec, Diagnostic> {
         replace: args.replace,
         dry_run: args.dry_run,
     })
-}
-
-/// The heatmap fields that are meant.
-fn fields(args: &Args, dataset: &Dataset) -> Result<Vec<String>, Diagnostic> {
-    let known = dataset.heatmap_fields();
-    if known.is_empty() {
-        let name = dataset.name();
-        return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
-            .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
-    }
-    let asked = asked_heatmap_fields(dataset, &known, &args.fields)?;
-    match &args.run {
-        None if asked.is_empty() => Ok(known),
-        None => Ok(asked),
-        Some(key) => {
-            let runs = stored_runs(dataset)?;
-            check_runs(dataset, &runs, [key])?;
-            let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
-            let fields: Vec<String> = known.into_iter().filter(|field| written.contains(&field)).collect();
-            match fields.is_empty() {
-                true => Err(Diagnostic::invalid(format!("run `{key}` of dataset `{}` has no heatmap fields", dataset.name()))
-                    .hint("name heatmap fields with `--fields`")),
-                false => Ok(fields),
-            }
-        }
-    }
 }
 
 /// What came of it, in words.

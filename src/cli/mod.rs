@@ -21,6 +21,7 @@ mod report;
 mod run;
 mod runs;
 mod secrets;
+mod selection;
 mod signals;
 mod surroundings;
 mod worker;

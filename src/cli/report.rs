@@ -4,18 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Exit,
-    dataset::{DatasetArgs, asked_heatmap_fields, check_runs},
+    dataset::{DatasetArgs, chosen_heatmap_fields},
     print,
+    selection::SelectionArgs,
     signals::cancel_on_signals,
     whole,
 };
 use crate::{
     diagnostic::Diagnostic,
-    engine::{
-        APP, NUM_WORST, StudyFiles, baseline_notice, check_written, chosen_ids, chosen_tags, listed_ids, read_baseline, shared,
-    },
-    fiftyone::{Dataset, MeasuredSource, Selection, stored_runs},
-    job::NameList,
+    engine::{APP, NUM_WORST, StudyFiles, baseline_notice, check_written, read_baseline, shared},
+    fiftyone::MeasuredSource,
     media::shown,
     names::{self, backticked, counted, flag},
     study::Example,
@@ -54,18 +52,8 @@ pub(super) struct Args {
     /// Where FiftyOne's App is, which the page's pictures lead to
     #[arg(long, value_name = "URL", default_value = APP, value_parser = web_address)]
     app_url: String,
-    /// Only samples with one of these tags
-    #[arg(long, value_name = "TAG")]
-    tags: Vec<String>,
-    /// Only samples that match this MongoDB query (JSON)
-    #[arg(long = "match", value_name = "QUERY")]
-    matching: Option<String>,
-    /// Only the samples of this saved view
-    #[arg(long, value_name = "VIEW")]
-    view: Option<String>,
-    /// Only the samples whose ids stand in this file, one a line
-    #[arg(long, value_name = "FILE")]
-    ids: Option<PathBuf>,
+    #[command(flatten)]
+    samples: SelectionArgs,
 }
 
 /// Runs the subcommand.
@@ -76,22 +64,9 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let (_connected, dataset) = args.dataset.open()?;
     let notice = baseline.as_ref().and_then(|baseline| baseline_notice(baseline, dataset.name()));
     notice.iter().for_each(|notice| print(&format!("note: {notice}")));
-    let mut fields = fields(&dataset, args)?;
-    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(&dataset, view, &fields)).transpose()?;
-    let viewed = match viewed {
-        Some((ids, shown)) => {
-            fields = shown_fields(args, fields, shown)?;
-            Some(ids)
-        }
-        None => None,
-    };
-    let ids = chosen_ids(viewed, args.ids.as_deref().map(listed_ids).transpose()?);
-    let selection = Selection {
-        tags: chosen_tags(&dataset, &NameList::from_texts(&args.tags))?,
-        matching: args.matching.clone(),
-        ids,
-        ..Selection::default()
-    };
+    let mut fields = chosen_heatmap_fields(&dataset, dataset.written_fields(), &args.fields, args.run.as_deref())?;
+    let (selection, hidden) = args.samples.samples(&args.dataset, &dataset, &fields)?;
+    leave_out(args, &mut fields, &hidden)?;
     let mut source = MeasuredSource::new(&dataset, fields.clone(), &selection)?;
     let notices = source.notices().to_vec();
     let files = StudyFiles {
@@ -100,7 +75,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         csv: args.csv.as_deref(),
         num_worst: args.worst,
         baseline: baseline.as_ref(),
-        selection: selected(args),
+        selection: args.samples.text(),
         app: &args.app_url,
         saves_views: args.save_views,
     };
@@ -143,7 +118,7 @@ fn check_files(args: &Args) -> Result<(), Diagnostic> {
     let files = [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())];
     let written: Vec<(&str, &Path)> = files.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_path()))).collect();
     let baseline = args.baseline.as_deref().filter(|path| args.json.as_deref() != Some(*path));
-    let read: Vec<(&str, &Path)> = [("--baseline", baseline), ("--ids", args.ids.as_deref())]
+    let read: Vec<(&str, &Path)> = [("--baseline", baseline), ("--ids", args.samples.ids_file())]
         .into_iter()
         .filter_map(|(flag, path)| Some((flag, path?)))
         .collect();
@@ -155,49 +130,15 @@ fn check_files(args: &Args) -> Result<(), Diagnostic> {
     written.iter().try_for_each(|(flag, path)| check_written(flag, path))
 }
 
-/// The heatmap fields to read.
-fn fields(dataset: &Dataset, args: &Args) -> Result<Vec<String>, Diagnostic> {
-    let known = dataset.written_fields();
-    if known.is_empty() {
-        let name = dataset.name();
-        return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
-            .hint(format!("make them with `camflow annotate {}`", flag("--dataset", name))));
-    }
-    let asked = asked_heatmap_fields(dataset, &known, &args.fields)?;
-    match &args.run {
-        None if asked.is_empty() => Ok(known),
-        None => Ok(asked),
-        Some(key) => {
-            let runs = stored_runs(dataset)?;
-            check_runs(dataset, &runs, [key])?;
-            let written: Vec<&String> = runs.iter().filter(|run| run.key == *key).flat_map(|run| &run.fields).collect();
-            // Somebody may have deleted one since.
-            Ok(known.into_iter().filter(|field| written.contains(&field)).collect())
-        }
-    }
-}
-
-/// The fields that the view shows, with a word about those that it does not.
-fn shown_fields(args: &Args, fields: Vec<String>, shown: Vec<String>) -> Result<Vec<String>, Diagnostic> {
-    let hidden: Vec<&str> = fields.iter().filter(|field| !shown.contains(field)).map(String::as_str).collect();
+/// Leaves out the fields that the saved view hides, with a word about it, unless they were asked for.
+fn leave_out(args: &Args, fields: &mut Vec<String>, hidden: &[String]) -> Result<(), Diagnostic> {
     if hidden.is_empty() {
-        return Ok(shown);
+        return Ok(());
     }
-    let (view, hidden) = (args.view.as_deref().unwrap_or_default(), backticked(hidden));
-    if shown.is_empty() || !args.fields.is_empty() {
-        return Err(Diagnostic::invalid(format!("the saved view `{view}` hides {hidden}"))
-            .hint("keep the heatmaps in the view, or list its samples in a file for `--ids`"));
+    fields.retain(|field| !hidden.contains(field));
+    if fields.is_empty() || !args.fields.is_empty() {
+        return Err(args.samples.hides(hidden));
     }
-    print(&format!("note: the saved view `{view}` hides {hidden}: left out"));
-    Ok(shown)
-}
-
-/// The selection in words.
-fn selected(args: &Args) -> Option<String> {
-    let tags = (!args.tags.is_empty()).then(|| format!("tagged {}", args.tags.join(" or ")));
-    let matching = args.matching.as_ref().map(|query| format!("matching {query}"));
-    let view = args.view.as_ref().map(|view| format!("of the view {view}"));
-    let ids = args.ids.as_ref().map(|path| format!("listed in {}", shown(path)));
-    let parts: Vec<String> = tags.into_iter().chain(matching).chain(view).chain(ids).collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+    print(&format!("note: {}: left out", args.samples.hiding(hidden)));
+    Ok(())
 }

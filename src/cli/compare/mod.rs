@@ -4,12 +4,11 @@ mod sides;
 
 use std::path::{Path, PathBuf};
 
-use super::{Exit, dataset::DatasetArgs, print, signals::cancel_on_signals, whole};
+use super::{Exit, dataset::DatasetArgs, print, selection::SelectionArgs, signals::cancel_on_signals, whole};
 use crate::{
     diagnostic::Diagnostic,
-    engine::{CompareFiles, Compared, NUM_WORST, check_written, chosen_ids, chosen_tags, listed_ids, shared},
-    fiftyone::{Dataset, LabelField, Selection, check_comparison_view, save_comparison_view},
-    job::NameList,
+    engine::{CompareFiles, Compared, NUM_WORST, check_written, shared},
+    fiftyone::{Dataset, LabelField, check_comparison_view, save_comparison_view},
     media::shown,
     names::{self, Choice, backticked, counted, existing, flag},
     study::{
@@ -68,18 +67,8 @@ pub(super) struct Args {
     /// The label field with the objects around which mean heatmaps are taken; default: that of the runs
     #[arg(long, value_name = "FIELD")]
     align_on: Option<String>,
-    /// Only samples with one of these tags
-    #[arg(long, value_name = "TAG")]
-    tags: Vec<String>,
-    /// Only samples that match this MongoDB query (JSON)
-    #[arg(long = "match", value_name = "QUERY")]
-    matching: Option<String>,
-    /// Only the samples of this saved view
-    #[arg(long, value_name = "VIEW")]
-    view: Option<String>,
-    /// Only the samples whose ids stand in this file, one a line
-    #[arg(long, value_name = "FILE")]
-    ids: Option<PathBuf>,
+    #[command(flatten)]
+    samples: SelectionArgs,
 }
 
 /// Runs the subcommand.
@@ -94,7 +83,8 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let Pairing { fields, left } = pairing(&sides, other.is_some()).map_err(|error| error.hint(keep_both(&dataset)))?;
     let objects = args.align_on.as_ref().map(|name| LabelField::with_places(&dataset, name, "--align-on")).transpose()?;
     args.save_view.as_ref().map_or(Ok(()), |name| check_comparison_view(&dataset, name))?;
-    let selection = selection(args, &dataset, &fields, other.is_none())?;
+    let read = fields.iter().flat_map(|(a, b)| if other.is_none() { vec![a.clone(), b.clone()] } else { vec![a.clone()] });
+    let selection = args.samples.samples_of_all(&args.dataset, &dataset, &read.collect::<Vec<_>>())?;
     let gates: Vec<Gate> = args.max_drop.iter().chain(&args.max_rise).cloned().collect();
     let files = CompareFiles {
         names: [&args.a, b],
@@ -108,7 +98,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         objects,
         gates: &gates,
         is_strict: args.strict,
-        selection: selected(args),
+        selection: args.samples.text(),
     };
     let compared = files.write(&dataset, other.as_ref(), selection, &cancellation)?;
     if cancellation.is_cancelled() {
@@ -270,37 +260,11 @@ fn judge(compared: &Compared) -> Result<Exit, Diagnostic> {
 fn check_files(args: &Args) -> Result<(), Diagnostic> {
     let files = [("--out", Some(&args.out)), ("--json", args.json.as_ref()), ("--csv", args.csv.as_ref())];
     let written: Vec<(&str, &Path)> = files.into_iter().filter_map(|(flag, path)| Some((flag, path?.as_path()))).collect();
-    let read: Vec<(&str, &Path)> = args.ids.iter().map(|path| ("--ids", path.as_path())).collect();
+    let read: Vec<(&str, &Path)> = args.samples.ids_file().map(|path| ("--ids", path)).into_iter().collect();
     if let Some((first, second, path)) = shared(&written, &read).first() {
         return Err(
             Diagnostic::invalid(format!("`{first}` and `{second}` are the same file, `{}`", shown(path))).hint("name two files")
         );
     }
     written.iter().try_for_each(|(flag, path)| check_written(flag, path))
-}
-
-fn selection(args: &Args, dataset: &Dataset, fields: &[(String, String)], has_both: bool) -> Result<Selection, Diagnostic> {
-    let read: Vec<String> =
-        fields.iter().flat_map(|(a, b)| if has_both { vec![a.clone(), b.clone()] } else { vec![a.clone()] }).collect();
-    let viewed = args.view.as_ref().map(|view| args.dataset.viewed(dataset, view, &read)).transpose()?;
-    if let Some((_, seen)) = &viewed
-        && let Some(hidden) = read.iter().find(|field| !seen.contains(field))
-    {
-        let view = args.view.as_deref().unwrap_or_default();
-        return Err(Diagnostic::invalid(format!("the saved view `{view}` hides `{hidden}`"))
-            .hint("keep the heatmaps in the view, or list its samples in a file for `--ids`"));
-    }
-    let ids = chosen_ids(viewed.map(|(ids, _)| ids), args.ids.as_deref().map(listed_ids).transpose()?);
-    let tags = chosen_tags(dataset, &NameList::from_texts(&args.tags))?;
-    Ok(Selection { tags, matching: args.matching.clone(), ids, ..Selection::default() })
-}
-
-/// The selection in words.
-fn selected(args: &Args) -> Option<String> {
-    let tags = (!args.tags.is_empty()).then(|| format!("tagged {}", args.tags.join(" or ")));
-    let matching = args.matching.as_ref().map(|query| format!("matching {query}"));
-    let view = args.view.as_ref().map(|view| format!("of the view {view}"));
-    let ids = args.ids.as_ref().map(|path| format!("listed in {}", shown(path)));
-    let parts: Vec<String> = tags.into_iter().chain(matching).chain(view).chain(ids).collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
 }

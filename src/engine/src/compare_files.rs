@@ -2,17 +2,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{self, Write},
+    io::Write,
     path::Path,
 };
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
-use super::{aborted, object_boxes::ObjectBoxes};
+use super::{
+    aborted,
+    object_boxes::ObjectBoxes,
+    written::{write_table, write_text},
+};
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, LabelField, MeasuredSource, Selection};
 use camflow_measure::MeasuredSample;
-use camflow_media::{Durability, write_named};
 use camflow_pipeline::{Cancellation, StoredTarget};
 use camflow_study::{
     Finding,
@@ -98,7 +101,7 @@ impl CompareFiles<'_> {
         notices.extend(reading.source.notices().to_vec());
         match self.csv {
             None => reading.all(cancellation, None)?,
-            Some(path) => reading.all_into(path, cancellation)?,
+            Some(path) => write_table(path, &pair_header(), cancellation, |table| reading.all(cancellation, Some(table)))?,
         }
         if let Some(other) = reading.other.as_ref().filter(|_| is_all) {
             reading.comparison.unpaired.samples_only_b = other.count()?.saturating_sub(reading.num_found);
@@ -116,9 +119,9 @@ impl CompareFiles<'_> {
                 selection: self.selection.as_deref(),
                 objects: objects.as_ref().map(|objects| objects.label.name.as_str()),
             };
-            write(self.page, &comparison_page(&comparison, &judged, &findings, subject))?;
+            write_text(self.page, &comparison_page(&comparison, &judged, &findings, subject))?;
             if let Some(path) = self.json {
-                write(path, &format!("{:#}\n", comparison_json(&comparison, &judged, &findings, subject)))?;
+                write_text(path, &format!("{:#}\n", comparison_json(&comparison, &judged, &findings, subject)))?;
             }
         }
         Ok(Compared { comparison, findings, judged, notices })
@@ -180,24 +183,6 @@ impl Reading<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The same into a file, which is there when it is complete.
-    fn all_into(&mut self, path: &Path, cancellation: &Cancellation) -> Result<(), Diagnostic> {
-        let mut fault = None;
-        let written = write_named(path, Durability::Process, |file| {
-            writeln!(file, "{}", pair_header())?;
-            self.all(cancellation, Some(file)).map_err(|error| {
-                fault = Some(error);
-                io::Error::other("reading ended early")
-            })?;
-            if cancellation.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-        });
-        match (fault, written) {
-            (Some(fault), _) => Err(fault),
-            (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
-            (None, written) => written.map_err(aborted),
-        }
     }
 
     /// The samples of a page that have pairs; what has none is counted.
@@ -273,8 +258,4 @@ struct Paired {
 fn distinct<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut seen = HashSet::new();
     names.filter(|name| seen.insert(*name)).cloned().collect()
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
-    write_named(path, Durability::Process, |file| file.write_all(text.as_bytes())).map_err(aborted)
 }

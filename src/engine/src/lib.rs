@@ -35,6 +35,7 @@ mod spec;
 mod study_files;
 mod target;
 mod texts;
+mod written;
 
 use std::{
     collections::BTreeMap,
@@ -64,9 +65,10 @@ pub use resolve::output_folder;
 pub use session::{Session, Work};
 pub use slicing::{Beside, OverlapRatio, SliceSpec};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
-pub use study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, check_written, read_baseline, shared};
+pub use study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, read_baseline};
 pub use target::{check_classes, check_masks, check_output, check_task, components, one_channel_notice, resolve};
 pub use texts::{check_confidence, check_texts, lay_texts};
+pub use written::{check_written, shared};
 
 /// Makes the file of a model that was never exported: its name, the file, what of the model is wanted, and the Python that was asked
 /// for.

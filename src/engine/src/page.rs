@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::{
     JobSpec, Observer, aborted,
-    study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, check_would_be_written, check_written, read_baseline},
+    study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, read_baseline},
+    written::{check_would_be_written, check_written},
 };
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, MeasuredSource, Selection, Shard};

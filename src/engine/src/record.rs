@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Exit, Job, JobSpec, Outcome,
-    study_files::{check_would_be_written, check_written},
+    written::{check_would_be_written, check_written},
 };
 use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 use camflow_fiftyone::Shard;

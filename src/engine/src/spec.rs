@@ -17,8 +17,8 @@ use super::{
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, one_or_several, text, text_or_none},
     slicing::{Beside, OverlapRatio, SliceSpec},
-    study_files::{present, shared},
     texts::check_texts,
+    written::{present, shared},
 };
 use crate::job::{ClassMapping, DEFAULT_MODEL, FieldTemplate, NameList, TargetSpec, check_name};
 use camflow_diagnostic::Diagnostic;

@@ -1,17 +1,19 @@
 //! What the measures of heatmaps say, as files: a page, numbers, a table.
 
 use std::{
-    fs,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde_json::Value;
 
-use super::aborted;
+use super::{
+    aborted,
+    written::{write_table, write_text},
+};
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{ChosenSamples, Dataset, MeasuredSource, StoredRun, save_chosen, stored_runs};
-use camflow_media::{Durability, check_named, check_named_untouched, read_text, shown, write_named};
+use camflow_media::{read_text, shown};
 use camflow_names::counted;
 use camflow_pipeline::Cancellation;
 use camflow_study::{Baseline, CSV_HEADER, Finding, Heading, Study, csv_rows, findings, json, page};
@@ -56,7 +58,9 @@ impl StudyFiles<'_> {
         let mut study = Study::new(self.num_worst);
         match self.csv {
             None => observe(source, &mut study, cancellation, None)?,
-            Some(path) => observe_into(path, source, &mut study, cancellation)?,
+            Some(path) => {
+                write_table(path, CSV_HEADER, cancellation, |table| observe(source, &mut study, cancellation, Some(table)))?
+            }
         }
         let findings = findings(&study, self.baseline);
         if cancellation.is_cancelled() || study.num_samples == 0 {
@@ -73,10 +77,10 @@ impl StudyFiles<'_> {
             app: self.app.trim_end_matches('/'),
             views: &views,
         };
-        write(self.page, &page(&study, &findings, self.baseline, heading))?;
+        write_text(self.page, &page(&study, &findings, self.baseline, heading))?;
         if let Some(path) = self.json {
             let report = json(&study, &findings, dataset.name(), &created);
-            write(path, &format!("{report:#}\n"))?;
+            write_text(path, &format!("{report:#}\n"))?;
         }
         Ok((study, findings))
     }
@@ -100,43 +104,6 @@ fn runs(dataset: &Dataset, study: &Study) -> Result<Vec<(String, String)>, Diagn
         (run.key, text)
     };
     Ok(stored_runs(dataset)?.into_iter().filter(is_of).map(text).collect())
-}
-
-/// Refuses a file that cannot be written, before there is anything to write.
-///
-/// # Errors
-/// The system's reason.
-pub fn check_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
-    check_named(path).map_err(|error| unwritable(flag, path, &error))
-}
-
-/// The same in a dry run, which leaves no trace.
-pub(crate) fn check_would_be_written(flag: &str, path: &Path) -> Result<(), Diagnostic> {
-    check_named_untouched(path).map_err(|error| unwritable(flag, path, &error))
-}
-
-fn unwritable(flag: &str, path: &Path, error: &io::Error) -> Diagnostic {
-    Diagnostic::invalid(format!("cannot write to `{}`: {error}", shown(path))).hint(format!("choose another `{flag}`"))
-}
-
-/// The files of those that are named.
-pub(crate) fn present<'a>(files: &'a [(&'a str, Option<PathBuf>)]) -> Vec<(&'a str, &'a Path)> {
-    files.iter().filter_map(|(name, path)| Some((*name, path.as_deref()?))).collect()
-}
-
-/// Of files to be written, by what they are for, those that are written twice or read as well: whoever wrote last would win.
-pub fn shared<'a>(written: &[(&'a str, &'a Path)], read: &[(&'a str, &'a Path)]) -> Vec<(&'a str, &'a str, &'a Path)> {
-    // Streams, such as `/dev/stdout`, take what comes.
-    let is_same = |one: &Path, other: &Path| {
-        let whole = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
-        whole(one) == whole(other) && !fs::metadata(one).is_ok_and(|metadata| !metadata.is_file())
-    };
-    let mut found = Vec::new();
-    for (index, (name, path)) in written.iter().enumerate() {
-        let others = written[index + 1..].iter().chain(read);
-        found.extend(others.filter(|(_, other)| is_same(path, other)).map(|(other, _)| (*name, *other, *path)));
-    }
-    found
 }
 
 /// The numbers of an earlier report.
@@ -186,31 +153,4 @@ fn observe(
         }
     }
     Ok(())
-}
-
-/// The same into a file, which is there when it is complete.
-fn observe_into(
-    path: &Path,
-    source: &mut MeasuredSource,
-    study: &mut Study,
-    cancellation: &Cancellation,
-) -> Result<(), Diagnostic> {
-    let mut fault = None;
-    let written = write_named(path, Durability::Process, |file| {
-        writeln!(file, "{CSV_HEADER}")?;
-        observe(source, study, cancellation, Some(file)).map_err(|error| {
-            fault = Some(error);
-            io::Error::other("reading ended early")
-        })?;
-        if cancellation.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-    });
-    match (fault, written) {
-        (Some(fault), _) => Err(fault),
-        (None, Err(_)) if cancellation.is_cancelled() => Ok(()),
-        (None, written) => written.map_err(aborted),
-    }
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
-    write_named(path, Durability::Process, |file| file.write_all(text.as_bytes())).map_err(aborted)
 }
