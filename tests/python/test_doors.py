@@ -298,6 +298,22 @@ def test_names_of_files_are_no_names_of_repositories(tmp_path):
     assert cli.parse(["google/vit", "--output", "aux"]).primary_output == "aux"
 
 
+def test_modules_that_an_older_torch_named_by_expressions(tmp_path):
+    """As torch 2.7.1 writes them where `forward` calls `self` otherwise."""
+    network = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.nn.Flatten()).eval()
+    pixels = torch.rand(2, 3, 8, 8)
+    program = torch.export.export(network, (pixels,))
+    expressions = {"0": "getattr(L['net'], '0')", "1": "getattr(L['net'], '1')"}
+    expressions |= {f"0.{place}": f"getattr(getattr(L['net'], '0'), '{place}')" for place in "01"}
+    for node in program.graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):
+            node.meta["nn_module_stack"] = {key: (expressions.get(path, path), kind) for key, (path, kind) in stack.items()}
+    torch.export.save(program, tmp_path / "older.pt2")
+    module = load_model(str(tmp_path / "older.pt2"), preprocess=[{"op": "normalize", "mean": [0.0] * 3, "std": [1.0] * 3}]).module
+    assert [path for path, _ in module.named_modules()] == ["", "0", "0.0", "0.1", "1"]
+    assert torch.equal(module(pixels), network(pixels))
+
+
 def test_a_program_that_an_older_torch_exported(camflow, tmp_path):
     """Made by torch 2.6: two convolutions with a batch norm, three classes, batches of 1 to 64, 16 x 16 pixels."""
     older = pathlib.Path(__file__).with_name("exported_by_torch_2_6.pt2")

@@ -158,6 +158,8 @@ def _write(
     meta["input"]["dynamic"] = kind
     asked = {layer if isinstance(layer, str) else layer["path"] for layer in loaded.metadata.get("layers", ())} | set(layouts)
     if kind == "bhw":
+        # windows are made anew for each size
+        meta["layers"] = [layer for layer in meta["layers"] if layer["layout"] != "windows"]
         is_of_multiples = any(step["op"] == "letterbox" and "stride" in step for step in meta["preprocess"])
         of = None if is_of_multiples else size_multiple(loaded.module, meta["input"]["example"][2:], example.shape[1])
         meta["preprocess"] = with_padding(meta["preprocess"], of) if of else meta["preprocess"]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .evidence import telling
-from .layers import Layer, Shapes, feeding, find_layers, number_layers, output_keys, scoring
+from .layers import Layer, Shapes, Tokens, feeding, find_layers, is_tokens, number_layers, output_keys, scoring
 from .loaders import LoadedModel
 from .messages import ExportError, say
 from .preprocess import checked_steps, normalize_step
 from .reasons import say_gradient_cuts, without_inference_mode
+from .windows import windowed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FORMAT = 1  # of camflow.json; the reader refuses what it does not know
 WITHOUT_CLASSES = ("regression", "embedding")  # tasks whose numbers are no scores of classes
@@ -137,6 +138,7 @@ def describe(
         heads = scoring(loaded.module, shapes, counted, num_classes)
         counted = [layer for layer in counted if layer["path"] not in heads] or counted
     order = [path for path in shapes if path]
+    told = telling(loaded.module, image, layers, tokens)
     aliases, default = number_layers(counted or layers, order)
     because = "the last stage of the network; the scores depend on it, and it changes with the image, where the image does"
     if "default_layers" in given or "aliases" in given:
@@ -144,7 +146,7 @@ def describe(
     if "aliases" in given:
         aliases = {str(k): v for k, v in given["aliases"].items()}
         default = list(aliases)[-1:]
-    elif aliases and (told := telling(loaded.module, image, counted or layers, tokens)) and aliases[default[0]] not in told:
+    elif aliases and told.intersection(layer["path"] for layer in counted or layers) and aliases[default[0]] not in told:
         usual, counted = aliases[default[0]], [layer for layer in counted or layers if layer["path"] in told]
         aliases, default = number_layers(counted, order)
         because = f"the last stage that changes where the image does; `{usual}`, which its name suggests, does not"
@@ -152,6 +154,8 @@ def describe(
             f"note: `{usual}` does not lie over the image, as a change of the image shows, and is not the default layer: "
             f"`{aliases[default[0]]}` is"
         )
+    stated = {layer["path"] for layer in layers} if "layers" in given else set(layouts or {})
+    layers, orders = _in_windows(loaded.module, example, shapes, layers, tokens, told, stated | {*aliases.values()})
     channels, steps = example[1], given.get("preprocess", [])
     steps = steps if steps and steps[-1]["op"] == "normalize" else [*steps, normalize_step([0.0] * channels, [1.0] * channels)]
     steps = checked_steps(steps, channels)
@@ -177,7 +181,32 @@ def describe(
         "default_because": because,
         "layers": layers,
         "tokens": tokens,
+        "orders": orders,
     }, {layer["path"] for layer in counted}
+
+
+def _in_windows(
+    module: nn.Module,
+    example: Sequence[int],
+    shapes: Shapes,
+    layers: list[Layer],
+    tokens: Tokens | None,
+    told: Collection[str],
+    stated: Collection[str],
+) -> tuple[list[Layer], list[list[int]]]:
+    """([layer], [order]): with the layers whose tokens are in windows, and without those whose tokens lie elsewhere than it seemed.
+
+    `told` are those that lie as it seems, `stated` those that are kept as they are.
+    """
+    batch = example[0]
+    scattered = [layer["path"] for layer in layers if is_tokens(layer) and layer["path"] not in {*told, *stated}]
+    if not scattered and not any(shape and shape[0] > batch and shape[0] % batch == 0 for shape in shapes.values()):
+        return layers, []
+    found, orders = windowed(module, example, shapes, [layer for layer in layers if layer["path"] in told], tokens)
+    by_path = {layer["path"]: layer for layer in layers if layer["path"] not in scattered}
+    by_path |= {layer["path"]: layer for layer in found if layer["path"] not in stated and layer["path"] not in told}
+    ends = {path: at for at, path in enumerate(shapes)}
+    return sorted(by_path.values(), key=lambda layer: ends.get(layer["path"], len(ends))), orders
 
 
 def _check_dimensions(shape: list[int], is_map: bool, task: str | None, num_names: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .layers import Layer, Tokens
@@ -16,8 +16,12 @@ FARTHEST = 0.3  # that the middle of what changed in a layer may lie from the sq
 SPREAD = 0.25  # the share of a layer's area that a change may cover and still have a place
 
 
-def telling(module: nn.Module, image: Tensor, layers: Iterable[Layer], tokens: Tokens | None) -> set[str]:
+def telling(
+    module: nn.Module, image: Tensor, layers: Iterable[Layer], tokens: Tokens | None, orders: Sequence[list[int]] = ()
+) -> set[str]:
     """Paths of the layers that change with the image, most where the image was changed.
+
+    `orders` are those of tokens in windows.
 
     A position encoding is the same for every image. Tokens in the order of windows, laid out row by row, change elsewhere.
     A layer that looks at the whole image (behind global attention) changes everywhere; there the place tells nothing, and only a
@@ -38,7 +42,7 @@ def telling(module: nn.Module, image: Tensor, layers: Iterable[Layer], tokens: T
             return set(plain)
         for layer in layers:
             path = layer["path"]
-            if path in plain and not _is_there(layer, plain[path], values.get(path), (down, across), tokens):
+            if path in plain and not _is_there(layer, plain[path], values.get(path), (down, across), tokens, orders):
                 elsewhere[path] += 1
     return {path for path, times in elsewhere.items() if times < len(PLACES)}
 
@@ -65,7 +69,14 @@ def _values(module: nn.Module, image: Tensor, layers: Iterable[Layer]) -> dict[s
             handle.remove()
 
 
-def _is_there(layer: Layer, plain: Tensor, changed: Tensor | None, place: tuple[float, float], tokens: Tokens | None) -> bool:
+def _is_there(
+    layer: Layer,
+    plain: Tensor,
+    changed: Tensor | None,
+    place: tuple[float, float],
+    tokens: Tokens | None,
+    orders: Sequence[list[int]],
+) -> bool:
     """Whether the layer changed, and most of it near `place`."""
     import torch
 
@@ -78,6 +89,10 @@ def _is_there(layer: Layer, plain: Tensor, changed: Tensor | None, place: tuple[
         area = gap.sum((0, 1))
     elif layer["layout"] == "nhwc":
         area = gap.sum((0, 3))
+    elif layer["layout"] == "windows":
+        windows = layer["windows"]
+        per_token = gap.sum(-1).reshape(gap.shape[0] // windows["per_image"], -1).sum(0)
+        area = per_token[orders[windows["order"]]].reshape(layer["tokens"]["grid"])
     else:
         how = layer.get("tokens") or tokens
         if not how:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..constants import of_program, split_example
 from ..file_kinds import described, kind_of
@@ -12,9 +14,28 @@ from ..messages import ExportError, first_line
 from ..preprocess import MAX_CHANNELS
 from . import LoadedModel
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
+
+
+def _name_modules(program: ExportedProgram) -> None:
+    """Names modules by their paths where torch up to 2.7 did it by expressions, as for a `forward` that calls `self` otherwise.
+
+    `getattr(L['net'].layer1, '0')` is `layer1.0`.
+    """
+
+    def path_of(name: str) -> str:
+        while found := re.fullmatch(r"getattr\((.*), '([^']*)'\)(.*)", name):
+            name = f"{found[1]}.{found[2]}{found[3]}"
+        return re.sub(r"^L\['\w+'\]\.", "", name)
+
+    for node in program.graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):
+            node.meta["nn_module_stack"] = {key: (path_of(name), kind) for key, (name, kind) in stack.items()}
 
 
 def load(path: str) -> LoadedModel:
@@ -44,6 +65,7 @@ def load(path: str) -> LoadedModel:
                 program = torch.export.load(path)
             finally:
                 log.removeFilter(_is_error)
+            _name_modules(program)
             module = torch.export.unflatten(program)
     except Exception as error:
         raise ExportError(

@@ -1,11 +1,11 @@
 //! From what a user calls a layer to the graph value where it is captured.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Influence, Program, ProgramError,
     graph::ValueId,
-    metadata::{Layout, TokenInfo},
+    metadata::{Layout, TokenInfo, WindowInfo},
 };
 use camflow_diagnostic::Diagnostic;
 use camflow_names::{backticked, counted, nearest, word};
@@ -23,6 +23,24 @@ pub struct Layer {
     pub layout: Layout,
     /// How its tokens map to a grid, if it is laid out in tokens and the model says how.
     pub tokens: Option<TokenInfo>,
+    /// In which order its tokens are, where that is not row by row.
+    pub windows: Option<Windows>,
+}
+
+/// Tokens in another order than that of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// How many rows of the activation are of one image.
+    pub per_image: i64,
+    /// For each place of the grid, row by row, which of the image's tokens lies there.
+    pub order: Arc<[i64]>,
+}
+
+impl Layer {
+    /// How many entries of an activation's dimension of images are of one image.
+    pub(crate) fn per_image(&self) -> i64 {
+        self.windows.as_ref().map_or(1, |windows| windows.per_image)
+    }
 }
 
 /// Splits `1-4,backbone.layer3` into single layers: `1`, `2`, `3`, `4`, `backbone.layer3`.
@@ -77,7 +95,7 @@ impl Program {
     }
 
     /// Refuses modules that are none of the layers which the model says it has: how their output lies over the image is unknown.
-    /// It may be of windows, of the image as a whole, or of objects.
+    /// It may be of the image as a whole, of objects, or in an order of its own.
     ///
     /// # Errors
     /// [`ProgramError::Invalid`] with every such module, and the layers that are computed nearest to it.
@@ -89,7 +107,7 @@ impl Program {
         let what = |layer: &&Layer| {
             let path = &layer.path;
             format!(
-                "module `{path}` is no layer: its output does not lie over the image in a way that the exporter could tell (windows, vectors, objects)"
+                "module `{path}` is no layer: its output does not lie over the image in a way that the exporter could tell (vectors, objects, tokens in an order of their own)"
             )
         };
         let near = self.nearest_layers(first.tap, Influence::WithoutGradient, &self.influences());
@@ -138,8 +156,11 @@ impl Program {
         let layout = known.map(|layer| layer.layout).unwrap_or_default();
         let own = known.and_then(|layer| layer.tokens.as_ref());
         let tokens = own.or(self.metadata.tokens.as_ref()).filter(|_| layout.has_tokens()).cloned();
+        let windows = known.and_then(|layer| layer.windows).and_then(|WindowInfo { per_image, order }| {
+            Some(Windows { per_image, order: self.metadata.orders.get(order)?.as_slice().into() })
+        });
         let path = if calls.len() > 1 { format!("{path}@{call}") } else { path.to_owned() };
-        Ok(Layer { label: spec.to_owned(), path, tap, layout, tokens })
+        Ok(Layer { label: spec.to_owned(), path, tap, layout, tokens, windows })
     }
 
     /// Says which layers there are instead.

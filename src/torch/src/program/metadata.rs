@@ -1,7 +1,7 @@
 //! `camflow.json`: what the exporter knows of a model beside its graph.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt::{self, Display},
     marker::PhantomData,
 };
@@ -65,6 +65,9 @@ pub struct ModelMetadata {
     /// How tokens map to a grid, for layers that do not say it themselves.
     #[serde(default)]
     pub tokens: Option<TokenInfo>,
+    /// Orders of tokens in windows: for each place of the grid, row by row, which of an image's tokens lies there.
+    #[serde(default)]
+    pub orders: Vec<Vec<i64>>,
     /// Whether what the model makes of an image is the same whatever else is in the batch; `None` where nobody has looked or could.
     #[serde(default)]
     pub independent_of_batch: Option<bool>,
@@ -151,6 +154,7 @@ impl ModelMetadata {
         }
         let of_layers = metadata.layers.iter().filter_map(|layer| layer.tokens.as_ref());
         of_layers.chain(&metadata.tokens).try_for_each(TokenInfo::check)?;
+        metadata.layers.iter().try_for_each(|layer| metadata.check_order(layer))?;
         Ok(metadata)
     }
 
@@ -171,6 +175,23 @@ impl ModelMetadata {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a layer in windows whose order is not that of its grid.
+    fn check_order(&self, layer: &LayerInfo) -> Result<(), String> {
+        if layer.layout != Layout::Windows {
+            return Ok(());
+        }
+        let order = layer.windows.and_then(|windows| self.orders.get(windows.order).filter(|_| windows.per_image > 0));
+        let places = layer.tokens.as_ref().filter(|tokens| tokens.prefix == 0).map(|tokens| tokens.grid[0] * tokens.grid[1]);
+        let is_order = |order: &[i64]| {
+            let distinct: HashSet<i64> = order.iter().copied().collect();
+            distinct.len() == order.len() && order.iter().all(|place| *place >= 0) && places == i64::try_from(order.len()).ok()
+        };
+        if order.is_some_and(|order| is_order(order)) {
+            return Ok(());
+        }
+        Err(format!("layer `{}` is in windows, and the order of its tokens is not one of its grid", layer.path))
     }
 
     /// Whether each image has to be run by itself, as others in its batch would change what the model makes of it.
@@ -353,20 +374,20 @@ impl Layout {
             Layout::Nhwc => "nhwc",
             Layout::Tokens => "tokens",
             Layout::TokensFirst => "tokens_first",
+            Layout::Windows => "windows",
         }
     }
 
     /// Whether its places are tokens.
     pub(super) fn has_tokens(self) -> bool {
-        matches!(self, Layout::Tokens | Layout::TokensFirst)
+        matches!(self, Layout::Tokens | Layout::TokensFirst | Layout::Windows)
     }
 
-    /// Which dimension holds the channels.
-    pub(crate) fn channel_dim(self) -> i64 {
+    /// Which of an activation's dimensions holds the channels.
+    pub(crate) fn channel_dim(self, num_dims: usize) -> usize {
         match self {
             Layout::Nchw => 1,
-            Layout::Nhwc => 3,
-            Layout::Tokens | Layout::TokensFirst => 2,
+            _ => num_dims - 1,
         }
     }
 
@@ -413,13 +434,28 @@ pub struct LayerInfo {
     /// How its tokens map to a grid, where that is not as [`ModelMetadata::tokens`] says.
     #[serde(default)]
     pub tokens: Option<TokenInfo>,
+    /// In which order its tokens are, where that is not row by row.
+    #[serde(default)]
+    pub windows: Option<WindowInfo>,
+}
+
+/// Tokens in windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct WindowInfo {
+    /// How many rows of the activation are of one image.
+    pub per_image: i64,
+    /// Which one of [`ModelMetadata::orders`] it is.
+    pub order: usize,
 }
 
 impl LayerInfo {
     /// Places of one image's activation at the example input, if they are known.
     pub fn num_places(&self) -> Option<u64> {
-        let dim = |dim: i64| usize::try_from(dim).ok();
-        let (batch, channels) = (dim(self.layout.batch_dim())?, dim(self.layout.channel_dim())?);
+        if self.layout == Layout::Windows {
+            return self.tokens.as_ref()?.grid.iter().map(|side| u64::try_from(*side).ok()).product();
+        }
+        let batch = usize::try_from(self.layout.batch_dim()).ok()?;
+        let channels = self.layout.channel_dim(self.shape.len().max(1));
         let places = self.shape.iter().enumerate().filter(|(dim, _)| *dim != batch && *dim != channels);
         let places = places.map(|(_, side)| u64::try_from(*side).ok()).collect::<Option<Vec<u64>>>()?;
         (!places.is_empty()).then(|| places.iter().product())
@@ -440,6 +476,8 @@ pub enum Layout {
     /// `[T, N, C]`, as `nn.MultiheadAttention` has it without `batch_first`
     #[serde(rename = "tokens_first")]
     TokensFirst,
+    /// `[N W, T, C]` or `[N W, H, W, C]`: tokens in another order than that of rows, such as those of the `W` windows of each image
+    Windows,
 }
 
 /// How tokens map to a grid.

@@ -56,7 +56,7 @@ pub use exec::{ExecError, Execution, from_tch};
 pub(crate) use fusion::fuse_levels;
 pub use graph::ValueId;
 pub use influence::{Influence, Influences, gradients};
-pub use layers::{Layer, split_layers};
+pub use layers::{Layer, Windows, split_layers};
 pub use measured::{DefaultMode, Deviation, FromFloat64};
 pub use memory::{free_bytes, keep_freed_memory, peak_bytes};
 pub use metadata::{

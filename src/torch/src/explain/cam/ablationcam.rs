@@ -25,6 +25,7 @@ use super::{
 use crate::{
     explain::{
         ExplainError,
+        layout::{of_image, repeated},
         probe::{Probe, score_all},
         target::Score,
     },
@@ -54,20 +55,19 @@ impl CamMethod for AblationCam {
 /// A node of the graph fails, for want of memory say; or the graph cannot be run on from this layer for another batch size.
 fn weights(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Result<Tensor, ExecError> {
     let Original { tap, activation, layer, .. } = *original;
-    let (channel_dim, batch_dim) = (layer.layout.channel_dim(), layer.layout.batch_dim());
+    let channel_dim = layer.layout.channel_dim(activation.dim());
     let torch = |error: TchError| probe.failed("ablate", &error);
     original.check_resume(probe)?;
-    let num_channels = activation.size()[channel_dim as usize];
+    let num_channels = activation.size()[channel_dim];
     let minimum = activation.f_min().and_then(|minimum| minimum.f_double_value(&[])).map_err(torch)?;
     let values = ablation_values(minimum as f32);
     let mut columns = Vec::new();
     for (first, count) in probe.options.batches(num_channels) {
-        let mut repeats = vec![1; activation.dim()];
-        repeats[batch_dim as usize] = count;
-        let ablated = activation.f_repeat(&repeats).map_err(torch)?;
+        let ablated = repeated(activation, layer, count).map_err(torch)?;
         for row in 0..count {
             let channel = first + row;
-            let place = ablated.f_select(batch_dim, row).and_then(|one| one.f_select(channel_dim - 1, channel)).map_err(torch)?;
+            let place =
+                of_image(&ablated, layer, row).and_then(|one| one.f_select(channel_dim as i64, channel)).map_err(torch)?;
             let _ = { place }.f_fill_(f64::from(values[(channel % REFERENCE_BATCH) as usize])).map_err(torch)?;
         }
         let logits = probe.resume(tap, &ablated, count)?;

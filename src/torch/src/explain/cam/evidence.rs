@@ -9,6 +9,7 @@ use crate::{
     explain::{
         ExplainError,
         grid::LayerIndex,
+        layout::{of_image, repeated},
         pass::{ClassScore, Derivative, Objective, Order, Pass},
         probe::Probe,
         target::Score,
@@ -153,8 +154,8 @@ impl ImageVariants<'_> {
         weigh: impl Fn(&Probe<'_>, &Tensor, &[&Score]) -> Result<Tensor, ExecError>,
     ) -> Result<Tensor, ExplainError> {
         self.pass.probed::<M>(self.layer, |probe, scores| {
-            let batch_dim = self.pass.layer(self.layer).layout.batch_dim();
-            let activation = self.pass.tapped(self.layer)?.f_narrow(batch_dim, probe.sample.row(), 1)?;
+            let layer = self.pass.layer(self.layer);
+            let activation = of_image(&self.pass.tapped(self.layer)?, layer, probe.sample.row())?;
             let channels = self.pass.nchw(&activation.f_to_kind(Kind::Float)?, self.layer)?;
             Ok(weigh(probe, &channels, scores)?)
         })
@@ -197,9 +198,8 @@ impl Original<'_> {
     /// # Errors
     /// It does not; a node of the graph fails, for want of memory say.
     pub(super) fn check_resume(&self, probe: &Probe<'_>) -> Result<(), ExecError> {
-        let (mut size, count) = (self.activation.size(), probe.options.batch.min(2));
-        size[self.layer.layout.batch_dim() as usize] = count;
-        let twice = self.activation.f_expand(&size, false).and_then(|twice| twice.f_contiguous());
+        let count = probe.options.batch.min(2);
+        let twice = repeated(self.activation, self.layer, count);
         let resumed = probe.resume(self.tap, &twice.map_err(|error| probe.failed("repeat", &error))?, count)?;
         let difference = || -> Result<(f64, f64), TchError> {
             let logits = probe.logits()?;
@@ -231,7 +231,7 @@ impl ActivationVariants<'_> {
     ) -> Result<Tensor, ExplainError> {
         self.pass.probed::<M>(self.layer, |probe, scores| {
             let layer = self.pass.layer(self.layer);
-            let activation = self.pass.tapped(self.layer)?.f_narrow(layer.layout.batch_dim(), probe.sample.row(), 1)?;
+            let activation = of_image(&self.pass.tapped(self.layer)?, layer, probe.sample.row())?;
             let channels = self.pass.nchw(&activation, self.layer)?;
             let original = Original { tap: self.pass.tap(self.layer), activation: &activation, channels, layer };
             Ok(weigh(probe, &original, scores)?)

@@ -56,7 +56,7 @@ fn places(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Resu
     original.check_resume(probe)?;
     let torch = |error: TchError| probe.failed("mask", &error);
     let (_, _, height, width) = original.channels.size4().map_err(torch)?;
-    let is_soft = matches!(original.layer.layout, Layout::Tokens | Layout::TokensFirst);
+    let is_soft = !matches!(original.layer.layout, Layout::Nchw | Layout::Nhwc);
     let mut columns = Vec::new();
     for (first, count) in probe.options.batches(height * width) {
         let variants = masks((first, count), (height, width), is_soft, &original.channels)
