@@ -1,10 +1,12 @@
-"""camflow in the FiftyOne App: operators that compute and show heatmaps, and a panel with plots of what they measure."""
+"""camflow in the FiftyOne App: operators that compute, show and compare heatmaps and make labels of them, and a panel with plots."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .compare import CompareHeatmaps
 from .compute import ComputeHeatmaps
+from .localize import LocalizeHeatmaps
 from .panel import MeasuresPanel
 from .show import ShowHeatmaps
 
@@ -16,4 +18,6 @@ def register(plugin: PluginContext) -> None:
     """What FiftyOne calls when it loads the plugin."""
     plugin.register(ComputeHeatmaps)
     plugin.register(ShowHeatmaps)
+    plugin.register(CompareHeatmaps)
+    plugin.register(LocalizeHeatmaps)
     plugin.register(MeasuresPanel)

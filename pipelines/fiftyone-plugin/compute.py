@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 # What starts a run: the program, its arguments, and files by flag.
 Command = tuple[str, list[str], dict[str, str]]
 
-# The operator behind the button of a result.
-URI = f"@camflow/camflow/{show.NAME}"
 # Seconds between two looks at the run, and at whether anybody still waits for it.
 BEAT = 1.0
 # Seconds between two updates of the progress bar.
@@ -108,17 +106,12 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
         ledger.check(run)
     except program.CamflowError as error:
         # Raised in the middle of a stream, an error would reach the page as a lost connection, without its text.
-        if not is_streamed(ctx):
+        if not program.is_streamed(ctx):
             raise
-        yield ctx.ops.show_output(error_property().to_json(), {"error": str(error).replace("\n", "\n\n")})
+        yield ctx.ops.show_output(*program.told(error))
         return
     results = result(ctx, ledger)
     yield ctx.ops.show_output(summary_property(results).to_json(), results)
-
-
-def is_streamed(ctx: ExecutionContext) -> bool:
-    """Whether a page of the App reads what the operator yields: requests name the operator, calls from Python do not."""
-    return "operator_uri" in ctx.request_params
 
 
 def summary_property(results: dict[str, Any]) -> types.Property:
@@ -127,14 +120,7 @@ def summary_property(results: dict[str, Any]) -> types.Property:
     outputs.str("summary", label="Heatmaps", view=types.MarkdownView())
     if results["fields"]:
         params = {name: results[name] for name in ("fields", "stages")}
-        outputs.btn("show", label="Show", icon="visibility", variant="contained", on_click=URI, params=params)
-    return types.Property(outputs)
-
-
-def error_property() -> types.Property:
-    """How an error is shown: its hints stand on lines of their own."""
-    outputs = types.Object()
-    outputs.str("error", label="camflow has given up", view=types.MarkdownView())
+        outputs.btn("show", label="Show", icon="visibility", variant="contained", on_click=show.URI, params=params)
     return types.Property(outputs)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from fiftyone.operators import types
+
 from ._camflow import process
 from ._camflow.collection import environment
 from ._camflow.process import CamflowError, NotFoundError
 
-__all__ = ["CamflowError", "find", "start"]
+if TYPE_CHECKING:
+    from fiftyone.operators.executor import ExecutionContext
+
+__all__ = ["CamflowError", "find", "is_streamed", "start", "told"]
 
 
 def find() -> str:
@@ -32,3 +39,15 @@ def start(program: str, arguments: list[str], files: dict[str, str]) -> process.
         CamflowError: it does not start.
     """
     return process.Run(program, arguments, files, environment())
+
+
+def is_streamed(ctx: ExecutionContext) -> bool:
+    """Whether a page of the App reads what the operator yields: requests name the operator, calls from Python do not."""
+    return "operator_uri" in ctx.request_params
+
+
+def told(error: CamflowError) -> tuple[dict[str, Any], dict[str, str]]:
+    """An error as `show_output` takes it, in place of a result: its hints stand on lines of their own."""
+    outputs = types.Object()
+    outputs.str("error", label="camflow has given up", view=types.MarkdownView())
+    return types.Property(outputs).to_json(), {"error": str(error).replace("\n", "\n\n")}

@@ -13,18 +13,23 @@ if TYPE_CHECKING:
     from fiftyone.operators.executor import ExecutionContext
 
 NAME = "show_heatmaps"
+URI = f"@camflow/camflow/{NAME}"
 
 
 class ShowHeatmaps(foo.Operator):
-    """Shows the samples of a view that have heatmaps in some fields, and ticks one of these."""
+    """Shows the samples of a view that have heatmaps in some fields, and ticks one of these; or a saved view."""
 
     @property
     def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(name=NAME, label="camflow: show heatmaps", unlisted=True)
 
     def execute(self, ctx: ExecutionContext) -> dict[str, Any]:
-        view = fo.DatasetView._build(ctx.dataset, json.loads(ctx.params["stages"]))
         fields = ctx.params["fields"]
+        if name := ctx.params.get("view"):
+            ctx.ops.set_active_fields(ticks(ctx, fields[0]))
+            ctx.ops.set_view(name=name)
+            return {}
+        view = fo.DatasetView._build(ctx.dataset, json.loads(ctx.params["stages"]))
         # The ticks first: the page of the view is loaded with those that there are.
         ctx.ops.set_active_fields(ticks(ctx, best(ctx, fields)))
         ctx.ops.set_view(with_heatmaps(view, fields))

@@ -135,15 +135,15 @@ def untick_default(page) -> None:
     page.get_by_text("4: backbone.layer4").locator("..").locator("svg").click()
 
 
-def submit(page) -> None:
+def submit(page, name="Compute") -> None:
     # It can be pressed once the form was found to be complete.
-    page.get_by_role("button", name="Compute", exact=True).click()
+    page.get_by_role("button", name=name, exact=True).click()
 
 
-def execute(dataset, **more):
+def execute(dataset, operator=OPERATOR, **more):
     """Runs the operator from Python, in a thread of its own: in this one, playwright's loop is running."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(foo.execute_operator, OPERATOR, {"dataset": dataset, **more}).result()
+        return pool.submit(foo.execute_operator, operator, {"dataset": dataset, **more}).result()
 
 
 def params(settings, **more) -> dict:
@@ -302,6 +302,76 @@ def test_a_finished_run_shows_its_heatmaps(app, dataset, settings):
     app.click("[data-cy=btn-clear-view-bar]")
     shown(app, len(dataset))
     settled(app)
+
+
+def test_heatmaps_are_compared_from_python(plugin, camflow, dataset, clone, settings):
+    refused = camflow("compare", "a", "b", "--dataset", "x", "--by", "nothing", code=2).stderr
+    assert list(plugin.compare.MEASURES) == re.search(r"possible values: (.*?)\]", refused)[1].split(", ")
+
+    copy = clone(dataset)
+    operator = "@camflow/camflow/compare_heatmaps"
+    asked = {"a": FIELDS[0], "b": FIELDS[1], "by": "energy_ratio", "save_view": "deeper"}
+    result = execute(copy, operator, view=copy.limit(6), params=asked).result
+    assert f"A is `{FIELDS[0]}`, B is `{FIELDS[1]}`: 6 pairs of 6 samples" in result["summary"]
+    [row] = re.findall(r"^\| energy_inside \| (\S+) \| (\S+) \| (\S+) \|", result["summary"], re.MULTILINE)
+    means = [np.mean(copy.limit(6).values(f"{field}.energy_inside")) for field in FIELDS]
+    assert row == (f"{means[0]:.3f}", f"{means[1]:.3f}", f"{means[1] - means[0]:+.3f}")
+    assert result["show"] == {"view": "deeper", "fields": list(FIELDS)}
+    copy.reload()
+    view = copy.load_saved_view("deeper")
+    assert sorted(view.values("id")) == sorted(copy.limit(6).values("id"))
+
+    with pytest.raises(ExecutionError, match="no heatmap field"):
+        execute(copy, operator, params={**asked, "b": "nothing"})
+    # In the form: fields and runs.
+    prompt = partial(foo.executor.ExecutionContext, operator_uri=operator)
+    offered = plugin.CompareHeatmaps().resolve_input(prompt({"dataset_name": copy.name, "params": {}})).to_json()
+    offered = offered["type"]["properties"]
+    names = [choice["value"] for choice in offered["a"]["view"]["choices"]]
+    assert names[:2] == list(FIELDS) and names[2:] == copy.list_runs(method="camflow")
+
+
+def test_labels_are_made_of_heatmaps_from_python(plugin, dataset, clone, settings):
+    copy = clone(dataset)
+    operator = "@camflow/camflow/localize_heatmaps"
+    asked = {"fields": [FIELDS[1]], "truth": "ground_truth", "boxes": "found", "largest": True}
+    result = execute(copy, operator, params=asked).result
+    assert "Labels: 8 written." in result["summary"] and "show" not in result
+    [threshold, iou] = re.findall(r"^\| person_grad_layer_4 \| person \| (\S+) \| (\S+) \|", result["summary"], re.MULTILINE)[0]
+    assert 0.01 <= float(threshold) <= 1 and 0 < float(iou) <= 1
+    copy.reload()
+    assert [len(found.detections) for found in copy.values("found")] == [1] * 8
+    assert "8 up to date" in execute(copy, operator, params=asked).result["summary"]
+    with pytest.raises(ExecutionError, match="no threshold"):
+        execute(copy, operator, params={"fields": [FIELDS[1]], "boxes": "others"})
+
+
+def test_heatmaps_are_compared_in_the_app(app, dataset):
+    """The form, the table of differences, and its button: the saved view."""
+    show(app, app.app, dataset)
+    app.keyboard.press("`")
+    app.get_by_placeholder("Search operations by name").fill("camflow: compare")
+    app.get_by_text("camflow: compare heatmaps").wait_for()
+    app.keyboard.press("Enter")
+    for number, field in enumerate(FIELDS):
+        entry = app.locator("[role=dialog] [role=combobox], [role=dialog] input[type=text]").nth(number)
+        entry.click()
+        entry.fill(field)
+        entry.press("Enter")
+    keep(app, "compare-form")
+    submit(app, "Compare")
+    app.get_by_text("8 pairs of 8 samples").wait_for()
+    keep(app, "compare-result")
+    app.get_by_role("button", name="Show", exact=True).click()
+    app.get_by_role("button", name="Done").click()
+    app.get_by_text("camflow comparison").first.wait_for()
+    leave(app)
+    ticked(app, FIELDS[0])
+    keep(app, "compare-shown")
+    dataset.reload()
+    dataset.delete_saved_view("camflow comparison")
+    app.click("[data-cy=btn-clear-view-bar]")
+    shown(app, len(dataset))
 
 
 def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
