@@ -1,7 +1,7 @@
 //! What is in the fields of a run before it begins: the heatmaps of another model, or of something else, are never replaced without
 //! a word.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use serde_json::Value;
 
@@ -73,7 +73,8 @@ pub(crate) fn check_present(
              `--faithfulness`, `--counterfactuals`, the class's value in masks, an earlier camflow), are made anew: {again}"
         ));
     }
-    let (old, new): (Vec<String>, Vec<String>) = same_heatmaps(dataset, &expected)?.into_iter().unzip();
+    // Several may be the same as one.
+    let (old, new): (BTreeSet<String>, BTreeSet<String>) = same_heatmaps(dataset, &expected)?.into_iter().unzip();
     if !old.is_empty() {
         observer.notice(&format!(
             "{} will hold the same heatmaps as {}, and whoever looks at measures counts both; `camflow remove --fields` takes the old ones away",
