@@ -66,7 +66,8 @@ def with_ultralytics(cache: Path, settings: Path) -> dict[str, str]:
     packages = [f"ultralytics=={ULTRALYTICS}", "ultralytics-thop", "py-cpuinfo"]
     folder = installed(cache / f"ultralytics-{ULTRALYTICS}", packages)
     own = {"YOLO_CONFIG_DIR": str(settings), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder)])}
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder), *given])}
 
 
 def reference(script: str, environment: dict[str, str]) -> Callable[..., dict]:

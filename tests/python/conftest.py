@@ -29,6 +29,8 @@ LAB = SCRIPTS / "lab"
 PACKAGES = ROOT / "python"
 # Seconds after which what nobody has used leaves the cache.
 UNUSED = 14 * 24 * 3600
+# What each Python that tests start does first.
+STARTUP = Path(__file__).with_name("startup")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
@@ -40,7 +42,19 @@ os.environ["CAMFLOW_CONFIG"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(SCRIPTS), str(LAB), str(PACKAGES)]
 
+
+def python_path(*folders: Path | str) -> str:
+    """The `PYTHONPATH` of a process that a test starts."""
+    return os.pathsep.join(map(str, (STARTUP, *folders)))
+
+
+# With what is on it already, as whoever starts the tests means it.
+os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
+
+from camflow.garbage import collect_seldom
 from private_mongod import PrivateMongod
+
+collect_seldom()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import detectors
 import numpy as np
 import pytest
 from camflow import load
-from conftest import ROOT
+from conftest import PACKAGES, python_path
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_texts_of_one_that_scores_texts(environment, tmp_path):
 
 def test_without_the_library_it_is_said_what_to_install():
     assert importlib.util.find_spec("ultralytics") is None, "it is no part of the environment"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+    environment = {**os.environ, "PYTHONPATH": python_path(PACKAGES)}
     command = [sys.executable, "-m", "camflow.export", "fiftyone:yolo11n-coco-torch", "--weights", "none"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode != 0 and "pip install ultralytics" in done.stderr
