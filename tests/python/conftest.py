@@ -6,6 +6,7 @@ Nothing is downloaded and nothing of the user's is touched. A missing program or
 from __future__ import annotations
 
 import ast
+import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -122,28 +124,62 @@ def code_of(path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def export(cache):
+def exporter_code() -> str:
+    """What an archive depends on, beside the model and the libraries."""
+    return "".join(map(code_of, sorted((PACKAGES / "camflow" / "export").rglob("*.py"))))
+
+
+@contextlib.contextmanager
+def made_once(path: Path):
+    """Says whether a file of the cache is there already, or this process is to make it: several may run tests."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            os.utime(path)
+        yield path.exists()
+
+
+@pytest.fixture(scope="session")
+def export(cache, exporter_code):
     """Exports a model with scripts/export_model.py; its path."""
-    exporter = "".join(map(code_of, sorted((PACKAGES / "camflow" / "export").rglob("*.py"))))
 
     def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
         # The same in every checkout.
-        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode() + exporter.encode())
+        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode() + exporter_code.encode())
         for path in inputs:
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"
-        # Several processes may run tests.
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
-                os.utime(path)
-                return path
-            exporting = EXPORTS.Process(target=export_archive, args=([reference, "--out", str(path), *arguments],))
-            exporting.start()
-            exporting.join()
-            assert exporting.exitcode == 0, f"exporting {reference} ended with {exporting.exitcode}"
+        with made_once(path) as is_there:
+            if not is_there:
+                exporting = EXPORTS.Process(target=export_archive, args=([reference, "--out", str(path), *arguments],))
+                exporting.start()
+                exporting.join()
+                assert exporting.exitcode == 0, f"exporting {reference} ended with {exporting.exitcode}"
         return path
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def archived(cache, exporter_code):
+    """Exports a model that a test makes, as a user's Python does: `archived(make, *key, code=(FILE, ...), **options)` gives the archive
+    of the loaded model that `make()` gives, exported with these options, and what it says of itself. It is made anew where the
+    exporter, the key, the options, those files or the libraries are others."""
+    surroundings = list(map(importlib.metadata.version, ("torch", "torchvision", "timm", "transformers")))
+
+    def run(make, *key, code: tuple[Path, ...], **options) -> tuple[Path, dict]:
+        from camflow.export import export
+
+        digest = hashlib.sha256(repr((surroundings, key, sorted(options.items()))).encode())
+        digest.update((exporter_code + "".join(map(code_of, code))).encode())
+        path = cache / f"archived-{digest.hexdigest()[:16]}.pt2"
+        with made_once(path) as is_there:
+            if not is_there:
+                export(make(), path, **options)
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("/extra/camflow.json"))
+            return path, json.loads(archive.read(name))
 
     return run
 
@@ -154,7 +190,7 @@ def kept(cache):
     the arrays by name, that `compute()` gives. It is computed anew where the key, those files or the libraries are others."""
     import torch
 
-    libraries = ("torch", "torchvision", "timm", "grad-cam", "numpy")
+    libraries = ("torch", "torchvision", "timm", "transformers", "grad-cam", "numpy")
     surroundings = [*map(importlib.metadata.version, libraries), torch.backends.cpu.get_cpu_capability()]
 
     def run(compute, *key, code: tuple[Path, ...]):

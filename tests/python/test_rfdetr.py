@@ -26,7 +26,8 @@ def environment(cache) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def theirs(environment):
-    return detectors.reference("rfdetr_reference.py", environment)
+    with detectors.reference("rfdetr_reference.py", environment) as asked:
+        yield asked
 
 
 @pytest.mark.parametrize(
