@@ -275,15 +275,16 @@ def work(session: pytest.Session, orders: int, answers: int) -> NoReturn:
             code = pytest.ExitCode.INTERRUPTED
         # Where a fixture of the session fails at the end, it is no failed test.
         session.config.hook.pytest_sessionfinish(session=session, exitstatus=code)
-    except BaseException:
-        code = pytest.ExitCode.INTERNAL_ERROR
-        traceback.print_exc(file=sys.__stderr__)
-    with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()
-    sys.__stdout__.flush()
-    sys.__stderr__.flush()
-    # What comes after this is the other process's.
-    os._exit(code)
+    finally:
+        if sys.exc_info()[0]:
+            code = pytest.ExitCode.INTERNAL_ERROR
+            traceback.print_exc(file=sys.__stderr__)
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+        sys.__stdout__.flush()
+        sys.__stderr__.flush()
+        # What would come after this is the other process's.
+        os._exit(code)
 
 
 def main() -> int:

@@ -31,10 +31,11 @@ def answer(compute: Callable[..., dict]) -> None:
             try:
                 print(json.dumps(compute(*json.loads(line))))
                 code = 0
-            except BaseException:
-                traceback.print_exc(file=sys.stdout)
-            sys.stdout.flush()
-            os._exit(code)
+            finally:
+                if code:
+                    traceback.print_exc(file=sys.stdout)
+                sys.stdout.flush()
+                os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps({"ended": code}), flush=True)
 

@@ -51,7 +51,9 @@ def towers(tmp_path_factory):
     for kind in KINDS:
         folders.save(getattr(folders, kind), folder / kind)
     command = [sys.executable, "-c", EXPORT, str(folder)]
-    done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": python_path(PACKAGES)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, env={**os.environ, "PYTHONPATH": python_path(PACKAGES)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return folder
 

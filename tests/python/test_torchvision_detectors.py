@@ -137,7 +137,10 @@ def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(camflow, database,
     module = made(name, side=320)
     levels, generator = pyramid.levels_of(module), module.anchor_generator
     archive, said = archived(
-        lambda: load_model(made(name, side=320), classes=CLASSES), name, code=CODE, size=None if name.startswith("ssd") else (160, 192)
+        lambda: load_model(made(name, side=320), classes=CLASSES),
+        name,
+        code=CODE,
+        size=None if name.startswith("ssd") else (160, 192),
     )
     assert list(said["aliases"].values()) == levels and said["default_layers"] == [str(n + 1) for n in range(len(levels))]
 

@@ -62,7 +62,10 @@ def own(settings: str, theirs, environment, folder, *flags: str, export=()) -> t
 # The large one at half of the usual side, which is a quarter of the work.
 @pytest.mark.parametrize(
     "settings, side, flags",
-    [("yolov8n.yaml", detectors.SIDE, ()), ("rtdetr-l.yaml", 320, ("--size", "320x320", "--letterbox", "320", "--preprocess", "none"))],
+    [
+        ("yolov8n.yaml", detectors.SIDE, ()),
+        ("rtdetr-l.yaml", 320, ("--size", "320x320", "--letterbox", "320", "--preprocess", "none")),
+    ],
     ids=["yolov8n.yaml", "rtdetr-l.yaml"],
 )
 def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(
