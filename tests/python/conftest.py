@@ -54,6 +54,7 @@ def python_path(*folders: Path | str) -> str:
 os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
 
 import dataset_copies
+from archive_copies import copy_archive
 from camflow.garbage import collect_seldom
 from private_mongod import PrivateMongod
 
@@ -216,6 +217,17 @@ def standin_model(export) -> Path:
     """The trained stand-in network as an archive."""
     folder = LAB / "standin"
     return export("scripts/lab/standin/model.py:standin_deeplab", inputs=(folder / "model.py", folder / "weights.pt"))
+
+
+@pytest.fixture(scope="session")
+def small_standin_model(standin_model, tmp_path_factory) -> Path:
+    """The same for images of half the side, a quarter of the work: where it does not matter how large heatmaps are."""
+
+    def halve(described: dict) -> None:
+        (resize,) = (step for step in described["preprocess"] if step["op"] == "resize_smaller")
+        resize["size"] //= 2
+
+    return copy_archive(standin_model, tmp_path_factory.mktemp("small") / standin_model.name, halve)
 
 
 @pytest.fixture(scope="session")
