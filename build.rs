@@ -16,7 +16,9 @@ import os
 import sys
 
 from camflow.export.cli import main
+from camflow.garbage import collect_seldom
 
+collect_seldom()
 try:
     sys.exit(main(of_program=True))
 finally:

@@ -12,8 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 
 from camflow.export import load_model
 from camflow.export.cli import main
+from camflow.garbage import collect_seldom
 
 __all__ = ["load_model", "main"]
 
 if __name__ == "__main__":
+    collect_seldom()
     sys.exit(main())

@@ -2,36 +2,42 @@
 
     .venv/bin/python scripts/parallel_pytest.py [--processes N] [ARGUMENTS OF pytest]
 
-Each process collects all tests by itself, takes a file at a time and reports what came of it; here the reports go through
-pytest's own reporter, file by file, so that what is printed, its last line and the exit code are those of one pytest. A file's
-tests stay in one process and in their order. Fixtures for the session (the database, its dataset) are made once in each process.
-There is a process more than there are cores, as tests wait for databases and disks, but while a browser is open.
+The tests are collected here, and the processes are copies of this one. Each takes a file at a time and reports what came of it; here
+the reports go through pytest's own reporter, file by file, so that what is printed, its last line and the exit code are those of one
+pytest. A file's tests stay in one process and in their order. Fixtures for the session (the database, its dataset) are made once in
+each process. Files that say so (`pytestmark = pytest.mark.begins`) begin, as they take minutes: at the end all other processes would
+wait for one. There are two processes more than there are cores, as tests wait for databases and disks, but while a browser is open.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
+import gc
 import json
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import traceback
 import warnings
 from collections import deque
 from queue import Queue
+from typing import NoReturn
 
 import pytest
 
-WORKER = "--worker"
 # How a process ends whose tests were all reported.
 USUAL = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 # Each has a database, and PyTorch in memory.
 MOST_PROCESSES = 4
 # Whoever has it waits for what a browser draws, which takes its time on a busy machine.
 BROWSER = "chromium"
+# The mark of files that take minutes.
+BEGINS = "begins"
+CORES = len(os.sched_getaffinity(0))
 
 
 def file_of(nodeid: str) -> str:
@@ -46,32 +52,46 @@ def files_of(items: list[pytest.Item]) -> list[list[pytest.Item]]:
     return list(found.values())
 
 
+def begins(items: list[pytest.Item]) -> bool:
+    return any(item.get_closest_marker(BEGINS) for item in items)
+
+
 def needs_browser(items: list[pytest.Item]) -> bool:
     return any(BROWSER in getattr(item, "fixturenames", ()) for item in items)
 
 
 class Process:
-    """Another pytest, which runs the files that it is told."""
+    """A copy of this process with its collected tests, which runs the files that it is told."""
 
-    def __init__(self, arguments: list[str], messages: Queue):
+    def __init__(self, session: pytest.Session, before: list[Process]):
         orders, self.orders = os.pipe()
-        answers, to_here = os.pipe()
-        command = [sys.executable, __file__, WORKER, str(orders), str(to_here), *arguments]
-        self.child = subprocess.Popen(command, pass_fds=(orders, to_here))
-        os.close(orders)
-        os.close(to_here)
+        self.answers, to_here = os.pipe()
         # The tests of the file that it has.
         self.items: list[pytest.Item] = []
-        threading.Thread(target=self.listen, args=(os.fdopen(answers, "rb"), messages), daemon=True).start()
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            # Whoever has the end of a pipe keeps it open.
+            for end in (self.orders, self.answers, *(end for other in before for end in (other.orders, other.answers))):
+                os.close(end)
+            work(session, orders, to_here)
+        os.close(orders)
+        os.close(to_here)
 
-    def listen(self, answers, messages: Queue) -> None:
-        with answers:
+    def listen(self, messages: Queue) -> None:
+        with os.fdopen(self.answers, "rb") as answers:
             while True:
                 try:
                     messages.put((self, *pickle.load(answers)))
                 except (EOFError, pickle.UnpicklingError):
                     break
-        messages.put((self, "ended", self.child.wait()))
+        self.wait()
+        messages.put((self, "ended", self.code))
+
+    def wait(self) -> None:
+        """Only one of those that wait at once is told."""
+        with contextlib.suppress(ChildProcessError):
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def tell(self, line: str) -> None:
         """Nobody reads it if the process has ended, which is told by itself."""
@@ -82,19 +102,26 @@ class Process:
 
 
 class Coordinator:
-    """Runs the tests of a session elsewhere."""
+    """Runs the tests of a session in copies of this process."""
 
-    def __init__(self, num_processes: int, arguments: list[str]):
+    def __init__(self, num_processes: int):
         self.messages: Queue = Queue()
-        # Started before anything is collected here: all collect at once.
-        self.processes = [Process(arguments, self.messages) for _ in range(num_processes)]
+        self.num_processes = num_processes
+        self.processes: list[Process] = []
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         if session.config.option.collectonly:
             return True
-        self.waiting = deque(files_of(session.items))
+        self.waiting = deque(sorted(files_of(session.items), key=lambda items: not begins(items)))
+        # What is loaded by now stays: nobody looks through it for garbage, which would be a copy of it for each process.
+        gc.freeze()
+        for _ in range(self.num_processes):
+            self.processes.append(Process(session, self.processes))
+        # Only now, as a copy has none of a process's threads, and what those held would be held for ever.
+        for process in self.processes:
+            threading.Thread(target=process.listen, args=(self.messages,), daemon=True).start()
         # Those that have nothing to do.
         self.idle: list[Process] = []
         reports: dict[Process, list] = {process: [] for process in self.processes}
@@ -141,7 +168,7 @@ class Coordinator:
     def next_file(self) -> list[pytest.Item] | None:
         busy = [process.items for process in self.processes if process.items]
         with_browser = next(filter(needs_browser, self.waiting), None)
-        is_full = len(busy) >= max(1, len(self.processes) - 1)
+        is_full = len(busy) >= max(1, min(len(self.processes) - 1, CORES))
         if any(map(needs_browser, busy)):
             return None if is_full else next((items for items in self.waiting if not needs_browser(items)), None)
         if with_browser and not is_full:
@@ -160,12 +187,13 @@ class Coordinator:
             hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def pytest_sessionfinish(self) -> None:
-        unfinished = [process.child for process in self.processes if process.child.poll() is None]
-        for child in unfinished:
+        unfinished = [process for process in self.processes if process.code is None]
+        for process in unfinished:
             # As Ctrl-C: its databases are stopped, too.
-            child.send_signal(signal.SIGINT)
-        for child in unfinished:
-            child.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+        for process in unfinished:
+            process.wait()
 
 
 def unreported(items: list[pytest.Item], reports: list) -> list[pytest.Item]:
@@ -189,26 +217,27 @@ def warning_from(data: dict) -> dict:
 class Worker:
     """Runs the files that it is told, and says what came of them."""
 
-    def __init__(self, orders: int, answers: int):
+    def __init__(self, session: pytest.Session, orders: int, answers: int):
+        self.config = session.config
         self.orders, self.answers = os.fdopen(orders), os.fdopen(answers, "wb")
-        # Programs that tests start do not keep the pipes open.
-        os.set_inheritable(orders, False)
-        os.set_inheritable(answers, False)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
+        plugins = self.config.pluginmanager
         # What prints, and what remembers failures, is the other process's.
-        for name in ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin"):
-            if (plugin := config.pluginmanager.get_plugin(name)) is not None:
-                config.pluginmanager.unregister(plugin)
+        others = [plugins.get_plugin(name) for name in ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")]
+        others += [plugin for plugin in plugins.get_plugins() if isinstance(plugin, Coordinator)]
+        for plugin in filter(None, others):
+            plugins.unregister(plugin)
+        plugins.register(self)
+        # What is captured goes to files, which would be shared.
+        if (capturing := plugins.get_plugin("capturemanager")) is not None and self.config.option.capture != "no":
+            capturing.stop_global_capturing()
+            capturing.start_global_capturing()
+            capturing.suspend_global_capture()
 
     def say(self, *message) -> None:
         pickle.dump(message, self.answers)
         self.answers.flush()
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self.config = session.config
+    def run(self, session: pytest.Session) -> None:
         by_id = {item.nodeid: item for item in session.items}
         self.say("ready")
         while chosen := json.loads(self.orders.readline()):
@@ -219,7 +248,6 @@ class Worker:
             for item, following in zip(items, [*items[1:], elsewhere], strict=True):
                 session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             self.say("done")
-        return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.say("report", self.config.hook.pytest_report_to_serializable(config=self.config, report=report))
@@ -233,21 +261,39 @@ class Worker:
             self.say("warning", {**text, **place, "when": when, "nodeid": nodeid, "location": location})
 
 
+def work(session: pytest.Session, orders: int, answers: int) -> NoReturn:
+    """Runs the files that it is told, in the copy of a process, and ends it."""
+    # Whoever runs all this in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = pytest.ExitCode.INTERNAL_ERROR
+    try:
+        worker = Worker(session, orders, answers)
+        try:
+            worker.run(session)
+            code = pytest.ExitCode.TESTS_FAILED if session.testsfailed else pytest.ExitCode.OK
+        except KeyboardInterrupt:
+            code = pytest.ExitCode.INTERRUPTED
+        # Where a fixture of the session fails at the end, it is no failed test.
+        session.config.hook.pytest_sessionfinish(session=session, exitstatus=code)
+    finally:
+        if sys.exc_info()[0]:
+            code = pytest.ExitCode.INTERNAL_ERROR
+            traceback.print_exc(file=sys.__stderr__)
+        with contextlib.suppress(Exception):
+            atexit._run_exitfuncs()
+        sys.__stdout__.flush()
+        sys.__stderr__.flush()
+        # What would come after this is the other process's.
+        os._exit(code)
+
+
 def main() -> int:
-    if sys.argv[1:2] == [WORKER]:
-        orders, answers, *arguments = sys.argv[2:]
-        # Whoever runs all this in the background has it ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Where a fixture of the session fails at the end: the interpreter's own exit code would be that of a failed test.
-        sys.excepthook = lambda *error: (traceback.print_exception(*error), os._exit(pytest.ExitCode.INTERNAL_ERROR))
-        return pytest.main(arguments, plugins=[Worker(int(orders), int(answers))])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=int, default=min(MOST_PROCESSES, cores + 1) if cores > 1 else 1, metavar="N")
+    parser.add_argument("--processes", type=int, default=min(MOST_PROCESSES, CORES + 2) if CORES > 1 else 1, metavar="N")
     options, arguments = parser.parse_known_args()
     if options.processes < 2:
         return pytest.main(arguments)
-    return pytest.main(arguments, plugins=[Coordinator(options.processes, arguments)])
+    return pytest.main(arguments, plugins=[Coordinator(options.processes)])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ export LIBTORCH="${LIBTORCH:-$(cd "$camflow_root/.venv" && pwd -P)/libtorch}"
 # once are kept.
 export CAMFLOW_TEST_CACHE="${CAMFLOW_TEST_CACHE:-$camflow_cache/test}"
 mkdir -p "$CAMFLOW_TEST_CACHE"
+# Hundreds of processes load the same modules: each would compile them again.
+unset PYTHONDONTWRITEBYTECODE
 
 # The test of the App looks at it with a browser. Debian's Chromium is enough,
 # and Python's playwright drives it without one of its own.
@@ -65,15 +67,33 @@ if [ "$layer" = fast ]; then
     exit
 fi
 ensure_browser
-step "tests in Rust"
-cargo test --workspace --locked
-step "tests in Python"
+step "unit tests in Rust"
+cargo test --workspace --locked --no-run
+cargo test --workspace --locked --lib
+# Most of the others wait for a database: they run beside those in Python, and are shown behind them.
+others_in_rust() {
+    cargo test --workspace --locked --bins --examples --test '*' && cargo test --workspace --locked --doc
+}
+step "tests in Python, and the other ones in Rust"
+rust_said="$(mktemp)"
+# In a process group of its own, which goes with this script.
+set -m
+others_in_rust >"$rust_said" 2>&1 </dev/null &
+rust=$!
+set +m
+trap 'kill -- "-$rust" 2>/dev/null || true; rm -f "$rust_said"' EXIT
+code=0
 # With arguments it is about some tests, and one process starts sooner.
 if [ $# -eq 0 ]; then
-    "$camflow_python" scripts/parallel_pytest.py --durations=15 tests/python
+    "$camflow_python" scripts/parallel_pytest.py --durations=15 tests/python || code=$?
 else
-    "$camflow_python" -m pytest tests/python "$@"
+    "$camflow_python" -m pytest tests/python "$@" || code=$?
 fi
+rust_code=0
+wait "$rust" || rust_code=$?
+cat "$rust_said"
+[ "$rust_code" -eq 0 ] || fail "tests in Rust ended with $rust_code"
+[ "$code" -eq 0 ] || exit "$code"
 if [ "$layer" = long ]; then
     step "licences, advisories and sources of the crates"
     command -v cargo-deny >/dev/null || fail "cargo-deny is not installed" "cargo install cargo-deny --locked"

@@ -10,6 +10,7 @@ The library is installed into a folder of its own, as it is AGPL and no part of 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,26 +67,38 @@ def with_ultralytics(cache: Path, settings: Path) -> dict[str, str]:
     packages = [f"ultralytics=={ULTRALYTICS}", "ultralytics-thop", "py-cpuinfo"]
     folder = installed(cache / f"ultralytics-{ULTRALYTICS}", packages)
     own = {"YOLO_CONFIG_DIR": str(settings), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder)])}
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, **own, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder), *given])}
 
 
-def reference(script: str, environment: dict[str, str]) -> Callable[..., dict]:
-    """Runs a script of this folder, whose last line is a JSON object."""
+@contextlib.contextmanager
+def reference(script: str, environment: dict[str, str]) -> Iterator[Callable[..., dict]]:
+    """Asks a script of this folder, which has loaded its library once, and answers each time in a copy of its process."""
+    command = [sys.executable, str(LAB / script), "serve"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as asked:
 
-    def run(*arguments) -> dict:
-        command = [sys.executable, LAB / script, *arguments]
-        done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment, timeout=1800)
-        if done.returncode != 0:
-            raise RuntimeError(f"{script} {arguments}: {done.stdout[-2000:]}{done.stderr[-3000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        def run(*arguments) -> dict:
+            asked.stdin.write(f"{json.dumps(list(map(str, arguments)))}\n")
+            asked.stdin.flush()
+            said: list[str] = []
+            for line in asked.stdout:
+                if line.startswith('{"ended": '):
+                    break
+                said.append(line)
+            else:
+                raise RuntimeError(f"{script} has ended: {''.join(said)[-5000:]}")
+            if json.loads(line)["ended"] != 0:
+                raise RuntimeError(f"{script} {arguments}: {''.join(said)[-5000:]}")
+            return json.loads(said[-1])
 
-    return run
+        yield run
 
 
-def export(ref: str, folder: Path, environment: dict[str, str]) -> tuple[Path, str]:
+def export(ref: str, folder: Path, environment: dict[str, str], *flags: str) -> tuple[Path, str]:
     """The archive of a model, and what the exporter said."""
     model = folder / "model.pt2"
-    command = [sys.executable, "-m", "camflow.export", ref, "--out", str(model)]
+    command = [sys.executable, "-m", "camflow.export", ref, "--out", str(model), *flags]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=1800)
     if done.returncode != 0:
         raise RuntimeError(f"{ref} was not exported: {done.stderr[-3000:]}")
@@ -186,8 +199,9 @@ def of_best(
         dataset.delete()
 
 
-def parity(only: list[str], run: Callable[..., str], environment: dict[str, str], folder: Path) -> int:
-    theirs = reference("ultralytics_reference.py", environment)
+def parity(
+    only: list[str], run: Callable[..., str], environment: dict[str, str], theirs: Callable[..., dict], folder: Path
+) -> int:
     failed = 0
     print(
         "| model | score of the prediction | difference as drawn | with the least value taken off |\n|---|---|---|---|",
@@ -212,12 +226,11 @@ def parity(only: list[str], run: Callable[..., str], environment: dict[str, str]
     return min(1, failed)
 
 
-def rates(run: Callable[..., str], environment: dict[str, str], folder: Path) -> int:
+def rates(run: Callable[..., str], environment: dict[str, str], theirs: Callable[..., dict], folder: Path) -> int:
     """Prints images a second, each of as many predictions as the library takes by itself. It draws one picture of all, the largest
     value of each pixel; camflow stores a heatmap and measures of each."""
     import fiftyone as fo
 
-    theirs = reference("ultralytics_reference.py", environment)
     weights = folder / "yolo11n-rates.pt"
     theirs("save", "-c", RATED, weights)
     model, _ = export(f"ultralytics:{weights}", folder, environment)
@@ -275,11 +288,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         environment = with_ultralytics(cache, folder / "settings")
-        with PrivateMongod(folder / "database") as mongod:
+        asking = reference("ultralytics_reference.py", environment)
+        with PrivateMongod(folder / "database") as mongod, asking as theirs:
             os.environ["FIFTYONE_DATABASE_URI"] = mongod.uri
             if arguments.rates:
-                return rates(run, environment, folder)
-            return parity(arguments.only, run, environment, folder)
+                return rates(run, environment, theirs, folder)
+            return parity(arguments.only, run, environment, theirs, folder)
 
 
 if __name__ == "__main__":

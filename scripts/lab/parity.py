@@ -36,6 +36,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import export_model
+from identity import identity
 from logits import Logits
 
 METHODS = {
@@ -263,6 +264,9 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
     module.load_state_dict(torch.export.load(archive).state_dict)
     model = Logits(module).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
     double = copy.deepcopy(model).double()
+    # Not the archive's name: it changes with the exporter, and the network does not.
+    asked = (case.size, case.layout, case.grid, case.prefix, case.segmentation, case.channel)
+    which = (case.model, asked, identity(model))
     pixels = picture(*case.size, seed=sum(map(ord, case.model)))
     with torch.no_grad():
         logits = model(pixels)[0]
@@ -303,13 +307,13 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
             means = []
             for layer in layers:
                 how = (layer, method, eigen, aug)
-                single = kept(partial(wanted, model, torch.float32, *how), case.model, archive.stem, "fp32", *how)
+                single = kept(partial(wanted, model, torch.float32, *how), *which, "fp32", *how)
                 difference = np.abs(exact[method, layer] - single)
                 row.largest = max(row.largest, float(difference.max())) if not np.isnan(difference).any() else float("nan")
                 means.append(float(difference.mean()))
                 # The gradient-free methods have no fp64 reference: a pass a channel in fp64 takes minutes.
                 if smoothing == "none" and method not in PROBING:
-                    truth = kept(partial(wanted, double, torch.float64, *how), case.model, archive.stem, "fp64", *how)
+                    truth = kept(partial(wanted, double, torch.float64, *how), *which, "fp64", *how)
                     row.default = max(row.default or 0.0, float(np.abs(folded[method, layer] - truth).max()))
                     row.single = max(row.single or 0.0, float(np.abs(single - truth).max()))
             row.mean = max(means)

@@ -3,6 +3,7 @@
     rfdetr_reference.py outputs CLASS [NUM_CLASSES]   how far the results of `predict` are from the exporter's
     rfdetr_reference.py save FILE.pth                 an RF-DETR Nano with random weights, for three classes
     rfdetr_reference.py layercam FILE.pth JOB.json    the heatmap of the predictions that boxes mean
+    rfdetr_reference.py serve                         all that is asked for on standard input (`detector_reference.answer`)
 
 One JSON object is printed on the last line.
 """
@@ -10,7 +11,6 @@ One JSON object is printed on the last line.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import detector_reference
@@ -83,12 +83,13 @@ def layercam(file: str, job: dict) -> dict:
     }
 
 
-if __name__ == "__main__":
-    role, *arguments = sys.argv[1:]
+def compute(role: str, *arguments: str) -> dict:
     if role == "outputs":
-        found = outputs(arguments[0], int(arguments[1]) if len(arguments) > 1 else None)
-    elif role == "save":
-        found = save(*arguments)
-    else:
-        found = layercam(arguments[0], json.loads(Path(arguments[1]).read_text()))
-    print(json.dumps(found))
+        return outputs(arguments[0], int(arguments[1]) if len(arguments) > 1 else None)
+    if role == "save":
+        return save(*arguments)
+    return layercam(arguments[0], json.loads(Path(arguments[1]).read_text()))
+
+
+if __name__ == "__main__":
+    detector_reference.answer(compute)

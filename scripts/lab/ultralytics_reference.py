@@ -6,6 +6,7 @@
     ultralytics_reference.py layercam FILE.pt JOB.json    the heatmap of the predictions that boxes mean
     ultralytics_reference.py own FILE.pt JOB.json         the library's own heatmap of its best prediction
     ultralytics_reference.py rate FILE.pt JOB.json        how many images a second the library draws, and what it explains of each
+    ultralytics_reference.py serve                        all that is asked for on standard input (`detector_reference.answer`)
 
 One JSON object is printed on the last line.
 """
@@ -13,7 +14,6 @@ One JSON object is printed on the last line.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -249,13 +249,14 @@ def predicted(network, images) -> tuple[torch.Tensor, torch.Tensor]:
     return logits[-1].transpose(1, 2), xywh2xyxy(boxes[-1])
 
 
-if __name__ == "__main__":
-    role, *arguments = sys.argv[1:]
+def compute(role: str, *arguments: str) -> dict:
     if role == "outputs":
-        found = outputs(arguments[-1], "-e" in arguments)
-    elif role == "save":
-        found = save(*arguments[-2:], is_calm="-c" in arguments)
-    else:
-        roles = {"own": own, "rate": rate, "layercam": layercam}
-        found = roles[role](arguments[0], json.loads(Path(arguments[1]).read_text()))
-    print(json.dumps(found))
+        return outputs(arguments[-1], "-e" in arguments)
+    if role == "save":
+        return save(*arguments[-2:], is_calm="-c" in arguments)
+    roles = {"own": own, "rate": rate, "layercam": layercam}
+    return roles[role](arguments[0], json.loads(Path(arguments[1]).read_text()))
+
+
+if __name__ == "__main__":
+    detector_reference.answer(compute)

@@ -6,6 +6,7 @@ Nothing is downloaded and nothing of the user's is touched. A missing program or
 from __future__ import annotations
 
 import ast
+import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ LAB = SCRIPTS / "lab"
 PACKAGES = ROOT / "python"
 # Seconds after which what nobody has used leaves the cache.
 UNUSED = 14 * 24 * 3600
+# What each Python that tests start does first.
+STARTUP = Path(__file__).with_name("startup")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before FiftyOne is imported anywhere.
@@ -40,7 +44,21 @@ os.environ["CAMFLOW_CONFIG"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(SCRIPTS), str(LAB), str(PACKAGES)]
 
+
+def python_path(*folders: Path | str) -> str:
+    """The `PYTHONPATH` of a process that a test starts."""
+    return os.pathsep.join(map(str, (STARTUP, *folders)))
+
+
+# With what is on it already, as whoever starts the tests means it.
+os.environ["PYTHONPATH"] = python_path(*filter(None, [os.environ.get("PYTHONPATH")]))
+
+import dataset_copies
+from archive_copies import copy_archive
+from camflow.garbage import collect_seldom
 from private_mongod import PrivateMongod
+
+collect_seldom()
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +93,7 @@ def cache() -> Path:
     folder = Path(os.environ.get("CAMFLOW_TEST_CACHE", ROOT / "target" / "test-cache"))
     folder.mkdir(parents=True, exist_ok=True)
     # Whatever changes the exporter leaves gigabytes that nobody will ask for again.
-    for path in (*folder.glob("*.pt2"), *folder.glob("*.npz")):
+    for path in (*folder.glob("*.pt2"), *folder.glob("*.npz"), *folder.glob("*.zip")):
         if time.time() - path.stat().st_mtime > UNUSED:
             path.unlink(missing_ok=True)
     return folder
@@ -108,28 +126,65 @@ def code_of(path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def export(cache):
+def exporter_code() -> str:
+    """What an archive depends on, beside the model: what the exporter does, and which libraries it finds."""
+    package = PACKAGES / "camflow" / "export"
+    # How its process is started changes no archive.
+    files = sorted(path for path in package.rglob("*.py") if path.name != "__main__.py")
+    libraries = ("torch", "torchvision", "timm", "transformers", "fiftyone")
+    return repr(list(map(importlib.metadata.version, libraries))) + "".join(map(code_of, files))
+
+
+@contextlib.contextmanager
+def made_once(path: Path):
+    """Says whether a file of the cache is there already, or this process is to make it: several may run tests."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            os.utime(path)
+        yield path.exists()
+
+
+@pytest.fixture(scope="session")
+def export(cache, exporter_code):
     """Exports a model with scripts/export_model.py; its path."""
-    exporter = "".join(map(code_of, sorted((PACKAGES / "camflow" / "export").rglob("*.py"))))
 
     def run(reference: str, *arguments: str, inputs: tuple[Path, ...] = ()) -> Path:
         # The same in every checkout.
-        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode() + exporter.encode())
+        digest = hashlib.sha256(repr((reference.removeprefix(f"{ROOT}/"), arguments)).encode() + exporter_code.encode())
         for path in inputs:
             digest.update(path.read_bytes())
         stem = "".join(c if c.isalnum() else "_" for c in Path(reference).name)
         path = cache / f"{stem}-{digest.hexdigest()[:12]}.pt2"
-        # Several processes may run tests.
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
-                os.utime(path)
-                return path
-            exporting = EXPORTS.Process(target=export_archive, args=([reference, "--out", str(path), *arguments],))
-            exporting.start()
-            exporting.join()
-            assert exporting.exitcode == 0, f"exporting {reference} ended with {exporting.exitcode}"
+        with made_once(path) as is_there:
+            if not is_there:
+                exporting = EXPORTS.Process(target=export_archive, args=([reference, "--out", str(path), *arguments],))
+                exporting.start()
+                exporting.join()
+                assert exporting.exitcode == 0, f"exporting {reference} ended with {exporting.exitcode}"
         return path
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def archived(cache, exporter_code):
+    """Exports a model that a test makes, as a user's Python does: `archived(make, *key, code=(FILE, ...), **options)` gives the archive
+    of the loaded model that `make()` gives, exported with these options, and what it says of itself. It is made anew where the
+    exporter, the key, the options, those files or the libraries are others."""
+
+    def run(make, *key, code: tuple[Path, ...], **options) -> tuple[Path, dict]:
+        from camflow.export import export
+
+        digest = hashlib.sha256(repr((key, sorted(options.items()))).encode())
+        digest.update((exporter_code + "".join(map(code_of, code))).encode())
+        path = cache / f"archived-{digest.hexdigest()[:16]}.pt2"
+        with made_once(path) as is_there:
+            if not is_there:
+                export(make(), path, **options)
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("/extra/camflow.json"))
+            return path, json.loads(archive.read(name))
 
     return run
 
@@ -140,7 +195,7 @@ def kept(cache):
     the arrays by name, that `compute()` gives. It is computed anew where the key, those files or the libraries are others."""
     import torch
 
-    libraries = ("torch", "torchvision", "timm", "grad-cam", "numpy")
+    libraries = ("torch", "torchvision", "timm", "transformers", "grad-cam", "numpy")
     surroundings = [*map(importlib.metadata.version, libraries), torch.backends.cpu.get_cpu_capability()]
 
     def run(compute, *key, code: tuple[Path, ...]):
@@ -168,6 +223,17 @@ def standin_model(export) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_standin_model(standin_model, tmp_path_factory) -> Path:
+    """The same for images of half the side, a quarter of the work: where it does not matter how large heatmaps are."""
+
+    def halve(described: dict) -> None:
+        (resize,) = (step for step in described["preprocess"] if step["op"] == "resize_smaller")
+        resize["size"] //= 2
+
+    return copy_archive(standin_model, tmp_path_factory.mktemp("small") / standin_model.name, halve)
+
+
+@pytest.fixture(scope="session")
 def classifier_file() -> Path:
     """Source of a tiny classifier of cats, dogs and persons that sees the middle of an image."""
     return Path(__file__).with_name("tiny_classifier.py")
@@ -191,12 +257,37 @@ def database(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def quickstart(database, tmp_path_factory):
-    """The stand-in dataset as scripts/quickstart_data.py makes it; its name. Tests that write work on clones."""
-    out = tmp_path_factory.mktemp("quickstart")
-    command = [sys.executable, SCRIPTS / "quickstart_data.py", "--offline", "--name", "standin", "--out", out]
-    subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
-    return "standin"
+def quickstart(database, cache, tmp_path_factory):
+    """The stand-in dataset as scripts/quickstart_data.py makes it; its name. Tests that write work on clones.
+
+    It is none of camflow's results, and kept between runs: a network predicts its masks.
+    """
+    import fiftyone as fo
+    import pymongo
+
+    name, out = "standin", tmp_path_factory.mktemp("quickstart").resolve()
+    libraries = ("fiftyone", "torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "scikit-image", "scikit-learn")
+    digest = hashlib.sha256(repr(list(map(importlib.metadata.version, libraries))).encode())
+    digest.update((LAB / "standin" / "weights.pt").read_bytes())
+    for mask in sorted((LAB / "standin" / "masks").glob("*.png")):
+        digest.update(mask.read_bytes())
+    made_by = (
+        SCRIPTS / "quickstart_data.py",
+        LAB / "standin" / "photos.py",
+        LAB / "standin" / "model.py",
+        Path(dataset_copies.__file__),
+    )
+    digest.update("".join(map(code_of, made_by)).encode())
+    archive = cache / f"dataset-{digest.hexdigest()[:16]}.zip"
+    with pymongo.MongoClient(database) as client, made_once(archive) as is_there:
+        documents = client[fo.config.database_name]
+        if is_there:
+            dataset_copies.restore(documents, out, archive)
+        else:
+            command = [sys.executable, SCRIPTS / "quickstart_data.py", "--offline", "--name", name, "--out", out]
+            subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+            dataset_copies.save(documents, name, out, archive)
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 
+import pytest
 from conftest import SCRIPTS
 
+# It takes minutes.
+pytestmark = pytest.mark.begins
 # One of each kind.
 TRIED = (
     *("SIGKILL at random", "labels edited by FiftyOne", "two runs at once", "connections: refuse", "SIGTERM while"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PACKAGES
+from conftest import PACKAGES, python_path
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 
@@ -39,7 +39,7 @@ def unet(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-c", EXPORT, folder],
         check=False,
-        env={"PYTHONPATH": f"{PACKAGES}:{HERE}"},
+        env={"PYTHONPATH": python_path(PACKAGES, HERE)},
         capture_output=True,
         text=True,
     )

@@ -17,6 +17,10 @@ sys.path.insert(0, str(LAB))
 import parity
 from camflow import load
 
+# They take minutes.
+pytestmark = pytest.mark.begins
+# What the reference's heatmaps are made by.
+CODE = (LAB / "parity.py", LAB / "logits.py")
 CASES = {case.model: case for case in parity.CASES}
 
 
@@ -24,7 +28,7 @@ CASES = {case.model: case for case in parity.CASES}
 def rows(binary, export, kept):
     """The rows of the subset, computed once."""
     torch.backends.mha.set_fastpath_enabled(False)
-    reference = partial(kept, code=(LAB / "parity.py", LAB / "logits.py"))
+    reference = partial(kept, code=CODE)
     found = []
     for name in parity.SUBSET:
         found += parity.compare(binary, CASES[name], export(name, *CASES[name].export), reference)
@@ -53,7 +57,7 @@ def test_shapleys_second_order_is_not_nothing(rows, binary, export):
     assert np.abs(maps["gradcam", case.layers[0]] - maps["shapleycam", case.layers[0]]).max() > 1e-3
 
 
-def test_tokens_follow_the_size_of_the_image(binary, export):
+def test_tokens_follow_the_size_of_the_image(binary, export, kept):
     """SegFormer's stages have tokens in grids of their own, which depend on the image; here on one that fills no stride."""
     wrapped = Path(__file__).with_name("wrapped_models.py")
     model = f"{wrapped}:segformer"
@@ -61,7 +65,8 @@ def test_tokens_follow_the_size_of_the_image(binary, export):
     layers = ("segformer.stages.0.layer_norm", "segformer.stages.0.blocks.0.layernorm_before")
     case = parity.Case(model, layers, (103, 130), "tokens", (26, 33), segmentation=True, channel=3, without=without)
     torch.backends.mha.set_fastpath_enabled(False)
-    rows = parity.compare(binary, case, export(model, inputs=(wrapped,)))
+    reference = partial(kept, code=(*CODE, wrapped))
+    rows = parity.compare(binary, case, export(model, inputs=(wrapped,)), reference)
     failed = [parity.describe(row) for row in rows if not row.passed()]
     assert len(rows) > 15 and not failed, "\n".join(failed)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGES, ROOT
+from conftest import PACKAGES, ROOT, python_path
 
 NOTEBOOK = ROOT / "docs" / "notebooks" / "where-it-looks.ipynb"
 PHOTOS = ("astronaut", "chelsea", "coffee")
@@ -97,7 +97,7 @@ def test_the_notebook_does_what_it_says(binary, tools, zoo, database, tmp_path, 
         "FIFTYONE_DATABASE_URI": database,
         "JUPYTER_PATH": str(tmp_path / "jupyter"),
         "CAMFLOW_BIN": str(binary),
-        "PYTHONPATH": str(PACKAGES),
+        "PYTHONPATH": python_path(PACKAGES),
     }
     executed = tmp_path / "executed.ipynb"
     request.addfinalizer(lambda: fo.dataset_exists("where-it-looks") and fo.delete_dataset("where-it-looks"))

@@ -10,7 +10,7 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from camflow.export import ExportError, LoadedModel, export
-from conftest import PACKAGES
+from conftest import PACKAGES, python_path
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import BinaryClassifierOutputTarget
@@ -50,7 +50,7 @@ def models(tmp_path_factory):
     """All of them as archives, made by one process; the folder, and what it said."""
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, "-c", EXPORT, str(folder), *NAMES]
-    done = subprocess.run(command, check=False, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"}, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, env={"PYTHONPATH": python_path(PACKAGES, HERE)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stderr)
     return folder

@@ -96,6 +96,24 @@ def test_importing_the_package_imports_no_library():
     assert not loaded & {"torch", "torchvision", "timm", "fiftyone", "numpy"}
 
 
+def test_a_program_looks_for_garbage_seldom_and_not_at_its_end():
+    program = """
+import atexit, gc
+from camflow.garbage import collect_seldom
+
+# What is registered first is called last.
+atexit.register(lambda: print("spared", gc.get_freeze_count() > 90_000))
+collect_seldom()
+gc.callbacks.append(lambda phase, info: phase == "stop" and print("looked", flush=True))
+stay = [[] for _ in range(90_000)]
+gc.callbacks.clear()
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(PACKAGES)})
+    # By the usual threshold of 700 it would have looked more than a hundred times.
+    assert done.stdout.splitlines() == ["looked", "spared True"]
+
+
 def test_the_plugin_has_the_packages_modules():
     copies = ROOT / "pipelines" / "fiftyone-plugin" / "_camflow"
     for copy in copies.glob("*.py"):

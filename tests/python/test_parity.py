@@ -22,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reference
+from identity import identity
 
 # What the reference's heatmaps are made by.
 CODE = (Path(__file__), Path(reference.__file__))
@@ -61,12 +62,14 @@ def cases(model_and_archive, kept):
     """Archive, pixels, masks, the reference's maps in fp32 and in fp64, for each case."""
     model, path = model_and_archive
     double = reference.double(model)
+    # Not the archive's name: it changes with the exporter, and the network does not.
+    which = identity(model)
     found = []
     for shape in CASES:
         pixels, masks = inputs(*shape)
         cam = partial(reference.grad_cam, masks=masks, category=PERSON)
-        single = kept(partial(cam, model, pixels), path.stem, shape, "fp32", code=CODE)
-        exact = kept(partial(cam, double, pixels.double()), path.stem, shape, "fp64", code=CODE)
+        single = kept(partial(cam, model, pixels), which, shape, "fp32", code=CODE)
+        exact = kept(partial(cam, double, pixels.double()), which, shape, "fp64", code=CODE)
         found.append((path, pixels, masks, single, exact))
     return found
 

@@ -30,6 +30,7 @@ from test_torchvision_detectors import FEW, made
 from test_wrong import CLASSES, picture
 from test_wrong import tensor as seen
 
+MADE_BY = Path(__file__).with_name("test_torchvision_detectors.py")
 COUNT = 8
 FIELD = "predicted"
 
@@ -320,10 +321,13 @@ def test_detections_are_those_of_transformers(pictures, annotate, detr):
     assert finished(annotate(dataset, *per, model=archive, predictions="again"))["num_heatmaps"] == count
 
 
-def test_overlapping_detections_are_left_out_as_by_torchvision(pictures, annotate, tmp_path):
-    archive = tmp_path / "model.pt2"
+def test_overlapping_detections_are_left_out_as_by_torchvision(pictures, annotate, archived):
     name = "fasterrcnn_mobilenet_v3_large_fpn"
-    said = export(load_model(made(name, side=160, **FEW), classes=TORCHVISION_CLASSES), archive, size=(128, 160))
+
+    def load():
+        return load_model(made(name, side=160, **FEW), classes=TORCHVISION_CLASSES)
+
+    archive, said = archived(load, name, 160, sorted(FEW.items()), code=(MADE_BY,), size=(128, 160))
     assert said["detections"]["suppression"] == {"iou": 0.5, "most": 100}
     module = made(name, side=160, **FEW)
     module.roi_heads.score_thresh = 0.3

@@ -10,7 +10,7 @@ import sys
 import detectors
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PACKAGES, python_path
 
 VERSION = "1.11.2"
 SIDE = 384  # of RF-DETR Nano
@@ -21,12 +21,13 @@ def environment(cache) -> dict[str, str]:
     packages = [f"rfdetr=={VERSION}", "supervision==0.31.2", "pyDeprecate==0.14.0", "defusedxml==0.7.1"]
     folder = detectors.installed(cache / f"rfdetr-{VERSION}", packages)
     offline = {"HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), str(folder)])}
+    return {**os.environ, **offline, "PYTHONPATH": python_path(PACKAGES, folder)}
 
 
 @pytest.fixture(scope="module")
 def theirs(environment):
-    return detectors.reference("rfdetr_reference.py", environment)
+    with detectors.reference("rfdetr_reference.py", environment) as asked:
+        yield asked
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_class_that_it_does_not_have_is_told_with_the_nearest(environment):
 
 def test_without_the_library_it_is_said_what_to_install():
     assert importlib.util.find_spec("rfdetr") is None, "it is no part of the environment"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+    environment = {**os.environ, "PYTHONPATH": python_path(PACKAGES)}
     command = [sys.executable, "-m", "camflow.export", "fiftyone:rfdetr-nano-coco-torch", "--weights", "none"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode != 0 and "pip install rfdetr" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from camflow.export import ExportError, LoadedModel, export
-from conftest import PACKAGES
+from conftest import PACKAGES, python_path
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -54,7 +54,7 @@ def models(tmp_path_factory):
         "healthy",
     ]
     command = [sys.executable, "-c", EXPORT, str(folder), *names]
-    subprocess.run(command, check=True, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"})
+    subprocess.run(command, check=True, env={"PYTHONPATH": python_path(PACKAGES, HERE)})
     return folder
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
-from conftest import LAB, PACKAGES, ROOT
+from conftest import LAB, PACKAGES, ROOT, python_path
 from PIL import Image
 from quickstart_data import standin_pictures
 
@@ -190,7 +190,7 @@ def reader(pictures, database, binary, standin_model, classifier, tmp_path):
     environment |= {
         "HOME": str(home),
         "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(PACKAGES),
+        "PYTHONPATH": python_path(PACKAGES),
         "FIFTYONE_DATABASE_URI": database,
         "FIFTYONE_DO_NOT_TRACK": "true",
     }

@@ -30,6 +30,12 @@ def ran(command, **more):
     return done
 
 
+def test_the_end_does_not_take_libtorch_apart(binary):
+    """The loader of glibc says so when it calls the destructors of libraries."""
+    apart = ran([binary, "--version"], env={**os.environ, "LD_DEBUG": "statistics"}).said
+    assert "runtime linker statistics" in apart and "final number of relocations" not in apart
+
+
 def test_reports_go_into_pipes_devices_and_behind_links(command, tmp_path):
     # As a run leaves it that is cut off while it writes.
     (tmp_path / "real.json").write_text('{\n  "camflow": "0.0",\n  "job": "')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PACKAGES
+from conftest import PACKAGES, python_path
 from PIL import Image
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -51,7 +51,9 @@ def towers(tmp_path_factory):
     for kind in KINDS:
         folders.save(getattr(folders, kind), folder / kind)
     command = [sys.executable, "-c", EXPORT, str(folder)]
-    done = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(PACKAGES)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, env={**os.environ, "PYTHONPATH": python_path(PACKAGES)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return folder
 

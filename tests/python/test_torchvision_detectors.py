@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import detector_reference
 import detectors
 import numpy as np
 import pytest
 import torchvision.models.detection as library
-from camflow.export import ExportError, export, load_model
+from camflow.export import ExportError, load_model
 from camflow.export.loaders import pyramid, regions
 from camflow.export.loaders import torchvision_detectors as loader
 from camflow.export.weights import warm_batchnorm
@@ -17,6 +19,8 @@ from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
 
 import torch
 
+# What the models are made by.
+CODE = (Path(__file__),)
 SIZE = (128, 160)
 CLASSES = ["background", "cat", "dog", "horse"]
 ONE_STAGE = [
@@ -129,12 +133,15 @@ def test_images_are_prepared_as_by_the_library(name):
 
 
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
-def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(camflow, database, tmp_path, name):
+def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(camflow, database, archived, tmp_path, name):
     module = made(name, side=320)
     levels, generator = pyramid.levels_of(module), module.anchor_generator
-    archive = tmp_path / "model.pt2"
-    loaded = load_model(made(name, side=320), classes=CLASSES)
-    said = export(loaded, archive, size=None if name.startswith("ssd") else (160, 192))
+    archive, said = archived(
+        lambda: load_model(made(name, side=320), classes=CLASSES),
+        name,
+        code=CODE,
+        size=None if name.startswith("ssd") else (160, 192),
+    )
     assert list(said["aliases"].values()) == levels and said["default_layers"] == [str(n + 1) for n in range(len(levels))]
 
     def theirs(_command: str, _weights, job) -> dict:
@@ -287,11 +294,13 @@ def test_what_follows_predictions_into_changed_images_is_refused(camflow, databa
 
 
 @pytest.fixture(scope="module")
-def two_stages(tmp_path_factory):
+def two_stages(archived):
     """A Faster R-CNN, and the archive of the same."""
-    archive = tmp_path_factory.mktemp("stages") / "model.pt2"
-    loaded = load_model(made("fasterrcnn_mobilenet_v3_large_fpn", side=320, **FEW), classes=CLASSES)
-    described = export(loaded, archive, size=(128, 160))
+
+    def load():
+        return load_model(made("fasterrcnn_mobilenet_v3_large_fpn", side=320, **FEW), classes=CLASSES)
+
+    archive, described = archived(load, "two stages", code=CODE, size=(128, 160))
     assert described["detections"]["ranked"] and described["input"]["dynamic"] == "bhw"
     return made("fasterrcnn_mobilenet_v3_large_fpn", side=320, **FEW), archive
 

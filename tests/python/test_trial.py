@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PACKAGES
+from conftest import PACKAGES, python_path
 
 import torch
 
@@ -42,7 +42,7 @@ for name in names:
 
 def exported(folder: Path, names: list[str], camflow: Path | str = "") -> Path:
     command = [sys.executable, "-c", EXPORT, str(camflow), str(folder), *names]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": f"{PACKAGES}:{HERE}"})
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": python_path(PACKAGES, HERE)})
     return folder
 
 

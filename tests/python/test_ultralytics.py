@@ -14,7 +14,7 @@ import detectors
 import numpy as np
 import pytest
 from camflow import load
-from conftest import ROOT
+from conftest import PACKAGES, python_path
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,8 @@ def environment(cache, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def theirs(environment):
-    return detectors.reference("ultralytics_reference.py", environment)
+    with detectors.reference("ultralytics_reference.py", environment) as asked:
+        yield asked
 
 
 @pytest.mark.parametrize(
@@ -51,18 +52,28 @@ def test_predictions_are_those_of_the_library(theirs, arguments):
     assert found["num_compared"] > 50 and found["boxes"] < 1e-4 and found["scores"] < 1e-6
 
 
-def own(settings: str, theirs, environment, folder, *flags: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """A file of random weights, and the model that is exported of it."""
+def own(settings: str, theirs, environment, folder, *flags: str, export=()) -> tuple[pathlib.Path, pathlib.Path]:
+    """A file of random weights, and the model that is exported of it with the flags `export`."""
     weights = folder / settings.replace("-l.yaml", "-own.pt").replace(".yaml", "-own.pt")
     theirs("save", *flags, settings, weights)
-    return weights, detectors.export(f"ultralytics:{weights}", folder, environment)[0]
+    return weights, detectors.export(f"ultralytics:{weights}", folder, environment, *export)[0]
 
 
-@pytest.mark.parametrize("settings", ["yolov8n.yaml", "rtdetr-l.yaml"])
-def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(camflow, database, environment, theirs, tmp_path, settings):
-    weights, model = own(settings, theirs, environment, tmp_path)
+# The large one at half of the usual side, which is a quarter of the work.
+@pytest.mark.parametrize(
+    "settings, side, flags",
+    [
+        ("yolov8n.yaml", detectors.SIDE, ()),
+        ("rtdetr-l.yaml", 320, ("--size", "320x320", "--letterbox", "320", "--preprocess", "none")),
+    ],
+    ids=["yolov8n.yaml", "rtdetr-l.yaml"],
+)
+def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(
+    camflow, database, environment, theirs, tmp_path, settings, side, flags
+):
+    weights, model = own(settings, theirs, environment, tmp_path, export=flags)
     (score, found), (wanted_score, wanted) = detectors.of_two_boxes(
-        camflow, theirs, weights, model, tmp_path, side=detectors.SIDE, channel=16, label="dog"
+        camflow, theirs, weights, model, tmp_path, side=side, channel=16, label="dog"
     )
     assert score == pytest.approx(wanted_score, rel=1e-4)
     assert np.abs(found - wanted).max() < 1e-4
@@ -92,7 +103,9 @@ def test_texts_of_one_that_scores_texts(environment, tmp_path):
 
     refused = export("fiftyone:yoloe26n-seg-torch")
     assert refused.returncode == 2 and "nothing says which" in refused.stderr and "--classes" in refused.stderr, refused.stderr
-    done = export("fiftyone:yoloe26n-seg-torch", "--classes", "a red car,dog", "--prompt", "a photo of {}")
+    # At half of the usual side, which is a quarter of the work.
+    asked = ("--classes", "a red car,dog", "--prompt", "a photo of {}", "--size", "320x320")
+    done = export("fiftyone:yoloe26n-seg-torch", *asked)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         [entry] = [name for name in archive.namelist() if name.endswith("/camflow.json")]
@@ -102,7 +115,7 @@ def test_texts_of_one_that_scores_texts(environment, tmp_path):
 
 def test_without_the_library_it_is_said_what_to_install():
     assert importlib.util.find_spec("ultralytics") is None, "it is no part of the environment"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+    environment = {**os.environ, "PYTHONPATH": python_path(PACKAGES)}
     command = [sys.executable, "-m", "camflow.export", "fiftyone:yolo11n-coco-torch", "--weights", "none"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode != 0 and "pip install ultralytics" in done.stderr

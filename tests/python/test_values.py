@@ -10,7 +10,7 @@ from pathlib import Path
 import fiftyone as fo
 import numpy as np
 import pytest
-from conftest import PACKAGES
+from conftest import PACKAGES, python_path
 from PIL import Image
 from pytorch_grad_cam import AblationCAM, GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, RawScoresOutputTarget, SemanticSegmentationTarget
@@ -54,7 +54,7 @@ def models(tmp_path_factory):
     """All of them as archives; the folder."""
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, "-c", EXPORT, str(folder), *NAMES]
-    done = subprocess.run(command, check=False, env={"PYTHONPATH": f"{PACKAGES}:{HERE}"}, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, env={"PYTHONPATH": python_path(PACKAGES, HERE)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
