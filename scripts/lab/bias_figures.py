@@ -1,0 +1,2 @@
+def figures(rows, said): return [{"n": len(rows)}]
+def print_tables(folder): pass
