@@ -58,6 +58,9 @@ impl StudyFiles<'_> {
             None => observe(source, &mut study, cancellation, None)?,
             Some(path) => observe_into(path, source, &mut study, cancellation)?,
         }
+        if !cancellation.is_cancelled() {
+            study.find_slices();
+        }
         let findings = findings(&study, self.baseline);
         if cancellation.is_cancelled() || study.num_samples == 0 {
             return Ok((study, findings));

@@ -15,8 +15,8 @@ const WEIGHTS: [f64; 4] = [2.0, 1.0, 1.0, 1.0];
 const LEAST_FACTOR: f64 = 0.1;
 /// Samples of the ranking that are kept, and of the mistakes in each class.
 const NUM_KEPT: usize = 50;
-/// From this score on a sample is worth a sentence: only a mistake can have it.
-pub const SUSPICIOUS: f64 = 0.5;
+/// From this score on a sample that is wrong is worth a sentence.
+pub const SUSPICIOUS: f64 = 0.25;
 
 /// What is known of a heatmap that a shortcut would show in; each is `None` where it was not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -50,9 +50,9 @@ struct OfClass {
     /// The confidences without the object over those that are right.
     sum: f64,
     count: u64,
-    /// Those that are wrong, by their scores if the surroundings said nothing for the class elsewhere. What they do say there is the same
-    /// for all of a class, and leaves the order as it is.
-    wrong: Vec<Candidate>,
+    /// Those that are wrong, by which parts are known and then by their scores if the surroundings said nothing for the class elsewhere.
+    /// What they do say there adds the same to all of a class that know the same parts, and leaves their order as it is.
+    wrong: BTreeMap<[bool; 3], Vec<Candidate>>,
 }
 
 #[derive(Clone, Debug)]
@@ -165,7 +165,8 @@ impl Shortcuts {
         self.num_with.iter_mut().zip(is_known).for_each(|(num, is_known)| *num += u64::from(is_known));
         let of_class = self.classes.entry(heatmap.series.class.clone()).or_default();
         let (kept, rank) = if is_wrong == Some(true) {
-            (&mut of_class.wrong, parts.mean(0.0))
+            let known = [surroundings, uncertainty, off_object].map(|part| part.is_some());
+            (of_class.wrong.entry(known).or_default(), parts.mean(0.0))
         } else {
             if let Some(surroundings) = surroundings {
                 of_class.sum += surroundings;
@@ -189,9 +190,14 @@ impl Shortcuts {
     /// for class `k` in the mean where it is right. Where they say the same whatever the class, the `m_k` add up to 1 at most, also
     /// if that is one class always; where they give each class away, to `K`. `None` where fewer than two classes say it.
     pub fn surroundings_tell(&self) -> Option<f64> {
-        let means: Vec<f64> =
-            self.classes.values().filter(|of| of.count >= ENOUGH).map(|of| of.sum / of.count as f64).collect();
-        (means.len() > 1).then(|| ((means.iter().sum::<f64>() - 1.0) / (means.len() - 1) as f64).clamp(0.0, 1.0))
+        let (mean, count) = self.mean_elsewhere().filter(|(_, count)| *count > 1)?;
+        Some(((mean * count as f64 - 1.0) / (count - 1) as f64).clamp(0.0, 1.0))
+    }
+
+    /// The same means in one: what the surroundings alone say for the right class, and how many classes say it.
+    pub(crate) fn mean_elsewhere(&self) -> Option<(f64, usize)> {
+        let means: Vec<f64> = self.classes.values().filter(|of| of.count >= ENOUGH).map(|of| of.sum / of.count as f64).collect();
+        (!means.is_empty()).then(|| (means.iter().sum::<f64>() / means.len() as f64, means.len()))
     }
 
     /// The shortcut score of a heatmap with these parts, in `[0, 1]`.
@@ -202,7 +208,7 @@ impl Shortcuts {
 
     /// The samples most likely decided by something beside the object, the most likely first.
     pub fn suspects(&self) -> Vec<Suspect> {
-        let candidates = self.right.iter().chain(self.classes.values().flat_map(|of| &of.wrong));
+        let candidates = self.right.iter().chain(self.classes.values().flat_map(|of| of.wrong.values().flatten()));
         let mut found: Vec<Suspect> = candidates
             .map(|Candidate { parts, class, example, .. }| Suspect {
                 score: self.score(parts, class),
@@ -291,12 +297,8 @@ pub(crate) mod tests {
     fn the_score_is_what_its_definition_says() {
         let mut relying = asked(2, "person", 1.0, 0.6, 3.0);
         relying.heatmaps[0].measures = relying.heatmaps[0].measures.with(Measure::ContextReliance, 0.75);
-        let study = study(&[
-            asked(1, "person", 0.9, 0.8, 1.0),
-            relying,
-            asked(3, "dog", 0.8, 0.1, 1.0),
-            asked(4, "dog", 0.8, 0.9, 1.0),
-        ]);
+        let study =
+            study(&[asked(1, "person", 0.9, 0.8, 1.0), relying, asked(3, "dog", 0.8, 0.1, 1.0), asked(4, "dog", 0.8, 0.9, 1.0)]);
         let found = &study.shortcuts["net"];
         assert_eq!((found.elsewhere("person"), found.surroundings_tell()), (Some(0.7), None));
         let wanted = [
@@ -330,7 +332,10 @@ pub(crate) mod tests {
             (study.shortcuts["net"].surroundings_tell(), study.shortcuts["net"].suspects()[0].score)
         };
         let close = |(tell, score): (Option<f64>, f64), wanted: (f64, f64)| {
-            assert!((tell.expect("known") - wanted.0).abs() < 1e-12 && (score - wanted.1).abs() < 1e-12, "{tell:?} {score} {wanted:?}");
+            assert!(
+                (tell.expect("known") - wanted.0).abs() < 1e-12 && (score - wanted.1).abs() < 1e-12,
+                "{tell:?} {score} {wanted:?}"
+            );
         };
         // Without objects all is taken for a cat.
         close(tell([1.0, 0.0]), (0.0, 0.1 * 0.5 * (2.0 + 0.1 + 0.5) / 4.0));

@@ -103,7 +103,10 @@ impl Slice {
         let most = here.min(wrong);
         // `here - found` that are right must be among the right ones.
         let possible = (self.num_wrong..=most).filter(|found| here - found <= all - wrong);
-        possible.map(|found| (choose(wrong, found) + choose(all - wrong, here - found) - choose(all, here)).exp()).sum::<f64>().min(1.0)
+        possible
+            .map(|found| (choose(wrong, found) + choose(all - wrong, here - found) - choose(all, here)).exp())
+            .sum::<f64>()
+            .min(1.0)
     }
 }
 
@@ -146,14 +149,10 @@ impl Sampled {
         let mut members: Vec<&Member> = self.kept.values().collect();
         // In the order of the dataset, not of hashes.
         members.sort_by(|a, b| (&a.example.sample, &a.class).cmp(&(&b.example.sample, &b.class)));
-        let mut found =
-            Slices { num_heatmaps: self.num_seen, num_sampled: members.len() as u64, ..Slices::default() };
+        let mut found = Slices { num_heatmaps: self.num_seen, num_sampled: members.len() as u64, ..Slices::default() };
         let labelled = members.iter().filter(|member| member.on.is_some()).count();
-        let (members, of, closeness, names) = if 2 * labelled > members.len() {
-            by_label(members, &mut found)
-        } else {
-            by_looks(members, &mut found)
-        };
+        let (members, of, closeness, names) =
+            if 2 * labelled > members.len() { by_label(members, &mut found) } else { by_looks(members, &mut found) };
         let score = |member: &Member| {
             shortcuts.filter(|_| member.parts.can_be_ranked()).map(|all| all.score(&member.parts, &member.class))
         };
@@ -290,7 +289,8 @@ impl Slices {
     /// All of it for machines.
     pub(crate) fn json(&self, model: &str) -> Value {
         let samples = |examples: &[Example]| examples.iter().map(|example| example.sample.clone()).collect::<Vec<_>>();
-        let context = |one: &Context| json!({"name": one.name, "num_heatmaps": one.num_heatmaps, "samples": samples(&one.examples)});
+        let context =
+            |one: &Context| json!({"name": one.name, "num_heatmaps": one.num_heatmaps, "samples": samples(&one.examples)});
         let slice = |one: &Slice| {
             json!({
                 "class": one.class, "context": self.contexts[one.context].name, "num_heatmaps": one.num_heatmaps,
@@ -314,4 +314,118 @@ fn hash(texts: &[&str]) -> u64 {
     let mixed = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed ^ (mixed >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Study, findings, json, shortcuts::tests::asked};
+    use camflow_measure::Attention;
+    use camflow_media::{RgbImage, encode_jpeg};
+
+    /// So many people, of which those on `sand` are taken for dogs; no file is there.
+    fn labelled(on_sand: u32, on_grass: u32) -> Study {
+        let mut study = Study::new(3);
+        for id in 0..on_sand + on_grass {
+            let (ground, predicted) = if id < on_sand { ("sand", "dog") } else { ("grass", "person") };
+            let mut sample = asked(id, predicted, 0.9, if id < on_sand { 0.1 } else { 0.9 }, 0.5);
+            let lies = |label: &str, share| Attention { label: Some(label.into()), share: Some(share), area: 0.3 };
+            sample.heatmaps[0].attention_on = Some("scene".into());
+            sample.heatmaps[0].attention = vec![lies("person", 0.6), lies(ground, 0.3), lies("sky", 0.1)];
+            study.observe(&sample);
+        }
+        study.find_slices();
+        study
+    }
+
+    #[test]
+    fn labels_say_the_context_where_they_can() {
+        let study = labelled(8, 12);
+        let found = &study.slices["net"];
+        assert_eq!((found.on.as_deref(), found.num_sampled, found.num_unreadable), (Some("scene"), 20, 0));
+        assert_eq!(
+            found.contexts.iter().map(|one| (&*one.name, one.num_heatmaps)).collect::<Vec<_>>(),
+            [("grass", 12), ("sand", 8)]
+        );
+        let first = &found.slices[0];
+        assert_eq!((&*first.class, first.context, first.num_wrong, first.num_judged), ("person", 1, 8, 8));
+        assert_eq!((first.num_wrong_elsewhere, first.num_judged_elsewhere), (0, 12));
+        // All 8 mistakes among the 8 of 20: 1 in 125970.
+        assert!((first.p_value() - 1.0 / 125_970.0).abs() < 1e-12, "{}", first.p_value());
+        let said: Vec<_> = findings(&study, None).into_iter().filter(|finding| finding.kind == "slice").collect();
+        let expected = "`person` where heatmaps lie on `sand` (field `scene`): wrong in 8 of 8 samples, in the class's other contexts in 0 of 12.";
+        assert_eq!((said.len(), &*said[0].text, said[0].examples.len()), (1, expected, 3));
+        assert!(findings(&labelled(2, 40), None).iter().all(|finding| finding.kind != "slice"), "two say nothing");
+    }
+
+    #[test]
+    fn what_looks_alike_is_a_context_where_no_label_says_it() {
+        let folder = std::env::temp_dir().join(format!("camflow-slices-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let write = |name: String, of: &dyn Fn(usize, usize) -> [u8; 3]| {
+            let pixels = (0..32 * 32).flat_map(|place| of(place / 32, place % 32)).collect();
+            let path = folder.join(name);
+            std::fs::write(&path, encode_jpeg(&RgbImage::new(32, 32, pixels), 90.0).expect("a picture")).expect("written");
+            path
+        };
+        // The left half is red or green, the right half, where no heatmap lies, is anything.
+        let map = write("map.jpg".into(), &|_, column| [if column < 8 { 255 } else { 0 }; 3]);
+        let mut study = Study::new(3);
+        for id in 0..60u32 {
+            let is_red = id % 3 == 0;
+            let left = if is_red { [200, 40, 40] } else { [40, 200, 40] };
+            let light = (7 * id % 50) as u8;
+            let path = write(format!("{id}.jpg"), &|_, column| if column < 16 { left } else { [light * 5; 3] });
+            let mut sample = asked(id, if is_red { "dog" } else { "person" }, 0.9, if is_red { 0.0 } else { 0.8 }, 0.5);
+            sample.media_path = path;
+            sample.heatmaps[0].map_path = Some(map.clone());
+            study.observe(&sample);
+        }
+        let mut lost = asked(99, "dog", 0.9, 0.0, 0.5);
+        lost.media_path = folder.join("lost.jpg");
+        lost.heatmaps[0].map_path = Some(map);
+        study.observe(&lost);
+        study.find_slices();
+        let found = &study.slices["net"];
+        assert_eq!((found.num_sampled, found.num_unreadable, found.on.as_deref()), (61, 1, None));
+        assert_eq!(
+            found.contexts.iter().map(|one| (&*one.name, one.num_heatmaps)).collect::<Vec<_>>(),
+            [("context 1", 40), ("context 2", 20)]
+        );
+        assert_eq!((found.slices[0].num_wrong, found.slices[0].num_judged, found.slices[0].num_wrong_elsewhere), (20, 20, 0));
+        let said = findings(&study, None);
+        let slice = said.iter().find(|finding| finding.kind == "slice").expect("said");
+        assert!(
+            slice.text.starts_with(
+                "`person` in context 2, where heatmaps lie on what looks as in `0.jpg`, `3.jpg`, `6.jpg`: wrong in 20 of 20"
+            ),
+            "{}",
+            slice.text
+        );
+        let mut again = study.clone();
+        again.find_slices();
+        assert_eq!(again.slices, study.slices);
+        let told = json(&study, &said, "street", "Monday");
+        assert_eq!(
+            (&told["slices"][0]["slices"][0]["context"], &told["slices"][0]["num_unreadable"]),
+            (&json!("context 2"), &json!(1))
+        );
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn of_many_heatmaps_a_part_is_drawn_that_does_not_depend_on_the_order() {
+        let many: Vec<MeasuredSample> = (0..3 * NUM_SAMPLED as u32).map(|id| asked(id, "person", 0.9, 0.5, 1.0)).collect();
+        let drawn = |samples: &mut dyn Iterator<Item = &MeasuredSample>| {
+            let mut all = BTreeMap::new();
+            samples.for_each(|sample| Sampled::observe(&mut all, sample, &sample.heatmaps[0]));
+            let of_model = all.remove("net").expect("a model");
+            (of_model.num_seen, of_model.kept.into_values().map(|member| member.example.sample).collect::<Vec<_>>())
+        };
+        let (num_seen, forwards) = drawn(&mut many.iter());
+        assert_eq!((num_seen, forwards.len()), (3 * NUM_SAMPLED as u64, NUM_SAMPLED));
+        assert_eq!(forwards, drawn(&mut many.iter().rev()).1);
+        let low = forwards.iter().filter(|id| u64::from_str_radix(id, 16).expect("a number") < NUM_SAMPLED as u64).count();
+        assert!((250..420).contains(&low), "a third of each third: {low}");
+    }
 }
