@@ -1,7 +1,7 @@
 //! Groups of vectors: k-means, in time and memory that grow with their number alone, and the same groups whenever it is asked.
 
-/// Numbers of groups that are tried.
-const MOST_GROUPS: usize = 16;
+/// Groups at most.
+const MOST_GROUPS: usize = 12;
 /// Times that centres move; they rest long before.
 const ROUNDS: usize = 50;
 /// Times that centres are laid anew, of which the nearest to their vectors count.
@@ -16,16 +16,15 @@ pub(crate) struct Clusters {
     pub(crate) centres: Vec<Vec<f64>>,
 }
 
-/// Groups of vectors of one length, in which each number is brought to mean 0 and its weight for a deviation first. How many groups there are is what the
-/// simplified silhouette is largest for, which compares how far each vector is from its own group's centre and from the next nearest one
-/// (Hruschka et al., *Evolving clusters in gene-expression data* (2006)). Each group has at least so many vectors in the mean.
+/// Groups of vectors of one length, in which each number is brought to mean 0 and its weight for a deviation first; the vectors so, and the
+/// groups. There are [`MOST_GROUPS`], or as many as have so many vectors in the mean: rather two groups of what looks alike than one of
+/// what does not, as who looks at them sees the first and not the second.
 pub(crate) fn clusters(vectors: &[Vec<f64>], weights: &[f64], least: usize) -> (Vec<Vec<f64>>, Clusters) {
     let vectors = standardised(vectors, weights);
     let most = MOST_GROUPS.min(vectors.len() / least.max(1)).max(1);
-    let all = Clusters { of: vec![0; vectors.len()], centres: centres(&vectors, &vec![0; vectors.len()], 1) };
-    let tried = (2..=most).filter_map(|num| grouped(&vectors, num));
-    let best = tried.map(|found| (silhouette(&vectors, &found), found)).max_by(|a, b| a.0.total_cmp(&b.0));
-    let found = best.map_or(all, |(_, found)| found);
+    let all = || Clusters { of: vec![0; vectors.len()], centres: centres(&vectors, &vec![0; vectors.len()], 1) };
+    // There may be fewer different ones.
+    let found = (2..=most).rev().find_map(|num| grouped(&vectors, num)).unwrap_or_else(all);
     (vectors, found)
 }
 
@@ -61,24 +60,24 @@ fn started(vectors: &[Vec<f64>], num: usize, start: u64) -> Option<Clusters> {
     let mut drawn = Drawn(start + 1);
     let first = (drawn.next() * vectors.len() as f64) as usize;
     let mut middles = vec![vectors.get(first)?.clone()];
-    let mut nearest: Vec<f64> = vectors.iter().map(|vector| distance(vector, &middles[0])).collect();
+    let mut left_over: Vec<f64> = vectors.iter().map(|vector| distance(vector, &middles[0])).collect();
     while middles.len() < num {
-        let sum: f64 = nearest.iter().sum();
+        let sum: f64 = left_over.iter().sum();
         if sum <= 0.0 {
             return None;
         }
         let mut left = drawn.next() * sum;
-        let place = nearest.iter().position(|square| {
+        let place = left_over.iter().position(|square| {
             left -= square;
             left < 0.0
         });
         let chosen = vectors[place.unwrap_or(vectors.len() - 1)].clone();
-        nearest.iter_mut().zip(vectors).for_each(|(square, vector)| *square = square.min(distance(vector, &chosen)));
+        left_over.iter_mut().zip(vectors).for_each(|(square, vector)| *square = square.min(distance(vector, &chosen)));
         middles.push(chosen);
     }
     let mut of = vec![usize::MAX; vectors.len()];
     for _ in 0..ROUNDS {
-        let next: Vec<usize> = vectors.iter().map(|vector| two_nearest(vector, &middles).0.0).collect();
+        let next: Vec<usize> = vectors.iter().map(|vector| nearest(vector, &middles)).collect();
         if next == of {
             break;
         }
@@ -102,26 +101,10 @@ fn centres(vectors: &[Vec<f64>], of: &[usize], num: usize) -> Vec<Vec<f64>> {
     sums.into_iter().map(|(count, sum)| sum.into_iter().map(|sum: f64| sum / count).collect()).collect()
 }
 
-/// The nearest centre and the square of its distance, and that of the next one, which is infinite where there is one centre.
-fn two_nearest(vector: &[f64], centres: &[Vec<f64>]) -> ((usize, f64), f64) {
-    let (mut best, mut next) = ((0, f64::INFINITY), f64::INFINITY);
-    for (place, centre) in centres.iter().enumerate() {
-        let square = distance(vector, centre);
-        if square < best.1 {
-            (best, next) = ((place, square), best.1);
-        } else {
-            next = next.min(square);
-        }
-    }
-    (best, next)
-}
-
-fn silhouette(vectors: &[Vec<f64>], found: &Clusters) -> f64 {
-    let of_one = |vector: &Vec<f64>| {
-        let ((_, own), next) = two_nearest(vector, &found.centres);
-        if next > 0.0 { 1.0 - (own / next).sqrt() } else { 0.0 }
-    };
-    vectors.iter().map(of_one).sum::<f64>() / vectors.len().max(1) as f64
+/// The place of the nearest centre.
+fn nearest(vector: &[f64], centres: &[Vec<f64>]) -> usize {
+    let squares = centres.iter().map(|centre| distance(vector, centre)).enumerate();
+    squares.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(place, _)| place)
 }
 
 /// Numbers in `[0, 1)` that look drawn: SplitMix64.
@@ -149,9 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn heaps_are_found_and_counted() {
+    fn heaps_are_found() {
         for num in [2, 3, 7] {
-            let (_, found) = clusters(&heaps(num), &[1.0; 3], 5);
+            let (_, found) = clusters(&heaps(num), &[1.0; 3], 30);
             assert_eq!(found.centres.len(), num);
             let alike = found.of.iter().enumerate().all(|(place, group)| *group == found.of[place % num]);
             let groups: std::collections::BTreeSet<usize> = found.of[..num].iter().copied().collect();
@@ -160,8 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_vectors_are_one_group_and_so_are_few() {
-        assert_eq!(clusters(&vec![vec![1.0, 2.0]; 40], &[1.0; 2], 5).1.centres.len(), 1);
+    fn there_are_no_more_groups_than_vectors_allow() {
+        assert_eq!(clusters(&heaps(5), &[1.0; 3], 5).1.centres.len(), MOST_GROUPS);
+        assert_eq!(clusters(&vec![vec![1.0, 2.0]; 40], &[1.0; 2], 5).1.centres.len(), 1, "all are the same");
+        assert_eq!(clusters(&[vec![vec![1.0]; 20], vec![vec![2.0]; 20]].concat(), &[1.0], 5).1.centres.len(), 2);
         assert_eq!(clusters(&heaps(3)[..6], &[1.0; 3], 5).1.centres.len(), 1, "six are too few for two groups of five");
         assert!(clusters(&[], &[1.0; 3], 5).1.of.is_empty());
     }

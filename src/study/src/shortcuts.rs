@@ -228,7 +228,7 @@ impl Shortcuts {
             ("whether the prediction is right", "heatmaps of a classifier say it"),
             ("the confidence without the object", "`--counterfactuals` measures it"),
             ("the model's confidence", "heatmaps of this camflow have it"),
-            ("attention on the object", "labels that say where objects are give it"),
+            ("attention on the object", "it takes labels that say where objects are, and heatmaps that are not zero"),
         ];
         let lacking = names.into_iter().zip(self.num_with).filter(|(_, num)| *num < self.num_ranked);
         let texts: Vec<String> = lacking

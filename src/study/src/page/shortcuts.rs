@@ -110,13 +110,13 @@ fn row(slices: &Slices, slice: &Slice, heading: &Heading<'_>) -> String {
     let whole = |value: Option<f64>| cell(value.map(f64::round)).replace(".00<", "<");
     let figures: String = slice.examples.iter().map(|example| thumbnail(example, heading)).collect();
     format!(
-        "<tr><td><code>{}</code></td><td>{}</td>{}{}{}{}{}<td><div class=\"gallery\">{figures}</div></td></tr>\n",
+        "<tr><td><code>{}</code></td><td>{}</td>{}{}{}{}{}<td><div class=\"gallery small\">{figures}</div></td></tr>\n",
         escaped(&slice.class),
         escaped(&slices.contexts[slice.context].name),
         whole(Some(slice.num_heatmaps as f64)),
         whole(percent(slice.num_wrong, slice.num_judged)),
         whole(percent(slice.num_wrong_elsewhere, slice.num_judged_elsewhere)),
-        cell((slice.num_judged > 0).then(|| slice.p_value())),
+        cell((slice.num_judged > 0).then(|| slice.p_value())).replace(">0.00<", ">&lt; 0.01<"),
         cell(slice.mean_score),
     )
 }
@@ -124,7 +124,7 @@ fn row(slices: &Slices, slice: &Slice, heading: &Heading<'_>) -> String {
 fn context(context: &Context, heading: &Heading<'_>) -> String {
     let figures: String = context.examples.iter().map(|example| thumbnail(example, heading)).collect();
     format!(
-        "<h4>{} <span class=\"soft\">{} heatmaps</span></h4><div class=\"gallery\">{figures}</div>\n",
+        "<h4>{} <span class=\"soft\">{} heatmaps</span></h4><div class=\"gallery small\">{figures}</div>\n",
         escaped(&context.name),
         context.num_heatmaps
     )
