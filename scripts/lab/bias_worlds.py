@@ -201,7 +201,10 @@ def train(world: Digits | People, correlation: float | None, seed: int, share: f
     rng = np.random.default_rng([seed, round(1000 * (correlation or 0))])
     answers = rng.permutation(np.arange(num_pictures) % len(world.classes))
     behind = cues(world, answers, correlation, rng)
-    pictures = [world.draw((seed, 1, number), int(label), int(cue), True)[0] for number, (label, cue) in enumerate(zip(answers, behind, strict=True))]
+    pictures = [
+        world.draw((seed, 1, number), int(label), int(cue), True)[0]
+        for number, (label, cue) in enumerate(zip(answers, behind, strict=True))
+    ]
     inputs, wanted = tensor(pictures), torch.from_numpy(answers)
     torch.manual_seed(seed)
     model = Classifier(len(world.classes), world.strides)

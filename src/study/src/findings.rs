@@ -461,7 +461,7 @@ fn slices(study: &Study) -> Vec<Finding> {
 }
 
 /// Where a slice is, in words.
-pub(crate) fn in_context(all: &Slices, slice: &Slice) -> String {
+fn in_context(all: &Slices, slice: &Slice) -> String {
     let context = &all.contexts[slice.context];
     match &all.on {
         Some(field) => format!("where heatmaps lie on `{}` (field `{field}`)", context.name),
