@@ -62,6 +62,9 @@ impl StudyFiles<'_> {
                 write_table(path, CSV_HEADER, cancellation, |table| observe(source, &mut study, cancellation, Some(table)))?
             }
         }
+        if !cancellation.is_cancelled() {
+            study.find_slices();
+        }
         let findings = findings(&study, self.baseline);
         if cancellation.is_cancelled() || study.num_samples == 0 {
             return Ok((study, findings));

@@ -155,7 +155,7 @@ pub(crate) fn sign_test(above: u64, below: u64) -> f64 {
 }
 
 /// By Stirling's series, where it is exact to ten digits.
-fn ln_factorial(n: f64) -> f64 {
+pub(crate) fn ln_factorial(n: f64) -> f64 {
     if n < 20.0 {
         return (1..=n as u64).map(|factor| (factor as f64).ln()).sum();
     }

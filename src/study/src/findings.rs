@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{
-    AttentionCell, Baseline, CONFIDENT, Confidences, Distribution, Example, Observed, RANKED_BY, Study, Tally,
+    AttentionCell, Baseline, CONFIDENT, Confidences, Distribution, Example, Observed, RANKED_BY, SUSPICIOUS, Slice, Slices,
+    Study, Tally,
     attention::is_own,
     distribution::position,
     outcomes::{all, frequent},
@@ -29,14 +30,17 @@ const TIMES: f64 = 1.25;
 const IMPROBABLE: f64 = 0.05;
 /// Confidence that replacing a background costs and that is worth a sentence, in the mean.
 const COSTLY: f64 = 0.05;
+/// How far surroundings tell classes apart that is worth a sentence, and that is a problem.
+const TELLING: f64 = 0.25;
+const MOSTLY_TELLING: f64 = 0.5;
 /// Sentences of one kind; the tables have all of it.
 const MOST: usize = 8;
 
 /// Something worth saying.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `wrong`, `confused`, `false_positive`, `missed`, `below_chance`, `context`, `attention`, `tag`, `class`,
-    /// `series`, `layers`, `baseline`, `empty`,
+    /// What kind of thing: `wrong`, `confused`, `false_positive`, `missed`, `below_chance`, `shortcut`, `slice`, `context`, `attention`,
+    /// `tag`, `class`, `series`, `layers`, `baseline`, `empty`,
     /// `unmeasured` or `fine`.
     pub kind: &'static str,
     /// How much it matters.
@@ -99,6 +103,8 @@ pub fn findings(study: &Study, baseline: Option<&Baseline>) -> Vec<Finding> {
     let below = below_chance(study, &names);
     let is_fine = below.is_empty();
     found.extend(below);
+    found.extend(shortcuts(study));
+    found.extend(slices(study));
     found.extend(context(study));
     found.extend(attention(study, &names));
     found.extend(tags(study, &names));
@@ -395,6 +401,79 @@ fn attention(study: &Study, names: &Names) -> Vec<Finding> {
         }
     }
     strongest(found.into_values().collect())
+}
+
+/// Models to which what is around objects says their classes, and the mistakes that it explains.
+fn shortcuts(study: &Study) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (model, shortcuts) in &study.shortcuts {
+        let (Some(tell), Some((mean, count))) = (shortcuts.surroundings_tell(), shortcuts.mean_elsewhere()) else { continue };
+        if tell < TELLING {
+            continue;
+        }
+        let suspects = shortcuts.suspects();
+        let wrong: Vec<_> = suspects.iter().filter(|one| one.parts.is_wrong == Some(true) && one.score >= SUSPICIOUS).collect();
+        let by = if study.shortcuts.len() > 1 { format!("Model `{model}`") } else { "The model".to_owned() };
+        let at_least = if wrong.len() == suspects.len() { "at least " } else { "" };
+        let mistakes = match wrong.len() as u64 {
+            few if few < ENOUGH => String::new(),
+            many => format!(
+                " In {at_least}{many} samples it is wrong, and the surroundings do not speak for the class as they do elsewhere (shortcut \
+                 score {SUSPICIOUS} or more)."
+            ),
+        };
+        let text = format!(
+            "{by} is told the class by what is around the object: with the object replaced, its confidence in the right class is still \
+             {mean:.2} in the mean over {count} classes, of samples that it gets right; {:.2} would tell nothing.{mistakes}",
+            1.0 / count as f64,
+        );
+        let severity = if tell >= MOSTLY_TELLING { Severity::Problem } else { Severity::Warning };
+        let shown = if wrong.len() as u64 >= ENOUGH { wrong } else { suspects.iter().take(MOST).collect() };
+        found.push((tell, Finding::new("shortcut", severity, text).shown_by(shown.into_iter().map(|one| one.example.clone()))));
+    }
+    strongest(found)
+}
+
+/// Classes that a model gets wrong in one context clearly more often than in the others.
+fn slices(study: &Study) -> Vec<Finding> {
+    let num: usize = study.slices.values().map(|slices| slices.slices.len()).sum();
+    let mut found = Vec::new();
+    for (model, all) in &study.slices {
+        for slice in &all.slices {
+            let p = slice.p_value();
+            if slice.num_judged < ENOUGH || slice.num_judged_elsewhere < ENOUGH || p * num as f64 > IMPROBABLE {
+                continue;
+            }
+            let of_model = if study.slices.len() > 1 { format!(" of `{model}`") } else { String::new() };
+            let text = format!(
+                "`{}`{of_model} {}: wrong in {} of {} samples, in the class's other contexts in {} of {}.",
+                slice.class,
+                in_context(all, slice),
+                slice.num_wrong,
+                slice.num_judged,
+                slice.num_wrong_elsewhere,
+                slice.num_judged_elsewhere,
+            );
+            found.push((-p, Finding::new("slice", Severity::Problem, text).shown_by(slice.examples.iter().cloned())));
+        }
+    }
+    strongest(found)
+}
+
+/// Where a slice is, in words.
+fn in_context(all: &Slices, slice: &Slice) -> String {
+    let context = &all.contexts[slice.context];
+    match &all.on {
+        Some(field) => format!("where heatmaps lie on `{}` (field `{field}`)", context.name),
+        None => {
+            let file = |example: &Example| {
+                let name = example.media_path.file_name().unwrap_or_default().to_string_lossy().replace('`', "'");
+                format!("`{name}`")
+            };
+            let files: Vec<String> = context.examples.iter().map(file).collect();
+            format!("in {}, where heatmaps lie on what looks as in {}", context.name, files.join(", "))
+        }
+    }
 }
 
 /// Classes of which a model loses more with the background than with the object. Neither depends on layer or method, so that one series

@@ -3,7 +3,9 @@
 //! [`Study::observe`] takes sample by sample, in memory that does not grow with their number; [`findings`] draws conclusions,
 //! [`page`] is the HTML report, `tables` the same as JSON and CSV.
 
+mod attended;
 mod attention;
+mod clusters;
 pub mod compare;
 mod counterfactuals;
 mod distribution;
@@ -12,6 +14,8 @@ mod mistakes;
 mod outcomes;
 mod page;
 mod pictures;
+mod shortcuts;
+mod slices;
 mod tables;
 
 use std::{
@@ -21,6 +25,8 @@ use std::{
 
 use camflow_measure::{Measure, MeasuredHeatmap, MeasuredSample, Measures, Series};
 use camflow_names::Choice;
+use shortcuts::deciding;
+use slices::Sampled;
 
 pub use attention::{AttentionCell, AttentionTable};
 pub use counterfactuals::Confidences;
@@ -29,6 +35,8 @@ pub use findings::{Finding, Severity, findings};
 pub use mistakes::{CONFIDENT, Mistake, Mistakes, Pair};
 pub use outcomes::{EvaluatedDetection, Outcomes, Tally};
 pub use page::{Heading, page};
+pub use shortcuts::{Parts, SUSPICIOUS, Shortcuts, Suspect};
+pub use slices::{Context, Slice, Slices};
 pub use tables::{Baseline, CSV_HEADER, csv_rows, json};
 
 /// Tags that are told apart, the first that are met: each has distributions of its own in every series.
@@ -152,6 +160,12 @@ pub struct Study {
     pub attention: BTreeMap<String, BTreeMap<Series, AttentionTable>>,
     /// Series whose models were asked about images with something replaced.
     pub counterfactuals: BTreeMap<Series, Confidences>,
+    /// Samples that are decided by something beside the object, by the model's name.
+    pub shortcuts: BTreeMap<String, Shortcuts>,
+    /// Heatmaps whose contexts are looked at.
+    sampled: BTreeMap<String, Sampled>,
+    /// Classes in contexts, by the model's name; there from [`Study::find_slices`] on.
+    pub slices: BTreeMap<String, Slices>,
     /// Tags that are told apart.
     pub tags: BTreeSet<String>,
     /// Whether there were more.
@@ -170,6 +184,9 @@ impl Study {
             contests: BTreeMap::new(),
             attention: BTreeMap::new(),
             counterfactuals: BTreeMap::new(),
+            shortcuts: BTreeMap::new(),
+            sampled: BTreeMap::new(),
+            slices: BTreeMap::new(),
             tags: BTreeSet::new(),
             has_more_tags: false,
         }
@@ -212,6 +229,12 @@ impl Study {
                 keep(&mut observed.worst, self.num_extremes, value, false, sample, heatmap);
                 keep(&mut observed.best, self.num_extremes, value, true, sample, heatmap);
             }
+        }
+        for heatmap in deciding(sample) {
+            if Parts::of(heatmap).can_be_ranked() {
+                self.shortcuts.entry(heatmap.series.model.clone()).or_default().add(sample, heatmap);
+            }
+            Sampled::observe(&mut self.sampled, sample, heatmap);
         }
         self.compare(&sample.heatmaps);
         self.judge(sample);

@@ -92,6 +92,8 @@ pub fn json(study: &Study, findings: &[Finding], dataset: &str, created: &str) -
         "series": study.series.iter().map(|(series, observed)| of_series(series, observed)).collect::<Vec<_>>(),
         "mistakes": study.mistakes.iter().map(|(model, mistakes)| mistakes.json(model)).collect::<Vec<_>>(),
         "detections": study.outcomes.iter().map(|(model, outcomes)| outcomes.json(model)).collect::<Vec<_>>(),
+        "shortcuts": study.shortcuts.iter().map(|(model, shortcuts)| shortcuts.json(model)).collect::<Vec<_>>(),
+        "slices": study.slices.iter().map(|(model, slices)| slices.json(model)).collect::<Vec<_>>(),
         "contests": study.contests.iter().map(contest).collect::<Vec<_>>(),
         "attention": of_attention(study),
         "counterfactuals": study.counterfactuals.iter().map(|(series, of)| of_counterfactuals(series, of)).collect::<Vec<_>>(),

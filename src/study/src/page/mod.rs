@@ -4,6 +4,7 @@ mod attention;
 mod counterfactuals;
 mod detections;
 mod plots;
+mod shortcuts;
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
@@ -21,6 +22,7 @@ use camflow_names::{Choice, counted};
 use counterfactuals::counterfactuals;
 use detections::detections;
 use plots::{axis, histogram};
+use shortcuts::shortcuts;
 
 /// Series whose worst and best samples are shown; each takes a quarter of a megabyte.
 const MAX_GALLERIES: usize = 16;
@@ -79,6 +81,7 @@ pub fn page(study: &Study, findings: &[Finding], baseline: Option<&Baseline>, he
     html += &said(findings, Some(&heading));
     html += &mistakes(study, &heading);
     html += &detections(study, &heading);
+    html += &shortcuts(study, &heading);
     html += &overview(study, &names);
     html += &counterfactuals(study, &names);
     html += &attention(study);
