@@ -12,6 +12,7 @@ mod mistakes;
 mod outcomes;
 mod page;
 mod pictures;
+pub mod sanity;
 mod tables;
 
 use std::{
