@@ -138,12 +138,7 @@ impl HeatmapArgs {
             cam_batch_size: self.cam_batch_size,
             size: HeatmapSize::Input,
             slices: SliceSpec::default(),
-            device: DeviceSpec {
-                devices: self.device.clone(),
-                precision: self.precision,
-                exact: self.exact,
-                fast: self.fast,
-            },
+            device: DeviceSpec { devices: self.device.clone(), precision: self.precision, exact: self.exact, fast: self.fast },
             python: self.python.clone(),
         }
     }
@@ -209,8 +204,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         methods: args.methods.clone(),
         keeps_maps: args.out.is_some(),
     };
-    let checked =
-        check_model(&mut program, plan_options, &options, samples, &class_names, &spec, &cancellation, &told)?;
+    let checked = check_model(&mut program, plan_options, &options, samples, &class_names, &spec, &cancellation, &told)?;
     let Some(checked) = checked else { return Ok(Exit::Interrupted) };
     for (image, error) in &checked.failed {
         reporter.image_failed(image, error);
@@ -254,7 +248,8 @@ fn nothing(checked: &CheckedModel, args: &Args) -> Diagnostic {
         return Diagnostic::invalid(format!("model `{}` predicts nothing of what is explained in any image", args.model))
             .hint("choose images in which it does, or another `--class`");
     }
-    Diagnostic::invalid("no image could be explained").hint(format!("`camflow explain IMAGE --model {}` tries one", word(Path::new(&args.model))))
+    Diagnostic::invalid("no image could be explained")
+        .hint(format!("`camflow explain IMAGE --model {}` tries one", word(Path::new(&args.model))))
 }
 
 /// The images that are checked.

@@ -25,8 +25,9 @@ pub(super) fn picture(sample: &DecodedSample) -> RgbImage {
     let levels: Vec<u8> = match &sample.pixels {
         InputPixels::Levels(levels) => levels.clone(),
         InputPixels::Floats(floats) => {
-            let (least, most) =
-                floats.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)));
+            let (least, most) = floats
+                .iter()
+                .fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)));
             let range = (most - least).max(f32::MIN_POSITIVE);
             let channels = floats.len() / num_pixels;
             let of = |place: usize, channel: usize| ((floats[channel * num_pixels + place] - least) / range * 255.0) as u8;

@@ -12,7 +12,7 @@ use camflow_diagnostic::Diagnostic;
 use camflow_measure::relative_change;
 use camflow_names::{Choice, counted};
 use camflow_pipeline::{
-    Cancellation, Channel, ClassHeatmaps, ClassTarget, DecodedSample, Explainer, ExplainedSample, Heatmap, InputBatch,
+    Cancellation, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, InputBatch,
     TargetPixels,
 };
 use camflow_study::sanity::{
@@ -29,8 +29,7 @@ const BATCH: usize = 4;
 const SHIFT_PART: usize = 28;
 
 /// Methods that are compared where nobody names any: those of gradients that are used most, and one of activations alone.
-const COMPARED: [Method; 5] =
-    [Method::Gradcam, Method::GradcamPlusPlus, Method::Layercam, Method::Hirescam, Method::Eigencam];
+const COMPARED: [Method; 5] = [Method::Gradcam, Method::GradcamPlusPlus, Method::Layercam, Method::Hirescam, Method::Eigencam];
 
 /// How a model is checked.
 #[derive(Clone, Debug)]
@@ -103,7 +102,8 @@ pub fn check_model(
     options.confidence = !options.reading.is_value;
     options.predictions = options.confidence;
     options.with_layer_maps = false;
-    let mut run = Run { options, plan_options, spec, cancellation, observer, checked: CheckedModel::default(), cases: Vec::new() };
+    let mut run =
+        Run { options, plan_options, spec, cancellation, observer, checked: CheckedModel::default(), cases: Vec::new() };
     let done = run.all(program, samples, class_names);
     program.restore_weights();
     match done {

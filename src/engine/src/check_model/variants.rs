@@ -47,9 +47,7 @@ impl Motion {
             }
             InputPixels::Floats(floats) => {
                 let planes = floats.chunks_exact(height * width);
-                InputPixels::Floats(
-                    planes.flat_map(|plane| places().map(|(row, column)| plane[row * width + column])).collect(),
-                )
+                InputPixels::Floats(planes.flat_map(|plane| places().map(|(row, column)| plane[row * width + column])).collect())
             }
         };
         let targets = sample.targets.iter().map(|target| {
@@ -105,7 +103,12 @@ impl Motion {
     }
 
     /// The map from before and the one from afterwards, moved back, where both show the image, and the size of that.
-    pub(super) fn both(self, before: &[f32], after: &[f32], (height, width): (usize, usize)) -> (Vec<f32>, Vec<f32>, (usize, usize)) {
+    pub(super) fn both(
+        self,
+        before: &[f32],
+        after: &[f32],
+        (height, width): (usize, usize),
+    ) -> (Vec<f32>, Vec<f32>, (usize, usize)) {
         match self {
             Motion::Mirror => {
                 let back = after.chunks_exact(width).flat_map(|row| row.iter().rev()).copied().collect();

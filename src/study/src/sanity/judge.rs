@@ -61,7 +61,7 @@ impl Check {
         let (pass, fail) = match self {
             Check::Randomisation => (0.5, 0.8),
             // A method that does not look at the output at all is for some purposes the right one.
-            Check::Output => (0.95, f64::INFINITY),
+            Check::Output => (0.99, f64::INFINITY),
             Check::Flip | Check::Shift => (0.7, 0.4),
             Check::Noise => (0.3, 0.7),
             Check::Agreement => (0.5, 0.2),
@@ -267,8 +267,7 @@ fn correlated<'a>(compared: impl Iterator<Item = &'a Compared>, summary: &mut Su
 /// The correlations with other methods at the column's layer.
 fn agreements(found: &ModelCheck, column: usize) -> impl Iterator<Item = f64> {
     let of = &found.columns[column];
-    let is_own =
-        move |place: &usize| found.pairs[*place].layer == of.layer && found.pairs[*place].methods.contains(&of.method);
+    let is_own = move |place: &usize| found.pairs[*place].layer == of.layer && found.pairs[*place].methods.contains(&of.method);
     let places: Vec<usize> = (0..found.pairs.len()).filter(is_own).collect();
     found.cases.iter().flat_map(move |case| places.clone().into_iter().filter_map(|place| case.agreements.get(place).copied()?))
 }
@@ -362,7 +361,10 @@ mod tests {
         let heatmap = |repeat: f64| HeatmapCheck { repeat: Some(repeat), flip: Some(compared(0.9)), ..HeatmapCheck::default() };
         let found = found(vec![heatmap(0.0), heatmap(0.01)]);
         let all = summaries(&found, 0, &Thresholds::default());
-        assert_eq!((all[Check::Repeat as usize].figure, all[Check::Repeat as usize].verdict), (Some(0.01), Some(Verdict::Failed)));
+        assert_eq!(
+            (all[Check::Repeat as usize].figure, all[Check::Repeat as usize].verdict),
+            (Some(0.01), Some(Verdict::Failed))
+        );
         assert_eq!(overall(&all), Some(Verdict::Failed));
         assert_eq!(overall(&all[..2]), None);
     }

@@ -1,7 +1,8 @@
 //! A check in words: a table of 80 columns for each method and layer, and what it means.
 
 use super::{
-    Check, CheckedColumn, Compared, ModelCheck, Similarity, Summary, Threshold, Thresholds, Verdict, mean, overall, summaries,
+    Check, CheckedColumn, Compared, HeatmapCheck, ModelCheck, Similarity, Summary, Threshold, Thresholds, Verdict, mean, overall,
+    summaries,
 };
 use camflow_names::{Choice, counted};
 
@@ -82,29 +83,33 @@ fn steps(found: &ModelCheck, column: usize) -> Vec<String> {
         return Vec::new();
     }
     let has_independent = found.heatmaps(column).any(|heatmap| !heatmap.independent.is_empty());
-    // "  LABEL  spearman  pearson     ssim     alone"
+    // "  LABEL    of  spearman   pearson      ssim     alone"
     let numbers = if has_independent { 4 } else { 3 };
-    let width = WIDTH - 2 - numbers * 10;
+    let width = WIDTH - 2 - 6 - numbers * 10;
     let line = |label: &str, cells: &[String]| {
         let label: String = match label.chars().count() {
             long if long > width => label.chars().take(width - 3).chain("...".chars()).collect(),
             _ => label.to_owned(),
         };
-        let cells: String = cells.iter().map(|cell| format!("  {cell:>8}")).collect();
-        format!("  {label:<width$}{cells}")
+        let (count, numbers) = cells.split_first().map_or(("", cells), |(first, rest)| (first.as_str(), rest));
+        let numbers: String = numbers.iter().map(|cell| format!("  {cell:>8}")).collect();
+        format!("  {label:<width$}  {count:>4}{numbers}")
     };
-    let mut head: Vec<String> = ["spearman", "pearson", "ssim"].map(str::to_owned).to_vec();
+    let mut head: Vec<String> = ["of", "spearman", "pearson", "ssim"].map(str::to_owned).to_vec();
     head.extend(has_independent.then(|| "alone".to_owned()));
     let mut lines = vec![line("weights randomised down to", &head)];
     for (index, step) in found.steps.iter().enumerate() {
+        let shown = || found.heatmaps(column).filter(|heatmap| !heatmap.is_constant);
+        let has_map = |heatmap: &&HeatmapCheck| heatmap.cascading.get(index).is_some_and(|one| one.similarity.spearman.is_some());
+        let count = shown().filter(has_map).count();
         let of = |number: fn(&Similarity) -> Option<f64>, independent: bool| {
-            let own = found.heatmaps(column).filter(|heatmap| !heatmap.is_constant);
-            let own = own.filter_map(|heatmap| if independent { &heatmap.independent } else { &heatmap.cascading }.get(index));
+            let own =
+                shown().filter_map(|heatmap| if independent { &heatmap.independent } else { &heatmap.cascading }.get(index));
             let mean = mean(own.filter_map(|compared| number(&compared.similarity)));
             mean.map_or_else(|| "-".to_owned(), |(mean, _)| format!("{mean:.3}"))
         };
         let mut cells =
-            vec![of(|one| one.spearman, false), of(|one| one.pearson, false), of(|one| one.ssim, false)];
+            vec![count.to_string(), of(|one| one.spearman, false), of(|one| one.pearson, false), of(|one| one.ssim, false)];
         if has_independent {
             cells.push(of(|one| one.spearman, true));
         }
@@ -149,13 +154,16 @@ fn notes(found: &ModelCheck, column: usize, summary: &Summary) -> Vec<String> {
         }
         let rise = mean(found.heatmaps(column).filter_map(|heatmap| heatmap.entropy_rise()));
         if let Some((rise, _)) = rise {
-            notes.push(format!("the heatmaps' entropy changes by {:+.1} % with all weights random (efficient MPRT)", 100.0 * rise));
+            notes.push(format!(
+                "the heatmaps' entropy changes by {:+.1} % with all weights random (efficient MPRT)",
+                100.0 * rise
+            ));
         }
     }
     notes
 }
 
-fn comparisons(heatmap: &super::HeatmapCheck) -> impl Iterator<Item = &Compared> {
+fn comparisons(heatmap: &HeatmapCheck) -> impl Iterator<Item = &Compared> {
     heatmap.cascading.iter().chain(&heatmap.flip).chain(&heatmap.shifts)
 }
 

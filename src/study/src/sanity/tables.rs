@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    CaseCheck, Check, Compared, HeatmapCheck, ModelCheck, Similarity, Summary, Thresholds, Verdict, overall, summaries,
-};
+use super::{CaseCheck, Check, Compared, HeatmapCheck, ModelCheck, Similarity, Summary, Thresholds, Verdict, overall, summaries};
 use camflow_names::Choice;
 
 /// All figures, those of single heatmaps included. What is not defined is null.

@@ -184,11 +184,7 @@ impl TorchExplainer {
             maps: ToHost::start(!self.runs_ahead, &drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
             upsamplings: drawn().map(|maps| maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling)).collect(),
             scored: scored.collect(),
-            explained: plain
-                .targets
-                .into_iter()
-                .map(|(cell, score)| (cell, score.class, score.predicted))
-                .collect(),
+            explained: plain.targets.into_iter().map(|(cell, score)| (cell, score.class, score.predicted)).collect(),
             examined,
             has_predictions,
             detected,

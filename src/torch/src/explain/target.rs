@@ -117,7 +117,10 @@ pub(super) fn resolve(
                     if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
                         match boxes {
                             Some(_) => detected.push((cell, mask.clone().into_owned())),
-                            None => predicted = Some(Predicted { count: mask.count(), object: mask.clone().into_owned(), detections: None }),
+                            None => {
+                                predicted =
+                                    Some(Predicted { count: mask.count(), object: mask.clone().into_owned(), detections: None })
+                            }
                         }
                     }
                     masks.add(cell, &mask)

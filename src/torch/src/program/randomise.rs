@@ -88,9 +88,9 @@ impl Program {
             tied.sort_unstable_by_key(|(name, ..)| *name);
             let Some(&(top, id, last)) = tied.iter().max_by_key(|(_, _, last)| *last) else { continue };
             let path = top.rsplit_once('.').map_or("", |(path, _)| path);
-            let (used, module) = modules.entry(path).or_insert_with(|| {
-                (last, WeightedModule { path: path.to_owned(), num_weights: 0, parameters: Vec::new() })
-            });
+            let (used, module) = modules
+                .entry(path)
+                .or_insert_with(|| (last, WeightedModule { path: path.to_owned(), num_weights: 0, parameters: Vec::new() }));
             *used = last.max(*used);
             module.num_weights += self.stored[&id].num_elements();
             let values = tied.iter().map(|(_, id, _)| *id).collect();
