@@ -91,9 +91,9 @@ def compare(numbers: dict, folder: Path, tally: Tally) -> None:
                 found = heatmap[kind] if place is None else heatmap[kind][place]
                 other = maps[name]
                 what = f"{stem}.{name}"
-                a, b = original.reshape(1, -1), other.reshape(1, -1)
-                tally.add(f"{what} spearman", found["spearman"], similarity.correlation_spearman(a, b, batched=True)[0])
-                tally.add(f"{what} pearson", found["pearson"], similarity.correlation_pearson(a, b, batched=True)[0])
+                a, b = original.ravel(), other.ravel()
+                tally.add(f"{what} spearman", found["spearman"], similarity.correlation_spearman(a, b))
+                tally.add(f"{what} pearson", found["pearson"], similarity.correlation_pearson(a, b))
                 tally.add(f"{what} ssim", found["ssim"], similarity.ssim(original, other))
             average, maximum = sensitivities(original, maps["noise"])
             tally.add(f"{stem} average sensitivity", heatmap["avg_sensitivity"], average)
@@ -116,7 +116,13 @@ def main() -> int:
         model = options.model or folder / "model.pt2"
         if options.model is None:
             source = ROOT / "scripts" / "lab" / "efficientnet_lite0.py"
-            command = [sys.executable, str(ROOT / "scripts" / "export_model.py"), f"{source}:efficientnet_lite0", "--out", str(model)]
+            command = [
+                sys.executable,
+                str(ROOT / "scripts" / "export_model.py"),
+                f"{source}:efficientnet_lite0",
+                "--out",
+                str(model),
+            ]
             subprocess.run(command, check=True, cwd=ROOT)
         images = sorted(str(image) for image in folder.glob("*.png"))
         flags = ["--method", "gradcam,layercam,eigencam,randomcam", "--draws", "1", "--independent", "--device", "cpu"]

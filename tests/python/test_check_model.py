@@ -77,7 +77,10 @@ def test_its_figures_are_those_of_scipy_and_scikit_image(trained):
                 found = heatmap[kind] if place is None else heatmap[kind][place]
                 a, b = maps["original"], maps[name]
                 if "shifted" in name:
-                    shown = (slice(-shift if name == "shifted_down" else None), slice(-shift if name == "shifted_right" else None))
+                    shown = (
+                        slice(-shift if name == "shifted_down" else None),
+                        slice(-shift if name == "shifted_right" else None),
+                    )
                     a, b = a[shown], b[shown]
                 assert found["is_constant"] == (b.std() == 0)
                 if found["is_constant"]:

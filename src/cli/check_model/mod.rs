@@ -45,14 +45,15 @@ pub(super) struct Args {
     /// Image files, folders of them, patterns (`'photos/**/*.jpg'`), or `.npy` tensors f32 [N, 3, H, W] that are normalised already
     #[arg(required_unless_present = "dataset")]
     images: Vec<PathBuf>,
+    // First of the flags, as it gives those before it the texts of a job's keys.
+    #[command(flatten)]
+    heatmaps: HeatmapArgs,
     /// Images of this dataset instead, chosen by chance and always the same
     #[arg(long, value_name = "NAME", conflicts_with = "images")]
     dataset: Option<String>,
     /// How many images at most; of more, some from all over are taken
     #[arg(long, value_name = "N", default_value = "8", value_parser = positive)]
     samples: NonZeroUsize,
-    #[command(flatten)]
-    heatmaps: HeatmapArgs,
     /// What is explained, as for `explain`: `top` (default), `predicted`, `pixel=X,Y`, `component` or `similar=FILE`
     #[arg(long)]
     target: Option<TargetSpec>,

@@ -1,8 +1,9 @@
 //! A check in words: a table of 80 columns for each method and layer, and what it means.
 
 use super::{
-    Check, CheckedColumn, Compared, HeatmapCheck, ModelCheck, Similarity, Summary, Threshold, Thresholds, Verdict, mean, overall,
-    summaries,
+    check::{Check, Threshold, Thresholds, Verdict},
+    found::{CheckedColumn, Compared, HeatmapCheck, ModelCheck, Similarity, mean},
+    judge::{Summary, overall, summaries},
 };
 use camflow_names::{Choice, counted};
 
@@ -12,6 +13,8 @@ const WIDTH: usize = 80;
 /// What was found, line by line.
 pub fn check_lines(found: &ModelCheck, thresholds: &Thresholds) -> Vec<String> {
     let mut lines = Vec::new();
+    // Of an embedding or a measured number nobody can say whether it is another answer.
+    let has_answer = found.cases.iter().any(|case| case.confidence.is_some());
     for (index, column) in found.columns.iter().enumerate() {
         let summaries = summaries(found, index, thresholds);
         lines.push(heading(column, overall(&summaries)));
@@ -25,7 +28,7 @@ pub fn check_lines(found: &ModelCheck, thresholds: &Thresholds) -> Vec<String> {
         }
         lines.extend(steps(found, index));
         lines.extend(summaries.iter().flat_map(|summary| notes(found, index, summary)).map(|note| format!("note: {note}")));
-        lines.extend(summaries.iter().filter_map(|summary| meaning(summary, thresholds)));
+        lines.extend(summaries.iter().filter_map(|summary| meaning(summary, thresholds, has_answer)));
         lines.push(conclusion(column, &summaries));
     }
     lines
@@ -132,7 +135,10 @@ fn notes(found: &ModelCheck, column: usize, summary: &Summary) -> Vec<String> {
                 let draws: usize = found.heatmaps(column).map(|heatmap| heatmap.noise.len()).sum();
                 format!("{} of {draws} draws of noise, which count all the same", summary.num_moved)
             }
-            _ => format!("{} changed images, which are left out", summary.num_moved),
+            _ => {
+                let images = counted(summary.num_moved, "changed image", "changed images");
+                format!("{images}, left out")
+            }
         };
         notes.push(format!("{name}: the model's own answer is another one in {of}"));
     }
@@ -167,8 +173,11 @@ fn comparisons(heatmap: &HeatmapCheck) -> impl Iterator<Item = &Compared> {
     heatmap.cascading.iter().chain(&heatmap.flip).chain(&heatmap.shifts)
 }
 
+/// How a sentence ends about a changed image.
+const SAME_ANSWER: &str = ", although the model's answer is the same";
+
 /// What a verdict that is not good means, in one sentence without a period.
-fn meaning(summary: &Summary, thresholds: &Thresholds) -> Option<String> {
+fn meaning(summary: &Summary, thresholds: &Thresholds, has_answer: bool) -> Option<String> {
     let verdict = summary.verdict.filter(|verdict| *verdict != Verdict::Passed)?;
     let is_failed = verdict == Verdict::Failed;
     let Threshold { pass, fail } = thresholds.of(summary.check);
@@ -193,6 +202,7 @@ fn meaning(summary: &Summary, thresholds: &Thresholds) -> Option<String> {
         (Check::Repeat, _) => "the same image gives another heatmap when it is explained again",
         (Check::Batch, _) => "a heatmap depends on which images are in its batch: `--batch-size 1` keeps them apart",
     };
+    let text = if has_answer { text } else { text.trim_end_matches(SAME_ANSWER) };
     let figure = summary.figure.map_or_else(|| "nothing left".to_owned(), short);
     let limit = plain(if is_failed { fail } else { pass });
     let side = if summary.check.is_better_high() { "below" } else { "above" };

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{CaseCheck, Check, Compared, HeatmapCheck, ModelCheck, Similarity, Summary, Thresholds, Verdict, overall, summaries};
+use super::{
+    check::{Check, Thresholds, Verdict},
+    found::{CaseCheck, Compared, HeatmapCheck, ModelCheck, Similarity},
+    judge::{Summary, overall, summaries},
+};
 use camflow_names::Choice;
 
 /// All figures, those of single heatmaps included. What is not defined is null.
