@@ -98,7 +98,7 @@ def check_model(
         if done.returncode == INTERRUPTED:
             raise KeyboardInterrupt
         if done.returncode not in (0, SOME_FAILED) or not numbers.exists():
-            raise CamflowError(done.stderr.strip().removeprefix("error: "))
+            raise CamflowError((done.stderr.partition("error: ")[2] or done.stderr).strip())
         found = json.loads(numbers.read_text())
     for line in done.stderr.splitlines():
         label, _, _ = line.partition(": ")

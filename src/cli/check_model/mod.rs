@@ -13,7 +13,11 @@ use super::{
     annotate::{DatabaseArgs, Told},
     cam::as_key,
     choice,
-    explain::{asked, inputs::Asked, read, references, sources, target},
+    explain::{
+        asked,
+        inputs::{Asked, AskedPixels},
+        is_tensor, read, references, sources, target,
+    },
     model::engine,
     positive, print,
     signals::cancel_on_signals,
@@ -25,12 +29,12 @@ use crate::{
         CamSpec, CheckModelSpec, CheckedModel, DeviceSpec, Model, Observer, SliceSpec, check_classes, check_model, check_output,
         check_preprocess, check_task, check_unranked, check_written,
     },
-    explain::{HeatmapSize, Method, TorchExplainer},
+    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
     fiftyone::{Dataset, SampleSource, Selection},
     job::{NameList, TargetSpec},
     media::{Durability, FrameRegion, shown, write_named},
     names::{self, counted, word},
-    pipeline::{DecodedSample, Source},
+    pipeline::{Channel, DecodedSample, Source},
     program::{Precision, Program},
     report::{Format, Reporter, error_text},
     study::sanity::{Check, Threshold, Thresholds, Verdict, check_json, check_lines, overall, summaries},
@@ -43,7 +47,6 @@ pub(super) struct Args {
     /// A `.pt2` file, or the name of an exported model
     model: String,
     /// Image files, folders of them, patterns (`'photos/**/*.jpg'`), or `.npy` tensors f32 [N, 3, H, W] that are normalised already
-    #[arg(required_unless_present = "dataset")]
     images: Vec<PathBuf>,
     // First of the flags, as it gives those before it the texts of a job's keys.
     #[command(flatten)]
@@ -162,7 +165,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     args.threshold.iter().for_each(|(check, threshold)| thresholds.set(*check, *threshold));
     let images = images(&args, &told)?;
     let cam = args.heatmaps.spec(args.model.clone());
-    let target = target(args.target.clone(), &cam)?;
+    let target = target(of_images(args.target.clone())?, &cam)?;
     check_classes(&target, &cam.class, None)?;
     if cam.chooses_layer()? {
         return Err(Diagnostic::invalid("`--layers auto` has no layer to check yet")
@@ -174,26 +177,27 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     };
     check_task(&program, &target)?;
     check_unranked(&program)?;
-    check_preprocess(&program, &told)?;
+    if program.metadata.preprocess.reads().is_some() || !images.iter().all(|image| is_tensor(image)) {
+        check_preprocess(&program, &told)?;
+    }
     let (found, references) = references(&target, &program, plan_options, &told)?.unzip();
     let asked = match &found {
-        Some(found) => vec![Asked {
-            name: found.name.clone(),
-            channel: crate::pipeline::Channel::Index(0),
-            pixels: super::explain::inputs::AskedPixels::Predicted,
-        }],
+        Some(found) => vec![Asked { name: found.name.clone(), channel: Channel::Index(0), pixels: AskedPixels::Predicted }],
         None => asked(&cam, None, &target, &program, &told)?,
     };
     let class_names = match &found {
         Some(found) => [(0, found.name.clone())].into(),
         None => program.metadata.classes.clone(),
     };
-    let options = crate::explain::ExplainOptions { references, ..cam.explain_options(&program, layers, &target) };
+    let options = ExplainOptions { references, ..cam.explain_options(&program, layers, &target) };
     let explainer = TorchExplainer::new(&program, plan_options, options.clone())?;
     check_output(&program, explainer.plan(), &target)?;
     drop(explainer);
 
     let Read { samples, num_failed } = read_all(&images, &asked, &program, &reporter);
+    if samples.is_empty() {
+        return Err(nothing(&CheckedModel::default(), &args));
+    }
     let pictures: Vec<_> = samples.iter().map(outputs::picture).collect();
     let spec = CheckModelSpec {
         num_steps: args.steps,
@@ -243,6 +247,17 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     Ok(if is_failed || is_unchecked || num_failed > 0 || !failed.is_empty() { Exit::SomeFailed } else { Exit::Done })
 }
 
+/// Refuses targets that are stored labels: images alone are read.
+fn of_images(target: Option<TargetSpec>) -> Result<Option<TargetSpec>, Diagnostic> {
+    match &target {
+        Some(asked @ (TargetSpec::Labels(_) | TargetSpec::Wrong(_))) => {
+            Err(Diagnostic::invalid(format!("`--target {asked}` explains what stored labels say, and `check-model` reads none"))
+                .hint("use `--target predicted` with `--class`, `top` or `pixel=X,Y`"))
+        }
+        _ => Ok(target),
+    }
+}
+
 /// Nothing at all was there to check.
 fn nothing(checked: &CheckedModel, args: &Args) -> Diagnostic {
     if checked.found.num_absent > 0 {
@@ -257,6 +272,10 @@ fn nothing(checked: &CheckedModel, args: &Args) -> Diagnostic {
 fn images(args: &Args, observer: &dyn Observer) -> Result<Vec<PathBuf>, Diagnostic> {
     let most = args.samples.get();
     let Some(name) = &args.dataset else {
+        if args.images.is_empty() {
+            return Err(Diagnostic::invalid("no images are named")
+                .hint("name image files, folders or patterns behind the model, or a dataset with `--dataset`"));
+        }
         let images = sources::files(&args.images)?;
         let found = images.len();
         if found > most {

@@ -23,7 +23,8 @@ use crate::{
     program::{Layer, PlanOptions, Program, References},
     report::{Format, Reporter, error_text},
 };
-use file_names::{FileNames, is_tensor};
+use file_names::FileNames;
+pub(super) use file_names::is_tensor;
 use inputs::{Asked, AskedPixels, values_in};
 use outputs::{Outputs, Picture};
 
