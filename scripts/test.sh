@@ -98,7 +98,7 @@ if [ "$layer" = long ]; then
     step "licences, advisories and sources of the crates"
     command -v cargo-deny >/dev/null || fail "cargo-deny is not installed" "cargo install cargo-deny --locked"
     cargo deny --locked check
-    for long in parity.sh lab/models.sh lab/zoo.sh lab/detectors.sh lab/fuzz.sh "faults.sh --long" "faults.sh --soak 60" lab/cluster.sh "lab/bias.sh --short" \
+    for long in parity.sh lab/models.sh lab/zoo.sh lab/detectors.sh lab/sanity.sh lab/fuzz.sh "faults.sh --long" "faults.sh --soak 60" lab/cluster.sh "lab/bias.sh --short" \
         check_wheel.sh "gpu.sh pack" "gpu.sh check cpu"; do
         step "scripts/$long"
         # shellcheck disable=SC2086

@@ -26,7 +26,7 @@ def text_of(camflow: str, *arguments: str) -> str:
 def command_line(camflow: str) -> str:
     """The help of the program and of each of its commands."""
     overview = text_of(camflow, "help")
-    commands = re.findall(r"^  ([a-z]+)  ", overview.split("Commands:")[1].split("Options:")[0], re.MULTILINE)
+    commands = re.findall(r"^  ([a-z-]+)  ", overview.split("Commands:")[1].split("Options:")[0], re.MULTILINE)
     page = ["# Command line\n", f"```text\n{overview}```\n"]
     page += [f"## camflow {name}\n\n```text\n{text_of(camflow, 'help', name)}```\n" for name in commands if name != "help"]
     return "\n".join(page)

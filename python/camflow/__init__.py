@@ -7,6 +7,7 @@
     camflow.report(dataset)                             where the model looks, as a page
     camflow.compare(dataset, "v1_*", "v2_*")            one model against another, as a page
     camflow.localize(dataset, boxes="found", truth="gt") boxes and masks of the heatmaps, and how well they fit
+    camflow.check_model(model, images)                  whether a model's heatmaps can be trusted
     camflow.load(sample["person_grad_layer_4"])         a heatmap as an array
 
 Its modules, of which importing one imports none of torch, torchvision, timm and FiftyOne (those are imported when they are needed):
@@ -17,6 +18,7 @@ Its modules, of which importing one imports none of torch, torchvision, timm and
     from camflow.process import Run, find               a `camflow` that runs beside this process
 """
 
+from .checks import ModelCheck, check_model
 from .explanations import Explanation, HeatmapOf, explain
 from .heatmaps import Failure, HeatmapsResult, compute_heatmaps
 from .labels import load
@@ -32,7 +34,9 @@ __all__ = [
     "HeatmapOf",
     "HeatmapsResult",
     "Localization",
+    "ModelCheck",
     "Report",
+    "check_model",
     "compare",
     "compute_heatmaps",
     "explain",

@@ -122,6 +122,20 @@ def explain(
     return explained[0]
 
 
+def image_files(images: Any, folder: str | os.PathLike[str]) -> list[str]:
+    """The files of an image or of a list of them, as `explain` takes them; those in memory get files in `folder`.
+
+    Raises:
+        CamflowError: a path is none of a file.
+        TypeError: something is no image.
+        ValueError: the list is empty.
+    """
+    given = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not given:
+        raise ValueError("the list of images is empty: name some")
+    return [_path(image, Path(folder), number) for number, image in enumerate(given)]
+
+
 def _path(image: Any, folder: Path, number: int) -> str:
     """The file of an image; one of its own for what is in memory."""
     if isinstance(image, (str, os.PathLike)):

@@ -37,7 +37,7 @@ fn is_shared(command: &str, key: &str) -> bool {
         "report" | "check" | "runs" => key == "dataset" || is_of_database(),
         "localize" => key == "dataset" || key == "out" || is_of_database(),
         "clean" | "remove" => key == "out" || is_of_database(),
-        "export" | "inspect" => is_of_database(),
+        "export" | "inspect" | "check-model" => is_of_database(),
         // A job file says everything itself.
         _ => false,
     }

@@ -3,7 +3,7 @@
 use clap::Command;
 
 /// Flags that `-h` shows, too.
-const USUAL: [&str; 21] = [
+const USUAL: [&str; 24] = [
     "dataset",
     "class",
     "text",
@@ -25,6 +25,9 @@ const USUAL: [&str; 21] = [
     "masks",
     "threshold",
     "truth",
+    "samples",
+    "strict",
+    "json",
 ];
 
 /// Headings with their flags; what is not here stands first, without one.
@@ -52,6 +55,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "map",
             "apply-exif",
             "mask",
+            "methods",
         ],
     ),
     ("Speed and precision", &["device", "precision", "exact", "fast", "batch-size", "workers"]),
@@ -77,7 +81,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ("Database and Python", &["database-uri", "database-dir", "database-name", "python"]),
 ];
 
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     (
         "",
         "\
@@ -126,6 +130,17 @@ Examples:
 Examples:
   camflow explain bus.jpg --model resnet50-imagenet-torch --target top --out maps
   camflow explain *.jpg --model model.pt2 --class person --method gradcam,layercam --out maps",
+    ),
+    (
+        "check-model",
+        "\
+Examples:
+  camflow check-model resnet50-imagenet-torch photos --method gradcam --layers 4
+      whether its heatmaps depend on the model, and how stable they are
+  camflow check-model model.pt2 --dataset street --class person --out checked --json checked.json
+      on eight samples of a dataset, with contact sheets and all figures
+  camflow check-model model.pt2 *.jpg --strict --threshold randomisation=0.4
+      as a test in CI",
     ),
     (
         "export",

@@ -3,6 +3,7 @@
 mod annotate;
 mod cam;
 mod check;
+mod check_model;
 mod clean;
 mod compare;
 mod completions;
@@ -79,6 +80,8 @@ enum Command {
     Remove(remove::Args),
     /// Compute heatmaps of single images, without a database
     Explain(explain::Args),
+    /// Check whether a model's heatmaps can be trusted: random weights, moved images, noise, other methods
+    CheckModel(Box<check_model::Args>),
     /// Export a PyTorch model to a file that camflow runs
     Export(export::Args),
     /// Show a model's layers, classes and preprocessing
@@ -107,6 +110,7 @@ impl Command {
             Command::Report(_)
             | Command::Compare(_)
             | Command::Localize(_)
+            | Command::CheckModel(_)
             | Command::Clean(_)
             | Command::Remove(_)
             | Command::Export(_)
@@ -190,6 +194,7 @@ pub fn main() -> Exit {
         Command::Runs(args) => runs::main(&args),
         Command::Remove(args) => remove::main(&args),
         Command::Explain(args) => explain::main(args),
+        Command::CheckModel(args) => check_model::main(*args),
         Command::Export(args) => export::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Measure(args) => measure::main(&args),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import hugging_face_folders as folders
@@ -131,3 +132,20 @@ def test_what_is_no_question_for_a_detector_is_refused(camflow, model, dataset, 
     Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "mask.png")
     explain = ["explain", tmp_path / "0.png", "--model", model, "--class", "dog", "--out", tmp_path / "out"]
     assert "`--mask` is one of pixels" in camflow(*explain, "--mask", tmp_path / "mask.png", code=2).stderr
+
+
+def test_a_detector_is_checked_by_the_predictions_that_it_made_first(camflow, model, tmp_path):
+    # One without weights that find anything is sure of nothing.
+    archive = copy_archive(model, tmp_path / "sure.pt2", lambda metadata: metadata["detections"].update(threshold=0.0))
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    numbers = tmp_path / "numbers.json"
+    flags = ("--steps", 2, "--draws", 1, "--device", "cpu", "--json", numbers)
+    refused = camflow("check-model", model, tmp_path / "0.png", *flags, code=2)
+    assert "predicts nothing of what is explained in any image" in refused.stderr
+    camflow("check-model", archive, tmp_path / "0.png", *flags)
+    [image] = json.loads(numbers.read_text())["images"]
+    [heatmap] = image["heatmaps"]
+    # Again it is what the detector itself decides by, told by which of its predictions those were.
+    assert heatmap["repeat"] == 0 and not heatmap["is_constant"]
+    assert [one["missing"] for one in heatmap["cascading"]] == [None, None]
+    assert heatmap["cascading"][-1]["spearman"] < 0.9

@@ -73,6 +73,17 @@ explain text.png --model good.pt2 --out maps
 explain empty.png --model good.pt2 --out maps
 explain a.png --model no-such.pt2 --out maps
 explain a.png --model https://example.org/model.pt2 --out maps
+check-model good.pt2
+check-model no-such.pt2 a.png
+check-model good.pt2 no-such.png
+check-model good.pt2 a.png --layers 9
+check-model good.pt2 a.png --layers auto
+check-model good.pt2 a.png --class dgo
+check-model good.pt2 a.png --threshold flop=0.8
+check-model good.pt2 a.png --threshold flip=0.5,0.8
+check-model good.pt2 a.png --noise 0
+check-model good.pt2 a.png --target labels
+check-model good.pt2 a.png --device cpu,cpu
 inspect text.pt2
 inspect empty.pt2
 inspect cut.pt2
@@ -122,6 +133,8 @@ compare --dataset flowers v1_dog v2_dog
 compare --dataset annotated dog_grad_layer_1 dog_grad_layer_2
 compare --dataset annotated dog_grad_layer_1 v2_*
 compare --dataset annotated dog_grad_layer_1 dog_grad_layer_1
+check-model good.pt2 --dataset flower
+check-model good.pt2 --dataset empty
 clean --dataset flowers --out no-such-folder
 clean --dataset flowers --out maps
 remove --dataset flowers nightly

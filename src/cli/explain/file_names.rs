@@ -122,7 +122,7 @@ fn tensor_stem(path: &Path, all: &[PathBuf]) -> Option<String> {
 }
 
 /// Whether a file holds a tensor, by its name.
-pub(super) fn is_tensor(path: &Path) -> bool {
+pub(in crate::cli) fn is_tensor(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "npy")
 }
 

@@ -23,7 +23,7 @@ const PICTURE_SIDE: usize = 2048;
 
 /// One class to explain in every image.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(in crate::cli) struct Asked {
     /// The class, as file names have it before anything is replaced in them.
     pub name: String,
     /// Channel of the output.
@@ -34,7 +34,7 @@ pub(super) struct Asked {
 
 /// Which pixels count.
 #[derive(Clone, Debug)]
-pub(super) enum AskedPixels {
+pub(in crate::cli) enum AskedPixels {
     /// Where the model itself puts the class first.
     Predicted,
     /// Where a mask has this value.

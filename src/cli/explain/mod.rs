@@ -1,9 +1,9 @@
 //! `camflow explain`: heatmaps of a few images, or of a tensor that is prepared already; no database.
 
 mod file_names;
-mod inputs;
+pub(super) mod inputs;
 mod outputs;
-mod sources;
+pub(super) mod sources;
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,8 @@ use crate::{
     program::{Layer, PlanOptions, Program, References},
     report::{Format, Reporter, error_text},
 };
-use file_names::{FileNames, is_tensor};
+use file_names::FileNames;
+pub(super) use file_names::is_tensor;
 use inputs::{Asked, AskedPixels, values_in};
 use outputs::{Outputs, Picture};
 
@@ -143,7 +144,8 @@ impl Tally {
     }
 }
 
-fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagnostic> {
+/// What is explained where nobody says it.
+pub(super) fn target(asked: Option<TargetSpec>, cam: &CamSpec) -> Result<TargetSpec, Diagnostic> {
     match asked {
         Some(TargetSpec::Similar(similarity)) if matches!(similarity.to, Reference::Field(_)) => {
             Err(Diagnostic::invalid("there are no labels without a dataset")
@@ -175,7 +177,7 @@ fn check_slices(cam: &CamSpec, target: &TargetSpec) -> Result<(), Diagnostic> {
 }
 
 /// What images are compared with, where that is asked: as it was found, and its embedding.
-fn references(
+pub(super) fn references(
     target: &TargetSpec,
     program: &Program,
     plan_options: PlanOptions,
@@ -190,7 +192,7 @@ fn references(
 }
 
 /// What to look for in every image.
-fn asked(
+pub(super) fn asked(
     cam: &CamSpec,
     mask: Option<&Path>,
     target: &TargetSpec,
@@ -250,7 +252,7 @@ fn most_faithful(
 }
 
 /// One file as a batch, and its image where it is one.
-fn read(
+pub(super) fn read(
     input: &Path,
     name: &str,
     asked: &[Asked],

@@ -15,7 +15,7 @@ const IMAGES: [&str; 16] =
 ///
 /// # Errors
 /// A folder has no images, a pattern finds nothing, or a folder cannot be read.
-pub(super) fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Diagnostic> {
+pub(in crate::cli) fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Diagnostic> {
     let mut files = Vec::new();
     for path in named {
         let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists());

@@ -5,6 +5,7 @@
 
 mod asked;
 mod cam;
+mod check_model;
 mod chosen;
 mod collect;
 mod compare_files;
@@ -49,6 +50,7 @@ pub use cam::{CamSpec, Model};
 use camflow_diagnostic::{Class, Diagnostic};
 use camflow_fiftyone::{ConnectOptions, Connected, Database, DatabaseConfig, DatabaseFlags};
 use camflow_pipeline::{Cancellation, Summary};
+pub use check_model::{CheckModelSpec, CheckedModel, KeptMap, KeptMaps, check_model, check_unranked};
 pub use chosen::{chosen_ids, chosen_tags, listed_ids};
 pub use collect::{Removed, remove_orphans, retain_orphans, unknown_datasets};
 pub use compare_files::{CompareFiles, Compared};

@@ -9,6 +9,7 @@ mod counterfactual;
 pub mod localization;
 mod ranks;
 mod sample;
+mod similarity;
 
 use camflow_media::BinaryMask;
 use camflow_names::Choice;
@@ -17,6 +18,7 @@ pub use attention::{Attention, attended_class};
 pub use counterfactual::{LEAST_COST, context_reliance};
 pub use ranks::rank_correlation;
 pub use sample::{MeasuredHeatmap, MeasuredSample, Series, StoredDetection, StoredPrediction};
+pub use similarity::{ENTROPY_BINS, SSIM_WINDOW, discrete_entropy, pearson, relative_change, spearman, ssim};
 
 /// What can be measured of a heatmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -389,6 +389,7 @@ mod tests {
             score: 1.0,
             confidence: None,
             object: Some(mask(2, &[1, 0])),
+            detections: None,
             heatmaps: vec![map(4, &[255, 51, 51, 51]), map(2, &[51, 204])],
             examined: vec![Measures::default().with(Measure::Road, 0.1)],
         };
@@ -422,6 +423,7 @@ mod tests {
                 score: 1.0,
                 confidence: None,
                 object: None,
+                detections: None,
                 heatmaps,
                 examined: Vec::new(),
             };

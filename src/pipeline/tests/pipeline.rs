@@ -162,6 +162,7 @@ impl Explainer for FirstPixel {
                 score: f64::from(pixel),
                 confidence: None,
                 object: None,
+                detections: None,
                 heatmaps: vec![map(0.25), map(0.75)],
                 examined: Vec::new(),
             });

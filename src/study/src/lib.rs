@@ -14,6 +14,7 @@ mod mistakes;
 mod outcomes;
 mod page;
 mod pictures;
+pub mod sanity;
 mod shortcuts;
 mod slices;
 mod tables;

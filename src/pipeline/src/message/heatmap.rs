@@ -113,6 +113,8 @@ pub struct ClassHeatmaps {
     pub confidence: Option<f64>,
     /// The pixels that count, over what the heatmaps show, at any resolution; `None` where all do, or one by its place.
     pub object: Option<BinaryMask>,
+    /// Of a detector that was asked what it detects: which of its `Q` predictions count, `[Q, 1]`.
+    pub detections: Option<BinaryMask>,
     /// One per column of the job: method by method, layer by layer.
     pub heatmaps: Vec<Heatmap>,
     /// What the model answered about changed images, of each heatmap; empty where nobody asked.

@@ -13,6 +13,7 @@ use super::{
     grid::{Cell, ColumnIndex, Grid, SampleIndex},
     heatmap::{OnHost, ToHost},
     smoothing::{PLAIN, SMOOTHING},
+    target::Predicted,
     unusable,
 };
 use crate::{
@@ -43,7 +44,7 @@ struct Results {
     upsamplings: Vec<Option<Upsampling>>,
     scored: Vec<Cell>,
     /// Each class that is there: its channel, and the pixels that the model itself gives it, where those count.
-    explained: Vec<(Cell, i64, Option<BinaryMask>)>,
+    explained: Vec<(Cell, i64, Option<Predicted>)>,
     examined: Grid<TiVec<ColumnIndex, Measures>>,
     has_predictions: bool,
     /// What a detector predicts, and how that is read.
@@ -183,11 +184,7 @@ impl TorchExplainer {
             maps: ToHost::start(!self.runs_ahead, &drawn().map(|maps| &maps.shown).collect::<Vec<_>>(), &of_layers, &numbers)?,
             upsamplings: drawn().map(|maps| maps.layer_map.as_ref().map(|(_, upsampling)| *upsampling)).collect(),
             scored: scored.collect(),
-            explained: plain
-                .targets
-                .into_iter()
-                .map(|(cell, score)| (cell, score.class, score.predicted.map(|predicted| predicted.object)))
-                .collect(),
+            explained: plain.targets.into_iter().map(|(cell, score)| (cell, score.class, score.predicted)).collect(),
             examined,
             has_predictions,
             detected,
@@ -292,7 +289,8 @@ impl Results {
             of_cells.insert(cell, (*score, confidences.get(row).copied()));
         }
         let mut classes: TiVec<SampleIndex, Option<Vec<ClassHeatmaps>>> = samples.iter().map(|_| Some(Vec::new())).collect();
-        for (cell, channel, object) in explained {
+        for (cell, channel, predicted) in explained {
+            let (object, detections) = predicted.map_or((None, None), |predicted| (Some(predicted.object), predicted.detections));
             let (heatmaps, is_finite): (Vec<_>, Vec<_>) = heatmaps.by_ref().take(num_columns).unzip();
             let (score, confidence) = of_cells.remove(cell).unwrap_or((f64::NAN, None));
             if !score.is_finite() || !is_finite.into_iter().all(|is_finite| is_finite) {
@@ -308,6 +306,7 @@ impl Results {
                 score,
                 confidence,
                 object,
+                detections,
                 heatmaps,
                 examined: examined.remove(cell).map(Vec::from).unwrap_or_default(),
             });

@@ -169,6 +169,11 @@ impl TorchExplainer {
         self.launched.clear();
     }
 
+    /// Whether it takes one sample at a time: the model takes nothing but the batch of its export, or minds the others in it.
+    pub fn is_one_by_one(&self) -> bool {
+        self.max_batch == 1
+    }
+
     /// The model as it is run.
     pub fn plan(&self) -> &Plan {
         &self.plan

@@ -402,6 +402,7 @@ impl TorchExplainer {
                 score,
                 confidence,
                 object,
+                detections: None,
                 heatmaps,
                 examined: Vec::new(),
             });

@@ -45,6 +45,8 @@ pub struct Predicted {
     pub object: BinaryMask,
     /// How many pixels or detections count.
     pub count: usize,
+    /// Of a detector which of its predictions those are, `[Q, 1]`.
+    pub detections: Option<BinaryMask>,
 }
 
 /// The boxes of a detector's predictions.
@@ -115,7 +117,10 @@ pub(super) fn resolve(
                     if matches!(wanted.pixels, TargetPixels::Predicted | TargetPixels::Labelled) {
                         match boxes {
                             Some(_) => detected.push((cell, mask.clone().into_owned())),
-                            None => predicted = Some(Predicted { count: mask.count(), object: mask.clone().into_owned() }),
+                            None => {
+                                predicted =
+                                    Some(Predicted { count: mask.count(), object: mask.clone().into_owned(), detections: None })
+                            }
                         }
                     }
                     masks.add(cell, &mask)
@@ -143,7 +148,7 @@ pub(super) fn resolve(
         for (cell, places) in detected {
             if let Some(score) = scores.get_mut(cell) {
                 let object = covered(&places, &sides, cell.sample, boxes.input);
-                score.predicted = Some(Predicted { object, count: places.count() });
+                score.predicted = Some(Predicted { object, count: places.count(), detections: Some(places) });
             }
         }
     }

@@ -200,6 +200,8 @@ pub(super) struct Graph {
     pub whole_numbers: HashSet<ValueId>,
     /// Weights and constants.
     pub bindings: Vec<(ValueId, Binding)>,
+    /// Of these the parameters: what was learnt by gradients.
+    pub parameters: HashSet<ValueId>,
     /// Module path -> for each call the tensors that it returns.
     pub modules: BTreeMap<String, Vec<Vec<ValueId>>>,
     /// Tensors whose shape depends on the batch size, as the exporter saw it.

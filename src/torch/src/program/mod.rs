@@ -28,6 +28,7 @@ mod metadata;
 mod operators;
 mod passes;
 mod plan;
+mod randomise;
 mod resume;
 mod schema;
 mod settings;
@@ -64,6 +65,7 @@ pub use metadata::{
     Suppression, Task, TextConfidence, TextInfo, TokenInfo,
 };
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
+pub use randomise::WeightedModule;
 pub(crate) use settings::MathAttention;
 pub use settings::{allow_tf32, silence_warnings};
 pub use similarity::{References, TextScores};
@@ -77,6 +79,7 @@ use camflow_diagnostic::{Class, Diagnose, Diagnostic};
 use camflow_media::shown;
 use camflow_names::word;
 use graph::{Binding, Graph};
+use randomise::Replaced;
 
 /// Something is wrong with a model file, or with what is asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +205,8 @@ pub struct Program {
     archive: Archive,
     graph: Graph,
     stored: HashMap<ValueId, StoredTensor>,
+    /// Weights in the place of those that are stored.
+    replaced: HashMap<ValueId, Replaced>,
     /// What an image tower's embeddings are scored against.
     texts: Option<TextScores>,
     /// What the exporter knows of the model.
@@ -253,7 +258,7 @@ impl Program {
         if !problems.is_empty() {
             return Err(invalid(problems, None));
         }
-        Ok(Program { archive, graph, stored, texts: None, metadata })
+        Ok(Program { archive, graph, stored, replaced: HashMap::new(), texts: None, metadata })
     }
 
     /// The file.
@@ -366,9 +371,13 @@ impl Program {
         self.graph.inputs[0]
     }
 
-    /// A weight or constant as stored, on the CPU.
+    /// A weight or constant, on the CPU: as it is stored, or what took its place.
     fn constant(&self, id: ValueId) -> Option<Tensor> {
-        self.stored.get(&id).and_then(|stored| self.archive.tensor(stored).ok())
+        let stored = self.stored.get(&id)?;
+        match self.replaced.get(&id) {
+            Some(replaced) => replaced.tensor(stored).ok(),
+            None => self.archive.tensor(stored).ok(),
+        }
     }
 
     fn invalid(&self, problems: Vec<String>, hints: Vec<String>) -> ProgramError {

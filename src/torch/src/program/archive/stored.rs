@@ -25,6 +25,35 @@ pub(crate) struct StoredTensor {
     length: usize,
 }
 
+impl StoredTensor {
+    /// Where its elements begin, which is the same of weights that are tied.
+    pub(crate) fn place(&self) -> (usize, i64) {
+        (self.offset, self.storage_offset)
+    }
+
+    /// How many elements there are from its first one to its last one; 0 where it has none.
+    pub(crate) fn reach(&self) -> usize {
+        if self.sizes.contains(&0) {
+            return 0;
+        }
+        let last: i64 = self.sizes.iter().zip(&self.strides).map(|(size, stride)| (size - 1) * stride).sum();
+        last as usize + 1
+    }
+
+    /// How many elements it has.
+    pub(crate) fn num_elements(&self) -> usize {
+        self.sizes.iter().product::<i64>() as usize
+    }
+
+    /// The same tensor with other elements, [`StoredTensor::reach`] of them.
+    ///
+    /// # Errors
+    /// libtorch fails, for want of memory say.
+    pub(crate) fn with_elements(&self, elements: &[f32]) -> Result<Tensor, tch::TchError> {
+        Tensor::f_from_slice(elements)?.f_to_kind(self.kind)?.f_as_strided(&self.sizes, &self.strides, 0)
+    }
+}
+
 /// The tensors of one folder of an archive.
 #[derive(Debug, Default)]
 pub(crate) struct StoredTensors {

@@ -16,6 +16,7 @@ impl Builder {
                 InputSpec::Parameter { arg, parameter_name } => {
                     let id = self.define(&arg.name, scope);
                     self.graph.bindings.push((id, Binding::Weight(parameter_name.clone())));
+                    self.graph.parameters.insert(id);
                 }
                 InputSpec::Buffer { arg, buffer_name, persistent } => {
                     let id = self.define(&arg.name, scope);
