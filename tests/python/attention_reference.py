@@ -17,23 +17,20 @@ from torch.nn import functional as F
 
 @dataclass
 class Seen:
-    """What a forward pass computed, call by call."""
+    """What a forward pass of one image computed, call by call: [1, heads, ...] or [heads, ...]."""
 
-    probabilities: list[Tensor] = field(default_factory=list)  # [heads, L, T]
-    queries: list[Tensor] = field(default_factory=list)  # [heads, L, E]
-    keys: list[Tensor] = field(default_factory=list)  # [heads, T, E]
-    values: list[Tensor] = field(default_factory=list)  # [heads, T, E]
-    outputs: list[Tensor] = field(default_factory=list)  # [heads, L, E]
+    probabilities: list[Tensor] = field(default_factory=list)  # of L queries for T tokens
+    queries: list[Tensor] = field(default_factory=list)  # L of E channels
+    keys: list[Tensor] = field(default_factory=list)  # T
+    values: list[Tensor] = field(default_factory=list)  # T
+    outputs: list[Tensor] = field(default_factory=list)  # L
 
 
 @contextlib.contextmanager
 def watching():
     """Keeps what attention computes while it lasts, all of it with gradients."""
     seen = Seen()
-    fused, softmax, matmul, bmm = F.scaled_dot_product_attention, F.softmax, torch.matmul, torch.bmm
-
-    def heads(tensor: Tensor) -> Tensor:
-        return tensor if tensor.ndim == 4 else tensor[None]
+    fused, softmax, matmul, bmm, baddbmm = F.scaled_dot_product_attention, F.softmax, torch.matmul, torch.bmm, torch.baddbmm
 
     def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
         scores = matmul(query, key.transpose(-2, -1)) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
@@ -76,15 +73,16 @@ def watching():
 
     try:
         F.scaled_dot_product_attention, F.softmax = attend, smooth
-        nn.functional.scaled_dot_product_attention, nn.functional.softmax = attend, smooth
-        torch.matmul, torch.bmm, baddbmm, torch.baddbmm = product(matmul), product(bmm), torch.baddbmm, added
+        torch.matmul, torch.bmm, torch.baddbmm = product(matmul), product(bmm), added
         yield seen
     finally:
         F.scaled_dot_product_attention, F.softmax = fused, softmax
-        nn.functional.scaled_dot_product_attention, nn.functional.softmax = fused, softmax
         torch.matmul, torch.bmm, torch.baddbmm = matmul, bmm, baddbmm
-    for name in seen.__dataclass_fields__:
-        setattr(seen, name, [heads(tensor) for tensor in getattr(seen, name)])
+
+
+def heads(tensor: Tensor) -> Tensor:
+    """Of one image: [heads, ...], of which written-out attention has no other form."""
+    return tensor.detach().reshape(-1, *tensor.shape[-2:])
 
 
 @dataclass
@@ -96,13 +94,9 @@ class Tower:
     prefix: int  # tokens before the patches
     grid: tuple[int, int]
     read: list[int] | None  # which tokens the output reads; None: what a query gathers
-    score: object = None  # from the output to the score of the class; by default that channel
 
     def patches(self, tokens: Tensor) -> Tensor:
         return tokens[..., self.prefix :].reshape(self.grid)
-
-    def mean_tokens(self) -> list[int]:
-        return self.read or []
 
 
 def score_of(tower: Tower, pixels: Tensor, channel: int):
@@ -118,7 +112,7 @@ def relation(blocks: list[Tensor], mix, tower: Tower, query: Tensor | None) -> T
         built = mix(block, built)
     if query is not None:
         return (query @ built)[0]
-    return built[tower.mean_tokens()].mean(0)
+    return built[tower.read].mean(0)
 
 
 def split(tower: Tower, tensors: list[Tensor], count: int):
@@ -128,7 +122,7 @@ def split(tower: Tower, tensors: list[Tensor], count: int):
 
 def attention_rollout(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor:
     _, seen = score_of(tower, pixels, channel)
-    blocks, query = split(tower, [p[0].detach().mean(0) for p in seen.probabilities], count)
+    blocks, query = split(tower, [heads(attention).mean(0) for attention in seen.probabilities], count)
 
     def mix(attention, built):
         mixed = attention + torch.eye(len(attention), dtype=attention.dtype)
@@ -142,7 +136,7 @@ def weighted(tower: Tower, pixels: Tensor, channel: int) -> list[Tensor]:
     score, seen = score_of(tower, pixels, channel)
     gradients = torch.autograd.grad(score, seen.probabilities, materialize_grads=True)
     pairs = zip(seen.probabilities, gradients, strict=True)
-    return [(gradient * attention).detach()[0].clamp(min=0).mean(0) for attention, gradient in pairs]
+    return [heads(gradient * attention).clamp(min=0).mean(0) for attention, gradient in pairs]
 
 
 def chefer(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor:
@@ -152,7 +146,7 @@ def chefer(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor:
 
 def grad_attention(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor:
     blocks, query = split(tower, weighted(tower, pixels, channel), count)
-    return tower.patches(query[0] if query is not None else blocks[-1][tower.mean_tokens()].mean(0))
+    return tower.patches(query[0] if query is not None else blocks[-1][tower.read].mean(0))
 
 
 def legrad(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor:
@@ -178,7 +172,7 @@ def legrad(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor:
         hook.remove()
         attention = again.probabilities[-1] if tower.read is None else seen.probabilities[block]
         (gradient,) = torch.autograd.grad(score, [attention], retain_graph=True)
-        total = total + gradient[0].clamp(min=0).mean(0).mean(0)
+        total = total + heads(gradient).clamp(min=0).mean(0).mean(0)
     return tower.patches(total)
 
 
@@ -188,7 +182,7 @@ def grad_eclip(tower: Tower, pixels: Tensor, channel: int, count: int) -> Tensor
     (gradient,) = torch.autograd.grad(score, [seen.outputs[at]])
 
     def side_by_side(tensor: Tensor) -> Tensor:  # [tokens, heads * E]
-        return tensor[0].detach().transpose(0, 1).flatten(1)
+        return heads(tensor).transpose(0, 1).flatten(1)
 
     query, key, value = (side_by_side(seen.__dict__[name][at]) for name in ("queries", "keys", "values"))
     weights = side_by_side(gradient)
