@@ -14,7 +14,7 @@ from conftest import PACKAGES
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts" / "lab")]
 import attention_models as models
 import attention_reference as reference
 import hugging_face_folders as folders
