@@ -66,6 +66,21 @@ pub(super) struct Trial {
 const HINT: &str = "use a method of activations and gradients, such as gradcam or layercam; those of attention are for transformers \
                     whose blocks let all tokens of an image attend to each other (ViT, DeiT, DINOv2, BEiT, CLIP and SigLIP towers)";
 
+const OTHER_LAYER: &str = "name a block of the transformer with `--layers`, or its first norm: methods of attention go through all blocks up \
+                           to it; `camflow inspect` lists layers";
+
+/// Why there is no [`Attending`], and what to do.
+struct Refused {
+    problem: String,
+    hint: &'static str,
+}
+
+impl From<String> for Refused {
+    fn from(problem: String) -> Self {
+        Refused { problem, hint: HINT }
+    }
+}
+
 impl Attending {
     /// The attention by which that many of the blocks are read: that of a query which gathers them, or of the last one itself.
     pub fn gathering(&self, count: usize) -> &AttentionBlock {
@@ -88,10 +103,10 @@ impl Program {
     /// [`ProgramError::Invalid`]: it does not in a way that methods of attention could follow, or not before one of the layers.
     pub fn attending(&self, layers: &[Layer]) -> Result<Attending, ProgramError> {
         let found = self.find_attending(layers);
-        found.map_err(|problem| self.invalid(vec![problem], vec![HINT.to_owned()]))
+        found.map_err(|Refused { problem, hint }| self.invalid(vec![problem], vec![hint.to_owned()]))
     }
 
-    fn find_attending(&self, layers: &[Layer]) -> Result<Attending, String> {
+    fn find_attending(&self, layers: &[Layer]) -> Result<Attending, Refused> {
         let aliases = passes::aliases(&self.graph);
         let needed = passes::needed(&self.graph, &aliases, &[self.primary_output()]);
         let places = Places::of(&self.graph.nodes);
@@ -100,10 +115,13 @@ impl Program {
         let mut others = self.attentions.others.iter().filter(|(_, result, _)| is_needed(*result));
         if sites.is_empty() {
             let nothing = "it computes no attention: there is no softmax between two products of matrices, and no fused operator";
-            return Err(others.next().map_or_else(|| nothing.to_owned(), unknown));
+            return Err(others.next().map_or_else(|| nothing.to_owned(), unknown).into());
         }
         let trial = self.attention_trial.get_or_init(|| self.try_attention(&sites)).as_ref().map_err(Clone::clone)?;
-        let last = last_self(&trial.sizes).ok_or_else(|| misfit(sites[0], &trial.sizes[0].0, "which is none among tokens"))?;
+        let Some(last) = last_self(&trial.sizes) else {
+            let none = || misfit(sites[0], &trial.sizes[0].0, "which is none among tokens");
+            return Err(others.next().map_or_else(none, unknown).into());
+        };
         let tokens = trial.read.len() as i64;
         for (at, (site, (size, is_softmax))) in sites.iter().zip(&trial.sizes).enumerate() {
             let [images, queries, keys] = dimensions(size);
@@ -115,23 +133,21 @@ impl Program {
                 () if at <= last && queries != keys => "where queries and keys are not the same tokens",
                 () if at <= last && queries != tokens => "where a later one has other tokens",
                 () if at > last && (queries, keys) != (1, tokens) => {
-                    "where one query looks at all tokens in those that are known"
+                    "which neither is among all tokens nor gathers them by one query"
                 }
                 () if at > last + 1 => "and another one gathers the tokens before it",
                 () => continue,
             };
-            return Err(misfit(site, size, why));
+            return Err(misfit(site, size, why).into());
         }
         let end = places.producer[&sites[last].output];
         if let Some(other) = others.find(|(_, result, _)| places.producer[result] < end) {
-            return Err(unknown(other));
+            return Err(unknown(other).into());
         }
         for pair in sites[..=last].windows(2) {
             if !passes::dependents(&self.graph, &aliases, &[pair[0].output]).contains(&pair[1].output) {
-                return Err(format!(
-                    "nodes `{}` and `{}` attend side by side, not one after the other",
-                    pair[0].node, pair[1].node
-                ));
+                let nodes = (&pair[0].node, &pair[1].node);
+                return Err(format!("nodes `{}` and `{}` attend side by side, not one after the other", nodes.0, nodes.1).into());
             }
         }
         let handed_on = self.handed_on(&sites[..=last]);
@@ -145,17 +161,18 @@ impl Program {
         let mut counts = Vec::new();
         for layer in layers {
             let place = layer.tokens.as_ref().filter(|_| layer.layout.has_tokens());
-            let place = place.ok_or_else(|| format!("layer `{}` (`{}`) gives no tokens", layer.label, layer.path))?;
+            let of_layer = |problem: String| Refused { problem, hint: OTHER_LAYER };
+            let place = place.ok_or_else(|| of_layer(format!("layer `{}` (`{}`) gives no tokens", layer.label, layer.path)))?;
             let [rows, columns] = place.grid_of(trial.input);
             if place.prefix + rows * columns != tokens {
-                return Err(format!(
+                return Err(of_layer(format!(
                     "its blocks attend among {tokens} tokens, and layer `{}` (`{}`) has {} + {rows} x {columns}",
                     layer.label, layer.path, place.prefix
-                ));
+                )));
             }
             let count = self.blocks_up_to(layer, &sites[..=last], &aliases, &places);
             if count == 0 {
-                return Err(format!("no attention comes before layer `{}` (`{}`)", layer.label, layer.path));
+                return Err(of_layer(format!("no attention comes before layer `{}` (`{}`)", layer.label, layer.path)));
             }
             counts.push(count);
         }
