@@ -10,9 +10,10 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 
+from torch.nn import functional as F
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 @dataclass

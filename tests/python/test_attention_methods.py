@@ -94,7 +94,7 @@ def test_each_gives_what_its_paper_says(camflow, export, tmp_path, name):
         count = next(count for count, known in LAYERS.items() if known == layer)
         saliency = reference.METHODS[method](seen, pixels[number : number + 1], CHANNEL, count)
         wanted = reference.heatmap(saliency)
-        num_full += wanted.max() > 0.99 > 0.2 > wanted.min()
+        num_full += wanted.max() > 0.99 and wanted.min() < 0.2
         assert heatmap.shape == seen.grid
         assert np.abs(heatmap - wanted).max() <= 1e-4, (method, layer, number, np.abs(heatmap - wanted).max())
     assert num_full > 0.8 * len(found), "maps without anything in them would all be alike"
