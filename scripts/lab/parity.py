@@ -8,7 +8,9 @@ with the sign that camflow documents (the reference's is arbitrary), and for the
 fp32 is further than that from itself in fp64, that distance. The default, which folds
 batch norms, is judged by its distance to the reference in fp64: at most 1.5 times that of the reference in fp32 in the median
 over all rows, and 3 times (plus 1e-4) in each, but for two methods that jump or have poles, where a last bit decides: fem
-counts the pixels beyond a threshold, and xgradcam divides by sums of activations that may cancel. Weights are random (from a seed, batch norms warmed) unless said otherwise.
+counts the pixels beyond a threshold, and xgradcam divides by sums of activations that may cancel. Methods of attention, which
+pytorch_grad_cam does not have, are compared with what their papers say, in PyTorch (`scripts/lab/attention_reference.py`); 1e-4 is
+allowed, or three times what the reference in fp32 is from itself in fp64: with random weights attention is nearly the same everywhere. Weights are random (from a seed, batch norms warmed) unless said otherwise.
 
 The last line is `N passed, N failed`.
 """
@@ -35,7 +37,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, Semanti
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import attention_reference
 import export_model
+from attention_reference import Tower
 from identity import identity
 from logits import Logits
 
@@ -64,6 +68,12 @@ UNSMOOTHED = {"eigencam", "eigengradcam", "segeigencam", "kpcacam", "fem"}  # --
 FOR_CLASSIFIERS_ONLY = {"finercam"}
 # The reference forgets to reshape activations for ShapleyCAM, and fails on other layouts than [N, C, H, W].
 FOR_MAPS_ONLY = frozenset({"shapleycam"})
+# Transformers: where their blocks are, how many tokens come before the patches, the grid of these, and which of all the output reads.
+GRID = (14, 14)
+ATTENTION = {
+    "timm:deit_tiny_patch16_224": ("blocks", 1, GRID, [0]),
+    "timm:deit_tiny_distilled_patch16_224": ("blocks", 2, GRID, [0, 1]),
+}
 REPEATS = 32  # pytorch_grad_cam's batch of its gradient-free methods
 
 
@@ -324,6 +334,44 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
     return rows
 
 
+def compare_attention(binary: Path, model: str, archive: Path) -> list[Row]:
+    """The rows of methods of attention for one transformer, of all its blocks and of the first half of them."""
+    module = export_model.load_model(model, "none").module
+    module.load_state_dict(torch.export.load(archive).state_dict)
+    module.eval().requires_grad_(True)
+    blocks, prefix, grid, read = ATTENTION[model]
+    single = Tower(module, blocks, prefix, grid, read)
+    double = dataclasses.replace(single, module=copy.deepcopy(module).double())
+    case = Case(model, (), (224, 224))
+    pixels = picture(*case.size, seed=sum(map(ord, model)))
+    with torch.no_grad():
+        channel = int(module(pixels)[0].argmax())
+    depth = len(list(module.get_submodule(blocks).children()))
+    layers = {str(depth // 2): depth // 2, str(depth): depth}
+    reads_patches = read is not None and read[0] >= prefix
+    methods = [method for method in attention_reference.METHODS if not (reads_patches and method == "grad-eclip")]
+    flags = ["--size", "layer"]
+    exact = camflow_maps(binary, archive, case, layers, pixels, None, channel, methods, [*flags, "--exact"])
+    default = camflow_maps(binary, archive, case, layers, pixels, None, channel, methods, flags)
+    rows = []
+    for method in methods:
+        row = Row(model, method, "none", 1e-4, 0.0, 0.0, 0.0, 0.0)
+        for layer, count in layers.items():
+            wanted, truth = (
+                attention_reference.heatmap(attention_reference.METHODS[method](tower, image, channel, count))
+                for tower, image in ((single, pixels), (double, pixels.double()))
+            )
+            difference = np.abs(exact[method, layer] - wanted)
+            row.largest = max(row.largest, float(difference.max())) if not np.isnan(difference).any() else float("nan")
+            row.mean = max(row.mean, float(difference.mean()))
+            row.default = max(row.default, float(np.abs(default[method, layer] - truth).max()))
+            row.single = max(row.single, float(np.abs(wanted - truth).max()))
+        row.allowed = max(row.allowed, 3 * row.single)
+        rows.append(row)
+        print(f"{'ok    ' if row.passed() else 'FAILED'} {describe(row)}", flush=True)
+    return rows
+
+
 def describe(row: Row) -> str:
     text = f"{row.model} {row.method} {row.smoothing}: max {row.largest:.1e}, mean {row.mean:.1e} (allowed {row.allowed:.0e})"
     return text if row.default is None else f"{text}; from fp64: default {row.default:.1e}, fp32 {row.single:.1e}"
@@ -369,6 +417,9 @@ def main() -> int:
             if not args.only or case.model in args.only
             for row in compare(args.camflow, case, exported(case, models))
         ]
+        for model in ATTENTION:
+            if not args.only or model in args.only:
+                rows += compare_attention(args.camflow, model, exported(Case(model, (), (224, 224)), models))
     ratio = median_ratio(rows)
     failed = sum(not row.passed() for row in rows) + (ratio > 1.5)
     print(f"median of the default's distance to fp64 relative to fp32's: {ratio:.2f}")

@@ -57,6 +57,7 @@ explain a.png --model good.pt2 --out maps --layers 9,layer4
 explain a.png --model good.pt2 --out maps --class dgo
 explain a.png --model good.pt2 --out maps --class dog --target pixel=1,1
 explain a.png --model good.pt2 --out maps --class dog --target labels
+explain a.png --model good.pt2 --out maps --class dog --method gradcam,chefer
 explain a.png --model good.pt2 --out maps --target top --class dog
 explain a.png --model good.pt2 --out maps --device gpu
 explain a.png --model good.pt2 --out maps --device cpu --precision tf32

@@ -4,11 +4,11 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use super::{Counterfactuals, Engine, Observer, Part, device::DeviceSpec, slicing::SliceSpec};
 use crate::job::{NameList, TargetSpec};
-use camflow_diagnostic::Diagnostic;
+use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_media::shown;
 use camflow_names::{Choice, word};
 use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, depends_on_batch};
-use camflow_torch::program::{Influence, Layer, PlanOptions, Program, Task, TextConfidence, split_layers};
+use camflow_torch::program::{Influence, Layer, PlanOptions, Program, ProgramError, Task, TextConfidence, split_layers};
 
 /// What `--layers` has in place of names where the most faithful layer is to be found.
 const AUTO: &str = "auto";
@@ -80,6 +80,9 @@ impl CamSpec {
         }
         let needs_image_gradient = methods.iter().any(|method| method.needs_image_gradient());
         program.check_influence(&layers, needed, needs_image_gradient)?;
+        for (method, needs) in methods.iter().filter_map(|method| Some((method, method.attention()?))) {
+            needs.check(&program, &layers).map_err(|error| named(*method, &error))?;
+        }
         self.device.notice(&program.metadata).iter().for_each(|notice| observer.notice(notice));
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);
@@ -209,6 +212,13 @@ impl CamSpec {
             slice_batch: None,
         }
     }
+}
+
+/// An error that a method of attention meets with a model, with the method's name.
+fn named(method: Method, error: &ProgramError) -> Diagnostic {
+    let diagnostic = error.diagnose();
+    let message = format!("`--method {}`: {}", method.name(), diagnostic.message);
+    Diagnostic { message, ..diagnostic }
 }
 
 /// Finds out whether images may be run together, where the exporter has not, and tells if they may not.

@@ -5,6 +5,7 @@
 //! tensor through the model, `pass.rs` has what methods are computed from, `cam/` has the methods, `target.rs` what is
 //! differentiated.
 
+mod attention;
 mod batch_size;
 mod cam;
 mod counterfactuals;
@@ -28,6 +29,7 @@ mod smoothing;
 mod target;
 mod trial;
 
+pub use attention::AttentionNeeds;
 pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
 pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Fusion, Reading};
@@ -35,6 +37,7 @@ pub use replacement::Replacement;
 pub use trial::{depends_on_batch, deviations};
 
 use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Uploader, from_tch};
+use attention::AttentionTaps;
 use batch_size::Footprint;
 use cam::Needs;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
@@ -120,6 +123,8 @@ impl TorchExplainer {
             let biases = biases.into_iter().map(|bias| (bias.values, demand.tap(bias.tap))).collect();
             network = Some(NetworkTaps { input, biases });
         }
+        let attention = needs.iter().filter_map(|needs| needs.attention).reduce(AttentionNeeds::or);
+        let attention = attention.map(|needs| AttentionTaps::new(program, &options.layers, needs, &mut demand)).transpose()?;
         let mut derivatives: Vec<Derivative> = Vec::new();
         for derivative in needs.iter().filter_map(|needs| needs.derivative) {
             match derivatives.iter_mut().find(|known| known.objective == derivative.objective) {
@@ -136,7 +141,7 @@ impl TorchExplainer {
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         Ok(TorchExplainer {
             plan,
-            taps: Taps { layers, network },
+            taps: Taps { layers, network, attention },
             derivatives,
             _math_attention: is_second.then(MathAttention::new),
             columns,

@@ -14,6 +14,7 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError,
+    attention::{AttentionTaps, Place, Reading, by_heads, precise},
     grid::{self, Grid, LayerIndex, SampleIndex, TargetIndex},
     layout::as_nchw,
     probe::{Probe, ProbeOptions},
@@ -64,6 +65,8 @@ pub struct Taps {
     pub layers: TiVec<LayerIndex, Tap>,
     /// The image and the biases, where a method looks at them.
     pub network: Option<NetworkTaps>,
+    /// Attention, likewise.
+    pub attention: Option<AttentionTaps>,
 }
 
 /// Where the network as a whole is looked at.
@@ -263,6 +266,76 @@ impl<'a> Pass<'a> {
         let gradients = self.gradients::<O>()?;
         let biases = self.network().biases.iter().map(|(bias, tap)| (bias, tap.of(&gradients).shallow_clone()));
         Ok(biases.filter(|(_, gradient)| gradient.defined()).collect())
+    }
+
+    /// Where attention is looked at.
+    pub fn attention(&self) -> &'a AttentionTaps {
+        self.run.taps.attention.as_ref().expect("tapped where attention is needed")
+    }
+
+    /// Where the patches are among the tokens of a layer, and of the attention up to it.
+    pub fn place(&self, layer: LayerIndex) -> Result<Place, ExplainError> {
+        let size = self.run.execution.input.size();
+        let layer = self.layer(layer);
+        let tokens = layer.tokens.as_ref();
+        let tokens = tokens.ok_or_else(|| ExplainError::Unsuitable(format!("layer `{}` gives no tokens", layer.path)))?;
+        Ok(Place { prefix: tokens.prefix, grid: tokens.grid_of([size[2], size[3]]) })
+    }
+
+    /// What was seen of attention, head by head: `[N, heads, ...]`.
+    pub fn attention_of(&self, tap: Tap) -> Result<Tensor, ExplainError> {
+        by_heads(&precise(tap.of(&self.run.execution.taps))?, self.num_images())
+    }
+
+    /// The gradient of that, of the same shape.
+    pub fn attention_gradient<O: Objective>(&self, tap: Tap) -> Result<Tensor, ExplainError> {
+        let gradients = self.gradients::<O>()?;
+        let gradient = tap.of(&gradients);
+        if !gradient.defined() && self.run.plan.leaves_out_zeros() {
+            return Ok(self.attention_of(tap)?.f_zeros_like()?);
+        }
+        if !gradient.defined() {
+            return Err(ExplainError::Unsuitable(
+                "the attention of a block has no influence on the score that a gradient shows".into(),
+            ));
+        }
+        by_heads(&precise(gradient)?, self.num_images())
+    }
+
+    /// Of each block up to a layer, the gradient of its attention, `[N, heads, L, T]`, in the score that the rest of the network gives
+    /// the tokens that the block hands on. Where a query gathers tokens, it is the gradient of its attention to these.
+    pub fn formation(&self, layer: LayerIndex) -> Result<Vec<Tensor>, ExplainError> {
+        let bug = || ExplainError::Unsuitable("what blocks hand on was not captured; this is a bug in camflow".into());
+        let (taps, execution) = (self.attention(), &self.run.execution);
+        let batch_dim = self.layer(layer).layout.batch_dim();
+        let mut found = Vec::new();
+        for block in &taps.blocks[..taps.counts[layer]] {
+            let (tokens, last_tokens) = block.tokens.zip(taps.last_tokens).ok_or_else(bug)?;
+            let tokens = tokens.of(&execution.taps);
+            let gradient = tch::with_grad(|| -> Result<Tensor, ExplainError> {
+                let shown = match taps.reading {
+                    Reading::Leading(_) => {
+                        tokens.f_mean_dim([1 - batch_dim].as_slice(), true, None::<Kind>)?.f_expand_as(tokens)?
+                    }
+                    Reading::Patches | Reading::Pooled(_) => tokens.shallow_clone(),
+                };
+                let (output, mut behind) = self.run.plan.run_on(last_tokens, execution, &shown)?;
+                let attention = match &taps.reading {
+                    Reading::Pooled(query) => query.probabilities.and_then(|tap| tap.take(&mut behind)).ok_or_else(bug)?,
+                    _ => block.probabilities.ok_or_else(bug)?.of(&execution.taps).shallow_clone(),
+                };
+                let root = class_scores(&output, &self.present)?.f_sum(None::<Kind>)?;
+                let mut gradients = program::gradients(&root, &[attention.shallow_clone()], true, false)?;
+                let gradient = gradients.swap_remove(0);
+                Ok(if gradient.defined() { gradient } else { attention.f_zeros_like()? })
+            })?;
+            found.push(by_heads(&precise(&gradient)?, self.num_images())?);
+        }
+        Ok(found)
+    }
+
+    fn num_images(&self) -> i64 {
+        self.run.execution.input.size()[0]
     }
 
     fn network(&self) -> &'a NetworkTaps {

@@ -44,6 +44,7 @@ impl Plan {
         if is_wide {
             wide::widen(&mut graph);
         }
+        passes::write_out_attention(&mut graph, &program.attentions.sites, taps);
         let mut folded = (Vec::new(), 0);
         if !options.exact {
             folded = passes::fold_batch_norms(&mut graph, taps, &|id| program.constant(id)).map_err(torch)?;
@@ -170,6 +171,11 @@ fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, twin_of: Twi
         free,
     };
     match &node.operation {
+        Operation::Probabilities => {
+            step.action = Action::Probabilities;
+            step.operator = "attention".to_owned();
+            step.args = node.args.iter().map(|(_, arg)| Some(arg.clone())).collect();
+        }
         Operation::Identity => step.args = node.args.iter().map(|(_, arg)| Some(arg.clone())).collect(),
         Operation::Symbolic(op) => {
             step.action = Action::Symbolic(*op);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::{
@@ -64,6 +64,13 @@ pub(super) struct Frame {
     given: Option<ValueId>,
 }
 
+impl Frame {
+    /// What was captured.
+    pub(super) fn take_taps(&mut self) -> Vec<Option<Tensor>> {
+        self.taps.iter_mut().map(Option::take).collect()
+    }
+}
+
 impl Plan {
     /// Runs the graph on `[N, 3, H, W]`. The earliest taps become leaves: gradients stop there.
     ///
@@ -72,7 +79,7 @@ impl Plan {
     pub fn run(&self, input: &Tensor) -> Result<Execution, ExecError> {
         let _precision = self.reduced_precision();
         let mut frame = self.frame(None)?;
-        frame.taps = self.taps.iter().map(|_| None).collect();
+        self.capture(&mut frame);
         let input = self.feed(input, &mut frame)?;
         for step in &self.steps {
             self.advance(step, &mut frame)?;
@@ -80,7 +87,7 @@ impl Plan {
         let output = self.take_output(&mut frame)?;
         let boxes = self.boxes.and_then(|boxes| self.tensor(boxes, &frame.values)).map(Tensor::f_detach).transpose();
         let boxes = boxes.map_err(|error| outside_error(&error))?;
-        let taps = frame.taps.iter_mut().map(Option::take).collect::<Option<Vec<_>>>();
+        let taps = frame.take_taps().into_iter().collect::<Option<Vec<_>>>();
         let taps = taps.ok_or_else(|| bug("a tap", "was not computed"))?;
         let kept = self.kept.iter().filter_map(|id| Some((*id, frame.values[id.index()].take()?))).collect();
         Ok(Execution { output, boxes, taps, input, kept })
@@ -138,6 +145,11 @@ impl Plan {
             Some(Value::Tensor(bound)) => Ok(bound.shallow_clone()),
             _ => Err(bug("the input", "was not bound")),
         }
+    }
+
+    /// Has the taps captured.
+    pub(super) fn capture(&self, frame: &mut Frame) {
+        frame.taps = self.taps.iter().map(|_| None).collect();
     }
 
     /// Binds a value that the run does not compute.
@@ -248,6 +260,21 @@ impl Plan {
                 let Some(Some(Arg::Value(id))) = step.args.first() else { return Err(missing()) };
                 Ok(vec![Result_::Tensor(self.tensor(*id, values).ok_or_else(missing)?.shallow_clone())])
             }
+            Action::Probabilities => {
+                let value = |at: usize| match step.args.get(at) {
+                    Some(Some(Arg::Value(id))) => self.tensor(*id, values),
+                    _ => None,
+                };
+                let scale = match step.args.get(3) {
+                    Some(Some(Arg::Float(scale))) => Some(*scale),
+                    Some(Some(Arg::Int(scale))) => Some(*scale as f64),
+                    Some(Some(Arg::Value(id))) => Some(Self::scalar(*id, values).ok_or_else(missing)?.float()),
+                    _ => None,
+                };
+                let (query, key) = value(0).zip(value(1)).ok_or_else(missing)?;
+                let found = probabilities(query, key, value(2), scale);
+                Ok(vec![Result_::Tensor(found.map_err(|error| from_tch(&error))?)])
+            }
             Action::Symbolic(op) => {
                 let args = step.args.iter().map(|arg| match arg {
                     Some(Arg::Value(id)) => Self::scalar(*id, values),
@@ -333,6 +360,20 @@ impl Plan {
             }
         }
     }
+}
+
+/// `softmax(query key^T * scale + mask)` `[..., L, S]`, of one over the root of the queries' length without a scale. As libtorch's own
+/// `scaled_dot_product_attention`, a mask of truth values says where to look, and a row that looks nowhere is zero.
+fn probabilities(query: &Tensor, key: &Tensor, mask: Option<&Tensor>, scale: Option<f64>) -> Result<Tensor, tch::TchError> {
+    let length = query.size().last().copied().unwrap_or(1);
+    let scale = scale.unwrap_or_else(|| 1.0 / (length as f64).sqrt());
+    let scores = query.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(-2, -1)?)?;
+    let scores = match mask {
+        Some(mask) if mask.kind() == Kind::Bool => scores.f_masked_fill(&mask.f_logical_not()?, f64::NEG_INFINITY)?,
+        Some(mask) => scores.f_add(mask)?,
+        None => return scores.f_softmax(-1, None::<Kind>),
+    };
+    scores.f_internal_safe_softmax(-1, None::<Kind>)
 }
 
 /// A copy with its own memory; tch's `f_clone` is the out= form.

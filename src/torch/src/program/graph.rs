@@ -52,6 +52,8 @@ pub(super) enum Operation {
     Symbolic(SymbolicOp),
     /// Its output is its input; made by passes.
     Identity,
+    /// The probabilities of an attention, `softmax(query key^T * scale + attn_mask)`; made by passes.
+    Probabilities,
 }
 
 /// What a node gives: one entry per return of its operator.

@@ -5,6 +5,7 @@
 //! [`Program::resolve_layers`], before any sample.
 
 mod archive;
+mod attention;
 mod biases;
 mod build;
 mod compile;
@@ -44,10 +45,12 @@ mod wide;
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use tch::{Device, Tensor};
 
+pub use attention::{Attending, AttentionBlock, Readout};
 pub use biases::Bias;
 pub use counts::{Counts, counted};
 pub use cuda::{CudaStatus, cuda_status, libtorch_folder};
@@ -209,6 +212,10 @@ pub struct Program {
     replaced: HashMap<ValueId, Replaced>,
     /// What an image tower's embeddings are scored against.
     texts: Option<TextScores>,
+    /// Where attention is computed.
+    attentions: passes::Attentions,
+    /// What a trial run told of it.
+    attention_trial: OnceLock<Result<attention::Trial, String>>,
     /// What the exporter knows of the model.
     pub metadata: ModelMetadata,
 }
@@ -229,7 +236,7 @@ impl Program {
             hints: hint.into_iter().collect(),
         };
         let metadata = read_metadata(&archive)?;
-        let graph = build::graph(&archive.program()?).map_err(|refused| invalid(refused.problems, refused.hint))?;
+        let mut graph = build::graph(&archive.program()?).map_err(|refused| invalid(refused.problems, refused.hint))?;
         let (mut weights, mut constants) = (archive.weights(), archive.constants());
         let mut problems = [std::mem::take(&mut weights.problems), std::mem::take(&mut constants.problems)].concat();
         let mut stored = HashMap::new();
@@ -258,7 +265,17 @@ impl Program {
         if !problems.is_empty() {
             return Err(invalid(problems, None));
         }
-        Ok(Program { archive, graph, stored, replaced: HashMap::new(), texts: None, metadata })
+        let attentions = passes::attentions(&mut graph);
+        Ok(Program {
+            archive,
+            graph,
+            stored,
+            replaced: HashMap::new(),
+            texts: None,
+            attentions,
+            attention_trial: OnceLock::new(),
+            metadata,
+        })
     }
 
     /// The file.

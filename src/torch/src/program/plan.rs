@@ -51,6 +51,11 @@ impl Tap {
     pub fn of(self, tensors: &[Tensor]) -> &Tensor {
         &tensors[self.0]
     }
+
+    /// The same, taken from where not all are.
+    pub fn take(self, tensors: &mut [Option<Tensor>]) -> Option<Tensor> {
+        tensors[self.0].take()
+    }
 }
 
 /// How precisely a plan computes.
@@ -118,9 +123,14 @@ impl PlanOptions {
 
 /// What a step does.
 pub(super) enum Action {
-    Call { operator: Arc<Operator>, clone_first: bool },
+    Call {
+        operator: Arc<Operator>,
+        clone_first: bool,
+    },
     Symbolic(SymbolicOp),
     Identity,
+    /// Of query, key, mask and scale.
+    Probabilities,
 }
 
 /// One node of the graph, ready to be run.

@@ -68,6 +68,40 @@ impl Plan {
         self.take_output(&mut frame)
     }
 
+    /// The output and the taps on the way to it, with their gradient graph, for another activation of the whole batch at a tap.
+    ///
+    /// # Errors
+    /// A node fails, for want of memory say.
+    ///
+    /// # Panics
+    /// The plan was not made to resume from this tap.
+    pub fn run_on(
+        &self,
+        tap: Tap,
+        execution: &Execution,
+        activation: &Tensor,
+    ) -> Result<(Tensor, Vec<Option<Tensor>>), ExecError> {
+        let tap = self.taps[tap.0];
+        let suffix = self.suffixes.get(&tap).expect("the plan was made to resume from this tap");
+        let _precision = self.reduced_precision();
+        let mut frame = self.frame(Some((tap, Value::Tensor(activation.shallow_clone()))))?;
+        self.capture(&mut frame);
+        for id in &suffix.boundary {
+            let Some(value) = execution.kept.get(id) else { continue };
+            let value = match value {
+                Value::Tensor(tensor) if suffix.written.contains(id) => {
+                    Value::Tensor(tensor.f_to_dtype(tensor.kind(), false, true).map_err(|error| repeating(&error))?)
+                }
+                value => value.share(),
+            };
+            self.supply(*id, value, &mut frame);
+        }
+        for step in &suffix.steps {
+            self.advance(&self.steps[*step], &mut frame)?;
+        }
+        Ok((self.take_output(&mut frame)?, frame.take_taps()))
+    }
+
     /// Whether every value of the boundary can be had for another batch size. Otherwise all of the graph is run.
     fn can_repeat(&self, suffix: &Suffix) -> bool {
         suffix.boundary.iter().all(|id| self.batch_dims.get(id) != Some(&BatchDim::Unclear))

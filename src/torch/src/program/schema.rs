@@ -112,6 +112,10 @@ impl Float {
     /// `None` for a string that names no float.
     pub(super) fn value(&self) -> Option<f64> {
         match self {
+            // The reader may be off in the last bit, and no f32 is beyond the largest, which masks of attention hold.
+            Float::Number(number) if number.abs() > f64::from(f32::MAX) && (*number as f32).is_finite() => {
+                Some(f64::from(*number as f32))
+            }
             Float::Number(number) => Some(*number),
             Float::Text(text) => match text.as_str() {
                 "Infinity" => Some(f64::INFINITY),

@@ -17,7 +17,7 @@ impl Scalar {
         }
     }
 
-    fn float(self) -> f64 {
+    pub(super) fn float(self) -> f64 {
         match self {
             Scalar::Int(i) => i as f64,
             Scalar::Float(f) => f,

@@ -54,6 +54,10 @@ fn check(mut graph: Graph) {
     let output = graph.outputs.iter().flatten().next().copied().expect("a graph without outputs is refused");
     let modules = graph.modules.values().flat_map(|calls| calls.iter().flatten());
     let taps: Vec<ValueId> = modules.chain(&graph.inputs).take(3).copied().collect();
+    let attentions = passes::attentions(&mut graph);
+    let probabilities: Vec<ValueId> = attentions.sites.iter().map(|site| site.probabilities).collect();
+    passes::write_out_attention(&mut graph, &attentions.sites, &probabilities);
+    assert_defined_before_use(&graph);
     let folded = passes::fold_batch_norms(&mut graph, &taps, &|_| None);
     assert_eq!(folded.expect("nothing to compute").1, 0, "without weights nothing can be folded");
     passes::copy_overwritten_taps(&mut graph, &taps);

@@ -8,6 +8,7 @@ use tch::{Kind, TchError, Tensor};
 use crate::{
     explain::{
         ExplainError,
+        attention::AttentionNeeds,
         grid::LayerIndex,
         layout::{of_image, repeated},
         pass::{ClassScore, Derivative, Objective, Order, Pass},
@@ -29,6 +30,8 @@ pub struct Needs {
     pub layers: Option<Influence>,
     /// The image and the network's biases are looked at.
     pub network: bool,
+    /// The attention of all blocks up to a layer is looked at.
+    pub attention: Option<AttentionNeeds>,
     /// Scores of many variants of a sample are asked for.
     pub probes: bool,
     /// Variants are of a layer's activation, from where the graph is run on.
@@ -37,8 +40,8 @@ pub struct Needs {
 
 impl Needs {
     /// Of target layers with that influence.
-    const fn of_layers(influence: Influence) -> Needs {
-        Needs { derivative: None, layers: Some(influence), network: false, probes: false, resumes: false }
+    pub(super) const fn of_layers(influence: Influence) -> Needs {
+        Needs { derivative: None, layers: Some(influence), network: false, attention: None, probes: false, resumes: false }
     }
 }
 
@@ -264,7 +267,7 @@ pub(super) struct WholeNetwork<'a> {
 impl<'a> Evidence<'a> for WholeNetwork<'a> {
     fn needs() -> Needs {
         let derivative = Derivative { objective: TypeId::of::<ClassScore>(), order: Order::First };
-        Needs { derivative: Some(derivative), layers: None, network: true, probes: false, resumes: false }
+        Needs { derivative: Some(derivative), layers: None, network: true, attention: None, probes: false, resumes: false }
     }
 
     fn gather(pass: &'a Pass<'a>, _layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {

@@ -4,18 +4,24 @@
 //! that nothing can be missing when it is asked for its map.
 
 mod ablationcam;
+mod attention;
+mod attention_rollout;
+mod chefer;
 mod eigencam;
 mod eigengradcam;
 mod evidence;
 mod fem;
 mod finercam;
 mod fullgrad;
+mod grad_attention;
+mod grad_eclip;
 mod gradcam;
 mod gradcam_elementwise;
 mod gradcam_plus_plus;
 mod hirescam;
 mod kpcacam;
 mod layercam;
+mod legrad;
 mod projection;
 mod randomcam;
 mod reciprocam;
@@ -27,7 +33,7 @@ mod xgradcam;
 
 use tch::Tensor;
 
-use super::{ExplainError, grid::LayerIndex, pass::Pass};
+use super::{ExplainError, attention::AttentionNeeds, grid::LayerIndex, pass::Pass};
 use crate::program::Influence;
 use camflow_names::Choice;
 pub use evidence::Gradients;
@@ -143,6 +149,16 @@ registry! {
     Segeigencam = "segeigencam", segeigencam::SegEigenCam;
     /// Recipro-CAM (Byun and Lee, 2022), of tokens ViT-Recipro-CAM (2023).
     Reciprocam = "reciprocam", reciprocam::ReciproCam;
+    /// Attention rollout (Abnar and Zuidema, 2020).
+    AttentionRollout = "attention-rollout", attention_rollout::AttentionRollout;
+    /// Gradient times attention of one block (Barkan et al., 2021).
+    GradAttention = "grad-attention", grad_attention::GradAttention;
+    /// Relevance through all blocks of attention (Chefer et al., 2021).
+    Chefer = "chefer", chefer::Chefer;
+    /// LeGrad (Bousselham et al., 2025).
+    Legrad = "legrad", legrad::LeGrad;
+    /// Grad-ECLIP (Zhao et al., 2024).
+    GradEclip = "grad-eclip", grad_eclip::GradEclip;
     /// Random weights: a control.
     Randomcam = "randomcam", randomcam::RandomCam;
 }
@@ -170,6 +186,11 @@ impl Method {
     /// Whether a gradient has to come back to the image.
     pub fn needs_image_gradient(self) -> bool {
         self.needs().network
+    }
+
+    /// What the method looks at of a transformer's attention, if it is one of these.
+    pub fn attention(self) -> Option<AttentionNeeds> {
+        self.needs().attention
     }
 
     /// Whether the method asks for scores of many variants of a sample.

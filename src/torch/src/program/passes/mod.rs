@@ -1,7 +1,8 @@
 //! Third phase: what the graph allows. Which in-place writes may become functional, which nodes are needed, which depend on a
-//! tap, and which batch norms can be folded into the convolution before them.
+//! tap, which batch norms can be folded into the convolution before them, and where attention is computed.
 
 mod alias;
+mod attention;
 mod flow;
 mod fold;
 mod memory;
@@ -11,6 +12,7 @@ mod taps;
 mod weights;
 
 pub(super) use alias::{Aliases, InPlace, aliases};
+pub(super) use attention::{AttentionSite, Attentions, Queries, attentions, write_out_attention};
 pub(super) use flow::{carries_data, dependents, needed};
 pub(super) use fold::fold_batch_norms;
 pub(super) use memory::reuse_memory;
