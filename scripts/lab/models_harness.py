@@ -39,25 +39,35 @@ EARLIEST = 0.3  # the share of a network's modules that have to be done at the d
 SMALLEST = 96  # pixels of a side: less, and deep networks have no map left
 
 
-def export(model: Model, archive: Path, folder: Path) -> Any:
-    """Writes the archive as the user would; gives the eager model with the archive's weights."""
+def export(model: Model, archive: Path, folder: Path) -> None:
+    """Writes the archive as the user would."""
+    from camflow.export import cli
+
+    reference, flags = model.reference(folder)
+    args = cli.parse([reference, "--out", str(archive), "--seed", "0", *flags])
+    cli.run(args, lambda line: None, of_program=True)
+
+
+def eager(model: Model, archive: Path, folder: Path) -> Any:
+    """The model itself, with the archive's weights."""
     from camflow.export import cli, load_model
 
     import torch
 
     reference, flags = model.reference(folder)
-    args = cli.parse([reference, "--out", str(archive), "--seed", "0", *flags])
-    cli.run(args, lambda line: None, of_program=True)
+    args = cli.parse([reference, *flags])
     classes = args.classes and args.classes.split(",")
     module = load_model(reference, args.weights, num_classes=args.num_classes, classes=classes).module
-    module.load_state_dict(torch.export.load(archive).state_dict)
+    # Not `load_state_dict`: the archive does not say of which version its modules are.
+    weights = torch.export.load(archive).state_dict
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            tensor.copy_(weights[name])
     return module
 
 
 def compare(binary: Path, model: Model) -> dict[str, Any]:
     """What came of a model: a line of the results file."""
-    import copy
-
     import numpy as np
     import parity
     from PIL import Image
@@ -71,7 +81,7 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
         folder = Path(temporary)
         archive = folder / "model.pt2"
         began = time.monotonic()
-        module = export(model, archive, folder)
+        export(model, archive, folder)
         row["seconds"] = round(time.monotonic() - began, 1)
         meta = json.loads(subprocess.run(["unzip", "-p", archive, "*/camflow.json"], check=True, capture_output=True).stdout)
         row["sizes"] = meta["input"]["dynamic"]
@@ -91,7 +101,7 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
             model.name, (path,), size, layer["layout"], grid and tuple(grid), prefix, meta["task"] == "segmentation"
         )
         pixels = parity.picture(*size, seed=sum(map(ord, model.name)))
-        output = one_output(module, meta["primary_output"]).eval().requires_grad_(True)
+        output = one_output(eager(model, archive, folder), meta["primary_output"]).eval().requires_grad_(True)
         scores, before = passed(output, path, pixels)
         row["before"] = round(before, 2)
         # in a mask 0 is what has no class
@@ -112,7 +122,7 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
                 expected = reference(case, apart(output, path), f"{path}.0", pixels, mask, channel, method)
                 gap, row["overwritten"] = float(np.abs(ours - expected).max()), True
             if not gap <= ALLOWED:  # how far is fp32 itself from fp64, and who is farther?
-                double = copy.deepcopy(output).double()
+                double = one_output(eager(model, archive, folder), meta["primary_output"]).eval().double().requires_grad_(True)
                 truth = reference(case, double, path, pixels.double(), mask, channel, method)
                 theirs, mine = (float(np.abs(single - truth).max()) for single in (expected, ours))
                 row.setdefault("from_fp64", {})[method] = [mine, theirs]

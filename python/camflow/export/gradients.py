@@ -83,13 +83,27 @@ class _Taken:
 
 def _of_module(module: nn.Module, image: Tensor, layers: Collection[str], output: int) -> tuple[dict[str, Tensor], list[str]]:
     """The gradients, and the names of the functions whose backward the model wrote itself."""
+    import torch
+
     taken = _Taken()
+    given: dict[str, list[tuple[int, int]]] = {}
     handles: list[Any] = []
+
+    def version_of(value: Any) -> tuple[int, int]:
+        return (id(value), value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0)
+
     for path in layers:
 
+        def look(mod: nn.Module, args: Any, path: str = path) -> None:
+            given[path] = [version_of(value) for value in args]
+
         def take(mod: nn.Module, args: Any, value: Any, path: str = path) -> Any:
+            # What a module hands on as it is, an Identity, is another one's value, and has its gradient: of all that reads it.
+            if version_of(value) in given[path]:
+                return value
             return taken.take(f"layer `{path}`", value)
 
+        handles.append(module.get_submodule(path).register_forward_pre_hook(look))
         handles.append(module.get_submodule(path).register_forward_hook(take))
     try:
         scores = output_keys(module(taken.take(IMAGE, image.clone())))[1][output]

@@ -261,6 +261,9 @@ def load_state(module: nn.Module, state: State, path: str) -> None:
         if key in state and state[key].shape != wanted[key].shape
     ]
     if not missing and not extra and not shapes:
+        state = collections.OrderedDict(state)
+        # The versions of modules, without which some take weights for those of their first one, are lost where names were changed.
+        state._metadata = getattr(wanted, "_metadata", {})  # type: ignore[attr-defined]
         module.load_state_dict(state, strict=False)
         return
     said = [f"missing are {', '.join(f'`{k}`' for k in missing[:3])} ({len(missing)} of {len(wanted)})"] if missing else []

@@ -160,7 +160,7 @@ impl Program {
         }
         let mut counts = Vec::new();
         for layer in layers {
-            let place = layer.tokens.as_ref().filter(|_| layer.layout.has_tokens());
+            let place = layer.tokens.as_ref().filter(|_| layer.layout.has_tokens() && layer.windows.is_none());
             let of_layer = |problem: String| Refused { problem, hint: OTHER_LAYER };
             let place = place.ok_or_else(|| of_layer(format!("layer `{}` (`{}`) gives no tokens", layer.label, layer.path)))?;
             let [rows, columns] = place.grid_of(trial.input);
