@@ -226,3 +226,30 @@ def test_texts_are_explained_by_attention(camflow, tmp_path_factory, tmp_path):
             saliency = reference.METHODS[event["method"]](seen, pixels[number : number + 1], names.index(event["class"]), 3)
             difference = np.abs(np.load(event["files"][0]) - reference.heatmap(saliency)).max()
             assert difference <= 1e-4, (kind, event["method"], event["class"], difference)
+
+
+def test_a_dataset_is_annotated_in_batches(camflow, vit, quickstart, tmp_path):
+    """As many images at once as memory allows give what single ones give, in fields that are named after the methods."""
+    import fiftyone as fo
+    from camflow import load
+
+    dataset = fo.load_dataset(quickstart).limit(5).clone("methods-of-attention")
+    dataset.persistent = True
+    found = {}
+    for size in ("auto", "1"):
+        arguments = ("--dataset", dataset.name, "--model", vit, "--target", "top", "--method", "chefer,legrad,attention-rollout")
+        done = camflow(
+            *("annotate", *arguments, "--batch-size", size, "--out", tmp_path / size, "--field", f"{{method}}_{size}"),
+            *("--device", "cpu", "--format", "json"),
+        )
+        summary = next(event for event in done.events if event["event"] == "run_finished")
+        assert (summary["num_committed"], summary["num_heatmaps"]) == (5, 15)
+        dataset.reload()
+        for sample in dataset:
+            for method in ("chefer", "legrad", "attention-rollout"):
+                label = sample[f"{method.replace('-', '_')}_{size}"]
+                assert (label.method, label.layer) == (method, "blocks.2.norm1")
+                found[size, sample.filepath, method] = load(label)
+    for (size, path, method), heatmap in found.items():
+        assert heatmap.max() > 0.9 and np.abs(heatmap - found["1", path, method]).max() <= 1e-4, (size, method)
+    dataset.delete()
