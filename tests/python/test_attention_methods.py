@@ -34,7 +34,6 @@ def patches(prefix: int, grid: tuple[int, int]) -> list[int]:
 TOWERS = {
     "vit": ("blocks", 1, PATCHES, [0]),
     "vit_mean": ("blocks", 0, PATCHES, patches(0, PATCHES)),
-    "vit_registers": ("blocks", 5, PATCHES, [0]),
     "siglip": ("blocks", 0, PATCHES, None),
     "deit": ("blocks", 2, PATCHES, [0, 1]),
     "beit": ("blocks", 1, PATCHES, patches(1, PATCHES)),
@@ -42,9 +41,10 @@ TOWERS = {
     "torchvision_vit": ("encoder.layers", 1, SQUARE, [0]),
     "vit_eager": ("model.vit.layers", 1, PATCHES, [0]),
     "dinov2_registers": ("model.dinov2_with_registers.encoder.layer", 5, SQUARE, [0]),
-    "beit_eager": ("model.beit.layers", 1, SQUARE, patches(1, SQUARE)),
 }
 LAYERS = {2: "2", 3: "3"}  # blocks: layer
+# Of each way to read tokens and to write attention one.
+ALONE = ("vit", "siglip", "beit", "vit_eager")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,6 +98,8 @@ def test_each_gives_what_its_paper_says(camflow, export, tmp_path, name):
         assert heatmap.shape == seen.grid
         assert np.abs(heatmap - wanted).max() <= 1e-4, (method, layer, number, np.abs(heatmap - wanted).max())
     assert num_full > 0.8 * len(found), "maps without anything in them would all be alike"
+    if name not in ALONE:
+        return
     # An image alone is what it is among others.
     alone = maps(camflow, archive, pixels[1:2], tmp_path / "alone", methods, "--exact")
     for (method, layer, _), heatmap in alone.items():
