@@ -63,12 +63,6 @@ def vit_mean():
     return made(timm.models.vision_transformer.VisionTransformer, class_token=False, global_pool="avg", fc_norm=True, **SMALL)
 
 
-def vit_registers():
-    """DINOv2's: four registers between class token and patches, and scaled shortcuts."""
-    options = {**SMALL, "reg_tokens": 4, "init_values": 0.5, "no_embed_class": True}
-    return made(timm.models.vision_transformer.VisionTransformer, **options)
-
-
 def siglip():
     """No class token: one query looks at all patches."""
     options = {**SMALL, "class_token": False, "global_pool": "map"}
@@ -124,12 +118,6 @@ def dinov2_registers():
     options = {"image_size": 64, "num_register_tokens": 4}
     model = of_transformers(t.Dinov2WithRegistersConfig, t.Dinov2WithRegistersForImageClassification, "sdpa", **options)
     return described(model, [64, 64])
-
-
-def beit_eager():
-    """A bias for relative positions, written out."""
-    options = {"image_size": 64, "use_relative_position_bias": True, "use_mean_pooling": True}
-    return described(of_transformers(t.BeitConfig, t.BeitForImageClassification, **options), [64, 64])
 
 
 def swin():
