@@ -349,3 +349,18 @@ class UNet(nn.Module):
 
 def unet():
     return described(UNet(), ["background", "cat", "dog"], "segmentation")
+
+
+class Aside(Net):
+    """The branch beside a shortcut begins with an Identity, as dropout is when a model predicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.1)
+
+    def scores(self, y):
+        return self.head((y + 3 * torch.relu(self.neck(self.dropout(y)))).mean((2, 3)))
+
+
+def aside():
+    return described(Aside(), ["ant", "bee", "cat"])

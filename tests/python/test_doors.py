@@ -83,6 +83,18 @@ def test_a_checkpoint_with_its_network(resnet, write, tmp_path, capsys):
     assert "is for 3 classes, and so is the network" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_modules_with_versions(tmp_path):
+    """MNASNet takes weights without a version for those of its first, which were another network's; renamed ones have none."""
+    import torchvision
+
+    torch.manual_seed(0)
+    trained = torchvision.models.mnasnet0_5(num_classes=3).eval()
+    data_parallel(trained, tmp_path / "best.pth")
+    loaded = load_model("torchvision:mnasnet0_5", str(tmp_path / "best.pth"), classes=["ant", "bee", "cat"])
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded.module(images), trained(images))
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_a_checkpoint_of_other_images(library, tmp_path, capsys):
     """It says itself how many channels its images have; how those are preprocessed, nobody does."""

@@ -52,6 +52,7 @@ def models(tmp_path_factory):
         "probabilities",
         "tumour",
         "healthy",
+        "aside",
     ]
     command = [sys.executable, "-c", EXPORT, str(folder), *names]
     subprocess.run(command, check=True, env={"PYTHONPATH": python_path(PACKAGES, HERE)})
@@ -164,6 +165,16 @@ def test_what_it_means_can_be_written_into_the_forward(explain, picture, tmp_pat
     with GradCAM(model, [model.backbone]) as reference:
         wanted = reference(picture[1], [ClassifierOutputTarget(1)])[0]
     found = np.load(tmp_path / "out" / "x.bee.gradcam.layer_backbone.npy")
+    assert wanted.max() > 0.5 and np.abs(found - wanted).max() < 1e-5
+
+
+def test_an_identity_has_the_gradient_of_the_value_that_it_hands_on(explain, picture, tmp_path):
+    """Of all that reads the value, as PyTorch's hooks have it, also what does not come through the Identity."""
+    explain("aside", "--class", "bee", "--layers", "dropout", "--exact")
+    model = silent_models.aside().eval()
+    with GradCAM(model, [model.dropout]) as reference:
+        wanted = reference(picture[1], [ClassifierOutputTarget(1)])[0]
+    found = np.load(tmp_path / "out" / "x.bee.gradcam.layer_dropout.npy")
     assert wanted.max() > 0.5 and np.abs(found - wanted).max() < 1e-5
 
 

@@ -207,9 +207,10 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         noise: args.noise,
         draws: args.draws,
         methods: args.methods.clone(),
+        class_names,
         keeps_maps: args.out.is_some(),
     };
-    let checked = check_model(&mut program, plan_options, &options, samples, &class_names, &spec, &cancellation, &told)?;
+    let checked = check_model(&mut program, plan_options, &options, samples, &spec, &cancellation, &told)?;
     let Some(checked) = checked else { return Ok(Exit::Interrupted) };
     for (image, error) in &checked.failed {
         reporter.image_failed(image, error);

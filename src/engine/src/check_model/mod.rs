@@ -1,5 +1,6 @@
 //! Whether a model's heatmaps can be trusted: runs the checks of [`camflow_study::sanity`] on a few images.
 
+mod case;
 mod variants;
 
 use std::{
@@ -11,15 +12,13 @@ use super::Observer;
 use camflow_diagnostic::Diagnostic;
 use camflow_measure::relative_change;
 use camflow_names::{Choice, counted};
-use camflow_pipeline::{
-    Cancellation, Channel, ClassHeatmaps, ClassTarget, DecodedSample, ExplainedSample, Explainer, Heatmap, InputBatch,
-    TargetPixels,
-};
+use camflow_pipeline::{Cancellation, Channel, ClassTarget, DecodedSample, Explainer, Heatmap, InputBatch, TargetPixels};
 use camflow_study::sanity::{
     CaseCheck, Check, CheckedColumn, Compared, HeatmapCheck, MethodPair, ModelCheck, RandomisedStep, Similarity, entropies,
 };
 use camflow_torch::explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer};
 use camflow_torch::program::{PlanOptions, Program, WeightedModule};
+use case::{Case, Seen, is_constant, seen};
 use variants::{Motion, noisy};
 
 /// Images in the batch in which a heatmap should be what it is alone.
@@ -48,6 +47,8 @@ pub struct CheckModelSpec {
     pub draws: usize,
     /// Methods to compare with; empty: the usual ones.
     pub methods: Vec<Method>,
+    /// What the channels are called.
+    pub class_names: BTreeMap<i64, String>,
     /// Whether maps are kept, to be looked at.
     pub keeps_maps: bool,
 }
@@ -91,7 +92,6 @@ pub fn check_model(
     plan_options: PlanOptions,
     options: &ExplainOptions,
     samples: Vec<DecodedSample>,
-    class_names: &BTreeMap<i64, String>,
     spec: &CheckModelSpec,
     cancellation: &Cancellation,
     observer: &dyn Observer,
@@ -104,13 +104,19 @@ pub fn check_model(
     options.with_layer_maps = false;
     let mut run =
         Run { options, plan_options, spec, cancellation, observer, checked: CheckedModel::default(), cases: Vec::new() };
-    let done = run.all(program, samples, class_names);
+    let done = run.all(program, samples);
     program.restore_weights();
     match done {
         Ok(()) => Ok(Some(run.checked)),
         Err(Stop::Cancelled) => Ok(None),
         Err(Stop::Fault(fault)) => Err(*fault),
     }
+}
+
+/// A case with other weights, by column.
+struct Changed {
+    compared: Vec<Compared>,
+    maps: Vec<Heatmap>,
 }
 
 /// Why checking ends early.
@@ -125,52 +131,6 @@ impl<E: Into<Diagnostic>> From<E> for Stop {
     }
 }
 
-/// What an explainer gives of a sample.
-struct Seen {
-    classes: Vec<ClassHeatmaps>,
-    /// The class that a classifier puts first.
-    prediction: Option<i64>,
-}
-
-impl Seen {
-    fn of(&self, class: &ClassTarget) -> Option<&ClassHeatmaps> {
-        self.classes.iter().find(|found| found.class == class.class)
-    }
-}
-
-/// A class of a sample, with its heatmaps by the model itself.
-struct Case {
-    /// The sample with this target alone, which stays the same whatever the model decides.
-    fixed: DecodedSample,
-    /// The same where the model of the changed image decides which of its predictions are meant.
-    decided: DecodedSample,
-    original: ClassHeatmaps,
-    prediction: Option<i64>,
-}
-
-impl Case {
-    fn size(&self) -> (usize, usize) {
-        (self.fixed.height, self.fixed.width)
-    }
-
-    /// The heatmaps of the case in a changed run, or why there are none.
-    fn find<'a>(&self, seen: &'a Result<Seen, String>) -> Result<&'a ClassHeatmaps, String> {
-        let seen = seen.as_ref().map_err(Clone::clone)?;
-        let target = self.fixed.targets.first();
-        target.and_then(|target| seen.of(target)).ok_or_else(|| "the model gives the class nowhere then".to_owned())
-    }
-
-    /// Whether the model's own answer is another one: a classifier's first class, or half of the confidence is lost.
-    fn is_moved(&self, seen: &Result<Seen, String>, confidence: Option<f64>) -> bool {
-        let prediction = seen.as_ref().ok().and_then(|seen| seen.prediction);
-        match (self.prediction, self.original.confidence, confidence) {
-            (Some(before), ..) => prediction != Some(before),
-            (None, Some(before), Some(after)) => after < before / 2.0,
-            _ => false,
-        }
-    }
-}
-
 struct Run<'a> {
     options: ExplainOptions,
     plan_options: PlanOptions,
@@ -182,12 +142,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(
-        &mut self,
-        program: &mut Program,
-        samples: Vec<DecodedSample>,
-        class_names: &BTreeMap<i64, String>,
-    ) -> Result<(), Stop> {
+    fn all(&mut self, program: &mut Program, samples: Vec<DecodedSample>) -> Result<(), Stop> {
         let columns = self.options.columns().into_iter().map(|column| CheckedColumn {
             method: column.method.name().to_owned(),
             layer: column.label,
@@ -203,7 +158,7 @@ impl Run<'_> {
             ..ModelCheck::default()
         };
         let mut explainer = self.explainer(program)?;
-        self.originals(&mut explainer, samples, class_names)?;
+        self.originals(&mut explainer, samples)?;
         if self.cases.is_empty() {
             return Ok(());
         }
@@ -244,12 +199,7 @@ impl Run<'_> {
         })
     }
 
-    fn originals(
-        &mut self,
-        explainer: &mut TorchExplainer,
-        samples: Vec<DecodedSample>,
-        class_names: &BTreeMap<i64, String>,
-    ) -> Result<(), Stop> {
+    fn originals(&mut self, explainer: &mut TorchExplainer, samples: Vec<DecodedSample>) -> Result<(), Stop> {
         self.observer.step(&format!("heatmaps of {}", counted(samples.len(), "image", "images")));
         for (place, sample) in samples.into_iter().enumerate() {
             let image = sample.envelope.sample.media_path.clone();
@@ -282,7 +232,7 @@ impl Run<'_> {
                 self.checked.found.cases.push(CaseCheck {
                     name: sample.envelope.sample.id.clone(),
                     image: image.clone(),
-                    class: class_names.get(&channel).cloned().unwrap_or_else(|| channel.to_string()),
+                    class: self.spec.class_names.get(&channel).cloned().unwrap_or_else(|| channel.to_string()),
                     channel,
                     confidence: original.confidence,
                     heatmaps: original
@@ -477,7 +427,7 @@ impl Run<'_> {
             modules.iter().try_for_each(|module| program.randomise(module, self.spec.seed))?;
             let compared = self.compare_all(program, &format!("randomised_{}", number + 1))?;
             let is_last = number + 1 == steps.len();
-            for (case, (compared, last)) in compared.into_iter().enumerate() {
+            for (case, Changed { compared, maps: last }) in compared.into_iter().enumerate() {
                 for (column, one) in compared.into_iter().enumerate() {
                     let heatmap = &mut self.checked.found.cases[case].heatmaps[column];
                     heatmap.cascading.push(one);
@@ -494,7 +444,7 @@ impl Run<'_> {
             program.restore_weights();
             modules.iter().try_for_each(|module| program.randomise(module, self.spec.seed))?;
             let compared = self.compare_all(program, &format!("alone_{}", number + 1))?;
-            for (case, (compared, _)) in compared.into_iter().enumerate() {
+            for (case, Changed { compared, .. }) in compared.into_iter().enumerate() {
                 for (column, one) in compared.into_iter().enumerate() {
                     self.checked.found.cases[case].heatmaps[column].independent.push(one);
                 }
@@ -504,7 +454,7 @@ impl Run<'_> {
     }
 
     /// All cases with the program's weights as they are now, beside the original ones; and the maps.
-    fn compare_all(&mut self, program: &Program, name: &str) -> Result<Vec<(Vec<Compared>, Vec<Heatmap>)>, Stop> {
+    fn compare_all(&mut self, program: &Program, name: &str) -> Result<Vec<Changed>, Stop> {
         let mut explainer = self.explainer(program)?;
         let mut all = Vec::new();
         for case in 0..self.cases.len() {
@@ -515,57 +465,10 @@ impl Run<'_> {
             let compared = of.compared(&seen, false, |before, after| Similarity::of(before, after, size));
             let maps = of.find(&seen).map(|found| found.heatmaps.clone()).unwrap_or_default();
             self.keep(case, name, &maps);
-            all.push((compared, maps));
+            all.push(Changed { compared, maps });
         }
         Ok(all)
     }
-}
-
-impl Case {
-    /// By column the largest difference of any value.
-    fn differences(&self, seen: &Result<Seen, String>) -> Vec<f64> {
-        let Ok(found) = self.find(seen) else { return Vec::new() };
-        let largest = |one: &Heatmap, other: &Heatmap| {
-            one.values.iter().zip(&other.values).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
-        };
-        self.original.heatmaps.iter().zip(&found.heatmaps).map(|(one, other)| largest(one, other)).collect()
-    }
-
-    /// By column the map of a changed run beside the original one.
-    fn compared(
-        &self,
-        seen: &Result<Seen, String>,
-        may_move: bool,
-        similarity: impl Fn(&[f32], &[f32]) -> Similarity,
-    ) -> Vec<Compared> {
-        let found = match self.find(seen) {
-            Ok(found) => found,
-            Err(reason) => {
-                // A class that the model does not find any more is another answer.
-                let is_moved = may_move && seen.is_ok();
-                let missing = if is_moved { None } else { Some(reason) };
-                return vec![Compared { missing, is_moved, ..Compared::default() }; self.original.heatmaps.len()];
-            }
-        };
-        let is_moved = may_move && self.is_moved(seen, found.confidence);
-        let maps = self.original.heatmaps.iter().zip(&found.heatmaps);
-        maps.map(|(before, after)| Compared {
-            similarity: similarity(&before.values, &after.values),
-            is_constant: is_constant(&after.values),
-            missing: None,
-            confidence: found.confidence,
-            is_moved,
-        })
-        .collect()
-    }
-}
-
-fn seen(explained: ExplainedSample) -> Seen {
-    Seen { classes: explained.classes, prediction: explained.prediction.map(|prediction| prediction.channel) }
-}
-
-fn is_constant(values: &[f32]) -> bool {
-    values.iter().all(|value| Some(value) == values.first())
 }
 
 /// Modules in so many steps, from the first on: that one by itself, the others in parts of about the same number; with 0, or as many as
