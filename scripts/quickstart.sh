@@ -40,7 +40,7 @@ trap 'rm -f "$said"' EXIT
 reference="$(sed -n 's/^model: //p' "$said" | tail -n 1)"
 
 # What the archive is made from: it is made again when one of these is newer.
-inputs=(python/camflow/export/*.py python/camflow/export/loaders/*.py)
+inputs=(scripts/quickstart.sh python/camflow/export/*.py python/camflow/export/loaders/*.py)
 if [ "${reference%%:*}" = scripts/lab/standin/model.py ]; then
     name=standin-deeplab
     inputs+=(scripts/lab/standin/model.py scripts/lab/standin/weights.pt)
@@ -54,7 +54,8 @@ for input in "${inputs[@]}"; do
 done
 if [ -n "$stale" ]; then
     mkdir -p "$(dirname "$model")"
-    logged "exporting the model to $model" "$camflow_python" scripts/export_model.py "$reference" --out "$model" --name "$name" --force
+    logged "exporting the model to $model" "$camflow_python" scripts/export_model.py "$reference" --out "$model" --name "$name" --force \
+        --measure-with "$camflow"
 fi
 
 step "heatmaps of what makes a pixel a person, at four layers of the network"
