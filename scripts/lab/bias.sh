@@ -5,7 +5,7 @@
 #   bash scripts/lab/bias.sh [--out FOLDER] [FLAGS OF bias_benchmark.py]
 #   bash scripts/lab/bias.sh --short
 #
-# The whole grid is some 40 minutes on two idle cores, in two processes; with --out it goes on where it was. --short is one seed and two
+# The whole grid is some 45 minutes of one core; with --out it goes on where it was, and --part 0/2 and 1/2 share it. --short is one seed and two
 # models of each world, two minutes. The last lines are the tables.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

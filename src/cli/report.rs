@@ -19,6 +19,9 @@ use crate::{
     study::Example,
 };
 
+/// Samples that are listed below a sentence, or as many as `--worst` says.
+const LISTED: usize = 8;
+
 /// Report where the model looks: distributions, extreme samples, what stands out
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
@@ -95,8 +98,13 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     notices.iter().for_each(|notice| print(&format!("note: {notice}")));
     for finding in &findings {
         print(&names::shown(&finding.text).to_string());
-        for Example { sample, media_path, .. } in &finding.examples {
+        let num_listed = finding.examples.len().min(args.worst.max(LISTED));
+        for Example { sample, media_path, .. } in &finding.examples[..num_listed] {
             print(&format!("  {sample}  {}", shown(media_path)));
+        }
+        match finding.examples.len() - num_listed {
+            0 => {}
+            more => print(&format!("  and {more} more: `--json` lists them, `--save-views` shows them in the App")),
         }
     }
     let heatmaps = counted(study.num_heatmaps(), "heatmap", "heatmaps");

@@ -104,7 +104,7 @@ def test_the_page_opens_in_a_browser_without_a_network(looking_elsewhere, camflo
         assert page.locator(".findings li").count() >= 1
         # Two series, and in each the six worst and the six best; all of them pictures that were drawn.
         widths = page.locator("figure img").evaluate_all("images => images.map(image => image.naturalWidth)")
-        num_shown = page.locator(".findings figure img").count()
+        num_shown = page.locator(".findings figure img, .shortcuts figure img").count()
         assert num_shown >= 4 and len(widths) == 24 + num_shown and min(widths) > 50
         # Each leads to its sample in the App, and is named by its file.
         first = dataset.first()

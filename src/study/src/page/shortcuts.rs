@@ -32,7 +32,7 @@ pub(super) fn shortcuts(study: &Study, heading: &Heading<'_>) -> String {
     if html.is_empty() {
         return html;
     }
-    format!("<h2>Decided by something beside the object?</h2>\n{html}")
+    format!("<section class=\"shortcuts\">\n<h2>Decided by something beside the object?</h2>\n{html}</section>\n")
 }
 
 fn samples(ranking: &Shortcuts, heading: &Heading<'_>) -> String {
