@@ -109,6 +109,10 @@ impl Builder {
                 }
                 continue;
             }
+            if is_identity(node) {
+                self.pass_through(node, &name, scope);
+                continue;
+            }
             let Some(operation) = operation(&node.target) else {
                 self.problem(format!("node `{name}`: operator `{}` is not one that camflow runs", node.target));
                 self.refused_operators = true;
@@ -128,8 +132,8 @@ impl Builder {
         self.outputs(&node.outputs, name, scope);
     }
 
-    /// Marks that torch.export sets at the borders of modules, and forgets to remove in `torch.no_grad()` blocks: what comes out
-    /// is what went in.
+    /// What comes out is what went in: dropout, and marks that torch.export sets at the borders of modules, and forgets to remove in
+    /// `torch.no_grad()` blocks.
     fn pass_through(&mut self, node: &schema::Node, name: &str, scope: &mut Scope) {
         let tensors = |argument: &Argument| match argument {
             Argument::AsTensor(named) => vec![named.name.clone()],
@@ -188,6 +192,14 @@ impl Builder {
             }
         }
     }
+}
+
+/// Whether a node gives the very tensor that it takes. As in PyTorch, a layer of that value has the gradient of all that reads it.
+fn is_identity(node: &schema::Node) -> bool {
+    let dropouts = ["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"];
+    let name = node.target.strip_prefix("torch.ops.aten.").and_then(|name| name.strip_suffix(".default"));
+    let is_off = |input: &schema::NamedArgument| input.name == "train" && matches!(input.arg, Argument::AsBool(false));
+    name.is_some_and(|name| dropouts.contains(&name)) && node.inputs.iter().any(is_off)
 }
 
 fn operation(target: &str) -> Option<Operation> {
