@@ -5,8 +5,9 @@
 Each model is exported as its user would, without a word about layers, layouts or sizes. At the layer that is the default then, the
 heatmaps of four methods (`camflow explain --exact`) are compared with pytorch_grad_cam's of the PyTorch model, given the same
 weights and the same tensor: within 1e-5, or, where fp32 itself cannot hold that, no more than three times as far from fp64 as
-the reference in fp32 is. A picture in a file is explained, too. Weights are
-random (from a seed, batch norms warmed), as nothing is downloaded.
+the reference in fp32 is. What writes over the layer's activation (a ReLU in place behind DenseNet's last norm) is kept from it, as on
+the CPU the reference sees the overwritten one. A picture in a file is explained, too. Weights are random (from a seed, batch norms
+warmed), as nothing is downloaded.
 
 Every model has a process of its own and ends by itself after `--timeout` seconds. Its outcome is a line of the results file, so that
 a run that was stopped goes on where it was. The last line is `N passed, N failed`.
@@ -15,6 +16,7 @@ a run that was stopped goes on where it was. The last line is `N passed, N faile
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -92,16 +94,19 @@ def compare(binary: Path, model: Model) -> dict[str, Any]:
         layer = next(layer for layer in meta["layers"] if layer["path"] == path)
         row |= {"layer": path, "layout": layer["layout"], "numbered": len(meta["aliases"]), "outcome": "explain"}
 
+        output = one_output(eager(model, archive, folder), meta["primary_output"]).eval().requires_grad_(True)
         size = tuple(meta["input"]["example"][2:])
         tokens = layer.get("tokens") or meta["tokens"] or {}
         grid, prefix = tokens.get("grid"), tokens.get("prefix", 0)
         if row["sizes"] == "bhw" and not layer["layout"].startswith("tokens"):
-            size = tuple(max(SMALLEST, side // 2 // 32 * 32) for side in size)  # what a pass costs
+            smaller = tuple(max(SMALLEST, side // 2 // 32 * 32) for side in size)
+            with contextlib.suppress(RuntimeError), torch.no_grad():  # what a pass costs; some networks want more pixels
+                output(parity.picture(*smaller, seed=0))
+                size = smaller
         case = parity.Case(
             model.name, (path,), size, layer["layout"], grid and tuple(grid), prefix, meta["task"] == "segmentation"
         )
         pixels = parity.picture(*size, seed=sum(map(ord, model.name)))
-        output = one_output(eager(model, archive, folder), meta["primary_output"]).eval().requires_grad_(True)
         scores, before = passed(output, path, pixels)
         row["before"] = round(before, 2)
         # in a mask 0 is what has no class

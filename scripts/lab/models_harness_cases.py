@@ -127,7 +127,7 @@ CASES: list[Model] = [
         "segmentation",
         "smp",
         """unet:resnet18 unetplusplus:resnet18 manet:resnet18 linknet:resnet18 fpn:resnet18 pspnet:resnet18 deeplabv3:resnet18
-        deeplabv3plus:mobilenet_v2 pan:resnet18 upernet:resnet18 segformer:mit_b0 unet:efficientnet-b0 unet:timm-regnetx_002
+        deeplabv3plus:mobilenet_v2 pan:resnet18 upernet:resnet18 segformer:mit_b0 unet:efficientnet-b0 unet:tu-regnetx_002
         dpt:tu-vit_tiny_patch16_224""",
         "--preprocess",
         "imagenet",
