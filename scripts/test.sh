@@ -70,15 +70,19 @@ ensure_browser
 step "unit tests in Rust"
 cargo test --workspace --locked --no-run
 cargo test --workspace --locked --lib
-# Most of the others wait for a database: they run beside those in Python, and are shown behind them.
+# Most of the others wait for a database: they run beside those in Python, and are shown when they are done.
 others_in_rust() {
-    cargo test --workspace --locked --bins --examples --test '*' && cargo test --workspace --locked --doc
+    local code=0
+    { cargo test --workspace --locked --bins --examples --test '*' && cargo test --workspace --locked --doc; } \
+        >"$rust_said" 2>&1 </dev/null || code=$?
+    cat "$rust_said"
+    return "$code"
 }
 step "tests in Python, and the other ones in Rust"
 rust_said="$(mktemp)"
 # In a process group of its own, which goes with this script.
 set -m
-others_in_rust >"$rust_said" 2>&1 </dev/null &
+others_in_rust &
 rust=$!
 set +m
 trap 'kill -- "-$rust" 2>/dev/null || true; rm -f "$rust_said"' EXIT
@@ -91,8 +95,11 @@ else
 fi
 rust_code=0
 wait "$rust" || rust_code=$?
-cat "$rust_said"
-[ "$rust_code" -eq 0 ] || fail "tests in Rust ended with $rust_code"
+if [ "$rust_code" -ne 0 ]; then
+    # Once more, as much was said since.
+    cat "$rust_said"
+    fail "tests in Rust ended with $rust_code"
+fi
 [ "$code" -eq 0 ] || exit "$code"
 if [ "$layer" = long ]; then
     step "licences, advisories and sources of the crates"

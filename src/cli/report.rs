@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     diagnostic::Diagnostic,
-    engine::{APP, NUM_WORST, StudyFiles, baseline_notice, check_written, read_baseline, shared},
+    engine::{APP, NUM_WORST, Studied, StudyFiles, baseline_notice, check_written, read_baseline, shared},
     fiftyone::MeasuredSource,
     media::shown,
     names::{self, backticked, counted, flag},
@@ -82,7 +82,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
         app: &args.app_url,
         saves_views: args.save_views,
     };
-    let (study, findings) = files.write(&dataset, &mut source, &cancellation)?;
+    let Studied { study, findings, unsaved } = files.write(&dataset, &mut source, &cancellation)?;
     if cancellation.is_cancelled() {
         return Ok(Exit::Interrupted);
     }
@@ -96,6 +96,10 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     }
 
     notices.iter().for_each(|notice| print(&format!("note: {notice}")));
+    if !unsaved.is_empty() {
+        let names = backticked(&unsaved);
+        print(&format!("note: not saved: {names}; the dataset has views of these names that no report made. Rename them, and report again"));
+    }
     for finding in &findings {
         print(&names::shown(&finding.text).to_string());
         let num_listed = finding.examples.len().min(args.worst.max(LISTED));

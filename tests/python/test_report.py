@@ -248,8 +248,10 @@ def test_the_samples_of_findings_are_views_of_the_dataset(looking_elsewhere, cam
     dataset = looking_elsewhere
     page, numbers = tmp_path / "report.html", tmp_path / "numbers.json"
 
+    said = []
+
     def report(*more) -> list[dict]:
-        camflow("report", "--dataset", dataset.name, "--out", page, "--json", numbers, "--save-views", *more)
+        said.append(camflow("report", "--dataset", dataset.name, "--out", page, "--json", numbers, "--save-views", *more).stdout)
         dataset.reload()
         return [finding for finding in json.loads(numbers.read_text())["findings"] if finding["samples"]]
 
@@ -268,6 +270,7 @@ def test_the_samples_of_findings_are_views_of_the_dataset(looking_elsewhere, cam
     report("--worst", "2")
     assert [sample.id for sample in dataset.load_saved_view(names[0])] == first
     assert dataset.get_saved_view_info(names[0])["description"] == "for Monday"
+    assert "not saved" not in said[0] and f"note: not saved: `{names[0]}`; the dataset has views of these names" in said[1]
     assert "?view=" + names[0].replace(" ", "-") not in page.read_text()
 
 

@@ -67,7 +67,7 @@ pub use resolve::output_folder;
 pub use session::{Session, Work};
 pub use slicing::{Beside, OverlapRatio, SliceSpec};
 pub use spec::{BatchSize, JobSpec, check_limit, check_metrics_file};
-pub use study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, read_baseline};
+pub use study_files::{APP, NUM_WORST, Studied, StudyFiles, baseline_notice, read_baseline};
 pub use target::{check_classes, check_masks, check_output, check_task, components, one_channel_notice, resolve};
 pub use texts::{check_confidence, check_texts, lay_texts};
 pub use written::{check_written, shared};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     JobSpec, Observer, aborted,
-    study_files::{APP, NUM_WORST, StudyFiles, baseline_notice, read_baseline},
+    study_files::{APP, NUM_WORST, Studied, StudyFiles, baseline_notice, read_baseline},
     written::{check_would_be_written, check_written},
 };
 use camflow_diagnostic::Diagnostic;
@@ -73,7 +73,7 @@ impl Page {
             app: APP,
             saves_views: false,
         };
-        let (study, findings) = files.write(dataset, &mut source, cancellation).map_err(aborted)?;
+        let Studied { study, findings, .. } = files.write(dataset, &mut source, cancellation).map_err(aborted)?;
         let page = shown(&self.html);
         if study.num_samples == 0 {
             observer.notice(&format!("no page `{page}` was written: no sample has heatmaps in the job's fields"));

@@ -12,7 +12,7 @@ use super::{
     written::{write_table, write_text},
 };
 use camflow_diagnostic::Diagnostic;
-use camflow_fiftyone::{ChosenSamples, Dataset, MeasuredSource, StoredRun, save_chosen, stored_runs};
+use camflow_fiftyone::{ChosenSamples, Dataset, MeasuredSource, StoredRun, save_chosen, stored_runs, view_name};
 use camflow_media::{read_text, shown};
 use camflow_names::counted;
 use camflow_pipeline::Cancellation;
@@ -44,6 +44,16 @@ pub const APP: &str = "http://localhost:5151";
 /// How many of the worst and of the best samples a page shows.
 pub const NUM_WORST: usize = 6;
 
+/// What the measures say.
+pub struct Studied {
+    /// The numbers.
+    pub study: Study,
+    /// What stands out.
+    pub findings: Vec<Finding>,
+    /// Names of views that were not saved, as somebody else has one of that name.
+    pub unsaved: Vec<String>,
+}
+
 impl StudyFiles<'_> {
     /// Reads heatmaps and writes the files, unless there is none; what was found. Less was read if it was cancelled.
     ///
@@ -54,7 +64,7 @@ impl StudyFiles<'_> {
         dataset: &Dataset,
         source: &mut MeasuredSource,
         cancellation: &Cancellation,
-    ) -> Result<(Study, Vec<Finding>), Diagnostic> {
+    ) -> Result<Studied, Diagnostic> {
         let mut study = Study::new(self.num_worst);
         match self.csv {
             None => observe(source, &mut study, cancellation, None)?,
@@ -67,7 +77,7 @@ impl StudyFiles<'_> {
         }
         let findings = findings(&study, self.baseline);
         if cancellation.is_cancelled() || study.num_samples == 0 {
-            return Ok((study, findings));
+            return Ok(Studied { study, findings, unsaved: Vec::new() });
         }
         let created = format!("{:.0}", jiff::Timestamp::now());
         let runs = runs(dataset, &study)?;
@@ -85,7 +95,10 @@ impl StudyFiles<'_> {
             let report = json(&study, &findings, dataset.name(), &created);
             write_text(path, &format!("{report:#}\n"))?;
         }
-        Ok((study, findings))
+        let is_unsaved = |(finding, view): (&Finding, &Option<String>)| view.is_none() && !finding.examples.is_empty();
+        let unsaved = (1..).zip(findings.iter().zip(&views)).filter(|(_, pair)| is_unsaved(*pair)).map(|(number, _)| number);
+        let unsaved = unsaved.map(view_name).collect();
+        Ok(Studied { study, findings, unsaved })
     }
 }
 

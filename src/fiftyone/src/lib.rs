@@ -81,7 +81,7 @@ pub use runs::{StoredRun, forget_runs, has_run, note_run, stored_runs};
 pub use saved_view::{SavedView, View, ViewChanges, resolve_view, view_of_heatmaps};
 pub use schema::{HeatmapField, Schema, detections_of, shown_in};
 pub use selection::{Selection, has_tag};
-pub use selection_view::{ChosenSamples, save_chosen};
+pub use selection_view::{ChosenSamples, save_chosen, view_name};
 pub use service::{FiftyonePython, Stranger, find_python, stranger_of};
 pub use shard::Shard;
 pub use sink::UpdateSink;

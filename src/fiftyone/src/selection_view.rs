@@ -34,7 +34,7 @@ pub fn save_chosen(dataset: &Dataset, chosen: &[ChosenSamples<'_>]) -> Result<Ve
     let mut ours = own_views(dataset)?;
     let mut saved = Vec::new();
     for (number, ChosenSamples { text, ids }) in (1..).zip(chosen) {
-        let name = format!("camflow finding {number}");
+        let name = view_name(number);
         let (others, before): (Vec<Document>, Vec<Document>) =
             views_of(dataset, &[&name])?.into_iter().partition(|view| !is_ours(view));
         if ids.is_empty() || !others.is_empty() {
@@ -56,6 +56,11 @@ pub fn save_chosen(dataset: &Dataset, chosen: &[ChosenSamples<'_>]) -> Result<Ve
     }
     ours.into_iter().try_for_each(|id| remove_view(dataset, id))?;
     Ok(saved)
+}
+
+/// What the view of the finding with that number, from 1, is called.
+pub fn view_name(number: usize) -> String {
+    format!("camflow finding {number}")
 }
 
 fn own_views(dataset: &Dataset) -> Result<BTreeSet<ObjectId>, Error> {
