@@ -98,7 +98,9 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     notices.iter().for_each(|notice| print(&format!("note: {notice}")));
     if !unsaved.is_empty() {
         let names = backticked(&unsaved);
-        print(&format!("note: not saved: {names}; the dataset has views of these names that no report made. Rename them, and report again"));
+        print(&format!(
+            "note: not saved: {names}; the dataset has views of these names that no report made. Rename them, and report again"
+        ));
     }
     for finding in &findings {
         print(&names::shown(&finding.text).to_string());

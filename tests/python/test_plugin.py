@@ -697,9 +697,9 @@ def test_the_panel_shows_what_a_model_misses(app, scenes):
     }"""
     in_order = app.get_by_text("SortBy")
     assert in_order.count() == 0
-    app.mouse.click(*figure.evaluate(place % FIELDS[1]))
     # All have it, and they come in order; the bar may be too narrow to show how.
-    in_order.first.wait_for(state="attached", timeout=1000 * PATIENCE)
+    in_view = {"state": "attached", "timeout": MOMENT}
+    again(app, lambda: (app.mouse.click(*figure.evaluate(place % FIELDS[1])), in_order.first.wait_for(**in_view)))
     shown(app, 8)
     keep(app, "counterfactuals-cell")
     app.get_by_role("button", name="Show all").click()
@@ -722,8 +722,8 @@ def test_a_click_on_what_heatmaps_lie_on_shows_these_samples(app, scenes):
         const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
         return [box.left + xaxis._offset + xaxis.d2p("road"), box.top + yaxis._offset + yaxis.d2p("%s")]
     }"""
-    app.mouse.click(*figure.evaluate(place % FIELDS[1]))
-    shown(app, 4)
+    # On a busy machine a figure may be drawn where the pointer has been already.
+    again(app, lambda: (app.mouse.click(*figure.evaluate(place % FIELDS[1])), shown(app, 4, timeout=MOMENT)))
     keep(app, "attention-cell")
     app.get_by_role("button", name="Show all").click()
     shown(app, 8)
