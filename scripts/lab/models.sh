@@ -8,18 +8,12 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
+# shellcheck source=scripts/lab/environment.sh
+source scripts/lab/environment.sh
 
 build_camflow
 # Libraries that only these models need: in an environment of their own, in front of the usual one.
-env="$camflow_cache/models-$(sha256sum scripts/lab/models_requirements.txt | cut -c1-8)"
-if [ ! -e "$env/.complete" ]; then
-    rm -rf "$env"
-    "$camflow_python" -m venv "$env"
-    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r scripts/lab/models_requirements.txt
-    where='import sysconfig; print(sysconfig.get_path("purelib"))'
-    "$camflow_python" -c "$where" >"$("$env/bin/python" -c "$where")/environment.pth"
-    touch "$env/.complete"
-fi
+beside models
 # A part of the table would replace all of it.
 write=(--results "$camflow_cache/models-tried-$("$CAMFLOW" --version | tr ' ' '-').jsonl" --write docs/reference/models-tried.md)
 [ $# -eq 0 ] || write=()

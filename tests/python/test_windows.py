@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import transformers
 
 import torch
 from torch import nn
@@ -38,7 +40,6 @@ def of_swin(rows: int, columns: int, side: int, shift: int) -> np.ndarray:
 
 def swin():
     """Two stages whose windows do not fill their grids, 12 x 12 and 6 x 6."""
-    transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
     sizes = {"image_size": 48, "patch_size": 4, "embed_dim": 16, "window_size": 5}
     return transformers.SwinForImageClassification(transformers.SwinConfig(depths=[2, 2], num_heads=[2, 4], **sizes)).eval()
@@ -86,7 +87,6 @@ def test_the_order_of_shifted_and_padded_windows_is_found():
 )
 def test_other_orders_are_found(name, path, side):
     """A grid of distant places, and units within units: the place where the image changes is the one that changes."""
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     module = timm.create_model(name).eval()
     size = module.default_cfg["input_size"][1:]

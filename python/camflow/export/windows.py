@@ -46,8 +46,8 @@ def windowed(
 ) -> tuple[list[Layer], list[list[int]]]:
     """([layer], [order]) of the modules whose tokens are those of one of `layers` in another order.
 
-    `layers` lie over the image row by row, for an `example` of shape [N, C, H, W]. An entry's `windows` says which of the orders it has, and how many rows of its activation
-    are of one image.
+    `layers` lie over the image row by row, for an `example` of shape [N, C, H, W]. An entry's `windows` says which of the orders it
+    has, and how many rows of its activation are of one image.
     """
     import torch
 

@@ -126,17 +126,8 @@ mod tests {
     }
 
     fn found(heatmaps: Vec<HeatmapCheck>) -> ModelCheck {
-        let case = |heatmap| CaseCheck {
-            name: "a".into(),
-            image: "a.jpg".into(),
-            class: "cat".into(),
-            channel: 3,
-            confidence: Some(0.9),
-            heatmaps: vec![heatmap],
-            agreements: Vec::new(),
-        };
         let column = CheckedColumn { method: "gradcam".into(), layer: "4".into(), path: "layer4".into() };
-        ModelCheck { columns: vec![column], cases: heatmaps.into_iter().map(case).collect(), ..ModelCheck::default() }
+        ModelCheck { columns: vec![column], cases: heatmaps.into_iter().map(testing::case).collect(), ..ModelCheck::default() }
     }
 
     fn of(found: &ModelCheck, check: Check) -> Summary {

@@ -16,3 +16,21 @@ pub use found::{
 pub use judge::{Summary, overall, summaries};
 pub use said::check_lines;
 pub use tables::check_json;
+
+#[cfg(test)]
+mod testing {
+    use super::{CaseCheck, HeatmapCheck};
+
+    /// A cat with one heatmap.
+    pub(super) fn case(heatmap: HeatmapCheck) -> CaseCheck {
+        CaseCheck {
+            name: "a".into(),
+            image: "a.jpg".into(),
+            class: "cat".into(),
+            channel: 3,
+            confidence: Some(0.9),
+            heatmaps: vec![heatmap],
+            agreements: Vec::new(),
+        }
+    }
+}

@@ -246,20 +246,11 @@ mod tests {
             repeat: Some(0.0),
             ..HeatmapCheck::default()
         };
-        let case = CaseCheck {
-            name: "a".into(),
-            image: "a.jpg".into(),
-            class: "cat".into(),
-            channel: 3,
-            confidence: Some(0.9),
-            heatmaps: vec![heatmap],
-            agreements: Vec::new(),
-        };
         let step = |module: &str| RandomisedStep { modules: vec![module.into()], num_weights: 10 };
         ModelCheck {
             columns: vec![CheckedColumn { method: "gradcam".into(), layer: "4".into(), path: "layer4".into() }],
             steps: vec![step("fc"), step(&"very.long.path".repeat(9))],
-            cases: vec![case],
+            cases: vec![testing::case(heatmap)],
             reasons: vec![(Check::Agreement, "no other method is named".into())],
             shift: 8,
             noise: 0.2,
