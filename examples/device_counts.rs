@@ -13,7 +13,7 @@
 use std::{error::Error, path::Path, process::ExitCode};
 
 use camflow::{
-    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, Sampling, TorchExplainer},
     media::{BinaryMask, FrameRegion, InputPixels},
     names::Choice,
     pipeline::{
@@ -64,6 +64,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         detections: false,
         one_by_one: false,
         probe_batch: 1,
+        sampling: Sampling::default(),
         slice_batch: None,
     };
     let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
@@ -71,7 +72,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let taps = layers.iter().map(|layer| layer.tap).collect();
     let plan = Plan::new(
         &program,
-        &Demand { output: program.primary_output(), boxes: None, taps, resume_from: Vec::new() },
+        &Demand { output: program.primary_output(), boxes: None, taps, resume_from: Vec::new(), guided: false },
         plan_options,
     )?;
 

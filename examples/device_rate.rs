@@ -13,7 +13,7 @@
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
 use camflow::{
-    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, Sampling, TorchExplainer},
     media::{FrameRegion, InputPixels, LabelMask, MaskValue, read_array_file},
     names::Choice,
     pipeline::{
@@ -69,6 +69,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         detections: false,
         one_by_one: false,
         probe_batch: 1,
+        sampling: Sampling::default(),
         slice_batch: None,
     };
     let precision = Precision::ALL.iter().find(|known| known.name() == precision).ok_or("PRECISION is fp32, tf32 or bf16")?;

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from ._camflow.archive import Model
 
 
+# Methods that have no layers: FullGrad takes all of a model together, the others look at the image.
+WHOLE = frozenset(
+    {"fullgrad", "saliency", "smoothgrad", "integrated-gradients", "guided-backprop", "occlusion", "rise"},
+)
+
+
 @dataclass(frozen=True)
 class Pace:
     """What heatmaps took in an earlier run."""
@@ -52,7 +58,7 @@ def _num_columns(params: dict[str, Any], model: Model, methods: list[str]) -> in
     if params.get("fuse_layers"):
         return len(methods)
     num_layers = sum(map(_num_layers, params.get("layers") or model.default_layers))
-    num_whole = methods.count("fullgrad")
+    num_whole = sum(method in WHOLE for method in methods)
     return (len(methods) - num_whole) * num_layers + num_whole
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 METHODS = (
     *("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam-elementwise", "eigencam", "eigengradcam"),
     *("scorecam", "ablationcam", "fullgrad", "kpcacam", "fem", "shapleycam", "finercam", "segeigencam", "reciprocam"),
-    *("attention-rollout", "grad-attention", "chefer", "legrad", "grad-eclip", "randomcam"),
+    *("attention-rollout", "grad-attention", "chefer", "legrad", "grad-eclip"),
+    *("saliency", "smoothgrad", "integrated-gradients", "guided-backprop", "guided-gradcam", "occlusion", "rise", "randomcam"),
 )
 # Labels that can be targets, with those first that say most exactly which pixels count.
 LABELS = (fo.Segmentation, fo.Detections, fo.Polylines, fo.Classification, fo.Classifications)
@@ -65,8 +66,7 @@ def build(ctx: ExecutionContext) -> types.Property:
         if is_detector(model) and has_boxes(ctx, target):
             inputs.bool("per_detection", default=False, label="A heatmap of each detection, not one of a class")
         methods = _methods(ctx, inputs, model)
-        # FullGrad takes all layers of a model together.
-        if methods != ["fullgrad"]:
+        if not set(methods) <= estimate.WHOLE or not methods:
             _layers(inputs, model)
         inputs.view("estimate", types.Notice(label=estimate.sentence(ctx, model, methods, num_images, num_classes(ctx, target))))
         _more(ctx, inputs)

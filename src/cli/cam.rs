@@ -7,10 +7,28 @@ use clap::Arg;
 use super::{choice, positive};
 use crate::{
     engine::{CamSpec, DeviceSpec, OverlapRatio, SliceSpec, key},
-    explain::{HeatmapSize, Method},
+    explain::{Baseline, HeatmapSize, Method, Sampling, ScoreKind},
     job::NameList,
     program::Precision,
 };
+
+/// Flags of methods that ask the model about other images.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(mut_args = as_key)]
+pub(super) struct SamplingArgs {
+    #[arg(long, value_parser = positive)]
+    cam_samples: Option<NonZeroUsize>,
+    #[arg(long, value_parser = choice::<Baseline>())]
+    cam_baseline: Baseline,
+    #[arg(long, value_parser = positive)]
+    cam_window: Option<NonZeroUsize>,
+}
+
+impl From<SamplingArgs> for Sampling {
+    fn from(args: SamplingArgs) -> Self {
+        Sampling { samples: args.cam_samples, baseline: args.cam_baseline, window: args.cam_window }
+    }
+}
 
 /// Flags about the model and what to compute with it.
 #[derive(Debug, clap::Args)]
@@ -36,6 +54,10 @@ pub(super) struct CamArgs {
     aug_smooth: bool,
     #[arg(long, value_parser = positive)]
     cam_batch_size: NonZeroUsize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[arg(long, value_parser = choice::<ScoreKind>())]
+    score: ScoreKind,
     #[arg(long, value_parser = choice::<HeatmapSize>())]
     size: HeatmapSize,
     #[arg(long, value_parser = positive)]
@@ -72,6 +94,8 @@ impl CamArgs {
             eigen_smooth,
             aug_smooth,
             cam_batch_size,
+            sampling,
+            score,
             size,
             slice_height,
             slice_width,
@@ -94,6 +118,8 @@ impl CamArgs {
             eigen_smooth,
             aug_smooth,
             cam_batch_size,
+            sampling: sampling.into(),
+            score,
             size,
             slices: SliceSpec {
                 height: slice_height,

@@ -8,6 +8,7 @@ fn main() {
         "dispatch.cpp",
         "fusion.cpp",
         "guarded.h",
+        "guided.cpp",
         "meter.cpp",
         "settings.cpp",
         "transfer.cpp",
@@ -32,7 +33,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .files(
-            ["concatenation", "dispatch", "fusion", "meter", "settings", "transfer", "upsampling"]
+            ["concatenation", "dispatch", "fusion", "guided", "meter", "settings", "transfer", "upsampling"]
                 .map(|name| format!("src/program/{name}.cpp")),
         )
         .include(&include)

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Exit,
     annotate::{DatabaseArgs, Told},
-    cam::as_key,
+    cam::{SamplingArgs, as_key},
     choice,
     explain::{
         asked,
@@ -29,7 +29,7 @@ use crate::{
         CamSpec, CheckModelSpec, CheckedModel, DeviceSpec, Model, Observer, SliceSpec, check_classes, check_model, check_output,
         check_preprocess, check_task, check_unranked, check_written,
     },
-    explain::{ExplainOptions, HeatmapSize, Method, TorchExplainer},
+    explain::{ExplainOptions, HeatmapSize, Method, ScoreKind, TorchExplainer},
     fiftyone::{Dataset, SampleSource, Selection},
     job::{NameList, TargetSpec},
     media::{Durability, FrameRegion, shown, write_named},
@@ -115,6 +115,10 @@ struct HeatmapArgs {
     aug_smooth: bool,
     #[arg(long, value_parser = positive)]
     cam_batch_size: NonZeroUsize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[arg(long, value_parser = choice::<ScoreKind>())]
+    score: ScoreKind,
     #[arg(long, value_delimiter = ',')]
     device: Vec<String>,
     #[arg(long, value_parser = choice::<Precision>())]
@@ -140,6 +144,8 @@ impl HeatmapArgs {
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             cam_batch_size: self.cam_batch_size,
+            sampling: self.sampling.into(),
+            score: self.score,
             size: HeatmapSize::Input,
             slices: SliceSpec::default(),
             device: DeviceSpec { devices: self.device.clone(), precision: self.precision, exact: self.exact, fast: self.fast },
@@ -177,6 +183,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
     };
     check_task(&program, &target)?;
     check_unranked(&program)?;
+    cam.check_score(&program, &target)?;
     if program.metadata.preprocess.reads().is_some() || !images.iter().all(|image| is_tensor(image)) {
         check_preprocess(&program, &told)?;
     }

@@ -78,6 +78,7 @@ pub(super) fn main(args: Args) -> Result<Exit, Diagnostic> {
         return Err(Diagnostic::invalid("`camflow explain` runs on one device").hint("name one with `--device`"));
     };
     cam.check_followed(&program, false, Counterfactuals::default())?;
+    cam.check_score(&program, &target)?;
     check_task(&program, &target)?;
     if mask.is_some() {
         check_masks(&program, "`--mask` is one of pixels")?;

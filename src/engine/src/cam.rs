@@ -2,12 +2,12 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use super::{Counterfactuals, Engine, Observer, Part, device::DeviceSpec, slicing::SliceSpec};
+use super::{Counterfactuals, Engine, Observer, Part, device::DeviceSpec, sampling::check_sampling, slicing::SliceSpec};
 use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_media::shown;
 use camflow_names::{Choice, word};
-use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, depends_on_batch};
+use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, Sampling, ScoreKind, depends_on_batch};
 use camflow_torch::program::{Influence, Layer, PlanOptions, Program, ProgramError, Task, TextConfidence, split_layers};
 
 /// What `--layers` has in place of names where the most faithful layer is to be found.
@@ -30,6 +30,8 @@ pub struct CamSpec {
     pub eigen_smooth: bool,
     pub aug_smooth: bool,
     pub cam_batch_size: NonZeroUsize,
+    pub sampling: Sampling,
+    pub score: ScoreKind,
     pub size: HeatmapSize,
     pub slices: SliceSpec,
     pub device: DeviceSpec,
@@ -52,6 +54,7 @@ impl CamSpec {
     /// # Errors
     /// There is no such model, layer or device, or the model cannot do what is asked.
     pub fn open(&self, engine: &Engine, observer: &dyn Observer) -> Result<Model, Diagnostic> {
+        check_sampling(self.sampling, &self.methods)?;
         let devices = self.device.resolve()?;
         let mut program = engine.open_model(&self.model, self.part(), self.python.as_deref(), observer)?;
         let methods = self.methods(&program);
@@ -80,6 +83,9 @@ impl CamSpec {
         }
         let needs_image_gradient = methods.iter().any(|method| method.needs_image_gradient());
         program.check_influence(&layers, needed, needs_image_gradient)?;
+        if methods.iter().any(|method| method.is_guided()) {
+            program.check_guided()?.iter().for_each(|notice| observer.notice(notice));
+        }
         for (method, needs) in methods.iter().filter_map(|method| Some((method, method.attention()?))) {
             needs.check(&program, &layers).map_err(|error| named(*method, &error))?;
         }
@@ -177,6 +183,29 @@ impl CamSpec {
         .hint("take methods of gradients (`layercam`, `gradcam`) without it, or a detector of one stage"))
     }
 
+    /// Refuses another score than what the model gives, where that is no score of a class, or a method has a score of its own.
+    ///
+    /// # Errors
+    /// It would do nothing.
+    pub fn check_score(&self, program: &Program, target: &TargetSpec) -> Result<(), Diagnostic> {
+        if self.score == ScoreKind::Logit {
+            return Ok(());
+        }
+        let score = self.score.name();
+        let why = match () {
+            () if self.methods.contains(&Method::Finercam) => "finercam compares the logits of classes".to_owned(),
+            () if target.is_value() => format!("target `{target}` is a number that is no score of a class"),
+            () if !(program.metadata.task.has_classes() || program.metadata.task == Task::Detection) => {
+                format!("model `{}` gives numbers that are no scores of classes", shown(program.path()))
+            }
+            () if program.texts().is_some_and(|texts| !texts.has_confidence()) => {
+                "a softmax over one text says nothing of the image".to_owned()
+            }
+            () => return Ok(()),
+        };
+        Err(Diagnostic::invalid(format!("`--score {score}` does nothing here: {why}")).hint("leave out `--score`"))
+    }
+
     /// What is to be computed with these layers of the model, for that target.
     pub fn explain_options(&self, program: &Program, layers: Vec<Layer>, target: &TargetSpec) -> ExplainOptions {
         let is_detector = program.metadata.task == Task::Detection;
@@ -200,6 +229,7 @@ impl CamSpec {
                 is_value,
                 is_alone: program.texts().is_some_and(|texts| texts.confidence == TextConfidence::Sigmoid),
                 detections: program.detections().map(|(detections, _)| detections),
+                score: self.score,
             },
             references: None,
             faithfulness: false,
@@ -209,6 +239,7 @@ impl CamSpec {
             detections: false,
             one_by_one: program.metadata.is_one_by_one(),
             probe_batch: self.cam_batch_size.get(),
+            sampling: self.sampling,
             slice_batch: None,
         }
     }

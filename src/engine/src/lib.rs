@@ -29,6 +29,7 @@ mod present;
 mod record;
 mod reference;
 mod resolve;
+mod sampling;
 mod session;
 mod settings;
 mod slicing;

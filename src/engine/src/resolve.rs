@@ -24,7 +24,7 @@ use camflow_media::{MaskValue, PreprocessStep, shown};
 use camflow_names::{Choice, backticked};
 use camflow_pipeline::{ColumnIndex, Fingerprint, HeatmapFields, NpyFormat, ReferenceDigest, Store, TargetClass, Targets};
 use camflow_storage::{OutputFolder, StorageError};
-use camflow_torch::explain::Column;
+use camflow_torch::explain::{Column, ScoreKind};
 use camflow_torch::program::{Dynamic, ModelMetadata, OneChannel, Program, Task};
 
 /// What the dataset's side of the job comes to.
@@ -62,6 +62,7 @@ pub(crate) fn check_model(
     check_confidence(program, spec.counterfactuals != Counterfactuals::default(), "--counterfactuals")?;
     check_confidence(program, cam.chooses_layer()?, "--layers auto")?;
     cam.check_followed(program, spec.faithfulness, spec.counterfactuals)?;
+    cam.check_score(program, spec.target())?;
     check_task(program, spec.target())?;
     if spec.per_detection {
         check_detector(program)?;
@@ -273,6 +274,9 @@ fn settings(
     ];
     settings.extend(one_channel_setting(one_channel));
     settings.extend(spec.cam().slices.setting());
+    if spec.score != ScoreKind::Logit {
+        settings.push(("score", spec.score.name().to_owned()));
+    }
     if spec.per_detection {
         settings.push(("of", "each detection".to_owned()));
     }

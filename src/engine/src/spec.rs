@@ -26,7 +26,7 @@ use camflow_fiftyone::{AppColors, DatabaseFlags, Shard};
 use camflow_media::shown;
 use camflow_pipeline::{MaxFailures, NpyFormat, Store};
 use camflow_storage::Grace;
-use camflow_torch::explain::{HeatmapSize, Method};
+use camflow_torch::explain::{Baseline, HeatmapSize, Method, Sampling, ScoreKind};
 use camflow_torch::program::Precision;
 
 /// Variants of a sample that go through the model at once, where nobody says otherwise.
@@ -83,6 +83,22 @@ pub struct JobSpec {
     /// How many variants of an image scorecam, ablationcam, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
     pub cam_batch_size: NonZeroUsize,
+    /// How many noisy images smoothgrad takes (25), steps integrated-gradients (50), masks rise (4000)
+    #[schemars(extend("x-value" = "N"))]
+    pub cam_samples: Option<NonZeroUsize>,
+    /// The image without content: where integrated-gradients begins (`black`), what occlusion covers with (`zero`, the grey of the
+    /// model's input); `mean` is the image's own mean colour; `own` is each method's
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<Baseline>", extend("x-value" = "IMAGE"))]
+    pub cam_baseline: Baseline,
+    /// Side of the square that occlusion covers, in pixels of the model's input; default: an eighth of the smaller side
+    #[schemars(extend("x-value" = "PIXELS"))]
+    pub cam_window: Option<NonZeroUsize>,
+    /// What of a class is explained: its `logit`, its probability (`softmax`, of one channel the sigmoid), or `rest`, the logit and the
+    /// logarithm of the probability together
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<ScoreKind>", extend("x-value" = "SCORE"))]
+    pub score: ScoreKind,
     /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own
     #[serde(with = "choice")]
     #[schemars(schema_with = "choice::schema::<HeatmapSize>", extend("x-value" = "SIZE"))]
@@ -293,6 +309,10 @@ impl Default for JobSpec {
             eigen_smooth: false,
             aug_smooth: false,
             cam_batch_size: CAM_BATCH_SIZE,
+            cam_samples: None,
+            cam_baseline: Baseline::default(),
+            cam_window: None,
+            score: ScoreKind::default(),
             size: HeatmapSize::default(),
             slice_height: None,
             slice_width: None,
@@ -502,6 +522,8 @@ impl JobSpec {
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             cam_batch_size: self.cam_batch_size,
+            sampling: Sampling { samples: self.cam_samples, baseline: self.cam_baseline, window: self.cam_window },
+            score: self.score,
             size: self.size,
             slices: SliceSpec {
                 height: self.slice_height,

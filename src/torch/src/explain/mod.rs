@@ -23,6 +23,7 @@ mod pass;
 mod probe;
 mod replacement;
 mod saliency;
+mod sampling;
 mod sizes;
 mod slices;
 mod smoothing;
@@ -30,16 +31,21 @@ mod target;
 mod trial;
 
 pub use attention::AttentionNeeds;
-pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
+pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction, Whole};
 pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Fusion, Reading};
 pub use replacement::Replacement;
+pub use sampling::{Baseline, Sampling};
+pub use target::ScoreKind;
 pub use trial::{depends_on_batch, deviations};
 
-use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Uploader, from_tch};
+use crate::program::{
+    Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Tap, Uploader, from_tch,
+};
 use attention::AttentionTaps;
 use batch_size::Footprint;
 use cam::Needs;
+use camflow_media::Normalization;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
 use launch::{Launched, failure};
 use pass::{Derivative, NetworkTaps, Order, Taps};
@@ -49,6 +55,10 @@ use slices::MapSizes;
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
     plan: Plan,
+    /// The same whose ReLUs let positive gradients back alone, and its image; where a method looks at that.
+    guided: Option<(Plan, Tap)>,
+    /// What black is in each channel of the model's input.
+    black: Vec<f32>,
     options: ExplainOptions,
     columns: Vec<Column>,
     taps: Taps,
@@ -117,12 +127,13 @@ impl TorchExplainer {
             demand.resume_from = options.layers.iter().map(|layer| layer.tap).collect();
         }
         let mut network = None;
-        if needs.iter().any(|needs| needs.network) {
+        if needs.iter().any(|needs| needs.network || needs.image) {
             let input = demand.tap(program.input());
-            let biases = program.biases(plan_options)?;
+            let biases = if needs.iter().any(|needs| needs.network) { program.biases(plan_options)? } else { Vec::new() };
             let biases = biases.into_iter().map(|bias| (bias.values, demand.tap(bias.tap))).collect();
             network = Some(NetworkTaps { input, biases });
         }
+        let guided = needs.iter().any(|needs| needs.guided).then(|| guided(program, plan_options, &options)).transpose()?;
         let attention = needs.iter().filter_map(|needs| needs.attention).reduce(AttentionNeeds::or);
         let attention = attention.map(|needs| AttentionTaps::new(program, &options.layers, needs, &mut demand)).transpose()?;
         let mut derivatives: Vec<Derivative> = Vec::new();
@@ -139,8 +150,11 @@ impl TorchExplainer {
         let uploader =
             Uploader::new(plan.device(), program).map_err(|error| program.device_error(plan_options.device, &error))?;
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
+        let Normalization { mean, std, .. } = program.metadata.preprocess.normalization();
         Ok(TorchExplainer {
             plan,
+            guided,
+            black: mean.iter().zip(&std).map(|(mean, std)| (-mean / std) as f32).collect(),
             taps: Taps { layers, network, attention },
             derivatives,
             _math_attention: is_second.then(MathAttention::new),
@@ -183,6 +197,16 @@ impl TorchExplainer {
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
+}
+
+/// The network whose ReLUs let positive gradients back alone, and where its image is captured.
+fn guided(program: &Program, plan_options: PlanOptions, options: &ExplainOptions) -> Result<(Plan, Tap), ProgramError> {
+    program.check_guided()?;
+    let mut demand = Demand { guided: true, ..Demand::of(program.primary_output()) };
+    let input = demand.tap(program.input());
+    let mut plan = Plan::new(program, &demand, plan_options)?;
+    options.references.iter().try_for_each(|references| plan.compare(program, references))?;
+    Ok((plan, input))
 }
 
 /// The end of a run whose device fails at everything from an error on.

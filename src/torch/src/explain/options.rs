@@ -2,7 +2,7 @@
 
 use crate::program::{Detections, Layer, OneChannel, References};
 
-use super::{HeatmapSize, Method, grid::LayerIndex, replacement::Replacement};
+use super::{HeatmapSize, Method, cam::Whole, grid::LayerIndex, replacement::Replacement, sampling::Sampling, target::ScoreKind};
 
 /// What is explained.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct ExplainOptions {
     pub one_by_one: bool,
     /// How many variants of a sample gradient-free methods and those examinations run at a time.
     pub probe_batch: usize,
+    /// How methods at the image itself ask the model.
+    pub sampling: Sampling,
     /// How many slices of an image go through the model at a time; `None`: as many as are good for the device.
     pub slice_batch: Option<usize>,
 }
@@ -72,6 +74,8 @@ pub struct Reading {
     pub is_alone: bool,
     /// What the predictions of a detector mean.
     pub detections: Option<Detections>,
+    /// What of a class is explained.
+    pub score: ScoreKind,
 }
 
 /// One map per class and sample.
@@ -79,7 +83,7 @@ pub struct Reading {
 pub struct Column {
     /// By which method.
     pub method: Method,
-    /// What field and file names call the layer: its number or path, `fused` for several, `all` where the method has none.
+    /// What field and file names call the layer: its number or path, `fused` for several; where the method has none, `all` or `image`.
     pub label: String,
     /// The module path; several with ` + `.
     pub path: String,
@@ -103,8 +107,8 @@ impl ExplainOptions {
         let mut columns = Vec::new();
         for &method in &self.methods {
             if !method.has_layers() {
-                let path = "all convolutions and batch norms".to_owned();
-                columns.push(Column { method, label: "all".into(), path, layers: Vec::new() });
+                let Whole { label, path } = method.whole(self.sampling);
+                columns.push(Column { method, label: label.to_owned(), path, layers: Vec::new() });
             } else if self.fuse_layers && self.layers.len() > 1 {
                 let paths: Vec<&str> = self.layers.iter().map(|layer| layer.path.as_str()).collect();
                 let path = match self.fusion {

@@ -18,6 +18,7 @@ use super::{
     grid::{self, Grid, LayerIndex, SampleIndex, TargetIndex},
     layout::as_nchw,
     probe::{Probe, ProbeOptions},
+    sampling::Sampling,
     target::{Score, class_confidences, class_scores},
 };
 use crate::program::{self, Execution, Layer, Plan, Tap};
@@ -82,19 +83,22 @@ pub struct NetworkTaps {
 pub struct Run<'a> {
     plan: &'a Plan,
     execution: Execution,
+    /// Of the network whose ReLUs let positive gradients back alone, and where its image is.
+    guided: Option<(Execution, Tap)>,
     layers: &'a TiSlice<LayerIndex, Layer>,
     taps: &'a Taps,
     keys: &'a [String],
     derivatives: &'a [Derivative],
     probe_options: ProbeOptions,
+    sampling: (Sampling, &'a [f32]),
     scores: Grid<Score>,
     activations: RefCell<TiVec<LayerIndex, Option<Tensor>>>,
     /// Channel weights `[C]` that a method found for a layer, for all passes at once.
     probed: RefCell<Vec<(Probing, Rc<Grid<Tensor>>)>>,
 }
 
-/// A method's type, and the layer whose channels it weighs.
-type Probing = (TypeId, LayerIndex);
+/// A method's type, and the layer whose channels it weighs, if it is of one.
+type Probing = (TypeId, Option<LayerIndex>);
 
 /// What is asked of all runs.
 pub struct Setting<'a> {
@@ -108,15 +112,24 @@ pub struct Setting<'a> {
     pub derivatives: &'a [Derivative],
     /// How variants of a sample are run.
     pub probe_options: ProbeOptions,
+    /// How methods at the image itself ask the model, and what black is in each channel of its input.
+    pub sampling: (Sampling, &'a [f32]),
 }
 
 impl<'a> Run<'a> {
-    /// Of what a batch left, and its scores. `keys` tell samples apart where chance plays a part.
-    pub fn new(setting: Setting<'a>, execution: Execution, scores: Grid<Score>, keys: &'a [String]) -> Self {
-        let Setting { plan, layers, taps, derivatives, probe_options } = setting;
+    /// Of what a batch left, by the guided network too where a method looks at that, and its scores. `keys` tell samples apart where chance
+    /// plays a part.
+    pub fn new(
+        setting: Setting<'a>,
+        execution: Execution,
+        guided: Option<(Execution, Tap)>,
+        scores: Grid<Score>,
+        keys: &'a [String],
+    ) -> Self {
+        let Setting { plan, layers, taps, derivatives, probe_options, sampling } = setting;
         let (activations, probed) = (RefCell::new(layers.iter().map(|_| None).collect()), RefCell::default());
         let layers = TiSlice::from_ref(layers);
-        Run { plan, execution, layers, taps, keys, derivatives, probe_options, scores, activations, probed }
+        Run { plan, execution, guided, layers, taps, keys, derivatives, probe_options, sampling, scores, activations, probed }
     }
 
     /// What is differentiated, of each class that is there.
@@ -141,6 +154,7 @@ pub struct Pass<'a> {
     num_open: Cell<usize>,
     values: RefCell<Vec<(TypeId, Tensor)>>,
     gradients: RefCell<Vec<(TypeId, Rc<Vec<Tensor>>)>>,
+    guided: RefCell<Option<Tensor>>,
 }
 
 impl<'a> Pass<'a> {
@@ -154,6 +168,7 @@ impl<'a> Pass<'a> {
             num_open: Cell::new(run.derivatives.len()),
             values: RefCell::default(),
             gradients: RefCell::default(),
+            guided: RefCell::default(),
         }
     }
 
@@ -256,9 +271,30 @@ impl<'a> Pass<'a> {
             return Ok((image, zeros));
         }
         if !gradient.defined() {
-            return Err(ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into()));
+            return Err(no_influence());
         }
         Ok((image, gradient.shallow_clone()))
+    }
+
+    /// The gradient in the image, `[N, C, H, W]`, of the network whose ReLUs let positive gradients back alone.
+    pub fn guided_gradient(&self) -> Result<Tensor, ExplainError> {
+        if let Some(known) = &*self.guided.borrow() {
+            return Ok(known.shallow_clone());
+        }
+        let (execution, input) = self.run.guided.as_ref().expect("run where it is needed");
+        let root = tch::with_grad(|| class_scores(&execution.output, &self.present)?.f_sum(None::<Kind>))?;
+        let found = program::gradients(&root, &[input.of(&execution.taps).shallow_clone()], !self.is_last, false)?.remove(0);
+        if !found.defined() {
+            return Err(no_influence());
+        }
+        let found = found.f_detach()?.f_to_kind(self.run.plan.kind())?;
+        *self.guided.borrow_mut() = Some(found.shallow_clone());
+        Ok(found)
+    }
+
+    /// How methods at the image itself ask the model, and what black is in each channel of its input.
+    pub fn sampling(&self) -> (Sampling, &'a [f32]) {
+        self.run.sampling
     }
 
     /// Each bias `[C]` with the gradient of its operator's output, where that has one.
@@ -364,10 +400,10 @@ impl<'a> Pass<'a> {
     /// `T` scores. Zero for samples without the target.
     pub fn probed<M: 'static>(
         &self,
-        layer: LayerIndex,
+        layer: impl Into<Option<LayerIndex>>,
         weigh: impl Fn(&Probe<'_>, &[&Score]) -> Result<Tensor, ExplainError>,
     ) -> Result<Tensor, ExplainError> {
-        let key = (TypeId::of::<M>(), layer);
+        let key = (TypeId::of::<M>(), layer.into());
         let known = self.run.probed.borrow().iter().find(|(known, _)| *known == key).map(|(_, weights)| weights.clone());
         let weights = match known {
             Some(known) => known,
@@ -388,6 +424,7 @@ impl<'a> Pass<'a> {
         let mut weights = Grid::default();
         for (sample, scores) in self.run.scores.by_sample() {
             let probe = Probe::new(self.run.plan, &self.run.execution, sample, self.run.probe_options)?;
+            let probe = probe.with_image(self.run.taps.network.as_ref().map(|network| network.input));
             let (targets, scores): (Vec<TargetIndex>, Vec<&Score>) = scores.into_iter().unzip();
             for (target, row) in targets.into_iter().zip(weigh(&probe, &scores)?.f_unbind(0)?) {
                 weights.insert(grid::Cell { sample, target }, row);
@@ -395,4 +432,8 @@ impl<'a> Pass<'a> {
         }
         Ok(weights)
     }
+}
+
+fn no_influence() -> ExplainError {
+    ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into())
 }

@@ -1,9 +1,9 @@
 //! What the gradient-free methods need of the model: the score of many variants of one sample.
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-use super::{grid::SampleIndex, target::Score};
-use crate::program::{ExecError, Execution, Plan, Tap, from_tch};
+use super::{ExplainError, grid::SampleIndex, target::Score};
+use crate::program::{self, ExecError, Execution, Plan, Tap, from_tch};
 
 /// One sample of a batch that went through the model.
 pub struct Probe<'a> {
@@ -15,6 +15,8 @@ pub struct Probe<'a> {
     pub options: ProbeOptions,
     execution: &'a Execution,
     image: Tensor,
+    /// Where the image is captured, if it is.
+    input: Option<Tap>,
 }
 
 impl<'a> Probe<'a> {
@@ -24,7 +26,36 @@ impl<'a> Probe<'a> {
     /// libtorch fails.
     pub fn new(plan: &'a Plan, execution: &'a Execution, sample: SampleIndex, options: ProbeOptions) -> Result<Self, TchError> {
         let image = execution.input.f_detach()?.f_narrow(0, sample.row(), 1)?;
-        Ok(Probe { plan, sample, options, execution, image })
+        Ok(Probe { plan, sample, options, execution, image, input: None })
+    }
+
+    /// With where the image is captured, for gradients.
+    pub fn with_image(self, input: Option<Tap>) -> Self {
+        Probe { input, ..self }
+    }
+
+    /// The gradients `[T, B, C, H, W]` of each score in other images `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// A node of the graph fails, for want of memory say; there is no gradient.
+    ///
+    /// # Panics
+    /// The image is not captured.
+    pub fn gradients(&self, images: &Tensor, scores: &[&Score]) -> Result<Tensor, ExplainError> {
+        let tap = self.input.expect("captured where gradients are needed");
+        let execution = tch::with_grad(|| self.plan.run(images))?;
+        let input = tap.of(&execution.taps);
+        let mut found = Vec::new();
+        for (place, score) in scores.iter().enumerate() {
+            let root = tch::with_grad(|| score.of(&execution.output)?.f_sum(None::<Kind>))?;
+            let keep_graph = place + 1 < scores.len();
+            let gradient = program::gradients(&root, &[input.shallow_clone()], keep_graph, false)?.remove(0);
+            if !gradient.defined() && !self.plan.leaves_out_zeros() {
+                return Err(ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into()));
+            }
+            found.push(if gradient.defined() { gradient.f_detach()? } else { input.f_zeros_like()? });
+        }
+        Ok(Tensor::f_stack(&found, 0)?)
     }
 
     /// The sample's input, `[1, 3, H, W]`.

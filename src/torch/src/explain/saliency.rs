@@ -81,8 +81,15 @@ impl TorchExplainer {
             taps: &self.taps,
             derivatives: &self.derivatives,
             probe_options: ProbeOptions { batch: self.probe_batch as i64 },
+            sampling: (self.options.sampling, &self.black),
         };
-        let run = Run::new(setting, execution, scores, keys);
+        let guided = match &self.guided {
+            Some((plan, tap)) => {
+                Some((tch::with_grad(|| plan.run(&execution.input.f_detach()?).map_err(ExplainError::from))?, *tap))
+            }
+            None => None,
+        };
+        let run = Run::new(setting, execution, guided, scores, keys);
         let reduction = if self.options.eigen_smooth { Reduction::FirstComponent } else { Reduction::Sum };
         let mut passes = Vec::new();
         let mut values = Vec::new();

@@ -22,7 +22,59 @@ use super::{
 };
 use crate::program::{DetectionScores, Detections, OneChannel, send, to_host};
 use camflow_media::BinaryMask;
+use camflow_names::Choice;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
+
+/// What of the model's output for a class is explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScoreKind {
+    /// Its logit `l`: pytorch_grad_cam's `ClassifierOutputTarget`.
+    #[default]
+    Logit,
+    /// Its probability `p`, the softmax, of an output with one channel and where each channel stands alone the sigmoid:
+    /// `ClassifierOutputSoftmaxTarget`.
+    Softmax,
+    /// `l + ln p`, the residual of logit and cross-entropy (ReST, Cai 2025, <https://arxiv.org/abs/2501.06261>):
+    /// `ClassifierOutputReST`.
+    Rest,
+}
+
+impl Choice for ScoreKind {
+    const ALL: &'static [Self] = &[ScoreKind::Logit, ScoreKind::Softmax, ScoreKind::Rest];
+
+    fn name(self) -> &'static str {
+        match self {
+            ScoreKind::Logit => "logit",
+            ScoreKind::Softmax => "softmax",
+            ScoreKind::Rest => "rest",
+        }
+    }
+}
+
+impl ScoreKind {
+    /// What stands for the logits `[N, K, ...]` of a class that is in this place of the output, where a softmax is over all of them.
+    fn of_all(self, logits: &Tensor, source: Source) -> Result<Tensor, TchError> {
+        match (self, source) {
+            (ScoreKind::Softmax, Source::Channel(_)) => logits.f_softmax(1, None::<Kind>),
+            (ScoreKind::Rest, Source::Channel(_)) => logits.f_log_softmax(1, None::<Kind>)?.f_add(logits),
+            _ => Ok(logits.shallow_clone()),
+        }
+    }
+
+    /// What stands for the class's own logits, where it has a sigmoid.
+    fn of_own(self, own: Tensor, source: Source) -> Result<Tensor, TchError> {
+        match (self, source) {
+            (ScoreKind::Softmax, Source::Alone(_) | Source::Only { is_probability: false, .. }) => own.f_sigmoid(),
+            (ScoreKind::Rest, Source::Alone(_) | Source::Only { is_probability: false, .. }) => own.f_log_sigmoid()?.f_add(&own),
+            // The logit of a probability is `ln p - ln (1 - p)`.
+            (ScoreKind::Rest, Source::Only { is_probability: true, .. }) => {
+                let sure = own.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_log()?;
+                sure.f_mul_scalar(2.0)?.f_sub(&own.f_neg()?.f_log1p()?)
+            }
+            _ => Ok(own),
+        }
+    }
+}
 
 /// The scalar of one sample, resolved: it can be taken of any logits, those of a changed input or activation too.
 #[derive(Debug)]
@@ -32,6 +84,8 @@ pub struct Score {
     /// What the model itself gives the class, where that counts.
     pub predicted: Option<Predicted>,
     source: Source,
+    /// What of the class is explained.
+    kind: ScoreKind,
     /// The class whose logit is subtracted.
     less: Option<Source>,
     /// `[h, w]` of 0 and 1 at the output's resolution; `None` for class logits.
@@ -130,7 +184,7 @@ pub(super) fn resolve(
             };
             if is_there {
                 let (source, less) = (Source::of(class, reading), less.map(|less| Source::of(less, reading)));
-                scores.insert(cell, Score { class, predicted, source, less, mask: None });
+                scores.insert(cell, Score { class, predicted, source, kind: reading.score, less, mask: None });
             }
         }
     }
@@ -176,6 +230,10 @@ pub(super) fn index_tensor(indices: &[i64], like: &Tensor) -> Result<Tensor, Tch
 pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError> {
     let rows: Vec<i64> = scores.iter().map(|(sample, _)| sample.row()).collect();
     let sources: Vec<Source> = scores.iter().map(|(_, score)| score.source).collect();
+    let Some((_, Score { kind, source, .. })) = scores.first() else { return of_sources(logits, &rows, &sources) };
+    // An output has one channel or several, for all of its samples, and one kind of score is explained of all.
+    let logits = &kind.of_all(logits, *source)?;
+    let of_sources = |logits: &Tensor, rows: &[i64], sources: &[Source]| kind.of_own(of_sources(logits, rows, sources)?, *source);
     let mut own = of_sources(logits, &rows, &sources)?;
     if scores.iter().any(|(_, score)| score.less.is_some()) {
         let others: Vec<Source> = scores.iter().map(|(_, score)| score.less.unwrap_or(score.source)).collect();
@@ -330,7 +388,7 @@ impl Score {
             channel @ (Source::Channel(_) | Source::Value(_) | Source::Alone(_)) => channel,
         };
         let mask = self.mask.as_ref().map(|mask| mask.f_to_kind(Kind::Float)).transpose()?;
-        Ok(Score { class: self.class, predicted: None, source, less: None, mask })
+        Ok(Score { class: self.class, predicted: None, source, kind: ScoreKind::Logit, less: None, mask })
     }
 
     /// The softmax probability `[B]` of the class in each of the logits `[B, K]`, whatever is subtracted from its score, or the mean
@@ -362,8 +420,10 @@ impl Score {
     /// # Errors
     /// libtorch fails.
     pub fn of(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let own = self.source.logits(logits)?;
-        let logits = self.less.map_or_else(|| Ok(own.shallow_clone()), |less| own.f_sub(&less.logits(logits)?))?;
+        let logits = self.kind.of_all(logits, self.source)?;
+        let of = |source: Source| self.kind.of_own(source.logits(&logits)?, source);
+        let own = of(self.source)?;
+        let logits = self.less.map_or_else(|| Ok(own.shallow_clone()), |less| own.f_sub(&of(less)?))?;
         match &self.mask {
             None => Ok(logits),
             Some(mask) => logits.f_mul(mask)?.f_sum_dim_intlist([1i64, 2].as_slice(), false, None::<Kind>),
@@ -384,6 +444,7 @@ mod tests {
         is_value: false,
         is_alone: false,
         detections: None,
+        score: ScoreKind::Logit,
     };
     const ONE: Reading = Reading { background: None, one_channel: Some(OneChannel { positive: 0, negative: None }), ..SEVERAL };
     /// Of two names.
@@ -411,6 +472,38 @@ mod tests {
     fn segmentation() -> Tensor {
         // Channel 0 wins the second pixel only.
         Tensor::from_slice(&[1f32, 50.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]).view([1, 2, 2, 2])
+    }
+
+    #[test]
+    fn scores_are_logits_probabilities_or_their_residual() {
+        let logits = Tensor::from_slice(&[1f64, 3.0, -2.0]).view([1, 3]);
+        let of = |logits: &Tensor, class: i64, kind: ScoreKind, reading: Reading| {
+            let reading = Reading { score: kind, ..reading };
+            read(reading, logits, Channel::Index(class), TargetPixels::Labelled).expect("there").1
+        };
+        let softmax =
+            |class: usize| [1f64, 3.0, -2.0][class].exp() / [1f64, 3.0, -2.0].iter().map(|logit| logit.exp()).sum::<f64>();
+        let near = |found: f64, wanted: f64| assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+        near(of(&logits, 1, ScoreKind::Logit, SEVERAL), 3.0);
+        near(of(&logits, 2, ScoreKind::Softmax, SEVERAL), softmax(2));
+        near(of(&logits, 0, ScoreKind::Rest, SEVERAL), 1.0 + softmax(0).ln());
+        let one = Tensor::from_slice(&[0.75f64]).view([1, 1]);
+        let sigmoid = 1.0 / (1.0 + (-0.75f64).exp());
+        near(of(&one, 1, ScoreKind::Softmax, TWO), sigmoid);
+        near(of(&one, 0, ScoreKind::Softmax, TWO), 1.0 - sigmoid);
+        near(of(&one, 0, ScoreKind::Rest, TWO), -0.75 + (1.0 - sigmoid).ln());
+        let probability = Reading { is_probability: true, ..TWO };
+        near(of(&one, 0, ScoreKind::Softmax, probability), 0.25);
+        near(of(&one, 0, ScoreKind::Rest, probability), (0.25f64 / 0.75).ln() + 0.25f64.ln());
+        let alone = Reading { is_alone: true, ..SEVERAL };
+        near(of(&logits, 1, ScoreKind::Softmax, alone), 1.0 / (1.0 + (-3f64).exp()));
+        // Of a map each pixel by itself, and of what is no score nothing else.
+        let mask = BinaryMask { height: 2, width: 2, pixels: vec![0, 1, 0, 1] };
+        let found =
+            read(Reading { score: ScoreKind::Softmax, ..SEVERAL }, &segmentation(), Channel::Index(1), TargetPixels::Mask(mask));
+        let sigmoid = |difference: f64| 1.0 / (1.0 + (-difference).exp());
+        near(found.expect("there").1, sigmoid(20.0 - 50.0) + sigmoid(40.0 - 4.0));
+        near(of(&logits, 1, ScoreKind::Rest, Reading { is_value: true, ..SEVERAL }), 3.0);
     }
 
     #[test]

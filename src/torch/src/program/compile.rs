@@ -15,6 +15,7 @@ use super::{
     concatenation::without_zeros,
     dispatch::{self, ArgumentSpec, Operator},
     graph::{Arg, Graph, Node, Operation, ValueId},
+    guided::guided,
     passes::{self, InPlace},
     plan::{Action, Demand, Plan, PlanOptions, Precision, Step, Suffix, device_name},
     suffix::suffix,
@@ -23,7 +24,7 @@ use super::{
 };
 
 /// For the name of an operator that of one which gives the same, and gradients in a better way.
-type Twin = fn(&str) -> Option<&'static str>;
+type Twin<'a> = &'a dyn Fn(&str) -> Option<&'static str>;
 
 fn no_twin(_: &str) -> Option<&'static str> {
     None
@@ -35,7 +36,7 @@ impl Plan {
     /// # Errors
     /// An operator or weight is missing (already reported by [`Program::open`]), or the device has no memory for the weights.
     pub fn new(program: &Program, demand: &Demand, options: PlanOptions) -> Result<Plan, ProgramError> {
-        let Demand { output, boxes, taps, resume_from } = demand;
+        let Demand { output, boxes, taps, resume_from, guided: is_guided } = demand;
         let (output, boxes) = (*output, *boxes);
         let _no_grad = tch::no_grad_guard();
         let torch = |error: tch::TchError| program.device_error(options.device, &error);
@@ -51,11 +52,12 @@ impl Plan {
         }
         passes::copy_overwritten_taps(&mut graph, taps);
         let aliases = passes::aliases(&graph);
-        let twin_of: Twin = match options.multiplies() {
+        let quicker: fn(&str) -> Option<&'static str> = match options.multiplies() {
             true => by_products,
             false if options.leaves_out_zeros(boxes) => without_zeros,
             false => no_twin,
         };
+        let twin_of = |name: &str| is_guided.then(|| guided(name)).flatten().or_else(|| quicker(name));
         let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).chain(boxes).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
         let dependent = passes::dependents(&graph, &aliases, taps);
@@ -120,7 +122,7 @@ impl Plan {
                         && !kept_values.contains(value)
                 })
                 .collect();
-            match step(node, modes[index], grad, free, twin_of) {
+            match step(node, modes[index], grad, free, &twin_of) {
                 Ok(step) => steps.push(step),
                 Err(problem) => problems.push(problem),
             }
@@ -156,10 +158,10 @@ impl Plan {
 pub(super) fn check(graph: &Graph) -> Vec<String> {
     let aliases = passes::aliases(graph);
     let nodes = graph.nodes.iter().zip(&aliases.in_place);
-    nodes.filter_map(|(node, mode)| step(node, *mode, false, Vec::new(), no_twin).err()).collect()
+    nodes.filter_map(|(node, mode)| step(node, *mode, false, Vec::new(), &no_twin).err()).collect()
 }
 
-fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, twin_of: Twin) -> Result<Step, String> {
+fn step(node: &Node, mode: InPlace, grad: bool, free: Vec<ValueId>, twin_of: Twin<'_>) -> Result<Step, String> {
     let mut step = Step {
         node: node.name.clone(),
         operator: String::new(),
@@ -253,7 +255,7 @@ mod tests {
         let args = vec![("self".into(), Arg::Value(input)), ("p".into(), Arg::Float(0.2)), ("train".into(), Arg::Bool(false))];
         let operation = Operation::Operator { name: "aten::dropout_".into(), overload: String::new() };
         let node = Node::new("drop".into(), operation, args, vec![Output::Value(input)]);
-        let step = step(&node, InPlace::Rebind, false, Vec::new(), no_twin).expect("`dropout` calls it `input`");
+        let step = step(&node, InPlace::Rebind, false, Vec::new(), &no_twin).expect("`dropout` calls it `input`");
         assert_eq!(step.args[0], Some(Arg::Value(input)));
         assert_eq!(step.rebind, Some(input));
     }

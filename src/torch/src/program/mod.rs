@@ -21,6 +21,7 @@ mod fusion;
 mod fuzz_operators;
 mod graph;
 mod guard;
+mod guided;
 mod influence;
 mod layers;
 mod measured;

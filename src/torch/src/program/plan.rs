@@ -27,6 +27,8 @@ pub struct Demand {
     pub taps: Vec<ValueId>,
     /// Those of the taps from which the graph is to be run on with another activation ([`Plan::resume`]).
     pub resume_from: Vec<ValueId>,
+    /// Whether ReLUs let positive gradients back alone, as guided backpropagation has it.
+    pub guided: bool,
 }
 
 impl Demand {

@@ -30,6 +30,10 @@ pub struct Needs {
     pub layers: Option<Influence>,
     /// The image and the network's biases are looked at.
     pub network: bool,
+    /// The gradient of a score in the image is looked at.
+    pub image: bool,
+    /// The same, of the network whose ReLUs let positive gradients back alone.
+    pub guided: bool,
     /// The attention of all blocks up to a layer is looked at.
     pub attention: Option<AttentionNeeds>,
     /// Scores of many variants of a sample are asked for.
@@ -41,7 +45,21 @@ pub struct Needs {
 impl Needs {
     /// Of target layers with that influence.
     pub(super) const fn of_layers(influence: Influence) -> Needs {
-        Needs { derivative: None, layers: Some(influence), network: false, attention: None, probes: false, resumes: false }
+        Needs { layers: Some(influence), ..Needs::of_image() }
+    }
+
+    /// Of no target layers, and nothing else yet.
+    pub(super) const fn of_image() -> Needs {
+        Needs {
+            derivative: None,
+            layers: None,
+            network: false,
+            image: false,
+            guided: false,
+            attention: None,
+            probes: false,
+            resumes: false,
+        }
     }
 }
 
@@ -267,7 +285,7 @@ pub(super) struct WholeNetwork<'a> {
 impl<'a> Evidence<'a> for WholeNetwork<'a> {
     fn needs() -> Needs {
         let derivative = Derivative { objective: TypeId::of::<ClassScore>(), order: Order::First };
-        Needs { derivative: Some(derivative), layers: None, network: true, attention: None, probes: false, resumes: false }
+        Needs { derivative: Some(derivative), network: true, ..Needs::of_image() }
     }
 
     fn gather(pass: &'a Pass<'a>, _layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {

@@ -18,28 +18,52 @@ mod grad_eclip;
 mod gradcam;
 mod gradcam_elementwise;
 mod gradcam_plus_plus;
+mod guided_backprop;
+mod guided_gradcam;
 mod hirescam;
+mod image_gradient;
+mod inputs;
+mod integrated_gradients;
 mod kpcacam;
 mod layercam;
 mod legrad;
+mod occlusion;
 mod projection;
 mod randomcam;
 mod reciprocam;
 mod reduction;
+mod rise;
 mod scorecam;
 mod segeigencam;
 mod shapleycam;
+mod smoothgrad;
 mod xgradcam;
 
 use tch::Tensor;
 
-use super::{ExplainError, attention::AttentionNeeds, grid::LayerIndex, pass::Pass};
+use super::{ExplainError, attention::AttentionNeeds, grid::LayerIndex, pass::Pass, sampling::Sampling};
 use crate::program::Influence;
 use camflow_names::Choice;
 pub use evidence::Gradients;
 pub(super) use evidence::{Evidence, Needs};
 pub use gradcam::GradCam;
 pub use reduction::Reduction;
+
+/// What a method without target layers looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// In names of fields and files.
+    pub label: &'static str,
+    /// In words, with all that the map depends on: it is part of the fingerprint.
+    pub path: String,
+}
+
+impl Whole {
+    /// The image itself, in words.
+    fn image(path: &str) -> Whole {
+        Whole { label: "image", path: path.to_owned() }
+    }
+}
 
 /// A class-activation method.
 pub trait CamMethod: Sync + 'static {
@@ -57,6 +81,11 @@ pub trait CamMethod: Sync + 'static {
         None
     }
 
+    /// What it looks at, if it has no target layers.
+    fn whole(&self, _sampling: Sampling) -> Whole {
+        Whole { label: "all", path: "all convolutions and batch norms".to_owned() }
+    }
+
     /// Refuses the logits `[N, K]` or `[N, K, h, w]` of a model that the method cannot explain.
     ///
     /// # Errors
@@ -71,6 +100,7 @@ trait AnyMethod: Sync {
     fn needs(&self) -> Needs;
     fn saliencies(&self, pass: &Pass<'_>, layers: &[LayerIndex], reduction: Reduction) -> Result<Vec<Tensor>, ExplainError>;
     fn for_classifiers(&self) -> Option<&'static str>;
+    fn whole(&self, sampling: Sampling) -> Whole;
     fn check_output(&self, logits: &Tensor) -> Result<(), ExplainError>;
 }
 
@@ -86,6 +116,10 @@ impl<M: CamMethod> AnyMethod for M {
 
     fn for_classifiers(&self) -> Option<&'static str> {
         CamMethod::for_classifiers(self)
+    }
+
+    fn whole(&self, sampling: Sampling) -> Whole {
+        CamMethod::whole(self, sampling)
     }
 
     fn check_output(&self, logits: &Tensor) -> Result<(), ExplainError> {
@@ -159,6 +193,20 @@ registry! {
     Legrad = "legrad", legrad::LeGrad;
     /// Grad-ECLIP (Zhao et al., 2024).
     GradEclip = "grad-eclip", grad_eclip::GradEclip;
+    /// The gradient in the image (Simonyan et al., 2014).
+    Saliency = "saliency", image_gradient::Saliency;
+    /// SmoothGrad (Smilkov et al., 2017).
+    Smoothgrad = "smoothgrad", smoothgrad::SmoothGrad;
+    /// Integrated gradients (Sundararajan et al., 2017).
+    IntegratedGradients = "integrated-gradients", integrated_gradients::IntegratedGradients;
+    /// Guided backpropagation (Springenberg et al., 2015).
+    GuidedBackprop = "guided-backprop", guided_backprop::GuidedBackprop;
+    /// Its product with Grad-CAM (Selvaraju et al., 2017).
+    GuidedGradcam = "guided-gradcam", guided_gradcam::GuidedGradCam;
+    /// Occlusion (Zeiler and Fergus, 2014).
+    Occlusion = "occlusion", occlusion::Occlusion;
+    /// RISE (Petsiuk et al., 2018).
+    Rise = "rise", rise::Rise;
     /// Random weights: a control.
     Randomcam = "randomcam", randomcam::RandomCam;
 }
@@ -185,7 +233,18 @@ impl Method {
 
     /// Whether a gradient has to come back to the image.
     pub fn needs_image_gradient(self) -> bool {
-        self.needs().network
+        let needs = self.needs();
+        needs.network || needs.image || needs.guided
+    }
+
+    /// Whether the method looks at the network whose ReLUs let positive gradients back alone.
+    pub fn is_guided(self) -> bool {
+        self.needs().guided
+    }
+
+    /// What the method looks at, if it has no target layers.
+    pub fn whole(self, sampling: Sampling) -> Whole {
+        self.implementation().whole(sampling)
     }
 
     /// What the method looks at of a transformer's attention, if it is one of these.

@@ -8,7 +8,7 @@ use typed_index_collections::TiSlice;
 
 use super::{example_size, largest_difference, layers, picture};
 use crate::{
-    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, TorchExplainer, heatmaps},
+    explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, Sampling, TorchExplainer, heatmaps},
     program::{Deviation, Dynamic, FromFloat64, Influence, PlanOptions, Precision, Program},
 };
 use camflow_media::BinaryMask;
@@ -57,6 +57,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         detections: false,
         one_by_one: false,
         probe_batch: 1,
+        sampling: Sampling::default(),
         slice_batch: None,
     };
     let explainer = |exact, precision| {

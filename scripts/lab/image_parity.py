@@ -1,0 +1,103 @@
+"""Methods at the image itself beside Captum's: `camflow explain --exact` and Captum 0.9.0, given the same tensor and the same weights.
+
+    image_parity.py --camflow BINARY [--models FOLDER] [--only MODEL ...]
+
+Captum gives attributions of every channel; they become a map as the methods' files say. Guided backpropagation is compared with Captum's,
+which is another implementation than pytorch_grad_cam's. RISE is not in Captum: tests/python/test_image_methods.py has it.
+Allowed are 1e-4. The last line is `N passed, N failed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from captum.attr import GuidedBackprop, IntegratedGradients, NoiseTunnel, Occlusion, Saliency
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import image_reference as own
+import parity
+
+ALLOWED = 1e-4
+# As small as they may be: occlusion asks about each place.
+CASES = {
+    "torchvision:resnet18": ((96, 112), own.METHODS),
+    "torchvision:vgg16": ((64, 64), own.METHODS),
+    "torchvision:mobilenet_v3_small": ((96, 96), own.METHODS),
+    "torchvision:densenet121": ((96, 96), own.METHODS),
+    "torchvision:convnext_tiny": ((96, 96), tuple(set(own.METHODS) - set(own.GUIDED))),
+    "timm:deit_tiny_patch16_224": ((224, 224), tuple(set(own.METHODS) - set(own.GUIDED))),
+}
+LAYERS = {"torchvision:resnet18": "layer4", "torchvision:vgg16": "features.30", "torchvision:mobilenet_v3_small": "features.12"}
+LAYERS["torchvision:densenet121"] = "features.denseblock4"
+LAYERS["torchvision:convnext_tiny"] = "features.7"
+LAYERS["timm:deit_tiny_patch16_224"] = "blocks.11.norm1"
+
+
+def captum_map(method: str, model, image: torch.Tensor, channel: int, layer) -> torch.Tensor:
+    """[H, W], by Captum."""
+    if method == "saliency":
+        return Saliency(model).attribute(image, target=channel)[0].amax(0)
+    if method == "smoothgrad":
+        # Captum draws its noise itself: here it is given none, and the mean is taken of the images that camflow takes.
+        noisy = own.noisy(image, "input", 25)
+        tunnel = NoiseTunnel(Saliency(model))
+        found = [tunnel.attribute(some[None], nt_samples=1, stdevs=0.0, target=channel, abs=False)[0] for some in noisy]
+        return torch.stack(found).mean(0).abs().sum(0)
+    if method == "integrated-gradients":
+        start = own.baseline(image, "black")
+        options = {"n_steps": 50, "method": "gausslegendre", "internal_batch_size": 8}
+        return IntegratedGradients(model).attribute(image, start, target=channel, **options)[0].sum(0)
+    if method == "guided-backprop":
+        return GuidedBackprop(model).attribute(image, target=channel)[0].abs().amax(0)
+    if method == "guided-gradcam":
+        # Captum's product has the layer's map as it is; scaled and upsampled otherwise, it is made of the parts here.
+        return GuidedBackprop(model).attribute(image, target=channel)[0].abs().amax(0) * own.coarse(model, image, channel, layer)
+    side = min(image.shape[2:]) // 8
+    stride = (side + 1) // 2
+    options = {"sliding_window_shapes": (image.shape[1], side, side), "strides": (image.shape[1], stride, stride)}
+    return Occlusion(model).attribute(image, target=channel, perturbations_per_eval=16, **options)[0].mean(0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
+    parser.add_argument("--models", type=Path, metavar="FOLDER")
+    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
+    args = parser.parse_args()
+    num_passed = num_failed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        models = args.models or Path(temporary)
+        models.mkdir(parents=True, exist_ok=True)
+        for name, (size, methods) in CASES.items():
+            if args.only and name not in args.only:
+                continue
+            case = parity.Case(name, (LAYERS[name],), size)
+            archive = parity.exported(case, models)
+            model = parity.export_model.load_model(name, "none").module
+            model.load_state_dict(torch.export.load(archive).state_dict)
+            model.eval()
+            image = parity.picture(*size, seed=sum(map(ord, name)))
+            with torch.no_grad():
+                channel = int(model(image)[0].argmax())
+            asked = [method for method in methods if method != "rise"]
+            found = parity.camflow_maps(args.camflow, archive, case, case.layers, image, None, channel, asked, ["--exact"])
+            for method in asked:
+                label = case.layers[0] if method == "guided-gradcam" else "image"
+                wanted = captum_map(method, model, image.clone(), channel, model.get_submodule(LAYERS[name])).detach()
+                largest = float(np.abs(found[method, label] - own.heatmap(wanted)).max())
+                passed = largest <= ALLOWED
+                num_passed, num_failed = num_passed + passed, num_failed + (not passed)
+                print(f"{'ok    ' if passed else 'FAILED'} {name} {method}: max {largest:.1e}", flush=True)
+    print(f"{num_passed} passed, {num_failed} failed")
+    return 1 if num_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
