@@ -82,7 +82,7 @@ def main() -> int:
             archive = parity.exported(case, models)
             model = parity.export_model.load_model(name, "none").module
             model.load_state_dict(torch.export.load(archive).state_dict)
-            model.eval()
+            model.eval().requires_grad_(True)
             image = parity.picture(*size, seed=sum(map(ord, name)))
             with torch.no_grad():
                 channel = int(model(image)[0].argmax())

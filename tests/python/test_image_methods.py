@@ -39,7 +39,7 @@ def network(export):
         archive = export(case.model, *case.export)
         module = parity.export_model.load_model(case.model, "none").module
         module.load_state_dict(torch.export.load(archive).state_dict)
-        return Logits(module).eval(), archive, case
+        return Logits(module).eval().requires_grad_(True), archive, case
 
     return load_network
 

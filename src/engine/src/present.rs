@@ -203,6 +203,7 @@ impl OfJob<'_> {
         let own = [
             ("text", if self.spec.text.is_empty() { Value::Null } else { Value::from(self.spec.text.clone()) }),
             ("text-template", Value::from(self.spec.text_template.clone())),
+            ("score", Value::from(self.spec.score.name())),
             ("eigen-smooth", Value::from(self.spec.eigen_smooth)),
             ("aug-smooth", Value::from(self.spec.aug_smooth)),
             ("apply-exif", Value::from(self.spec.apply_exif)),

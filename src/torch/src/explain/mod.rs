@@ -33,10 +33,9 @@ mod trial;
 pub use attention::AttentionNeeds;
 pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction, Whole};
 pub use heatmap::{HeatmapSize, heatmaps};
-pub use options::{Column, ExplainOptions, Fusion, Reading};
+pub use options::{Column, ExplainOptions, Fusion, Reading, ScoreKind};
 pub use replacement::Replacement;
 pub use sampling::{Baseline, Sampling};
-pub use target::ScoreKind;
 pub use trial::{depends_on_batch, deviations};
 
 use crate::program::{

@@ -2,7 +2,8 @@
 
 use crate::program::{Detections, Layer, OneChannel, References};
 
-use super::{HeatmapSize, Method, cam::Whole, grid::LayerIndex, replacement::Replacement, sampling::Sampling, target::ScoreKind};
+use super::{HeatmapSize, Method, cam::Whole, grid::LayerIndex, replacement::Replacement, sampling::Sampling};
+use camflow_names::Choice;
 
 /// What is explained.
 #[derive(Clone, Debug)]
@@ -57,6 +58,32 @@ pub enum Fusion {
     /// The largest of them at each pixel, each scaled to `[0, 1]`: Ultralytics' rule for the levels of a detector, each of which finds
     /// objects of another size.
     Max,
+}
+
+/// What of the model's output for a class is explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScoreKind {
+    /// Its logit `l`: pytorch_grad_cam's `ClassifierOutputTarget`.
+    #[default]
+    Logit,
+    /// Its probability `p`, the softmax, of an output with one channel and where each channel stands alone the sigmoid:
+    /// `ClassifierOutputSoftmaxTarget`.
+    Softmax,
+    /// `l + ln p`, the residual of logit and cross-entropy (ReST, Cai 2025, <https://arxiv.org/abs/2501.06261>):
+    /// `ClassifierOutputReST`.
+    Rest,
+}
+
+impl Choice for ScoreKind {
+    const ALL: &'static [Self] = &[ScoreKind::Logit, ScoreKind::Softmax, ScoreKind::Rest];
+
+    fn name(self) -> &'static str {
+        match self {
+            ScoreKind::Logit => "logit",
+            ScoreKind::Softmax => "softmax",
+            ScoreKind::Rest => "rest",
+        }
+    }
 }
 
 /// What the output's numbers mean.

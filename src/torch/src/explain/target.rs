@@ -14,7 +14,7 @@ use tch::{Kind, TchError, Tensor};
 use typed_index_collections::TiSlice;
 
 use super::{
-    Reading,
+    Reading, ScoreKind,
     decision::Decisions,
     detection::{Predictions, covered},
     grid::{Cell, Grid, SampleIndex, TargetIndex},
@@ -22,59 +22,7 @@ use super::{
 };
 use crate::program::{DetectionScores, Detections, OneChannel, send, to_host};
 use camflow_media::BinaryMask;
-use camflow_names::Choice;
 use camflow_pipeline::{Channel, ClassTarget, TargetPixels};
-
-/// What of the model's output for a class is explained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ScoreKind {
-    /// Its logit `l`: pytorch_grad_cam's `ClassifierOutputTarget`.
-    #[default]
-    Logit,
-    /// Its probability `p`, the softmax, of an output with one channel and where each channel stands alone the sigmoid:
-    /// `ClassifierOutputSoftmaxTarget`.
-    Softmax,
-    /// `l + ln p`, the residual of logit and cross-entropy (ReST, Cai 2025, <https://arxiv.org/abs/2501.06261>):
-    /// `ClassifierOutputReST`.
-    Rest,
-}
-
-impl Choice for ScoreKind {
-    const ALL: &'static [Self] = &[ScoreKind::Logit, ScoreKind::Softmax, ScoreKind::Rest];
-
-    fn name(self) -> &'static str {
-        match self {
-            ScoreKind::Logit => "logit",
-            ScoreKind::Softmax => "softmax",
-            ScoreKind::Rest => "rest",
-        }
-    }
-}
-
-impl ScoreKind {
-    /// What stands for the logits `[N, K, ...]` of a class that is in this place of the output, where a softmax is over all of them.
-    fn of_all(self, logits: &Tensor, source: Source) -> Result<Tensor, TchError> {
-        match (self, source) {
-            (ScoreKind::Softmax, Source::Channel(_)) => logits.f_softmax(1, None::<Kind>),
-            (ScoreKind::Rest, Source::Channel(_)) => logits.f_log_softmax(1, None::<Kind>)?.f_add(logits),
-            _ => Ok(logits.shallow_clone()),
-        }
-    }
-
-    /// What stands for the class's own logits, where it has a sigmoid.
-    fn of_own(self, own: Tensor, source: Source) -> Result<Tensor, TchError> {
-        match (self, source) {
-            (ScoreKind::Softmax, Source::Alone(_) | Source::Only { is_probability: false, .. }) => own.f_sigmoid(),
-            (ScoreKind::Rest, Source::Alone(_) | Source::Only { is_probability: false, .. }) => own.f_log_sigmoid()?.f_add(&own),
-            // The logit of a probability is `ln p - ln (1 - p)`.
-            (ScoreKind::Rest, Source::Only { is_probability: true, .. }) => {
-                let sure = own.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_log()?;
-                sure.f_mul_scalar(2.0)?.f_sub(&own.f_neg()?.f_log1p()?)
-            }
-            _ => Ok(own),
-        }
-    }
-}
 
 /// The scalar of one sample, resolved: it can be taken of any logits, those of a changed input or activation too.
 #[derive(Debug)]
@@ -214,6 +162,29 @@ pub(super) fn resolve(
     Ok(scores)
 }
 
+/// What stands for the logits `[N, K, ...]` of a class that is in this place of the output, where a softmax is over all of them.
+fn of_all(kind: ScoreKind, logits: &Tensor, source: Source) -> Result<Tensor, TchError> {
+    match (kind, source) {
+        (ScoreKind::Softmax, Source::Channel(_)) => logits.f_softmax(1, None::<Kind>),
+        (ScoreKind::Rest, Source::Channel(_)) => logits.f_log_softmax(1, None::<Kind>)?.f_add(logits),
+        _ => Ok(logits.shallow_clone()),
+    }
+}
+
+/// What stands for the class's own logits, where it has a sigmoid.
+fn of_own(kind: ScoreKind, own: Tensor, source: Source) -> Result<Tensor, TchError> {
+    match (kind, source) {
+        (ScoreKind::Softmax, Source::Alone(_) | Source::Only { is_probability: false, .. }) => own.f_sigmoid(),
+        (ScoreKind::Rest, Source::Alone(_) | Source::Only { is_probability: false, .. }) => own.f_log_sigmoid()?.f_add(&own),
+        // The logit of a probability is `ln p - ln (1 - p)`.
+        (ScoreKind::Rest, Source::Only { is_probability: true, .. }) => {
+            let sure = own.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_log()?;
+            sure.f_mul_scalar(2.0)?.f_sub(&own.f_neg()?.f_log1p()?)
+        }
+        _ => Ok(own),
+    }
+}
+
 /// Indices as a tensor `[n]` where another one is.
 ///
 /// # Errors
@@ -232,8 +203,9 @@ pub(super) fn class_scores(logits: &Tensor, scores: &[(SampleIndex, &Score)]) ->
     let sources: Vec<Source> = scores.iter().map(|(_, score)| score.source).collect();
     let Some((_, Score { kind, source, .. })) = scores.first() else { return of_sources(logits, &rows, &sources) };
     // An output has one channel or several, for all of its samples, and one kind of score is explained of all.
-    let logits = &kind.of_all(logits, *source)?;
-    let of_sources = |logits: &Tensor, rows: &[i64], sources: &[Source]| kind.of_own(of_sources(logits, rows, sources)?, *source);
+    let logits = &of_all(*kind, logits, *source)?;
+    let of_sources =
+        |logits: &Tensor, rows: &[i64], sources: &[Source]| of_own(*kind, of_sources(logits, rows, sources)?, *source);
     let mut own = of_sources(logits, &rows, &sources)?;
     if scores.iter().any(|(_, score)| score.less.is_some()) {
         let others: Vec<Source> = scores.iter().map(|(_, score)| score.less.unwrap_or(score.source)).collect();
@@ -420,8 +392,8 @@ impl Score {
     /// # Errors
     /// libtorch fails.
     pub fn of(&self, logits: &Tensor) -> Result<Tensor, TchError> {
-        let logits = self.kind.of_all(logits, self.source)?;
-        let of = |source: Source| self.kind.of_own(source.logits(&logits)?, source);
+        let logits = of_all(self.kind, logits, self.source)?;
+        let of = |source: Source| of_own(self.kind, source.logits(&logits)?, source);
         let own = of(self.source)?;
         let logits = self.less.map_or_else(|| Ok(own.shallow_clone()), |less| own.f_sub(&of(less)?))?;
         match &self.mask {
