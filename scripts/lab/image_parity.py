@@ -46,10 +46,11 @@ def captum_map(method: str, model, image: torch.Tensor, channel: int, layer) -> 
         return Saliency(model).attribute(image, target=channel)[0].amax(0)
     if method == "smoothgrad":
         # Captum draws its noise itself: here it is given none, and the mean is taken of the images that camflow takes.
-        noisy = own.noisy(image, "input", 25)
-        tunnel = NoiseTunnel(Saliency(model))
-        found = [tunnel.attribute(some[None], nt_samples=1, stdevs=0.0, target=channel, abs=False)[0] for some in noisy]
-        return torch.stack(found).mean(0).abs().sum(0)
+        noisy = own.noisy(image, "input.0", 25)
+        tunnel, options = NoiseTunnel(Saliency(model)), {"nt_samples": 1, "stdevs": 0.0, "abs": False}
+        # As many at once as camflow takes at most: other batches round otherwise, and a ReLU that switches is seen.
+        found = [tunnel.attribute(some, target=channel, **options) for some in noisy.split(8)]
+        return torch.cat(found).mean(0).abs().sum(0)
     if method == "integrated-gradients":
         start = own.baseline(image, "black")
         options = {"n_steps": 50, "method": "gausslegendre", "internal_batch_size": 8}

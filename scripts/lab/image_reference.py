@@ -143,8 +143,17 @@ def rise(model: nn.Module, image: Tensor, channel: int, count: int = 4000) -> Te
     return (sure[:, None, None, None] * shown).mean((0, 1)) / 0.5
 
 
-def of(name: str, model: nn.Module, image: Tensor, channel: int, key: str, count: int | None, layer: nn.Module | None) -> Tensor:
-    """Any of the methods; `count` is that of `--cam-samples`."""
+def of(
+    name: str,
+    model: nn.Module,
+    image: Tensor,
+    channel: int,
+    key: str,
+    count: int | None,
+    layer: nn.Module | None,
+    window: int | None = None,
+) -> Tensor:
+    """Any of the methods; `count` and `window` are those of `--cam-samples` and `--cam-window`."""
     more = {} if count is None else {"count": count}
     methods: dict[str, Callable[[], Tensor]] = {
         "saliency": lambda: saliency(model, image, channel),
@@ -152,7 +161,7 @@ def of(name: str, model: nn.Module, image: Tensor, channel: int, key: str, count
         "integrated-gradients": lambda: integrated_gradients(model, image, channel, **more),
         "guided-backprop": lambda: guided_backprop(model, image, channel),
         "guided-gradcam": lambda: guided_gradcam(model, image, channel, layer),
-        "occlusion": lambda: occlusion(model, image, channel),
+        "occlusion": lambda: occlusion(model, image, channel, window),
         "rise": lambda: rise(model, image, channel, **more),
     }
     return methods[name]()

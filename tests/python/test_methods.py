@@ -16,6 +16,7 @@ LAB = Path(__file__).resolve().parents[2] / "scripts" / "lab"
 sys.path.insert(0, str(LAB))
 import parity
 from camflow import load
+from pytorch_grad_cam.utils import model_targets
 
 # They take minutes.
 pytestmark = pytest.mark.begins
@@ -178,6 +179,27 @@ def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_pat
     assert np.abs(np.load(event["files"][0]) - wanted).max() <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "score, target", [("softmax", model_targets.ClassifierOutputSoftmaxTarget), ("rest", model_targets.ClassifierOutputReST)]
+)
+def test_scores_are_the_targets_of_the_reference(binary, export, score, target):
+    case = CASES["torchvision:resnet18"]
+    archive = export(case.model, *case.export)
+    model = parity.Logits(parity.export_model.load_model(case.model, "none").module)
+    model.model.load_state_dict(torch.export.load(archive).state_dict)
+    model.eval().requires_grad_(True)
+    pixels = parity.picture(*case.size, seed=6)
+
+    def found(*flags):
+        return parity.camflow_maps(binary, archive, case, ["layer4"], pixels, None, 5, ["layercam"], ["--exact", *flags])
+
+    with parity.reference.LayerCAM(model=model, target_layers=[model.model.layer4]) as cam:
+        wanted = cam(pixels.clone(), targets=[target(5)])[0]
+    explained = found("--score", score)["layercam", "layer4"]
+    assert np.abs(explained - wanted).max() <= 1e-4
+    assert np.abs(explained - found()["layercam", "layer4"]).max() > 1e-2, "the same as of the logit"
+
+
 def test_classes_of_one_image_share_a_run_and_keep_their_own_maps(camflow, export, tmp_path):
     case = CASES["torchvision:resnet18"]
     archive = export(case.model, *case.export)
@@ -261,6 +283,8 @@ def test_what_does_not_go_together_is_refused(camflow, export, classifier, photo
     assert "no labels without a dataset" in refused("--model", classifier, "--target", "labels", "--class", "espresso")
     assert "takes no `--class" in refused("--model", classifier, "--target", "top", "--class", "espresso")
     assert "not per pixel" in refused("--model", classifier, "--target", "pixel=3,4", "--class", "espresso")
+    score = ("--model", classifier, "--class", "espresso", "--score", "softmax", "--method", "finercam")
+    assert "`--score softmax` does nothing here" in refused(*score)
     assert "'gradcan'" in refused("--model", classifier, "--method", "gradcan")
     pixel = ("--model", standin_model, "--class", "person", "--layers", "4")
     assert "outside the image" in refused(*pixel, "--target", "pixel=9999,4", code=1)

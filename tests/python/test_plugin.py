@@ -157,6 +157,7 @@ def test_the_form_offers_what_the_program_knows(plugin, camflow, settings, monke
     help_text = " ".join(camflow("annotate", "--help").stdout.split())
     listed = re.search(r"--method .*?\[possible values: (.*?)\]", help_text)[1].split(", ")
     assert list(plugin.form.METHODS) == listed
+    assert plugin.form.estimate.WHOLE < set(listed)
     listed = re.search(r"--counterfactuals .*?\[possible values: (.*?)\]", help_text)[1].split(", ")
     assert sorted(plugin.form.REPLACEMENTS) == sorted(listed)
 

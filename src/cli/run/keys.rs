@@ -138,6 +138,9 @@ fn takes(key: &Key) -> String {
     if key.kind == Kind::List { format!("{} or an array of them", key.value) } else { key.value.clone() }
 }
 
+/// Values that are listed although one is near to what was written: more would hide it.
+const MOST_LISTED: usize = 12;
+
 /// Why a value is refused, without showing what environment variables hold.
 fn refused(key: &Key, value: &Value, reason: &str) -> String {
     let mut text = format!("`{}` cannot be `{value}`", key.name);
@@ -146,8 +149,13 @@ fn refused(key: &Key, value: &Value, reason: &str) -> String {
         let names = texts.iter().filter(|text| !text.is_secret).flat_map(|text| text.filled.split(','));
         let wrong = names.map(str::trim).find(|name| !key.choices.iter().any(|choice| choice == name));
         let near = wrong.map(|wrong| similar(wrong, &key.choices)).unwrap_or_default();
-        let near = near.first().map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        text.push_str(&format!(": it takes {}{near}", backticked(&key.choices)));
+        text.push_str(&match near.first() {
+            Some(near) if key.choices.len() > MOST_LISTED => {
+                format!(": did you mean `{near}`? It takes {} others", key.choices.len() - 1)
+            }
+            Some(near) => format!(": it takes {}; did you mean `{near}`?", backticked(&key.choices)),
+            None => format!(": it takes {}", backticked(&key.choices)),
+        });
     } else if texts.iter().all(|text| !text.is_secret) {
         // That of a type of Rust's.
         let is_too_small = key.kind == Kind::Number && reason.starts_with("invalid value");
