@@ -75,7 +75,8 @@ def baseline(image: Tensor, name: str) -> Tensor:
         return torch.zeros_like(image)
     if name == "mean":
         return image.mean((2, 3), keepdim=True).expand_as(image)
-    mean, deviation = (torch.tensor(values, dtype=torch.float64) for values in NORMALIZATION)
+    # As a black pixel is normalised.
+    mean, deviation = (torch.tensor(values, dtype=torch.float32) for values in NORMALIZATION)
     return (-mean / deviation).to(image.dtype)[:, None, None].expand_as(image)
 
 

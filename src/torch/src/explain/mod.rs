@@ -153,7 +153,7 @@ impl TorchExplainer {
         Ok(TorchExplainer {
             plan,
             guided,
-            black: mean.iter().zip(&std).map(|(mean, std)| (-mean / std) as f32).collect(),
+            black: mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect(),
             taps: Taps { layers, network, attention },
             derivatives,
             _math_attention: is_second.then(MathAttention::new),

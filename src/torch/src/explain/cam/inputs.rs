@@ -21,7 +21,10 @@ use crate::{
 /// needs is kept for all layers, and larger batches are hardly quicker.
 const GRADIENT_PIXELS: i64 = 8 * 224 * 224;
 
-const FIRST: Derivative = Derivative { objective: TypeId::of::<ClassScore>(), order: Order::First };
+/// The gradient of the class's score.
+fn first() -> Derivative {
+    Derivative { objective: TypeId::of::<ClassScore>(), order: Order::First }
+}
 
 /// The gradient of the class's score in the image, `[N, C, H, W]`.
 #[derive(Debug)]
@@ -29,7 +32,7 @@ pub(super) struct ImageGradient(pub Tensor);
 
 impl<'a> Evidence<'a> for ImageGradient {
     fn needs() -> Needs {
-        Needs { derivative: Some(FIRST), image: true, ..Needs::of_image() }
+        Needs { derivative: Some(first()), image: true, ..Needs::of_image() }
     }
 
     fn gather(pass: &'a Pass<'a>, _layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
@@ -61,7 +64,7 @@ pub(super) struct GuidedAtLayer {
 
 impl<'a> Evidence<'a> for GuidedAtLayer {
     fn needs() -> Needs {
-        Needs { derivative: Some(FIRST), guided: true, ..Needs::of_layers(Influence::Gradient) }
+        Needs { derivative: Some(first()), guided: true, ..Needs::of_layers(Influence::Gradient) }
     }
 
     fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
