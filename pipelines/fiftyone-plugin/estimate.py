@@ -52,7 +52,7 @@ def _num_columns(params: dict[str, Any], model: Model, methods: list[str]) -> in
     if params.get("fuse_layers"):
         return len(methods)
     num_layers = sum(map(_num_layers, params.get("layers") or model.default_layers))
-    num_whole = methods.count("fullgrad")
+    num_whole = methods.count("fullgrad") + methods.count("refinecam")
     return (len(methods) - num_whole) * num_layers + num_whole
 
 

@@ -80,7 +80,7 @@ pub struct JobSpec {
     pub eigen_smooth: bool,
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
     pub aug_smooth: bool,
-    /// How many variants of an image scorecam, ablationcam, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
+    /// How many variants of an image scorecam, ablationcam and their kin, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
     pub cam_batch_size: NonZeroUsize,
     /// Size of the heatmaps: the model's `input` (as pytorch_grad_cam), the `image`'s, or the `layer`'s own

@@ -18,6 +18,7 @@ mod heatmap;
 mod launch;
 mod layout;
 mod masks;
+mod noise;
 mod options;
 mod pass;
 mod probe;
@@ -34,7 +35,7 @@ pub use cam::{CamMethod, GradCam, Gradients, Method, Reduction};
 pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Fusion, Reading};
 pub use replacement::Replacement;
-pub use trial::{depends_on_batch, deviations};
+pub use trial::{depends_on_batch, deviations, not_pooled};
 
 use crate::program::{Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Uploader, from_tch};
 use attention::AttentionTaps;

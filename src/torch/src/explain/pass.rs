@@ -3,6 +3,8 @@
 //!
 //! Derivatives are taken when they are asked for, each once, and the graph that they need is freed with the last one.
 
+mod variants;
+
 use std::{
     any::TypeId,
     cell::{Cell, RefCell},
@@ -21,6 +23,8 @@ use super::{
     target::{Score, class_confidences, class_scores},
 };
 use crate::program::{self, Execution, Layer, Plan, Tap};
+pub(super) use variants::Noise;
+use variants::VariantRun;
 
 /// A scalar of each sample that is differentiated.
 pub trait Objective: 'static {
@@ -91,6 +95,8 @@ pub struct Run<'a> {
     activations: RefCell<TiVec<LayerIndex, Option<Tensor>>>,
     /// Channel weights `[C]` that a method found for a layer, for all passes at once.
     probed: RefCell<Vec<(Probing, Rc<Grid<Tensor>>)>>,
+    /// What came of variants with noise, likewise.
+    noisy: RefCell<Vec<(Noise, Rc<Vec<VariantRun>>)>>,
 }
 
 /// A method's type, and the layer whose channels it weighs.
@@ -115,8 +121,8 @@ impl<'a> Run<'a> {
     pub fn new(setting: Setting<'a>, execution: Execution, scores: Grid<Score>, keys: &'a [String]) -> Self {
         let Setting { plan, layers, taps, derivatives, probe_options } = setting;
         let (activations, probed) = (RefCell::new(layers.iter().map(|_| None).collect()), RefCell::default());
-        let layers = TiSlice::from_ref(layers);
-        Run { plan, execution, layers, taps, keys, derivatives, probe_options, scores, activations, probed }
+        let (layers, noisy) = (TiSlice::from_ref(layers), RefCell::default());
+        Run { plan, execution, layers, taps, keys, derivatives, probe_options, scores, activations, probed, noisy }
     }
 
     /// What is differentiated, of each class that is there.
@@ -219,7 +225,11 @@ impl<'a> Pass<'a> {
     /// The gradient with respect to a layer, `[N, C, H', W']`.
     pub fn gradient<O: Objective>(&self, layer: LayerIndex) -> Result<Tensor, ExplainError> {
         let gradients = self.gradients::<O>()?;
-        let gradient = self.tap(layer).of(&gradients);
+        self.gradient_of_layer(self.tap(layer).of(&gradients), layer)
+    }
+
+    /// A gradient with respect to a layer's tap, as `[N, C, H', W']`.
+    fn gradient_of_layer(&self, gradient: &Tensor, layer: LayerIndex) -> Result<Tensor, ExplainError> {
         if !gradient.defined() && self.run.plan.leaves_out_zeros() {
             return Ok(self.activation(layer)?.f_zeros_like()?);
         }
