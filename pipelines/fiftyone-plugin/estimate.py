@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from ._camflow.archive import Model
 
 
-# Methods that have no layers: FullGrad takes all of a model together, the others look at the image.
+# Methods that make one map of all layers: FullGrad takes all of a model together, RefineCAM those that are named, the others look at the
+# image.
 WHOLE = frozenset(
-    {"fullgrad", "saliency", "smoothgrad", "integrated-gradients", "guided-backprop", "occlusion", "rise"},
+    {"fullgrad", "refinecam", "saliency", "smoothgrad", "integrated-gradients", "guided-backprop", "occlusion", "rise"},
 )
 
 

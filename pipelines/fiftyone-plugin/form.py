@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METHODS = (
     *("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam-elementwise", "eigencam", "eigengradcam"),
     *("scorecam", "ablationcam", "fullgrad", "kpcacam", "fem", "shapleycam", "finercam", "segeigencam", "reciprocam"),
+    *("cam", "smoothgradcam++", "sscam", "iscam", "groupcam", "refinecam"),
     *("attention-rollout", "grad-attention", "chefer", "legrad", "grad-eclip"),
     *("saliency", "smoothgrad", "integrated-gradients", "guided-backprop", "guided-gradcam", "occlusion", "rise", "randomcam"),
 )

@@ -9,8 +9,8 @@ fp32 is further than that from itself in fp64, that distance. The default, which
 batch norms, is judged by its distance to the reference in fp64: at most 1.5 times that of the reference in fp32 in the median
 over all rows, and 3 times (plus 1e-4) in each, but for two methods that jump or have poles, where a last bit decides: fem
 counts the pixels beyond a threshold, and xgradcam divides by sums of activations that may cancel. Methods of attention, which
-pytorch_grad_cam does not have, are compared with what their papers say, in PyTorch (`scripts/lab/attention_reference.py`); 1e-4 is
-allowed, or three times what the reference in fp32 is from itself in fp64: with random weights attention is nearly the same everywhere. Weights are random (from a seed, batch norms warmed) unless said otherwise.
+pytorch_grad_cam does not have, are compared with what their papers say, in PyTorch (`scripts/lab/attention_reference.py`), and so are
+`cam`, `smoothgradcam++` and `groupcam` (`scripts/lab/cam_reference.py`); 1e-4 is allowed, or three times what the reference in fp32 is from itself in fp64: with random weights attention is nearly the same everywhere. Weights are random (from a seed, batch norms warmed) unless said otherwise.
 
 The last line is `N passed, N failed`.
 """
@@ -38,6 +38,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import attention_reference
+import cam_reference
 import export_model
 from attention_reference import Tower
 from identity import identity
@@ -60,12 +61,14 @@ METHODS = {
     "fem": reference.FEM,
     "shapleycam": reference.ShapleyCAM,
     "finercam": reference.FinerCAM,
+    "refinecam": reference.RefineCAM,
 }
 PROJECTING = {"eigencam", "eigengradcam", "segeigencam", "kpcacam"}
 PROBING = {"scorecam", "ablationcam"}
 ILL_CONDITIONED = {"fem", "xgradcam"}  # a last bit may move the map by any amount
 UNSMOOTHED = {"eigencam", "eigengradcam", "segeigencam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
 FOR_CLASSIFIERS_ONLY = {"finercam"}
+JOINING = {"refinecam"}  # one map of all layers
 # The reference forgets to reshape activations for ShapleyCAM, and fails on other layouts than [N, C, H, W].
 FOR_MAPS_ONLY = frozenset({"shapleycam"})
 # Transformers: where their blocks are, how many tokens come before the patches, the grid of these, and which of all the output reads.
@@ -74,6 +77,8 @@ ATTENTION = {
     "timm:deit_tiny_patch16_224": ("blocks", 1, GRID, [0]),
     "timm:deit_tiny_distilled_patch16_224": ("blocks", 2, GRID, [0, 1]),
 }
+# Classifiers that end in pooling and a linear layer, for the methods that `cam_reference.py` has.
+POOLED = ("torchvision:resnet18", "torchvision:efficientnet_b0")
 REPEATS = 32  # pytorch_grad_cam's batch of its gradient-free methods
 
 
@@ -206,7 +211,10 @@ def reference_map(case: Case, model, layers, pixels, mask, channel, method, eige
     else:
         target = ClassifierOutputTarget(channel)
     # Progress bars and notices of the reference.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), METHODS[method](**options) as cam:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.ExitStack() as ending:
+        if method in JOINING:
+            return METHODS[method](**options)(pixels.clone(), targets=[target], eigen_smooth=eigen)[0]
+        cam = ending.enter_context(METHODS[method](**options))
         if method in PROBING:
             cam.batch_size = REPEATS
         if method == "finercam":
@@ -286,7 +294,8 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
 
     def wanted(network, dtype, layer, method, eigen, aug) -> np.ndarray:
         """The reference's map with the sign that camflow documents, and attention that has the second derivative that is asked for."""
-        targets = [] if layer == "all" else [network.model.get_submodule(layer)]
+        paths = {"all": (), "fused": case.layers}.get(layer, (layer,))
+        targets = [network.model.get_submodule(path) for path in paths]
         attention = contextlib.nullcontext()
         if method == "shapleycam":
             attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
@@ -294,6 +303,7 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
             return reference_map(case, network, targets, pixels.to(dtype), mask, channel, method, eigen, aug)
 
     methods = [m for m in METHODS if m not in case.without and not (case.segmentation and m in FOR_CLASSIFIERS_ONLY)]
+    methods = [m for m in methods if m not in JOINING or len(case.layers) > 1]
     smoothed = [m for m in methods if m not in UNSMOOTHED and (case.smooth_probes or m not in PROBING)]
     sweeps = [("none", methods, False, False), ("eigen", smoothed, True, False)]
     sweeps.append(("aug", [m for m in ("gradcam", "layercam") if not case.segmentation], False, True))
@@ -312,7 +322,8 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
             folded = camflow_maps(binary, archive, case, case.layers, pixels, mask, channel, gradients, flags)
         for method in methods:
             # The gradient-free methods cost a pass a channel: one layer.
-            layers = ("all",) if method == "fullgrad" else case.layers[-1:] if method in PROBING else case.layers
+            layers = case.layers[-1:] if method in PROBING else case.layers
+            layers = ("all",) if method == "fullgrad" else ("fused",) if method in JOINING else layers
             row = Row(case.model, method, smoothing, allowed(method, eigen), 0.0, 0.0)
             means = []
             for layer in layers:
@@ -372,6 +383,37 @@ def compare_attention(binary: Path, model: str, archive: Path) -> list[Row]:
     return rows
 
 
+def compare_written(binary: Path, case: Case, archive: Path) -> list[Row]:
+    """The rows of methods at layers that the reference does not have, at the last layer; `sscam` and `iscam`, which take many passes a
+    channel, where that layer has few."""
+    module = export_model.load_model(case.model, "none").module
+    module.load_state_dict(torch.export.load(archive).state_dict)
+    module.eval().requires_grad_(True)
+    pixels, layer = picture(*case.size, seed=sum(map(ord, case.model))), case.layers[-1]
+    with torch.no_grad():
+        channel = int(module(pixels)[0].argmax())
+    double = copy.deepcopy(module).double()
+    methods = [method for method in cam_reference.METHODS if method not in {"sscam", "iscam"}]
+    flags = ["--size", "layer"]
+    exact = camflow_maps(binary, archive, case, (layer,), pixels, None, channel, methods, [*flags, "--exact"])
+    default = camflow_maps(binary, archive, case, (layer,), pixels, None, channel, methods, flags)
+    rows = []
+    for method in methods:
+        compute = cam_reference.METHODS[method]
+        wanted, truth = (
+            cam_reference.heatmap(compute(network, layer, image, channel, "input.0"))
+            for network, image in ((module, pixels), (double, pixels.double()))
+        )
+        difference = np.abs(exact[method, layer] - wanted)
+        largest = float(difference.max()) if not np.isnan(difference).any() else float("nan")
+        row = Row(case.model, method, "none", 1e-4, largest, float(difference.mean()))
+        row.default, row.single = float(np.abs(default[method, layer] - truth).max()), float(np.abs(wanted - truth).max())
+        row.allowed = max(row.allowed, 3 * row.single)
+        rows.append(row)
+        print(f"{'ok    ' if row.passed() else 'FAILED'} {describe(row)}", flush=True)
+    return rows
+
+
 def describe(row: Row) -> str:
     text = f"{row.model} {row.method} {row.smoothing}: max {row.largest:.1e}, mean {row.mean:.1e} (allowed {row.allowed:.0e})"
     return text if row.default is None else f"{text}; from fp64: default {row.default:.1e}, fp32 {row.single:.1e}"
@@ -417,6 +459,9 @@ def main() -> int:
             if not args.only or case.model in args.only
             for row in compare(args.camflow, case, exported(case, models))
         ]
+        for case in CASES:
+            if case.model in POOLED and (not args.only or case.model in args.only):
+                rows += compare_written(args.camflow, case, exported(case, models))
         for model in ATTENTION:
             if not args.only or model in args.only:
                 rows += compare_attention(args.camflow, model, exported(Case(model, (), (224, 224)), models))

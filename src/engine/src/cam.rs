@@ -7,7 +7,9 @@ use crate::job::{NameList, TargetSpec};
 use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_media::shown;
 use camflow_names::{Choice, word};
-use camflow_torch::explain::{ExplainOptions, Fusion, HeatmapSize, Method, Reading, Sampling, ScoreKind, depends_on_batch};
+use camflow_torch::explain::{
+    ExplainOptions, Fusion, HeatmapSize, Method, Reading, Sampling, ScoreKind, depends_on_batch, not_pooled,
+};
 use camflow_torch::program::{Influence, Layer, PlanOptions, Program, ProgramError, Task, TextConfidence, split_layers};
 
 /// What `--layers` has in place of names where the most faithful layer is to be found.
@@ -89,6 +91,20 @@ impl CamSpec {
         for (method, needs) in methods.iter().filter_map(|method| Some((method, method.attention()?))) {
             needs.check(&program, &layers).map_err(|error| named(*method, &error))?;
         }
+        if let Some(method) = methods.iter().find(|method| method.needs_linear_head()) {
+            check_head(*method, &program, &layers)?;
+        }
+        if let (Some(method), [only]) = (methods.iter().find(|method| method.fusion().is_some()), &layers[..]) {
+            let name = method.name();
+            return Err(Diagnostic::invalid(format!(
+                "`--method {name}` makes one heatmap of several layers, and `{}` is the only one",
+                only.label
+            ))
+            .hint(format!(
+                "name more with `--layers`, early and late ones, as in `--layers 2-4`; `camflow inspect {}` lists them",
+                word(program.path())
+            )));
+        }
         self.device.notice(&program.metadata).iter().for_each(|notice| observer.notice(notice));
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);
@@ -132,6 +148,9 @@ impl CamSpec {
         let wrong = match () {
             () if names.len() > 1 => "chooses one layer, and `--layers` names others beside it",
             () if self.fuse_layers => "chooses one layer, and `--fuse-layers` makes one map of several",
+            () if self.methods.iter().any(|method| method.fusion().is_some()) => {
+                "chooses one layer, and a method makes one map of several"
+            }
             () if !self.methods.is_empty() && !self.methods.iter().any(|method| method.has_layers()) => {
                 "chooses a layer, and the methods have none"
             }
@@ -250,6 +269,35 @@ fn named(method: Method, error: &ProgramError) -> Diagnostic {
     let diagnostic = error.diagnose();
     let message = format!("`--method {}`: {}", method.name(), diagnostic.message);
     Diagnostic { message, ..diagnostic }
+}
+
+/// Refuses layers behind which there is more than a method takes the weights of.
+///
+/// # Errors
+/// Which; or why it could not be found out.
+pub(crate) fn check_head(method: Method, program: &Program, layers: &[Layer]) -> Result<(), Diagnostic> {
+    let (name, path) = (method.name(), shown(program.path()));
+    let hint = "`--method gradcam` takes gradients there; where both are possible they give the same map";
+    let others = match program.metadata.task {
+        // The similarity to other embeddings comes behind its output.
+        Task::Embedding => layers.iter().collect(),
+        _ => not_pooled(program, layers).map_err(|reason| {
+            Diagnostic::invalid(format!(
+                "`--method {name}`: what stands behind layers of model `{path}` could not be found out: {reason}"
+            ))
+            .hint(hint)
+        })?,
+    };
+    if others.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = others.iter().map(|layer| format!("`{}`", layer.label)).collect();
+    let what = format!("layer{} {}", if others.len() == 1 { "" } else { "s" }, named.join(", "));
+    Err(Diagnostic::invalid(format!(
+        "`--method {name}` takes the weights of the linear layer behind global pooling, and there is more (or less) than these two behind \
+         {what} of model `{path}`"
+    ))
+    .hint(hint))
 }
 
 /// Finds out whether images may be run together, where the exporter has not, and tells if they may not.

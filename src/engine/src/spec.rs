@@ -80,7 +80,7 @@ pub struct JobSpec {
     pub eigen_smooth: bool,
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
     pub aug_smooth: bool,
-    /// How many variants of an image scorecam, ablationcam, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
+    /// How many variants of an image scorecam, ablationcam and their kin, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
     pub cam_batch_size: NonZeroUsize,
     /// How many noisy images smoothgrad takes (25), steps integrated-gradients (50), masks rise (4000)

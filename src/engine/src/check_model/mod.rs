@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::Observer;
+use super::{Observer, cam::check_head};
 use camflow_diagnostic::Diagnostic;
 use camflow_measure::relative_change;
 use camflow_names::{Choice, counted};
@@ -96,6 +96,9 @@ pub fn check_model(
     cancellation: &Cancellation,
     observer: &dyn Observer,
 ) -> Result<Option<CheckedModel>, Diagnostic> {
+    if let Some(method) = spec.methods.iter().find(|method| method.needs_linear_head()) {
+        check_head(*method, program, &options.layers)?;
+    }
     let mut options = options.clone();
     // Over the model's input, where all changes are made.
     options.size = HeatmapSize::Input;

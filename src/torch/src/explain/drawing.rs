@@ -4,7 +4,7 @@ use tch::{TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
-    HeatmapSize, TorchExplainer,
+    Fusion, HeatmapSize, TorchExplainer,
     grid::{Cell, ColumnIndex, Grid, SampleIndex},
     heatmap,
     saliency::PassMaps,
@@ -94,13 +94,14 @@ impl TorchExplainer {
             for (canvas, group) in groups {
                 let rows: Vec<i64> = group.iter().map(|sample| sample.row()).collect();
                 let is_all = rows.len() == samples.len();
-                for layers in &pass.columns {
+                for (column, layers) in pass.columns.iter_enumerated() {
                     let select = |saliency: &Tensor| match is_all {
                         true => Ok(saliency.shallow_clone()),
                         false => saliency.f_index_select(0, &index_tensor(&rows, saliency)?),
                     };
                     let own = layers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
-                    let drawn = self.draw(&own, variant, canvas, input)?;
+                    let fusion = self.options.fusion_of(self.columns[usize::from(column)].method);
+                    let drawn = self.draw(&own, fusion, variant, canvas, input)?;
                     let mut of_input = drawn.of_input.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
                     let (layer_maps, upsampling) = drawn.layer_map.unzip();
                     let mut layer_maps = layer_maps.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
@@ -120,12 +121,13 @@ impl TorchExplainer {
     fn draw(
         &self,
         saliencies: &[Tensor],
+        fusion: Fusion,
         variant: Variant,
         canvas: Canvas,
         input: (usize, usize),
     ) -> Result<DeviceMaps, TchError> {
         let layer_maps = saliencies.iter().map(heatmap::layer_map).collect::<Result<Vec<_>, _>>()?;
-        let draw = |size| variant.undo(heatmap::upsample(&layer_maps, size, self.options.fusion)?);
+        let draw = |size| variant.undo(heatmap::upsample(&layer_maps, size, fusion)?);
         let size = match canvas {
             Canvas::Layer => None,
             Canvas::Image(height, width) => Some((height, width)),

@@ -85,15 +85,20 @@ pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>, fusi
     let mut fused: Option<Tensor> = None;
     for map in layer_maps {
         let map = resize(map, height, width)?;
-        let map = if fusion == Fusion::Max { scale(&map)? } else { map };
+        let map = if fusion == Fusion::Mean { map } else { scale(&map)? };
         fused = Some(match (fused, fusion) {
             (None, _) => map,
             (Some(fused), Fusion::Mean) => fused.f_add(&map)?,
             (Some(fused), Fusion::Max) => fused.f_maximum(&map)?,
+            (Some(fused), Fusion::Product) => fused.f_mul(&map)?,
         });
     }
     let fused = fused.expect("at least one layer");
-    if fusion == Fusion::Max { Ok(fused) } else { scale(&fused.f_div_scalar(layer_maps.len() as f64)?) }
+    match fusion {
+        Fusion::Mean => scale(&fused.f_div_scalar(layer_maps.len() as f64)?),
+        Fusion::Max => Ok(fused),
+        Fusion::Product => scale(&fused),
+    }
 }
 
 /// Puts heatmaps `[N, H, W]` of inputs that were cropped alike where the crop was taken: zero (transparent in the App) outside.

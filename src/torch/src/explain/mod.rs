@@ -18,6 +18,7 @@ mod heatmap;
 mod launch;
 mod layout;
 mod masks;
+mod noise;
 mod options;
 mod pass;
 mod probe;
@@ -36,7 +37,7 @@ pub use heatmap::{HeatmapSize, heatmaps};
 pub use options::{Column, ExplainOptions, Fusion, Reading, ScoreKind};
 pub use replacement::Replacement;
 pub use sampling::{Baseline, Sampling};
-pub use trial::{depends_on_batch, deviations};
+pub use trial::{depends_on_batch, deviations, not_pooled};
 
 use crate::program::{
     Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Tap, Uploader, from_tch,

@@ -58,6 +58,8 @@ pub enum Fusion {
     /// The largest of them at each pixel, each scaled to `[0, 1]`: Ultralytics' rule for the levels of a detector, each of which finds
     /// objects of another size.
     Max,
+    /// Their product, each scaled to `[0, 1]`, scaled again: what RefineCAM is.
+    Product,
 }
 
 /// What of the model's output for a class is explained.
@@ -129,6 +131,11 @@ impl ExplainOptions {
         self.examines() || self.methods.iter().any(|method| method.probes())
     }
 
+    /// How the heatmaps of several layers become one, where a method's do.
+    pub(super) fn fusion_of(&self, method: Method) -> Fusion {
+        method.fusion().unwrap_or(self.fusion)
+    }
+
     /// The maps of each class, method by method.
     pub fn columns(&self) -> Vec<Column> {
         let mut columns = Vec::new();
@@ -136,11 +143,12 @@ impl ExplainOptions {
             if !method.has_layers() {
                 let Whole { label, path } = method.whole(self.sampling);
                 columns.push(Column { method, label: label.to_owned(), path, layers: Vec::new() });
-            } else if self.fuse_layers && self.layers.len() > 1 {
+            } else if (self.fuse_layers || method.fusion().is_some()) && self.layers.len() > 1 {
                 let paths: Vec<&str> = self.layers.iter().map(|layer| layer.path.as_str()).collect();
-                let path = match self.fusion {
+                let path = match self.fusion_of(method) {
                     Fusion::Mean => paths.join(" + "),
                     Fusion::Max => format!("the largest of {}", paths.join(", ")),
+                    Fusion::Product => format!("the product of {}", paths.join(", ")),
                 };
                 columns.push(Column {
                     method,

@@ -3,6 +3,8 @@
 //!
 //! Derivatives are taken when they are asked for, each once, and the graph that they need is freed with the last one.
 
+mod variants;
+
 use std::{
     any::TypeId,
     cell::{Cell, RefCell},
@@ -22,6 +24,8 @@ use super::{
     target::{Score, class_confidences, class_scores},
 };
 use crate::program::{self, Execution, Layer, Plan, Tap};
+pub(super) use variants::Noise;
+use variants::VariantRun;
 
 /// A scalar of each sample that is differentiated.
 pub trait Objective: 'static {
@@ -95,6 +99,8 @@ pub struct Run<'a> {
     activations: RefCell<TiVec<LayerIndex, Option<Tensor>>>,
     /// Channel weights `[C]` that a method found for a layer, for all passes at once.
     probed: RefCell<Vec<(Probing, Rc<Grid<Tensor>>)>>,
+    /// What came of variants with noise, likewise.
+    noisy: RefCell<Vec<(Noise, Rc<Vec<VariantRun>>)>>,
 }
 
 /// A method's type, and the layer whose channels it weighs, if it is of one.
@@ -128,8 +134,8 @@ impl<'a> Run<'a> {
     ) -> Self {
         let Setting { plan, layers, taps, derivatives, probe_options, sampling } = setting;
         let (activations, probed) = (RefCell::new(layers.iter().map(|_| None).collect()), RefCell::default());
-        let layers = TiSlice::from_ref(layers);
-        Run { plan, execution, guided, layers, taps, keys, derivatives, probe_options, sampling, scores, activations, probed }
+        let (layers, noisy) = (TiSlice::from_ref(layers), RefCell::default());
+        Run { plan, execution, guided, layers, taps, keys, derivatives, probe_options, sampling, scores, activations, probed, noisy }
     }
 
     /// What is differentiated, of each class that is there.
@@ -234,7 +240,11 @@ impl<'a> Pass<'a> {
     /// The gradient with respect to a layer, `[N, C, H', W']`.
     pub fn gradient<O: Objective>(&self, layer: LayerIndex) -> Result<Tensor, ExplainError> {
         let gradients = self.gradients::<O>()?;
-        let gradient = self.tap(layer).of(&gradients);
+        self.gradient_of_layer(self.tap(layer).of(&gradients), layer)
+    }
+
+    /// A gradient with respect to a layer's tap, as `[N, C, H', W']`.
+    fn gradient_of_layer(&self, gradient: &Tensor, layer: LayerIndex) -> Result<Tensor, ExplainError> {
         if !gradient.defined() && self.run.plan.leaves_out_zeros() {
             return Ok(self.activation(layer)?.f_zeros_like()?);
         }

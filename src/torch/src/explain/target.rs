@@ -387,6 +387,17 @@ impl Score {
             .f_div(&mask.f_sum(None::<Kind>)?)
     }
 
+    /// That probability less the one of the class whose logit is subtracted from the score, `[B]`.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn confidence_less_other(&self, logits: &Tensor) -> Result<Tensor, TchError> {
+        let own = self.confidence(logits)?;
+        let Some(source) = self.less else { return Ok(own) };
+        let mask = self.mask.as_ref().map(Tensor::shallow_clone);
+        own.f_sub(&Score { class: self.class, predicted: None, source, less: None, mask }.confidence(logits)?)
+    }
+
     /// The score `[B]` of each of the logits `[B, K]` or `[B, K, h, w]`.
     ///
     /// # Errors

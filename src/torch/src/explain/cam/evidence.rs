@@ -9,9 +9,9 @@ use crate::{
     explain::{
         ExplainError,
         attention::AttentionNeeds,
-        grid::LayerIndex,
+        grid::{LayerIndex, SampleIndex},
         layout::{of_image, repeated},
-        pass::{ClassScore, Derivative, Objective, Order, Pass},
+        pass::{ClassScore, Derivative, Noise, Objective, Order, Pass},
         probe::Probe,
         target::Score,
     },
@@ -165,6 +165,11 @@ pub(super) struct ImageVariants<'a> {
 }
 
 impl ImageVariants<'_> {
+    /// What tells sample and layer apart from others where chance plays a part.
+    pub(super) fn key(&self, sample: SampleIndex) -> String {
+        format!("{}\0{}", self.pass.keys()[usize::from(sample)], self.pass.layer(self.layer).path)
+    }
+
     /// Channel weights `[N, C]` of a method, from the `[T, C]` of each sample with its activation `[1, C, H', W']` and its `T`
     /// scores.
     ///
@@ -268,6 +273,65 @@ impl<'a> Evidence<'a> for ActivationVariants<'a> {
 
     fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
         layers.iter().map(|layer| Ok(ActivationVariants { activation: pass.activation(*layer)?, pass, layer: *layer })).collect()
+    }
+}
+
+/// The activation of a layer, and what gradients are at variants of the image with noise.
+pub(super) struct NoisyGradients<'a> {
+    /// `[N, C, H', W']`
+    pub activation: Tensor,
+    pass: &'a Pass<'a>,
+    layer: LayerIndex,
+}
+
+impl NoisyGradients<'_> {
+    /// The activation and the gradient of each variant, `[N, C, H', W']` both.
+    ///
+    /// # Errors
+    /// As [`Evidence::gather`]; a node of the graph fails.
+    pub(super) fn of(&self, noise: Noise) -> Result<Vec<(Tensor, Tensor)>, ExplainError> {
+        self.pass.noisy_gradients(self.layer, noise)
+    }
+}
+
+impl<'a> Evidence<'a> for NoisyGradients<'a> {
+    fn needs() -> Needs {
+        Needs { probes: true, ..Needs::of_layers(Influence::Gradient) }
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        layers.iter().map(|layer| Ok(NoisyGradients { activation: pass.activation(*layer)?, pass, layer: *layer })).collect()
+    }
+}
+
+/// Activation and gradient of a layer, and probes of each sample with its own score.
+pub(super) struct GradientsAndProbes<'a> {
+    /// Both.
+    pub gradients: Gradients,
+    pass: &'a Pass<'a>,
+}
+
+impl GradientsAndProbes<'_> {
+    /// What a method finds of each sample by its score, all of one shape, with the batch's dimension before it.
+    ///
+    /// # Errors
+    /// Those of `find`.
+    pub(super) fn of_samples(
+        &self,
+        find: impl Fn(&Probe<'_>, &Score) -> Result<Tensor, ExplainError>,
+    ) -> Result<Tensor, ExplainError> {
+        self.pass.each(find)
+    }
+}
+
+impl<'a> Evidence<'a> for GradientsAndProbes<'a> {
+    fn needs() -> Needs {
+        Needs { probes: true, ..Gradients::<ClassScore>::needs() }
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        let gradients = Gradients::gather(pass, layers)?;
+        Ok(gradients.into_iter().map(|gradients| GradientsAndProbes { gradients, pass }).collect())
     }
 }
 

@@ -18,30 +18,36 @@ mod grad_eclip;
 mod gradcam;
 mod gradcam_elementwise;
 mod gradcam_plus_plus;
+mod groupcam;
 mod guided_backprop;
 mod guided_gradcam;
 mod hirescam;
 mod image_gradient;
 mod inputs;
 mod integrated_gradients;
+mod iscam;
 mod kpcacam;
 mod layercam;
 mod legrad;
 mod occlusion;
+mod original_cam;
 mod projection;
 mod randomcam;
 mod reciprocam;
 mod reduction;
+mod refinecam;
 mod rise;
 mod scorecam;
 mod segeigencam;
 mod shapleycam;
 mod smoothgrad;
+mod smoothgradcam_plus_plus;
+mod sscam;
 mod xgradcam;
 
 use tch::Tensor;
 
-use super::{ExplainError, attention::AttentionNeeds, grid::LayerIndex, pass::Pass, sampling::Sampling};
+use super::{ExplainError, Fusion, attention::AttentionNeeds, grid::LayerIndex, pass::Pass, sampling::Sampling};
 use crate::program::Influence;
 use camflow_names::Choice;
 pub use evidence::Gradients;
@@ -86,6 +92,16 @@ pub trait CamMethod: Sync + 'static {
         Whole { label: "all", path: "all convolutions and batch norms".to_owned() }
     }
 
+    /// Whether nothing but global pooling and one linear layer may stand behind its layers.
+    fn needs_linear_head(&self) -> bool {
+        false
+    }
+
+    /// How the maps of all target layers become one, where it has none of a single layer.
+    fn fusion(&self) -> Option<Fusion> {
+        None
+    }
+
     /// Refuses the logits `[N, K]` or `[N, K, h, w]` of a model that the method cannot explain.
     ///
     /// # Errors
@@ -101,6 +117,8 @@ trait AnyMethod: Sync {
     fn saliencies(&self, pass: &Pass<'_>, layers: &[LayerIndex], reduction: Reduction) -> Result<Vec<Tensor>, ExplainError>;
     fn for_classifiers(&self) -> Option<&'static str>;
     fn whole(&self, sampling: Sampling) -> Whole;
+    fn needs_linear_head(&self) -> bool;
+    fn fusion(&self) -> Option<Fusion>;
     fn check_output(&self, logits: &Tensor) -> Result<(), ExplainError>;
 }
 
@@ -120,6 +138,14 @@ impl<M: CamMethod> AnyMethod for M {
 
     fn whole(&self, sampling: Sampling) -> Whole {
         CamMethod::whole(self, sampling)
+    }
+
+    fn needs_linear_head(&self) -> bool {
+        CamMethod::needs_linear_head(self)
+    }
+
+    fn fusion(&self) -> Option<Fusion> {
+        CamMethod::fusion(self)
     }
 
     fn check_output(&self, logits: &Tensor) -> Result<(), ExplainError> {
@@ -183,6 +209,18 @@ registry! {
     Segeigencam = "segeigencam", segeigencam::SegEigenCam;
     /// Recipro-CAM (Byun and Lee, 2022), of tokens ViT-Recipro-CAM (2023).
     Reciprocam = "reciprocam", reciprocam::ReciproCam;
+    /// CAM (Zhou et al., 2016).
+    Cam = "cam", original_cam::OriginalCam;
+    /// Smooth Grad-CAM++ (Omeiza et al., 2019).
+    SmoothgradcamPlusPlus = "smoothgradcam++", smoothgradcam_plus_plus::SmoothGradCamPlusPlus;
+    /// SS-CAM (Wang et al., 2020).
+    Sscam = "sscam", sscam::SsCam;
+    /// IS-CAM (Naidu et al., 2020).
+    Iscam = "iscam", iscam::IsCam;
+    /// Group-CAM (Zhang et al., 2021).
+    Groupcam = "groupcam", groupcam::GroupCam;
+    /// RefineCAM (2026): the product of several layers.
+    Refinecam = "refinecam", refinecam::RefineCam;
     /// Attention rollout (Abnar and Zuidema, 2020).
     AttentionRollout = "attention-rollout", attention_rollout::AttentionRollout;
     /// Gradient times attention of one block (Barkan et al., 2021).
@@ -261,6 +299,16 @@ impl Method {
     /// do.
     pub fn for_classifiers(self) -> Option<&'static str> {
         self.implementation().for_classifiers()
+    }
+
+    /// Whether nothing but global pooling and one linear layer may stand behind its layers ([`not_pooled`](super::not_pooled)).
+    pub fn needs_linear_head(self) -> bool {
+        self.implementation().needs_linear_head()
+    }
+
+    /// How the maps of all target layers become one, where the method has none of a single layer.
+    pub fn fusion(self) -> Option<Fusion> {
+        self.implementation().fusion()
     }
 
     /// Refuses the logits `[N, K]` or `[N, K, h, w]` of a model that the method cannot explain.

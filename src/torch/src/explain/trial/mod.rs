@@ -1,13 +1,15 @@
 //! Trying a model on pictures of noise, at export: whether the samples of a batch influence each other ([`depends_on_batch`]), and
-//! how far heatmaps are from those in 64-bit floats ([`deviations`]).
+//! how far heatmaps are from those in 64-bit floats ([`deviations`]); before a run, what stands behind layers ([`not_pooled`]).
 
 mod batch;
 mod deviation;
+mod head;
 
 use tch::{Kind, TchError, Tensor};
 
 pub use batch::depends_on_batch;
 pub use deviation::deviations;
+pub use head::not_pooled;
 
 use crate::program::{Influence, Layer, Program};
 use camflow_media::{Interpolation, Preprocess, PreprocessStep, RgbImage, resize_rgb};
