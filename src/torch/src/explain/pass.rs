@@ -135,7 +135,21 @@ impl<'a> Run<'a> {
         let Setting { plan, layers, taps, derivatives, probe_options, sampling } = setting;
         let (activations, probed) = (RefCell::new(layers.iter().map(|_| None).collect()), RefCell::default());
         let (layers, noisy) = (TiSlice::from_ref(layers), RefCell::default());
-        Run { plan, execution, guided, layers, taps, keys, derivatives, probe_options, sampling, scores, activations, probed, noisy }
+        Run {
+            plan,
+            execution,
+            guided,
+            layers,
+            taps,
+            keys,
+            derivatives,
+            probe_options,
+            sampling,
+            scores,
+            activations,
+            probed,
+            noisy,
+        }
     }
 
     /// What is differentiated, of each class that is there.

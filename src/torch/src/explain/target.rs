@@ -395,7 +395,9 @@ impl Score {
         let own = self.confidence(logits)?;
         let Some(source) = self.less else { return Ok(own) };
         let mask = self.mask.as_ref().map(Tensor::shallow_clone);
-        own.f_sub(&Score { class: self.class, predicted: None, source, less: None, mask }.confidence(logits)?)
+        own.f_sub(
+            &Score { class: self.class, predicted: None, source, kind: ScoreKind::Logit, less: None, mask }.confidence(logits)?,
+        )
     }
 
     /// The score `[B]` of each of the logits `[B, K]` or `[B, K, h, w]`.
