@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated).
-//! `TARGET` is `mask` (another one for each image), `predicted` or `top`. Printed is one JSON object, also with what comes when of
+//! `TARGET` is `mask` (another one for each image), `predicted`, `top`, or `classes:COUNT`, the first ones of a classifier. Printed is one JSON object, also with what comes when of
 //! batches of one that are launched ahead of their results, and how far these are from those of batches that are not.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
@@ -20,7 +20,7 @@ use camflow::{
         Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, ExplainedSample, Explainer, Fingerprint, HeatmapBatch,
         InputBatch, SampleRef, TargetPixels,
     },
-    program::{Counts, Demand, Plan, PlanOptions, Precision, Program, counted, gradients},
+    program::{Counts, Demand, Passes, Plan, PlanOptions, Precision, Program, counted, gradients},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -66,7 +66,9 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         probe_batch: 1,
         slice_batch: None,
     };
-    let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
+    // The operators of the model as they are, unless it is about what can be done without them.
+    let exact = num_classes(target) == 0;
+    let plan_options = PlanOptions { device: Device::Cpu, exact, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     let taps = layers.iter().map(|layer| layer.tap).collect();
     let plan = Plan::new(
@@ -139,8 +141,15 @@ fn distance<'a>(made: &HeatmapBatch, other: impl Iterator<Item = &'a ExplainedSa
     is_same.then(|| differences.fold(0.0, f32::max))
 }
 
-fn json(Counts { calls, bytes, waits }: Counts) -> String {
-    format!("{{\"calls\": {calls}, \"bytes\": {bytes}, \"waits\": {waits}}}")
+/// Of `classes:COUNT`; 0 of other targets.
+fn num_classes(target: &str) -> usize {
+    target.strip_prefix("classes:").and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+fn json(Counts { calls, bytes, waits, passes: Passes { whole, resumed, backward } }: Counts) -> String {
+    format!(
+        "{{\"calls\": {calls}, \"bytes\": {bytes}, \"waits\": {waits}, \"whole\": {whole}, \"resumed\": {resumed}, \"backward\": {backward}}}"
+    )
 }
 
 fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<DecodedSample, String> {
@@ -150,7 +159,14 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         "mask" => (Channel::Index(1), TargetPixels::Mask(BinaryMask { height, width, pixels: mask })),
         "predicted" => (Channel::Index(1), TargetPixels::Predicted),
         "top" => (Channel::Top, TargetPixels::Predicted),
-        other => return Err(format!("TARGET is mask, predicted or top, not {other}")),
+        _ if num_classes(target) > 0 => (Channel::Index(0), TargetPixels::Predicted),
+        other => return Err(format!("TARGET is mask, predicted, top or classes:COUNT, not {other}")),
+    };
+    let of_class = |class: usize| ClassTarget {
+        class: ClassIndex(class),
+        channel: if num_classes(target) > 0 { Channel::Index(class as i64) } else { channel },
+        pixels: pixels.clone(),
+        detection: None,
     };
     Ok(DecodedSample {
         envelope: Envelope::without_fields(
@@ -161,7 +177,7 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         height,
         width,
         region: FrameRegion::whole(height, width),
-        targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels, detection: None }],
+        targets: (0..num_classes(target).max(1)).map(of_class).collect(),
         attention: None,
         slices: None,
         is_clipped: false,

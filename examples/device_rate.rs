@@ -2,12 +2,14 @@
 //! rate of a whole run against it.
 //!
 //! ```text
-//! cargo run --release --example device_rate -- MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH PRECISION
+//! cargo run --release --example device_rate -- MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH PRECISION [METHODS SIZE]
 //! ```
 //!
 //! `INPUT.npy` is f32 `[1, 3, H, W]`, `MASK.npy` whole numbers `[h, w]` in which `CHANNEL` marks the class. The image is
 //! explained `COUNT` times with Grad-CAM at `LAYERS` (comma-separated), in batches of `BATCH` (`auto`: as camflow takes them by
-//! default) and in `PRECISION` (`fp32`, `tf32` or `bf16`). Printed is one JSON object.
+//! default) and in `PRECISION` (`fp32`, `tf32` or `bf16`); by other `METHODS` (comma-separated), and in maps of another `SIZE` (`layer`),
+//! where they are given. With `classes` in place of the mask, each of the first `CHANNEL` classes of a classifier is explained. Printed is
+//! one JSON object: seconds by the clock, and of the processor.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
@@ -38,8 +40,21 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
+    let (arguments, more) = arguments.split_at(arguments.len().min(9));
     let [model, input, mask, channel, layers, device, count, batch, precision] = arguments else {
-        return Err("usage: device_rate MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH PRECISION".into());
+        return Err(
+            "usage: device_rate MODEL.pt2 INPUT.npy MASK.npy CHANNEL LAYERS DEVICE COUNT BATCH PRECISION [METHODS SIZE]".into()
+        );
+    };
+    let named =
+        |name: &str| Method::ALL.iter().copied().find(|method| method.name() == name).ok_or(format!("no method `{name}`"));
+    let (methods, size) = match more {
+        [] => (vec![Method::Gradcam], HeatmapSize::Input),
+        [methods, size] => (
+            methods.split(',').map(named).collect::<Result<_, _>>()?,
+            HeatmapSize::ALL.iter().copied().find(|known| known.name() == size).ok_or("SIZE is input, image or layer")?,
+        ),
+        _ => return Err("METHODS and SIZE go together".into()),
     };
     keep_freed_memory();
     let channel: i64 = channel.parse()?;
@@ -53,12 +68,12 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let layers = program.resolve_layers(&layers.split(',').map(str::to_owned).collect::<Vec<_>>())?;
     let options = ExplainOptions {
         layers,
-        methods: vec![Method::Gradcam],
+        methods,
         fuse_layers: false,
         fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
-        size: HeatmapSize::Input,
+        size,
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         references: None,
@@ -88,8 +103,19 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         *level = (sample * normalization.divide_by).round() as u8;
     }
     let batch: Option<usize> = if batch == "auto" { None } else { Some(batch.parse()?) };
-    let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
-    let selected = label.select(&MaskValue::Index(channel))?;
+    let target = |class: usize, channel: i64, pixels: TargetPixels| ClassTarget {
+        class: ClassIndex(class),
+        channel: Channel::Index(channel),
+        pixels,
+        detection: None,
+    };
+    let targets = match mask.as_str() {
+        "classes" => (0..channel).map(|class| target(class as usize, class, TargetPixels::Predicted)).collect(),
+        _ => {
+            let label = LabelMask::from_array(read_array_file(Path::new(mask), 1 << 30)?)?;
+            vec![target(0, channel, TargetPixels::Mask(label.select(&MaskValue::Index(channel))?))]
+        }
+    };
     let sample = SampleRef { seq: 0, id: "0".into(), media_path: input.into() };
     let sample = DecodedSample {
         envelope: Envelope::without_fields(sample, Fingerprint::of_job("", "device_rate")),
@@ -97,12 +123,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         height,
         width,
         region: FrameRegion::whole(height, width),
-        targets: vec![ClassTarget {
-            class: ClassIndex(0),
-            channel: Channel::Index(channel),
-            pixels: TargetPixels::Mask(selected),
-            detection: None,
-        }],
+        targets,
         attention: None,
         slices: None,
         is_clipped: false,
@@ -110,7 +131,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     };
     let batch_of = |size: usize| InputBatch { samples: vec![sample.clone(); size], height, width };
 
-    let started = Instant::now();
+    let started = (Instant::now(), processor_seconds());
     let (mut launched, mut done) = (0, 0);
     while done < count {
         let made = if launched < count {
@@ -125,6 +146,17 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         }
         done += made.explained.len();
     }
-    let elapsed = started.elapsed().as_secs_f64();
-    Ok(format!("{{\"num_samples\": {done}, \"loop_s\": {elapsed}}}"))
+    let elapsed = started.0.elapsed().as_secs_f64();
+    let processor = processor_seconds() - started.1;
+    Ok(format!("{{\"num_samples\": {done}, \"loop_s\": {elapsed}, \"cpu_s\": {processor}}}"))
+}
+
+/// Seconds of the processor that this process has taken, in all of its threads.
+fn processor_seconds() -> f64 {
+    // SAFETY: all zeros is a value of it.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: it is a place to write to.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 * 1e-6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }

@@ -16,11 +16,11 @@ use camflow_media::{
     Checksum, ExifPolicy, ImageLimits, InputPixels, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb,
 };
 use camflow_pipeline::{
-    BatchLimit, Cancellation, Change, ClassHeatmaps, ColumnIndex, CommitOutcome, Decoder, Encoder, Event, ExplainedSample,
-    Explainer, FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures,
-    LabelNames, MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink,
-    SkipReason, Source, SpaceCheck, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey,
-    TargetClass, Targets, run, survey,
+    BatchLimit, Cancellation, Change, ClassHeatmaps, ClassPart, ColumnIndex, CommitOutcome, Decoder, Encoder, Event,
+    ExplainedSample, Explainer, FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch,
+    KnownFailures, LabelNames, MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks,
+    SelectedSample, Sink, SkipReason, Source, SpaceCheck, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget,
+    Summary, Survey, TargetClass, Targets, run, survey,
 };
 use camflow_storage::{FileName, Journal, OutputFolder};
 
@@ -168,6 +168,7 @@ impl Explainer for FirstPixel {
             });
             let classes = classes.collect();
             result.explained.push(ExplainedSample {
+                part: ClassPart::WHOLE,
                 envelope: sample.envelope,
                 seen: None,
                 attention: None,

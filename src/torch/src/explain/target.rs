@@ -58,8 +58,15 @@ pub(super) struct Boxes<'a> {
     pub input: (usize, usize),
 }
 
+/// Which function of the logits a score is, where no mask says what of them counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ScoreKind {
+    source: Source,
+    less: Option<Source>,
+}
+
 /// Where a class's logits are in the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     /// In this one of several channels.
     Channel(i64),
@@ -323,6 +330,11 @@ impl Source {
 }
 
 impl Score {
+    /// Scores of one kind are the same function of the logits `[N, K]`; `None` of maps of logits, where each image has pixels of its own.
+    pub(super) fn kind(&self) -> Option<ScoreKind> {
+        self.mask.is_none().then_some(ScoreKind { source: self.source, less: self.less })
+    }
+
     /// The same class and pixels in an output that holds probabilities.
     fn of_probabilities(&self) -> Result<Score, TchError> {
         let source = match self.source {

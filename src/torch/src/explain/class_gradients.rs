@@ -1,0 +1,182 @@
+//! Gradients that no image changes, and the maps of all classes that come of them at once.
+//!
+//! Where all behind a layer is affine, pooling and a linear layer say, the gradient of a class in it is the same for all images: it is
+//! computed when a class is met for the first time, by running the network on from the layer, many classes at once, and known from then
+//! on. No graph is recorded and no pass goes back, and a method that weighs channels makes the maps of all classes by one matrix product.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
+
+use tch::{TchError, Tensor};
+use typed_index_collections::{TiSlice, TiVec};
+
+use super::{
+    Column, ExplainError,
+    cam::Reduction,
+    grid::{ColumnIndex, LayerIndex, SampleIndex, TargetIndex},
+    pass::Run,
+    target::{Score, ScoreKind, index_tensor},
+};
+
+/// Numbers that are worked on at once: classes by channels by places, 16 MiB.
+const AT_ONCE: usize = 1 << 22;
+
+/// Numbers that are known at most, 256 MiB: past that, gradients are forgotten and computed anew.
+const KNOWN: usize = 1 << 26;
+
+/// The maps of a column: of each of its layers, by target, `[N, H', W']`.
+pub(super) type ClassMaps = Vec<BTreeMap<TargetIndex, Tensor>>;
+
+/// The gradients that are known.
+#[derive(Debug)]
+pub(super) struct ClassGradients {
+    /// Of which columns all layers have such gradients, which are all that the method takes.
+    columns: TiVec<ColumnIndex, bool>,
+    /// How many images the model takes at once.
+    max_batch: usize,
+    /// Of each layer, for inputs of so many rows and columns.
+    tables: RefCell<HashMap<(LayerIndex, (i64, i64)), Table>>,
+}
+
+/// The gradients in a layer.
+#[derive(Debug)]
+struct Table {
+    rows: HashMap<ScoreKind, i64>,
+    /// `[R, C, H', W']`, or `[R, C, 1, 1]` where each is the same at all places.
+    gradients: Tensor,
+}
+
+impl ClassGradients {
+    /// For these columns, of a model that takes so many images at once.
+    pub(super) fn new(columns: TiVec<ColumnIndex, bool>, max_batch: usize) -> Self {
+        ClassGradients { columns, max_batch, tables: RefCell::default() }
+    }
+
+    /// Whether all maps of a column are made of such gradients.
+    pub(super) fn has(&self, column: ColumnIndex) -> bool {
+        self.columns[column]
+    }
+
+    /// The maps of a run, of all classes, of those columns.
+    pub(super) fn maps(
+        &self,
+        run: &Run<'_>,
+        columns: &TiSlice<ColumnIndex, Column>,
+        reduction: Reduction,
+    ) -> Result<TiVec<ColumnIndex, Option<ClassMaps>>, ExplainError> {
+        let none_yet = |column: &Column| -> ClassMaps { column.layers.iter().map(|_| BTreeMap::new()).collect() };
+        let of_column = |(index, column): (ColumnIndex, &Column)| self.has(index).then(|| none_yet(column));
+        let mut maps: TiVec<ColumnIndex, Option<ClassMaps>> = columns.iter_enumerated().map(of_column).collect();
+        let own = columns.iter_enumerated().filter(|(index, _)| self.has(*index));
+        let mut layers: Vec<LayerIndex> = own.flat_map(|(_, column)| column.layers.iter().copied()).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        let targets: Vec<TargetIndex> = run.scores().targets().collect();
+        for layer in layers {
+            let activation = run.activation(layer)?;
+            for block in targets.chunks((AT_ONCE / activation.numel().max(1)).max(1)) {
+                let gradient = self.of_targets(run, layer, block, activation.size()[0] as usize)?;
+                for (column, maps) in columns.iter().zip(&mut maps) {
+                    for (_, map) in column.layers.iter().zip(maps.iter_mut().flatten()).filter(|(own, _)| **own == layer) {
+                        let of_block = column.method.of_shared(&activation, &gradient, reduction)?;
+                        map.extend(block.iter().copied().zip(of_block.f_unbind(1)?));
+                    }
+                }
+            }
+        }
+        Ok(maps)
+    }
+
+    /// The gradients of targets of `n` samples in a layer: `[1, T, C, h, w]` where all samples have the same classes, else
+    /// `[N, T, C, h, w]`, with those of another sample where one does not have the target.
+    fn of_targets(&self, run: &Run<'_>, layer: LayerIndex, targets: &[TargetIndex], n: usize) -> Result<Tensor, ExplainError> {
+        let present: Vec<BTreeMap<SampleIndex, &Score>> =
+            targets.iter().map(|target| run.scores().of_target(*target).collect()).collect();
+        let is_same = present.iter().all(|scores| {
+            let mut kinds = scores.values().map(|score| score.kind());
+            let first = kinds.next();
+            kinds.all(|kind| Some(kind) == first)
+        });
+        let num_rows = if is_same { 1 } else { n };
+        let of = |row: usize| present.iter().map(move |scores| scores.get(&row.into()).or_else(|| scores.values().next()));
+        let scores: Vec<&Score> = (0..num_rows).flat_map(of).flatten().copied().collect();
+        let gradients = self.of_scores(run, layer, &scores)?;
+        let size = gradients.size();
+        Ok(gradients.f_view([num_rows as i64, targets.len() as i64, size[1], size[2], size[3]])?)
+    }
+
+    /// The gradient of each score, `[S, C, h, w]`.
+    fn of_scores(&self, run: &Run<'_>, layer: LayerIndex, scores: &[&Score]) -> Result<Tensor, ExplainError> {
+        let bug = || ExplainError::Unsuitable("the score of a class has a mask; this is a bug in camflow".into());
+        let kinds = scores.iter().map(|score| score.kind().ok_or_else(bug)).collect::<Result<Vec<_>, _>>()?;
+        let mut tables = self.tables.borrow_mut();
+        if tables.values().map(|table| table.gradients.numel()).sum::<usize>() > KNOWN {
+            tables.clear();
+        }
+        let table = tables.entry((layer, run.input_size())).or_insert_with(Table::empty);
+        let mut new: Vec<&Score> = Vec::new();
+        for (kind, score) in kinds.iter().zip(scores) {
+            let next = table.rows.len() as i64;
+            table.rows.entry(*kind).or_insert_with(|| {
+                new.push(score);
+                next
+            });
+        }
+        for some in new.chunks(self.max_batch) {
+            let found = run.shared_gradients(layer, some).and_then(|gradients| Ok(joined(&table.gradients, &gradients)?));
+            match found {
+                Ok(gradients) => table.gradients = gradients,
+                Err(error) => {
+                    // Rows without gradients, which a smaller batch may have memory for.
+                    *table = Table::empty();
+                    return Err(error);
+                }
+            }
+        }
+        let rows: Vec<i64> = kinds.iter().map(|kind| table.rows[kind]).collect();
+        let first = rows.first().copied().unwrap_or(0);
+        match rows.iter().zip(first..).all(|(row, next)| *row == next) {
+            true => Ok(table.gradients.f_narrow(0, first, rows.len() as i64)?),
+            false => Ok(table.gradients.f_index_select(0, &index_tensor(&rows, &table.gradients)?)?),
+        }
+    }
+}
+
+impl Table {
+    fn empty() -> Self {
+        Table { rows: HashMap::new(), gradients: Tensor::new() }
+    }
+}
+
+/// Known gradients, if there are any yet, and new ones `[R, C, H', W']`, in which each is once where it is the same at all places.
+fn joined(known: &Tensor, new: &Tensor) -> Result<Tensor, TchError> {
+    let dims: &[i64] = &[2, 3];
+    let (least, largest) = (new.f_amin(dims, true)?, new.f_amax(dims, true)?);
+    let new = if least.f_equal(&largest)? { largest } else { new.f_contiguous()? };
+    if !known.defined() {
+        return Ok(new);
+    }
+    let (height, width) = (known.size()[2].max(new.size()[2]), known.size()[3].max(new.size()[3]));
+    let wide = |gradients: &Tensor| gradients.f_expand([gradients.size()[0], gradients.size()[1], height, width], false);
+    Tensor::f_cat(&[wide(known)?, wide(&new)?], 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_that_are_the_same_everywhere_are_kept_once() {
+        let same = Tensor::from_slice(&[1f32, 2.0]).view([1, 2, 1, 1]).expand([1, 2, 2, 3], false);
+        let varied = Tensor::arange(12, tch::kind::FLOAT_CPU).view([1, 2, 2, 3]);
+        let once = joined(&Tensor::new(), &same).expect("joined");
+        assert_eq!(once.size(), [1, 2, 1, 1]);
+        assert_eq!(joined(&once, &same).expect("joined").size(), [2, 2, 1, 1]);
+        let both = joined(&once, &varied).expect("joined");
+        assert!(both.narrow(0, 0, 1).equal(&same) && both.narrow(0, 1, 1).equal(&varied));
+        let both = joined(&varied, &same).expect("joined");
+        assert!(both.narrow(0, 0, 1).equal(&varied) && both.narrow(0, 1, 1).equal(&same));
+    }
+}
