@@ -5,7 +5,8 @@
 //! cargo run --example device_counts -- MODEL.pt2 HEIGHT WIDTH LAYERS METHODS TARGET BATCH
 //! ```
 //!
-//! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated).
+//! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated; with `+faithfulness` at
+//! their end the heatmaps are examined, too).
 //! `TARGET` is `mask` (another one for each image), `predicted`, `top`, or `classes:COUNT`, the first ones of a classifier. Printed is one JSON object, also with what comes when of
 //! batches of one that are launched ahead of their results, and how far these are from those of batches that are not.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
@@ -45,10 +46,14 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let (height, width, batch): (usize, usize, usize) = (height.parse()?, width.parse()?, batch.parse()?);
     let program = Program::open(Path::new(model))?;
     let layers = program.resolve_layers(&layers.split(',').map(str::to_owned).collect::<Vec<_>>())?;
+    let (of_methods, faithfulness) = match methods.strip_suffix("+faithfulness") {
+        Some(of_methods) => (of_methods, true),
+        None => (methods.as_str(), false),
+    };
     let method = |name| Method::ALL.iter().copied().find(|method| method.name() == name).ok_or(format!("no method `{name}`"));
     let options = ExplainOptions {
         layers: layers.clone(),
-        methods: methods.split(',').map(method).collect::<Result<_, _>>()?,
+        methods: of_methods.split(',').map(method).collect::<Result<_, _>>()?,
         fuse_layers: false,
         fusion: Fusion::Mean,
         eigen_smooth: false,
@@ -57,7 +62,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         references: None,
-        faithfulness: false,
+        faithfulness,
         counterfactuals: None,
         confidence: false,
         predictions: false,

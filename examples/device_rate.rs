@@ -9,7 +9,7 @@
 //! explained `COUNT` times with Grad-CAM at `LAYERS` (comma-separated), in batches of `BATCH` (`auto`: as camflow takes them by
 //! default) and in `PRECISION` (`fp32`, `tf32` or `bf16`); by other `METHODS` (comma-separated), and in maps of another `SIZE` (`layer`),
 //! where they are given. With `classes` in place of the mask, each of the first `CHANNEL` classes of a classifier is explained. Printed is
-//! one JSON object: seconds by the clock, and of the processor.
+//! one JSON object: seconds by the clock and of the processor, how many heatmaps came, and how many pixels of them at once at most.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{error::Error, path::Path, process::ExitCode, time::Instant};
@@ -19,7 +19,8 @@ use camflow::{
     media::{FrameRegion, InputPixels, LabelMask, MaskValue, read_array_file},
     names::Choice,
     pipeline::{
-        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Explainer, Fingerprint, InputBatch, SampleRef, TargetPixels,
+        Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, Explainer, Fingerprint, HeatmapBatch, InputBatch, SampleRef,
+        TargetPixels,
     },
     program::{CudaStatus, PlanOptions, Precision, Program, allow_tf32, cuda_status, keep_freed_memory},
 };
@@ -133,22 +134,32 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
 
     let started = (Instant::now(), processor_seconds());
     let (mut launched, mut done) = (0, 0);
+    let (mut num_heatmaps, mut most_pixels) = (0, 0);
     while done < count {
-        let made = if launched < count {
+        let mut made = if launched < count {
             let batch = batch.unwrap_or_else(|| explainer.batch_limit().of_shape(height, width)).min(count - launched);
             launched += batch;
-            explainer.explain(batch_of(batch))?
+            Some(explainer.explain(batch_of(batch))?)
         } else {
-            explainer.finish()?
+            Some(explainer.finish()?)
         };
-        if let Some(failure) = made.failed.first() {
-            return Err(failure.error.clone().into());
+        while let Some(HeatmapBatch { explained, failed }) = made {
+            if let Some(failure) = failed.first() {
+                return Err(failure.error.clone().into());
+            }
+            let of_batch = explained.iter().flat_map(|sample| &sample.classes).flat_map(|class| &class.heatmaps);
+            let pixels: Vec<usize> = of_batch.map(|heatmap| heatmap.height * heatmap.width).collect();
+            num_heatmaps += pixels.len();
+            most_pixels = most_pixels.max(pixels.iter().sum());
+            done += explained.iter().filter(|explained| explained.part.number + 1 == explained.part.count).count();
+            made = explainer.next_part()?;
         }
-        done += made.explained.len();
     }
     let elapsed = started.0.elapsed().as_secs_f64();
     let processor = processor_seconds() - started.1;
-    Ok(format!("{{\"num_samples\": {done}, \"loop_s\": {elapsed}, \"cpu_s\": {processor}}}"))
+    Ok(format!(
+        "{{\"num_samples\": {done}, \"loop_s\": {elapsed}, \"cpu_s\": {processor}, \"num_heatmaps\": {num_heatmaps}, \"most_pixels\": {most_pixels}}}"
+    ))
 }
 
 /// Seconds of the processor that this process has taken, in all of its threads.

@@ -71,6 +71,25 @@ class Gated(Classifier):
         return pooled * torch.sigmoid(self.gate(pooled))
 
 
+class Dead(Classifier):
+    """Five of its features are zero, whatever the image."""
+
+    def __init__(self):
+        super().__init__(torch.nn.ReLU())
+        self.features[0].bias.data[3:8] = -100
+
+
+class Many(Classifier):
+    """More classes than are drawn at once for images of 512 pixels."""
+
+    COUNT = 80
+    SIDE = 512
+
+    def __init__(self):
+        super().__init__(torch.nn.ReLU(), torch.nn.AvgPool2d(8))
+        self.head = torch.nn.Linear(12, self.COUNT)
+
+
 def made(model: type[Classifier], *arguments: torch.nn.Module) -> Classifier:
     torch.manual_seed(11)
     found = model(*arguments).eval()
@@ -100,3 +119,17 @@ def beside():
 
 def gated():
     return made(Gated)
+
+
+def dead():
+    return made(Dead)
+
+
+def many():
+    model = made(Many)
+    model.camflow_metadata = {
+        "classes": {channel: f"class {channel}" for channel in range(Many.COUNT)},
+        "preprocess": [{"op": "resize", "height": Many.SIDE, "width": Many.SIDE}],
+        "example": [Many.SIDE, Many.SIDE],
+    }
+    return model

@@ -5,20 +5,22 @@
 //! on. No graph is recorded and no pass goes back, and a method that weighs channels makes the maps of all classes by one matrix product.
 
 use std::{
+    any::TypeId,
     cell::RefCell,
     collections::{BTreeMap, HashMap},
 };
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     Column, ExplainError,
     cam::Reduction,
     grid::{ColumnIndex, LayerIndex, SampleIndex, TargetIndex},
-    pass::Run,
+    pass::{ClassScore, Differentiated, Run},
     target::{Score, ScoreKind, index_tensor},
 };
+use crate::program;
 
 /// Numbers that are worked on at once: classes by channels by places, 16 MiB.
 const AT_ONCE: usize = 1 << 22;
@@ -77,10 +79,18 @@ impl ClassGradients {
         for layer in layers {
             let activation = run.activation(layer)?;
             for block in targets.chunks((AT_ONCE / activation.numel().max(1)).max(1)) {
-                let gradient = self.of_targets(run, layer, block, activation.size()[0] as usize)?;
+                // Of each thing that is differentiated.
+                let mut known: Vec<(TypeId, Tensor)> = Vec::new();
                 for (column, maps) in columns.iter().zip(&mut maps) {
                     for (_, map) in column.layers.iter().zip(maps.iter_mut().flatten()).filter(|(own, _)| **own == layer) {
+                        let Some(differentiated) = column.method.differentiated() else { continue };
+                        let objective = differentiated.objective;
+                        let gradient = match known.iter().find(|(other, _)| *other == objective) {
+                            Some((_, gradient)) => gradient.shallow_clone(),
+                            None => self.of_targets(run, layer, block, differentiated)?,
+                        };
                         let of_block = column.method.of_shared(&activation, &gradient, reduction)?;
+                        known.push((objective, gradient));
                         map.extend(block.iter().copied().zip(of_block.f_unbind(1)?));
                     }
                 }
@@ -89,22 +99,61 @@ impl ClassGradients {
         Ok(maps)
     }
 
-    /// The gradients of targets of `n` samples in a layer: `[1, T, C, h, w]` where all samples have the same classes, else
-    /// `[N, T, C, h, w]`, with those of another sample where one does not have the target.
-    fn of_targets(&self, run: &Run<'_>, layer: LayerIndex, targets: &[TargetIndex], n: usize) -> Result<Tensor, ExplainError> {
+    /// The gradients of targets in a layer: `[1, T, C, h, w]` where they are those of all samples, else `[N, T, C, h, w]`, with those of
+    /// another sample where one does not have the target.
+    fn of_targets(
+        &self,
+        run: &Run<'_>,
+        layer: LayerIndex,
+        targets: &[TargetIndex],
+        differentiated: Differentiated,
+    ) -> Result<Tensor, ExplainError> {
+        let logits = run.output()?;
         let present: Vec<BTreeMap<SampleIndex, &Score>> =
             targets.iter().map(|target| run.scores().of_target(*target).collect()).collect();
+        let of_row = |row: usize| -> Vec<&Score> {
+            let own = present.iter().map(|scores| scores.get(&row.into()).or_else(|| scores.values().next()));
+            own.flatten().copied().collect()
+        };
+        let num_samples = logits.size()[0] as usize;
+        if differentiated.objective != TypeId::of::<ClassScore>() {
+            let each = (0..num_samples).map(|row| self.of_objective(run, layer, &logits, row, &of_row(row), differentiated));
+            return Ok(Tensor::f_stack(&each.collect::<Result<Vec<_>, _>>()?, 0)?);
+        }
         let is_same = present.iter().all(|scores| {
             let mut kinds = scores.values().map(|score| score.kind());
             let first = kinds.next();
             kinds.all(|kind| Some(kind) == first)
         });
-        let num_rows = if is_same { 1 } else { n };
-        let of = |row: usize| present.iter().map(move |scores| scores.get(&row.into()).or_else(|| scores.values().next()));
-        let scores: Vec<&Score> = (0..num_rows).flat_map(of).flatten().copied().collect();
+        let num_rows = if is_same { 1 } else { num_samples };
+        let scores: Vec<&Score> = (0..num_rows).flat_map(of_row).collect();
         let gradients = self.of_scores(run, layer, &scores)?;
         let size = gradients.size();
         Ok(gradients.f_view([num_rows as i64, targets.len() as i64, size[1], size[2], size[3]])?)
+    }
+
+    /// The gradients `[T, C, h, w]` of what else is made of a sample's logits, of `T` scores: those in the logits times the logits' own.
+    fn of_objective(
+        &self,
+        run: &Run<'_>,
+        layer: LayerIndex,
+        logits: &Tensor,
+        row: usize,
+        scores: &[&Score],
+        differentiated: Differentiated,
+    ) -> Result<Tensor, ExplainError> {
+        let (num_scores, num_channels) = (scores.len() as i64, logits.size()[1]);
+        let channels: Option<Vec<Score>> =
+            scores.first().and_then(|score| (0..num_channels).map(|channel| score.of_channel(channel)).collect());
+        let channels = channels.ok_or_else(|| ExplainError::Unsuitable("there are no classes to compare".into()))?;
+        let of_channels = self.of_scores(run, layer, &channels.iter().collect::<Vec<_>>())?;
+        let own = logits.f_narrow(0, row as i64, 1)?.f_repeat([num_scores, 1])?.f_set_requires_grad(true)?;
+        let each: Vec<_> = scores.iter().enumerate().map(|(number, score)| (SampleIndex::from(number), *score)).collect();
+        let root = tch::with_grad(|| (differentiated.values)(&own, &each)?.f_sum(None::<Kind>))?;
+        let in_logits = program::gradients(&root, &[own], false, false)?.swap_remove(0);
+        let size = of_channels.size();
+        let gradients = in_logits.f_to_kind(of_channels.kind())?.f_matmul(&of_channels.f_flatten(1, 3)?)?;
+        Ok(gradients.f_view([num_scores, size[1], size[2], size[3]])?)
     }
 
     /// The gradient of each score, `[S, C, h, w]`.
@@ -124,7 +173,10 @@ impl ClassGradients {
                 next
             });
         }
-        for some in new.chunks(self.max_batch) {
+        let activation = run.activation(layer)?.size();
+        let of_image: i64 = activation[1..].iter().product();
+        let at_once = (AT_ONCE / (of_image as usize).max(1)).clamp(1, self.max_batch);
+        for some in new.chunks(at_once) {
             let found = run.shared_gradients(layer, some).and_then(|gradients| Ok(joined(&table.gradients, &gradients)?));
             match found {
                 Ok(gradients) => table.gradients = gradients,

@@ -127,8 +127,9 @@ impl TorchExplainer {
         let layers: TiVec<LayerIndex, Tap> = options.layers.iter().map(|layer| demand.tap(layer.tap)).collect();
         let columns: TiVec<ColumnIndex, Column> = options.columns().into();
         // `--exact` has the gradients of every image from libtorch.
-        let takes_gradients =
-            options.references.is_none() && !plan_options.exact && options.methods.iter().any(|method| method.is_of_gradient());
+        let takes_gradients = options.references.is_none()
+            && !plan_options.exact
+            && options.methods.iter().any(|method| method.differentiated().is_some());
         let is_affine = |layer: &Layer| takes_gradients && program.is_affine_behind(layer.tap);
         let affine: Vec<bool> = options.layers.iter().map(is_affine).collect();
         let resumes = needs.iter().any(|needs| needs.resumes);
@@ -146,8 +147,9 @@ impl TorchExplainer {
         let mut plan = Plan::new(program, &demand, plan_options)?;
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         let is_shared = |layer: &LayerIndex| affine[usize::from(*layer)] && plan.runs_on_from(layers[*layer]);
-        let of_shared =
-            |column: &Column| column.method.is_of_gradient() && !column.layers.is_empty() && column.layers.iter().all(is_shared);
+        let of_shared = |column: &Column| {
+            column.method.differentiated().is_some() && !column.layers.is_empty() && column.layers.iter().all(is_shared)
+        };
         let class_gradients = ClassGradients::new(columns.iter().map(of_shared).collect(), max_batch);
         let mut derivatives: Vec<Derivative> = Vec::new();
         let others = columns.iter_enumerated().filter(|(index, _)| !class_gradients.has(*index));
@@ -221,7 +223,7 @@ fn unusable(device: &str, fault: &str, error: &ExplainError) -> RunError {
 
 impl Explainer for TorchExplainer {
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
-        let mut result = HeatmapBatch::default();
+        let mut result = self.rest_of_parts()?;
         let InputBatch { samples, height, width } = batch;
         if samples.iter().any(|sample| sample.slices.is_some()) {
             let before = std::mem::take(&mut self.launched);
@@ -266,7 +268,7 @@ impl Explainer for TorchExplainer {
     }
 
     fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
-        let mut result = HeatmapBatch::default();
+        let mut result = self.rest_of_parts()?;
         let launched = std::mem::take(&mut self.launched);
         self.collect(launched, &mut result)?;
         Ok(result)

@@ -17,6 +17,9 @@ use camflow_pipeline::{ClassPart, DecodedSample, HeatmapBatch, RunError};
 /// Pixels of heatmaps that are in memory at once: 80 MiB with their levels.
 const AT_ONCE: usize = 1 << 24;
 
+/// Classes that are always drawn at once: a device that is asked for part after part computes nothing ahead.
+const FEW: usize = 64;
+
 /// A sample that was seen, and of whose heatmaps some are still to be drawn.
 pub(super) struct Unfinished {
     sample: DecodedSample,
@@ -35,20 +38,20 @@ impl TorchExplainer {
     pub(super) fn classes_at_once(&self, samples: &[DecodedSample], shape: (usize, usize)) -> Option<usize> {
         let [sample] = samples else { return None };
         let pixels = pixels_of(sample, self.options.size, shape) * self.columns.len();
-        let at_once = (AT_ONCE / pixels.max(1)).max(1);
+        let at_once = (AT_ONCE / pixels.max(1)).max(FEW);
         // Variants are drawn one after the other, and detections are told from each other when all are there.
         let is_plain = !self.options.aug_smooth && sample.targets.iter().all(|target| target.detection.is_none());
         (sample.targets.len() > at_once && is_plain).then_some(at_once)
     }
 
-    /// Has the model see a sample of which so many classes are drawn at once. `None` where that fails, or few of its classes are there: it
-    /// is to be explained as any other.
+    /// Has the model see a sample of which so many classes are drawn at once. `None` where that fails: it is to be explained as any other,
+    /// with all that is tried then.
     pub(super) fn see_for_parts(&self, samples: &[DecodedSample], shape: (usize, usize), at_once: usize) -> Option<Unfinished> {
         let sample = samples.first()?.clone();
         let Seen { input, found, .. } = self.see(samples, shape).ok()?;
-        let count = found.passes.len().div_ceil(at_once);
-        let part = ClassPart { number: 0, count };
-        (count > 1).then_some(Unfinished { sample, input, shape, found, at_once, part })
+        // Few of its classes may be there.
+        let count = found.passes.len().div_ceil(at_once).max(1);
+        Some(Unfinished { sample, input, shape, found, at_once, part: ClassPart { number: 0, count } })
     }
 
     /// The next part of the sample that is not finished, if there is one.
@@ -77,6 +80,16 @@ impl TorchExplainer {
             }
         }
         Ok(Some(result))
+    }
+
+    /// All parts of it, where nobody has asked for the next one.
+    pub(super) fn rest_of_parts(&mut self) -> Result<HeatmapBatch, RunError> {
+        let mut result = HeatmapBatch::default();
+        while let Some(HeatmapBatch { explained, failed }) = self.draw_part()? {
+            result.explained.extend(explained);
+            result.failed.extend(failed);
+        }
+        Ok(result)
     }
 
     fn part_of(&self, unfinished: &Unfinished, found: Saliencies, result: &mut HeatmapBatch) -> Result<(), ExplainError> {

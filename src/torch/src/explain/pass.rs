@@ -31,6 +31,22 @@ pub trait Objective: 'static {
     fn values(output: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>;
 }
 
+/// An objective's [`Objective::values`], and which it is.
+#[derive(Clone, Copy)]
+pub struct Differentiated {
+    /// Whose.
+    pub objective: TypeId,
+    /// Of logits and scores.
+    pub values: fn(&Tensor, &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>,
+}
+
+impl Differentiated {
+    /// That of an objective.
+    pub fn of<O: Objective>() -> Self {
+        Differentiated { objective: TypeId::of::<O>(), values: O::values }
+    }
+}
+
 /// The score itself.
 pub struct ClassScore;
 

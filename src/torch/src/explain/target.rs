@@ -335,6 +335,17 @@ impl Score {
         self.mask.is_none().then_some(ScoreKind { source: self.source, less: self.less })
     }
 
+    /// The score of another of several channels, and of nothing else; `None` where there is but one.
+    pub(super) fn of_channel(&self, channel: i64) -> Option<Score> {
+        let source = match self.source {
+            Source::Channel(_) => Source::Channel(channel),
+            Source::Value(_) => Source::Value(channel),
+            Source::Alone(_) => Source::Alone(channel),
+            Source::Only { .. } => return None,
+        };
+        Some(Score { class: channel, predicted: None, source, less: None, mask: None })
+    }
+
     /// The same class and pixels in an output that holds probabilities.
     fn of_probabilities(&self) -> Result<Score, TchError> {
         let source = match self.source {

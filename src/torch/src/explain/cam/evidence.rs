@@ -11,7 +11,7 @@ use crate::{
         attention::AttentionNeeds,
         grid::LayerIndex,
         layout::{of_image, repeated},
-        pass::{ClassScore, Derivative, Objective, Order, Pass},
+        pass::{ClassScore, Derivative, Differentiated, Objective, Order, Pass},
         probe::Probe,
         target::Score,
     },
@@ -61,9 +61,9 @@ pub trait Evidence<'a>: Sized {
         true
     }
 
-    /// Whether the class's gradient in a layer, where no image changes it, and the layer's activation are all that it holds.
-    fn is_of_gradient() -> bool {
-        false
+    /// What is differentiated, where its gradient in a layer and the layer's activation are all that it holds.
+    fn differentiated() -> Option<Differentiated> {
+        None
     }
 
     /// Of activation and gradient `[N, C, H', W']`, if these are all that it holds.
@@ -127,12 +127,12 @@ impl<'a, O: Objective> Evidence<'a> for Gradients<O> {
         layers.iter().map(|layer| Ok(Gradients::new(pass.activation(*layer)?, pass.gradient::<O>(*layer)?))).collect()
     }
 
-    fn is_of_gradient() -> bool {
-        TypeId::of::<O>() == TypeId::of::<ClassScore>()
+    fn differentiated() -> Option<Differentiated> {
+        Some(Differentiated::of::<O>())
     }
 
     fn of_gradient(activation: Tensor, gradient: Tensor) -> Option<Self> {
-        Self::is_of_gradient().then(|| Gradients::new(activation, gradient))
+        Some(Gradients::new(activation, gradient))
     }
 }
 
@@ -164,8 +164,8 @@ impl<'a> Evidence<'a> for SecondOrder {
         layers.iter().map(of).collect()
     }
 
-    fn is_of_gradient() -> bool {
-        true
+    fn differentiated() -> Option<Differentiated> {
+        Some(Differentiated::of::<ClassScore>())
     }
 
     /// A gradient that no image changes has no derivative.

@@ -33,7 +33,12 @@ mod xgradcam;
 
 use tch::{TchError, Tensor};
 
-use super::{ExplainError, attention::AttentionNeeds, grid::LayerIndex, pass::Pass};
+use super::{
+    ExplainError,
+    attention::AttentionNeeds,
+    grid::LayerIndex,
+    pass::{Differentiated, Pass},
+};
 use crate::program::Influence;
 use camflow_names::Choice;
 pub use evidence::Gradients;
@@ -88,7 +93,7 @@ trait AnyMethod: Sync {
     fn needs(&self) -> Needs;
     fn saliencies(&self, pass: &Pass<'_>, layers: &[LayerIndex], reduction: Reduction) -> Result<Vec<Tensor>, ExplainError>;
     fn is_of_class(&self) -> bool;
-    fn is_of_gradient(&self) -> bool;
+    fn differentiated(&self) -> Option<Differentiated>;
     fn of_shared(&self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError>;
     fn for_classifiers(&self) -> Option<&'static str>;
     fn check_output(&self, logits: &Tensor) -> Result<(), ExplainError>;
@@ -108,8 +113,8 @@ impl<M: CamMethod> AnyMethod for M {
         <M::Evidence<'static> as Evidence<'static>>::is_of_class()
     }
 
-    fn is_of_gradient(&self) -> bool {
-        <M::Evidence<'static> as Evidence<'static>>::is_of_gradient()
+    fn differentiated(&self) -> Option<Differentiated> {
+        <M::Evidence<'static> as Evidence<'static>>::differentiated()
     }
 
     fn of_shared(&self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError> {
@@ -237,9 +242,9 @@ impl Method {
         self.implementation().is_of_class()
     }
 
-    /// Whether the class's gradient in a layer and the layer's activation are all that the method takes.
-    pub(super) fn is_of_gradient(self) -> bool {
-        self.implementation().is_of_gradient()
+    /// What is differentiated, where its gradient in a layer and the layer's activation are all that the method takes.
+    pub(super) fn differentiated(self) -> Option<Differentiated> {
+        self.implementation().differentiated()
     }
 
     /// The saliency `[N, T, H', W']` of `T` classes of a method that is: from the activation and gradients that no image changes, as
