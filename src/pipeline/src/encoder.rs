@@ -185,21 +185,21 @@ impl Encoder {
         if heatmaps.is_empty() && withdrawn.is_empty() && predictions.is_none() {
             return Step::Skip(Skip { sample, reason: self.absence });
         }
-        let is_kept = |path: &&Path| {
-            let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
-            let mask = predictions.as_ref().and_then(|predictions| predictions.label.file());
-            heatmaps.iter().any(|new| new.npy_path.as_deref() == Some(*path) || is_map(&new.map))
-                || mask.is_some_and(|(mask, _)| mask.as_path() == *path)
+        // Sets, as a sample may have a thousand of them.
+        let mask = predictions.as_ref().and_then(|predictions| predictions.label.file()).map(|(mask, _)| mask.as_path());
+        let of_heatmap = |new: &'_ WrittenHeatmap| {
+            let map = if let StoredMap::File(map) = &new.map { Some(map.as_path()) } else { None };
+            [map, new.npy_path.as_deref()].into_iter().flatten().map(Path::to_owned).collect::<Vec<PathBuf>>()
         };
-        let is_replaced = |old: &StoredHeatmap| {
-            heatmaps.iter().any(|new| new.field == old.field)
-                || predictions.as_ref().is_some_and(|predictions| predictions.field == old.field)
-        };
+        let kept: BTreeSet<PathBuf> = heatmaps.iter().flat_map(of_heatmap).chain(mask.map(Path::to_owned)).collect();
+        let of_predictions = predictions.as_ref().map(|predictions| predictions.field.as_str());
+        let replaced: BTreeSet<&str> = heatmaps.iter().map(|new| new.field.as_str()).chain(of_predictions).collect();
+        let gone: BTreeSet<&str> = withdrawn.iter().map(String::as_str).collect();
         let superseded = existing
             .iter()
-            .filter(|old| withdrawn.contains(&old.field) || is_replaced(old))
+            .filter(|old| gone.contains(old.field.as_str()) || replaced.contains(old.field.as_str()))
             .flat_map(StoredHeatmap::files)
-            .filter(|path| !is_kept(path))
+            .filter(|path| !kept.contains(*path))
             .map(Path::to_owned)
             .collect();
         Step::Next(SampleUpdate { sample, heatmaps, predictions, withdrawn, superseded, existing })

@@ -31,6 +31,9 @@ const KNOWN: usize = 1 << 26;
 /// The maps of a column: of each of its layers, by target, `[N, H', W']`.
 pub(super) type ClassMaps = Vec<BTreeMap<TargetIndex, Tensor>>;
 
+/// A layer, for inputs of so many rows and columns.
+type At = (LayerIndex, (i64, i64));
+
 /// The gradients that are known.
 #[derive(Debug)]
 pub(super) struct ClassGradients {
@@ -38,8 +41,7 @@ pub(super) struct ClassGradients {
     columns: TiVec<ColumnIndex, bool>,
     /// How many images the model takes at once.
     max_batch: usize,
-    /// Of each layer, for inputs of so many rows and columns.
-    tables: RefCell<HashMap<(LayerIndex, (i64, i64)), Table>>,
+    tables: RefCell<HashMap<At, Table>>,
 }
 
 /// The gradients in a layer.

@@ -114,7 +114,7 @@ impl TorchExplainer {
     ) -> Result<Grid<TiVec<ColumnIndex, DeviceMaps>>, TchError> {
         let _no_grad = tch::no_grad_guard();
         let mut maps = Grid::default();
-        for some in passes.chunks(self.passes_at_once(samples, input)) {
+        for some in passes.chunks(self.passes_at_once(passes, samples, input)) {
             let mut groups: Vec<(Canvas, Vec<(usize, SampleIndex)>)> = Vec::new();
             for (number, pass) in some.iter().enumerate() {
                 for &sample in &pass.samples {
@@ -145,12 +145,16 @@ impl TorchExplainer {
     }
 
     /// How many passes are drawn together: a device is to be kept busy, and what a CPU works on is to stay in its caches.
-    fn passes_at_once(&self, samples: &TiSlice<SampleIndex, DecodedSample>, input: (usize, usize)) -> usize {
+    fn passes_at_once(&self, passes: &[PassMaps], samples: &TiSlice<SampleIndex, DecodedSample>, input: (usize, usize)) -> usize {
         const CPU_PIXELS: usize = 1 << 18;
         const GPU_PIXELS: usize = 1 << 24;
         let at_once = if self.plan.device() == Device::Cpu { CPU_PIXELS } else { GPU_PIXELS };
-        let pixels = samples.iter().map(|sample| pixels_of(sample, self.options.size, input));
-        (at_once / pixels.sum::<usize>().max(1)).max(1)
+        let of_layers = || passes.first().iter().flat_map(|pass| &pass.columns).flatten().map(Tensor::numel).max();
+        let pixels = match self.options.size {
+            HeatmapSize::Layer => of_layers().unwrap_or(0),
+            size => samples.iter().map(|sample| pixels_of(sample, size, input)).sum(),
+        };
+        (at_once / pixels.max(1)).max(1)
     }
 
     /// Heatmaps from the saliency `[N, H', W']` of one or several layers.

@@ -31,13 +31,16 @@ pub trait Objective: 'static {
     fn values(output: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>;
 }
 
+/// From a batch's output and scores of its samples to a scalar of each.
+type Values = fn(&Tensor, &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>;
+
 /// An objective's [`Objective::values`], and which it is.
 #[derive(Clone, Copy)]
 pub struct Differentiated {
     /// Whose.
     pub objective: TypeId,
     /// Of logits and scores.
-    pub values: fn(&Tensor, &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>,
+    pub values: Values,
 }
 
 impl Differentiated {

@@ -115,8 +115,11 @@ mod tests {
         *,
     };
 
-    /// Nodes by output, operator and arguments; whether the last is affine in `a`.
-    fn affine(nodes: &[(&str, &str, &[(&str, &str)])]) -> bool {
+    /// Output, operator and arguments.
+    type Written = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+    /// Whether the last of some nodes is affine in `a`.
+    fn affine(nodes: &[Written]) -> bool {
         let mut sketch = Sketch::new("x");
         sketch.node("a", "relu", &[("self", "x")]);
         for (output, operator, args) in nodes {
@@ -127,8 +130,8 @@ mod tests {
         is_affine(&sketch.graph, &aliases(&sketch.graph), sketch.id("a"), output)
     }
 
-    const POOL: (&str, &str, &[(&str, &str)]) = ("pooled", "adaptive_avg_pool2d", &[("self", "a")]);
-    const HEAD: (&str, &str, &[(&str, &str)]) = ("y", "linear", &[("input", "pooled"), ("weight", "w"), ("bias", "b")]);
+    const POOL: Written = ("pooled", "adaptive_avg_pool2d", &[("self", "a")]);
+    const HEAD: Written = ("y", "linear", &[("input", "pooled"), ("weight", "w"), ("bias", "b")]);
 
     #[test]
     fn pooling_and_a_linear_layer_are_affine() {
