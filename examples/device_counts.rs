@@ -5,8 +5,9 @@
 //! cargo run --example device_counts -- MODEL.pt2 HEIGHT WIDTH LAYERS METHODS TARGET BATCH
 //! ```
 //!
-//! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated).
-//! `TARGET` is `mask` (another one for each image), `predicted` or `top`. Printed is one JSON object, also with what comes when of
+//! The batch is `BATCH` images of noise with `HEIGHT` x `WIDTH` pixels, explained at `LAYERS` by `METHODS` (comma-separated; with `+faithfulness` at
+//! their end the heatmaps are examined, too).
+//! `TARGET` is `mask` (another one for each image), `predicted`, `top`, or `classes:COUNT`, the first ones of a classifier. Printed is one JSON object, also with what comes when of
 //! batches of one that are launched ahead of their results, and how far these are from those of batches that are not.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
@@ -20,7 +21,7 @@ use camflow::{
         Channel, ClassIndex, ClassTarget, DecodedSample, Envelope, ExplainedSample, Explainer, Fingerprint, HeatmapBatch,
         InputBatch, SampleRef, TargetPixels,
     },
-    program::{Counts, Demand, Plan, PlanOptions, Precision, Program, counted, gradients},
+    program::{Counts, Demand, Passes, Plan, PlanOptions, Precision, Program, counted, gradients},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -45,10 +46,14 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let (height, width, batch): (usize, usize, usize) = (height.parse()?, width.parse()?, batch.parse()?);
     let program = Program::open(Path::new(model))?;
     let layers = program.resolve_layers(&layers.split(',').map(str::to_owned).collect::<Vec<_>>())?;
+    let (of_methods, faithfulness) = match methods.strip_suffix("+faithfulness") {
+        Some(of_methods) => (of_methods, true),
+        None => (methods.as_str(), false),
+    };
     let method = |name| Method::ALL.iter().copied().find(|method| method.name() == name).ok_or(format!("no method `{name}`"));
     let options = ExplainOptions {
         layers: layers.clone(),
-        methods: methods.split(',').map(method).collect::<Result<_, _>>()?,
+        methods: of_methods.split(',').map(method).collect::<Result<_, _>>()?,
         fuse_layers: false,
         fusion: Fusion::Mean,
         eigen_smooth: false,
@@ -57,7 +62,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },
         references: None,
-        faithfulness: false,
+        faithfulness,
         counterfactuals: None,
         confidence: false,
         predictions: false,
@@ -67,7 +72,9 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         sampling: Sampling::default(),
         slice_batch: None,
     };
-    let plan_options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
+    // The operators of the model as they are, unless it is about what can be done without them.
+    let exact = num_classes(target) == 0;
+    let plan_options = PlanOptions { device: Device::Cpu, exact, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     let taps = layers.iter().map(|layer| layer.tap).collect();
     let plan = Plan::new(
@@ -140,8 +147,15 @@ fn distance<'a>(made: &HeatmapBatch, other: impl Iterator<Item = &'a ExplainedSa
     is_same.then(|| differences.fold(0.0, f32::max))
 }
 
-fn json(Counts { calls, bytes, waits }: Counts) -> String {
-    format!("{{\"calls\": {calls}, \"bytes\": {bytes}, \"waits\": {waits}}}")
+/// Of `classes:COUNT`; 0 of other targets.
+fn num_classes(target: &str) -> usize {
+    target.strip_prefix("classes:").and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+fn json(Counts { calls, bytes, waits, passes: Passes { whole, resumed, backward } }: Counts) -> String {
+    format!(
+        "{{\"calls\": {calls}, \"bytes\": {bytes}, \"waits\": {waits}, \"whole\": {whole}, \"resumed\": {resumed}, \"backward\": {backward}}}"
+    )
 }
 
 fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<DecodedSample, String> {
@@ -151,7 +165,14 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         "mask" => (Channel::Index(1), TargetPixels::Mask(BinaryMask { height, width, pixels: mask })),
         "predicted" => (Channel::Index(1), TargetPixels::Predicted),
         "top" => (Channel::Top, TargetPixels::Predicted),
-        other => return Err(format!("TARGET is mask, predicted or top, not {other}")),
+        _ if num_classes(target) > 0 => (Channel::Index(0), TargetPixels::Predicted),
+        other => return Err(format!("TARGET is mask, predicted, top or classes:COUNT, not {other}")),
+    };
+    let of_class = |class: usize| ClassTarget {
+        class: ClassIndex(class),
+        channel: if num_classes(target) > 0 { Channel::Index(class as i64) } else { channel },
+        pixels: pixels.clone(),
+        detection: None,
     };
     Ok(DecodedSample {
         envelope: Envelope::without_fields(
@@ -162,7 +183,7 @@ fn sample(seq: u64, target: &str, (height, width): (usize, usize)) -> Result<Dec
         height,
         width,
         region: FrameRegion::whole(height, width),
-        targets: vec![ClassTarget { class: ClassIndex(0), channel, pixels, detection: None }],
+        targets: (0..num_classes(target).max(1)).map(of_class).collect(),
         attention: None,
         slices: None,
         is_clipped: false,

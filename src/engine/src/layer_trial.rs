@@ -15,7 +15,7 @@ use camflow_torch::explain::{Column, ExplainOptions};
 
 use super::aborted;
 
-/// Images with heatmaps that decide: each takes 61 forward passes for each layer, class and method.
+/// Images with heatmaps that decide: each takes 60 forward passes for each layer, class and method.
 const NUM_IMAGES: usize = 8;
 
 /// Images that are looked at for that many: in most there may be none of the classes.

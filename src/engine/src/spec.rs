@@ -145,7 +145,7 @@ pub struct JobSpec {
     /// detections, `..._detections`, with their measures, and a saved view of that name shows them
     pub per_detection: bool,
     /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
-    /// ROAD; 61 more forward passes for each heatmap
+    /// ROAD; 60 more forward passes for each heatmap
     pub faithfulness: bool,
     /// Measure also what the confidence is without the object, without its background, and without the most attended region outside of
     /// the object: each replaced by the image's `blur`, by the `mean` of what stays, or by its smooth continuation (`impute`); two more

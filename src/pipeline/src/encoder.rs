@@ -12,9 +12,9 @@ use crate::{
     fingerprint::Fingerprint,
     grid::{ClassIndex, ColumnIndex},
     message::{
-        ClassHeatmaps, Detected, Envelope, ExplainedSample, Heatmap, LayerMap, PixelClasses, PredictedClass, PredictedLabel,
-        Prediction, PredictionField, PredictionKind, SampleUpdate, Skip, SkipReason, Step, StoredHeatmap, StoredMap,
-        WrittenHeatmap, WrittenPrediction, WrittenPredictions,
+        ClassHeatmaps, ClassPart, Detected, Envelope, ExplainedSample, Heatmap, LayerMap, PixelClasses, PredictedClass,
+        PredictedLabel, Prediction, PredictionField, PredictionKind, SampleRef, SampleUpdate, Skip, SkipReason, Step,
+        StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction, WrittenPredictions,
     },
 };
 use camflow_measure::{Measure, Measured, Measures, context_reliance, rank_correlation};
@@ -110,14 +110,15 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Writes all heatmaps of a sample; when this returns they are complete on disk.
+    /// Writes the heatmaps of a sample, or of a part of its classes; when this returns they are complete on disk.
     ///
     /// # Errors
     /// The disk is full or the folder cannot be written to, which ends the run.
-    pub fn encode(&self, explained: ExplainedSample) -> Result<Step<SampleUpdate>, RunError> {
-        let ExplainedSample { envelope, seen, attention, classes, prediction, detected, pixels, .. } = explained;
+    pub(crate) fn write(&self, explained: ExplainedSample) -> Result<WrittenPart, RunError> {
+        let ExplainedSample { envelope, part, seen, attention, classes, prediction, detected, pixels, .. } = explained;
         let Envelope { sample, fingerprint, wanted, predictions, existing, true_class } = envelope;
         let found = PredictedHere { prediction, detected, pixels };
+        let predictions = predictions.filter(|_| part.number == 0);
         let predictions = predictions.map(|fingerprint| self.predictions(&sample.id, fingerprint, found)).transpose()?.flatten();
         let prediction = WrittenPrediction {
             class: prediction.map(|prediction| self.class_name(prediction.channel)),
@@ -172,29 +173,36 @@ impl Encoder {
                 });
             }
         }
-        let is_absent = |class: ClassIndex| wanted.contains(&class) && classes.iter().all(|present| present.class != class);
+        let present = classes.iter().map(|class| class.class).collect();
+        Ok(WrittenPart { part, sample, wanted, existing, present, heatmaps, predictions })
+    }
+
+    /// What a sample's fields are to hold when all of its parts are written: the update, or why there is none.
+    pub(crate) fn update(&self, whole: WrittenPart) -> Step<SampleUpdate> {
+        let WrittenPart { sample, wanted, existing, present, heatmaps, predictions, .. } = whole;
+        let is_absent = |class: ClassIndex| wanted.contains(&class) && !present.contains(&class);
         let withdrawn: Vec<String> = self.fields.withdrawn(&existing, is_absent).map(|old| old.field.clone()).collect();
         if heatmaps.is_empty() && withdrawn.is_empty() && predictions.is_none() {
-            return Ok(Step::Skip(Skip { sample, reason: self.absence }));
+            return Step::Skip(Skip { sample, reason: self.absence });
         }
-        let is_kept = |path: &&Path| {
-            let is_map = |map: &StoredMap| matches!(map, StoredMap::File(map) if map == path);
-            let mask = predictions.as_ref().and_then(|predictions| predictions.label.file());
-            heatmaps.iter().any(|new| new.npy_path.as_deref() == Some(*path) || is_map(&new.map))
-                || mask.is_some_and(|(mask, _)| mask.as_path() == *path)
+        // Sets, as a sample may have a thousand of them.
+        let mask = predictions.as_ref().and_then(|predictions| predictions.label.file()).map(|(mask, _)| mask.as_path());
+        let of_heatmap = |new: &'_ WrittenHeatmap| {
+            let map = if let StoredMap::File(map) = &new.map { Some(map.as_path()) } else { None };
+            [map, new.npy_path.as_deref()].into_iter().flatten().map(Path::to_owned).collect::<Vec<PathBuf>>()
         };
-        let is_replaced = |old: &StoredHeatmap| {
-            heatmaps.iter().any(|new| new.field == old.field)
-                || predictions.as_ref().is_some_and(|predictions| predictions.field == old.field)
-        };
+        let kept: BTreeSet<PathBuf> = heatmaps.iter().flat_map(of_heatmap).chain(mask.map(Path::to_owned)).collect();
+        let of_predictions = predictions.as_ref().map(|predictions| predictions.field.as_str());
+        let replaced: BTreeSet<&str> = heatmaps.iter().map(|new| new.field.as_str()).chain(of_predictions).collect();
+        let gone: BTreeSet<&str> = withdrawn.iter().map(String::as_str).collect();
         let superseded = existing
             .iter()
-            .filter(|old| withdrawn.contains(&old.field) || is_replaced(old))
+            .filter(|old| gone.contains(old.field.as_str()) || replaced.contains(old.field.as_str()))
             .flat_map(StoredHeatmap::files)
-            .filter(|path| !is_kept(path))
+            .filter(|path| !kept.contains(*path))
             .map(Path::to_owned)
             .collect();
-        Ok(Step::Next(SampleUpdate { sample, heatmaps, predictions, withdrawn, superseded, existing }))
+        Step::Next(SampleUpdate { sample, heatmaps, predictions, withdrawn, superseded, existing })
     }
 
     /// What the model predicts, as the sample is to hold it.
@@ -280,6 +288,42 @@ impl Encoder {
         let checksum = write_with_checksum(&path, Durability::Machine, |file| file.write_all(&png))
             .map_err(|error| unwritable(&path, error))?;
         Ok((StoredMap::File(path), Some(checksum)))
+    }
+}
+
+/// What was written of a sample, or of a part of its classes.
+pub(crate) struct WrittenPart {
+    part: ClassPart,
+    sample: SampleRef,
+    wanted: Vec<ClassIndex>,
+    existing: Vec<StoredHeatmap>,
+    /// The classes that are there.
+    present: BTreeSet<ClassIndex>,
+    heatmaps: Vec<WrittenHeatmap>,
+    predictions: Option<WrittenPredictions>,
+}
+
+/// The parts of samples that are not whole yet.
+#[derive(Default)]
+pub(crate) struct Unfinished(BTreeMap<u64, Vec<WrittenPart>>);
+
+impl Unfinished {
+    /// Takes a part, and gives the sample when it is whole. One of which a part fails stays here.
+    pub(crate) fn add(&mut self, part: WrittenPart) -> Option<WrittenPart> {
+        let (seq, count) = (part.sample.seq, part.part.count);
+        let parts = self.0.entry(seq).or_default();
+        parts.push(part);
+        if parts.len() < count {
+            return None;
+        }
+        let mut parts = self.0.remove(&seq)?;
+        // In the order of the classes, whichever was written first.
+        parts.sort_by_key(|part| part.part.number);
+        parts.into_iter().reduce(|mut whole, more| {
+            whole.present.extend(more.present);
+            whole.heatmaps.extend(more.heatmaps);
+            whole
+        })
     }
 }
 

@@ -40,8 +40,8 @@ pub use known::{FailureCause, KnownFailures};
 pub use label_names::LabelNames;
 pub use max_failures::MaxFailures;
 pub use message::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, Envelope, Evaluated, ExplainedSample, Heatmap, HeatmapBatch,
-    InputBatch, LayerMap, Misclassified, PixelClasses, PredictedClass, PredictedLabel, Prediction, PredictionField,
+    Channel, ClassHeatmaps, ClassPart, ClassTarget, DecodedSample, Detected, Envelope, Evaluated, ExplainedSample, Heatmap,
+    HeatmapBatch, InputBatch, LayerMap, Misclassified, PixelClasses, PredictedClass, PredictedLabel, Prediction, PredictionField,
     PredictionKind, ReferenceDigest, SampleFailure, SampleRef, SampleUpdate, SelectedSample, Skip, SkipReason, SlicedImage,
     SlicedPlace, SlicedTarget, StaleSample, Step, StoredHeatmap, StoredMap, StoredMask, StoredObject, StoredShape, StoredTarget,
     TargetClass, TargetDetection, TargetPixels, TrueClass, WrittenHeatmap, WrittenPrediction, WrittenPredictions,

@@ -2,7 +2,7 @@
 
 use crate::{
     error::RunError,
-    message::{HeatmapBatch, InputBatch, SampleUpdate, SelectedSample},
+    message::{ClassPart, HeatmapBatch, InputBatch, SampleUpdate, SelectedSample},
 };
 
 /// Where samples come from.
@@ -60,16 +60,39 @@ pub trait Explainer: Send {
         Ok(HeatmapBatch::default())
     }
 
-    /// A batch alone, when nothing else is taken.
+    /// The next part of what the last batch is not done with: a sample may have more heatmaps than are to be in memory at once. To be
+    /// asked until there is none, before anything else is.
+    ///
+    /// # Errors
+    /// As for [`Explainer::explain`].
+    fn next_part(&mut self) -> Result<Option<HeatmapBatch>, RunError> {
+        Ok(None)
+    }
+
+    /// A batch alone, when nothing else is taken, with samples as a whole.
     ///
     /// # Errors
     /// As for [`Explainer::explain`].
     fn explain_now(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
-        let mut made = self.explain(batch)?;
-        let HeatmapBatch { explained, failed } = self.finish()?;
-        made.explained.extend(explained);
-        made.failed.extend(failed);
-        Ok(made)
+        let mut all = self.explain(batch)?;
+        let mut add = |made: HeatmapBatch| {
+            all.failed.extend(made.failed);
+            for explained in made.explained {
+                let seq = explained.envelope.sample.seq;
+                match all.explained.iter_mut().find(|known| known.envelope.sample.seq == seq && explained.part.number > 0) {
+                    Some(known) => known.classes.extend(explained.classes),
+                    None => all.explained.push(explained),
+                }
+            }
+        };
+        while let Some(part) = self.next_part()? {
+            add(part);
+        }
+        add(self.finish()?);
+        let HeatmapBatch { explained, failed } = &mut all;
+        explained.retain(|explained| failed.iter().all(|failure| failure.sample.seq != explained.envelope.sample.seq));
+        explained.iter_mut().for_each(|explained| explained.part = ClassPart::WHOLE);
+        Ok(all)
     }
 
     /// How much the next batches may hold, by what those before took. Before the first it is little: that one is the trial.

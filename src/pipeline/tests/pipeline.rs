@@ -1,7 +1,7 @@
 //! The pipeline with a source, an explainer and a sink in memory: no torch, no database, no terminal.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -13,14 +13,14 @@ use std::{
 
 use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_media::{
-    Checksum, ExifPolicy, ImageLimits, InputPixels, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb,
+    Checksum, ExifPolicy, FrameRegion, ImageLimits, InputPixels, MaskValue, Preprocess, RecordedChecksum, RgbImage, encode_rgb,
 };
 use camflow_pipeline::{
-    BatchLimit, Cancellation, Change, ClassHeatmaps, ColumnIndex, CommitOutcome, Decoder, Encoder, Event, ExplainedSample,
-    Explainer, FailureCause, Fingerprint, Heatmap, HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures,
-    LabelNames, MaxFailures, NpyFormat, Parts, RunError, RunOptions, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink,
-    SkipReason, Source, SpaceCheck, Stage, Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey,
-    TargetClass, Targets, run, survey,
+    BatchLimit, Cancellation, Change, Channel, ClassHeatmaps, ClassIndex, ClassPart, ClassTarget, ColumnIndex, CommitOutcome,
+    DecodedSample, Decoder, Encoder, Envelope, Event, ExplainedSample, Explainer, FailureCause, Fingerprint, Heatmap,
+    HeatmapBatch, HeatmapFields, Ingredient, InputBatch, KnownFailures, LabelNames, MaxFailures, NpyFormat, Parts, RunError,
+    RunOptions, SampleFailure, SampleRef, SampleUpdate, SeenMasks, SelectedSample, Sink, SkipReason, Source, SpaceCheck, Stage,
+    Store, StoredHeatmap, StoredMap, StoredMask, StoredTarget, Summary, Survey, TargetClass, TargetPixels, Targets, run, survey,
 };
 use camflow_storage::{FileName, Journal, OutputFolder};
 
@@ -168,6 +168,7 @@ impl Explainer for FirstPixel {
             });
             let classes = classes.collect();
             result.explained.push(ExplainedSample {
+                part: ClassPart::WHOLE,
                 envelope: sample.envelope,
                 seen: None,
                 attention: None,
@@ -230,6 +231,40 @@ impl Explainer for Learning {
 
     fn batch_limit(&self) -> BatchLimit {
         BatchLimit::samples(if self.0.batches.is_empty() { 1 } else { 4 })
+    }
+}
+
+/// Gives each sample in three parts, of which one has its class, another one for each sample.
+#[derive(Default)]
+struct InParts {
+    maps: FirstPixel,
+    waiting: VecDeque<HeatmapBatch>,
+    /// The sample whose last part fails.
+    fails: Option<u64>,
+}
+
+impl Explainer for InParts {
+    fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
+        assert!(self.waiting.is_empty(), "the last batch is not done with");
+        let count = 3;
+        for whole in self.maps.explain_now(batch)?.explained {
+            let sample = &whole.envelope.sample;
+            for number in 0..count {
+                let mut part = HeatmapBatch::default();
+                if number == count - 1 && self.fails == Some(sample.seq) {
+                    part.failed.push(SampleFailure { sample: sample.clone(), stage: Stage::Device, error: "torn".into() });
+                } else {
+                    let classes = if number == sample.seq as usize % count { whole.classes.clone() } else { Vec::new() };
+                    part.explained.push(ExplainedSample { part: ClassPart { number, count }, classes, ..whole.clone() });
+                }
+                self.waiting.push_back(part);
+            }
+        }
+        Ok(HeatmapBatch::default())
+    }
+
+    fn next_part(&mut self) -> Result<Option<HeatmapBatch>, RunError> {
+        Ok(self.waiting.pop_front())
     }
 }
 
@@ -437,6 +472,59 @@ fn every_sample_ends_once_and_gets_its_own_maps() {
             assert_eq!(array.values.to_f32(), [number as f32 / 255.0, [0.25, 0.75][layer]]);
         }
     }
+}
+
+#[test]
+fn a_sample_in_parts_is_one_update() {
+    let whole = World::new(9);
+    let (wanted, fault) = whole.run(&mut FirstPixel::default());
+    assert!(fault.is_none() && wanted.num_committed > 3);
+    for fails in [None, Some(1)] {
+        let world = World::new(9);
+        let mut explainer = InParts { fails, ..InParts::default() };
+        let (summary, fault) = world.run_on(vec![&mut explainer], &world.decoder(), &world.encoder(), None, None);
+        assert!(fault.is_none(), "{fault:?}");
+        let num_failed = u64::from(fails.is_some());
+        assert_eq!(summary.num_failed, wanted.num_failed + num_failed);
+        assert_eq!(summary.num_committed, wanted.num_committed - num_failed);
+        assert_eq!(summary.num_heatmaps, wanted.num_heatmaps - 2 * num_failed);
+        let stored = |world: &World| {
+            let mut stored = world.memory.stored.lock().expect("not poisoned").clone();
+            stored.remove(&world.memory.samples[1].0);
+            let of_sample = |(id, heatmaps): (String, Vec<StoredHeatmap>)| {
+                assert!(heatmaps.iter().flat_map(StoredHeatmap::files).all(Path::exists));
+                (id, heatmaps.into_iter().map(|heatmap| heatmap.field).collect::<Vec<_>>())
+            };
+            stored.into_iter().map(of_sample).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(stored(&world), stored(&whole), "the same fields");
+    }
+    // Whoever wants samples as a whole has them.
+    let sample = |seq: u64| DecodedSample {
+        envelope: Envelope::without_fields(
+            SampleRef { seq, id: seq.to_string(), media_path: "a.png".into() },
+            Fingerprint::of_job("model", "settings"),
+        ),
+        pixels: InputPixels::Levels(vec![7; 3]),
+        height: 1,
+        width: 1,
+        region: FrameRegion::whole(1, 1),
+        targets: vec![ClassTarget {
+            class: ClassIndex(0),
+            channel: Channel::Index(15),
+            pixels: TargetPixels::Predicted,
+            detection: None,
+        }],
+        attention: None,
+        slices: None,
+        is_clipped: false,
+        is_moved: false,
+    };
+    let batch = InputBatch { samples: (0..3).map(sample).collect(), height: 1, width: 1 };
+    let made = InParts { fails: Some(1), ..InParts::default() }.explain_now(batch).expect("made");
+    let found: Vec<_> = made.explained.iter().map(|one| (one.envelope.sample.seq, one.part, one.classes.len())).collect();
+    assert_eq!(found, [(0, ClassPart::WHOLE, 1), (2, ClassPart::WHOLE, 1)]);
+    assert_eq!(made.failed.iter().map(|failure| failure.sample.seq).collect::<Vec<_>>(), [1]);
 }
 
 #[test]

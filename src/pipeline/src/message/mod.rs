@@ -105,11 +105,27 @@ pub struct InputBatch {
     pub width: usize,
 }
 
-/// A sample as it leaves the device.
+/// Which part of a sample's classes: the heatmaps of very many do not all have to be in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassPart {
+    /// Its number, from 0 on.
+    pub number: usize,
+    /// How many the sample has.
+    pub count: usize,
+}
+
+impl ClassPart {
+    /// All of a sample.
+    pub const WHOLE: ClassPart = ClassPart { number: 0, count: 1 };
+}
+
+/// A sample as it leaves the device, or a part of its classes.
 #[derive(Clone, Debug)]
 pub struct ExplainedSample {
     /// Which sample, and what of it.
     pub envelope: Envelope,
+    /// Which part of its classes this has. All else is the same in each.
+    pub part: ClassPart,
     /// The pixels that the model saw, over what the heatmaps show, at any resolution; `None` where it saw all of that.
     pub seen: Option<BinaryMask>,
     /// The classes that heatmaps are measured on, over what these show.
@@ -126,7 +142,7 @@ pub struct ExplainedSample {
     pub num_unmatched: usize,
 }
 
-/// What the device made of a batch: every sample of it once, in some list.
+/// What the device made of a batch: every sample of it once, in some list, or the next part of one.
 #[derive(Debug, Default)]
 pub struct HeatmapBatch {
     /// With heatmaps, in host memory.

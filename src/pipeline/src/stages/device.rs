@@ -52,6 +52,11 @@ impl StageLoop for Device<'_> {
             if !hand_on(made) {
                 return;
             }
+            while let Some(part) = clock.busy(|| explainer.next_part()).transpose() {
+                if !hand_on(part) || ledger.is_aborted() {
+                    return;
+                }
+            }
         }
     }
 }

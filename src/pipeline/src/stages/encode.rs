@@ -1,10 +1,13 @@
 //! Encode: heatmaps to files.
 
+use std::sync::Mutex;
+
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use super::{Context, StageLoop};
 use crate::{
-    encoder::Encoder,
+    encoder::{Encoder, Unfinished},
+    lock::lock,
     message::{ExplainedSample, SampleUpdate},
     stage::Stage,
     timing::{Inlet, Outlet},
@@ -24,15 +27,17 @@ impl StageLoop for Encode<'_> {
         let Encode { encoder, input, out } = self;
         let Context { clock, ledger, .. } = context;
         let Some(pool) = context.pool(Self::STAGE, context.num_threads) else { return };
+        let unfinished = Mutex::<Unfinished>::default();
         let encode_one = |explained: ExplainedSample| {
             // What was computed is still written and committed after a fault elsewhere, unless writing is what failed.
             if ledger.cannot_write() {
                 return;
             }
             ledger.explained(&explained);
-            match clock.busy(|| encoder.encode(explained)) {
-                Ok(step) => {
-                    if let Some(update) = ledger.next(step) {
+            match clock.busy(|| encoder.write(explained)) {
+                Ok(part) => {
+                    let Some(whole) = lock(&unfinished).add(part) else { return };
+                    if let Some(update) = ledger.next(encoder.update(whole)) {
                         ledger.wrote(update.num_new_bytes());
                         drop(out.send(update));
                     }

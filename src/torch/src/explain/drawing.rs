@@ -1,6 +1,6 @@
 //! From the saliency of a batch to heatmaps over its images: those of one size at once.
 
-use tch::{TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
@@ -66,9 +66,41 @@ impl Canvas {
     }
 }
 
+/// Pixels that drawing a heatmap of a sample takes at most.
+pub(super) fn pixels_of(sample: &DecodedSample, size: HeatmapSize, (height, width): (usize, usize)) -> usize {
+    let FrameRegion { image_height, image_width, frame_height, frame_width, .. } = sample.region;
+    let of_image = if size == HeatmapSize::Image { image_height * image_width } else { 0 };
+    of_image.max(frame_height * frame_width).max(height * width)
+}
+
 /// Whether the model saw the whole image.
 pub(super) fn is_whole(sample: &DecodedSample) -> bool {
     !sample.region.is_cropped(sample.height, sample.width)
+}
+
+/// The saliency of each layer of a column, of these samples in these passes, `[n, H', W']`.
+fn rows_of(
+    passes: &[PassMaps],
+    group: &[(usize, SampleIndex)],
+    column: ColumnIndex,
+    num_samples: usize,
+) -> Result<Vec<Tensor>, TchError> {
+    let mut of_passes: Vec<Vec<Tensor>> = Vec::new();
+    for rows in group.chunk_by(|one, next| one.0 == next.0) {
+        let select = |saliency: &Tensor| match rows.len() == num_samples {
+            true => Ok(saliency.shallow_clone()),
+            false => {
+                let rows: Vec<i64> = rows.iter().map(|(_, sample)| sample.row()).collect();
+                saliency.f_index_select(0, &index_tensor(&rows, saliency)?)
+            }
+        };
+        of_passes.push(passes[rows[0].0].columns[column].iter().map(select).collect::<Result<_, _>>()?);
+    }
+    if let [_] = of_passes[..] {
+        return Ok(of_passes.swap_remove(0));
+    }
+    let num_layers = of_passes.first().map_or(0, Vec::len);
+    (0..num_layers).map(|layer| Tensor::f_cat(&of_passes.iter().map(|maps| &maps[layer]).collect::<Vec<_>>(), 0)).collect()
 }
 
 impl TorchExplainer {
@@ -82,39 +114,47 @@ impl TorchExplainer {
     ) -> Result<Grid<TiVec<ColumnIndex, DeviceMaps>>, TchError> {
         let _no_grad = tch::no_grad_guard();
         let mut maps = Grid::default();
-        for pass in passes {
-            let mut groups: Vec<(Canvas, Vec<SampleIndex>)> = Vec::new();
-            for &sample in &pass.samples {
-                let canvas = Canvas::of(&samples[sample], self.options.size);
-                match groups.iter_mut().find(|(other, _)| *other == canvas) {
-                    Some((_, group)) => group.push(sample),
-                    None => groups.push((canvas, vec![sample])),
+        for some in passes.chunks(self.passes_at_once(passes, samples, input)) {
+            let mut groups: Vec<(Canvas, Vec<(usize, SampleIndex)>)> = Vec::new();
+            for (number, pass) in some.iter().enumerate() {
+                for &sample in &pass.samples {
+                    let canvas = Canvas::of(&samples[sample], self.options.size);
+                    match groups.iter_mut().find(|(other, _)| *other == canvas) {
+                        Some((_, group)) => group.push((number, sample)),
+                        None => groups.push((canvas, vec![(number, sample)])),
+                    }
                 }
             }
             for (canvas, group) in groups {
-                let rows: Vec<i64> = group.iter().map(|sample| sample.row()).collect();
-                let is_all = rows.len() == samples.len();
-                for (column, layers) in pass.columns.iter_enumerated() {
-                    let select = |saliency: &Tensor| match is_all {
-                        true => Ok(saliency.shallow_clone()),
-                        false => saliency.f_index_select(0, &index_tensor(&rows, saliency)?),
-                    };
-                    let own = layers.iter().map(select).collect::<Result<Vec<_>, _>>()?;
-                    let fusion = self.options.fusion_of(self.columns[usize::from(column)].method);
-                    let drawn = self.draw(&own, fusion, variant, canvas, input)?;
+                for (index, column) in self.columns.iter_enumerated() {
+                    let own = rows_of(some, &group, index, samples.len())?;
+                    let drawn = self.draw(&own, self.options.fusion_of(column.method), variant, canvas, input)?;
                     let mut of_input = drawn.of_input.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
                     let (layer_maps, upsampling) = drawn.layer_map.unzip();
                     let mut layer_maps = layer_maps.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
-                    for (&sample, shown) in group.iter().zip(drawn.shown.f_split(1, 0)?) {
+                    for (&(number, sample), shown) in group.iter().zip(drawn.shown.f_split(1, 0)?) {
                         let of_input = of_input.as_mut().and_then(Iterator::next);
                         let layer_map = layer_maps.as_mut().and_then(Iterator::next).zip(upsampling);
-                        let cell = Cell { sample, target: pass.target };
+                        let cell = Cell { sample, target: some[number].target };
                         maps.get_or_insert_with(cell, TiVec::new).push(DeviceMaps { shown, of_input, layer_map });
                     }
                 }
             }
         }
         Ok(maps)
+    }
+
+    /// How many passes are drawn together: a device is to be kept busy, and what a CPU works on is to stay in its caches.
+    fn passes_at_once(&self, passes: &[PassMaps], samples: &TiSlice<SampleIndex, DecodedSample>, input: (usize, usize)) -> usize {
+        const CPU_PIXELS: usize = 1 << 18;
+        const GPU_PIXELS: usize = 1 << 24;
+        let at_once = if self.plan.device() == Device::Cpu { CPU_PIXELS } else { GPU_PIXELS };
+        let of_layers = || passes.first().iter().flat_map(|pass| &pass.columns).flatten().map(Tensor::numel).max();
+        let pixels = match self.options.size {
+            HeatmapSize::Layer => of_layers().unwrap_or(0),
+            size => samples.iter().map(|sample| pixels_of(sample, size, input)).sum(),
+        };
+        (at_once / pixels.max(1)).max(1)
     }
 
     /// Heatmaps from the saliency `[N, H', W']` of one or several layers.

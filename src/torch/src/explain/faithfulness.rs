@@ -45,13 +45,10 @@ impl TorchExplainer {
         let mut measured = Grid::default();
         for (sample, targets) in targets.by_sample() {
             let image = input.f_detach()?.f_narrow(0, sample.row(), 1)?;
-            let examiner = Examiner {
-                plan: &self.plan,
-                options: ProbeOptions { batch: self.probe_batch as i64 },
-                blurred: blurred(&image, BLUR, 1.0)?,
-                image,
-                drawn: &drawn,
-            };
+            let options = ProbeOptions { batch: self.probe_batch as i64 };
+            let blurred = blurred(&image, BLUR, 1.0)?;
+            let ends = Ends::new(&self.plan, options, [&image, &image.f_zeros_like()?, &blurred])?;
+            let examiner = Examiner { plan: &self.plan, options, blurred, image, ends, drawn: &drawn };
             for (target, score) in targets {
                 let cell = Cell { sample, target };
                 let maps = maps.get(cell).into_iter().flatten();
@@ -70,7 +67,31 @@ struct Examiner<'a> {
     /// f32 `[1, 3, H, W]`, like the next one.
     image: Tensor,
     blurred: Tensor,
+    ends: Ends,
     drawn: &'a Drawn,
+}
+
+/// The logits `[1, K, ...]` of images in which curves begin and end: they are the same for all heatmaps of an image.
+struct Ends {
+    /// The image as it is.
+    whole: Tensor,
+    /// The mean of all images, at the end of deletion.
+    empty: Tensor,
+    /// What insertion begins with.
+    blurred: Tensor,
+}
+
+impl Ends {
+    /// Of the three images `[1, C, H, W]`, in that order.
+    fn new(plan: &Plan, options: ProbeOptions, images: [&Tensor; 3]) -> Result<Self, ExplainError> {
+        let mut logits = Vec::new();
+        for (first, count) in options.batches(3) {
+            let some = Tensor::f_cat(&images[first as usize..(first + count) as usize], 0)?;
+            logits.extend(plan.forward(&some)?.f_split(1, 0)?);
+        }
+        let [whole, empty, blurred] = [0, 1, 2].map(|at: usize| logits[at].shallow_clone());
+        Ok(Ends { whole, empty, blurred })
+    }
 }
 
 /// What is left to chance in images of one size.
@@ -95,18 +116,22 @@ impl Examiner<'_> {
     /// How faithful a heatmap `[1, H, W]` of the image's size is.
     fn measures(&self, heatmap: &Tensor, target: &Score) -> Result<Measures, ExplainError> {
         let num_pixels = heatmap.numel() as i64;
+        let Ends { whole, empty, blurred } = &self.ends;
+        if heatmap.f_any()?.f_int64_value(&[])? == 0 {
+            let confidence = target.confidence(whole)?.f_double_value(&[0])?;
+            return Ok(Measures::default().with(Measure::Confidence, confidence));
+        }
         let ranks = ranks(heatmap, &self.drawn.by_chance)?;
-        let steps: Vec<i64> = (0..=STEPS).map(|step| (step * num_pixels + STEPS / 2) / STEPS).collect();
+        let steps: Vec<i64> = (1..STEPS).map(|step| (step * num_pixels + STEPS / 2) / STEPS).collect();
         // Relevant pixels make way for the mean of all images.
-        let deletion = self.confidences(&ranks, &steps, target, |relevant| self.image.f_mul(&relevant.f_logical_not()?))?;
+        let without = |relevant: &Tensor| self.image.f_mul(&relevant.f_logical_not()?);
+        let deletion = self.confidences(&ranks, &steps, target, without, &[whole], &[empty])?;
         let confidence = deletion[0];
         let known = Measures::default().with(Measure::Confidence, confidence);
-        if heatmap.f_any()?.f_int64_value(&[])? == 0 {
-            return Ok(known);
-        }
         // Relevant pixels come back into a blurred image.
-        let insertion = self.confidences(&ranks, &steps, target, |relevant| self.image.f_where_self(relevant, &self.blurred))?;
-        let weighted = self.confidences(&ranks, &[0], target, |_| self.image.f_mul(heatmap))?[0];
+        let with = |relevant: &Tensor| self.image.f_where_self(relevant, &self.blurred);
+        let insertion = self.confidences(&ranks, &steps, target, with, &[blurred], &[whole])?;
+        let weighted = self.confidences(&ranks, &[0], target, |_| self.image.f_mul(heatmap), &[], &[])?[0];
         // As numpy's percentile would split them, were no two values the same.
         let kept: Vec<i64> = PERCENTILES.iter().map(|percent| ((num_pixels - 1) * percent + 99) / 100).collect();
         let removed: Vec<i64> = kept.iter().map(|kept| num_pixels - kept).collect();
@@ -114,8 +139,8 @@ impl Examiner<'_> {
             let filled = impute(&self.image.f_expand([removed.size()[0], -1, -1, -1], false)?, removed)?;
             filled.f_add(&self.drawn.noise.f_mul(removed)?)
         };
-        let most = self.confidences(&ranks, &removed, target, imputed)?;
-        let least = self.confidences(&ranks, &kept, target, |relevant| imputed(&relevant.f_logical_not()?))?;
+        let most = self.confidences(&ranks, &removed, target, imputed, &[], &[])?;
+        let least = self.confidences(&ranks, &kept, target, |relevant| imputed(&relevant.f_logical_not()?), &[], &[])?;
         Ok(known
             .with(Measure::ConfidenceDrop, (confidence > 0.0).then(|| (confidence - weighted).max(0.0) / confidence))
             .with(Measure::ConfidenceIncrease, f64::from(u8::from(weighted > confidence)))
@@ -125,21 +150,25 @@ impl Examiner<'_> {
     }
 
     /// The confidence in each of the images that `change` makes of the image and its so many most relevant pixels
-    /// (bool `[B, 1, H, W]`).
+    /// (bool `[B, 1, H, W]`), between those in images whose logits are known.
     fn confidences(
         &self,
         ranks: &Tensor,
         num_relevant: &[i64],
         target: &Score,
         change: impl Fn(&Tensor) -> Result<Tensor, TchError>,
+        before: &[&Tensor],
+        behind: &[&Tensor],
     ) -> Result<Vec<f64>, ExplainError> {
         let num_relevant = send(num_relevant, &[num_relevant.len() as i64, 1, 1, 1], ranks.device())?;
-        let mut confidences = Vec::new();
+        let of_known = |known: &[&Tensor]| known.iter().map(|logits| target.confidence(logits)).collect::<Result<Vec<_>, _>>();
+        let mut confidences = of_known(before)?;
         for (first, count) in self.options.batches(num_relevant.size()[0]) {
             let relevant = ranks.f_lt_tensor(&num_relevant.f_narrow(0, first, count)?)?;
             let logits = self.plan.forward(&change(&relevant)?)?;
             confidences.push(target.confidence(&logits)?);
         }
+        confidences.extend(of_known(behind)?);
         Ok(to_host(&Tensor::f_cat(&confidences, 0)?.f_to_kind(Kind::Double)?)?)
     }
 }

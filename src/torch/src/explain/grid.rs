@@ -1,6 +1,6 @@
 //! Places in a batch, each of a type of its own, and what belongs to the classes of its samples.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! indices {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -96,14 +96,15 @@ impl<T> Grid<T> {
     }
 
     /// The targets that some sample has.
-    pub fn targets(&self) -> impl Iterator<Item = TargetIndex> {
-        let num_targets = self.0.keys().map(|cell| cell.target.0 + 1).max().unwrap_or(0);
-        (0..num_targets).map(TargetIndex).filter(|target| self.of_target(*target).next().is_some())
+    pub fn targets(&self) -> impl Iterator<Item = TargetIndex> + use<T> {
+        self.0.keys().map(|cell| cell.target).collect::<BTreeSet<_>>().into_iter()
     }
 
     /// Those of the samples that have this target.
     pub fn of_target(&self, target: TargetIndex) -> impl Iterator<Item = (SampleIndex, &T)> {
-        self.iter().filter(move |(cell, _)| cell.target == target).map(|(cell, value)| (cell.sample, value))
+        let num_samples = self.0.last_key_value().map_or(0, |(cell, _)| cell.sample.0 + 1);
+        let samples = (0..num_samples).map(SampleIndex);
+        samples.filter_map(move |sample| Some((sample, self.get(Cell { sample, target })?)))
     }
 
     /// The samples that have targets, each with these.

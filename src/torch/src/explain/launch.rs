@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tch::TchError;
+use tch::{TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     drawing::{DeviceMaps, is_whole},
     grid::{Cell, ColumnIndex, Grid, SampleIndex},
     heatmap::{OnHost, ToHost},
+    saliency::Saliencies,
     smoothing::{PLAIN, SMOOTHING},
     target::Predicted,
     unusable,
@@ -23,8 +24,8 @@ use crate::{
 use camflow_measure::Measures;
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, Upsampling};
 use camflow_pipeline::{
-    Channel, ClassHeatmaps, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, PixelClasses,
-    Prediction, RunError, SampleFailure, Stage, TargetDetection, TargetPixels,
+    Channel, ClassHeatmaps, ClassPart, ClassTarget, DecodedSample, Detected, ExplainedSample, Heatmap, HeatmapBatch, LayerMap,
+    PixelClasses, Prediction, RunError, SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
 /// A batch, or a part of one, that is launched.
@@ -34,9 +35,22 @@ pub(super) struct Launched {
     results: Results,
 }
 
+/// What the model makes of samples.
+pub(super) struct Seen {
+    /// `[N, C, H, W]`, as the model takes it.
+    pub input: Tensor,
+    /// What tells the samples apart where chance plays a part.
+    keys: Vec<String>,
+    targets: TiVec<SampleIndex, Vec<ClassTarget>>,
+    /// The parts of the input that show an image, where others do not.
+    shown: TiVec<SampleIndex, Option<BinaryMask>>,
+    /// The maps, as layers have them.
+    pub found: Saliencies,
+}
+
 /// What will be there of each class.
 #[derive(Debug)]
-struct Results {
+pub(super) struct Results {
     /// Heatmaps sample by sample, class by class and column by column; then the scores, in the order of `scored`; then, in the
     /// same, the confidences, if they were asked for; then what a classifier predicts for each sample, likewise.
     maps: ToHost,
@@ -54,7 +68,7 @@ struct Results {
 }
 
 /// What was found of a sample.
-struct Found {
+pub(super) struct Found {
     /// Its classes' heatmaps, without those of classes that are not there, or `None` where numbers are not finite.
     classes: Option<Vec<ClassHeatmaps>>,
     /// What a classifier predicts for it.
@@ -117,14 +131,21 @@ impl TorchExplainer {
         self.launch(second, shape, result)
     }
 
-    fn try_launch(&self, samples: &[DecodedSample], (height, width): (usize, usize)) -> Result<Results, ExplainError> {
+    /// Runs the model on samples.
+    pub(super) fn see(&self, samples: &[DecodedSample], (height, width): (usize, usize)) -> Result<Seen, ExplainError> {
         let images: Vec<&InputPixels> = samples.iter().map(|sample| &sample.pixels).collect();
         let input = self.uploader.upload(&images, (height, width))?;
-        let samples = TiSlice::from_ref(samples);
+        let samples: &TiSlice<SampleIndex, DecodedSample> = TiSlice::from_ref(samples);
         let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
-        let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
+        let targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
         let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
-        let plain = self.saliencies(&input, &keys, &targets, &shown)?;
+        let found = self.saliencies(&input, &keys, &targets, &shown)?;
+        Ok(Seen { input, keys, targets, shown, found })
+    }
+
+    fn try_launch(&self, samples: &[DecodedSample], (height, width): (usize, usize)) -> Result<Results, ExplainError> {
+        let Seen { input, keys, mut targets, shown, found: plain } = self.see(samples, (height, width))?;
+        let samples = TiSlice::from_ref(samples);
         let mut maps = self.heatmaps(&plain.passes, PLAIN, samples, (height, width))?;
         if self.options.aug_smooth {
             for (cell, found) in plain.targets.iter() {
@@ -150,12 +171,23 @@ impl TorchExplainer {
                 *sum = sum.f_div_scalar(SMOOTHING.len() as f64)?;
             }
         }
+        self.results(samples, &input, plain, &maps)
+    }
+
+    /// What becomes of maps that are drawn.
+    pub(super) fn results(
+        &self,
+        samples: &TiSlice<SampleIndex, DecodedSample>,
+        input: &Tensor,
+        plain: Saliencies,
+        maps: &Grid<TiVec<ColumnIndex, DeviceMaps>>,
+    ) -> Result<Results, ExplainError> {
         let mut examined = Grid::default();
         if self.options.faithfulness {
-            examined = self.faithfulness(&input, &plain.targets, &maps)?;
+            examined = self.faithfulness(input, &plain.targets, maps)?;
         }
         if let Some(replacement) = self.options.counterfactuals {
-            let asked = self.counterfactuals(replacement, &input, samples, &plain.targets, &maps)?;
+            let asked = self.counterfactuals(replacement, input, samples, &plain.targets, maps)?;
             for (cell, asked) in asked {
                 let known = examined.remove(cell).unwrap_or_else(|| asked.iter().map(|_| Measures::default()).collect());
                 examined.insert(cell, known.into_iter().zip(asked).map(|(known, asked)| known.or(asked)).collect());
@@ -216,7 +248,7 @@ impl TorchExplainer {
     }
 
     /// Adds a sample with its heatmaps to the result, and says where its classes are.
-    fn add(&self, sample: DecodedSample, found: Found, result: &mut HeatmapBatch) {
+    pub(super) fn add(&self, sample: DecodedSample, found: Found, result: &mut HeatmapBatch) {
         let Found { classes, prediction, detected, pixels } = found;
         let Some(mut classes) = classes else {
             let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
@@ -249,6 +281,7 @@ impl TorchExplainer {
         }
         let num_unmatched = num_detections - num_matched;
         result.explained.push(ExplainedSample {
+            part: ClassPart::WHOLE,
             envelope,
             seen,
             attention,
@@ -263,7 +296,7 @@ impl TorchExplainer {
 
 impl Results {
     /// Waits for them: what was found of each sample.
-    fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
+    pub(super) fn read(self, samples: &[DecodedSample], num_columns: usize) -> Result<Vec<Found>, TchError> {
         let Results { maps, upsamplings, scored, explained, mut examined, has_predictions, detected, pixels } = self;
         let OnHost { mut heatmaps, of_layers, mut numbers } = maps.read()?;
         let mut predictions = vec![None; samples.len()];

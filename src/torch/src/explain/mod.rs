@@ -8,6 +8,7 @@
 mod attention;
 mod batch_size;
 mod cam;
+mod class_gradients;
 mod counterfactuals;
 mod decision;
 mod detection;
@@ -20,6 +21,7 @@ mod layout;
 mod masks;
 mod noise;
 mod options;
+mod parts;
 mod pass;
 mod probe;
 mod replacement;
@@ -40,17 +42,21 @@ pub use sampling::{Baseline, Sampling};
 pub use trial::{depends_on_batch, deviations, not_pooled};
 
 use crate::program::{
-    Demand, Dynamic, ExecError, MathAttention, Plan, PlanOptions, Program, ProgramError, Tap, Uploader, from_tch,
+    Demand, Dynamic, ExecError, Layer, MathAttention, Plan, PlanOptions, Program, ProgramError, Tap, Uploader, from_tch,
 };
 use attention::AttentionTaps;
 use batch_size::Footprint;
 use cam::Needs;
 use camflow_media::Normalization;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
+use class_gradients::ClassGradients;
+use grid::{ColumnIndex, LayerIndex};
 use launch::{Launched, failure};
+use parts::Unfinished;
 use pass::{Derivative, NetworkTaps, Order, Taps};
 use sizes::Sizes;
 use slices::MapSizes;
+use typed_index_collections::TiVec;
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
@@ -60,7 +66,9 @@ pub struct TorchExplainer {
     /// What black is in each channel of the model's input.
     black: Vec<f32>,
     options: ExplainOptions,
-    columns: Vec<Column>,
+    columns: TiVec<ColumnIndex, Column>,
+    /// What columns need no pass back for.
+    class_gradients: ClassGradients,
     taps: Taps,
     /// Those that some method needs, one for each objective.
     derivatives: Vec<Derivative>,
@@ -83,6 +91,8 @@ pub struct TorchExplainer {
     runs_ahead: bool,
     /// What was launched and not looked at.
     launched: Vec<Launched>,
+    /// The sample of which not all heatmaps are drawn.
+    unfinished: Option<Unfinished>,
 }
 
 /// Why a batch gave nothing.
@@ -122,10 +132,18 @@ impl TorchExplainer {
     pub fn new(program: &Program, plan_options: PlanOptions, options: ExplainOptions) -> Result<Self, ProgramError> {
         let needs: Vec<Needs> = options.methods.iter().map(|method| method.needs()).collect();
         let mut demand = Demand { boxes: program.detections().map(|(_, boxes)| boxes), ..Demand::of(program.primary_output()) };
-        let layers = options.layers.iter().map(|layer| demand.tap(layer.tap)).collect();
-        if needs.iter().any(|needs| needs.resumes) {
-            demand.resume_from = options.layers.iter().map(|layer| layer.tap).collect();
-        }
+        let layers: TiVec<LayerIndex, Tap> = options.layers.iter().map(|layer| demand.tap(layer.tap)).collect();
+        let columns: TiVec<ColumnIndex, Column> = options.columns().into();
+        // `--exact` has the gradients of every image from libtorch; those of a probability depend on the image.
+        let takes_gradients = options.references.is_none()
+            && !plan_options.exact
+            && options.reading.score == ScoreKind::Logit
+            && options.methods.iter().any(|method| method.differentiated().is_some());
+        let is_affine = |layer: &Layer| takes_gradients && program.is_affine_behind(layer.tap);
+        let affine: Vec<bool> = options.layers.iter().map(is_affine).collect();
+        let resumes = needs.iter().any(|needs| needs.resumes);
+        let from = options.layers.iter().zip(&affine).filter(|(_, is_affine)| resumes || **is_affine);
+        demand.resume_from = from.map(|(layer, _)| layer.tap).collect();
         let mut network = None;
         if needs.iter().any(|needs| needs.network || needs.image) {
             let input = demand.tap(program.input());
@@ -136,25 +154,31 @@ impl TorchExplainer {
         let guided = needs.iter().any(|needs| needs.guided).then(|| guided(program, plan_options, &options)).transpose()?;
         let attention = needs.iter().filter_map(|needs| needs.attention).reduce(AttentionNeeds::or);
         let attention = attention.map(|needs| AttentionTaps::new(program, &options.layers, needs, &mut demand)).transpose()?;
+        let mut plan = Plan::new(program, &demand, plan_options)?;
+        let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
+        let is_shared = |layer: &LayerIndex| affine[usize::from(*layer)] && plan.runs_on_from(layers[*layer]);
+        let of_shared = |column: &Column| {
+            column.method.differentiated().is_some() && !column.layers.is_empty() && column.layers.iter().all(is_shared)
+        };
+        let class_gradients = ClassGradients::new(columns.iter().map(of_shared).collect(), max_batch);
         let mut derivatives: Vec<Derivative> = Vec::new();
-        for derivative in needs.iter().filter_map(|needs| needs.derivative) {
+        let others = columns.iter_enumerated().filter(|(index, _)| !class_gradients.has(*index));
+        for derivative in others.filter_map(|(_, column)| column.method.needs().derivative) {
             match derivatives.iter_mut().find(|known| known.objective == derivative.objective) {
                 Some(known) => known.order = known.order.max(derivative.order),
                 None => derivatives.push(derivative),
             }
         }
         let is_second = derivatives.iter().any(|derivative| derivative.order == Order::Second);
-        let mut plan = Plan::new(program, &demand, plan_options)?;
         options.references.iter().try_for_each(|references| plan.compare(program, references))?;
-        let columns = options.columns();
         let uploader =
             Uploader::new(plan.device(), program).map_err(|error| program.device_error(plan_options.device, &error))?;
-        let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         let Normalization { mean, std, .. } = program.metadata.preprocess.normalization();
         Ok(TorchExplainer {
             plan,
             guided,
             black: mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect(),
+            class_gradients,
             taps: Taps { layers, network, attention },
             derivatives,
             _math_attention: is_second.then(MathAttention::new),
@@ -169,6 +193,7 @@ impl TorchExplainer {
             // The CPU computes on the thread that launches.
             runs_ahead: plan_options.device.is_cuda(),
             launched: Vec::new(),
+            unfinished: None,
             options,
         })
     }
@@ -186,6 +211,7 @@ impl TorchExplainer {
     /// A run begins: what one that was cut off had launched is of other samples.
     pub fn begin(&mut self) {
         self.launched.clear();
+        self.unfinished = None;
     }
 
     /// Whether it takes one sample at a time: the model takes nothing but the batch of its export, or minds the others in it.
@@ -220,7 +246,7 @@ fn unusable(device: &str, fault: &str, error: &ExplainError) -> RunError {
 
 impl Explainer for TorchExplainer {
     fn explain(&mut self, batch: InputBatch) -> Result<HeatmapBatch, RunError> {
-        let mut result = HeatmapBatch::default();
+        let mut result = self.rest_of_parts()?;
         let InputBatch { samples, height, width } = batch;
         if samples.iter().any(|sample| sample.slices.is_some()) {
             let before = std::mem::take(&mut self.launched);
@@ -234,6 +260,17 @@ impl Explainer for TorchExplainer {
             return Ok(result);
         }
         let before = std::mem::take(&mut self.launched);
+        if let Some(at_once) = self.classes_at_once(&samples, (height, width)) {
+            let see = |this: &mut Self| this.see_for_parts(&samples, (height, width), at_once);
+            self.unfinished = match self.footprint {
+                Some(_) => see(self),
+                None => self.measure(height * width, see),
+            };
+            if self.unfinished.is_some() {
+                self.collect(before, &mut result)?;
+                return Ok(result);
+            }
+        }
         if self.footprint.is_some() {
             self.launch(samples, (height, width), &mut result)?;
         } else {
@@ -249,8 +286,12 @@ impl Explainer for TorchExplainer {
         Ok(result)
     }
 
+    fn next_part(&mut self) -> Result<Option<HeatmapBatch>, RunError> {
+        self.draw_part()
+    }
+
     fn finish(&mut self) -> Result<HeatmapBatch, RunError> {
-        let mut result = HeatmapBatch::default();
+        let mut result = self.rest_of_parts()?;
         let launched = std::mem::take(&mut self.launched);
         self.collect(launched, &mut result)?;
         Ok(result)

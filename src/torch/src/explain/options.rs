@@ -28,7 +28,7 @@ pub struct ExplainOptions {
     pub reading: Reading,
     /// What the embeddings of images are compared with, of a model that gives such: the similarities stand in the output's place.
     pub references: Option<References>,
-    /// Whether heatmaps are examined for their faithfulness, 61 more forward passes each.
+    /// Whether heatmaps are examined for their faithfulness: 57 more forward passes each, and 3 of each image.
     pub faithfulness: bool,
     /// What takes the place of the object, of its background and of the most attended region outside of it, where the model is asked
     /// about such images: two more forward passes for each class, and one for each heatmap.

@@ -18,10 +18,10 @@ use super::{
     ExplainError,
     attention::{AttentionTaps, Place, Reading, by_heads, precise},
     grid::{self, Grid, LayerIndex, SampleIndex, TargetIndex},
-    layout::as_nchw,
+    layout::{as_nchw, of_image, repeated},
     probe::{Probe, ProbeOptions},
     sampling::Sampling,
-    target::{Score, class_confidences, class_scores},
+    target::{Score, class_scores},
 };
 use crate::program::{self, Execution, Layer, Plan, Tap};
 pub(super) use variants::Noise;
@@ -34,6 +34,25 @@ pub trait Objective: 'static {
     /// # Errors
     /// libtorch fails.
     fn values(output: &Tensor, scores: &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>;
+}
+
+/// From a batch's output and scores of its samples to a scalar of each.
+type Values = fn(&Tensor, &[(SampleIndex, &Score)]) -> Result<Tensor, TchError>;
+
+/// An objective's [`Objective::values`], and which it is.
+#[derive(Clone, Copy)]
+pub struct Differentiated {
+    /// Whose.
+    pub objective: TypeId,
+    /// Of logits and scores.
+    pub values: Values,
+}
+
+impl Differentiated {
+    /// That of an objective.
+    pub fn of<O: Objective>() -> Self {
+        Differentiated { objective: TypeId::of::<O>(), values: O::values }
+    }
 }
 
 /// The score itself.
@@ -157,10 +176,70 @@ impl<'a> Run<'a> {
         &self.scores
     }
 
+    /// A target layer.
+    fn layer(&self, layer: LayerIndex) -> &'a Layer {
+        &self.layers[layer]
+    }
+
+    /// The activation of a layer as the model has it.
+    fn tapped(&self, layer: LayerIndex) -> Result<Tensor, TchError> {
+        self.taps.layers[layer].of(&self.execution.taps).f_detach()
+    }
+
+    /// What a layer gave, as `[N, C, H', W']`.
+    fn nchw(&self, tensor: &Tensor, layer: LayerIndex) -> Result<Tensor, ExplainError> {
+        let (height, width) = self.input_size();
+        as_nchw(tensor, self.layer(layer), [height, width])
+    }
+
+    /// The activation of a layer, `[N, C, H', W']`. Methods compute in f32 what the model computed in less.
+    pub fn activation(&self, layer: LayerIndex) -> Result<Tensor, ExplainError> {
+        let known = self.activations.borrow()[layer].as_ref().map(Tensor::shallow_clone);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let activation = self.nchw(&self.tapped(layer)?.f_to_kind(self.plan.kind())?, layer)?;
+        self.activations.borrow_mut()[layer] = Some(activation.shallow_clone());
+        Ok(activation)
+    }
+
+    /// Rows and columns of the input.
+    pub fn input_size(&self) -> (i64, i64) {
+        let size = self.execution.input.size();
+        (size[2], size[3])
+    }
+
+    /// The logits, without the graph behind them.
+    pub fn output(&self) -> Result<Tensor, TchError> {
+        self.execution.output.f_detach()
+    }
+
+    /// The gradient `[T, C, H', W']` of each of `T` scores with respect to a layer in front of which no image changes it: the network is run
+    /// on from the first sample's activation, `T` times at once.
+    pub fn shared_gradients(&self, layer: LayerIndex, scores: &[&Score]) -> Result<Tensor, ExplainError> {
+        let count = scores.len() as i64;
+        let activation = of_image(&self.tapped(layer)?, self.layer(layer), 0)?;
+        let activation = repeated(&activation, self.layer(layer), count)?.f_detach()?.f_set_requires_grad(true)?;
+        let gradient = tch::with_grad(|| -> Result<Tensor, ExplainError> {
+            let output = self.plan.resume_recording(self.taps.layers[layer], &self.execution, 0, &activation, count)?;
+            let each: Vec<_> = scores.iter().enumerate().map(|(row, score)| (SampleIndex::from(row), *score)).collect();
+            let root = class_scores(&output, &each)?.f_sum(None::<Kind>)?;
+            Ok(program::gradients(&root, &[activation.shallow_clone()], false, false)?.swap_remove(0))
+        })?;
+        if !gradient.defined() {
+            return Err(no_influence(self.layer(layer)));
+        }
+        self.nchw(&gradient.f_detach()?.f_to_kind(self.plan.kind())?, layer)
+    }
+
     /// The same, when nothing else of the run is needed any more.
     pub fn into_scores(self) -> Grid<Score> {
         self.scores
     }
+}
+
+fn no_influence(layer: &Layer) -> ExplainError {
+    ExplainError::Unsuitable(format!("layer `{}` has no influence on the model's output", layer.path))
 }
 
 /// One target of every sample that has it.
@@ -192,14 +271,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The samples that have the target.
-    pub fn samples(&self) -> impl Iterator<Item = SampleIndex> {
-        self.present.iter().map(|(sample, _)| *sample)
-    }
-
     /// A target layer.
     pub fn layer(&self, layer: LayerIndex) -> &'a Layer {
-        &self.run.layers[layer]
+        self.run.layer(layer)
     }
 
     /// What tells the samples apart where chance plays a part.
@@ -214,24 +288,17 @@ impl<'a> Pass<'a> {
 
     /// The activation of a layer as the model has it.
     pub fn tapped(&self, layer: LayerIndex) -> Result<Tensor, TchError> {
-        self.tap(layer).of(&self.run.execution.taps).f_detach()
+        self.run.tapped(layer)
     }
 
     /// What a layer gave, as `[N, C, H', W']`.
     pub fn nchw(&self, tensor: &Tensor, layer: LayerIndex) -> Result<Tensor, ExplainError> {
-        let size = self.run.execution.input.size();
-        as_nchw(tensor, self.layer(layer), [size[2], size[3]])
+        self.run.nchw(tensor, layer)
     }
 
     /// The activation of a layer, `[N, C, H', W']`. Methods compute in f32 what the model computed in less.
     pub fn activation(&self, layer: LayerIndex) -> Result<Tensor, ExplainError> {
-        let known = self.run.activations.borrow()[layer].as_ref().map(Tensor::shallow_clone);
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let activation = self.nchw(&self.tapped(layer)?.f_to_kind(self.run.plan.kind())?, layer)?;
-        self.run.activations.borrow_mut()[layer] = Some(activation.shallow_clone());
-        Ok(activation)
+        self.run.activation(layer)
     }
 
     /// The scalars `[n]` of the samples that have the target, with the graph behind them where there is one.
@@ -246,11 +313,6 @@ impl<'a> Pass<'a> {
         Ok(values)
     }
 
-    /// The probabilities `[n]` of the classes of the samples that have the target.
-    pub fn confidences(&self) -> Result<Tensor, TchError> {
-        class_confidences(&self.run.execution.output.f_detach()?, &self.present)
-    }
-
     /// The gradient with respect to a layer, `[N, C, H', W']`.
     pub fn gradient<O: Objective>(&self, layer: LayerIndex) -> Result<Tensor, ExplainError> {
         let gradients = self.gradients::<O>()?;
@@ -263,8 +325,7 @@ impl<'a> Pass<'a> {
             return Ok(self.activation(layer)?.f_zeros_like()?);
         }
         if !gradient.defined() {
-            let path = &self.layer(layer).path;
-            return Err(ExplainError::Unsuitable(format!("layer `{path}` has no influence on the model's output")));
+            return Err(no_influence(self.layer(layer)));
         }
         self.nchw(&gradient.f_detach()?.f_to_kind(self.run.plan.kind())?, layer)
     }
@@ -295,7 +356,7 @@ impl<'a> Pass<'a> {
             return Ok((image, zeros));
         }
         if !gradient.defined() {
-            return Err(no_influence());
+            return Err(image_without_influence());
         }
         Ok((image, gradient.shallow_clone()))
     }
@@ -309,7 +370,7 @@ impl<'a> Pass<'a> {
         let root = tch::with_grad(|| class_scores(&execution.output, &self.present)?.f_sum(None::<Kind>))?;
         let found = program::gradients(&root, &[input.of(&execution.taps).shallow_clone()], !self.is_last, false)?.remove(0);
         if !found.defined() {
-            return Err(no_influence());
+            return Err(image_without_influence());
         }
         let found = found.f_detach()?.f_to_kind(self.run.plan.kind())?;
         *self.guided.borrow_mut() = Some(found.shallow_clone());
@@ -458,6 +519,6 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn no_influence() -> ExplainError {
+fn image_without_influence() -> ExplainError {
     ExplainError::Unsuitable("the image has no influence on the score that a gradient shows".into())
 }

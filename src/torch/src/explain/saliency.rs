@@ -1,16 +1,17 @@
 //! One tensor through the model: forward, then pass by pass the saliency maps of all methods.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
     cam::Reduction,
+    class_gradients::ClassMaps,
     detection::predicted,
-    grid::{ColumnIndex, Grid, SampleIndex, TargetIndex},
-    pass::{ClassScore, Pass, Run, Setting},
+    grid::{Cell, ColumnIndex, Grid, SampleIndex, TargetIndex},
+    pass::{Pass, Run, Setting},
     probe::ProbeOptions,
-    target::{Boxes, Score, pixel_values, predictions, resolve},
+    target::{Boxes, Score, class_confidences, class_scores, pixel_values, predictions, resolve},
 };
 use crate::program::Execution;
 use camflow_media::BinaryMask;
@@ -32,6 +33,33 @@ pub(super) struct Saliencies {
     pub pixels: Option<Tensor>,
     /// Target by target.
     pub passes: Vec<PassMaps>,
+}
+
+impl Saliencies {
+    /// The first passes, with what belongs to them, which are left out here.
+    pub(super) fn take_first(&mut self, count: usize) -> Saliencies {
+        let count = count.min(self.passes.len());
+        let passes: Vec<PassMaps> = self.passes.drain(..count).collect();
+        let mut targets = Grid::default();
+        for pass in &passes {
+            for &sample in &pass.samples {
+                let cell = Cell { sample, target: pass.target };
+                if let Some(score) = self.targets.remove(cell) {
+                    targets.insert(cell, score);
+                }
+            }
+        }
+        let share = |all: &Option<Tensor>| all.as_ref().map(Tensor::shallow_clone);
+        Saliencies {
+            targets,
+            values: self.values.drain(..count).collect(),
+            confidences: self.confidences.drain(..count.min(self.confidences.len())).collect(),
+            predictions: share(&self.predictions),
+            detected: share(&self.detected),
+            pixels: share(&self.pixels),
+            passes,
+        }
+    }
 }
 
 /// The maps of one target of every sample that has it.
@@ -91,22 +119,57 @@ impl TorchExplainer {
         };
         let run = Run::new(setting, execution, guided, scores, keys);
         let reduction = if self.options.eigen_smooth { Reduction::FirstComponent } else { Reduction::Sum };
+        let mut shared = self.class_gradients.maps(&run, &self.columns, reduction)?;
+        let is_all_shared = shared.iter().all(Option::is_some);
+        let targets: Vec<TargetIndex> = run.scores().targets().collect();
+        // Of methods that look at no class, what the first pass gave.
+        let mut alike: TiVec<ColumnIndex, Vec<Tensor>> = self.columns.iter().map(|_| Vec::new()).collect();
         let mut passes = Vec::new();
-        let mut values = Vec::new();
-        let mut confidences = Vec::new();
-        let mut targets = run.scores().targets().peekable();
-        while let Some(target) = targets.next() {
-            let pass = Pass::new(&run, target, targets.peek().is_none());
-            let of_column = |column: &super::Column| column.method.saliencies(&pass, &column.layers, reduction);
-            let columns = self.columns.iter().map(of_column).collect::<Result<_, _>>()?;
-            if self.options.confidence {
-                confidences.push(pass.confidences()?.f_to_kind(Kind::Double)?);
-            }
-            values.push(pass.values::<ClassScore>()?.f_detach()?.f_to_kind(Kind::Double)?);
-            passes.push(PassMaps { target, samples: pass.samples().collect(), columns });
+        for (number, &target) in targets.iter().enumerate() {
+            // A pass is the same for all columns.
+            let pass = (!is_all_shared).then(|| Pass::new(&run, target, number + 1 == targets.len()));
+            let of_column =
+                |((index, column), shared): ((ColumnIndex, &super::Column), &mut Option<ClassMaps>)| match (shared, &pass) {
+                    (Some(maps), _) => Ok(maps.iter_mut().filter_map(|of_layer| of_layer.remove(&target)).collect()),
+                    (None, Some(pass)) if column.method.is_of_class() => {
+                        column.method.saliencies(pass, &column.layers, reduction)
+                    }
+                    (None, Some(pass)) => {
+                        if alike[index].is_empty() {
+                            alike[index] = column.method.saliencies(pass, &column.layers, reduction)?;
+                        }
+                        Ok(alike[index].iter().map(Tensor::shallow_clone).collect())
+                    }
+                    (None, None) => Ok(Vec::new()),
+                };
+            let columns = self.columns.iter_enumerated().zip(&mut shared).map(of_column).collect::<Result<_, _>>()?;
+            let samples = run.scores().of_target(target).map(|(sample, _)| sample).collect();
+            passes.push(PassMaps { target, samples, columns });
         }
-        drop(targets);
+        let output = run.output()?;
+        let values = self.by_pass(&run, &passes, |scores| class_scores(&output, scores))?;
+        let confidences = match self.options.confidence {
+            true => self.by_pass(&run, &passes, |scores| class_confidences(&output, scores))?,
+            false => Vec::new(),
+        };
         Ok(Saliencies { targets: run.into_scores(), values, confidences, predictions, detected, pixels, passes })
+    }
+
+    /// Numbers of all scores, f64 `[n]` of each pass. Those of classes are asked for together; maps of logits would take too much memory.
+    fn by_pass(
+        &self,
+        run: &Run<'_>,
+        passes: &[PassMaps],
+        numbers: impl Fn(&[(SampleIndex, &Score)]) -> Result<Tensor, TchError>,
+    ) -> Result<Vec<Tensor>, TchError> {
+        let at_once = if run.scores().iter().all(|(_, score)| score.key().is_some()) { passes.len() } else { 1 };
+        let mut found = Vec::new();
+        for some in passes.chunks(at_once.max(1)) {
+            let scores: Vec<_> = some.iter().flat_map(|pass| run.scores().of_target(pass.target)).collect();
+            let sizes: Vec<i64> = some.iter().map(|pass| pass.samples.len() as i64).collect();
+            found.extend(numbers(&scores)?.f_to_kind(Kind::Double)?.f_split_with_sizes(sizes, 0)?);
+        }
+        Ok(found)
     }
 
     /// What is differentiated, of each class that is there.

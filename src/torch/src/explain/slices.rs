@@ -19,8 +19,8 @@ use super::{
 use crate::program::{HostCopy, send};
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, SliceAxis, SlicePart, Upsampling, Window};
 use camflow_pipeline::{
-    Channel, ClassHeatmaps, ClassIndex, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap, RunError,
-    SlicedImage, SlicedPlace, TargetPixels,
+    Channel, ClassHeatmaps, ClassIndex, ClassPart, ClassTarget, DecodedSample, ExplainedSample, Heatmap, HeatmapBatch, LayerMap,
+    RunError, SlicedImage, SlicedPlace, TargetPixels,
 };
 
 /// Places of the saliency map of an image: of a layer with more of them, several become one.
@@ -196,6 +196,7 @@ impl TorchExplainer {
                 let DecodedSample { envelope, attention, .. } = sample;
                 let (prediction, detected, pixels, num_unmatched) = (None, None, None, 0);
                 result.explained.push(ExplainedSample {
+                    part: ClassPart::WHOLE,
                     envelope,
                     seen,
                     attention,

@@ -60,8 +60,15 @@ pub(super) struct Boxes<'a> {
     pub input: (usize, usize),
 }
 
+/// Which function of the logits a score is, where no mask says what of them counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ClassKey {
+    source: Source,
+    less: Option<Source>,
+}
+
 /// Where a class's logits are in the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     /// In this one of several channels.
     Channel(i64),
@@ -353,6 +360,22 @@ impl Source {
 }
 
 impl Score {
+    /// Scores of one kind are the same function of the logits `[N, K]`; `None` of maps of logits, where each image has pixels of its own.
+    pub(super) fn key(&self) -> Option<ClassKey> {
+        self.mask.is_none().then_some(ClassKey { source: self.source, less: self.less })
+    }
+
+    /// The score of another of several channels, and of nothing else; `None` where there is but one.
+    pub(super) fn of_channel(&self, channel: i64) -> Option<Score> {
+        let source = match self.source {
+            Source::Channel(_) => Source::Channel(channel),
+            Source::Value(_) => Source::Value(channel),
+            Source::Alone(_) => Source::Alone(channel),
+            Source::Only { .. } => return None,
+        };
+        Some(Score { class: channel, predicted: None, source, kind: self.kind, less: None, mask: None })
+    }
+
     /// The same class and pixels in an output that holds probabilities.
     fn of_probabilities(&self) -> Result<Score, TchError> {
         let source = match self.source {

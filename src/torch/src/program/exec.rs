@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::{
+    counts::{self, Passes},
     dispatch::{self, Autocast, DispatchError, Input, Output as Result_},
     graph::{Arg, IntArg, Output, ValueId},
     memory::says_out_of_memory,
@@ -78,6 +79,7 @@ impl Plan {
     /// A node fails; the error names it, and says whether memory ran out.
     pub fn run(&self, input: &Tensor) -> Result<Execution, ExecError> {
         let _precision = self.reduced_precision();
+        counts::add(Passes { whole: images_in(input), ..Passes::default() });
         let mut frame = self.frame(None)?;
         self.capture(&mut frame);
         let input = self.feed(input, &mut frame)?;
@@ -100,6 +102,7 @@ impl Plan {
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, ExecError> {
         let _no_grad = tch::no_grad_guard();
         let _precision = self.reduced_precision();
+        counts::add(Passes { whole: images_in(input), ..Passes::default() });
         let mut frame = self.frame(None)?;
         let _ = self.feed(input, &mut frame)?;
         for step in &self.steps {
@@ -374,6 +377,11 @@ fn probabilities(query: &Tensor, key: &Tensor, mask: Option<&Tensor>, scale: Opt
         None => return scores.f_softmax(-1, None::<Kind>),
     };
     scores.f_internal_safe_softmax(-1, None::<Kind>)
+}
+
+/// How many images a batch holds.
+fn images_in(batch: &Tensor) -> u64 {
+    batch.size().first().map_or(0, |images| *images as u64)
 }
 
 /// A copy with its own memory; tch's `f_clone` is the out= form.

@@ -14,6 +14,9 @@
 
 namespace {
 
+// Pixels that stay in a core's cache.
+constexpr int64_t kTogether = 1 << 18;
+
 // The least and the largest of values, in lanes that a compiler may keep in registers.
 std::pair<float, float> bounds(const float* values, int64_t length) {
   constexpr int64_t kLanes = 16;
@@ -56,13 +59,19 @@ int cf_fuse_levels(const at::Tensor* const* levels, size_t num_levels, double ep
   return guarded(error, [&] {
     const int64_t height = fused->size(1), width = fused->size(2), length = height * width;
     float* const values = fused->mutable_data_ptr<float>();
-    at::parallel_for(0, fused->size(0), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
+    // Small maps together, as a call takes longer than they do.
+    const int64_t together = std::max<int64_t>(1, kTogether / length);
+    at::parallel_for(0, fused->size(0), together, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n += together) {
+        const int64_t count = std::min(together, end - n);
         for (size_t k = 0; k < num_levels; ++k) {
-          const at::Tensor map = levels[k]->narrow(0, n, 1).unsqueeze(0);
-          const bool fits = map.size(2) == height && map.size(3) == width;
-          const at::Tensor resized = fits ? map : at::upsample_bilinear2d(map, {height, width}, false);
-          scale_onto(resized.const_data_ptr<float>(), length, static_cast<float>(epsilon), k == 0, values + n * length);
+          const at::Tensor maps = levels[k]->narrow(0, n, count).unsqueeze(1);
+          const bool fits = maps.size(2) == height && maps.size(3) == width;
+          const at::Tensor resized = (fits ? maps : at::upsample_bilinear2d(maps, {height, width}, false)).contiguous();
+          const float* const pixels = resized.const_data_ptr<float>();
+          for (int64_t m = 0; m < count; ++m) {
+            scale_onto(pixels + m * length, length, static_cast<float>(epsilon), k == 0, values + (n + m) * length);
+          }
         }
       }
     });

@@ -6,6 +6,7 @@ use tch::{TchError, Tensor};
 
 use super::{
     Layer, Program, ProgramError,
+    counts::{self, Passes},
     graph::{Graph, Node, Operation, ValueId},
     passes::{self, Aliases, InPlace},
 };
@@ -51,6 +52,15 @@ impl Program {
     /// a run shows.
     pub fn influences(&self) -> Influences {
         influences(&self.graph, self.primary_output())
+    }
+
+    /// Whether the scores of a classifier are an affine function of this value whose coefficients no image changes, as behind them are but
+    /// pooling and linear layers: then the gradient of a class is the same for all images. False where the graph does not say so.
+    pub(crate) fn is_affine_behind(&self, value: ValueId) -> bool {
+        let is_classifier = self.output_sizes().is_some_and(|sizes| sizes.len() == 2) && self.detections().is_none();
+        // Texts are compared by the cosine.
+        let is_last = self.texts.is_none();
+        is_classifier && is_last && passes::is_affine(&self.graph, &passes::aliases(&self.graph), value, self.primary_output())
     }
 
     /// The layers that are explained when none is named, and what to tell of them. Those whose influence is less than `needed`
@@ -246,6 +256,7 @@ pub fn gradients(root: &Tensor, inputs: &[Tensor], keep_graph: bool, create_grap
                 .into(),
         ));
     }
+    counts::add(Passes { backward: 1, ..Passes::default() });
     Tensor::f_run_backward(&[root], inputs, keep_graph, create_graph)
 }
 

@@ -53,7 +53,7 @@ use tch::{Device, Tensor};
 
 pub use attention::{Attending, AttentionBlock, Readout};
 pub use biases::Bias;
-pub use counts::{Counts, counted};
+pub use counts::{Counts, Passes, counted};
 pub use cuda::{CudaStatus, cuda_status, libtorch_folder};
 pub use device::{fault_of, find_device, share_cores};
 pub use dispatch::DispatchError;

@@ -7,6 +7,7 @@
 use tch::Tensor;
 
 use super::{
+    counts::{self, Passes},
     exec::{ExecError, Execution, Value, from_tch},
     graph::{BatchDim, ValueId},
     plan::{Plan, Suffix, Tap},
@@ -32,12 +33,33 @@ impl Plan {
         activation: &Tensor,
         count: i64,
     ) -> Result<Tensor, ExecError> {
+        let _no_grad = tch::no_grad_guard();
+        self.resume_recording(tap, execution, sample, activation, count)
+    }
+
+    /// The same with the gradient graph from that activation on, where gradients are recorded.
+    ///
+    /// # Errors
+    /// As for [`Plan::resume`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn resume_recording(
+        &self,
+        tap: Tap,
+        execution: &Execution,
+        sample: i64,
+        activation: &Tensor,
+        count: i64,
+    ) -> Result<Tensor, ExecError> {
         let tap = self.taps[tap.0];
         let suffix = self.suffixes.get(&tap).expect("the plan was made to resume from this tap");
-        let _no_grad = tch::no_grad_guard();
         let _precision = self.reduced_precision();
+        let runs_on = self.can_repeat(suffix);
+        let [resumed, whole] = [runs_on, !runs_on].map(|is_so| if is_so { count as u64 } else { 0 });
+        counts::add(Passes { whole, resumed, backward: 0 });
         let mut frame = self.frame(Some((tap, Value::Tensor(activation.shallow_clone()))))?;
-        if self.can_repeat(suffix) {
+        if runs_on {
             for id in &suffix.boundary {
                 let Some(value) = execution.kept.get(id) else { continue };
                 let value = match value {
@@ -100,6 +122,14 @@ impl Plan {
             self.advance(&self.steps[*step], &mut frame)?;
         }
         Ok((self.take_output(&mut frame)?, frame.take_taps()))
+    }
+
+    /// Whether the graph can be run on from a tap without running all of it.
+    ///
+    /// # Panics
+    /// The plan was not made to resume from this tap.
+    pub fn runs_on_from(&self, tap: Tap) -> bool {
+        self.can_repeat(self.suffixes.get(&self.taps[tap.0]).expect("the plan was made to resume from this tap"))
     }
 
     /// Whether every value of the boundary can be had for another batch size. Otherwise all of the graph is run.

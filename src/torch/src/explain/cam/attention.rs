@@ -177,6 +177,10 @@ impl<'a, G: Direction> Evidence<'a> for Attention<G> {
         };
         layers.iter().map(of).collect()
     }
+
+    fn is_of_class() -> bool {
+        G::HAS_GRADIENTS
+    }
 }
 
 /// Of each block up to a layer, the gradient of its attention in what the rest of the network makes of its tokens.

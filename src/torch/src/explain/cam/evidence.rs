@@ -11,7 +11,7 @@ use crate::{
         attention::AttentionNeeds,
         grid::{LayerIndex, SampleIndex},
         layout::{of_image, repeated},
-        pass::{ClassScore, Derivative, Noise, Objective, Order, Pass},
+        pass::{ClassScore, Derivative, Differentiated, Noise, Objective, Order, Pass},
         probe::Probe,
         target::Score,
     },
@@ -73,6 +73,21 @@ pub trait Evidence<'a>: Sized {
     /// # Errors
     /// libtorch fails, for want of memory say; there is no gradient.
     fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError>;
+
+    /// Whether it is of a class: otherwise all classes of an image have one map.
+    fn is_of_class() -> bool {
+        true
+    }
+
+    /// What is differentiated, where its gradient in a layer and the layer's activation are all that it holds.
+    fn differentiated() -> Option<Differentiated> {
+        None
+    }
+
+    /// Of activation and gradient `[N, C, H', W']`, if these are all that it holds.
+    fn of_gradient(_activation: Tensor, _gradient: Tensor) -> Option<Self> {
+        None
+    }
 }
 
 /// The activation of a layer.
@@ -96,6 +111,10 @@ impl<'a> Evidence<'a> for Activation<'a> {
             Ok(Activation { activation: pass.activation(*layer)?, layer: pass.layer(*layer), keys: pass.keys() })
         };
         layers.iter().map(of).collect()
+    }
+
+    fn is_of_class() -> bool {
+        false
     }
 }
 
@@ -125,6 +144,14 @@ impl<'a, O: Objective> Evidence<'a> for Gradients<O> {
     fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
         layers.iter().map(|layer| Ok(Gradients::new(pass.activation(*layer)?, pass.gradient::<O>(*layer)?))).collect()
     }
+
+    fn differentiated() -> Option<Differentiated> {
+        Some(Differentiated::of::<O>())
+    }
+
+    fn of_gradient(activation: Tensor, gradient: Tensor) -> Option<Self> {
+        Some(Gradients::new(activation, gradient))
+    }
 }
 
 /// The activation of a layer with the first and the second derivative of the class's score; `[N, C, H', W']` each.
@@ -153,6 +180,16 @@ impl<'a> Evidence<'a> for SecondOrder {
             })
         };
         layers.iter().map(of).collect()
+    }
+
+    fn differentiated() -> Option<Differentiated> {
+        Some(Differentiated::of::<ClassScore>())
+    }
+
+    /// A gradient that no image changes has no derivative.
+    fn of_gradient(activation: Tensor, gradient: Tensor) -> Option<Self> {
+        let hessian_product = gradient.f_zeros_like().ok()?;
+        Some(SecondOrder { activation, gradient, hessian_product })
     }
 }
 

@@ -36,6 +36,10 @@ impl CamMethod for FinerCam {
         Ok(reduction.of_weighted(&evidence.activation, &gradcam::weights(&evidence.gradient)?)?)
     }
 
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        gradcam::GradCam.of_classes(activation, gradient)
+    }
+
     fn for_classifiers(&self) -> Option<&'static str> {
         Some("compares the scores of a classifier's classes")
     }

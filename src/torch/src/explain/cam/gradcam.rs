@@ -24,6 +24,11 @@ impl CamMethod for GradCam {
     fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
         Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.gradient)?)?)
     }
+
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let weights = gradient.f_mean_dim([3i64, 4].as_slice(), false, None::<Kind>)?; // (1)
+        Reduction::sum_by_class(activation, &weights).map(Some) // (2)
+    }
 }
 
 /// The channel weights `alpha_c`, `[N, C]`, of a gradient `[N, C, H', W']`.

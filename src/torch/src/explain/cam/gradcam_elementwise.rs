@@ -11,7 +11,7 @@
 
 use tch::{TchError, Tensor};
 
-use super::{CamMethod, Gradients, Reduction};
+use super::{CamMethod, Gradients, Reduction, everywhere};
 use crate::explain::ExplainError;
 
 /// Element-wise Grad-CAM.
@@ -22,6 +22,14 @@ impl CamMethod for GradCamElementwise {
 
     fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
         Ok(reduction.of(&channels(&evidence.activation, &evidence.gradient)?)?)
+    }
+
+    /// `relu(g A)` is `relu(g) relu(A) + relu(-g) relu(-A)`.
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let Some(gradient) = everywhere(gradient)? else { return Ok(None) };
+        let of_sign =
+            |activation: &Tensor, gradient: &Tensor| Reduction::sum_by_class(&activation.f_relu()?, &gradient.f_relu()?);
+        of_sign(activation, &gradient)?.f_add(&of_sign(&activation.f_neg()?, &gradient.f_neg()?)?).map(Some)
     }
 }
 

@@ -14,7 +14,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{CamMethod, Gradients, Reduction};
+use super::{CamMethod, Gradients, Reduction, everywhere};
 use crate::explain::ExplainError;
 
 const EPSILON: f64 = 1e-6;
@@ -28,17 +28,29 @@ impl CamMethod for GradCamPlusPlus {
     fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
         Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.activation, &evidence.gradient)?)?)
     }
+
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let Some(gradient) = everywhere(gradient)? else { return Ok(None) };
+        let (_, _, height, width) = activation.size4()?;
+        let total = activation.f_sum_dim_intlist([2i64, 3].as_slice(), false, None::<Kind>)?.f_unsqueeze(1)?;
+        let weights = gradient.f_relu()?.f_mul(&coefficients(&gradient, &total)?)?;
+        Reduction::sum_by_class(activation, &weights.f_mul_scalar((height * width) as f64)?).map(Some)
+    }
 }
 
 /// The channel weights `w_c`, `[N, C]`, of activation and gradient `[N, C, H', W']`.
 fn weights(activation: &Tensor, gradient: &Tensor) -> Result<Tensor, TchError> {
     let dims: &[i64] = &[2, 3];
+    let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?;
+    gradient.f_relu()?.f_mul(&coefficients(gradient, &total)?)?.f_sum_dim_intlist(dims, false, None::<Kind>)
+}
+
+/// The coefficients `a` of a gradient, where channels sum up to `total`.
+fn coefficients(gradient: &Tensor, total: &Tensor) -> Result<Tensor, TchError> {
     let squared = gradient.f_square()?;
     let cubed = squared.f_mul(gradient)?;
-    let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?;
     let denominator = squared.f_mul_scalar(2.0)?.f_add(&total.f_mul(&cubed)?)?.f_add_scalar(EPSILON)?;
-    let coefficients = squared.f_div(&denominator)?.f_masked_fill(&gradient.f_eq(0.0)?, 0.0)?;
-    gradient.f_relu()?.f_mul(&coefficients)?.f_sum_dim_intlist(dims, false, None::<Kind>)
+    squared.f_div(&denominator)?.f_masked_fill(&gradient.f_eq(0.0)?, 0.0)
 }
 
 #[cfg(test)]

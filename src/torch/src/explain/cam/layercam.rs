@@ -11,7 +11,7 @@
 
 use tch::{TchError, Tensor};
 
-use super::{CamMethod, Gradients, Reduction};
+use super::{CamMethod, Gradients, Reduction, everywhere};
 use crate::explain::ExplainError;
 
 /// LayerCAM.
@@ -22,6 +22,11 @@ impl CamMethod for LayerCam {
 
     fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
         Ok(reduction.of(&channels(&evidence.activation, &evidence.gradient)?)?)
+    }
+
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let Some(gradient) = everywhere(gradient)? else { return Ok(None) };
+        Reduction::sum_by_class(activation, &gradient.f_relu()?).map(Some)
     }
 }
 

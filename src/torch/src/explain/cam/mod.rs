@@ -45,9 +45,15 @@ mod smoothgradcam_plus_plus;
 mod sscam;
 mod xgradcam;
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
-use super::{ExplainError, Fusion, attention::AttentionNeeds, grid::LayerIndex, pass::Pass, sampling::Sampling};
+use super::{
+    ExplainError, Fusion,
+    attention::AttentionNeeds,
+    grid::LayerIndex,
+    pass::{Differentiated, Pass},
+    sampling::Sampling,
+};
 use crate::program::Influence;
 use camflow_names::Choice;
 pub use evidence::Gradients;
@@ -82,6 +88,16 @@ pub trait CamMethod: Sync + 'static {
     /// libtorch fails, for want of memory say; the activation is of no use to the method.
     fn saliency(&self, evidence: &Self::Evidence<'_>, reduction: Reduction) -> Result<Tensor, ExplainError>;
 
+    /// The saliency `[N, T, H', W']` of `T` classes at once, if the method has a shorter way than class by class: from the activation
+    /// `[N, C, H', W']` and from gradients that no image changes, `[1, T, C, h, w]`, or `[N, T, C, h, w]` where images have other classes.
+    /// `h` and `w` are 1 where a gradient is the same at all places, as behind a pooling.
+    ///
+    /// # Errors
+    /// libtorch fails, for want of memory say.
+    fn of_classes(&self, _activation: &Tensor, _gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        Ok(None)
+    }
+
     /// What it does that takes the logits of a classifier, in words that follow its name. `None`: a map of logits will do.
     fn for_classifiers(&self) -> Option<&'static str> {
         None
@@ -111,10 +127,20 @@ pub trait CamMethod: Sync + 'static {
     }
 }
 
+/// The gradients `[N, T, C]` of classes where each is the same at all places of the layer, of gradients as [`CamMethod::of_classes`] has
+/// them.
+fn everywhere(gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+    let size = gradient.size();
+    (size[3..] == [1, 1]).then(|| gradient.f_flatten(2, 4)).transpose()
+}
+
 /// A [`CamMethod`] of whatever evidence.
 trait AnyMethod: Sync {
     fn needs(&self) -> Needs;
     fn saliencies(&self, pass: &Pass<'_>, layers: &[LayerIndex], reduction: Reduction) -> Result<Vec<Tensor>, ExplainError>;
+    fn is_of_class(&self) -> bool;
+    fn differentiated(&self) -> Option<Differentiated>;
+    fn of_shared(&self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError>;
     fn for_classifiers(&self) -> Option<&'static str>;
     fn whole(&self, sampling: Sampling) -> Whole;
     fn needs_linear_head(&self) -> bool;
@@ -130,6 +156,35 @@ impl<M: CamMethod> AnyMethod for M {
     fn saliencies(&self, pass: &Pass<'_>, layers: &[LayerIndex], reduction: Reduction) -> Result<Vec<Tensor>, ExplainError> {
         let gathered = M::Evidence::gather(pass, layers)?;
         gathered.iter().map(|evidence| self.saliency(evidence, reduction)).collect()
+    }
+
+    fn is_of_class(&self) -> bool {
+        <M::Evidence<'static> as Evidence<'static>>::is_of_class()
+    }
+
+    fn differentiated(&self) -> Option<Differentiated> {
+        <M::Evidence<'static> as Evidence<'static>>::differentiated()
+    }
+
+    fn of_shared(&self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        if reduction == Reduction::Sum
+            && let Some(maps) = self.of_classes(activation, gradient)?
+        {
+            return Ok(maps);
+        }
+        // One sample after the other, its classes as if they were a batch.
+        let (n, channels, height, width) = activation.size4()?;
+        let [rows, num_classes] = [gradient.size()[0], gradient.size()[1]];
+        let size = [num_classes, channels, height, width];
+        let of_sample = |sample: i64| {
+            let own = activation.f_narrow(0, sample, 1)?.f_expand(size, false)?;
+            let gradient = gradient.f_select(0, if rows == 1 { 0 } else { sample })?.f_expand(size, false)?;
+            let evidence = M::Evidence::of_gradient(own, gradient);
+            let evidence = evidence.ok_or_else(|| ExplainError::Unsuitable("gradients are not all that it takes".into()))?;
+            self.saliency(&evidence, reduction)
+        };
+        let maps = (0..n).map(of_sample).collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::f_stack(&maps, 0)?)
     }
 
     fn for_classifiers(&self) -> Option<&'static str> {
@@ -267,6 +322,22 @@ impl Method {
     /// What a layer has to do to the output for the method to say anything of it.
     pub fn needed_influence(self) -> Influence {
         self.needs().layers.unwrap_or(Influence::None)
+    }
+
+    /// Whether classes have maps of their own: otherwise all of an image have the same one.
+    pub(super) fn is_of_class(self) -> bool {
+        self.implementation().is_of_class()
+    }
+
+    /// What is differentiated, where its gradient in a layer and the layer's activation are all that the method takes.
+    pub(super) fn differentiated(self) -> Option<Differentiated> {
+        self.implementation().differentiated()
+    }
+
+    /// The saliency `[N, T, H', W']` of `T` classes of a method that is: from the activation and gradients that no image changes, as
+    /// [`CamMethod::of_classes`] has them.
+    pub(super) fn of_shared(self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        self.implementation().of_shared(activation, gradient, reduction)
     }
 
     /// Whether a gradient has to come back to the image.

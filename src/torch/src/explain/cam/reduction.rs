@@ -25,6 +25,16 @@ impl Reduction {
         }
     }
 
+    /// The sum `[N, T, H', W']` of the channels of activation `[N, C, H', W']` with the weights `[N, T, C]` of `T` classes, or with those
+    /// `[1, T, C]` of all images: one matrix product.
+    ///
+    /// # Errors
+    /// libtorch fails, for want of memory say.
+    pub(super) fn sum_by_class(activation: &Tensor, weights: &Tensor) -> Result<Tensor, TchError> {
+        let (n, _, height, width) = activation.size4()?;
+        weights.f_matmul(&activation.f_flatten(2, 3)?)?.f_view([n, weights.size()[1], height, width])
+    }
+
     /// Of the channels `weights * activation`, with weights `[N, C]`. Their sum is a matrix product, which reads the activation
     /// once and writes nothing of its size.
     ///

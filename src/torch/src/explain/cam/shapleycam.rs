@@ -25,6 +25,11 @@ impl CamMethod for ShapleyCam {
     fn saliency(&self, evidence: &SecondOrder, reduction: Reduction) -> Result<Tensor, ExplainError> {
         Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.gradient, &evidence.hessian_product)?)?)
     }
+
+    /// There is no second order in a gradient that no image changes.
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        gradcam::GradCam.of_classes(activation, gradient)
+    }
 }
 
 /// The channel weights `alpha_c`, `[N, C]`, of gradient and Hessian-vector product `H A`, `[N, C, H', W']` both.

@@ -12,7 +12,7 @@
 
 use tch::{Kind, TchError, Tensor};
 
-use super::{CamMethod, Gradients, Reduction};
+use super::{CamMethod, Gradients, Reduction, everywhere};
 use crate::explain::ExplainError;
 
 const EPSILON: f64 = 1e-7;
@@ -25,6 +25,14 @@ impl CamMethod for XGradCam {
 
     fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
         Ok(reduction.of_weighted(&evidence.activation, &weights(&evidence.activation, &evidence.gradient)?)?)
+    }
+
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let Some(gradient) = everywhere(gradient)? else { return Ok(None) };
+        let dims: &[i64] = &[2, 3];
+        let total = activation.f_sum_dim_intlist(dims, true, None::<Kind>)?.f_add_scalar(EPSILON)?;
+        let shares = activation.f_div(&total)?.f_sum_dim_intlist(dims, false, None::<Kind>)?; // [N, C]
+        Reduction::sum_by_class(activation, &gradient.f_mul(&shares.f_unsqueeze(1)?)?).map(Some)
     }
 }
 
