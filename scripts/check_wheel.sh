@@ -13,8 +13,7 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 step "making an environment that sees the packages of .venv"
 "$("$camflow_python" -c 'import sys; print(f"{sys.base_prefix}/bin/python3")')" -m venv "$work/env"
-site="$("$work/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-"$camflow_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$site/shared.pth"
+packages_of "$camflow_python" >"$(packages_of "$work/env/bin/python")/shared.pth"
 
 step "pip wheel ."
 # The LIBTORCH of the checkout is not what users have.

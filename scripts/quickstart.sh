@@ -14,11 +14,9 @@ source scripts/setup.sh
 
 # Beside the packages of `.venv`, which other clones use, too.
 install_wheel() {
-    local site
     rm -rf "$1"
     "$camflow_python" -m venv --without-pip "$1"
-    site="$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    "$camflow_python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/shared.pth"
+    packages_of "$camflow_python" >"$(packages_of "$1/bin/python")/shared.pth"
     "$camflow_python" -m pip --python "$1/bin/python" install --disable-pip-version-check --no-deps "$camflow_wheel"
     touch "$1/.complete"
 }

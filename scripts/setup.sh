@@ -27,6 +27,9 @@ fail() {
     exit 2
 }
 
+# Where a Python keeps its packages: the real path, as the link of one checkout may not outlast what others share.
+packages_of() { "$1" -c 'import os, sysconfig; print(os.path.realpath(sysconfig.get_path("purelib")))'; }
+
 # Runs a command that says more than anybody reads: one line, on a terminal with
 # what it does just now, and all of it if it fails.
 #   logged TEXT COMMAND...

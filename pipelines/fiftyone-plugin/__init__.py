@@ -1,4 +1,4 @@
-"""camflow in the FiftyOne App: operators that compute, show and compare heatmaps and make labels of them, and a panel with plots."""
+"""camflow in the FiftyOne App: operators that compute, show and compare heatmaps and make labels of them, and panels with plots and pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .compute import ComputeHeatmaps
 from .localize import LocalizeHeatmaps
 from .panel import MeasuresPanel
 from .show import ShowHeatmaps
+from .side_by_side import SideBySidePanel
 
 if TYPE_CHECKING:
     from fiftyone.plugins.context import PluginContext
@@ -21,3 +22,4 @@ def register(plugin: PluginContext) -> None:
     plugin.register(CompareHeatmaps)
     plugin.register(LocalizeHeatmaps)
     plugin.register(MeasuresPanel)
+    plugin.register(SideBySidePanel)

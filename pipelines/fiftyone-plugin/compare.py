@@ -75,7 +75,11 @@ class CompareHeatmaps(Asking):
         ]
         shown = dict.fromkeys(field for one in numbers["series"] for field in (one["a"]["field"], one["b"]["field"]))
         view = (ctx.params.get("save_view") or "").strip()
-        there = {"show": {"view": view, "fields": [*shown]}} if view and ctx.dataset.has_saved_view(view) else {}
+        there = (
+            {"show": {"view": view, "fields": [*shown], "beside": len(shown) > 1}}
+            if view and ctx.dataset.has_saved_view(view)
+            else {}
+        )
         return {"summary": "\n".join(lines), **there}
 
 

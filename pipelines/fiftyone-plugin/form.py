@@ -70,7 +70,7 @@ def build(ctx: ExecutionContext) -> types.Property:
         if not set(methods) <= estimate.WHOLE or not methods:
             _layers(inputs, model)
         inputs.view("estimate", types.Notice(label=estimate.sentence(ctx, model, methods, num_images, num_classes(ctx, target))))
-        _more(ctx, inputs)
+        _more(ctx, inputs, target)
     view = types.PromptView(label="Compute heatmaps (camflow)", submit_button_label="Compute")
     return types.Property(inputs, view=view)
 
@@ -88,7 +88,7 @@ def arguments(ctx: ExecutionContext) -> list[str]:
     made += ["--class=" + name.replace("\\", "\\\\").replace(",", "\\,") for name in params.get("classes") or ()]
     made += [f"--text={text}" for text in params.get("texts") or ()]
     made += [f"--layers={layer}" for layer in params.get("layers") or ()]
-    for name in ("field", "out", "device", "text_template", "attention_on", "counterfactuals"):
+    for name in ("field", "out", "device", "text_template", "attention_on", "counterfactuals", "predictions", "eval_key"):
         if value := (params.get(name) or "").strip():
             made.append(f"{_flag(name)}={folders.out(value) if name == 'out' else value}")
     made += [f"{_flag(name)}={params[name]}" for name in SLICES if params.get(name) is not None]
@@ -331,7 +331,7 @@ SWITCHES = {
 }
 
 
-def _more(ctx: ExecutionContext, inputs: types.Object) -> None:
+def _more(ctx: ExecutionContext, inputs: types.Object, target: str) -> None:
     inputs.bool("more", default=False, label="More settings", view=types.SwitchView())
     if not ctx.params.get("more"):
         return
@@ -347,6 +347,16 @@ def _more(ctx: ExecutionContext, inputs: types.Object) -> None:
         description="A template with {class}, {method}, {layer} and {model}; empty: as camflow names them",
     )
     _measures(ctx, inputs)
+    inputs.str(
+        "predictions",
+        label="Field for predictions",
+        description="Also store there what the model predicts for each sample, for the App and FiftyOne's evaluations; empty: do not",
+    )
+    # Of detections it says what was found of each, of a classifier which classes are true.
+    evaluations = ctx.dataset.list_evaluations() if ctx.params.get("per_detection") or target.startswith("wrong") else []
+    if evaluations:
+        view = _choices(types.DropdownView(), [(key, key) for key in evaluations])
+        inputs.enum("eval_key", evaluations, label="By an evaluation", description="True and false are what it found", view=view)
     inputs.str("out", label="Folder for the files", description="Empty: camflow's folder for this dataset")
     if out := (ctx.params.get("out") or "").strip():
         try:

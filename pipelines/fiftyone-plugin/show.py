@@ -9,6 +9,8 @@ import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone import ViewField
 
+from . import side_by_side
+
 if TYPE_CHECKING:
     from fiftyone.operators.executor import ExecutionContext
 
@@ -17,7 +19,7 @@ URI = f"@camflow/camflow/{NAME}"
 
 
 class ShowHeatmaps(foo.Operator):
-    """Shows the samples of a view that have heatmaps in some fields, and ticks one of these; or a saved view."""
+    """Shows the samples of a view that have heatmaps in some fields, and ticks one of these; or a saved view, with two fields side by side."""
 
     @property
     def config(self) -> foo.OperatorConfig:
@@ -28,6 +30,8 @@ class ShowHeatmaps(foo.Operator):
         if name := ctx.params.get("view"):
             ctx.ops.set_active_fields(ticks(ctx, fields[0]))
             ctx.ops.set_view(name=name)
+            if ctx.params.get("beside"):
+                ctx.ops.open_panel(side_by_side.NAME, layout="horizontal", state={"left": fields[0], "right": fields[1]})
             return {}
         view = fo.DatasetView._build(ctx.dataset, json.loads(ctx.params["stages"]))
         # The ticks first: the page of the view is loaded with those that there are.

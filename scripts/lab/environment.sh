@@ -4,14 +4,12 @@
 # beside NAME: makes it where it is not there, of scripts/lab/NAME_requirements.txt without what these ask for; its folder is `$env`.
 beside() {
     local requirements="scripts/lab/$1_requirements.txt"
-    # Not by the way of this checkout's link: others share the environment, and may outlast it.
-    local where='import os, sysconfig; print(os.path.realpath(sysconfig.get_path("purelib")))'
     env="$camflow_cache/$1-$(sha256sum "$requirements" | cut -c1-8)"
     if [ ! -e "$env/.complete" ]; then
         rm -rf "$env"
         "$camflow_python" -m venv "$env"
         "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$requirements"
-        "$camflow_python" -c "$where" >"$("$env/bin/python" -c "$where")/environment.pth"
+        packages_of "$camflow_python" >"$(packages_of "$env/bin/python")/environment.pth"
         touch "$env/.complete"
     fi
 }

@@ -129,7 +129,7 @@ def test_what_is_no_evaluation_of_the_labels_is_refused(dataset, annotate):
 def test_it_is_about_detections_alone(dataset, camflow, model, tmp_path):
     flags = ("annotate", "--dataset", dataset.name, "--model", model[0], "--target", "labels:predictions", "--class", "dog")
     said = camflow(*flags, "--out", tmp_path / "maps", "--eval-key", "eval", code=2).stderr
-    assert "`eval-key` says what an evaluation found of each detection: add `per-detection`" in said
+    assert "`eval-key` says what an evaluation found of each detection, or which classes are true: add `per-detection`" in said
 
 
 def test_the_report_begins_with_false_positives_and_missed_objects(dataset, annotate, camflow, tmp_path):

@@ -5,7 +5,9 @@ With `CAMFLOW_SCREENSHOTS=FOLDER` what the App shows is kept there.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from conftest import ROOT
 from fiftyone import ViewField as F
 from fiftyone.operators.delegated import DelegatedOperationService
 from fiftyone.operators.executor import ExecutionError
+from matplotlib import colormaps
 from PIL import Image
 from playwright.sync_api import Error as PlaywrightError
 from real_app import MOMENT, PATIENCE, browsed, changed, dismiss, leave, served, settled, show, shown, tick, ticked
@@ -318,7 +321,7 @@ def test_heatmaps_are_compared_from_python(plugin, camflow, dataset, clone, sett
     [row] = re.findall(r"^\| energy_inside \| (\S+) \| (\S+) \| (\S+) \|", result["summary"], re.MULTILINE)
     means = [np.mean(copy.limit(6).values(f"{field}.energy_inside")) for field in FIELDS]
     assert row == (f"{means[0]:.3f}", f"{means[1]:.3f}", f"{means[1] - means[0]:+.3f}")
-    assert result["show"] == {"view": "deeper", "fields": list(FIELDS)}
+    assert result["show"] == {"view": "deeper", "fields": list(FIELDS), "beside": True}
     copy.reload()
     view = copy.load_saved_view("deeper")
     assert sorted(view.values("id")) == sorted(copy.limit(6).values("id"))
@@ -369,11 +372,98 @@ def test_heatmaps_are_compared_in_the_app(app, dataset):
     app.get_by_text("camflow comparison").first.wait_for()
     leave(app)
     ticked(app, FIELDS[0])
+    beside(app, 8)
     keep(app, "compare-shown")
     dataset.reload()
     dataset.delete_saved_view("camflow comparison")
-    app.click("[data-cy=btn-clear-view-bar]")
+    stage = app.get_by_text("SelectFields")
+    again(
+        app, lambda: (app.click("[data-cy=btn-clear-view-bar]", timeout=MOMENT), stage.wait_for(state="detached", timeout=MOMENT))
+    )
     shown(app, len(dataset))
+
+
+def test_two_heatmaps_are_drawn_over_their_photograph(plugin, dataset, tmp_path):
+    overlays, beside = plugin.overlays, plugin.side_by_side
+    values = np.linspace(0, 1, 9, dtype=np.float32)
+    assert np.abs(overlays.jet(values) / 255 - colormaps["jet"](values)[:, :3]).max() < 0.15
+    # The part that the model did not see is the photograph alone.
+    photo = Image.fromarray(np.full((4, 8, 3), 100, np.uint8))
+    levels = np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 4, 0), 4, 1)
+    mixed = np.asarray(overlays.overlay(photo, levels))
+    assert mixed[0, 0].tolist() == [100, 100, 100] and mixed[0, 7].tolist() == [114, 50, 50]
+
+    sample = dataset.first()
+    (identity, text), picture = beside.row(sample, *FIELDS)
+    assert identity == sample.id and f"`{Path(sample.filepath).name}`" in text and "person, " in text
+    row = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    photo = overlays.photograph(sample.filepath, None)
+    assert row.size == (3 * photo.width + 2 * overlays.GAP, photo.height)
+    left, right = (
+        np.asarray(row.convert("RGB").crop((at, 0, at + photo.width, photo.height)), int)
+        for at in (photo.width + overlays.GAP, 2 * (photo.width + overlays.GAP))
+    )
+    for found, field in ((left, FIELDS[0]), (right, FIELDS[1])):
+        wanted = np.asarray(overlays.overlay(photo, overlays.levels(sample[field])), int)
+        assert np.abs(found - wanted).mean() < 4
+
+    # What is missing is said, and does not keep the rest from being shown.
+    sample[FIELDS[1]].map_path = str(tmp_path / "gone.png")
+    (_, text), picture = beside.row(sample, *FIELDS)
+    assert f"there is no file `{tmp_path / 'gone.png'}`" in text and picture
+    sample.filepath = str(tmp_path / "gone.jpg")
+    (_, text), picture = beside.row(sample, *FIELDS)
+    assert f"there is no file `{tmp_path / 'gone.jpg'}`" in text and picture is None
+    assert beside.pair(["a", "b", "c"], None, "gone") == ("a", "c") and beside.pair([], "a", None) == (None, None)
+
+
+def test_a_heatmap_lies_on_the_photograph_as_it_was_made(plugin, tmp_path):
+    """Photographs that are stored turned: heatmaps are of the stored pixels, or with `--apply-exif` of the upright image."""
+    exif = Image.Exif()
+    exif[plugin.overlays.ORIENTATION] = 6
+    path = str(tmp_path / "turned.jpg")
+    Image.new("RGB", (60, 30)).save(path, exif=exif)
+    sizes = {None: (30, 60), (30, 60): (60, 30), (15, 30): (60, 30), (60, 30): (30, 60)}
+    for shape, size in sizes.items():
+        like = None if shape is None else np.zeros(shape, np.uint8)
+        assert plugin.overlays.photograph(path, like).size == size
+
+
+def test_heatmaps_are_side_by_side_in_the_app(app, dataset, plugin):
+    show(app, app.app, dataset)
+    app.click("[data-cy=new-panel-btn]")
+    app.get_by_text("Heatmaps side by side").click()
+    pictures = beside(app, 8)
+    keep(app, "side-by-side")
+    different = {plugin.side_by_side.row(sample, *FIELDS)[1] for sample in dataset}
+    assert {one.get_attribute("src") for one in pictures.all()} == different
+    # One field on both sides.
+    alike = {plugin.side_by_side.row(sample, FIELDS[0], FIELDS[0])[1] for sample in dataset}
+    again(app, partial(pick, app, "Right", FIELDS[0]), leaves="Escape")
+    until(app, lambda: {one.get_attribute("src") for one in pictures.all()} == alike)
+
+    # A click opens the sample, whose window has the panel as a tab.
+    modal = app.locator("[data-cy=modal]")
+    again(app, lambda: (pictures.nth(2).click(timeout=MOMENT), modal.wait_for(timeout=MOMENT)))
+    modal.locator("[data-cy=panel-tab-side_by_side]").click()
+    inside = modal.locator("[data-cy=panel-content-side_by_side] img")
+    until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different)
+
+    # Beside a sample that was opened in the grid, it goes along to the next.
+    show(app, app.app, dataset)
+    app.locator("[data-cy=panel-tab-side_by_side]").get_by_title("Close").click()
+    settled(app)
+    app.locator("[data-cy=looker]").first.click()
+    modal.wait_for()
+    modal.locator("[data-cy=panel-tab-side_by_side]").click()
+    modal.get_by_title("Split horizontally").first.click()
+    app.wait_for_selector("[data-cy=modal] [data-cy=looker] canvas")
+    until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different)
+    keep(app, "side-by-side-modal")
+    first = inside.get_attribute("src")
+    app.keyboard.press("ArrowRight")
+    until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different - {first})
+    app.keyboard.press("Escape")
 
 
 def test_closing_the_page_ends_the_run(app, quickstart, clone, plugin):
@@ -517,25 +607,32 @@ def test_texts_detections_and_slices_are_asked_for(plugin, camflow, settings, da
     assert asked["counterfactuals"]["default"] == "none"
     offered = asked["attention_on"]["type"]["values"]
     assert {"ground_truth", "boxes"} <= set(offered) and not {"filepath", FIELDS[0]} & set(offered)
+    assert "predictions" in asked and "eval_key" not in asked
     more = {"more": True, "counterfactuals": "mean", "attention_on": "boxes", "field": "asked", "aug_smooth": False}
-    execute(few, params=params(settings, **more))
+    execute(few, params=params(settings, **more, predictions="predicted"))
     few.reload()
-    assert few.count("asked.confidence_without_object") == few.count("asked.attended_class") == 2
+    assert (
+        few.count("asked.confidence_without_object") == few.count("asked.attended_class") == few.count("predicted.mask_path") == 2
+    )
 
     # A detector's own default, and a heatmap of each of its detections.
     network = transformers.DetrForObjectDetection.from_pretrained(saved).eval()
-    boxes = [fo.Detection(label="dog", bounding_box=one.tolist()) for one in apart(network, picture(0), 1, 2)]
+    boxes = [fo.Detection(label="dog", bounding_box=one.tolist(), confidence=0.9) for one in apart(network, picture(0), 1, 2)]
     Image.fromarray(picture(0)).save(tmp_path / "picture.png")
     few.clear()
-    few.add_sample(fo.Sample(str(tmp_path / "picture.png"), boxes=fo.Detections(detections=boxes)))
+    truth = fo.Detections(detections=[fo.Detection(label="dog", bounding_box=boxes[0].bounding_box)])
+    few.add_sample(fo.Sample(str(tmp_path / "picture.png"), boxes=fo.Detections(detections=boxes), truth=truth))
+    few.evaluate_detections("boxes", gt_field="truth", eval_key="eval")
     asked = form(detector, target="labels:boxes")
     assert asked["methods"]["default"] == asked["layers"]["default"] == [] and "per_detection" in asked
     assert "per_detection" not in form(detector, target="predicted") and "per_detection" not in form(tower, target="labels:boxes")
     each = {"model": form_module.OTHER, "model_path": str(detector), "target": "labels:boxes", "classes": ["dog"], "layers": []}
-    execute(few, params={**each, "per_detection": True})
+    assert form(detector, target="labels:boxes", more=True, per_detection=True)["eval_key"]["type"]["values"] == ["eval"]
+    execute(few, params={**each, "per_detection": True, "eval_key": "eval"})
     few.reload()
     (field,) = (name for name in few.get_field_schema() if name.endswith("_detections"))
-    assert field.startswith("dog_layercam_") and len(few.first()[field].detections) == 2
+    assert field.startswith("dog_layercam_")
+    assert sorted(found.outcome for found in few.first()[field].detections) == ["fp", "tp"]
 
 
 def test_distributions_are_those_of_the_labels(plugin, dataset, clone):
@@ -785,6 +882,26 @@ def again(page, act, leaves=None) -> None:
                 raise
             if leaves:
                 page.keyboard.press(leaves)
+
+
+def beside(page, count: int):
+    """The pictures of the panel beside the grid, once there are so many."""
+    pictures = page.locator("[data-cy=panel-content-side_by_side] img")
+    until(page, lambda: pictures.count() == count)
+    return pictures
+
+
+def pick(page, label: str, value: str) -> None:
+    page.locator("[data-cy=panel-content-side_by_side] [role=combobox]").nth(("Left", "Right").index(label)).click(timeout=MOMENT)
+    page.get_by_role("option", name=value, exact=True).click(timeout=MOMENT)
+
+
+def until(page, there) -> None:
+    """Waits until something is there."""
+    end = time.monotonic() + PATIENCE
+    while not there():
+        assert time.monotonic() < end, "it did not come"
+        page.wait_for_timeout(200)
 
 
 def bars(plugin, dataset, measure: str) -> dict[str, list[int]]:

@@ -21,6 +21,8 @@ from conftest import LAB, PACKAGES, ROOT, python_path
 from PIL import Image
 from quickstart_data import standin_pictures
 
+pytestmark = pytest.mark.begins
+
 PAGES = (
     "README.md",
     "docs/get-started.md",

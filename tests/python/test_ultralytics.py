@@ -16,6 +16,8 @@ import pytest
 from camflow import load
 from conftest import PACKAGES, python_path
 
+pytestmark = pytest.mark.begins
+
 
 @pytest.fixture(scope="module")
 def environment(cache, tmp_path_factory) -> dict[str, str]:

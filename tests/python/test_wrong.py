@@ -168,6 +168,24 @@ def test_methods_explain_the_difference_as_pytorch_grad_cam_does(dataset, annota
     assert apart <= 1e-5
 
 
+def test_an_evaluation_says_which_classes_are_true(dataset, annotate, logits):
+    dataset.set_values("predictions", [fo.Classification(label=CLASSES[int(row.argmax())]) for row in logits])
+    # Two fields could say what is true; the evaluation does.
+    dataset.clone_sample_field("ground_truth", "corrected")
+    dataset.evaluate_classifications("predictions", gt_field="ground_truth", eval_key="eval")
+    said = annotate(dataset, code=2).stderr
+    assert "there are 3 Classification fields" in said
+    assert summary(annotate(dataset, "--eval-key", "eval"))["num_committed"] == len(WRONG)
+    found = dataset.match(F(FIELDS[0]) != None)  # noqa: E711
+    assert sorted(found.values("n")) == WRONG and not any(found.values("eval"))
+    said = annotate(dataset, "--eval-key", "eval", target="wrong:corrected", code=2).stderr
+    assert "the evaluation `eval` compares with field `ground_truth`, not with `corrected`" in said and "leave out either" in said
+    said = annotate(dataset, "--eval-key", "evla", code=2).stderr
+    assert "there is no evaluation `evla`" in said and "the evaluations are `eval`" in said
+    dataset.delete_evaluations()
+    assert "evaluate_classifications" in annotate(dataset, "--eval-key", "eval", code=2).stderr
+
+
 def test_smoothing_keeps_what_the_plain_image_decided(dataset, annotate):
     assert summary(annotate(dataset, "--aug-smooth"))["num_heatmaps"] == 3 * len(WRONG)
     assert all(load(samples(dataset)[n][field]).max() > 0 for n in WRONG for field in FIELDS[:1])

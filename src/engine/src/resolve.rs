@@ -97,7 +97,10 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
     let mut notices = dataset.notices();
     let label = match spec.target() {
         TargetSpec::Labels(field) => Some(LabelField::choose(&dataset, field.as_deref())?),
-        TargetSpec::Wrong(field) => Some(LabelField::choose_classification(&dataset, field.as_deref())?),
+        TargetSpec::Wrong(field) => Some(match &spec.eval_key {
+            Some(key) => LabelField::evaluated_truth(&dataset, field.as_deref(), key)?,
+            None => LabelField::choose_classification(&dataset, field.as_deref())?,
+        }),
         TargetSpec::Predicted | TargetSpec::Top | TargetSpec::Pixel { .. } | TargetSpec::Component | TargetSpec::Similar(_) => {
             None
         }
@@ -110,7 +113,7 @@ pub(crate) fn check_dataset(spec: &JobSpec, database: &Database) -> Result<Datas
         check_boxes(label)?;
     }
     let label = match (label, &spec.eval_key) {
-        (Some(label), Some(key)) => Some(label.with_evaluation(&dataset, key)?),
+        (Some(label), Some(key)) if spec.per_detection => Some(label.with_evaluation(&dataset, key)?),
         (label, _) => label,
     };
     if spec.view.is_some() && spec.view_stages.is_some() {

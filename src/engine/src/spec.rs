@@ -158,7 +158,8 @@ pub struct JobSpec {
     #[schemars(extend("x-value" = "FIELD"))]
     pub attention_on: Option<String>,
     /// With `--per-detection`: what this evaluation of FiftyOne's (`evaluate_detections(..., eval_key=KEY)`) found of each detection, `tp`,
-    /// `fp` or `fn`, becomes `outcome` of its heatmap, and leads `camflow report`
+    /// `fp` or `fn`, becomes `outcome` of its heatmap, and leads `camflow report`. With `--target wrong`: true are the classes that this
+    /// evaluation (`evaluate_classifications`) compared with
     #[schemars(extend("x-value" = "KEY"))]
     pub eval_key: Option<String>,
     /// Store also what the model predicts for each sample in this field: a class with its confidence (`fo.Classification`), of a detector
@@ -412,8 +413,8 @@ impl JobSpec {
                 "`finercam` compares a class with the three most like it by itself, and `target = wrong` with the true one: take another `method`",
             ),
             is_wrong(
-                self.eval_key.is_some() && !self.per_detection,
-                "`eval-key` says what an evaluation found of each detection: add `per-detection`, or leave it out",
+                self.eval_key.is_some() && !self.per_detection && !matches!(self.target, TargetSpec::Wrong(_)),
+                "`eval-key` says what an evaluation found of each detection, or which classes are true: add `per-detection` or `target = wrong`, or leave it out",
             ),
             is_wrong(
                 self.predictions.is_some() && self.cam().slices.slicing().is_some(),

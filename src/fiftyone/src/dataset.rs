@@ -193,16 +193,17 @@ impl Dataset {
         self.evaluations.keys().cloned().collect()
     }
 
-    /// The fields that an evaluation compared.
-    pub(super) fn evaluated_fields(&self, key: &str) -> Result<Vec<String>, Error> {
-        let Some(id) = self.evaluations.get(key) else { return Ok(Vec::new()) };
+    /// The fields that an evaluation compared, (predictions, truth), those that its record names.
+    pub(super) fn evaluated_fields(&self, key: &str) -> Result<(Option<String>, Option<String>), Error> {
+        let Some(id) = self.evaluations.get(key) else { return Ok((None, None)) };
         let doing = format!("reading evaluation `{key}` of dataset `{}`", self.name);
         let record = self.database.run(&doing, async {
             let records = self.database.collection::<Document>("runs");
             records.find_one(doc! {"_id": id}).projection(doc! {"config.pred_field": 1, "config.gt_field": 1}).await
         })?;
         let config = record.and_then(|record| record.get_document("config").ok().cloned()).unwrap_or_default();
-        Ok(["pred_field", "gt_field"].iter().filter_map(|field| config.get_str(field).ok().map(str::to_owned)).collect())
+        let field = |name: &str| config.get_str(name).ok().map(str::to_owned);
+        Ok((field("pred_field"), field("gt_field")))
     }
 
     /// The fields that hold heatmaps.

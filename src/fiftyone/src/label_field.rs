@@ -144,21 +144,32 @@ impl LabelField {
     /// # Errors
     /// The dataset has no such evaluation, or it is about other fields.
     pub fn with_evaluation(self, dataset: &Dataset, key: &str) -> Result<LabelField, Error> {
-        let refused = |problem: String, hint: String| Error::LabelField { problem, dataset: dataset.name.clone(), hint };
-        let known = dataset.evaluations();
-        if !known.iter().any(|known| known == key) {
-            let hint = match known.is_empty() {
-                true => "it has none: `dataset.evaluate_detections(\"predictions\", gt_field=\"ground_truth\", eval_key=\"eval\")` makes one".to_owned(),
-                false => existing("evaluations", key, &known),
-            };
-            return Err(refused(format!("there is no evaluation `{key}`"), hint));
-        }
-        let fields = dataset.evaluated_fields(key)?;
+        let (predictions, truth) = evaluation(dataset, key, "evaluate_detections")?;
+        let fields: Vec<String> = predictions.into_iter().chain(truth).collect();
         if !fields.contains(&self.name) {
-            let problem = format!("the evaluation `{key}` is about other detections than those of field `{}`", self.name);
-            return Err(refused(problem, format!("it is about {}; name one with `--target labels:FIELD`", backticked(&fields))));
+            return Err(Error::LabelField {
+                problem: format!("the evaluation `{key}` is about other detections than those of field `{}`", self.name),
+                dataset: dataset.name.clone(),
+                hint: format!("it is about {}; name one with `--target labels:FIELD`", backticked(&fields)),
+            });
         }
         Ok(LabelField { evaluation: Some(key.to_owned()), ..self })
+    }
+
+    /// The field that an evaluation compared the predictions of a classifier with: one class for each image.
+    ///
+    /// # Errors
+    /// The dataset has no such evaluation; another field is named; what it is about does not say one class for each image.
+    pub fn evaluated_truth(dataset: &Dataset, named: Option<&str>, key: &str) -> Result<LabelField, Error> {
+        let (_, truth) = evaluation(dataset, key, "evaluate_classifications")?;
+        match (named, truth) {
+            (Some(named), Some(truth)) if named != truth => Err(Error::LabelField {
+                problem: format!("the evaluation `{key}` compares with field `{truth}`, not with `{named}`"),
+                dataset: dataset.name.clone(),
+                hint: "leave out either the field or `--eval-key`".to_owned(),
+            }),
+            (named, truth) => LabelField::choose_classification(dataset, truth.as_deref().or(named)),
+        }
     }
 
     /// FiftyOne's word for its type.
@@ -191,6 +202,21 @@ impl LabelField {
     pub(super) fn label_class(&self) -> &'static str {
         self.kind.of_members().filter(|_| self.is_bare_list).unwrap_or(self.kind).name()
     }
+}
+
+/// The fields, (predictions, truth), that an evaluation of the dataset compared; `maker` is FiftyOne's method that makes such ones.
+fn evaluation(dataset: &Dataset, key: &str, maker: &str) -> Result<(Option<String>, Option<String>), Error> {
+    let known = dataset.evaluations();
+    if known.iter().any(|known| known == key) {
+        return dataset.evaluated_fields(key);
+    }
+    let hint = match known.is_empty() {
+        true => {
+            format!("it has none: `dataset.{maker}(\"predictions\", gt_field=\"ground_truth\", eval_key=\"eval\")` makes one")
+        }
+        false => existing("evaluations", key, &known),
+    };
+    Err(Error::LabelField { problem: format!("there is no evaluation `{key}`"), dataset: dataset.name.clone(), hint })
 }
 
 /// The fields of labels. What camflow made of labels is one only where somebody names it.

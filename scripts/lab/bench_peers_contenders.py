@@ -1,0 +1,202 @@
+"""What scripts/lab/bench_peers.py measures camflow against, each a process of its own.
+
+`make` makes the model's archive, the photographs and the dataset; `pytorch_grad_cam`, `torchcam` and `captum` make maps in a loop;
+`compare` says how far the first image's maps are from camflow's. Each prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torchvision
+from PIL import Image
+from torchvision import transforms
+
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "lab"), str(SCRIPTS / "lab" / "standin")]
+
+LABEL, CLASS = "ground_truth", 7
+IMAGES = 96
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PREPARE = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+# torch-cam 0.5 and Captum have no way to tell which axis of these holds the channels.
+TOKENS = ("swin_t", "vit_b_16")
+
+Maker = Callable[[torch.Tensor], np.ndarray]
+
+
+def make(job: dict) -> dict:
+    import fiftyone as fo
+    from bench_contenders import archive_metadata, pictures
+
+    folder = Path(job["folder"])
+    archive = folder / "model.pt2"
+    command = [sys.executable, SCRIPTS / "export_model.py", f"torchvision:{job['model']}", "--out", archive, "--weights", "none"]
+    command += ["--seed", "0", "--warm-batchnorm", "4", "--preprocess", "imagenet", "--resize", "224x224"]
+    subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
+    name = archive_metadata(archive)["classes"][str(CLASS)]
+    (folder / "images").mkdir()
+    dataset = fo.Dataset(f"peers-{job['model']}", persistent=True)
+    samples = []
+    for index, (image, _) in enumerate(pictures(IMAGES, 480, 640)):
+        path = folder / "images" / f"{index:05}.jpg"
+        Image.fromarray(image).save(path, quality=90)
+        samples.append(fo.Sample(filepath=str(path), ground_truth=fo.Classification(label=name)))
+    dataset.add_samples(samples, progress=False)
+    made = {"archive": str(archive), "class": name, "images": IMAGES}
+    (folder / "made.json").write_text(json.dumps(made))
+    return made
+
+
+def model(job: dict) -> torch.nn.Module:
+    """The network with the archive's weights, which are frozen."""
+    module = torchvision.models.get_model(job["model"], weights=None)
+    module.load_state_dict(torch.export.load(Path(job["folder"]) / "model.pt2").state_dict)
+    return module.eval().requires_grad_(False)
+
+
+def tokens(job: dict) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """pytorch_grad_cam's `reshape_transform`, where channels are last."""
+    if job["model"] == "swin_t":
+        return lambda output: output.permute(0, 3, 1, 2)
+    if job["model"] == "vit_b_16":
+        return lambda output: output[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
+    return None
+
+
+def pytorch_grad_cam(job: dict) -> Maker | str:
+    import pytorch_grad_cam as library
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    names = {
+        "gradcam": "GradCAM",
+        "gradcam++": "GradCAMPlusPlus",
+        "xgradcam": "XGradCAM",
+        "layercam": "LayerCAM",
+        "hirescam": "HiResCAM",
+        "eigencam": "EigenCAM",
+        "scorecam": "ScoreCAM",
+        "ablationcam": "AblationCAM",
+    }
+    module = model(job)
+    more: dict[str, Any] = {}
+    if job["method"] == "ablationcam" and job["model"] in TOKENS:
+        from pytorch_grad_cam.ablation_layer import AblationLayerVit
+
+        if job["model"] != "vit_b_16":
+            return "it ablates tokens with channels last in three dimensions only"
+        more["ablation_layer"] = AblationLayerVit()
+    layer = module.get_submodule(job["layer"])
+    cam = getattr(library, names[job["method"]])(module, [layer], reshape_transform=tokens(job), **more)
+    # 32 at a time, its documentation's own number.
+    cam.batch_size = 32
+    # Frozen weights record no graph by themselves.
+    return lambda pixels: cam(input_tensor=pixels.requires_grad_(True), targets=[ClassifierOutputTarget(CLASS)])[0]
+
+
+def torchcam(job: dict) -> Maker | str:
+    from torchcam import methods
+
+    names = {
+        "gradcam": "GradCAM",
+        "gradcam++": "GradCAMpp",
+        "xgradcam": "XGradCAM",
+        "layercam": "LayerCAM",
+        "scorecam": "ScoreCAM",
+    }
+    if job["method"] not in names:
+        return "no such method"
+    if job["model"] in TOKENS:
+        return "it takes no tokens"
+    module = model(job)
+    more = {"batch_size": 32} if job["method"] == "scorecam" else {}
+    extractor = getattr(methods, names[job["method"]])(module, target_layer=job["layer"], **more)
+
+    def made(pixels: torch.Tensor) -> np.ndarray:
+        output = module(pixels.requires_grad_(job["method"] != "scorecam"))
+        return upsampled(extractor(CLASS, output)[0][0].detach())
+
+    return made
+
+
+def captum(job: dict) -> Maker | str:
+    from captum.attr import LayerGradCam
+
+    if job["method"] != "gradcam":
+        return "no such method"
+    if job["model"] in TOKENS:
+        return "it takes no tokens"
+    module = model(job)
+    attribution = LayerGradCam(module, module.get_submodule(job["layer"]))
+    return lambda pixels: upsampled(
+        attribution.attribute(pixels.requires_grad_(True), CLASS, relu_attributions=True)[0, 0].detach()
+    )
+
+
+def upsampled(saliency: torch.Tensor) -> np.ndarray:
+    """A layer's map at the size of the input, f32 [224, 224], as their documentation shows it."""
+    large = torch.nn.functional.interpolate(saliency[None, None].float(), (224, 224), mode="bilinear")
+    return large[0, 0].numpy()
+
+
+def timed(peer: str, job: dict) -> dict:
+    """Maps in a loop, until the seconds are over or the images."""
+    made = PEERS[peer](job)
+    if isinstance(made, str):
+        return {"lacks": made}
+    folder = Path(job["folder"])
+    paths = sorted((folder / "images").glob("*.jpg"))[: job["images"]]
+
+    def one(path: Path) -> np.ndarray:
+        return made(PREPARE(Image.open(path).convert("RGB"))[None])
+
+    # What the process has never had costs the first image more: not of these that take a minute for one.
+    if len(paths) > 1:
+        one(paths[-1])
+    start, count = time.perf_counter(), 0
+    for path in paths:
+        saliency = one(path)
+        count += 1
+        if count == 1:
+            np.save(folder / f"{peer}-{job['method']}.npy", saliency)
+        if time.perf_counter() - start > job["seconds"]:
+            break
+    return {"num_samples": count, "loop_s": time.perf_counter() - start}
+
+
+def compare(job: dict) -> dict:
+    """The largest difference of each library's first map to camflow's, both resized to the input and scaled to 0 to 1."""
+    import fiftyone as fo
+
+    label = fo.load_dataset(f"peers-{job['model']}").first()[f"{job['method'].replace('+', 'p')}_map"]
+    ours = scaled(cv2.resize(np.load(label.npy_path).astype(np.float32), (224, 224)))
+    folder = Path(job["folder"])
+    return {peer: float(np.abs(scaled(np.load(folder / f"{peer}-{job['method']}.npy")) - ours).max()) for peer in job["peers"]}
+
+
+def scaled(saliency: np.ndarray) -> np.ndarray:
+    lifted = saliency - saliency.min()
+    return lifted / max(float(lifted.max()), 1e-7)
+
+
+PEERS = {"pytorch_grad_cam": pytorch_grad_cam, "torchcam": torchcam, "captum": captum}
+
+
+def main() -> None:
+    role, job = sys.argv[1], json.loads(sys.argv[2])
+    roles = {"make": make, "compare": compare}
+    print(json.dumps(roles[role](job) if role in roles else timed(role, job)))
+
+
+if __name__ == "__main__":
+    main()
