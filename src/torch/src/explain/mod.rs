@@ -42,9 +42,10 @@ use batch_size::Footprint;
 use cam::Needs;
 use camflow_pipeline::{BatchLimit, Explainer, HeatmapBatch, InputBatch, RunError};
 use launch::{Launched, failure};
-use pass::{Derivative, NetworkTaps, Order, Taps};
+use pass::{ClassScore, Derivative, NetworkTaps, Order, Taps};
 use sizes::Sizes;
 use slices::MapSizes;
+use std::any::TypeId;
 
 /// Computes heatmaps with libtorch.
 pub struct TorchExplainer {
@@ -132,6 +133,9 @@ impl TorchExplainer {
                 None => derivatives.push(derivative),
             }
         }
+        let is_first =
+            matches!(derivatives[..], [Derivative { order: Order::First, objective }] if objective == TypeId::of::<ClassScore>());
+        demand.patches = is_first && network.is_none() && attention.is_none();
         let is_second = derivatives.iter().any(|derivative| derivative.order == Order::Second);
         let mut plan = Plan::new(program, &demand, plan_options)?;
         options.references.iter().try_for_each(|references| plan.compare(program, references))?;

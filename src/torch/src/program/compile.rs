@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use tch::{Kind, Tensor};
@@ -15,6 +15,7 @@ use super::{
     concatenation::without_zeros,
     dispatch::{self, ArgumentSpec, Operator},
     graph::{Arg, Graph, Node, Operation, ValueId},
+    local::local,
     passes::{self, InPlace},
     plan::{Action, Demand, Plan, PlanOptions, Precision, Step, Suffix, device_name},
     suffix::suffix,
@@ -35,7 +36,7 @@ impl Plan {
     /// # Errors
     /// An operator or weight is missing (already reported by [`Program::open`]), or the device has no memory for the weights.
     pub fn new(program: &Program, demand: &Demand, options: PlanOptions) -> Result<Plan, ProgramError> {
-        let Demand { output, boxes, taps, resume_from } = demand;
+        let Demand { output, boxes, taps, resume_from, patches } = demand;
         let (output, boxes) = (*output, *boxes);
         let _no_grad = tch::no_grad_guard();
         let torch = |error: tch::TchError| program.device_error(options.device, &error);
@@ -61,8 +62,14 @@ impl Plan {
         let dependent = passes::dependents(&graph, &aliases, taps);
 
         let suffixes: HashMap<ValueId, Suffix> =
-            resume_from.iter().map(|tap| (*tap, suffix(&graph, &aliases, &keep, *tap, output))).collect();
-        let kept_values: HashSet<ValueId> = suffixes.values().flat_map(|suffix| &suffix.boundary).copied().collect();
+            resume_from.iter().map(|tap| (*tap, suffix(&graph, &aliases, &keep, &[*tap], output))).collect();
+        let local = (*patches && options.leaves_out_zeros(boxes) && options.precision == Precision::Fp32)
+            .then(|| local(&graph, &aliases, &keep, taps, output))
+            .flatten();
+        let mut kept_values: HashSet<ValueId> = suffixes.values().flat_map(|suffix| &suffix.boundary).copied().collect();
+        if let Some(local) = &local {
+            kept_values.extend(local.boundary.iter().copied().chain(local.maps.iter().map(|map| map.value)));
+        }
 
         let kept = || graph.nodes.iter().enumerate().filter(|(index, _)| keep[*index]);
         let mut last_use: HashMap<ValueId, usize> = HashMap::new();
@@ -100,7 +107,8 @@ impl Plan {
         }
 
         let mut modes = aliases.in_place.clone();
-        let protected = wanted.iter().chain(&kept_values).copied().collect();
+        let read = local.iter().flat_map(|local| &local.read);
+        let protected = wanted.iter().chain(&kept_values).chain(read).copied().collect();
         passes::reuse_memory(&graph, &mut modes, &protected);
 
         let mut steps = Vec::new();
@@ -141,6 +149,8 @@ impl Plan {
             comparison: program.comparison(options.device)?,
             taps: taps.clone(),
             suffixes,
+            local,
+            places: Mutex::new(None),
             kept: kept_values,
             batch_dims: graph.batch_dims,
             options,

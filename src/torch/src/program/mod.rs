@@ -23,11 +23,13 @@ mod graph;
 mod guard;
 mod influence;
 mod layers;
+mod local;
 mod measured;
 mod memory;
 mod metadata;
 mod operators;
 mod passes;
+mod patches;
 mod plan;
 mod randomise;
 mod resume;
@@ -67,6 +69,8 @@ pub use metadata::{
     DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding,
     Suppression, Task, TextConfidence, TextInfo, TokenInfo,
 };
+pub use patches::Area;
+pub(crate) use patches::Patch;
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub use randomise::WeightedModule;
 pub(crate) use settings::MathAttention;
