@@ -521,8 +521,9 @@ def test_gradients_are_those_of_the_whole_layers(camflow, database, small_levels
         found = {}
         for way in (("--exact",), ("--batch-size", "1"), ("--batch-size", "3")):
             for each in (("--per-detection",), ()):
-                asked = ["--target", "labels:truth", "--class", "class 1", "--npy", "f32", "--device", "cpu", "--overwrite", "--method", method]
-                camflow("annotate", "--dataset", made.name, "--model", model, "--out", tmp_path / "maps", *asked, *way, *each)
+                asked = ["--target", "labels:truth", "--class", "class 1", "--npy", "f32", "--device", "cpu", "--method", method]
+                out = ("--out", tmp_path / "maps", "--overwrite")
+                camflow("annotate", "--dataset", made.name, "--model", model, *out, *asked, *way, *each)
             made.reload()
             names = [name for name in made.get_field_schema() if name.startswith("class_1_")]
             (of_each,) = (name for name in names if name.endswith("_detections"))

@@ -17,6 +17,7 @@ use super::{
     graph::{Arg, Graph, Node, Operation, ValueId},
     local::local,
     passes::{self, InPlace},
+    patches::turned,
     plan::{Action, Demand, Plan, PlanOptions, Precision, Step, Suffix, device_name},
     suffix::suffix,
     upsampling::by_products,
@@ -136,6 +137,10 @@ impl Plan {
         if !problems.is_empty() {
             return Err(program.invalid(problems, Vec::new()));
         }
+        let backwards = local.iter().flat_map(|local| local.back.keys());
+        let of_step = |index: &usize| Some((*index, turned(&steps[*index], &constants).transpose()?));
+        let turned = backwards.filter_map(of_step).map(|(index, weight)| Ok((index, weight?)));
+        let turned = turned.collect::<Result<_, _>>().map_err(torch)?;
         Ok(Plan {
             steps,
             constants,
@@ -150,6 +155,7 @@ impl Plan {
             taps: taps.clone(),
             suffixes,
             local,
+            turned,
             places: Mutex::new(None),
             kept: kept_values,
             batch_dims: graph.batch_dims,

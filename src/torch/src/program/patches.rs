@@ -154,7 +154,7 @@ impl Plan {
                 continue;
             }
             let read = execution.tape.get(&index).ok_or(Stop::Unlike)?;
-            for (value, gradient) in self.step_back(local.back[&index], step, read, &own, sample, &mut frame)? {
+            for (value, gradient) in self.step_back(local.back[&index], index, read, &own, sample, &mut frame)? {
                 let sum = match gradients.remove(&value) {
                     Some(known) => known.plus(&gradient)?,
                     None => gradient,
@@ -253,12 +253,13 @@ impl Plan {
     fn step_back(
         &self,
         back: Back,
-        step: &Step,
+        index: usize,
         read: &[Read],
         own: &[Option<Patch>],
         sample: i64,
         frame: &mut Frame,
     ) -> Result<Vec<(ValueId, Patch)>, Stop> {
+        let step = &self.steps[index];
         let one = || own.first().and_then(Option::as_ref).ok_or(Stop::Unlike);
         let depending = || read.iter().filter(|read| read.depends);
         if depending().any(|read| read.size.len() != 4) {
@@ -282,7 +283,7 @@ impl Plan {
                 }
                 if start == own.values.size()[1] { Ok(found) } else { Err(Stop::Unlike) }
             }
-            Back::Convolution => self.through_convolution(step, read, one()?),
+            Back::Convolution => self.through_convolution(index, read, one()?),
             Back::Silu => {
                 let (own, read) = (one()?, read.first().ok_or(Stop::Unlike)?);
                 let input = own.area.of(&read.tensor.as_ref().ok_or(Stop::Unlike)?.f_detach()?, sample)?;
@@ -311,15 +312,20 @@ impl Plan {
         if all_fit { Ok(()) } else { Err(Stop::Unlike) }
     }
 
-    fn through_convolution(&self, step: &Step, read: &[Read], own: &Patch) -> Result<Vec<(ValueId, Patch)>, Stop> {
+    fn through_convolution(&self, index: usize, read: &[Read], own: &Patch) -> Result<Vec<(ValueId, Patch)>, Stop> {
+        let step = &self.steps[index];
         let Some(Some(Arg::Value(weight))) = step.args.get(1) else { return Err(Stop::Unlike) };
         // One that is computed of the image may depend on it, too.
         let weight = self.constants.get(weight).filter(|_| !self.written_constants.contains(weight)).ok_or(Stop::Unlike)?;
-        let number = |at: usize, default: i64| both(step.args.get(at).and_then(Option::as_ref), default).ok_or(Stop::Unlike);
+        let number = |at: usize, default: i64| numbers(step, at, default).ok_or(Stop::Unlike);
         let (strides, paddings, dilations, [groups, _]) = (number(3, 1)?, number(4, 0)?, number(5, 1)?, number(6, 1)?);
         let [read] = read else { return Err(Stop::Unlike) };
         let size = weight.size();
         let values = match (groups, strides, &size[2..]) {
+            _ if let Some(turned) = self.turned.get(&index) => {
+                let reach = [dilations[0] * (size[2] - 1), dilations[1] * (size[3] - 1)];
+                own.values.f_conv2d(turned, None::<Tensor>, [1i64, 1], reach, dilations, groups)?
+            }
             (1, [1, 1], [1, 1]) => {
                 let rows = own.values.f_permute([0, 2, 3, 1])?.f_reshape([-1, size[0]])?;
                 let rows = rows.f_mm(&weight.f_view([size[0], size[1]])?)?;
@@ -391,6 +397,31 @@ impl Plan {
         let found = leaves.into_iter().zip(found).filter(|(_, gradient)| gradient.defined());
         Ok(found.map(|((value, _), values)| (value, Patch { area, values })).collect())
     }
+}
+
+/// The weight `[I, O / groups, h, w]` whose convolution with a gradient, padded as far as it reaches, is what a convolution of stride 1 takes
+/// back. Transposed ones have slow kernels on CPUs, which take groups one by one. `None`: it is another step, or a matrix product will do.
+///
+/// # Errors
+/// No memory is left.
+pub(super) fn turned(step: &Step, constants: &HashMap<ValueId, Tensor>) -> Result<Option<Tensor>, TchError> {
+    let (Some(Some(Arg::Value(weight))), "aten::conv2d") = (step.args.get(1), &*step.operator) else { return Ok(None) };
+    let (Some(weight), Some([1, 1]), Some([groups, _])) = (constants.get(weight), numbers(step, 3, 1), numbers(step, 6, 1))
+    else {
+        return Ok(None);
+    };
+    let size = weight.size();
+    if size.len() != 4 || groups < 1 || size[0] % groups != 0 || size[2..] == [1, 1] && groups == 1 {
+        return Ok(None);
+    }
+    let by_group = weight.f_reshape([groups, size[0] / groups, size[1], size[2], size[3]])?;
+    let exchanged = by_group.f_transpose(1, 2)?.f_flip([3, 4])?;
+    exchanged.f_reshape([groups * size[1], size[0] / groups, size[2], size[3]])?.f_contiguous().map(Some)
+}
+
+/// An argument of a convolution, for rows and columns.
+fn numbers(step: &Step, at: usize, default: i64) -> Option<[i64; 2]> {
+    both(step.args.get(at).and_then(Option::as_ref), default)
 }
 
 /// A number for rows and columns.

@@ -264,7 +264,9 @@ pub struct Plan {
     pub(super) suffixes: HashMap<ValueId, Suffix>,
     /// Which predictions have gradients in patches, where that was asked for.
     pub(super) local: Option<Local>,
-    /// Of the last images, where those come from.
+    /// By step, the weight with which a convolution takes gradients back ([`super::patches::turned`]).
+    pub(super) turned: HashMap<usize, Tensor>,
+    /// Of the last images, where logits come from.
     pub(super) places: Mutex<Option<Places>>,
     /// What a run has to keep for both.
     pub(super) kept: HashSet<ValueId>,
