@@ -504,8 +504,11 @@ def test_two_methods_are_compared_detection_by_detection(dataset, annotate, camf
     assert numbers["series"][0]["around_objects"]["num_objects"] == len(both)
 
 
-@pytest.mark.parametrize("method", ["layercam", "gradcam"])
-def test_gradients_are_those_of_the_whole_layers(camflow, database, small_levels, tmp_path, method):
+# The layer `first` gives what its last part does.
+@pytest.mark.parametrize(
+    "method, layers", [("layercam", ()), ("gradcam", ("--layers", "first,first.2,second,last", "--fuse-layers"))]
+)
+def test_gradients_are_those_of_the_whole_layers(camflow, database, small_levels, tmp_path, method, layers):
     """Without `--exact` a gradient is computed where it is not zero: at borders, in several levels at once, in batches."""
     network, model = small_levels
     made = fo.Dataset(f"patches-{method}", persistent=True)
@@ -521,7 +524,19 @@ def test_gradients_are_those_of_the_whole_layers(camflow, database, small_levels
         found = {}
         for way in (("--exact",), ("--batch-size", "1"), ("--batch-size", "3")):
             for each in (("--per-detection",), ()):
-                asked = ["--target", "labels:truth", "--class", "class 1", "--npy", "f32", "--device", "cpu", "--method", method]
+                asked = [
+                    "--target",
+                    "labels:truth",
+                    "--class",
+                    "class 1",
+                    "--npy",
+                    "f32",
+                    "--device",
+                    "cpu",
+                    "--method",
+                    method,
+                    *layers,
+                ]
                 out = ("--out", tmp_path / "maps", "--overwrite")
                 camflow("annotate", "--dataset", made.name, "--model", model, *out, *asked, *way, *each)
             made.reload()

@@ -146,9 +146,8 @@ impl Plan {
             let gives = step.gives();
             let own: Vec<Option<Patch>> = gives.iter().map(|value| gradients.remove(value)).collect();
             for (value, gradient) in gives.iter().zip(&own) {
-                if let (Some(place), Some(gradient)) = (self.taps.iter().position(|tap| tap == value), gradient) {
-                    found[place] = Some(gradient.with(gradient.values.shallow_clone()));
-                }
+                let Some(gradient) = gradient else { continue };
+                self.tell(*value, gradient, &mut found);
             }
             if own.iter().all(Option::is_none) {
                 continue;
@@ -162,12 +161,18 @@ impl Plan {
                 gradients.insert(value, sum);
             }
         }
-        for (place, tap) in found.iter_mut().zip(&self.taps) {
-            if place.is_none() {
-                *place = gradients.remove(tap);
-            }
+        // Of taps that no step on the way gives: the first ones.
+        for (value, gradient) in &gradients {
+            self.tell(*value, gradient, &mut found);
         }
         Ok(found)
+    }
+
+    /// Several taps may be of one value: modules that hand on what others gave.
+    fn tell(&self, value: ValueId, gradient: &Patch, found: &mut [Option<Patch>]) {
+        for (place, _) in found.iter_mut().zip(&self.taps).filter(|(_, tap)| **tap == value) {
+            *place = Some(gradient.with(gradient.values.shallow_clone()));
+        }
     }
 
     /// The gradient with respect to each map.
