@@ -77,11 +77,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
     let plan_options = PlanOptions { device: Device::Cpu, exact, precision: Precision::Fp32 };
     let mut explainer = TorchExplainer::new(&program, plan_options, options)?;
     let taps = layers.iter().map(|layer| layer.tap).collect();
-    let plan = Plan::new(
-        &program,
-        &Demand { output: program.primary_output(), boxes: None, taps, resume_from: Vec::new(), guided: false },
-        plan_options,
-    )?;
+    let plan = Plan::new(&program, &Demand { taps, ..Demand::of(program.primary_output()) }, plan_options)?;
 
     tch::manual_seed(0);
     let input = Tensor::f_randn([batch as i64, 3, height as i64, width as i64], (Kind::Float, Device::Cpu))?;

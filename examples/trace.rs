@@ -38,7 +38,7 @@ fn trace(model: &Path, input: &Path, out: &Path, layers: &[String]) -> Result<()
     let options = PlanOptions { device: Device::Cpu, exact: true, precision: Precision::Fp32 };
     // Two layers may share one tap (an identity module gives the value of the module before it).
     let taps = layers.iter().map(|layer| layer.tap).collect();
-    let demand = Demand { output: program.primary_output(), boxes: None, taps, resume_from: Vec::new(), guided: false };
+    let demand = Demand { taps, ..Demand::of(program.primary_output()) };
     let plan = Plan::new(&program, &demand, options)?;
 
     let execution = plan.run(&Tensor::read_npy(input)?)?;

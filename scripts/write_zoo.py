@@ -46,6 +46,7 @@ def row(name: str, entry: dict) -> str:
     if kind in zoo_kinds.ULTRALYTICS:
         what = "classes of the image" if "Classification" in processor else "classes of boxes"
         what = "the texts of `--classes`, in boxes" if "yoloe" in name else what
+        what = "the classes of its own list, in boxes" if name.endswith("-pf-torch") else what
         gives = f"{what}; {GIVES['FiftyOneYOLOModel']}"
     if str(config.get("entrypoint_fcn")).startswith("torchvision.models.detection."):
         gives = "classes of boxes"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import fiftyone as fo
 import numpy as np
 from fiftyone import ViewField
+from fiftyone.core.stages import ViewStage
 
 # Attributes that every heatmap label of camflow's has.
 MARKS = ("fingerprint", "layer", "method")
@@ -27,8 +29,20 @@ CONFIDENCES = ("confidence", "confidence_without_object", "confidence_without_ba
 RELIANCE = "context_reliance"
 # As camflow has it: where both replacements cost less together, there is nothing to share out.
 LEAST_COST = 0.01
+# Stands among the measures for what an evaluation found of detections (`--per-detection --eval-key`), and is the attribute that says it.
+OUTCOME = "outcome"
+# What is wrong, and what FiftyOne calls it.
+WRONG = {"false positives": "fp", "missed objects": "fn"}
+RIGHT = "tp"
 # Labelled classes that are shown, those of most heatmaps first.
 MAX_LABELS = 16
+# The stages that views of ours add.
+MADE = (
+    ("Match",),
+    ("Match", "SortBy", "Limit"),
+    ("Match", "SortBy", "FilterLabels"),
+    ("ToPatches", "SetField", "Match", "SortBy"),
+)
 # Where the box and its whiskers are.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -102,6 +116,21 @@ class Confidences:
     num_hidden: int
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What an evaluation found of the detections that have heatmaps of their own, those fields first in which most is wrong."""
+
+    series: list[Series]
+    # By series, how many are right.
+    rights: list[int]
+    # By series and kind of WRONG: how many, their mean confidence and the mean share of the heatmap in its box; None without any.
+    counts: list[list[int]]
+    confidences: list[list[float | None]]
+    insides: list[list[float | None]]
+    # Series that are left out.
+    num_hidden: int
+
+
 def heatmap_fields(view: fo.DatasetView) -> dict[str, dict[str, bool]]:
     """By name of each field with camflow's heatmaps: its measures (the numeric attributes), and whether each is a truth value."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
@@ -122,7 +151,8 @@ def names(view: fo.DatasetView) -> list[str]:
     found = dict.fromkeys(measure for kinds in heatmap_fields(view).values() for measure in kinds)
     # First what samples are best sorted by, last the score: it says how sure the model is, not where it looks.
     known = sorted(found, key=lambda measure: (measure == "score", measure != "energy_ratio"))
-    return known + [COUNTERFACTUALS] * bool(asked_fields(view)) + [ATTENTION] * bool(attention_fields(view))
+    known += [COUNTERFACTUALS] * bool(asked_fields(view)) + [ATTENTION] * bool(attention_fields(view))
+    return [OUTCOME] * bool(evaluated_fields(view)) + known
 
 
 def attention_fields(view: fo.DatasetView) -> list[str]:
@@ -155,6 +185,71 @@ def attention(view: fo.DatasetView, most: int) -> Attention:
         for kept, first in ((found.counts, 0), (found.shares, 1), (found.areas, 2)):
             kept.append(numbers[first::3])
     return found
+
+
+def evaluated_fields(view: fo.DatasetView) -> list[str]:
+    """The fields whose detections have heatmaps of their own, and outcomes of an evaluation."""
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    fields = []
+    for name, field in schema.items():
+        inner = next((one.field for one in field.fields if one.name == "detections"), None)
+        attributes = {one.name for one in [*field.fields, *getattr(inner, "fields", [])]}
+        if attributes.issuperset((*MARKS, OUTCOME)):
+            fields.append(name)
+    counts = view.aggregate([fo.Count(f"{field}.detections.{OUTCOME}") for field in fields]) if fields else []
+    return [field for field, count in zip(fields, counts, strict=True) if count]
+
+
+def outcomes(view: fo.DatasetView, most: int) -> Outcomes:
+    """What an evaluation found of the detections of each field; of so many of them at most."""
+    found = []
+    for field in evaluated_fields(view):
+        parts = [ViewField(f"{field}.detections").filter(ViewField(OUTCOME) == kind) for kind in (RIGHT, *WRONG.values())]
+        numbers = view.aggregate(
+            [
+                aggregation(part.map(ViewField(key)))
+                for part in parts
+                for aggregation, key in ((fo.Count, OUTCOME), (fo.Mean, "confidence"), (fo.Mean, "energy_inside"))
+            ]
+        )
+        counts, confidences, insides = numbers[::3], numbers[1::3], numbers[2::3]
+        # FiftyOne's mean of nothing is 0.
+        found.append(
+            (
+                Series(field),
+                counts,
+                *([mean if n else None for n, mean in zip(counts, means, strict=True)] for means in (confidences, insides)),
+            )
+        )
+    found.sort(key=lambda one: -sum(one[1][1:]))
+    shown = found[:most]
+    return Outcomes(
+        series=[one[0] for one in shown],
+        rights=[one[1][0] for one in shown],
+        counts=[one[1][1:] for one in shown],
+        confidences=[one[2][1:] for one in shown],
+        insides=[one[3][1:] for one in shown],
+        num_hidden=len(found) - len(shown),
+    )
+
+
+def wrong(view: fo.DatasetView, series: Series, kind: str) -> fo.DatasetView:
+    """The detections of a kind of WRONG, those that the model is surest of first: as patches with their heatmaps, where camflow has saved
+    how they are shown, else as samples with these detections alone."""
+    dataset, field = view._root_dataset, series.field
+    is_it = ViewField(OUTCOME) == WRONG[kind]
+    saved = next((one for one in dataset._doc.saved_views if one.name == field), None)
+    stages = [json.loads(stage) for stage in saved.view_stages] if saved else []
+    if [stage["_cls"].rsplit(".", 1)[-1] for stage in stages] == ["ToPatches", "SetField"]:
+        for stage in stages:
+            # Those that FiftyOne keeps for the saved view are of all samples.
+            arguments = [[name, None if name == "_state" else value] for name, value in stage["kwargs"]]
+            view = view.add_stage(ViewStage._from_dict({**stage, "kwargs": arguments}))
+        there = _match(view, series, ViewField(f"{field}.{OUTCOME}") == WRONG[kind], kind)
+        return there.sort_by(f"{field}.confidence", reverse=True)
+    of_it = ViewField(f"{field}.detections").filter(is_it)
+    there = _match(view, series, of_it.length() > 0, kind).sort_by(of_it.map(ViewField("confidence")).max(), reverse=True)
+    return there.filter_labels(field, is_it)
 
 
 def asked_fields(view: fo.DatasetView) -> list[str]:
@@ -287,15 +382,16 @@ def _match(view: fo.DatasetView, series: Series, wanted: fo.ViewExpression, comm
 
 
 def is_narrowed(view: fo.DatasetView, base: fo.DatasetView) -> bool:
-    """Whether a view is this base as it is, or what `between`, `extreme` or `lying_on` makes of it."""
+    """Whether a view is this base as it is, or what `between`, `extreme`, `lying_on` or `wrong` makes of it."""
     stages, below = (one._serialize(include_uuids=False) for one in (view, base))
     if stages[: len(below)] != below:
         return False
-    added = view._stages[len(below) :]
+    # A view of patches has those before it elsewhere than others.
+    added = [(stage["_cls"].rpartition(".")[2], dict(stage["kwargs"])) for stage in stages[len(below) :]]
     if not added:
         return True
-    kinds = tuple(type(stage) for stage in added)
-    if kinds not in ((fo.Match,), (fo.Match, fo.SortBy, fo.Limit)):
+    kinds = tuple(kind for kind, _ in added)
+    if kinds not in MADE:
         return False
-    wanted = added[0].filter
+    wanted = added[kinds.index("Match")][1]["filter"]
     return isinstance(wanted, dict) and str(wanted.get("$comment")).startswith(COMMENT)

@@ -29,6 +29,9 @@ Of heatmaps that were made with `--attention-on`, *attention* shows on which lab
 Of those that were made with `--counterfactuals`, *counterfactuals* shows the model's mean confidence in the images as they are, without
 the object, without the background, and without the most attended region outside of the object; those that lean on context most come first.
 
+Of detections that were explained with `--per-detection --eval-key`, *outcome* counts the false positives and the missed objects that
+an evaluation of FiftyOne's found, with the mean confidence of the model; a click shows them with their heatmaps, the surest first.
+
 Click a bar, or a field of these tables, to see its samples; *show all* goes back.
 """
 
@@ -84,6 +87,10 @@ class MeasuresPanel(foo.Panel):
     def on_cell(self, ctx: ExecutionContext) -> None:
         was = drawn(ctx)
         series = next(one for one in was.series if one.label == ctx.params["y"])
+        if was.measure == measures.OUTCOME:
+            kind = next(kind for kind, column in plots.KINDS.items() if column == ctx.params["x"])
+            ctx.ops.set_view(view=measures.wrong(was.view(ctx), series, kind))
+            return
         if was.measure == measures.COUNTERFACTUALS:
             name = next(name for name, column in plots.COLUMNS.items() if column == ctx.params["x"])
             # The lowest confidences, and those that lean on context most.
@@ -117,7 +124,8 @@ class MeasuresPanel(foo.Panel):
             measure = names[0] if names else ""
         lying = measures.attention(view, MAX_SERIES) if measure == measures.ATTENTION else None
         asked = measures.confidences(view, MAX_SERIES) if measure == measures.COUNTERFACTUALS else None
-        table = lying or asked
+        wrong = measures.outcomes(view, MAX_SERIES) if measure == measures.OUTCOME else None
+        table = lying or asked or wrong
         found = measures.distributions(view, measure) if measure and table is None else []
         shown = found[:MAX_SERIES]
         look = Drawn(
@@ -134,6 +142,7 @@ class MeasuresPanel(foo.Panel):
             "boxes": plots.boxes(shown),
             "attention": [] if lying is None else plots.attention(lying),
             "counterfactuals": [] if asked is None else plots.confidences(asked),
+            "outcome": [] if wrong is None else plots.outcomes(wrong),
         }
         # The page copies figures into the state, and merges those there with new ones element by element.
         ctx.panel.set_state({"drawn": look.to_json(), **dict.fromkeys(figures)})
@@ -161,6 +170,9 @@ class MeasuresPanel(foo.Panel):
             return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
         if was.num_hidden:
             panel.md(f"*{was.num_hidden} more are not shown.*", name="hidden")
+        if was.measure == measures.OUTCOME:
+            panel.plot("outcome", layout=plots.outcomes_layout(labels), config=plots.CONFIG, on_click=self.on_cell)
+            return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))
         if was.measure == measures.ATTENTION:
             panel.plot("attention", layout=plots.attention_layout(labels), config=plots.CONFIG, on_click=self.on_cell)
             return types.Property(panel, view=types.GridView(orientation="vertical", padding=2, gap=2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log2
 from typing import Any
 
-from .measures import CONFIDENCES, QUANTILES, RELIANCE, Attention, Confidences, Distribution
+from .measures import CONFIDENCES, QUANTILES, RELIANCE, WRONG, Attention, Confidences, Distribution, Outcomes
 
 CONFIG = {"displayModeBar": False}
 # Pixels.
@@ -18,6 +18,8 @@ NO_CLASS = "(no class)"
 FULL = 2.0
 # What the columns of the table of confidences are called, by attribute: a word a line.
 COLUMNS = {name: name.removeprefix("confidence_").replace("_", "<br>") for name in (*CONFIDENCES, RELIANCE)}
+# Likewise what is wrong.
+KINDS = {kind: kind.replace(" ", "<br>") for kind in WRONG}
 # The share of a histogram's height that its title takes.
 GAP = 0.3
 # Bars of truth values do not touch.
@@ -147,6 +149,50 @@ def attention(found: Attention) -> list[dict[str, Any]]:
             "ygap": 1,
         }
     ]
+
+
+def outcomes(found: Outcomes) -> list[dict[str, Any]]:
+    """A table of series by what is wrong: how many, coloured by their share of all, with the mean confidence."""
+    rows, texts, hovers = [], [], []
+    for right, counts, confidences, insides in zip(found.rights, found.counts, found.confidences, found.insides, strict=True):
+        cells = list(zip(counts, confidences, insides, strict=True))
+        rows.append([count / (count + right) if count else None for count in counts])
+        texts.append([f"{count}<br>{_said(confidence)}" if count else "" for count, confidence, _ in cells])
+        hovers.append(
+            [
+                f"{count} of {count + right}<br>mean confidence {_said(confidence)}<br>mean energy inside {_said(inside)}"
+                for count, confidence, inside in cells
+            ]
+        )
+    return [
+        {
+            "type": "heatmap",
+            "x": list(KINDS.values()),
+            "y": [one.label for one in found.series],
+            "z": rows,
+            "text": texts,
+            "texttemplate": "%{text}",
+            "hovertext": hovers,
+            "hovertemplate": "%{y}, %{x}: %{hovertext}<extra></extra>",
+            "zmin": 0,
+            "zmax": 1,
+            "colorscale": [[0, "#f4f4f4"], [1, "#ef7a54"]],
+            "textfont": {"color": "#1c2024"},
+            "showscale": False,
+            "xgap": 1,
+            "ygap": 1,
+        }
+    ]
+
+
+def outcomes_layout(labels: list[str]) -> dict[str, Any]:
+    """The layout that goes with it, for series of these names."""
+    layout = confidences_layout(labels)
+    return {**layout, "xaxis": {**layout["xaxis"], "title": {"text": "count, confidence"}}}
+
+
+def _said(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:.2f}"
 
 
 def confidences(found: Confidences) -> list[dict[str, Any]]:

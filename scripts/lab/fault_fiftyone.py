@@ -109,3 +109,27 @@ def read_all(name: str, fields: list[str]) -> int:
                 assert found % 20 or heatmap.get_map().shape == (32, 32), sample.id
                 found += 1
     return found
+
+
+def make_detections(name: str, folder: str, count: int, label: str, field: str, grid: int) -> None:
+    """A dataset of images with three detections each, which lie in cells of a grid, and one of another class."""
+    from pathlib import Path
+
+    fo = fiftyone()
+    samples = []
+    for number, path in enumerate(sorted(Path(folder).rglob("*.jpg"))[:count]):
+        cells = [(5 * number + 7 * one) % grid**2 for one in range(4)]
+        boxes = [[cell % grid / grid, cell // grid / grid, 1 / grid, 1 / grid] for cell in cells]
+        labels = [label, label, label, "other"]
+        detections = [fo.Detection(label=own, bounding_box=box) for own, box in zip(labels, boxes, strict=True)]
+        samples.append(fo.Sample(path, **{field: fo.Detections(detections=detections)}))
+    dataset = fo.Dataset(name, persistent=True)
+    dataset.add_samples(samples, progress=False)
+
+
+def count_detections(name: str, field: str) -> int:
+    """Reads every sample as FiftyOne's users do; the number of detections with a heatmap."""
+    dataset = fiftyone().load_dataset(name)
+    dataset.reload()
+    labels = [sample[field] for sample in dataset if sample.has_field(field)]
+    return sum(bool(one.map_path and one.npy_path) for label in labels if label is not None for one in label.detections)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import fault_checks
 from fault_copies import copied
+from fault_detections import of_detections
 from fault_disks import disks
 from fault_folders import folders
 from fault_hosts import hosts
@@ -86,11 +87,13 @@ GROUPS = {
     "folders": small(folders, 12),
     "copies": small(copied, 24, SMOOTH),
     "inputs": small(inputs, 64, EXACT),
+    "detections": of_detections,
     "signals": signals,
     "restarts": restarts,
 }
 # What waits most of the time, and what has a server of its own.
 ASIDE = {"cuts": ("cuts",), "hosts": ("hosts",), "small": ("folders", "copies", "inputs"), "sweep": ("sweep",)}
+ASIDE |= {"detections": ("detections",)}
 
 
 def all_faults(suite: Suite) -> None:
@@ -104,7 +107,7 @@ def all_faults(suite: Suite) -> None:
         waiting = {name: beside.submit(each, names) for name, names in ASIDE.items()}
         for name in ("kills", "people", "two_runs", "disks"):
             GROUPS[name](suite)
-        for name in ("cuts", "small", "sweep"):
+        for name in ("cuts", "small", "sweep", "detections"):
             waiting[name].result()
         # Now the server is nobody else's.
         for name in ("signals", "restarts"):

@@ -1,7 +1,8 @@
 """What Ultralytics itself makes of its models, beside what camflow's exporter has them give. Run by `detectors.py` and
 `test_ultralytics.py`, as its library changes the process that it is imported in:
 
-    ultralytics_reference.py outputs [-e] SETTINGS.yaml   how far results are from each other; -e: without non-maximum suppression
+    ultralytics_reference.py outputs [-e] [-pf] SETTINGS.yaml   how far results are from each other; -e: without non-maximum suppression;
+                                                          -pf: of a YOLOE with a list of classes of its own
     ultralytics_reference.py save [-c] SETTINGS.yaml FILE.pt   a model with random weights; -c: whose logits are small
     ultralytics_reference.py layercam FILE.pt JOB.json    the heatmap of the predictions that boxes mean
     ultralytics_reference.py own FILE.pt JOB.json         the library's own heatmap of its best prediction
@@ -82,7 +83,7 @@ def around(boxes: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     return torch.cat([rotated.amin(-2), rotated.amax(-2)], dim=-1)
 
 
-def outputs(name: str, is_end2end: bool) -> dict:
+def outputs(name: str, is_end2end: bool, is_free: bool = False) -> dict:
     model = opened(name)
     model.model.eval()
     if is_end2end:
@@ -90,7 +91,11 @@ def outputs(name: str, is_end2end: bool) -> dict:
     torch.manual_seed(2)
     images = torch.rand(2, 3, 320, 320)
     texts = None
-    if "yoloe" in name:
+    if is_free:
+        loader.set_list(model, [f"thing {number}" for number in range(7)])
+        head = model.model.model[-1]
+        head.conf = 0
+    elif "yoloe" in name:
         texts, embedded = ["a cat", "dog"], torch.nn.functional.normalize(torch.randn(1, 2, 512), dim=-1)
         vars(model)["get_text_pe"] = lambda _texts: embedded  # its encoder is a download
         model.set_classes(texts, embedded)
@@ -251,7 +256,7 @@ def predicted(network, images) -> tuple[torch.Tensor, torch.Tensor]:
 
 def compute(role: str, *arguments: str) -> dict:
     if role == "outputs":
-        return outputs(arguments[-1], "-e" in arguments)
+        return outputs(arguments[-1], "-e" in arguments, "-pf" in arguments)
     if role == "save":
         return save(*arguments[-2:], is_calm="-c" in arguments)
     roles = {"own": own, "rate": rate, "layercam": layercam}

@@ -18,6 +18,8 @@ TRIED = (
     *("deleted by hand", "somebody's own files", "a label field is copied", "grace period", "the model is overwritten"),
     *("an image is replaced", "flipped in one bit", "swept     first annotate: kill-after", "swept     annotate: short"),
     *("swept     clean: fail EIO", "swept     remove: fail-from EACCES", "ways in which a dataset was broken on purpose"),
+    *("SIGKILL, heatmaps of detections, first run", "SIGKILL, heatmaps of detections, replacing run"),
+    "connections: reset for a while, heatmaps of detections",
 )
 # What the system may not allow; everything else is tried everywhere.
 MAY_LACK = ("disk", "output folder becomes read-only", "sweep", "a holder", "holders", "a folder that", "a run beside")

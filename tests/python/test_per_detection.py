@@ -11,6 +11,7 @@ from pathlib import Path
 import hugging_face_folders as folders
 import numpy as np
 import pytest
+import small_levels as levels
 from camflow import load
 from PIL import Image
 from small_detector import SIZE, apart, corners, iou, picture, reference, tensor
@@ -33,6 +34,14 @@ NOWHERE = [0.97, 0.97, 0.02, 0.02]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return folders.save(folders.spread_detr, tmp_path_factory.mktemp("detr") / "detr")
+
+
+@pytest.fixture(scope="module")
+def small_levels(camflow, tmp_path_factory):
+    """A convolutional detector, and its model."""
+    path = tmp_path_factory.mktemp("levels") / "levels.pt2"
+    camflow("export", f"{levels.__file__}:net", "--out", path)
+    return levels.net(), path
 
 
 @pytest.fixture(scope="module")
@@ -493,3 +502,58 @@ def test_two_methods_are_compared_detection_by_detection(dataset, annotate, camf
         )
         assert rows[id_]["class"] == "dog" and rows[id_]["method_b"] == "gradcam"
     assert numbers["series"][0]["around_objects"]["num_objects"] == len(both)
+
+
+# The layer `first` gives what its last part does.
+@pytest.mark.parametrize(
+    "method, layers", [("layercam", ()), ("gradcam", ("--layers", "first,first.2,second,last", "--fuse-layers"))]
+)
+def test_gradients_are_those_of_the_whole_layers(camflow, database, small_levels, tmp_path, method, layers):
+    """Without `--exact` a gradient is computed where it is not zero: at borders, in several levels at once, in batches."""
+    network, model = small_levels
+    made = fo.Dataset(f"patches-{method}", persistent=True)
+    generator, places = np.random.default_rng(0), network.places[0].numpy()
+    for number in range(3):
+        Image.fromarray(picture(number)).resize(levels.SIZE[::-1]).save(tmp_path / f"{number}.png")
+        # The corners of each level, and others.
+        chosen = {0, 39, 920, 959, 960, 979, 1180, 1199, 1200, 1209, 1250, 1259, *generator.integers(0, len(places), 12).tolist()}
+        boxes = [[left, top, right - left, bottom - top] for left, top, right, bottom in places[sorted(chosen)].tolist()]
+        detections = [fo.Detection(label="class 1", bounding_box=box) for box in boxes]
+        made.add_sample(fo.Sample(str(tmp_path / f"{number}.png"), truth=fo.Detections(detections=detections)))
+    try:
+        found = {}
+        for way in (("--exact",), ("--batch-size", "1"), ("--batch-size", "3")):
+            for each in (("--per-detection",), ()):
+                asked = [
+                    "--target",
+                    "labels:truth",
+                    "--class",
+                    "class 1",
+                    "--npy",
+                    "f32",
+                    "--device",
+                    "cpu",
+                    "--method",
+                    method,
+                    *layers,
+                ]
+                out = ("--out", tmp_path / "maps", "--overwrite")
+                camflow("annotate", "--dataset", made.name, "--model", model, *out, *asked, *way, *each)
+            made.reload()
+            names = [name for name in made.get_field_schema() if name.startswith("class_1_")]
+            (of_each,) = (name for name in names if name.endswith("_detections"))
+            found[way] = {
+                one.id: (one.score, load(one))
+                for sample in made
+                for one in (*sample[of_each].detections, sample[of_each.removesuffix("_detections")])
+            }
+    finally:
+        made.delete()
+    exact, *others = found.values()
+    labels = [(score, heatmap) for score, heatmap in exact.values()]
+    assert len(labels) > 50 and sum(heatmap.any() for _, heatmap in labels) > 40
+    for other in others:
+        # Labels of samples get new ids.
+        for (score, heatmap), (wanted_score, wanted) in zip(other.values(), labels, strict=True):
+            assert score == pytest.approx(wanted_score, rel=1e-3, abs=1e-4)
+            assert np.abs(heatmap - wanted).max() < 1e-3

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -562,17 +563,25 @@ def test_a_view_and_a_delegated_run(dataset, clone, settings, tmp_path):
     assert boxes.exists("delegated").values("id") == boxes.limit(2).values("id")
 
 
+@pytest.fixture(scope="module")
+def detector(camflow, tmp_path_factory):
+    """A folder with a detector, and its model."""
+    saved = folders.save(folders.spread_detr, tmp_path_factory.mktemp("detr") / "detr")
+    camflow("export", saved, "--out", saved.parent / "detr.pt2")
+    return saved, saved.parent / "detr.pt2"
+
+
 def box() -> fo.Detection:
     return fo.Detection(label="person", bounding_box=[0.1, 0.1, 0.5, 0.5])
 
 
-def test_texts_detections_and_slices_are_asked_for(plugin, camflow, settings, dataset, clone, monkeypatch, tmp_path):
+def test_texts_detections_and_slices_are_asked_for(plugin, camflow, settings, dataset, detector, clone, monkeypatch, tmp_path):
+    saved, made = detector
     monkeypatch.setenv("CAMFLOW_PLUGIN_MODELS", str(tmp_path))
     monkeypatch.setenv("CAMFLOW_PYTHON", sys.executable)
     tower, detector = tmp_path / "clip.pt2", tmp_path / "detr.pt2"
+    shutil.copy(made, detector)
     camflow("export", folders.save(folders.clip, tmp_path / "clip"), "--task", "embedding", "--out", tower)
-    saved = folders.save(folders.spread_detr, tmp_path / "detr")
-    camflow("export", saved, "--out", detector)
     few = clone(dataset.limit(2))
 
     form_module = plugin.form
@@ -776,6 +785,104 @@ def test_what_a_model_misses_is_that_of_the_labels(plugin, scenes, dataset):
     shown = measures.confidences(few, 24)
     assert shown.means[[one.field for one in shown.series].index(FIELDS[0])][-1] is None
     few.set_values(path, before)
+
+
+@pytest.fixture(scope="module")
+def evaluated(database, camflow, detector, tmp_path_factory):
+    """Three pictures of which an evaluation says what is wrong: of the predictions of each all but the first one are no objects, and one
+    object is not predicted."""
+    saved, model = detector
+    network = transformers.DetrForObjectDetection.from_pretrained(saved).eval()
+    made, folder = fo.Dataset("plugin-evaluated", persistent=True), tmp_path_factory.mktemp("evaluated")
+    for number in range(3):
+        path = folder / f"{number}.png"
+        Image.fromarray(picture(number)).save(path)
+
+        def dog(place, **more):
+            return fo.Detection(label="dog", bounding_box=np.asarray(place).tolist(), **more)
+
+        *places, unseen = apart(network, picture(number), 1, 3)
+        predicted = [dog(place, confidence=0.5 + 0.1 * k) for k, place in enumerate(places)]
+        truth = [dog(places[0]), dog(unseen)]
+        made.add_sample(
+            fo.Sample(str(path), predictions=fo.Detections(detections=predicted), truth=fo.Detections(detections=truth))
+        )
+    made.evaluate_detections("predictions", gt_field="truth", eval_key="eval")
+    for field, more in (("predictions", ()), ("truth", ("--field", "truth_{class}"))):
+        asked = ("--target", f"labels:{field}", "--class", "dog", "--per-detection", "--eval-key", "eval", "--device", "cpu")
+        camflow("annotate", "--dataset", made.name, "--model", model, *asked, *more, "--out", folder / "maps")
+    made.reload()
+    yield made
+    made.delete()
+
+
+def test_what_an_evaluation_found_is_that_of_the_labels(plugin, evaluated, dataset):
+    measures, view = plugin.measures, evaluated.view()
+    assert measures.names(view)[0] == measures.OUTCOME and measures.OUTCOME not in measures.names(dataset.view())
+    found = measures.outcomes(view, 24)
+    assert found.num_hidden == 0 and measures.outcomes(view, 1).num_hidden == 1
+    assert measures.outcomes(view.limit(0), 24).series == []
+    by_field = {series.field: number for number, series in enumerate(found.series)}
+    assert by_field.keys() == {"dog_layercam_layer_2_detections", "truth_dog_detections"}
+    for field, number in by_field.items():
+        labels = [one for of_sample in evaluated.values(f"{field}.detections") for one in of_sample or []]
+        assert found.rights[number] == sum(one.outcome == "tp" for one in labels) == 3
+        for column, (kind, outcome) in enumerate(measures.WRONG.items()):
+            wrong = [one for one in labels if one.outcome == outcome]
+            assert found.counts[number][column] == len(wrong)
+            if wrong:
+                assert found.confidences[number][column] == pytest.approx(np.mean([one.confidence for one in wrong]))
+                assert found.insides[number][column] == pytest.approx(np.mean([one.energy_inside for one in wrong]))
+            else:
+                assert found.confidences[number][column] is found.insides[number][column] is None
+            # As patches, in order, with what shows them; and after they went through a page.
+            patches = measures.wrong(view, found.series[number], kind)
+            sent = fo.DatasetView._build(evaluated, json.loads(json.dumps(patches._serialize(), default=str)))
+            assert measures.is_narrowed(patches, view) and measures.is_narrowed(sent, view)
+            ids = [one.id for one in sorted(wrong, key=lambda one: -one.confidence)]
+            assert patches.values(f"{field}.id") == sent.values(f"{field}.id") == ids
+            shown = patches.values(f"{field.removesuffix('_detections')}.map_path")
+            assert sorted(shown) == sorted(one.map_path for one in wrong)
+    # Of a part of the samples.
+    few, series = evaluated.limit(1), found.series[by_field["truth_dog_detections"]]
+    assert measures.wrong(few, series, "missed objects").count() == 1
+    # Without the saved view.
+    bare = evaluated.clone()
+    bare.delete_saved_views()
+    samples = measures.wrong(bare.view(), series, "missed objects")
+    assert samples.media_type == "image" and samples.count(f"{series.field}.detections") == 3
+    assert measures.is_narrowed(samples, bare.view())
+    most = [max(one.confidence for one in labels) for labels in samples.values(f"{series.field}.detections")]
+    assert most == sorted(most, reverse=True)
+    bare.delete()
+    (figure,) = plugin.plots.outcomes(found)
+    assert figure["x"] == ["false<br>positives", "missed<br>objects"] and figure["y"] == [one.label for one in found.series]
+
+
+def test_the_panel_begins_with_what_an_evaluation_found(app, evaluated):
+    show(app, app.app, evaluated)
+    app.click("[data-cy=new-panel-btn]")
+    app.get_by_text("Heatmap measures").click()
+    figure = app.locator("[data-cy=panel-content-measures] .js-plotly-plot").last
+    until = time.monotonic() + PATIENCE
+    while figure.evaluate("plot => plot.data?.[0]?.x?.[1]") != "missed<br>objects" and time.monotonic() < until:
+        app.wait_for_timeout(200)
+    app.wait_for_timeout(1000)
+    keep(app, "outcome")
+    place = """plot => {
+        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
+        return [box.left + xaxis._offset + xaxis.d2p("%s"), box.top + yaxis._offset + yaxis.d2p("%s")]
+    }"""
+    wrong = place % ("missed<br>objects", "truth_dog_detections")
+    # The bar may be too narrow to show how they are ordered.
+    in_order, attached = app.get_by_text("SortBy"), {"state": "attached", "timeout": MOMENT}
+    again(app, lambda: (app.mouse.click(*figure.evaluate(wrong)), in_order.first.wait_for(**attached)))
+    shown(app, 3)
+    app.wait_for_timeout(1000)
+    keep(app, "outcome-cell")
+    app.get_by_role("button", name="Show all").click()
+    in_order.first.wait_for(state="detached", timeout=PATIENCE * 1000)
+    shown(app, 3)
 
 
 def test_the_panel_shows_what_a_model_misses(app, scenes):

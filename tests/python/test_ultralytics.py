@@ -46,6 +46,8 @@ def theirs(environment):
         ("rtdetr-l.yaml",),
         ("yoloe-11s-seg.yaml",),
         ("yoloe-26n-seg.yaml",),
+        ("-e", "-pf", "yoloe-26n-seg.yaml"),
+        ("-pf", "yoloe-11s-seg.yaml"),
     ],
     ids=lambda arguments: "".join(arguments).removesuffix(".yaml"),
 )

@@ -106,6 +106,8 @@ def anchors(module: Any) -> Metadata:
 
     head = module.model[-1]
     head.dynamic = True  # or the anchors of one size would be constants
+    if hasattr(head, "lrpc"):
+        head.conf = 0  # one that proposes places gives all of them then, as in its library's own exports
     # Such heads give corners, of the predictions that they choose; without a choice, of all.
     is_end2end = bool(getattr(head, "end2end", False))
     if is_end2end:

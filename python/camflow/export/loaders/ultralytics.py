@@ -27,7 +27,7 @@ def load(
     """The model of a file or a name that `ultralytics.YOLO` knows, with its weights where `weights` is "default".
 
     Such a file holds code, which runs: whoever names this library trusts it. A YOLOE scores `classes`; `prompt` ("{}" stands for the
-    class) makes texts of them.
+    class) makes texts of them. One whose name ends in "-pf" looks for the classes of a list of its own.
 
     Raises:
         ExportError: Ultralytics is not installed, or the model gives nothing that can be explained.
@@ -47,8 +47,11 @@ def load(
             code=2,
         )
     # The published YOLOv5 are newer than their settings, whose names lack the "u".
-    settings = re.sub(r"^(yolov5[nsmlx]6?)u$", r"\1", stem) + ".yaml"
+    settings = re.sub(r"^(yolov5[nsmlx]6?)u$", r"\1", stem).removesuffix("-pf") + ".yaml"
     model = kind(name if weights == "default" else settings)
+    if weights != "default" and takes_texts and stem.endswith("-pf"):
+        set_list(model, list(classes or ()))
+        classes = None
     module, metadata = network(model, classes, prompt, is_random=weights != "default")
     return LoadedModel(module, stem, f"ultralytics:{Path(name).name}", metadata)
 
@@ -93,15 +96,15 @@ def network(
 
 def _set_texts(model: Any, classes: Sequence[str] | None, prompt: str | None, is_random: bool) -> None:
     """Has a YOLOE score texts, which its library embeds with an encoder that it downloads; random weights get random embeddings."""
-    import torch
-
     head = model.model.model[-1]
     if hasattr(head, "lrpc"):
-        raise ExportError(
-            "the model looks for anything, and names it by a list of its own",
-            "explain the YOLOE of its size that takes texts, with those of `--classes`",
-            code=2,
-        )
+        if classes:
+            raise ExportError(
+                "the model looks for the classes of a list of its own, and takes no others",
+                "leave out `--classes`, or take the YOLOE of its size without `-pf`, which takes texts",
+                code=2,
+            )
+        return
     if not classes:
         raise ExportError(
             "the model is a YOLOE, which scores texts, and nothing says which",
@@ -109,10 +112,29 @@ def _set_texts(model: Any, classes: Sequence[str] | None, prompt: str | None, is
             code=2,
         )
     if is_random:
-        size = head.cv3[0][-1].out_channels
-        embedded = torch.nn.functional.normalize(torch.randn(1, len(classes), size), dim=-1)
+        embedded = _random_texts(head, len(classes))
     else:
         embedded = model.get_text_pe([(prompt or "{}").replace("{}", name) for name in classes])
     model.model.eval()
     model.set_classes(list(classes), embedded)
     model.model.register_buffer("camflow_texts", embedded)
+
+
+def _random_texts(head: Any, count: int) -> Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(torch.randn(1, count, head.cv3[0][-1].out_channels), dim=-1)
+
+
+def set_list(model: Any, names: list[str]) -> None:
+    """Makes a YOLOE with random weights one that looks for the classes of a list, these.
+
+    That is how its library makes those that it publishes.
+    """
+    head = model.model.model[-1]
+    embedded = _random_texts(head, len(names))
+    model.model.eval()
+    model.model.set_classes(names, embedded)
+    head.fuse(embedded)
+    scoring = head.one2one_cv3 if head.end2end else head.cv3
+    model.model.set_vocab([branch[-1] for branch in scoring], names)

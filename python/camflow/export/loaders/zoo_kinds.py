@@ -71,8 +71,6 @@ def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
     """(what the model of an entry gives, what can be done or None) where that is nothing that camflow explains, else None."""
     kind, config = kind_of(entry), entry["default_deployment_config_dict"]["config"]
     processor = str(config.get("output_processor_cls")).rpartition(".")[2]
-    if kind in ULTRALYTICS and checkpoint(entry).endswith("-pf.pt"):
-        return "boxes of anything", "the YOLOE of its size without `-pf` takes the texts of `--classes`"
     repository = config.get("name_or_path") or HUGGING_FACE.get(kind, "")
     if kind == "FiftyOneZeroShotTransformerForObjectDetection" and "owl" not in repository:
         return "boxes, by a network in which text and image mix", CLASSES

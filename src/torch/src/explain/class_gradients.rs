@@ -18,7 +18,7 @@ use super::{
     cam::Reduction,
     grid::{ColumnIndex, LayerIndex, SampleIndex, TargetIndex},
     pass::{ClassScore, Differentiated, Run},
-    target::{Score, ClassKey, index_tensor},
+    target::{ClassKey, Score, index_tensor},
 };
 use crate::program;
 

@@ -53,9 +53,10 @@ use class_gradients::ClassGradients;
 use grid::{ColumnIndex, LayerIndex};
 use launch::{Launched, failure};
 use parts::Unfinished;
-use pass::{Derivative, NetworkTaps, Order, Taps};
+use pass::{ClassScore, Derivative, NetworkTaps, Order, Taps};
 use sizes::Sizes;
 use slices::MapSizes;
+use std::any::TypeId;
 use typed_index_collections::TiVec;
 
 /// Computes heatmaps with libtorch.
@@ -154,6 +155,10 @@ impl TorchExplainer {
         let guided = needs.iter().any(|needs| needs.guided).then(|| guided(program, plan_options, &options)).transpose()?;
         let attention = needs.iter().filter_map(|needs| needs.attention).reduce(AttentionNeeds::or);
         let attention = attention.map(|needs| AttentionTaps::new(program, &options.layers, needs, &mut demand)).transpose()?;
+        let mut asked = needs.iter().filter_map(|needs| needs.derivative).peekable();
+        let is_first = asked.peek().is_some()
+            && asked.all(|asked| asked.order == Order::First && asked.objective == TypeId::of::<ClassScore>());
+        demand.patches = is_first && network.is_none() && attention.is_none();
         let mut plan = Plan::new(program, &demand, plan_options)?;
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         let is_shared = |layer: &LayerIndex| affine[usize::from(*layer)] && plan.runs_on_from(layers[*layer]);

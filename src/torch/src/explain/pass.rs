@@ -7,7 +7,7 @@ mod variants;
 
 use std::{
     any::TypeId,
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
 };
 
@@ -23,7 +23,7 @@ use super::{
     sampling::Sampling,
     target::{Score, class_scores},
 };
-use crate::program::{self, Execution, Layer, Plan, Tap};
+use crate::program::{self, Area, Execution, Layer, Layout, Patch, Plan, Tap};
 pub(super) use variants::Noise;
 use variants::VariantRun;
 
@@ -56,6 +56,7 @@ impl Differentiated {
 }
 
 /// The score itself.
+#[derive(Clone, Copy, Debug)]
 pub struct ClassScore;
 
 impl Objective for ClassScore {
@@ -242,6 +243,22 @@ fn no_influence(layer: &Layer) -> ExplainError {
     ExplainError::Unsuitable(format!("layer `{}` has no influence on the model's output", layer.path))
 }
 
+/// Of a sample, its gradient with respect to each tap; none where it is zero everywhere.
+type SamplePatches = (SampleIndex, Vec<Option<Patch>>);
+
+/// A part of a layer.
+#[derive(Debug)]
+pub struct Part {
+    /// Of which sample.
+    pub sample: SampleIndex,
+    /// Where.
+    pub area: Area,
+    /// The activation there, `[1, C, h, w]`.
+    pub activation: Tensor,
+    /// The gradient there, of the same shape.
+    pub gradient: Tensor,
+}
+
 /// One target of every sample that has it.
 pub struct Pass<'a> {
     run: &'a Run<'a>,
@@ -254,6 +271,7 @@ pub struct Pass<'a> {
     values: RefCell<Vec<(TypeId, Tensor)>>,
     gradients: RefCell<Vec<(TypeId, Rc<Vec<Tensor>>)>>,
     guided: RefCell<Option<Tensor>>,
+    patches: OnceCell<Option<Vec<SamplePatches>>>,
 }
 
 impl<'a> Pass<'a> {
@@ -268,6 +286,7 @@ impl<'a> Pass<'a> {
             values: RefCell::default(),
             gradients: RefCell::default(),
             guided: RefCell::default(),
+            patches: OnceCell::new(),
         }
     }
 
@@ -383,7 +402,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Each bias `[C]` with the gradient of its operator's output, where that has one.
-    pub fn bias_gradients<O: Objective>(&self) -> Result<Vec<(&'a Tensor, Tensor)>, TchError> {
+    pub fn bias_gradients<O: Objective>(&self) -> Result<Vec<(&'a Tensor, Tensor)>, ExplainError> {
         let gradients = self.gradients::<O>()?;
         let biases = self.network().biases.iter().map(|(bias, tap)| (bias, tap.of(&gradients).shallow_clone()));
         Ok(biases.filter(|(_, gradient)| gradient.defined()).collect())
@@ -464,11 +483,16 @@ impl<'a> Pass<'a> {
     }
 
     /// With respect to all taps.
-    fn gradients<O: Objective>(&self) -> Result<Rc<Vec<Tensor>>, TchError> {
+    fn gradients<O: Objective>(&self) -> Result<Rc<Vec<Tensor>>, ExplainError> {
         let objective = TypeId::of::<O>();
         let known = self.gradients.borrow().iter().find(|(known, _)| *known == objective).map(|(_, found)| found.clone());
         if let Some(known) = known {
             return Ok(known);
+        }
+        if let Some(found) = self.patched::<O>()? {
+            let found = Rc::new(found);
+            self.gradients.borrow_mut().push((objective, found.clone()));
+            return Ok(found);
         }
         let root = self.values::<O>()?;
         let root = tch::with_grad(|| root.f_sum(None::<Kind>))?;
@@ -479,6 +503,67 @@ impl<'a> Pass<'a> {
         let found = Rc::new(program::gradients(&root, &self.run.execution.taps, keep_graph, create_graph)?);
         self.gradients.borrow_mut().push((objective, found.clone()));
         Ok(found)
+    }
+
+    /// The same, of predictions of a detector that depend on a part of each layer; it is zero elsewhere.
+    fn patched<O: Objective>(&self) -> Result<Option<Vec<Tensor>>, ExplainError> {
+        let Some(patches) = self.patches::<O>()? else { return Ok(None) };
+        let taps = &self.run.execution.taps;
+        let mut found: Vec<Tensor> = taps.iter().map(|_| Tensor::new()).collect();
+        for (sample, patches) in patches {
+            for ((whole, tap), patch) in found.iter_mut().zip(taps).zip(patches) {
+                let Some(Patch { area, values }) = patch else { continue };
+                if !whole.defined() {
+                    *whole = tap.f_detach()?.f_zeros_like()?;
+                }
+                area.of(whole, sample.row())?.f_copy_(values)?;
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The gradient of each sample that has the target, with respect to each tap, as a patch of it; `None`: that would be more than a part.
+    fn patches<O: Objective>(&self) -> Result<Option<&Vec<SamplePatches>>, ExplainError> {
+        if !self.run.plan.has_patches() || TypeId::of::<O>() != TypeId::of::<ClassScore>() {
+            return Ok(None);
+        }
+        if let Some(known) = self.patches.get() {
+            return Ok(known.as_ref());
+        }
+        let mut found = Some(Vec::new());
+        for (sample, score) in &self.present {
+            let patches = match score.predictions()? {
+                Some((channel, predictions)) => {
+                    self.run.plan.patches(&self.run.execution, sample.row(), channel, &predictions)?
+                }
+                None => None,
+            };
+            found = found.zip(patches).map(|(mut found, patches)| {
+                found.push((*sample, patches));
+                found
+            });
+            if found.is_none() {
+                break;
+            }
+        }
+        Ok(self.patches.get_or_init(|| found).as_ref())
+    }
+
+    /// Activation and gradient of a layer where that is not zero: for each sample that has the target the place, and `[1, C, h, w]` of both.
+    /// `None`: that would be more than a part of the layer.
+    pub fn parts<O: Objective>(&self, layer: LayerIndex) -> Result<Option<Vec<Part>>, ExplainError> {
+        if self.layer(layer).layout != Layout::Nchw {
+            return Ok(None);
+        }
+        let Some(patches) = self.patches::<O>()? else { return Ok(None) };
+        let activation = self.activation(layer)?;
+        let mut parts = Vec::new();
+        for (sample, patches) in patches {
+            let Some(Patch { area, values }) = &patches[self.tap(layer).place()] else { continue };
+            let activation = area.of(&activation, sample.row())?;
+            parts.push(Part { sample: *sample, area: *area, activation, gradient: values.shallow_clone() });
+        }
+        Ok(Some(parts))
     }
 
     /// Numbers `[N, X]` that a method `M` finds by probing, weights of channels say: `weigh` gives the `[T, X]` of one sample for its

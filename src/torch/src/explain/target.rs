@@ -376,6 +376,20 @@ impl Score {
         Some(Score { class: channel, predicted: None, source, kind: self.kind, less: None, mask: None })
     }
 
+    /// Of a detector the channel whose logits it sums up, and in which of the predictions; `None` where it is something else.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub(super) fn predictions(&self) -> Result<Option<(i64, Vec<i64>)>, TchError> {
+        let (Source::Channel(channel) | Source::Alone(channel), None) = (self.source, self.less) else { return Ok(None) };
+        let Some(mask) = &self.mask else { return Ok(None) };
+        let counts: Vec<f32> = to_host(&mask.f_to_kind(Kind::Float)?)?;
+        if self.kind != ScoreKind::Logit || counts.iter().any(|count| *count != 0.0 && *count != 1.0) {
+            return Ok(None);
+        }
+        Ok(Some((channel, (0..).zip(counts).filter(|(_, count)| *count == 1.0).map(|(prediction, _)| prediction).collect())))
+    }
+
     /// The same class and pixels in an output that holds probabilities.
     fn of_probabilities(&self) -> Result<Score, TchError> {
         let source = match self.source {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use tch::{Kind, Tensor};
@@ -16,7 +16,9 @@ use super::{
     dispatch::{self, ArgumentSpec, Operator},
     graph::{Arg, Graph, Node, Operation, ValueId},
     guided::guided,
+    local::local,
     passes::{self, InPlace},
+    patches::turned,
     plan::{Action, Demand, Plan, PlanOptions, Precision, Step, Suffix, device_name},
     suffix::suffix,
     upsampling::by_products,
@@ -36,7 +38,7 @@ impl Plan {
     /// # Errors
     /// An operator or weight is missing (already reported by [`Program::open`]), or the device has no memory for the weights.
     pub fn new(program: &Program, demand: &Demand, options: PlanOptions) -> Result<Plan, ProgramError> {
-        let Demand { output, boxes, taps, resume_from, guided: is_guided } = demand;
+        let Demand { output, boxes, taps, resume_from, guided: is_guided, patches } = demand;
         let (output, boxes) = (*output, *boxes);
         let _no_grad = tch::no_grad_guard();
         let torch = |error: tch::TchError| program.device_error(options.device, &error);
@@ -63,8 +65,14 @@ impl Plan {
         let dependent = passes::dependents(&graph, &aliases, taps);
 
         let suffixes: HashMap<ValueId, Suffix> =
-            resume_from.iter().map(|tap| (*tap, suffix(&graph, &aliases, &keep, *tap, output))).collect();
-        let kept_values: HashSet<ValueId> = suffixes.values().flat_map(|suffix| &suffix.boundary).copied().collect();
+            resume_from.iter().map(|tap| (*tap, suffix(&graph, &aliases, &keep, &[*tap], output))).collect();
+        let local = (*patches && options.leaves_out_zeros(boxes) && options.precision == Precision::Fp32)
+            .then(|| local(&graph, &aliases, &keep, taps, output))
+            .flatten();
+        let mut kept_values: HashSet<ValueId> = suffixes.values().flat_map(|suffix| &suffix.boundary).copied().collect();
+        if let Some(local) = &local {
+            kept_values.extend(local.boundary.iter().copied().chain(local.maps.iter().map(|map| map.value)));
+        }
 
         let kept = || graph.nodes.iter().enumerate().filter(|(index, _)| keep[*index]);
         let mut last_use: HashMap<ValueId, usize> = HashMap::new();
@@ -102,7 +110,8 @@ impl Plan {
         }
 
         let mut modes = aliases.in_place.clone();
-        let protected = wanted.iter().chain(&kept_values).copied().collect();
+        let read = local.iter().flat_map(|local| &local.read);
+        let protected = wanted.iter().chain(&kept_values).chain(read).copied().collect();
         passes::reuse_memory(&graph, &mut modes, &protected);
 
         let mut steps = Vec::new();
@@ -130,6 +139,10 @@ impl Plan {
         if !problems.is_empty() {
             return Err(program.invalid(problems, Vec::new()));
         }
+        let backwards = local.iter().flat_map(|local| local.back.keys());
+        let of_step = |index: &usize| Some((*index, turned(&steps[*index], &constants).transpose()?));
+        let turned = backwards.filter_map(of_step).map(|(index, weight)| Ok((index, weight?)));
+        let turned = turned.collect::<Result<_, _>>().map_err(torch)?;
         Ok(Plan {
             steps,
             constants,
@@ -143,6 +156,9 @@ impl Plan {
             comparison: program.comparison(options.device)?,
             taps: taps.clone(),
             suffixes,
+            local,
+            turned,
+            places: Mutex::new(None),
             kept: kept_values,
             batch_dims: graph.batch_dims,
             options,

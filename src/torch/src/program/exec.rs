@@ -10,7 +10,7 @@ use super::{
     dispatch::{self, Autocast, DispatchError, Input, Output as Result_},
     graph::{Arg, IntArg, Output, ValueId},
     memory::says_out_of_memory,
-    plan::{Action, Plan, Precision, Step},
+    plan::{Action, Back, Plan, Precision, Read, Step},
     symbolic::Scalar,
 };
 
@@ -37,8 +37,10 @@ pub struct Execution {
     pub taps: Vec<Tensor>,
     /// The input as the device has it, `[N, 3, H, W]`.
     pub input: Tensor,
-    /// What [`Plan::resume`] needs.
+    /// What [`Plan::resume`] needs, and [`Plan::patches`].
     pub(super) kept: HashMap<ValueId, Value>,
+    /// What steps read, where the latter needs it.
+    pub(super) tape: HashMap<usize, Vec<Read>>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,14 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// A tensor that was computed or given.
+    pub(super) fn tensor(&self, id: ValueId) -> Option<&Tensor> {
+        match &self.values[id.index()] {
+            Some(Value::Tensor(tensor)) => Some(tensor),
+            _ => None,
+        }
+    }
+
     /// What was captured.
     pub(super) fn take_taps(&mut self) -> Vec<Option<Tensor>> {
         self.taps.iter_mut().map(Option::take).collect()
@@ -83,7 +93,9 @@ impl Plan {
         let mut frame = self.frame(None)?;
         self.capture(&mut frame);
         let input = self.feed(input, &mut frame)?;
-        for step in &self.steps {
+        let mut tape = HashMap::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            self.record(index, &frame, &mut tape);
             self.advance(step, &mut frame)?;
         }
         let output = self.take_output(&mut frame)?;
@@ -92,7 +104,7 @@ impl Plan {
         let taps = frame.take_taps().into_iter().collect::<Option<Vec<_>>>();
         let taps = taps.ok_or_else(|| bug("a tap", "was not computed"))?;
         let kept = self.kept.iter().filter_map(|id| Some((*id, frame.values[id.index()].take()?))).collect();
-        Ok(Execution { output, boxes, taps, input, kept })
+        Ok(Execution { output, boxes, taps, input, kept, tape })
     }
 
     /// The output alone, without gradients: for masked inputs and the like.
@@ -165,13 +177,31 @@ impl Plan {
         let at = |source: DispatchError| ExecError { node: step.node.clone(), operator: step.operator.clone(), source };
         let results = {
             let _no_grad = (!step.grad).then(tch::no_grad_guard);
-            self.execute(step, &frame.values).map_err(at)?
+            self.results(step, frame)?
         };
         self.bind_results(step, results, frame).map_err(|error| at(from_tch(&error)))?;
         for value in &step.free {
             frame.values[value.index()] = None;
         }
         Ok(())
+    }
+
+    /// Before a step is run: what it reads, where its gradients will be asked for in patches.
+    fn record(&self, index: usize, frame: &Frame, tape: &mut HashMap<usize, Vec<Read>>) {
+        let Some((local, back)) = self.local.as_ref().and_then(|local| Some((local, local.back.get(&index)?))) else { return };
+        let is_read = matches!(back, Back::Silu | Back::Again);
+        let read = self.steps[index].reads().into_iter().filter_map(|value| {
+            let tensor = frame.tensor(value)?;
+            let kept = (is_read && local.read.contains(&value)).then(|| tensor.shallow_clone());
+            Some(Read { value, size: tensor.size(), depends: tensor.requires_grad(), tensor: kept })
+        });
+        tape.insert(index, read.collect());
+    }
+
+    /// What one step gives, bound to nothing.
+    pub(super) fn results(&self, step: &Step, frame: &Frame) -> Result<Vec<Result_>, ExecError> {
+        let at = |source: DispatchError| ExecError { node: step.node.clone(), operator: step.operator.clone(), source };
+        self.execute(step, &frame.values).map_err(at)
     }
 
     /// The output in the plan's type, when all steps are done: `[N, K, ...]`, whatever the model leaves out of it, or what it is

@@ -24,11 +24,13 @@ mod guard;
 mod guided;
 mod influence;
 mod layers;
+mod local;
 mod measured;
 mod memory;
 mod metadata;
 mod operators;
 mod passes;
+mod patches;
 mod plan;
 mod randomise;
 mod resume;
@@ -68,6 +70,8 @@ pub use metadata::{
     DetectionInfo, DetectionScores, Detections, Dynamic, InputInfo, LayerInfo, Layout, ModelMetadata, OneChannel, Rounding,
     Suppression, Task, TextConfidence, TextInfo, TokenInfo,
 };
+pub use patches::Area;
+pub(crate) use patches::Patch;
 pub use plan::{Demand, Plan, PlanOptions, Precision, Tap, device_name};
 pub use randomise::WeightedModule;
 pub(crate) use settings::MathAttention;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use tch::{Device, Kind, Tensor};
@@ -29,6 +29,8 @@ pub struct Demand {
     pub resume_from: Vec<ValueId>,
     /// Whether ReLUs let positive gradients back alone, as guided backpropagation has it.
     pub guided: bool,
+    /// Whether gradients of single predictions will be asked for ([`Plan::patches`]), where that is less work.
+    pub patches: bool,
 }
 
 impl Demand {
@@ -54,7 +56,12 @@ impl Tap {
         &tensors[self.0]
     }
 
-    /// The same, taken from where not all are.
+    /// Its place.
+    pub(crate) fn place(self) -> usize {
+        self.0
+    }
+
+    /// What belongs to it, taken from where not all are.
     pub fn take(self, tensors: &mut [Option<Tensor>]) -> Option<Tensor> {
         tensors[self.0].take()
     }
@@ -149,6 +156,28 @@ pub(super) struct Step {
     pub(super) free: Vec<ValueId>,
 }
 
+impl Step {
+    /// The tensors and numbers that it is called with, in order.
+    pub(super) fn reads(&self) -> Vec<ValueId> {
+        let of = |arg: &Option<Arg>| match arg {
+            Some(Arg::Value(value)) => vec![*value],
+            Some(Arg::Values(values)) => values.iter().flatten().copied().collect(),
+            _ => Vec::new(),
+        };
+        self.args.iter().flat_map(of).collect()
+    }
+
+    /// What it gives, in order.
+    pub(super) fn gives(&self) -> Vec<ValueId> {
+        let of = |output: &Output| match output {
+            Output::None => Vec::new(),
+            Output::Value(value) => vec![*value],
+            Output::Values(values) => values.clone(),
+        };
+        self.outputs.iter().flat_map(of).collect()
+    }
+}
+
 /// The way from a tap to the output.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Suffix {
@@ -158,6 +187,63 @@ pub(super) struct Suffix {
     pub(super) boundary: Vec<ValueId>,
     /// Those of the boundary that a step writes to in place: each run needs its own copy.
     pub(super) written: HashSet<ValueId>,
+}
+
+/// How a step takes a gradient back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Back {
+    /// As it is.
+    AsItIs,
+    /// To each of the two that are added.
+    Sum,
+    /// To each part of what is concatenated.
+    Concatenation,
+    /// A convolution.
+    Convolution,
+    /// By its derivative at the same places.
+    Silu,
+    /// By running the operator again, at the same places.
+    Again,
+}
+
+/// A map that logits are moved from.
+#[derive(Debug)]
+pub(super) struct Map {
+    pub(super) value: ValueId,
+    /// The steps from the taps to it, in order; `None` where one of them looks further than a convolution does.
+    pub(super) way: Option<Vec<usize>>,
+}
+
+/// Where logits come from.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) maps: Vec<Map>,
+    /// The steps from the maps to the logits.
+    pub(super) moves: Vec<usize>,
+    /// What those read from before.
+    pub(super) boundary: Vec<ValueId>,
+    /// How each step on the way to a map takes a gradient back.
+    pub(super) back: HashMap<usize, Back>,
+    /// Values whose numbers that takes.
+    pub(super) read: HashSet<ValueId>,
+}
+
+/// What a step read.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) value: ValueId,
+    pub(super) size: Vec<i64>,
+    /// Whether it depends on a tap.
+    pub(super) depends: bool,
+    /// Where its numbers are needed.
+    pub(super) tensor: Option<Tensor>,
+}
+
+/// Where each logit `[K, Q]` comes from, as the number of a value of the maps, counted through all of them; for maps of these sizes.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) sizes: Vec<Vec<i64>>,
+    pub(super) labels: Tensor,
 }
 
 /// A model made ready for one device, one output and one set of taps.
@@ -178,7 +264,13 @@ pub struct Plan {
     pub(super) taps: Vec<ValueId>,
     /// The way from each tap to the output, where it was asked for.
     pub(super) suffixes: HashMap<ValueId, Suffix>,
-    /// What a run has to keep for them.
+    /// Which predictions have gradients in patches, where that was asked for.
+    pub(super) local: Option<Local>,
+    /// By step, the weight with which a convolution takes gradients back ([`super::patches::turned`]).
+    pub(super) turned: HashMap<usize, Tensor>,
+    /// Of the last images, where logits come from.
+    pub(super) places: Mutex<Option<Places>>,
+    /// What a run has to keep for both.
     pub(super) kept: HashSet<ValueId>,
     pub(super) batch_dims: HashMap<ValueId, BatchDim>,
     pub(super) options: PlanOptions,

@@ -1,4 +1,4 @@
-//! Which steps of a plan lead from a tap to the output, and what they read from before it.
+//! Which steps of a plan lead from values to the output, and what they read from before them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,14 +8,14 @@ use super::{
     plan::Suffix,
 };
 
-/// The suffix of a tap, among the nodes that are kept (of which the plan makes its steps, in order).
-pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], tap: ValueId, output: ValueId) -> Suffix {
+/// The suffix of values, among the nodes that are kept (of which the plan makes its steps, in order).
+pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], from: &[ValueId], output: ValueId) -> Suffix {
     let producer: HashMap<ValueId, usize> =
         graph.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |value| (value, index))).collect();
-    let dependent = passes::dependents(graph, aliases, &[tap]);
+    let dependent = passes::dependents(graph, aliases, from);
     let on_the_way = passes::needed(graph, aliases, &[output]);
     let reached = |index: usize, node: &Node| {
-        keep[index] && on_the_way[index] && node.defines().any(|value| value != tap && dependent.contains(&value))
+        keep[index] && on_the_way[index] && node.defines().any(|value| !from.contains(&value) && dependent.contains(&value))
     };
     let mut wanted: HashSet<usize> =
         graph.nodes.iter().enumerate().filter(|(index, node)| reached(*index, node)).map(|(index, _)| index).collect();
@@ -23,18 +23,18 @@ pub(super) fn suffix(graph: &Graph, aliases: &Aliases, keep: &[bool], tap: Value
     let mut open: Vec<usize> = wanted.iter().copied().collect();
     while let Some(index) = open.pop() {
         for value in graph.nodes[index].uses() {
-            if let Some(&from) = producer.get(&value)
-                && gives_scalar(&graph.nodes[from])
-                && wanted.insert(from)
+            if let Some(&before) = producer.get(&value)
+                && gives_scalar(&graph.nodes[before])
+                && wanted.insert(before)
             {
-                open.push(from);
+                open.push(before);
             }
         }
     }
     let constants: HashSet<ValueId> = graph.bindings.iter().map(|(id, _)| *id).collect();
     let inside: HashSet<ValueId> = wanted.iter().flat_map(|index| graph.nodes[*index].defines()).collect();
     let mut boundary: Vec<ValueId> = wanted.iter().flat_map(|index| graph.nodes[*index].uses().collect::<Vec<_>>()).collect();
-    boundary.retain(|value| *value != tap && !inside.contains(value) && !constants.contains(value));
+    boundary.retain(|value| !from.contains(value) && !inside.contains(value) && !constants.contains(value));
     boundary.sort_unstable();
     boundary.dedup();
     let written_roots: HashSet<ValueId> = wanted

@@ -8,6 +8,7 @@ use super::{
     archive::Archive,
     build,
     graph::{Graph, ValueId},
+    local::local,
     passes, read_metadata,
     schema::ExportedProgram,
     suffix::suffix,
@@ -65,8 +66,9 @@ fn check(mut graph: Graph) {
     let mut aliases = passes::aliases(&graph);
     let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).collect();
     let keep = passes::needed(&graph, &aliases, &wanted);
+    local(&graph, &aliases, &keep, &taps, output);
     for tap in taps {
-        suffix(&graph, &aliases, &keep, tap, output);
+        suffix(&graph, &aliases, &keep, &[tap], output);
     }
     passes::reuse_memory(&graph, &mut aliases.in_place, &wanted.into_iter().collect());
 }

@@ -5,13 +5,14 @@ use std::{any::TypeId, marker::PhantomData};
 
 use tch::{Kind, TchError, Tensor};
 
+use super::Reduction;
 use crate::{
     explain::{
         ExplainError,
         attention::AttentionNeeds,
         grid::{LayerIndex, SampleIndex},
         layout::{of_image, repeated},
-        pass::{ClassScore, Derivative, Differentiated, Noise, Objective, Order, Pass},
+        pass::{ClassScore, Derivative, Differentiated, Noise, Objective, Order, Part, Pass},
         probe::Probe,
         target::Score,
     },
@@ -151,6 +152,76 @@ impl<'a, O: Objective> Evidence<'a> for Gradients<O> {
 
     fn of_gradient(activation: Tensor, gradient: Tensor) -> Option<Self> {
         Some(Gradients::new(activation, gradient))
+    }
+}
+
+/// The same as [`Gradients`], for a method whose map is zero where the gradient is.
+#[derive(Debug)]
+pub(super) enum GradientParts {
+    /// Of all of the layer.
+    Whole(Gradients),
+    /// Where the gradient is not zero.
+    Parts {
+        /// The activation, `[N, C, H', W']`.
+        activation: Tensor,
+        /// Of each sample at most one.
+        parts: Vec<Part>,
+    },
+}
+
+impl GradientParts {
+    /// The saliency `[N, H', W']` of a method's channels, which are of each place alone.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub(super) fn saliency(
+        &self,
+        reduction: Reduction,
+        channels: impl Fn(&Tensor, &Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Tensor, ExplainError> {
+        let (activation, parts) = match self {
+            GradientParts::Whole(whole) => return Ok(reduction.of(&channels(&whole.activation, &whole.gradient)?)?),
+            GradientParts::Parts { activation, parts } => (activation, parts),
+        };
+        if reduction == Reduction::Sum {
+            let (n, _, height, width) = activation.size4()?;
+            let saliency = Tensor::f_zeros([n, height, width], (activation.kind(), activation.device()))?;
+            for Part { sample, area, activation, gradient } in parts {
+                let part = reduction.of(&channels(activation, gradient)?)?;
+                area.of(&saliency.f_unsqueeze(1)?, sample.row())?.f_copy_(&part.f_unsqueeze(1)?)?;
+            }
+            return Ok(saliency);
+        }
+        let gradient = activation.f_zeros_like()?;
+        for Part { sample, area, gradient: part, .. } in parts {
+            area.of(&gradient, sample.row())?.f_copy_(part)?;
+        }
+        Ok(reduction.of(&channels(activation, &gradient)?)?)
+    }
+}
+
+impl<'a> Evidence<'a> for GradientParts {
+    fn needs() -> Needs {
+        Gradients::<ClassScore>::needs()
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        let of = |layer: &LayerIndex| {
+            let activation = pass.activation(*layer)?;
+            Ok(match pass.parts::<ClassScore>(*layer)? {
+                Some(parts) => GradientParts::Parts { activation, parts },
+                None => GradientParts::Whole(Gradients::new(activation, pass.gradient::<ClassScore>(*layer)?)),
+            })
+        };
+        layers.iter().map(of).collect()
+    }
+
+    fn differentiated() -> Option<Differentiated> {
+        Some(Differentiated::of::<ClassScore>())
+    }
+
+    fn of_gradient(activation: Tensor, gradient: Tensor) -> Option<Self> {
+        Some(GradientParts::Whole(Gradients::new(activation, gradient)))
     }
 }
 

@@ -11,17 +11,17 @@
 
 use tch::{TchError, Tensor};
 
-use super::{CamMethod, Gradients, Reduction, everywhere};
+use super::{CamMethod, Reduction, everywhere, evidence::GradientParts};
 use crate::explain::ExplainError;
 
 /// LayerCAM.
 pub(super) struct LayerCam;
 
 impl CamMethod for LayerCam {
-    type Evidence<'a> = Gradients;
+    type Evidence<'a> = GradientParts;
 
-    fn saliency(&self, evidence: &Gradients, reduction: Reduction) -> Result<Tensor, ExplainError> {
-        Ok(reduction.of(&channels(&evidence.activation, &evidence.gradient)?)?)
+    fn saliency(&self, evidence: &GradientParts, reduction: Reduction) -> Result<Tensor, ExplainError> {
+        evidence.saliency(reduction, channels)
     }
 
     fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {

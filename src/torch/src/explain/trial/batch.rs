@@ -38,7 +38,7 @@ pub fn depends_on_batch(program: &Program, with_gradients: bool) -> Result<bool,
         // ReLUs that switch in the last bit would be seen there.
         let with_gradients = with_gradients && precision == Precision::Fp64;
         let taps: Vec<ValueId> = layers(program, MAX_LAYERS, Influence::None).iter().map(|layer| layer.tap).collect();
-        let demand = Demand { output: program.primary_output(), boxes: None, taps, resume_from: Vec::new(), guided: false };
+        let demand = Demand { taps, ..Demand::of(program.primary_output()) };
         let options = PlanOptions { device: Device::Cpu, exact: true, precision };
         let plan = Plan::new(program, &demand, options).map_err(|error| error.to_string())?;
         for size in &sizes {
