@@ -197,7 +197,7 @@ def test_scores_are_the_targets_of_the_reference(binary, export, score, target):
         wanted = cam(pixels.clone(), targets=[target(5)])[0]
     explained = found("--score", score)["layercam", "layer4"]
     assert np.abs(explained - wanted).max() <= 1e-4
-    assert np.abs(explained - found()["layercam", "layer4"]).max() > 1e-2, "the same as of the logit"
+    assert np.abs(explained - found()["layercam", "layer4"]).max() > 1e-3, "the same as of the logit"
 
 
 def test_classes_of_one_image_share_a_run_and_keep_their_own_maps(camflow, export, tmp_path):
