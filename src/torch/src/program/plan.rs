@@ -266,7 +266,7 @@ pub struct Plan {
     pub(super) suffixes: HashMap<ValueId, Suffix>,
     /// Which predictions have gradients in patches, where that was asked for.
     pub(super) local: Option<Local>,
-    /// By step, the weight with which a convolution takes gradients back ([`super::patches::turned`]).
+    /// By step, the weight with which a convolution takes gradients back (`patches.rs`).
     pub(super) turned: HashMap<usize, Tensor>,
     /// Of the last images, where logits come from.
     pub(super) places: Mutex<Option<Places>>,

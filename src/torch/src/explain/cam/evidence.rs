@@ -5,7 +5,7 @@ use std::{any::TypeId, marker::PhantomData};
 
 use tch::{Kind, TchError, Tensor};
 
-use super::Reduction;
+use super::reduction::Reduction;
 use crate::{
     explain::{
         ExplainError,
