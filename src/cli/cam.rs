@@ -34,6 +34,8 @@ pub(super) struct CamArgs {
     eigen_smooth: bool,
     #[arg(long)]
     aug_smooth: bool,
+    #[arg(long)]
+    sess: bool,
     #[arg(long, value_parser = positive)]
     cam_batch_size: NonZeroUsize,
     #[arg(long, value_parser = choice::<HeatmapSize>())]
@@ -71,6 +73,7 @@ impl CamArgs {
             fuse_layers,
             eigen_smooth,
             aug_smooth,
+            sess,
             cam_batch_size,
             size,
             slice_height,
@@ -93,6 +96,7 @@ impl CamArgs {
             fuse_layers,
             eigen_smooth,
             aug_smooth,
+            sess,
             cam_batch_size,
             size,
             slices: SliceSpec {

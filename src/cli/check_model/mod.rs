@@ -139,6 +139,7 @@ impl HeatmapArgs {
             fuse_layers: self.fuse_layers,
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
+            sess: false,
             cam_batch_size: self.cam_batch_size,
             size: HeatmapSize::Input,
             slices: SliceSpec::default(),

@@ -273,6 +273,7 @@ fn settings(
     ];
     settings.extend(one_channel_setting(one_channel));
     settings.extend(spec.cam().slices.setting());
+    settings.extend(spec.sess.then(|| ("sess", "twelve scales".to_owned())));
     if spec.per_detection {
         settings.push(("of", "each detection".to_owned()));
     }

@@ -80,6 +80,8 @@ pub struct JobSpec {
     pub eigen_smooth: bool,
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
     pub aug_smooth: bool,
+    /// Look at some 150 tiles of the image at twelve scales, too, and put together what they show (SESS); classifiers only
+    pub sess: bool,
     /// How many variants of an image scorecam, ablationcam and their kin, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
     pub cam_batch_size: NonZeroUsize,
@@ -292,6 +294,7 @@ impl Default for JobSpec {
             fuse_layers: false,
             eigen_smooth: false,
             aug_smooth: false,
+            sess: false,
             cam_batch_size: CAM_BATCH_SIZE,
             size: HeatmapSize::default(),
             slice_height: None,
@@ -501,6 +504,7 @@ impl JobSpec {
             fuse_layers: self.fuse_layers,
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
+            sess: self.sess,
             cam_batch_size: self.cam_batch_size,
             size: self.size,
             slices: SliceSpec {

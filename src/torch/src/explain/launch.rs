@@ -124,7 +124,13 @@ impl TorchExplainer {
         let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
         let mut targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
         let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
-        let plain = self.saliencies(&input, &keys, &targets, &shown)?;
+        let mut plain = self.saliencies(&input, &keys, &targets, &shown)?;
+        if self.options.sess {
+            plain.passes = self.sess(&input, &keys, &targets, &plain)?;
+            if !self.options.confidence {
+                plain.confidences.clear();
+            }
+        }
         let mut maps = self.heatmaps(&plain.passes, PLAIN, samples, (height, width))?;
         if self.options.aug_smooth {
             for (cell, found) in plain.targets.iter() {

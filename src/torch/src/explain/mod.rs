@@ -24,6 +24,7 @@ mod pass;
 mod probe;
 mod replacement;
 mod saliency;
+mod sess;
 mod sizes;
 mod slices;
 mod smoothing;

@@ -19,6 +19,8 @@ pub struct ExplainOptions {
     pub eigen_smooth: bool,
     /// The mean over six variants of the image: as it is and mirrored, times 0.9, 1 and 1.1.
     pub aug_smooth: bool,
+    /// What the methods show of tiles of the image at several scales, put together (SESS); classifiers only.
+    pub sess: bool,
     /// Size of the heatmaps.
     pub size: HeatmapSize,
     /// Whether heatmaps come with the map that each was drawn from, where that is a single one.

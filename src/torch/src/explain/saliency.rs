@@ -22,7 +22,7 @@ pub(super) struct Saliencies {
     pub targets: Grid<Score>,
     /// How much that is, f64 `[n]` of each pass, on the device.
     pub values: Vec<Tensor>,
-    /// The classes' probabilities, the same, if they were asked for.
+    /// The classes' probabilities, the same, if they were asked for, or tiles are weighed by them.
     pub confidences: Vec<Tensor>,
     /// What a classifier predicts for each sample, as [`predictions`] says it, if that was asked for.
     pub predictions: Option<Tensor>,
@@ -92,7 +92,7 @@ impl TorchExplainer {
             let pass = Pass::new(&run, target, targets.peek().is_none());
             let of_column = |column: &super::Column| column.method.saliencies(&pass, &column.layers, reduction);
             let columns = self.columns.iter().map(of_column).collect::<Result<_, _>>()?;
-            if self.options.confidence {
+            if self.options.confidence || self.options.sess {
                 confidences.push(pass.confidences()?.f_to_kind(Kind::Double)?);
             }
             values.push(pass.values::<ClassScore>()?.f_detach()?.f_to_kind(Kind::Double)?);
@@ -115,6 +115,11 @@ impl TorchExplainer {
                 "the model's output has shape {:?}; class logits [N, K] or [N, K, H, W] are wanted, wrap the model at export",
                 output.size()
             )));
+        }
+        if self.options.sess && output.dim() != 2 {
+            return Err(ExplainError::Unsuitable(
+                "`--sess` weighs tiles by the probabilities of a classifier [N, K]; this model gives a map".into(),
+            ));
         }
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
         let (_, _, height, width) = execution.input.size4()?;
