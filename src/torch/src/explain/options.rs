@@ -99,7 +99,7 @@ impl ExplainOptions {
 
     /// Whether variants of samples are run, several at a time.
     pub fn probes(&self) -> bool {
-        self.examines() || self.methods.iter().any(|method| method.probes())
+        self.examines() || self.sess || self.methods.iter().any(|method| method.probes())
     }
 
     /// How the heatmaps of several layers become one, where a method's do.
