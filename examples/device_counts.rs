@@ -58,6 +58,7 @@ fn count(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
+        sess: false,
         size: HeatmapSize::Input,
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },

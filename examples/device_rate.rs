@@ -74,6 +74,7 @@ fn measure(arguments: &[String]) -> Result<String, Box<dyn Error>> {
         fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
+        sess: false,
         size,
         with_layer_maps: false,
         reading: Reading { one_channel: program.one_channel(), ..Reading::default() },

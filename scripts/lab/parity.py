@@ -68,7 +68,7 @@ PROBING = {"scorecam", "ablationcam"}
 ILL_CONDITIONED = {"fem", "xgradcam"}  # a last bit may move the map by any amount
 UNSMOOTHED = {"eigencam", "eigengradcam", "segeigencam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
 FOR_CLASSIFIERS_ONLY = {"finercam"}
-JOINING = {"refinecam"}  # one map of all layers
+JOINING = {"refinecam"}  # one map of all layers; the reference takes its `eigen_smooth` for `aug_smooth`
 # The reference forgets to reshape activations for ShapleyCAM, and fails on other layouts than [N, C, H, W].
 FOR_MAPS_ONLY = frozenset({"shapleycam"})
 # Transformers: where their blocks are, how many tokens come before the patches, the grid of these, and which of all the output reads.
@@ -304,7 +304,7 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
 
     methods = [m for m in METHODS if m not in case.without and not (case.segmentation and m in FOR_CLASSIFIERS_ONLY)]
     methods = [m for m in methods if m not in JOINING or len(case.layers) > 1]
-    smoothed = [m for m in methods if m not in UNSMOOTHED and (case.smooth_probes or m not in PROBING)]
+    smoothed = [m for m in methods if m not in UNSMOOTHED | JOINING and (case.smooth_probes or m not in PROBING)]
     sweeps = [("none", methods, False, False), ("eigen", smoothed, True, False)]
     sweeps.append(("aug", [m for m in ("gradcam", "layercam") if not case.segmentation], False, True))
     sweeps.append(("aug+eigen", [m for m in ("gradcam",) if not case.segmentation], True, True))

@@ -52,6 +52,8 @@ pub(super) struct CamArgs {
     eigen_smooth: bool,
     #[arg(long)]
     aug_smooth: bool,
+    #[arg(long)]
+    sess: bool,
     #[arg(long, value_parser = positive)]
     cam_batch_size: NonZeroUsize,
     #[command(flatten)]
@@ -93,6 +95,7 @@ impl CamArgs {
             fuse_layers,
             eigen_smooth,
             aug_smooth,
+            sess,
             cam_batch_size,
             sampling,
             score,
@@ -117,6 +120,7 @@ impl CamArgs {
             fuse_layers,
             eigen_smooth,
             aug_smooth,
+            sess,
             cam_batch_size,
             sampling: sampling.into(),
             score,

@@ -40,6 +40,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "fuse-layers",
             "eigen-smooth",
             "aug-smooth",
+            "sess",
             "cam-batch-size",
             "cam-samples",
             "cam-baseline",

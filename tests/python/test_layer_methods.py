@@ -139,8 +139,72 @@ def test_what_the_reference_exports_is_here_or_it_is_said_why_not():
 
     import pytorch_grad_cam
 
-    exported = {name for name, value in vars(pytorch_grad_cam).items() if name[0] != "_" and not isinstance(value, types.ModuleType)}
+    exported = {
+        name for name, value in vars(pytorch_grad_cam).items() if name[0] != "_" and not isinstance(value, types.ModuleType)
+    }
     compared = {method.__name__ for method in parity.METHODS.values()}
     assert exported - PARTS - compared == set(OTHERS), "the reference has a method that is neither compared nor explained"
     page = (HERE.parents[1] / "docs" / "reference" / "methods.md").read_text()
     assert all(text in page for text in OTHERS.values())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 72)])
+def test_sess_puts_tiles_together_as_the_reference_does(camflow, tiny, kept, tmp_path, size):
+    from pytorch_grad_cam import SESS
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model, pixels = network(f"{TINY}:classifier", tiny).requires_grad_(True), parity.picture(*size, seed=7)
+
+    def reference() -> np.ndarray:
+        # Of LayerCAM many places are 0 within rounding, and whether a tile counts there is for the last bit to say.
+        method = SESS(model, [model.layer1], base_method=parity.METHODS["hirescam"])
+        return np.stack([method(pixels.clone(), [ClassifierOutputTarget(channel)])[0] for channel in (0, 1)])
+
+    wanted = kept(reference, "sess", "hirescam", size, code=(TINY,))
+    np.save(tmp_path / "input.npy", pixels.numpy())
+    arguments = ("--model", tiny, "--class", "0,1", "--layers", "layer1", "--method", "hirescam", "--exact", "--device", "cpu")
+    done = camflow("explain", tmp_path / "input.npy", *arguments, "--sess", "--out", tmp_path / "maps", "--format", "json")
+    found = [np.load(event["files"][0]) for event in done.events if event["event"] == "heatmap"]
+    assert len(found) == 2 and wanted.std() > 0.05
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one - other).max() <= 1e-4
+    error = camflow("explain", tmp_path / "input.npy", *arguments, "--sess", "--aug-smooth", "--out", tmp_path, code=2).stderr
+    assert "leave one of them out" in error
+
+
+def test_sess_is_for_classifiers(camflow, standin_model, tmp_path):
+    np.save(tmp_path / "input.npy", parity.picture(64, 64, seed=8).numpy())
+    arguments = ("--model", standin_model, "--class", "person", "--layers", "4", "--sess", "--out", tmp_path)
+    assert "is no classifier" in camflow("explain", tmp_path / "input.npy", *arguments, code=2).stderr
+
+
+def test_of_a_dataset_a_second_run_has_nothing_to_do_and_chance_is_the_same(camflow, tiny, quickstart, tmp_path):
+    import fiftyone as fo
+    from camflow import load
+
+    dataset = fo.load_dataset(quickstart).limit(3).clone("methods-at-layers")
+    dataset.persistent = True
+    common = ("--dataset", dataset.name, "--model", tiny, "--target", "top", "--out", tmp_path / "maps", "--device", "cpu")
+
+    def annotate(*arguments) -> int:
+        done = camflow("annotate", *common, "--batch-size", 1, "--format", "json", *arguments)
+        return next(event for event in done.events if event["event"] == "run_finished")["num_committed"]
+
+    late = ("--method", "cam,smoothgradcam++,iscam,groupcam", "--layers", "layer2")
+    both = ("--method", "refinecam", "--layers", "layer1,layer2")
+    assert annotate(*late) == 3 and annotate(*both) == 3
+    dataset.reload()
+    fields = [name for name in dataset.get_field_schema() if name.startswith("top_")]
+    assert fields == [
+        *(f"top_{method}_layer_layer2" for method in ("cam", "smoothgradcampp", "iscam", "groupcam")),
+        "top_refinecam_layer_fused",
+    ]
+    first = {(sample.id, name): load(sample[name]) for sample in dataset for name in fields}
+    assert all(sample[fields[-1]].layer == "the product of layer1, layer2" for sample in dataset)
+    assert annotate(*late) == 0 and annotate(*both) == 0
+    assert annotate(*late, "--overwrite") == 3
+    dataset.reload()
+    for (key, name), before in first.items():
+        assert np.array_equal(load(dataset[key][name]), before), name
+    assert sum(heatmap.max() > 0.9 for heatmap in first.values()) > 10
+    dataset.delete()

@@ -143,6 +143,7 @@ impl HeatmapArgs {
             fuse_layers: self.fuse_layers,
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
+            sess: false,
             cam_batch_size: self.cam_batch_size,
             sampling: self.sampling.into(),
             score: self.score,

@@ -31,6 +31,7 @@ pub struct CamSpec {
     pub fuse_layers: bool,
     pub eigen_smooth: bool,
     pub aug_smooth: bool,
+    pub sess: bool,
     pub cam_batch_size: NonZeroUsize,
     pub sampling: Sampling,
     pub score: ScoreKind,
@@ -75,6 +76,7 @@ impl CamSpec {
             let hint = format!("name one with `--layers`; `camflow inspect {}` lists them", word(program.path()));
             return Err(Diagnostic::invalid("no layer is named").hint(hint));
         }
+        self.check_sess(&program)?;
         self.layer_notices(&layers).iter().for_each(|notice| observer.notice(notice));
         program.check_layouts(&layers)?;
         let for_classifiers = methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
@@ -109,6 +111,28 @@ impl CamSpec {
         let devices = devices.into_iter().map(|options| self.device.suited(options, &program.metadata)).collect();
         look_at_batches(&mut program, observer);
         Ok(Model { program, layers, devices })
+    }
+
+    /// Refuses what does not go with `--sess`.
+    fn check_sess(&self, program: &Program) -> Result<(), Diagnostic> {
+        let is_classifier = matches!(program.metadata.task, Task::Classification | Task::Other);
+        let wrong = match () {
+            () if !self.sess => return Ok(()),
+            () if !is_classifier => {
+                let path = shown(program.path());
+                format!(
+                    "`--sess` weighs tiles of the image by the probability of the class in them, and model `{path}` is no classifier"
+                )
+            }
+            () if self.aug_smooth => {
+                "`--sess` and `--aug-smooth` are two ways to take a mean over variants of the image".to_owned()
+            }
+            () if self.slices.slicing().is_some() => {
+                "`--sess` looks at tiles of an enlarged image, and slices at those of the image as it is".to_owned()
+            }
+            () => return Ok(()),
+        };
+        Err(Diagnostic::invalid(wrong).hint(if is_classifier { "leave one of them out" } else { "leave out `--sess`" }))
     }
 
     /// What is needed of a model that is named.
@@ -239,6 +263,7 @@ impl CamSpec {
             fusion: if is_detector { Fusion::Max } else { Fusion::Mean },
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
+            sess: self.sess,
             size: self.size,
             with_layer_maps: false,
             reading: Reading {

@@ -206,6 +206,7 @@ impl OfJob<'_> {
             ("score", Value::from(self.spec.score.name())),
             ("eigen-smooth", Value::from(self.spec.eigen_smooth)),
             ("aug-smooth", Value::from(self.spec.aug_smooth)),
+            ("sess", Value::from(self.spec.sess)),
             ("apply-exif", Value::from(self.spec.apply_exif)),
             ("size", Value::from(self.spec.size.name())),
             ("slice-height", pixels(self.spec.slice_height)),

@@ -280,6 +280,7 @@ fn settings(
     if spec.score != ScoreKind::Logit {
         settings.push(("score", spec.score.name().to_owned()));
     }
+    settings.extend(spec.sess.then(|| ("sess", "twelve scales".to_owned())));
     if spec.per_detection {
         settings.push(("of", "each detection".to_owned()));
     }

@@ -80,6 +80,8 @@ pub struct JobSpec {
     pub eigen_smooth: bool,
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
     pub aug_smooth: bool,
+    /// Look at some 150 tiles of the image at twelve scales, too, and put together what they show (SESS); classifiers only
+    pub sess: bool,
     /// How many variants of an image scorecam, ablationcam and their kin, `--faithfulness` and `--counterfactuals` run at a time; less where memory is short
     #[schemars(extend("x-value" = "N"))]
     pub cam_batch_size: NonZeroUsize,
@@ -309,6 +311,7 @@ impl Default for JobSpec {
             fuse_layers: false,
             eigen_smooth: false,
             aug_smooth: false,
+            sess: false,
             cam_batch_size: CAM_BATCH_SIZE,
             cam_samples: None,
             cam_baseline: Baseline::default(),
@@ -522,6 +525,7 @@ impl JobSpec {
             fuse_layers: self.fuse_layers,
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
+            sess: self.sess,
             cam_batch_size: self.cam_batch_size,
             sampling: Sampling { samples: self.cam_samples, baseline: self.cam_baseline, window: self.cam_window },
             score: self.score,

@@ -139,7 +139,13 @@ impl TorchExplainer {
         let keys: Vec<String> = samples.iter().map(|sample| sample.envelope.sample.id.clone()).collect();
         let targets: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.targets.clone()).collect();
         let shown: TiVec<SampleIndex, _> = samples.iter().map(|sample| sample.region.part_with_image(height, width)).collect();
-        let found = self.saliencies(&input, &keys, &targets, &shown)?;
+        let mut found = self.saliencies(&input, &keys, &targets, &shown)?;
+        if self.options.sess {
+            found.passes = self.sess(&input, &keys, &targets, &found)?;
+            if !self.options.confidence {
+                found.confidences.clear();
+            }
+        }
         Ok(Seen { input, keys, targets, shown, found })
     }
 

@@ -27,6 +27,7 @@ mod probe;
 mod replacement;
 mod saliency;
 mod sampling;
+mod sess;
 mod sizes;
 mod slices;
 mod smoothing;

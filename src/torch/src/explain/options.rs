@@ -20,6 +20,8 @@ pub struct ExplainOptions {
     pub eigen_smooth: bool,
     /// The mean over six variants of the image: as it is and mirrored, times 0.9, 1 and 1.1.
     pub aug_smooth: bool,
+    /// What the methods show of tiles of the image at several scales, put together (SESS); classifiers only.
+    pub sess: bool,
     /// Size of the heatmaps.
     pub size: HeatmapSize,
     /// Whether heatmaps come with the map that each was drawn from, where that is a single one.
@@ -128,7 +130,7 @@ impl ExplainOptions {
 
     /// Whether variants of samples are run, several at a time.
     pub fn probes(&self) -> bool {
-        self.examines() || self.methods.iter().any(|method| method.probes())
+        self.examines() || self.sess || self.methods.iter().any(|method| method.probes())
     }
 
     /// How the heatmaps of several layers become one, where a method's do.

@@ -23,7 +23,7 @@ pub(super) struct Saliencies {
     pub targets: Grid<Score>,
     /// How much that is, f64 `[n]` of each pass, on the device.
     pub values: Vec<Tensor>,
-    /// The classes' probabilities, the same, if they were asked for.
+    /// The classes' probabilities, the same, if they were asked for, or tiles are weighed by them.
     pub confidences: Vec<Tensor>,
     /// What a classifier predicts for each sample, as [`predictions`] says it, if that was asked for.
     pub predictions: Option<Tensor>,
@@ -148,7 +148,7 @@ impl TorchExplainer {
         }
         let output = run.output()?;
         let values = self.by_pass(&run, &passes, |scores| class_scores(&output, scores))?;
-        let confidences = match self.options.confidence {
+        let confidences = match self.options.confidence || self.options.sess {
             true => self.by_pass(&run, &passes, |scores| class_confidences(&output, scores))?,
             false => Vec::new(),
         };
@@ -185,6 +185,11 @@ impl TorchExplainer {
                 "the model's output has shape {:?}; class logits [N, K] or [N, K, H, W] are wanted, wrap the model at export",
                 output.size()
             )));
+        }
+        if self.options.sess && output.dim() != 2 {
+            return Err(ExplainError::Unsuitable(
+                "`--sess` weighs tiles by the probabilities of a classifier [N, K]; this model gives a map".into(),
+            ));
         }
         self.options.methods.iter().try_for_each(|method| method.check_output(output))?;
         let (_, _, height, width) = execution.input.size4()?;

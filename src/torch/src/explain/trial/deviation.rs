@@ -46,6 +46,7 @@ pub fn deviations(program: &Program) -> Result<Vec<Deviation>, String> {
         fusion: Fusion::Mean,
         eigen_smooth: false,
         aug_smooth: false,
+        sess: false,
         size: HeatmapSize::Input,
         with_layer_maps: false,
         reading: Reading::default(),
