@@ -86,7 +86,7 @@ def _is_alike(heatmap: np.ndarray, image: Image.Image) -> bool:
     """Whether the heatmap has the proportions of the pixels as they are stored, rather than turned."""
     height, width = heatmap.shape
     stored = image.width / image.height
-    return abs(np.log(width / height / stored)) <= abs(np.log(width / height * stored))
+    return bool(abs(np.log(width / height / stored)) <= abs(np.log(width / height * stored)))
 
 
 def _read(path: str) -> Image.Image:
