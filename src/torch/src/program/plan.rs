@@ -29,7 +29,7 @@ pub struct Demand {
     pub resume_from: Vec<ValueId>,
     /// Whether ReLUs let positive gradients back alone, as guided backpropagation has it.
     pub guided: bool,
-    /// Whether gradients of single predictions will be asked for ([`Plan::patches`]), where that is less work.
+    /// Whether gradients of single predictions will be asked for (`Plan::patches`), where that is less work.
     pub patches: bool,
 }
 
