@@ -131,7 +131,9 @@ def row(camflow: Path, job: dict, method: str, environment: dict, uri: str) -> d
         agreed = child(["compare"], {**job, "peers": list(peers)}, environment)
         for peer, one in peers.items():
             one["difference"] = agreed[peer]
-            if agreed[peer] > AGREED:
+            if agreed[peer] is None:
+                say(f"{job['model']}, {method}: {PEERS[peer]}'s map is empty, and tells nothing of agreement")
+            elif agreed[peer] > AGREED:
                 say(f"{job['model']}, {method}: {PEERS[peer]}'s map is {agreed[peer]:.1e} from camflow's")
     return {"model": job["model"], "method": method, "camflow": ours, **peers}
 
@@ -144,10 +146,14 @@ def cell(one: dict | None) -> str:
     return f"{rate(one):.3g} ({one['peak_memory_bytes'] / 2**30:.2f})" if one else ""
 
 
+def difference(one: dict) -> str:
+    return "empty" if one["difference"] is None else f"{one['difference']:.0e}"
+
+
 def line(one: dict) -> str:
     best = max((rate(one[peer]) for peer in PEERS if peer in one), default=None)
     times = f"{rate(one['camflow']) / best:.2f}" if best else ""
-    apart = ", ".join(f"{one[peer]['difference']:.0e}" for peer in PEERS if peer in one)
+    apart = ", ".join(difference(one[peer]) for peer in PEERS if peer in one)
     cells = [cell(one["camflow"]), *(cell(one.get(peer)) for peer in PEERS), times, apart]
     return f"| {one['model']} | {one['method']} | " + " | ".join(cells) + " |"
 

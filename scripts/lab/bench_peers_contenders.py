@@ -175,13 +175,15 @@ def timed(peer: str, job: dict) -> dict:
 
 
 def compare(job: dict) -> dict:
-    """The largest difference of each library's first map to camflow's, both resized to the input and scaled to 0 to 1."""
+    """The largest difference of each library's first map to camflow's, both resized to the input and scaled to 0 to 1; `None` of a map of
+    zeros, which would agree with any other such map."""
     import fiftyone as fo
 
     label = fo.load_dataset(f"peers-{job['model']}").first()[f"{job['method'].replace('+', 'p')}_map"]
     ours = scaled(cv2.resize(np.load(label.npy_path).astype(np.float32), (224, 224)))
     folder = Path(job["folder"])
-    return {peer: float(np.abs(scaled(np.load(folder / f"{peer}-{job['method']}.npy")) - ours).max()) for peer in job["peers"]}
+    theirs = {peer: scaled(np.load(folder / f"{peer}-{job['method']}.npy")) for peer in job["peers"]}
+    return {peer: float(np.abs(one - ours).max()) if one.any() else None for peer, one in theirs.items()}
 
 
 def scaled(saliency: np.ndarray) -> np.ndarray:
