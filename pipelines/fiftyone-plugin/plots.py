@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log2
 from typing import Any
 
-from .measures import CONFIDENCES, QUANTILES, RELIANCE, WRONG, Attention, Confidences, Distribution, Outcomes
+from .measures import CONFIDENCES, QUANTILES, RELIANCE, WRONG, Attention, Confidences, Distribution, Outcomes, Series
 
 CONFIG = {"displayModeBar": False}
 # Pixels.
@@ -114,6 +114,39 @@ def boxes_layout(measure: str, labels: list[str], edges: list[float]) -> dict[st
     }
 
 
+def _table(
+    columns: list[str],
+    series: list[Series],
+    values: list[list[float | None]],
+    texts: list[list[str]],
+    *,
+    hover: tuple[str, list[list[str]]],
+    scale: tuple[float, float, list[list[Any]]],
+) -> list[dict[str, Any]]:
+    """A table of series by columns: fields coloured by their value between two, with a text in each and one under the pointer."""
+    template, hovers = hover
+    low, high, colours = scale
+    return [
+        {
+            "type": "heatmap",
+            "x": columns,
+            "y": [one.label for one in series],
+            "z": values,
+            "text": texts,
+            "texttemplate": "%{text}",
+            "hovertext": hovers,
+            "hovertemplate": template,
+            "zmin": low,
+            "zmax": high,
+            "colorscale": colours,
+            "textfont": {"color": "#1c2024"},
+            "showscale": False,
+            "xgap": 1,
+            "ygap": 1,
+        }
+    ]
+
+
 def attention(found: Attention) -> list[dict[str, Any]]:
     """A heatmap of explained classes by labelled ones: coloured by the ratio of energy and area."""
     ratios = [
@@ -130,25 +163,14 @@ def attention(found: Attention) -> list[dict[str, Any]]:
                 for count, share, area, ratio in cells
             ]
         )
-    return [
-        {
-            "type": "heatmap",
-            "x": label_names(found.labels),
-            "y": [one.label for one in found.series],
-            "z": [[None if ratio is None else log2(max(ratio, 2**-FULL)) for ratio in row] for row in ratios],
-            "text": texts,
-            "texttemplate": "%{text}",
-            "hovertext": hovers,
-            "hovertemplate": "%{y} on %{x}<br>%{hovertext}<extra></extra>",
-            "zmin": -FULL,
-            "zmax": FULL,
-            "colorscale": [[0, "#5aa2e0"], [0.5, "#f4f4f4"], [1, "#ef7a54"]],
-            "textfont": {"color": "#1c2024"},
-            "showscale": False,
-            "xgap": 1,
-            "ygap": 1,
-        }
-    ]
+    return _table(
+        label_names(found.labels),
+        found.series,
+        [[None if ratio is None else log2(max(ratio, 2**-FULL)) for ratio in row] for row in ratios],
+        texts,
+        hover=("%{y} on %{x}<br>%{hovertext}<extra></extra>", hovers),
+        scale=(-FULL, FULL, [[0, "#5aa2e0"], [0.5, "#f4f4f4"], [1, "#ef7a54"]]),
+    )
 
 
 def outcomes(found: Outcomes) -> list[dict[str, Any]]:
@@ -164,25 +186,14 @@ def outcomes(found: Outcomes) -> list[dict[str, Any]]:
                 for count, confidence, inside in cells
             ]
         )
-    return [
-        {
-            "type": "heatmap",
-            "x": list(KINDS.values()),
-            "y": [one.label for one in found.series],
-            "z": rows,
-            "text": texts,
-            "texttemplate": "%{text}",
-            "hovertext": hovers,
-            "hovertemplate": "%{y}, %{x}: %{hovertext}<extra></extra>",
-            "zmin": 0,
-            "zmax": 1,
-            "colorscale": [[0, "#f4f4f4"], [1, "#ef7a54"]],
-            "textfont": {"color": "#1c2024"},
-            "showscale": False,
-            "xgap": 1,
-            "ygap": 1,
-        }
-    ]
+    return _table(
+        list(KINDS.values()),
+        found.series,
+        rows,
+        texts,
+        hover=("%{y}, %{x}: %{hovertext}<extra></extra>", hovers),
+        scale=(0, 1, [[0, "#f4f4f4"], [1, "#ef7a54"]]),
+    )
 
 
 def outcomes_layout(labels: list[str]) -> dict[str, Any]:
@@ -198,25 +209,17 @@ def _said(number: float | None) -> str:
 def confidences(found: Confidences) -> list[dict[str, Any]]:
     """A table of series by what is replaced, in colours: the mean confidences, and the reliance on context."""
     rows = [[*means, reliance] for means, reliance in zip(found.means, found.reliances, strict=True)]
-    return [
-        {
-            "type": "heatmap",
-            "x": list(COLUMNS.values()),
-            "y": [one.label for one in found.series],
-            "z": rows,
-            "text": [["" if value is None else f"{value:.2f}" for value in row] for row in rows],
-            "texttemplate": "%{text}",
-            "hovertext": [[f"{count} samples"] * len(COLUMNS) for count in found.counts],
-            "hovertemplate": "%{y}, %{x}: %{text}<br>%{hovertext}<extra></extra>",
-            "zmin": 0,
-            "zmax": 1,
-            "colorscale": [[0, "#f4f4f4"], [1, "#5aa2e0"]],
-            "textfont": {"color": "#1c2024"},
-            "showscale": False,
-            "xgap": 1,
-            "ygap": 1,
-        }
-    ]
+    return _table(
+        list(COLUMNS.values()),
+        found.series,
+        rows,
+        [["" if value is None else f"{value:.2f}" for value in row] for row in rows],
+        hover=(
+            "%{y}, %{x}: %{text}<br>%{hovertext}<extra></extra>",
+            [[f"{count} samples"] * len(COLUMNS) for count in found.counts],
+        ),
+        scale=(0, 1, [[0, "#f4f4f4"], [1, "#5aa2e0"]]),
+    )
 
 
 def confidences_layout(labels: list[str]) -> dict[str, Any]:

@@ -872,14 +872,15 @@ def test_the_panel_begins_with_what_an_evaluation_found(app, evaluated):
         app.wait_for_timeout(200)
     app.wait_for_timeout(1000)
     keep(app, "outcome")
-    place = """plot => {
-        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
-        return [box.left + xaxis._offset + xaxis.d2p("%s"), box.top + yaxis._offset + yaxis.d2p("%s")]
-    }"""
-    wrong = place % ("missed<br>objects", "truth_dog_detections")
     # The bar may be too narrow to show how they are ordered.
     in_order, attached = app.get_by_text("SortBy"), {"state": "attached", "timeout": MOMENT}
-    again(app, lambda: (app.mouse.click(*figure.evaluate(wrong)), in_order.first.wait_for(**attached)))
+    again(
+        app,
+        lambda: (
+            app.mouse.click(*cell(figure, "missed<br>objects", "truth_dog_detections")),
+            in_order.first.wait_for(**attached),
+        ),
+    )
     shown(app, 3)
     app.wait_for_timeout(1000)
     keep(app, "outcome-cell")
@@ -899,15 +900,11 @@ def test_the_panel_shows_what_a_model_misses(app, scenes):
         app.wait_for_timeout(200)
     app.wait_for_timeout(1000)
     keep(app, "counterfactuals")
-    place = """plot => {
-        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
-        return [box.left + xaxis._offset + xaxis.d2p("without<br>object"), box.top + yaxis._offset + yaxis.d2p("%s")]
-    }"""
     in_order = app.get_by_text("SortBy")
     assert in_order.count() == 0
     # All have it, and they come in order; the bar may be too narrow to show how.
     in_view = {"state": "attached", "timeout": MOMENT}
-    again(app, lambda: (app.mouse.click(*figure.evaluate(place % FIELDS[1])), in_order.first.wait_for(**in_view)))
+    again(app, lambda: (app.mouse.click(*cell(figure, "without<br>object", FIELDS[1])), in_order.first.wait_for(**in_view)))
     shown(app, 8)
     keep(app, "counterfactuals-cell")
     app.get_by_role("button", name="Show all").click()
@@ -926,12 +923,8 @@ def test_a_click_on_what_heatmaps_lie_on_shows_these_samples(app, scenes):
     # A figure has its numbers a moment before it draws them.
     app.wait_for_timeout(1000)
     keep(app, "attention")
-    place = """plot => {
-        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
-        return [box.left + xaxis._offset + xaxis.d2p("road"), box.top + yaxis._offset + yaxis.d2p("%s")]
-    }"""
     # On a busy machine a figure may be drawn where the pointer has been already.
-    again(app, lambda: (app.mouse.click(*figure.evaluate(place % FIELDS[1])), shown(app, 4, timeout=MOMENT)))
+    again(app, lambda: (app.mouse.click(*cell(figure, "road", FIELDS[1])), shown(app, 4, timeout=MOMENT)))
     keep(app, "attention-cell")
     app.get_by_role("button", name="Show all").click()
     shown(app, 8)
@@ -992,6 +985,15 @@ def again(page, act, leaves=None) -> None:
                 raise
             if leaves:
                 page.keyboard.press(leaves)
+
+
+def cell(figure, column: str, row: str) -> list[float]:
+    """Where in the page a field of a table is."""
+    place = """(plot, [column, row]) => {
+        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect()
+        return [box.left + xaxis._offset + xaxis.d2p(column), box.top + yaxis._offset + yaxis.d2p(row)]
+    }"""
+    return figure.evaluate(place, [column, row])
 
 
 def beside(page, count: int):
