@@ -225,13 +225,21 @@ def test_the_form_counts_samples_and_labels(plugin, settings, clone, dataset):
 
 
 def select(page, *numbers: int) -> None:
-    """Selects these pictures of the grid and no others: an App keeps what was selected before its page was loaded again."""
-    pictures = page.locator("[data-cy=looker]")
-    for number in range(pictures.count()):
-        picture = pictures.nth(number)
-        if picture.locator("input[type=checkbox]").is_checked() != (number in numbers):
-            picture.hover()
-            picture.locator("label").click()
+    """Selects these pictures of the grid and no others. An App keeps what was selected before its page was loaded again, but shows it
+    some time after the pictures; and a click on a picture that is drawn anew is lost."""
+    samples = page.locator("[data-cy=looker]")
+    boxes = samples.locator("input[type=checkbox]")
+    wanted = [number in numbers for number in range(samples.count())]
+
+    def once():
+        for sample, box, chosen in zip(samples.all(), boxes.all(), wanted, strict=False):
+            if box.is_checked(timeout=MOMENT) != chosen:
+                sample.hover(timeout=MOMENT)
+                sample.locator("label").click(timeout=MOMENT)
+        settled(page)
+        return [box.is_checked(timeout=MOMENT) for box in boxes.all()] == wanted
+
+    until(page, lambda: again(page, once))
 
 
 def test_heatmaps_from_the_app(app, dataset, settings):
@@ -355,6 +363,7 @@ def test_labels_are_made_of_heatmaps_from_python(plugin, dataset, clone, setting
 def test_heatmaps_are_compared_in_the_app(app, dataset):
     """The form, the table of differences, and its button: the saved view."""
     show(app, app.app, dataset)
+    select(app)
     app.keyboard.press("`")
     app.get_by_placeholder("Search operations by name").fill("camflow: compare")
     app.get_by_text("camflow: compare heatmaps").wait_for()
@@ -432,6 +441,7 @@ def test_a_heatmap_lies_on_the_photograph_as_it_was_made(plugin, tmp_path):
 
 def test_heatmaps_are_side_by_side_in_the_app(app, dataset, plugin):
     show(app, app.app, dataset)
+    select(app)
     tab = app.locator("[data-cy=panel-tab-side_by_side]")
     # The comparison of another test may have left it open.
     if not tab.count():
