@@ -89,7 +89,7 @@ trap 'kill -- "-$rust" 2>/dev/null || true; rm -f "$rust_said"' EXIT
 code=0
 # With arguments it is about some tests, and one process starts sooner.
 if [ $# -eq 0 ]; then
-    "$camflow_python" scripts/parallel_pytest.py --durations=15 tests/python || code=$?
+    "$camflow_python" scripts/parallel_pytest.py --durations=15 -m "not long" tests/python || code=$?
 else
     "$camflow_python" -m pytest tests/python "$@" || code=$?
 fi
@@ -105,7 +105,9 @@ if [ "$layer" = long ]; then
     step "licences, advisories and sources of the crates"
     command -v cargo-deny >/dev/null || fail "cargo-deny is not installed" "cargo install cargo-deny --locked"
     cargo deny --locked check
-    for long in parity.sh lab/models.sh lab/zoo.sh lab/detectors.sh lab/sanity.sh lab/fuzz.sh "faults.sh --long" "faults.sh --soak 60" lab/cluster.sh "lab/bias.sh --short" \
+    step "long tests in Python"
+    "$camflow_python" scripts/parallel_pytest.py --durations=15 -m long tests/python
+    for long in parity.sh lab/models.sh lab/zoo.sh lab/detectors.sh lab/sanity.sh lab/fuzz.sh "faults.sh --long" "faults.sh --soak 60" "lab/bias.sh --short" \
         check_wheel.sh "gpu.sh pack" "gpu.sh check cpu"; do
         step "scripts/$long"
         # shellcheck disable=SC2086

@@ -1,7 +1,7 @@
-//! `camflow check`: whether the files that heatmap labels name are what was written.
+//! `camflow check`: whether the files that labels of heatmaps and masks name are what was written.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -24,13 +24,13 @@ use crate::{
     report::{Format, Level, Reporter, error_text},
 };
 
-/// Verify the files of heatmaps against their sizes and checksums
+/// Verify the files of heatmaps and masks against their sizes and checksums
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(super) struct Args {
     #[command(flatten)]
     dataset: DatasetArgs,
-    /// Only these heatmap fields; default: all that camflow made
+    /// Only these fields of heatmaps or masks; default: all that camflow made
     #[arg(long, value_delimiter = ',', value_name = "FIELD")]
     fields: Vec<String>,
     /// Read the files and compare their contents too; without it sizes are compared, and the form of files without a checksum
@@ -50,6 +50,8 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let mut check = Check {
         args,
         cancellation,
+        localized: dataset.localized_fields(),
+        makers: BTreeSet::new(),
         dataset,
         reporter: Reporter::new(args.format),
         counts: Counts::default(),
@@ -68,7 +70,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
 }
 
 fn fields(dataset: &Dataset, asked: &[String]) -> Result<Vec<String>, Diagnostic> {
-    let known = dataset.written_fields();
+    let known = [dataset.written_fields(), dataset.mask_fields()].concat();
     if known.is_empty() {
         let name = dataset.name();
         return Err(Diagnostic::invalid(format!("dataset `{name}` has no heatmaps"))
@@ -107,7 +109,8 @@ impl Finding {
 
 #[derive(Default)]
 struct Counts {
-    labels: u64,
+    heatmaps: u64,
+    masks: u64,
     files: u64,
     inline: u64,
     unrecorded: u64,
@@ -126,6 +129,10 @@ struct Check<'a> {
     dataset: Dataset,
     reporter: Reporter,
     counts: Counts,
+    /// The fields that `camflow localize` made.
+    localized: Vec<String>,
+    /// The commands that make what is damaged.
+    makers: BTreeSet<&'static str>,
     /// Files that cannot be seen, by their folder and why: how many, and the first.
     unseen: BTreeMap<(PathBuf, String), (u64, PathBuf)>,
 }
@@ -138,7 +145,8 @@ impl Check<'_> {
         let Some(found) = labels.par_iter().map(look).collect::<Option<Vec<_>>>() else { return Ok(()) };
         let mut suspects = Vec::new();
         for (label, findings) in labels.iter().zip(found) {
-            self.counts.labels += 1;
+            let count = if label.is_mask() { &mut self.counts.masks } else { &mut self.counts.heatmaps };
+            *count += 1;
             if findings.iter().any(Finding::is_to_be_confirmed) {
                 suspects.push(label);
             } else {
@@ -186,6 +194,8 @@ impl Check<'_> {
             (State::Restored, _) => counts.restored += 1,
             (State::Damaged(damage), path) => {
                 counts.damaged += 1;
+                let is_localized = self.localized.contains(&label.stored.field);
+                self.makers.insert(if is_localized { "`camflow localize`" } else { "`camflow annotate`" });
                 self.tell_damaged(label, path.as_deref(), damage);
             }
             (State::Unseen(error), path) => {
@@ -240,12 +250,16 @@ impl Check<'_> {
     }
 
     fn lines(&self) -> Vec<String> {
-        let Counts { labels, files, inline, unrecorded, damaged, noted, restored, unsettled, unseen } = self.counts;
+        let Counts { heatmaps, masks, files, inline, unrecorded, damaged, noted, restored, unsettled, unseen } = self.counts;
         let name = self.dataset.name();
         let how = if self.args.read_data { "contents compared" } else { "sizes compared; `--read-data` compares contents" };
+        let labels = match (heatmaps, masks) {
+            (_, 0) => counted(heatmaps, "heatmap", "heatmaps"),
+            (0, _) => counted(masks, "mask", "masks"),
+            _ => format!("{} and {}", counted(heatmaps, "heatmap", "heatmaps"), counted(masks, "mask", "masks")),
+        };
         let mut lines = vec![format!(
-            "dataset `{name}`: {} with {} looked at ({how}): {damaged} damaged, {unseen} not seen",
-            counted(labels, "heatmap", "heatmaps"),
+            "dataset `{name}`: {labels} with {} looked at ({how}): {damaged} damaged, {unseen} not seen",
             counted(files, "file", "files"),
         )];
         let mut add = |count: u64, text: String| lines.extend((count > 0).then_some(text));
@@ -259,7 +273,8 @@ impl Check<'_> {
             format!("  left out, as another run writes these fields: {unsettled} heatmaps; look again when it has ended"),
         );
         add(noted - restored.min(noted), format!("  noted in their labels: {}", noted - restored.min(noted)));
-        add(damaged, "the next `camflow annotate` of the same job makes the damaged ones again".to_owned());
+        let makers: Vec<&str> = self.makers.iter().copied().collect();
+        add(damaged, format!("the next {} of the same job makes the damaged ones again", makers.join(" or ")));
         lines
     }
 
@@ -268,7 +283,8 @@ impl Check<'_> {
         json!({
             "dataset": self.dataset.name(),
             "read_data": self.args.read_data,
-            "num_heatmaps": counts.labels,
+            "num_heatmaps": counts.heatmaps,
+            "num_masks": counts.masks,
             "num_files": counts.files,
             "num_inline": counts.inline,
             "num_unrecorded": counts.unrecorded,

@@ -15,9 +15,9 @@ sys.path.insert(0, str(ROOT / "pipelines" / "ray"))
 from shards import ABORTED, DONE, LOCKED, SOME_FAILED, USAGE, Shards
 from workers import Demand
 
-pytestmark = pytest.mark.begins
 
-
+@pytest.mark.long
+@pytest.mark.begins
 def test_a_node_is_lost_and_one_comes(binary):
     environment = {**os.environ, "CAMFLOW": str(binary)}
     environment.pop("FIFTYONE_DATABASE_URI", None)

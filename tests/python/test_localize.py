@@ -507,6 +507,25 @@ def test_clean_knows_masks(heatmaps, localize, camflow, tmp_path):
     assert not third.exists() and second.exists()
 
 
+def test_a_damaged_mask_is_found_and_made_again(heatmaps, localize, camflow):
+    dataset = heatmaps(blobs(3, np.random.default_rng(12)))
+    flags = ("--threshold", "0.4", "--masks", "cut")
+    localize(dataset, *flags)
+    path = Path(dataset.first()["cut"].mask_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    check = ("check", "--dataset", dataset.name, "--fields", "cut")
+    assert "3 masks with 3 files looked at" in camflow(*check).stdout, "the sizes are right"
+    said = camflow(*check, "--read-data", code=1).stdout
+    assert f"field `cut`: `{path}`" in said and "1 damaged" in said
+    assert "the next `camflow localize` of the same job makes the damaged ones again" in said
+    assert "1 damaged" in camflow(*check, code=1).stdout, "now the label says so"
+    assert "1 sample written, 2 up to date" in localize(dataset, *flags).stdout
+    assert path.read_bytes() == whole
+    assert "0 damaged" in camflow(*check, "--read-data").stdout
+    assert "0 samples written, 3 up to date" in localize(dataset, *flags).stdout
+
+
 def test_what_is_somebody_elses_stays(heatmaps, localize):
     dataset = heatmaps(blobs(3, np.random.default_rng(6)))
     theirs = fo.Detections(detections=[fo.Detection(label="mine", bounding_box=[0, 0, 1, 1])])

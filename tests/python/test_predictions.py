@@ -399,6 +399,21 @@ def test_masks_are_those_of_pytorch(tiny_dataset, annotate, tiny_model, tmp_path
     assert "there are other classes than those of model" in said and "del dataset.mask_targets" in said
 
 
+def test_a_damaged_mask_is_found_and_made_again(tiny_dataset, annotate, tiny_model, camflow):
+    dataset = tiny_dataset(2)
+    flags = ("--target", "labels:ground_truth", "--class", "light", "--layers", "1")
+    annotate(dataset, *flags, model=tiny_model)
+    path = Path(samples(dataset)[0][FIELD].mask_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    said = camflow("check", "--dataset", dataset.name, "--read-data", code=1).stdout
+    assert "2 heatmaps and 2 masks with 6 files looked at" in said and f"field `{FIELD}`: `{path}`" in said
+    assert "the next `camflow annotate` of the same job makes the damaged ones again" in said
+    assert finished(annotate(dataset, *flags, model=tiny_model))["num_predicted"] == 1
+    assert path.read_bytes() == whole
+    assert "0 damaged" in camflow("check", "--dataset", dataset.name, "--read-data").stdout
+
+
 def test_masks_survive_the_clean_up(tiny_dataset, annotate, tiny_model, camflow, tmp_path):
     dataset = tiny_dataset(2)
     flags = ("--target", "labels:ground_truth", "--class", "light", "--layers", "1", "--grace", "0")

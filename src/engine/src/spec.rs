@@ -70,7 +70,8 @@ pub struct JobSpec {
     #[schemars(extend("x-value" = "MODEL", "x-path" = "model"))]
     pub model: String,
     /// CAM method; several, by repeating the flag or with commas, share what they can; default: gradcam, of a detector and in slices
-    /// layercam
+    /// layercam. Before the last layer layercam and hirescam say more; for transformers there are legrad and chefer; scorecam,
+    /// ablationcam, occlusion and rise need no gradients, and are slow
     #[serde(with = "choices")]
     #[schemars(schema_with = "choices::schema::<Method>", extend("x-value" = "METHOD"))]
     pub method: Vec<Method>,

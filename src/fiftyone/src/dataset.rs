@@ -237,6 +237,15 @@ impl Dataset {
         self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
     }
 
+    /// The fields of masks that camflow wrote: what a model predicts, and what was made of heatmaps.
+    pub fn mask_fields(&self) -> Vec<String> {
+        let is_one = |field: &&Field| {
+            field.kind == "Segmentation"
+                && (holds_predictions(field, &self.inner_fields) || is_localized(field, &self.inner_fields))
+        };
+        self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
+    }
+
     /// Whether its groups have a slice.
     pub fn has_slice(&self, slice: &str) -> bool {
         let mut known = self.group.iter().flat_map(|group| group.image_slices.iter().chain(&group.other_slices));

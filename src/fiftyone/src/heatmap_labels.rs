@@ -1,4 +1,4 @@
-//! What `camflow check` asks of the database: the heatmap labels with their files, and notes on those whose content is damaged.
+//! What `camflow check` asks of the database: the labels whose files camflow wrote, and notes on those whose content is damaged.
 
 use bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, oid::ObjectId};
 
@@ -9,7 +9,7 @@ use super::{
     lock::Lock,
     retry::with_retries,
     sample_page::sample_page,
-    stored_heatmap::{heatmap, heatmap_keys},
+    stored_heatmap::{SEGMENTATION_CLASS, heatmap, heatmap_keys, picture_checksum_key, picture_key},
 };
 use camflow_media::{FileForm, RecordedChecksum};
 use camflow_pipeline::StoredHeatmap;
@@ -17,7 +17,10 @@ use camflow_pipeline::StoredHeatmap;
 /// Samples per query, without and with their inline maps.
 const PAGE: [usize; 2] = [1000, 32];
 
-/// A heatmap label of camflow's.
+/// Where heatmaps and masks are in documents.
+const INLINE: [&str; 2] = ["map", "mask"];
+
+/// A label of camflow's with what it holds: a heatmap, or a mask that was predicted or made of heatmaps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeatmapLabel {
     sample: ObjectId,
@@ -25,13 +28,15 @@ pub struct HeatmapLabel {
     detection: Option<ObjectId>,
     /// What it says, with its field.
     pub stored: StoredHeatmap,
-    /// The map in the document itself.
+    /// The map or mask in the document itself.
     pub inline: InlineMap,
+    /// FiftyOne's word for what it is.
+    class: String,
     /// As they stand in the label, whatever that is.
     checksums: [Bson; 2],
 }
 
-/// Whether a label holds its map in the document.
+/// Whether a label holds its map, or mask, in the document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InlineMap {
     /// It does not.
@@ -46,6 +51,11 @@ impl HeatmapLabel {
     /// The sample's id.
     pub fn sample(&self) -> String {
         self.sample.to_hex()
+    }
+
+    /// Whether its picture is a mask.
+    pub fn is_mask(&self) -> bool {
+        self.class == SEGMENTATION_CLASS
     }
 }
 
@@ -80,9 +90,9 @@ pub fn note_checksums(dataset: &Dataset, notes: &[ChecksumNote<'_>], lock: &Lock
 
 /// Only the one attribute of a label that still says the same of the file, and of the heatmap.
 fn change(note: &ChecksumNote<'_>) -> LabelChange {
-    let HeatmapLabel { sample, detection, stored, checksums, .. } = note.label;
+    let HeatmapLabel { sample, detection, stored, checksums, class, .. } = note.label;
     let (path_key, path, checksum_key, checksum) = match note.file {
-        FileForm::Png => ("map_path", &stored.map_path, "map_checksum", &checksums[0]),
+        FileForm::Png => (picture_key(class), &stored.map_path, picture_checksum_key(class), &checksums[0]),
         FileForm::Npy => ("npy_path", &stored.npy_path, "npy_checksum", &checksums[1]),
     };
     let key = |key: &str| format!("{}.{key}", stored.field);
@@ -157,8 +167,11 @@ impl HeatmapLabelSource {
         let mut projection = doc! {"_id": 1};
         for field in &self.fields {
             projection.extend(heatmap_keys(true).chain(["detections._id"]).map(|key| (format!("{field}.{key}"), 1.into())));
-            let map: Bson = if self.with_maps { 1.into() } else { doc! {"$type": format!("${field}.map")}.into() };
-            projection.insert(format!("{field}.map"), map);
+            for key in INLINE {
+                let key = format!("{field}.{key}");
+                let map: Bson = if self.with_maps { 1.into() } else { doc! {"$type": format!("${key}")}.into() };
+                projection.insert(key, map);
+            }
         }
         let doing = format!("reading the heatmaps of dataset `{}`", self.dataset.name);
         sample_page(&self.dataset, &query, after, &projection, self.page_size(), &doing)
@@ -175,8 +188,9 @@ impl HeatmapLabelSource {
                 let stored =
                     StoredHeatmap { fingerprint: Some(fingerprint.clone()), detections: Vec::new(), ..heatmap(field, of) };
                 let checksum = |key| of.get(key).ok().flatten().and_then(|value| value.try_into().ok()).unwrap_or(Bson::Null);
-                let checksums = ["map_checksum", "npy_checksum"].map(checksum);
-                HeatmapLabel { sample: id, detection, stored, inline: self.inline(of), checksums }
+                let class = of.get_str("_cls").unwrap_or_default().to_owned();
+                let checksums = [picture_checksum_key(&class), "npy_checksum"].map(checksum);
+                HeatmapLabel { sample: id, detection, stored, inline: self.inline(of, &class), class, checksums }
             };
             if detections.is_empty() {
                 return vec![made(label, None)];
@@ -188,8 +202,8 @@ impl HeatmapLabelSource {
         self.fields.iter().flat_map(labels).collect()
     }
 
-    fn inline(&self, label: &RawDocument) -> InlineMap {
-        match label.get("map").ok().flatten() {
+    fn inline(&self, label: &RawDocument, class: &str) -> InlineMap {
+        match label.get(INLINE[usize::from(class == SEGMENTATION_CLASS)]).ok().flatten() {
             Some(RawBsonRef::String("binData")) if !self.with_maps => InlineMap::Unread,
             Some(RawBsonRef::Binary(map)) => InlineMap::Content(map.bytes.to_vec()),
             _ => InlineMap::Absent,
@@ -199,7 +213,7 @@ impl HeatmapLabelSource {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::stored_heatmap::HEATMAP_CLASS, *};
     use camflow_media::Checksum;
 
     #[test]
@@ -214,7 +228,8 @@ mod tests {
         };
         let checksums = [Bson::Null, Checksum::of(b"npy").to_string().into()];
         let sample = ObjectId::from_bytes([7; 12]);
-        let label = HeatmapLabel { sample, detection: None, stored, inline: InlineMap::Absent, checksums };
+        let class = HEATMAP_CLASS.to_owned();
+        let label = HeatmapLabel { sample, detection: None, stored, inline: InlineMap::Absent, class, checksums };
         let made = change(&ChecksumNote { label: &label, file: FileForm::Npy, checksum: recorded(true) });
         let text = Checksum::of(b"npy").to_string();
         let expected = doc! {

@@ -40,12 +40,16 @@ pub(super) fn picture_key(class: &str) -> &'static str {
     if class == SEGMENTATION_CLASS { "mask_path" } else { "map_path" }
 }
 
+/// Where a label of this class says what that picture was.
+pub(super) fn picture_checksum_key(class: &str) -> &'static str {
+    if class == SEGMENTATION_CLASS { "mask_checksum" } else { "map_checksum" }
+}
+
 /// What a label of this field is known by.
 pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     // The fingerprint vouches for a whole label. In a fragment it would keep the heatmap from being made again.
-    let is_mask = label.get_str("_cls").is_ok_and(|class| class == SEGMENTATION_CLASS);
-    let checksum_key = if is_mask { "mask_checksum" } else { "map_checksum" };
-    let whole = label.get_str("_cls").is_ok_and(|class| CLASSES.contains(&class));
+    let class = label.get_str("_cls").unwrap_or_default();
+    let whole = CLASSES.contains(&class);
     let detections = label.get_array("detections").ok().into_iter().flatten();
     let of_detection = |detection: bson::error::Result<RawBsonRef<'_>>| {
         Some(StoredHeatmap { fingerprint: None, ..heatmap(field, detection.ok()?.as_document()?) })
@@ -53,9 +57,9 @@ pub(super) fn heatmap(field: &str, label: &RawDocument) -> StoredHeatmap {
     StoredHeatmap {
         field: field.to_owned(),
         fingerprint: label.get_str("fingerprint").ok().filter(|_| whole).map(str::to_owned),
-        map_path: path(label, picture_key(label.get_str("_cls").unwrap_or_default())),
+        map_path: path(label, picture_key(class)),
         npy_path: path(label, "npy_path"),
-        map_checksum: label.get_str(checksum_key).ok().and_then(RecordedChecksum::parse),
+        map_checksum: label.get_str(picture_checksum_key(class)).ok().and_then(RecordedChecksum::parse),
         npy_checksum: label.get_str("npy_checksum").ok().and_then(RecordedChecksum::parse),
         detections: detections.filter_map(of_detection).collect(),
     }

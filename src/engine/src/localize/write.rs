@@ -20,8 +20,8 @@ use camflow_fiftyone::{
 };
 use camflow_measure::localization::Threshold;
 use camflow_media::{
-    Damage, Durability, ImageLimits, MediaError, encode_gray, shown, sync_names, with_large_pictures_in_turn, with_suffix,
-    write_with_checksum,
+    Damage, Durability, ImageLimits, MediaError, RecordedChecksum, encode_gray, shown, sync_names, with_large_pictures_in_turn,
+    with_suffix, write_with_checksum,
 };
 use camflow_pipeline::Cancellation;
 use camflow_storage::{FolderLease, Journal, OutputFolder, Sharing, stem};
@@ -233,6 +233,11 @@ impl<'a> Writer<'a> {
                 learnt_on: self.learnt_on().map(str::to_owned),
                 fingerprint: fingerprint.clone(),
             };
+            // The same label again where its file was gone, but for what a check noted of that.
+            let is_same = |checksum| {
+                let recorded = RecordedChecksum { checksum: Some(checksum), is_damaged: false };
+                read.is_some_and(|read| read.fingerprint.as_ref() == Some(fingerprint) && read.mask_checksum == Some(recorded))
+            };
             let label = match kind {
                 LocalizedKind::Boxes => NewLabel::Boxes(found.iter().flat_map(Found::boxes).collect(), provenance),
                 LocalizedKind::Masks => {
@@ -241,14 +246,14 @@ impl<'a> Writer<'a> {
                     let png = encode_gray(height, width, &numbers).map_err(|error| Failed::Folder(Box::new(error)))?;
                     let written = write_with_checksum(&path, Durability::Machine, |file| file.write_all(&png));
                     let checksum = written.map_err(|error| Failed::Folder(Box::new(error)))?;
+                    if is_same(checksum) {
+                        continue;
+                    }
                     // The name is UTF-8, as the folder's was looked at.
                     NewLabel::Mask(path.to_string_lossy().into_owned(), checksum, provenance)
                 }
             };
-            // The same label again, whose file was gone.
-            if read.and_then(|read| read.fingerprint.as_ref()) != Some(fingerprint) {
-                changes.push(change(stale.sample, field, read, label));
-            }
+            changes.push(change(stale.sample, field, read, label));
         }
         Ok(Made { changes })
     }
