@@ -238,7 +238,7 @@ def _target(ctx: ExecutionContext, inputs: types.Object, model: models.Model | N
     texts = [(TEXTS, "texts, each in every image")] if model and model.takes_texts else []
     choices = _choices(types.DropdownView(), [*texts, *fields, *own])
     default = choices.values()[0]
-    description = "Which pixels count"
+    description = "What to explain: the labels that say where a class is, or what the model itself gives"
     inputs.enum("target", choices.values(), default=default, required=True, label="Target", description=description, view=choices)
     return str(ctx.params.get("target") or default)
 
@@ -343,8 +343,8 @@ def _more(ctx: ExecutionContext, inputs: types.Object, target: str) -> None:
     )
     inputs.str(
         "field",
-        label="Names of the fields",
-        description="A template with {class}, {method}, {layer} and {model}; empty: as camflow names them",
+        label="Field name template",
+        description="With {class}, {method}, {layer} and {model}; empty: as camflow names them",
     )
     _measures(ctx, inputs)
     inputs.str(
