@@ -99,9 +99,11 @@ async def immediate(ctx: ExecutionContext, command: Command) -> AsyncIterator[An
             yield ctx.ops.set_progress(label=label, progress=progress)
     yield ctx.ops.reload_dataset()
     after = show.heatmap_fields(ctx)
-    # A page that is open keeps its ticks whatever the dataset's settings become.
+    # A page that is open keeps its ticks and its groups of fields, whatever the dataset's settings become.
     if new := [field for field in after if field not in before]:
         yield ctx.ops.set_active_fields(show.ticks(ctx, show.best(ctx, new)))
+        if groups := show.groups(ctx, new):
+            yield ctx.trigger(show.GROUP_FIELDS, {"groups": groups})
     try:
         ledger.check(run)
     except program.CamflowError as error:

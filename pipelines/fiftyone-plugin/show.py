@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NAME = "show_heatmaps"
 URI = f"@camflow/camflow/{NAME}"
+# In `page.js`.
+GROUP_FIELDS = "@camflow/camflow/group_fields"
 
 
 class ShowHeatmaps(foo.Operator):
@@ -64,6 +66,14 @@ def best(ctx: ExecutionContext, fields: list[str]) -> str:
     """The one to look at first: what camflow has ticked, where the dataset's settings are not the user's."""
     settings = ctx.dataset.app_config.active_fields
     return next((field for field in fields if settings and field in settings.paths), fields[-1])
+
+
+def groups(ctx: ExecutionContext, fields: list[str]) -> list[dict[str, Any]]:
+    """The groups that the dataset's settings have for these fields in the sidebar."""
+    wanted = (
+        (group.name, [field for field in fields if field in group.paths]) for group in ctx.dataset.app_config.sidebar_groups or []
+    )
+    return [{"name": name, "paths": paths} for name, paths in wanted if paths]
 
 
 def ticks(ctx: ExecutionContext, field: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,38 @@ the first ones of the view.
 """
 
 
+# Open panels whose choices are kept.
+MOST_PANELS = 1000
+
+
+@dataclass
+class _Chosen:
+    """What a panel is to show. An event brings the panel's state as the page had it when it sent the event, which may be before a
+    choice whose answer comes first, and the page sends changes of the view that are none: what was chosen is kept here."""
+
+    left: str | None
+    right: str | None
+    first: int
+    # The view, selection and sample that it shows.
+    beside: str
+
+
+_panels: OrderedDict[str, _Chosen] = OrderedDict()
+
+
+def _chosen(ctx: ExecutionContext) -> _Chosen:
+    state = ctx.panel.get_state
+    if ctx.panel_id not in _panels:
+        _panels[ctx.panel_id] = _Chosen(state("left"), state("right"), state("first") or 0, _beside(ctx))
+        while len(_panels) > MOST_PANELS:
+            _panels.popitem(last=False)
+    return _panels[ctx.panel_id]
+
+
+def _beside(ctx: ExecutionContext) -> str:
+    return json.dumps([ctx.dataset.name, ctx.view._serialize(), ctx.selected, ctx.current_sample], default=str)
+
+
 class SideBySidePanel(foo.Panel):
     """Two heatmap fields of the same samples."""
 
@@ -55,26 +89,27 @@ class SideBySidePanel(foo.Panel):
         )
 
     def on_load(self, ctx: ExecutionContext) -> None:
+        _panels.pop(ctx.panel_id, None)
         self._look(ctx)
 
     def on_change_dataset(self, ctx: ExecutionContext) -> None:
-        self._begin(ctx)
+        self._look(ctx)
 
     def on_change_view(self, ctx: ExecutionContext) -> None:
-        self._begin(ctx)
+        self._look(ctx)
 
     def on_change_current_sample(self, ctx: ExecutionContext) -> None:
         self._look(ctx)
 
     def on_change_selected(self, ctx: ExecutionContext) -> None:
-        self._begin(ctx)
+        self._look(ctx)
 
     def on_left(self, ctx: ExecutionContext) -> None:
-        ctx.panel.set_state("left", ctx.params["value"])
+        _chosen(ctx).left = ctx.params["value"]
         self._look(ctx)
 
     def on_right(self, ctx: ExecutionContext) -> None:
-        ctx.panel.set_state("right", ctx.params["value"])
+        _chosen(ctx).right = ctx.params["value"]
         self._look(ctx)
 
     def on_refresh(self, ctx: ExecutionContext) -> None:
@@ -82,33 +117,35 @@ class SideBySidePanel(foo.Panel):
         self._look(ctx)
 
     def on_next(self, ctx: ExecutionContext) -> None:
-        self._begin(ctx, (ctx.panel.get_state("first") or 0) + ROWS)
+        _chosen(ctx).first += ROWS
+        self._look(ctx)
 
     def on_back(self, ctx: ExecutionContext) -> None:
-        self._begin(ctx, max(0, (ctx.panel.get_state("first") or 0) - ROWS))
+        _chosen(ctx).first = max(0, _chosen(ctx).first - ROWS)
+        self._look(ctx)
 
     def on_open(self, ctx: ExecutionContext) -> None:
         ctx.ops.open_sample(id=ctx.params["id"])
 
-    def _begin(self, ctx: ExecutionContext, first: int = 0) -> None:
-        ctx.panel.set_state("first", first)
-        self._look(ctx)
-
     def _look(self, ctx: ExecutionContext) -> None:
         """Draws the rows, and keeps them."""
+        chosen = _chosen(ctx)
+        if (beside := _beside(ctx)) != chosen.beside:
+            chosen.beside, chosen.first = beside, 0
         fields = [*heatmap_fields(ctx.view)]
-        left, right = pair(fields, ctx.panel.get_state("left"), ctx.panel.get_state("right"))
+        left, right = pair(fields, chosen.left, chosen.right)
         rows, count = [], 0
         if left and right:
             view = _samples(ctx)
             count = view.count()
             # Of a sample only what is drawn: it may have hundreds of other fields.
-            few = view.skip(ctx.panel.get_state("first") or 0).limit(ROWS).select_fields([left, right])
+            few = view.skip(chosen.first).limit(ROWS).select_fields([left, right])
             rows = [row(sample, left, right) for sample in few]
         pictures = {f"picture{number}": picture for number, (_, picture) in enumerate(rows)}
         # As one text: the page merges lists in the state element by element.
         told = json.dumps({"fields": fields, "count": count, "rows": [text for text, _ in rows]})
-        ctx.panel.set_state({"left": left, "right": right, "drawn": told, **dict.fromkeys(pictures)})
+        shown = {"left": left, "right": right, "first": chosen.first, "drawn": told}
+        ctx.panel.set_state({**shown, **dict.fromkeys(pictures)})
         ctx.ops.set_panel_data(pictures)
 
     def render(self, ctx: ExecutionContext) -> types.Property:

@@ -82,7 +82,7 @@ def reciprocal(model, layer, pixels, channel, masks, prefix: int):
         hook.remove()
         activation = kept["activation"]
         if prefix:
-            flat = torch.cat([torch.ones(len(masks), prefix), masks.flatten(1)], 1)
+            flat = torch.cat([masks.new_ones(len(masks), prefix), masks.flatten(1)], 1)
             variants = activation * flat[:, :, None]
         else:
             variants = activation * masks[:, None]
@@ -110,7 +110,9 @@ def test_reciprocam_is_the_score_of_each_place_alone(binary, export, name, kerne
     masks = torch.nn.functional.conv2d(alone, kernel[None, None], padding=1)[:, 0]
     wanted = reciprocal(model, layer, pixels, 5, masks, case.prefix)
     assert rows * columns > 7 and wanted.std() > 0.1
-    assert np.abs(found - wanted).max() <= 1e-4
+    # As in scripts/lab/parity.py: tokens of random weights differ so little that fp32 itself is off, on some processors by more.
+    true = reciprocal(model.double(), layer, pixels.double(), 5, masks.double(), case.prefix)
+    assert np.abs(found - wanted).max() <= max(1e-4, 3 * np.abs(wanted - true).max())
 
 
 @pytest.fixture(scope="module")

@@ -276,6 +276,55 @@ def test_heatmaps_from_the_app(app, dataset, settings):
     assert [pixels.mean() > 0.2 for pixels in changed(app, off, drawn)] == [number in (0, 3) for number in range(8)]
 
 
+def groups(page) -> dict[str, list[str]]:
+    """The sidebar's groups and the heatmap fields in them, from top to bottom."""
+    where = "all => all.map(row => [row.getBoundingClientRect().top, row.dataset.cy])"
+    found: dict[str, list[str]] = {}
+    for _, row in sorted(page.eval_on_selector_all("[data-cy$=-field]", where)):
+        name = row.removesuffix("-field")
+        if name.startswith("sidebar-group-"):
+            found[group := name.removeprefix("sidebar-group-")] = []
+        elif name.startswith("person_"):
+            found[group].append(name)
+    return {group: fields for group, fields in found.items() if fields}
+
+
+def grouped(page, fields: list[str]) -> None:
+    """Waits until the sidebar has these heatmap fields and no others, in the group of their own."""
+    until(page, lambda: groups(page) == {"heatmaps": fields})
+
+
+def test_new_fields_stand_in_their_group_of_a_page_that_is_open(app, dataset, clone):
+    """As in a page that is opened afterwards: of the first run, which makes the group, and of the next."""
+    fresh = clone(dataset.limit(2))
+    fresh.delete_sample_fields(list(fresh.get_field_schema(embedded_doc_type=fo.Heatmap)))
+    fresh.app_config.color_scheme = fresh.app_config.active_fields = fresh.app_config.sidebar_groups = None
+    fresh.save()
+    show(app, app.app, fresh)
+    select(app)
+    assert groups(app) == {}
+    fields: list[str] = []
+    for layers in ("3-4", "1-2"):
+        open_form(app)
+        fill(app, 0, "person")
+        fill(app, 2, layers)
+        untick_default(app)
+        submit(app)
+        app.get_by_text("2 samples read: 2 annotated (4 heatmaps)").wait_for()
+        app.get_by_role("button", name="Done").click()
+        leave(app)
+        fields += [f"person_grad_layer_{layer}" for layer in layers.split("-")]
+        grouped(app, fields)
+        keep(app, f"groups-{layers}")
+    fresh.reload()
+    assert [(group.name, group.paths) for group in fresh.app_config.sidebar_groups] == [("heatmaps", fields)], (
+        "the page has not made the groups its own"
+    )
+    show(app, app.app, fresh)
+    grouped(app, fields)
+    keep(app, "groups-reloaded")
+
+
 def test_an_error_is_told_in_its_own_words(app, dataset, settings):
     show(app, app.app, dataset)
     open_form(app)
@@ -450,11 +499,12 @@ def test_heatmaps_are_side_by_side_in_the_app(app, dataset, plugin):
     pictures = beside(app, 8)
     keep(app, "side-by-side")
     different = {plugin.side_by_side.row(sample, *FIELDS)[1] for sample in dataset}
-    until(app, lambda: {one.get_attribute("src") for one in pictures.all()} == different)
+    shows = lambda wanted: {one.get_attribute("src", timeout=MOMENT) for one in pictures.all()} == wanted
+    until(app, lambda: shows(different))
     # One field on both sides.
     alike = {plugin.side_by_side.row(sample, FIELDS[0], FIELDS[0])[1] for sample in dataset}
     again(app, partial(pick, app, "Right", FIELDS[0]), leaves="Escape")
-    until(app, lambda: {one.get_attribute("src") for one in pictures.all()} == alike)
+    until(app, lambda: shows(alike))
 
     # A click opens the sample, whose window has the panel as a tab.
     modal = app.locator("[data-cy=modal]")

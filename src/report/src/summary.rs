@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::errors::error_text;
 use camflow_diagnostic::Diagnose;
 use camflow_names::shown;
-use camflow_pipeline::{Forecast, Outlook, RunError, SkipReason, Summary};
+use camflow_pipeline::{Forecast, Outlook, RunError, SkipReason, Stage, Summary};
 
 /// What to print after a run.
 pub(crate) fn lines(summary: &Summary) -> Vec<String> {
@@ -63,7 +63,7 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
     if summary.num_committed > 0 {
         let rate = summary.num_committed as f64 / seconds.max(1e-3);
         let pace =
-            summary.bottleneck().map(|(stage, share)| format!("; the {stage} stage set the pace ({:.0} % busy)", share * 100.0));
+            summary.bottleneck().map(|(stage, share)| format!("; bottleneck: {} ({:.0} % busy)", work_of(stage), share * 100.0));
         if summary.num_bytes > 0 {
             let size = |bytes: u64| ByteSize(bytes).display().iec();
             let each = summary.num_bytes / summary.num_committed;
@@ -72,6 +72,18 @@ pub(crate) fn lines(summary: &Summary) -> Vec<String> {
         lines.push(format!("  {rate:.2} images/s{}", pace.unwrap_or_default()));
     }
     lines
+}
+
+/// What a stage does, in the words of people who have not read how a run is made.
+fn work_of(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Read => "reading samples",
+        Stage::Decode => "decoding images",
+        Stage::Batch => "making batches",
+        Stage::Device => "inference",
+        Stage::Encode => "writing files",
+        Stage::Commit => "updating the database",
+    }
 }
 
 /// What is known before the first sample, if it says more than how many samples there are.

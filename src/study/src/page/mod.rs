@@ -408,7 +408,7 @@ fn galleries(study: &Study, names: &Names, heading: &Heading<'_>) -> String {
     for (place, (series, observed)) in ranked.into_iter().enumerate() {
         let open = if place < 4 { " open" } else { "" };
         let _ = writeln!(html, "<details{open}><summary>{}</summary>", with_code(&names.name(series)));
-        for (title, extremes) in [("Least on the object", &observed.worst), ("Most on the object", &observed.best)] {
+        for (title, extremes) in ends(observed) {
             let figures: Vec<String> = extremes.par_iter().map(|extreme| figure(extreme, heading)).collect();
             let _ = writeln!(html, "<h3>{title}</h3><div class=\"gallery\">{}</div>", figures.concat());
         }
@@ -418,6 +418,16 @@ fn galleries(study: &Study, names: &Names, heading: &Heading<'_>) -> String {
         let _ = writeln!(html, "<p class=\"soft\">{num_left_out} more series have theirs in the JSON.</p>");
     }
     html
+}
+
+/// The heatmaps at both ends of a series, none of them at both. Where there are so few that they are all at one end, in one order.
+fn ends(observed: &Observed) -> Vec<(&'static str, Vec<&Extreme>)> {
+    let least = observed.worst.iter().collect();
+    let most: Vec<&Extreme> = observed.best.iter().filter(|extreme| !observed.worst.contains(extreme)).collect();
+    if most.is_empty() {
+        return vec![("From least to most on the object", least)];
+    }
+    vec![("Least on the object", least), ("Most on the object", most)]
 }
 
 fn figure(extreme: &Extreme, heading: &Heading<'_>) -> String {
@@ -565,6 +575,22 @@ pub(super) mod tests {
         assert!(!html.contains("<img src=x>") && !html.contains("alert(1)</script>"), "escaped");
         assert_eq!(html.matches("<script>").count(), 1, "the page's own");
         assert!(html.contains("class=\"missing\""), "the images are not there");
+    }
+
+    #[test]
+    fn few_heatmaps_are_shown_once() {
+        for (count, wanted) in [
+            (3, vec![("From least to most on the object", vec![0.5, 1.5, 2.5])]),
+            (5, vec![("Least on the object", vec![0.5, 1.5, 2.5]), ("Most on the object", vec![4.5, 3.5])]),
+            (7, vec![("Least on the object", vec![0.5, 1.5, 2.5]), ("Most on the object", vec![6.5, 5.5, 4.5])]),
+        ] {
+            let mut study = Study::new(3);
+            (0..count).for_each(|id| study.observe(&sample(id, &[], &[f64::from(id) + 0.5])));
+            let observed = study.series.values().next().expect("a series");
+            let values = |extremes: Vec<&Extreme>| extremes.iter().map(|extreme| extreme.value).collect::<Vec<f64>>();
+            let shown: Vec<_> = ends(observed).into_iter().map(|(title, extremes)| (title, values(extremes))).collect();
+            assert_eq!(shown, wanted);
+        }
     }
 
     #[test]
