@@ -51,23 +51,24 @@ class _Chosen:
     """What a panel is to show. An event brings the panel's state as the page had it when it sent the event, which may be before a
     choice whose answer comes first, and the page sends changes of the view that are none: what was chosen is kept here."""
 
-    left: str | None
-    right: str | None
-    first: int
+    left: str | None = None
+    right: str | None = None
+    first: int = 0
     # The view, selection and sample that it shows.
-    beside: str
+    beside: str | None = None
 
 
 _panels: OrderedDict[str, _Chosen] = OrderedDict()
 
 
 def _chosen(ctx: ExecutionContext) -> _Chosen:
-    state = ctx.panel.get_state
-    if ctx.panel_id not in _panels:
-        _panels[ctx.panel_id] = _Chosen(state("left"), state("right"), state("first") or 0, _beside(ctx))
-        while len(_panels) > MOST_PANELS:
-            _panels.popitem(last=False)
-    return _panels[ctx.panel_id]
+    chosen = _panels.setdefault(ctx.panel_id, _Chosen())
+    while len(_panels) > MOST_PANELS:
+        _panels.popitem(last=False)
+    # A panel that is opened, or loaded again, may have its state some events later.
+    chosen.left = chosen.left or ctx.panel.get_state("left")
+    chosen.right = chosen.right or ctx.panel.get_state("right")
+    return chosen
 
 
 def _beside(ctx: ExecutionContext) -> str:
@@ -89,7 +90,6 @@ class SideBySidePanel(foo.Panel):
         )
 
     def on_load(self, ctx: ExecutionContext) -> None:
-        _panels.pop(ctx.panel_id, None)
         self._look(ctx)
 
     def on_change_dataset(self, ctx: ExecutionContext) -> None:

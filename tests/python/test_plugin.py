@@ -500,13 +500,17 @@ def test_heatmaps_are_side_by_side_in_the_app(app, dataset, plugin):
     keep(app, "side-by-side")
     different = {plugin.side_by_side.row(sample, *FIELDS)[1] for sample in dataset}
     shows = lambda wanted: {one.get_attribute("src", timeout=MOMENT) for one in pictures.all()} == wanted
+    for label, field in zip(("Left", "Right"), FIELDS, strict=True):
+        again(app, partial(pick, app, label, field), leaves="Escape")
     until(app, lambda: shows(different))
     # One field on both sides.
     alike = {plugin.side_by_side.row(sample, FIELDS[0], FIELDS[0])[1] for sample in dataset}
     again(app, partial(pick, app, "Right", FIELDS[0]), leaves="Escape")
     until(app, lambda: shows(alike))
 
-    # A click opens the sample, whose window has the panel as a tab.
+    # A click opens the sample, whose window has the panel as a tab, with the first field and the last one.
+    first, *_, last = plugin.side_by_side.heatmap_fields(dataset.view())
+    different = {plugin.side_by_side.row(sample, first, last)[1] for sample in dataset}
     modal = app.locator("[data-cy=modal]")
     again(app, lambda: (pictures.nth(2).click(timeout=MOMENT), modal.wait_for(timeout=MOMENT)))
     modal.locator("[data-cy=panel-tab-side_by_side]").click()
@@ -524,9 +528,9 @@ def test_heatmaps_are_side_by_side_in_the_app(app, dataset, plugin):
     app.wait_for_selector("[data-cy=modal] [data-cy=looker] canvas")
     until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different)
     keep(app, "side-by-side-modal")
-    first = inside.get_attribute("src")
+    before = inside.get_attribute("src")
     app.keyboard.press("ArrowRight")
-    until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different - {first})
+    until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different - {before})
     app.keyboard.press("Escape")
 
 

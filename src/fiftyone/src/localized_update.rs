@@ -82,8 +82,10 @@ fn change(LocalizedChange { sample, field, read, label }: &LocalizedChange) -> O
     let mut query = doc! {"_id": ObjectId::parse_str(sample).ok()?};
     match read {
         None => query.insert(field, doc! {"$not": {"$type": "object"}}),
-        Some(LocalizedLabel { fingerprint: Some(fingerprint), mask_path, .. }) => {
+        Some(LocalizedLabel { fingerprint: Some(fingerprint), mask_path, mask_checksum }) => {
             query.insert(key("mask_path"), mask_path.as_ref().map(|path| path.to_string_lossy().into_owned()));
+            // A mask that is made again at the same path is told by it alone.
+            query.insert(key("mask_checksum"), mask_checksum.map(|checksum| checksum.to_string()));
             query.insert(key("fingerprint"), fingerprint)
         }
         Some(LocalizedLabel { fingerprint: None, .. }) => {
