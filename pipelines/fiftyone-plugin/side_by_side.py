@@ -54,7 +54,7 @@ class _Chosen:
     left: str | None = None
     right: str | None = None
     first: int = 0
-    # The view, selection and sample that it shows.
+    # The view, selection and sample that it shows; none until it has shown any.
     beside: str | None = None
 
 
@@ -62,12 +62,16 @@ _panels: OrderedDict[str, _Chosen] = OrderedDict()
 
 
 def _chosen(ctx: ExecutionContext) -> _Chosen:
-    chosen = _panels.setdefault(ctx.panel_id, _Chosen())
-    while len(_panels) > MOST_PANELS:
-        _panels.popitem(last=False)
+    state = ctx.panel.get_state
+    if ctx.panel_id not in _panels:
+        _panels[ctx.panel_id] = _Chosen(first=state("first") or 0)
+        while len(_panels) > MOST_PANELS:
+            _panels.popitem(last=False)
+    _panels.move_to_end(ctx.panel_id)
+    chosen = _panels[ctx.panel_id]
     # A panel that is opened, or loaded again, may have its state some events later.
-    chosen.left = chosen.left or ctx.panel.get_state("left")
-    chosen.right = chosen.right or ctx.panel.get_state("right")
+    chosen.left = chosen.left or state("left")
+    chosen.right = chosen.right or state("right")
     return chosen
 
 
@@ -130,8 +134,10 @@ class SideBySidePanel(foo.Panel):
     def _look(self, ctx: ExecutionContext) -> None:
         """Draws the rows, and keeps them."""
         chosen = _chosen(ctx)
-        if (beside := _beside(ctx)) != chosen.beside:
-            chosen.beside, chosen.first = beside, 0
+        beside = _beside(ctx)
+        if chosen.beside not in (None, beside):
+            chosen.first = 0
+        chosen.beside = beside
         fields = [*heatmap_fields(ctx.view)]
         left, right = pair(fields, chosen.left, chosen.right)
         rows, count = [], 0

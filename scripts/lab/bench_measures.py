@@ -79,6 +79,7 @@ def main() -> None:
                 taken = cpu_seconds([*run, *flags, *field, "--overwrite"], environment)
                 taken -= cpu_seconds([*run, *flags, *field], environment)
                 least[addition] = min(taken, least.get(addition, taken))
+                print(f"{addition}: {taken:.2f} s", file=sys.stderr, flush=True)
         print("| | processor seconds | times heatmaps alone |\n| --- | --- | --- |")
         for addition, taken in least.items():
             print(f"| {addition} | {taken:.2f} | {taken / least['heatmaps alone']:.2f} |")

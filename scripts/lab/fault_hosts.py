@@ -141,7 +141,7 @@ def removed_asleep(one: Fault, host: tuple, dataset: Dataset, sleeper: Run, trac
 
 
 def unseen(suite: Suite, dataset: Dataset) -> None:
-    """A holder that lives, looked at from where it seems to have ended, to have begun at another time, or not to be there."""
+    """A holder that lives, looked at from where it seems to have ended, to have started at another time, or not to be there."""
     folder = suite.world.folder
     statistics = Path("/proc/stat").read_text()
     set_by_5_s = re.sub(r"btime (\d+)", lambda found: f"btime {int(found[1]) + 5}", statistics)

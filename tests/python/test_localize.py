@@ -524,6 +524,12 @@ def test_a_damaged_mask_is_found_and_made_again(heatmaps, localize, camflow):
     assert path.read_bytes() == whole
     assert "0 damaged" in camflow(*check, "--read-data").stdout
     assert "0 samples written, 3 up to date" in localize(dataset, *flags).stdout
+    # Whatever a label says of its file, another mask takes its place.
+    sample = dataset.first()
+    sample["cut"].mask_checksum = "nonsense"
+    sample.save()
+    assert "3 samples written" in localize(dataset, "--threshold", "0.6", "--masks", "cut").stdout
+    assert dataset.first()["cut"].mask_path != str(path) and "0 damaged" in camflow(*check, "--read-data").stdout
 
 
 def test_what_is_somebody_elses_stays(heatmaps, localize):

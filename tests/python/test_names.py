@@ -126,7 +126,7 @@ def test_a_field_of_which_no_label_is_a_class_is_an_error(tiny_dataset, model, a
     refused = said(annotate(dataset, tiny, target="labels:other", code=2), "error")
     assert "no label in field `other`" in refused and "its labels are `dog`" in refused
     done = annotate(dataset, tiny, target="labels:what", code=1)
-    assert counts(done) == (1, {"class unknown to the model": 2})
+    assert counts(done) == (1, {"label is not a class of the model": 2})
     assert "label `Tabby` is taken as the model's class `tabby, tabby cat`" in said(done)
     failed = next(event["error"] for event in done.events if event["event"] == "sample_failed")
     assert "label `polecat` may be any of the classes `polecat, fitch`, `skunk, polecat`" in failed

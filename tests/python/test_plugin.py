@@ -435,11 +435,19 @@ def test_heatmaps_are_compared_in_the_app(app, dataset):
     keep(app, "compare-shown")
     dataset.reload()
     dataset.delete_saved_view("camflow comparison")
+    # A view that is cleared while the App still opens it comes back when the page is loaded again.
     stage = app.get_by_text("SelectFields")
-    again(
-        app, lambda: (app.click("[data-cy=btn-clear-view-bar]", timeout=MOMENT), stage.wait_for(state="detached", timeout=MOMENT))
-    )
-    shown(app, len(dataset))
+    clear = lambda: (app.click("[data-cy=btn-clear-view-bar]", timeout=MOMENT), stage.wait_for(state="detached", timeout=MOMENT))
+
+    def gone():
+        show(app, app.app, dataset)
+        settled(app)
+        if there := stage.count():
+            again(app, clear)
+        return not there
+
+    again(app, clear)
+    until(app, gone)
 
 
 def test_two_heatmaps_are_drawn_over_their_photograph(plugin, dataset, tmp_path):
@@ -528,8 +536,15 @@ def test_heatmaps_are_side_by_side_in_the_app(app, dataset, plugin):
     app.wait_for_selector("[data-cy=modal] [data-cy=looker] canvas")
     until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different)
     keep(app, "side-by-side-modal")
-    before = inside.get_attribute("src")
-    app.keyboard.press("ArrowRight")
+    # The App does not hear of the key while its window is being divided. Where it is, its address says.
+    before, sample = inside.get_attribute("src"), app.url
+
+    def next_sample():
+        app.keyboard.press("ArrowRight")
+        app.wait_for_timeout(1000)
+        return app.url != sample
+
+    until(app, next_sample)
     until(app, lambda: inside.count() == 1 and inside.get_attribute("src") in different - {before})
     app.keyboard.press("Escape")
 

@@ -295,7 +295,7 @@ def test_each_sample_is_explained_for_its_own_class(dataset, annotate, classifie
         sample["kind"] = fo.Classification(label=name)
         sample.save()
     done = annotate(dataset, "labels:kind", model=classifier, classes=None)
-    assert summary(done)["skipped"] == {"class unknown to the model": 1}
+    assert summary(done)["skipped"] == {"label is not a class of the model": 1}
     field = "kind_grad_layer_1"
     for index, (sample, name) in enumerate(zip(dataset, names[:3], strict=False)):
         label = sample[field]
@@ -303,7 +303,7 @@ def test_each_sample_is_explained_for_its_own_class(dataset, annotate, classifie
         assert label.score == pytest.approx(float(logits(torch_classifier, sample)[index]), abs=1e-4)
     assert dataset.last()[field] is None
     again = annotate(dataset, "labels:kind", model=classifier, classes=None)
-    assert summary(again)["skipped"] == {"class unknown to the model": 1, "up to date": 3}
+    assert summary(again)["skipped"] == {"label is not a class of the model": 1, "up to date": 3}
     # Another label, another class.
     first = dataset.first()
     first.kind.label = "person"

@@ -100,7 +100,7 @@ def test_each_mistake_has_the_predicted_class_the_true_one_and_their_difference(
     assert (done["num_committed"], done["num_heatmaps"]) == (len(WRONG), 3 * len(WRONG))
     assert done["skipped"] == {
         "classified correctly": COUNT - len(WRONG) - 2,
-        "class unknown to the model": 1,
+        "label is not a class of the model": 1,
         "no label": 1,
     }
     probabilities = torch.from_numpy(logits).softmax(1).numpy()

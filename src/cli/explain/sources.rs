@@ -14,7 +14,8 @@ const IMAGES: [&str; 16] =
 /// The files: those that are named, the images in folders that are (not in folders within), and what patterns find, by name.
 ///
 /// # Errors
-/// A folder has no images, a pattern finds nothing, or a folder cannot be read.
+/// A folder has no images, a pattern finds nothing, a folder cannot be read, or none of the files is there, of which models need not be
+/// opened first. Of several that some are missing is told when their turn comes.
 pub(in crate::cli) fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Diagnostic> {
     let mut files = Vec::new();
     for path in named {
@@ -25,7 +26,15 @@ pub(in crate::cli) fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Diagnosti
             None => files.push(path.clone()),
         }
     }
-    Ok(files)
+    let missing = |path: &PathBuf| {
+        let error = fs::metadata(path).err().filter(|error| error.kind() == io::ErrorKind::NotFound)?;
+        Some(Diagnostic::invalid(format!("cannot read `{}`", shown(path))).because(&error))
+    };
+    // Ends at the first that is there.
+    match files.iter().map(missing).collect::<Option<Vec<_>>>().and_then(Diagnostic::join) {
+        Some(error) => Err(error),
+        None => Ok(files),
+    }
 }
 
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
@@ -84,6 +93,7 @@ mod tests {
         };
         assert_eq!(names(&[root.path().into()]).expect("images"), ["a.png", "b.JPG", "c[1].png"]);
         assert_eq!(names(&[root.path().join("**/*.png")]).expect("images"), ["a.png", "c[1].png", "d.png"]);
+        assert!(names(&["/nowhere.png".into()]).expect_err("none").message.contains("/nowhere.png"));
         // A file whose name looks like a pattern is itself, and what is not there is told when it is read.
         assert_eq!(names(&[root.path().join("c[1].png"), "/nowhere.png".into()]).expect("names"), ["c[1].png", "nowhere.png"]);
         fs::remove_file(inner.join("d.png")).expect("removed");

@@ -147,16 +147,16 @@ pub struct JobSpec {
     /// With a detector: a heatmap for each detection of the label field, instead of one for all of a class; they go to a field of
     /// detections, `..._detections`, with their measures, and a saved view of that name shows them
     pub per_detection: bool,
-    /// Measure also how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
+    /// Also compute how faithful heatmaps are, by asking the model about changed images: deletion and insertion, drop and increase,
     /// ROAD; 60 more forward passes for each heatmap
     pub faithfulness: bool,
-    /// Measure also what the confidence is without the object, without its background, and without the most attended region outside of
+    /// Also compute the confidence without the object, without its background, and without the most attended region outside of
     /// the object: each replaced by the image's `blur`, by the `mean` of what stays, or by its smooth continuation (`impute`); two more
     /// forward passes for each class, and one for each heatmap
     #[serde(with = "choice")]
     #[schemars(schema_with = "choice::schema::<Counterfactuals>", extend("x-value" = "REPLACEMENT"))]
     pub counterfactuals: Counterfactuals,
-    /// Measure also how much of each heatmap lies on every class of this label field (segmentation, detections or polylines), beside
+    /// Also compute how much of each heatmap lies on every class of this label field (segmentation, detections or polylines), beside
     /// the class's share of the area: `attention` of the heatmap's label, and a table in `camflow report`
     #[schemars(extend("x-value" = "FIELD"))]
     pub attention_on: Option<String>,

@@ -239,11 +239,8 @@ impl Dataset {
 
     /// The fields of masks that camflow wrote: what a model predicts, and what was made of heatmaps.
     pub fn mask_fields(&self) -> Vec<String> {
-        let is_one = |field: &&Field| {
-            field.kind == "Segmentation"
-                && (holds_predictions(field, &self.inner_fields) || is_localized(field, &self.inner_fields))
-        };
-        self.fields.iter().filter(is_one).map(|field| field.name.clone()).collect()
+        let is_mask = |name: &String| self.fields.iter().any(|field| field.name == *name && field.kind == "Segmentation");
+        [self.prediction_fields(), self.localized_fields()].concat().into_iter().filter(is_mask).collect()
     }
 
     /// Whether its groups have a slice.

@@ -238,7 +238,7 @@ pub enum Error {
     },
     /// Another run writes the same fields.
     #[error(
-        "another camflow run writes these fields of dataset `{dataset}`{}: process {process} on `{host}`, begun at {since}",
+        "another camflow run writes these fields of dataset `{dataset}`{}: process {process} on `{host}`, started at {since}",
         of_shard(*shard)
     )]
     Locked {

@@ -82,10 +82,14 @@ fn change(LocalizedChange { sample, field, read, label }: &LocalizedChange) -> O
     let mut query = doc! {"_id": ObjectId::parse_str(sample).ok()?};
     match read {
         None => query.insert(field, doc! {"$not": {"$type": "object"}}),
-        Some(LocalizedLabel { fingerprint: Some(fingerprint), mask_path, mask_checksum }) => {
+        Some(LocalizedLabel { fingerprint: Some(fingerprint), mask_path, .. }) => {
             query.insert(key("mask_path"), mask_path.as_ref().map(|path| path.to_string_lossy().into_owned()));
-            // A mask that is made again at the same path is told by it alone.
-            query.insert(key("mask_checksum"), mask_checksum.map(|checksum| checksum.to_string()));
+            // Of the same mask made again nothing else differs: the label must not fit any more when that is done.
+            if let NewLabel::Mask(_, checksum, Provenance { fingerprint: new, .. }) = label
+                && new == fingerprint
+            {
+                query.insert(key("mask_checksum"), doc! {"$ne": checksum.to_string()});
+            }
             query.insert(key("fingerprint"), fingerprint)
         }
         Some(LocalizedLabel { fingerprint: None, .. }) => {

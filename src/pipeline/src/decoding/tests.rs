@@ -276,7 +276,7 @@ fn names_say_that_a_class_is_there() {
     let own = Targets::OwnClass;
     let dog = ClassTarget { class: ClassIndex(0), channel: Channel::Index(5), pixels: TargetPixels::Labelled, detection: None };
     assert_eq!(world.decode(&own, names(&["dog"])).unwrap(), [dog]);
-    assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "class unknown to the model");
+    assert_eq!(world.decode(&own, names(&["horse"])).unwrap_err(), "label is not a class of the model");
     let top = ClassTarget { class: ClassIndex(0), channel: Channel::Top, pixels: TargetPixels::Predicted, detection: None };
     assert_eq!(world.decode(&Targets::Top, StoredTarget::Unlabelled).unwrap(), [top]);
 }
@@ -290,7 +290,7 @@ fn a_mistake_is_known_by_the_class_that_the_label_names() {
     let of = |target: &ClassTarget| (target.class.0, target.channel, target.pixels.clone());
     let wanted = [(0, Channel::Top, wrong(None)), (1, Channel::Index(5), wrong(None)), (2, Channel::Top, wrong(Some(5)))];
     assert_eq!(found.iter().map(of).collect::<Vec<_>>(), wanted);
-    assert_eq!(world.decode(&Targets::Wrong, names(&["horse"])).unwrap_err(), "class unknown to the model");
+    assert_eq!(world.decode(&Targets::Wrong, names(&["horse"])).unwrap_err(), "label is not a class of the model");
     assert_eq!(world.decode(&Targets::Wrong, StoredTarget::Missing).unwrap_err(), "no label");
     // What is true goes along, where a label says one class for the image.
     let truth =

@@ -49,7 +49,7 @@ impl fmt::Display for SkipReason {
             SkipReason::ClassUnseen => "class outside the part that the model sees, or smaller than a pixel",
             SkipReason::NotPredicted => "class not predicted",
             SkipReason::ClassifiedCorrectly => "classified correctly",
-            SkipReason::UnknownClass => "class unknown to the model",
+            SkipReason::UnknownClass => "label is not a class of the model",
             SkipReason::PixelOutsideImage => "pixel outside the image",
             SkipReason::PixelOutsideCrop => "pixel outside the part that the model sees",
             SkipReason::UpToDate => "up to date",

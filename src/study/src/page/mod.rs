@@ -228,7 +228,9 @@ fn overview(study: &Study, names: &Names) -> String {
     let mut html = "<h2>All series</h2>\n<div class=\"wide\"><table id=\"series\"><thead><tr><th class=\"sortable\">series</th>\
                     <th class=\"sortable\">field</th>"
         .to_owned();
-    for head in ["heatmaps", "ratio, median", "lower quartile", "below chance, %", "hits, %", "best IoU", "offset", "entropy"] {
+    for head in
+        ["heatmaps", "ratio, median", "lower quartile", "below chance, %", "pointing game, %", "best IoU", "offset", "entropy"]
+    {
         let _ = write!(html, "<th class=\"sortable number\">{head}</th>");
     }
     html += "</tr></thead><tbody>\n";
