@@ -2,7 +2,7 @@
 
     torchcam_parity.py --camflow BINARY
 
-For each network, layer and method the largest difference of `camflow explain --exact` to torch-cam 0.5, given the same tensor, the same
+For each network, layer and method, and for layers that are fused, the largest difference of `camflow explain --exact` to torch-cam 0.5, given the same tensor, the same
 weights and, where chance plays a part, the same noise; both at the layer's own size, clipped at 0 and scaled to [0, 1]. 1e-4 is allowed.
 The last line is `N passed, N failed`.
 """
@@ -37,6 +37,8 @@ CASES = (
         {"layer1": ("sscam", "iscam"), "layer2": ("smoothgradcam++",), "layer4": ("cam", "smoothgradcam++")},
     ),
 )
+# With these a network's layers are fused, by `--fusion max`; torch-cam has a rule of its own for LayerCAM.
+FUSED = {"gradcam": "GradCAM", "layercam": "LayerCAM"}
 
 
 class Drawn:
@@ -63,6 +65,12 @@ def theirs(network: torch.nn.Module, layer: str, pixels: torch.Tensor, channel: 
         return cam_reference.heatmap(saliency[0].detach())
 
 
+def fused(network: torch.nn.Module, layers: list[str], pixels: torch.Tensor, channel: int, method: str) -> np.ndarray:
+    with getattr(reference, FUSED[method])(network, layers) as extractor:
+        maps = extractor(channel, network(pixels))
+        return extractor.fuse_cams(maps)[0].detach().numpy()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
@@ -79,15 +87,22 @@ def main() -> int:
             network.load_state_dict(torch.export.load(archive).state_dict)
             network.eval()
             pixels, channel = parity.picture(*size, seed=7), 2
+
+            def tell(what: str, found: np.ndarray, wanted: np.ndarray, model=model) -> None:
+                largest = float(np.abs(found - wanted).max())
+                passed.append(largest <= 1e-4 and wanted.std() > 0.05)
+                mark = "ok    " if passed[-1] else "FAILED"
+                print(f"{mark} {model.rpartition('/')[2]} {what}: max {largest:.1e}", flush=True)
+
             for layer, methods in layers.items():
                 flags = ["--exact", "--size", "layer"]
                 found = parity.camflow_maps(args.camflow, archive, case, (layer,), pixels, None, channel, methods, flags)
                 for method in methods:
-                    wanted = theirs(network, layer, pixels, channel, method, "input.0")
-                    largest = float(np.abs(found[method, layer] - wanted).max())
-                    passed.append(largest <= 1e-4 and wanted.std() > 0.05)
-                    mark = "ok    " if passed[-1] else "FAILED"
-                    print(f"{mark} {model.rpartition('/')[2]} {layer} {method}: max {largest:.1e}", flush=True)
+                    tell(f"{layer} {method}", found[method, layer], theirs(network, layer, pixels, channel, method, "input.0"))
+            flags = ["--exact", "--size", "layer", "--fusion", "max"]
+            found = parity.camflow_maps(args.camflow, archive, case, tuple(layers), pixels, None, channel, [*FUSED], flags)
+            for method in FUSED:
+                tell(f"fused {method}", found[method, "fused"], fused(network, [*layers], pixels, channel, method))
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if all(passed) else 1
 

@@ -6,7 +6,7 @@ use clap::Arg;
 
 use super::{choice, positive};
 use crate::{
-    engine::{CamSpec, DeviceSpec, OverlapRatio, SliceSpec, key},
+    engine::{CamSpec, DeviceSpec, LayerFusion, OverlapRatio, SliceSpec, key},
     explain::{Baseline, HeatmapSize, Method, Sampling, ScoreKind},
     job::NameList,
     program::Precision,
@@ -48,6 +48,8 @@ pub(super) struct CamArgs {
     method: Vec<Method>,
     #[arg(long)]
     fuse_layers: bool,
+    #[arg(long, value_parser = choice::<LayerFusion>())]
+    fusion: LayerFusion,
     #[arg(long)]
     eigen_smooth: bool,
     #[arg(long)]
@@ -93,6 +95,7 @@ impl CamArgs {
             model,
             method,
             fuse_layers,
+            fusion,
             eigen_smooth,
             aug_smooth,
             sess,
@@ -118,6 +121,7 @@ impl CamArgs {
             model,
             methods: method,
             fuse_layers,
+            fusion,
             eigen_smooth,
             aug_smooth,
             sess,

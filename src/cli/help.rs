@@ -38,6 +38,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "text-template",
             "method",
             "fuse-layers",
+            "fusion",
             "eigen-smooth",
             "aug-smooth",
             "sess",

@@ -181,6 +181,30 @@ def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_pat
     assert np.abs(np.load(event["files"][0]) - wanted).max() <= 1e-5
 
 
+def test_several_layers_are_fused_as_torch_cam_does(binary, export):
+    """The rule applied to the layers' own maps; `scripts/lab/torchcam.sh` compares with torch-cam itself."""
+    case = CASES["torchvision:resnet18"]
+    archive = export(case.model, *case.export)
+    pixels = parity.picture(*case.size, seed=3)
+
+    def found(*flags):
+        flags = ["--exact", "--size", "layer", *flags]
+        return parity.camflow_maps(binary, archive, case, case.layers, pixels, None, 5, ["gradcam", "layercam"], flags)
+
+    single, fused, meant = found(), found("--fusion", "max"), found("--fusion", "mean")
+    for method in ("gradcam", "layercam"):
+        maps = [torch.from_numpy(single[method, layer])[None, None] for layer in case.layers]
+        size = maps[0].shape[2:]
+        if method == "layercam":
+            maps = [torch.tanh(2 * one) for one in maps]
+        wanted = torch.stack([torch.nn.functional.interpolate(one, size, mode="bilinear") for one in maps]).amax(0)[0, 0]
+        assert fused[method, "fused"].shape == size
+        assert np.abs(fused[method, "fused"] - wanted.numpy()).max() <= 1e-6
+        # A smaller layer that is enlarged has no longer its largest value, and stays so.
+        assert wanted.max() < 1
+        assert meant[method, "fused"].max() > 0.999
+
+
 @pytest.mark.parametrize(
     "score, target", [("softmax", model_targets.ClassifierOutputSoftmaxTarget), ("rest", model_targets.ClassifierOutputReST)]
 )

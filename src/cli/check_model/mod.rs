@@ -26,8 +26,8 @@ use super::{
 use crate::{
     diagnostic::{Class, Diagnostic},
     engine::{
-        CamSpec, CheckModelSpec, CheckedModel, DeviceSpec, Model, Observer, SliceSpec, check_classes, check_model, check_output,
-        check_preprocess, check_task, check_unranked, check_written,
+        CamSpec, CheckModelSpec, CheckedModel, DeviceSpec, LayerFusion, Model, Observer, SliceSpec, check_classes, check_model,
+        check_output, check_preprocess, check_task, check_unranked, check_written,
     },
     explain::{ExplainOptions, HeatmapSize, Method, ScoreKind, TorchExplainer},
     fiftyone::{Dataset, SampleSource, Selection},
@@ -109,6 +109,8 @@ struct HeatmapArgs {
     method: Vec<Method>,
     #[arg(long)]
     fuse_layers: bool,
+    #[arg(long, value_parser = choice::<LayerFusion>())]
+    fusion: LayerFusion,
     #[arg(long)]
     eigen_smooth: bool,
     #[arg(long)]
@@ -141,6 +143,7 @@ impl HeatmapArgs {
             model,
             methods: self.method.clone(),
             fuse_layers: self.fuse_layers,
+            fusion: self.fusion,
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             sess: false,

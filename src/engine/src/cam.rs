@@ -29,6 +29,7 @@ pub struct CamSpec {
     pub model: String,
     pub methods: Vec<Method>,
     pub fuse_layers: bool,
+    pub fusion: LayerFusion,
     pub eigen_smooth: bool,
     pub aug_smooth: bool,
     pub sess: bool,
@@ -39,6 +40,22 @@ pub struct CamSpec {
     pub slices: SliceSpec,
     pub device: DeviceSpec,
     pub python: Option<PathBuf>,
+}
+
+/// By which rule the maps of several layers become one, where one is named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerFusion(pub Option<Fusion>);
+
+impl Choice for LayerFusion {
+    const ALL: &'static [Self] = &[LayerFusion(None), LayerFusion(Some(Fusion::Mean)), LayerFusion(Some(Fusion::Max))];
+
+    fn name(self) -> &'static str {
+        match self.0 {
+            None => "auto",
+            Some(Fusion::Max) => "max",
+            Some(_) => "mean",
+        }
+    }
 }
 
 /// The model with the layers that were asked for, and its devices.
@@ -143,8 +160,8 @@ impl CamSpec {
     /// What is hardly meant so about layers, lowercase, without a period.
     fn layer_notices(&self, layers: &[Layer]) -> Vec<String> {
         let mut notices = Vec::new();
-        if let (true, [only]) = (self.fuse_layers, layers) {
-            notices.push(format!("`--fuse-layers` has nothing to fuse but layer `{}`: name several with `--layers`", only.label));
+        if let (Some(fusing), [only]) = (self.fusing(), layers) {
+            notices.push(format!("`{fusing}` has nothing to fuse but layer `{}`: name several with `--layers`", only.label));
         }
         for (index, layer) in layers.iter().enumerate() {
             if let Some(same) = layers[..index].iter().find(|other| other.path == layer.path) {
@@ -153,6 +170,15 @@ impl CamSpec {
             }
         }
         notices
+    }
+
+    /// The flag by which one map of several layers is asked for.
+    fn fusing(&self) -> Option<&'static str> {
+        match self.fusion {
+            _ if self.fuse_layers => Some("--fuse-layers"),
+            LayerFusion(Some(_)) => Some("--fusion"),
+            LayerFusion(None) => None,
+        }
     }
 
     /// The layers as they were named, one by one.
@@ -171,7 +197,7 @@ impl CamSpec {
         }
         let wrong = match () {
             () if names.len() > 1 => "chooses one layer, and `--layers` names others beside it",
-            () if self.fuse_layers => "chooses one layer, and `--fuse-layers` makes one map of several",
+            () if self.fusing().is_some() => "chooses one layer, and `--fuse-layers` or `--fusion` makes one map of several",
             () if self.methods.iter().any(|method| method.fusion().is_some()) => {
                 "chooses one layer, and a method makes one map of several"
             }
@@ -259,8 +285,8 @@ impl CamSpec {
             layers,
             methods: self.methods(program),
             // The levels of a detector find objects of other sizes: together they are what it looks at.
-            fuse_layers: self.fuse_layers || is_detector && self.layers.is_empty(),
-            fusion: if is_detector { Fusion::Max } else { Fusion::Mean },
+            fuse_layers: self.fusing().is_some() || is_detector && self.layers.is_empty(),
+            fusion: self.fusion.0.unwrap_or(if is_detector { Fusion::Levels } else { Fusion::Mean }),
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             sess: self.sess,

@@ -47,7 +47,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-pub use cam::{CamSpec, Model};
+pub use cam::{CamSpec, LayerFusion, Model};
 use camflow_diagnostic::{Class, Diagnostic};
 use camflow_fiftyone::{ConnectOptions, Connected, Database, DatabaseConfig, DatabaseFlags};
 use camflow_pipeline::{Cancellation, Summary};

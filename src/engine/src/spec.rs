@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
-    cam::CamSpec,
+    cam::{CamSpec, LayerFusion},
     counterfactuals::Counterfactuals,
     device::DeviceSpec,
     form::{choice, choices, device_names, mappings, one_or_several, text, text_or_none},
@@ -77,6 +77,11 @@ pub struct JobSpec {
     pub method: Vec<Method>,
     /// One map of all layers: the mean of theirs, scaled to [0, 1] again; of a detector the largest of theirs
     pub fuse_layers: bool,
+    /// Fuse layers by another rule: their `mean` (as pytorch_grad_cam), or the largest of them at each pixel (`max`, as torch-cam;
+    /// layercam's after tanh, as in its paper)
+    #[serde(with = "choice")]
+    #[schemars(schema_with = "choice::schema::<LayerFusion>", extend("x-value" = "RULE"))]
+    pub fusion: LayerFusion,
     /// Smooth by the first principal component of a method's channels instead of their sum
     pub eigen_smooth: bool,
     /// Smooth by the mean over six variants of the image (mirrored or not, times 0.9, 1 and 1.1); six times the work
@@ -310,6 +315,7 @@ impl Default for JobSpec {
             model: DEFAULT_MODEL.to_owned(),
             method: Vec::new(),
             fuse_layers: false,
+            fusion: LayerFusion::default(),
             eigen_smooth: false,
             aug_smooth: false,
             sess: false,
@@ -524,6 +530,7 @@ impl JobSpec {
             model: self.model.clone(),
             methods: self.method.clone(),
             fuse_layers: self.fuse_layers,
+            fusion: self.fusion,
             eigen_smooth: self.eigen_smooth,
             aug_smooth: self.aug_smooth,
             sess: self.sess,

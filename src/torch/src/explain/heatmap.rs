@@ -77,26 +77,29 @@ pub(super) fn layer_map(saliency: &Tensor) -> Result<Tensor, TchError> {
 pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>, fusion: Fusion) -> Result<Tensor, TchError> {
     let own = |map: &Tensor| (map.size()[1] as usize, map.size()[2] as usize);
     let (height, width) = size.or_else(|| layer_maps.iter().map(own).max()).expect("at least one layer");
-    if fusion == Fusion::Max
+    if fusion == Fusion::Levels
         && let Some(fused) = fuse_levels(layer_maps, (height, width), EPSILON)?
     {
         return Ok(fused);
     }
     let mut fused: Option<Tensor> = None;
     for map in layer_maps {
-        let map = resize(map, height, width)?;
-        let map = if fusion == Fusion::Mean { map } else { scale(&map)? };
+        let map = match fusion {
+            Fusion::Mean | Fusion::Max => resize(map, height, width)?,
+            Fusion::TanhMax => resize(&map.f_mul_scalar(2.0)?.f_tanh()?, height, width)?,
+            Fusion::Levels | Fusion::Product => scale(&resize(map, height, width)?)?,
+        };
         fused = Some(match (fused, fusion) {
             (None, _) => map,
             (Some(fused), Fusion::Mean) => fused.f_add(&map)?,
-            (Some(fused), Fusion::Max) => fused.f_maximum(&map)?,
+            (Some(fused), Fusion::Levels | Fusion::Max | Fusion::TanhMax) => fused.f_maximum(&map)?,
             (Some(fused), Fusion::Product) => fused.f_mul(&map)?,
         });
     }
     let fused = fused.expect("at least one layer");
     match fusion {
         Fusion::Mean => scale(&fused.f_div_scalar(layer_maps.len() as f64)?),
-        Fusion::Max => Ok(fused),
+        Fusion::Levels | Fusion::Max | Fusion::TanhMax => Ok(fused),
         Fusion::Product => scale(&fused),
     }
 }
@@ -318,9 +321,26 @@ mod tests {
     fn of_levels_the_largest_counts_each_scaled_by_itself() {
         let levels =
             [Tensor::from_slice(&[0f32, 0.2, 0.1]), Tensor::from_slice(&[9f32, 0.0, 3.0])].map(|map| map.view([1, 1, 3]));
-        let fused = upsample(&levels, None, Fusion::Max).expect("heatmap");
+        let fused = upsample(&levels, None, Fusion::Levels).expect("heatmap");
         for (value, wanted) in values(&fused).iter().zip([1.0, 1.0, 0.5]) {
             assert!((value - wanted).abs() < 1e-5, "{value} {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_largest_of_layers_is_that_of_torch_cam() {
+        // An interpolated map has less than its layer's 1 at most, and stays so.
+        let layers =
+            [Tensor::from_slice(&[1f32, 0.0]).view([1, 1, 2]), Tensor::from_slice(&[0f32, 0.5, 0.3, 0.1]).view([1, 1, 4])];
+        let tanh = |x: f32| (2.0 * x).tanh();
+        let of = |fusion, size| values(&upsample(&layers, size, fusion).expect("heatmap"));
+        let wanted = [1.0, 0.75, 0.3, 0.1];
+        for (found, wanted) in of(Fusion::Max, None).iter().zip(wanted) {
+            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+        }
+        let wanted = [tanh(1.0), (0.75 * tanh(1.0)).max(tanh(0.5)), (0.25 * tanh(1.0)).max(tanh(0.3)), tanh(0.1)];
+        for (found, wanted) in of(Fusion::TanhMax, Some((1, 4))).iter().zip(wanted) {
+            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
         }
     }
 
@@ -335,10 +355,10 @@ mod tests {
             let scaled = scaled.collect::<Result<Vec<_>, TchError>>()?;
             scaled[0].f_maximum(&scaled[1])?.f_maximum(&scaled[2])
         };
-        let found = upsample(&levels, Some((97, 131)), Fusion::Max).expect("heatmap");
+        let found = upsample(&levels, Some((97, 131)), Fusion::Levels).expect("heatmap");
         assert!(found.equal(&wanted(&levels).expect("heatmap")));
         let _ = levels[1].get(1).get(3).get(4).fill_(f64::NAN);
-        let found = upsample(&levels, Some((97, 131)), Fusion::Max).expect("heatmap");
+        let found = upsample(&levels, Some((97, 131)), Fusion::Levels).expect("heatmap");
         let is_number: Vec<bool> = (0..3).map(|row| found.get(row).sum(Kind::Float).double_value(&[]).is_finite()).collect();
         assert_eq!(is_number, [true, false, true]);
     }

@@ -57,9 +57,14 @@ pub enum Fusion {
     /// Their mean, scaled to `[0, 1]` again: pytorch_grad_cam's rule.
     #[default]
     Mean,
-    /// The largest of them at each pixel, each scaled to `[0, 1]`: Ultralytics' rule for the levels of a detector, each of which finds
-    /// objects of another size.
+    /// The largest of them at each pixel, each scaled to `[0, 1]` at the heatmap's size: Ultralytics' rule for the levels of a
+    /// detector, each of which finds objects of another size.
+    Levels,
+    /// The largest of them at each pixel, each scaled to `[0, 1]` at its layer's size: torch-cam's rule.
     Max,
+    /// The largest of their `tanh(2 x)`, so that early layers, where little is bright, count for as much: [`Fusion::Max`] of LayerCAM
+    /// (Jiang 2021, equation 9).
+    TanhMax,
     /// Their product, each scaled to `[0, 1]`, scaled again: what RefineCAM is.
     Product,
 }
@@ -135,7 +140,10 @@ impl ExplainOptions {
 
     /// How the heatmaps of several layers become one, where a method's do.
     pub(super) fn fusion_of(&self, method: Method) -> Fusion {
-        method.fusion().unwrap_or(self.fusion)
+        method.fusion().unwrap_or(match (self.fusion, method) {
+            (Fusion::Max, Method::Layercam) => Fusion::TanhMax,
+            (fusion, _) => fusion,
+        })
     }
 
     /// The maps of each class, method by method.
@@ -149,7 +157,9 @@ impl ExplainOptions {
                 let paths: Vec<&str> = self.layers.iter().map(|layer| layer.path.as_str()).collect();
                 let path = match self.fusion_of(method) {
                     Fusion::Mean => paths.join(" + "),
-                    Fusion::Max => format!("the largest of {}", paths.join(", ")),
+                    Fusion::Levels => format!("the largest of {}", paths.join(", ")),
+                    Fusion::Max => format!("the maximum of {}", paths.join(", ")),
+                    Fusion::TanhMax => format!("the maximum of tanh of {}", paths.join(", ")),
                     Fusion::Product => format!("the product of {}", paths.join(", ")),
                 };
                 columns.push(Column {

@@ -10,7 +10,7 @@ use tch::{Kind, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
-    ExplainError, HeatmapSize, TorchExplainer,
+    ExplainError, Fusion, HeatmapSize, TorchExplainer,
     detection::boxed,
     grid::{Cell, ColumnIndex, SampleIndex},
     heatmap::{self, OnHost, ToHost},
@@ -368,8 +368,8 @@ impl TorchExplainer {
         let mut classes = Vec::new();
         for (&which, found) in &sum.found {
             let mut heatmaps = Vec::new();
-            for layers in &found.maps {
-                let (heatmap, is_finite) = self.draw_slices(layers, sum)?;
+            for (column, layers) in self.columns.iter().zip(&found.maps) {
+                let (heatmap, is_finite) = self.draw_slices(layers, self.options.fusion_of(column.method), sum)?;
                 if !is_finite {
                     return Ok(None);
                 }
@@ -412,7 +412,7 @@ impl TorchExplainer {
     }
 
     /// The heatmap of one column, and whether all of its values are finite.
-    fn draw_slices(&self, layers: &[Tensor], sum: &Sum<'_>) -> Result<(Heatmap, bool), TchError> {
+    fn draw_slices(&self, layers: &[Tensor], fusion: Fusion, sum: &Sum<'_>) -> Result<(Heatmap, bool), TchError> {
         let layers = layers.iter().map(|map| heatmap::layer_map(&map.f_unsqueeze(0)?)).collect::<Result<Vec<_>, _>>()?;
         let longest = layers.iter().flat_map(|map| map.size()[1..].to_vec()).max().unwrap_or(1) as usize;
         let (image, FrameRegion { image_height, image_width, frame_height, frame_width, .. }) =
@@ -425,7 +425,7 @@ impl TorchExplainer {
                 Some(bounded((seen.0.max(1), seen.1.max(1)), MAX_SIDE.max(longest)))
             }
         };
-        let shown = heatmap::upsample(&layers, size, self.options.fusion)?;
+        let shown = heatmap::upsample(&layers, size, fusion)?;
         let upsampling = match (size, &layers[..]) {
             (Some(size), [map]) if self.options.with_layer_maps && map.numel() < size.0 * size.1 => {
                 Some(Upsampling { size, region: None, is_image: false })
