@@ -3,7 +3,8 @@
 
     ultralytics_reference.py outputs [-e] [-pf] SETTINGS.yaml   how far results are from each other; -e: without non-maximum suppression;
                                                           -pf: of a YOLOE with a list of classes of its own
-    ultralytics_reference.py save [-c] SETTINGS.yaml FILE.pt   a model with random weights; -c: whose logits are small
+    ultralytics_reference.py save [-c] [-pf] SETTINGS.yaml FILE.pt   a model with random weights; -c: whose logits are small;
+                                                          -pf: as above
     ultralytics_reference.py layercam FILE.pt JOB.json    the heatmap of the predictions that boxes mean
     ultralytics_reference.py own FILE.pt JOB.json         the library's own heatmap of its best prediction
     ultralytics_reference.py rate FILE.pt JOB.json        how many images a second the library draws, and what it explains of each
@@ -133,8 +134,11 @@ def outputs(name: str, is_end2end: bool, is_free: bool = False) -> dict:
     }
 
 
-def save(name: str, file: str, is_calm: bool = False) -> dict:
+def save(name: str, file: str, is_calm: bool = False, is_free: bool = False) -> dict:
     model = opened(name)
+    if is_free:
+        loader.set_list(model, [f"thing {number}" for number in range(20)])
+        model.model.model[-1].conf = 0  # all places are proposed
     enliven(model.model)
     if is_calm:
         calm(model.model)
@@ -258,7 +262,7 @@ def compute(role: str, *arguments: str) -> dict:
     if role == "outputs":
         return outputs(arguments[-1], "-e" in arguments, "-pf" in arguments)
     if role == "save":
-        return save(*arguments[-2:], is_calm="-c" in arguments)
+        return save(*arguments[-2:], is_calm="-c" in arguments, is_free="-pf" in arguments)
     roles = {"own": own, "rate": rate, "layercam": layercam}
     return roles[role](arguments[0], json.loads(Path(arguments[1]).read_text()))
 

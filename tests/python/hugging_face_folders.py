@@ -185,6 +185,54 @@ def owlvit():
     return t.OwlViTForObjectDetection(config), t.OwlViTImageProcessor(size={"height": 64, "width": 64})
 
 
+def _grounded(config, model, **more):
+    texts = {"vocab_size": 1100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    images = t.SwinConfig(image_size=64, depths=[1, 1, 1], num_heads=[1, 2, 2], out_indices=[2, 3], **SWIN)
+    network = {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 64,
+        "num_queries": 12,
+        "num_feature_levels": 3,
+        "max_text_len": 24,
+    }
+    built = model(config(backbone_config=images, text_config=t.BertConfig(**texts), **network, **more))
+    with torch.no_grad():
+        for name, value in built.named_parameters():
+            # Texts and images meet by parts that begin at nearly 0, where nothing would depend on both.
+            if name.endswith(("vision_param", "text_param")):
+                value.fill_(0.5)
+            if "bbox_embed" in name or "sampling_offsets" in name:
+                value.copy_(torch.randn_like(value) * 0.3)
+    processor = t.GroundingDinoImageProcessor(size={"height": 64, "width": 96}, do_pad=False)
+    return built, processor
+
+
+def grounding_dino():
+    return _grounded(t.GroundingDinoConfig, t.GroundingDinoForObjectDetection)
+
+
+def mm_grounding_dino():
+    return _grounded(t.MMGroundingDinoConfig, t.MMGroundingDinoForObjectDetection)
+
+
+def bert_tokenizer():
+    """One token a word or full stop, and BERT's numbers for those that mean something to Grounding DINO."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {word: number for number, word in enumerate(("<pad>", "<unknown>", "a", "photo", "of", "cat", "dog", "bird", "red"))}
+    words |= {"[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 101), ("[SEP]", 102)]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return t.PreTrainedTokenizerFast(tokenizer_object=made, cls_token="[CLS]", sep_token="[SEP]", pad_token="<pad>")
+
+
 def tokenizer():
     """One token a word."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -204,4 +252,6 @@ def save(build, folder: Path) -> Path:
     processor.save_pretrained(folder)
     if build in (clip, siglip, oneformer, owlvit):
         tokenizer().save_pretrained(folder)
+    if build in (grounding_dino, mm_grounding_dino):
+        bert_tokenizer().save_pretrained(folder)
     return folder

@@ -267,8 +267,8 @@ def test_texts_are_scored_in_boxes_as_transformers_does(tmp_path):
 
     with pytest.raises(ExportError, match="scores texts, and nothing says which"):
         load_model(str(folder))
-    with pytest.raises(ExportError, match="`GroundingDinoForObjectDetection`, which looks at the image with a text in mind"):
-        hugging_face.check_kind(transformers.GroundingDinoForObjectDetection, "grounding", names)
+    with pytest.raises(ExportError, match="`OmDetTurboForObjectDetection`, which looks at the image with a text in mind"):
+        hugging_face.check_kind(transformers.OmDetTurboForObjectDetection, "omdet", names)
 
 
 def test_what_gives_no_scores_is_refused(tmp_path):

@@ -504,6 +504,38 @@ def test_two_methods_are_compared_detection_by_detection(dataset, annotate, camf
     assert numbers["series"][0]["around_objects"]["num_objects"] == len(both)
 
 
+def test_floats_of_one_level_are_kept_as_the_level_has_them(camflow, database, small_levels, tmp_path):
+    """Predictions of the first level depend on no other; those of the last on all of them."""
+    network, model = small_levels
+    made = fo.Dataset("floats-of-levels", persistent=True)
+    Image.fromarray(picture(0)).resize(levels.SIZE[::-1]).save(tmp_path / "0.png")
+    chosen = {"first": [0, 430, 959], "last": [1200, 1231]}
+    boxes = {
+        level: [[left, top, right - left, bottom - top] for left, top, right, bottom in network.places[0].numpy()[places].tolist()]
+        for level, places in chosen.items()
+    }
+    detections = [fo.Detection(label="class 1", bounding_box=box, level=level) for level in boxes for box in boxes[level]]
+    made.add_sample(fo.Sample(str(tmp_path / "0.png"), truth=fo.Detections(detections=detections)))
+    level_of = {one.id: one.level for one in made.first().truth.detections}
+    asked = ("--target", "labels:truth", "--class", "class 1", "--per-detection", "--device", "cpu", "--out", tmp_path / "maps")
+    found = []
+    try:
+        for way in (("--npy", "f32"), ("--overwrite",)):
+            camflow("annotate", "--dataset", made.name, "--model", model, *asked, *way)
+            made.reload()
+            (field,) = (name for name in made.get_field_schema() if name.endswith("_detections"))
+            kept = [(level_of[one.id], np.load(one.npy_path), load(one)) for one in made.first()[field].detections]
+            found.append(kept)
+    finally:
+        made.delete()
+    whole, small = found
+    assert len(whole) == len(small) == 5 and sum(heatmap.any() for _, _, heatmap in whole) >= 3
+    for (level, floats, heatmap), (_, own, again) in zip(whole, small, strict=True):
+        assert floats.shape == heatmap.shape == levels.SIZE and np.array_equal(floats, heatmap)
+        assert own.shape == ((24, 40) if level == "first" else levels.SIZE), level
+        assert np.abs(again - heatmap).max() <= 1e-6
+
+
 # The layer `first` gives what its last part does.
 @pytest.mark.parametrize(
     "method, layers", [("layercam", ()), ("gradcam", ("--layers", "first,first.2,second,last", "--fuse-layers"))]

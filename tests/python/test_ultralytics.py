@@ -63,19 +63,24 @@ def own(settings: str, theirs, environment, folder, *flags: str, export=()) -> t
     return weights, detectors.export(f"ultralytics:{weights}", folder, environment, *export)[0]
 
 
-# The large one at half of the usual side, which is a quarter of the work.
+# Large ones at half of the usual side, which is a quarter of the work.
+HALF = ("--size", "320x320", "--letterbox", "320", "--preprocess", "none")
+
+
 @pytest.mark.parametrize(
-    "settings, side, flags",
+    "settings, saved, side, flags",
     [
-        ("yolov8n.yaml", detectors.SIDE, ()),
-        ("rtdetr-l.yaml", 320, ("--size", "320x320", "--letterbox", "320", "--preprocess", "none")),
+        ("yolov8n.yaml", (), detectors.SIDE, ()),
+        ("rtdetr-l.yaml", (), 320, HALF),
+        # Prompt-free: with a list of classes of its own.
+        ("yoloe-11s-seg.yaml", ("-pf",), 320, HALF),
     ],
-    ids=["yolov8n.yaml", "rtdetr-l.yaml"],
+    ids=["yolov8n.yaml", "rtdetr-l.yaml", "yoloe-11s-seg-pf.yaml"],
 )
 def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(
-    camflow, database, environment, theirs, tmp_path, settings, side, flags
+    camflow, database, environment, theirs, tmp_path, settings, saved, side, flags
 ):
-    weights, model = own(settings, theirs, environment, tmp_path, export=flags)
+    weights, model = own(settings, theirs, environment, tmp_path, *saved, export=flags)
     (score, found), (wanted_score, wanted) = detectors.of_two_boxes(
         camflow, theirs, weights, model, tmp_path, side=side, channel=16, label="dog"
     )

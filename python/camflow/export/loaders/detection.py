@@ -6,7 +6,9 @@ image that it is given.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import Metadata, scores
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # From which probability on the libraries' own results show a detection; torchvision's in FiftyOne's zoo.
-THRESHOLDS = {"hf": 0.5, "owl": 0.1, "rfdetr": 0.5, "torchvision": 0.3, "ultralytics": 0.25}
+THRESHOLDS = {"grounding": 0.25, "hf": 0.5, "owl": 0.1, "rfdetr": 0.5, "torchvision": 0.3, "ultralytics": 0.25}
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -86,6 +88,52 @@ def texts(module: Any, embedded: Tensor) -> Metadata:
     module.register_buffer("camflow_texts", embedded)
     scores.override_forward(module, forward)
     return _described(is_softmax=False, library="owl", suppression=ALL)
+
+
+def grounded(module: Any, tokens: dict[str, Tensor], places: list[range]) -> Metadata:
+    """Has a Grounding DINO give the scores of texts in its queries' boxes; what is known of it then.
+
+    `tokens` [1, T] are those of all texts as one, and `places` says where those of each are. The score of a text is that of its
+    likeliest token, as the library takes the likeliest of all tokens for a box's. The network of texts, which sees no image, is run once.
+    """
+    import torch
+
+    own_model = module.model
+    namespace = vars(sys.modules[type(module).__module__])
+    ids, mask = tokens["input_ids"], tokens["attention_mask"]
+    types = tokens.get("token_type_ids", torch.zeros_like(ids))
+    between, positions = namespace["generate_masks_with_special_tokens_and_transfer_map"](ids, own_model.special_tokens)
+    with torch.no_grad():
+        read = own_model.text_backbone.eval().float()(ids, between[:, None], types, positions).last_hidden_state
+    own_model.text_backbone = _already_read(read)
+    for name, value in (("ids", ids), ("mask", mask)):
+        module.register_buffer(f"camflow_{name}", value, persistent=False)
+
+    def forward(self: Any, own: Callable[..., Any], images: Tensor) -> dict[str, Tensor]:
+        count = len(images)
+        found = own(
+            pixel_values=images, input_ids=self.camflow_ids.expand(count, -1), attention_mask=self.camflow_mask.expand(count, -1)
+        )
+        likeliest = [found.logits[..., of_text.start : of_text.stop].amax(-1) for of_text in places]
+        return {"logits": torch.stack(likeliest, dim=1).unsqueeze(-1), "boxes": corners(found.pred_boxes)}
+
+    scores.override_forward(module, forward)
+    return of_levels("grounding", [f"model.input_proj_vision.{level}" for level in range(len(own_model.input_proj_vision))], ALL)
+
+
+def _already_read(states: Tensor) -> nn.Module:
+    """What gives the last hidden states [1, T, C] of a text, whatever it is asked."""
+    import torch
+
+    class Read(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("states", states, persistent=False)
+
+        def forward(self, ids: Tensor, *_: object, **__: object) -> Any:
+            return SimpleNamespace(last_hidden_state=self.get_buffer("states").expand(len(ids), -1, -1))
+
+    return Read()
 
 
 def _num_channels(module: nn.Module) -> int:

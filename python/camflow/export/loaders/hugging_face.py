@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,12 @@ REFUSED = {
     "ForConditionalGeneration": ("texts", None),
     "ForPreTraining": ("features of an image", "train a head for your classes and export that"),
 }
+
+
+# Inputs that are tokens of a text.
+TEXTS = {"input_ids", "classes_input_ids"}
+# What a tokenizer gives that a model takes along with an image.
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def library() -> Any:
@@ -117,6 +124,11 @@ def _detects_texts(kind: str) -> bool:
     return kind in ("OwlViTForObjectDetection", "Owlv2ForObjectDetection")
 
 
+def _is_grounded(kind: str) -> bool:
+    """Whether it reads the texts of all classes as one, which it lays beside the image from its encoder on."""
+    return kind in ("GroundingDinoForObjectDetection", "MMGroundingDinoForObjectDetection")
+
+
 def _is_universal(kind: str) -> bool:
     """Whether it gives queries of classes with masks."""
     return kind.endswith("ForUniversalSegmentation") or kind == "MaskFormerForInstanceSegmentation"
@@ -127,17 +139,18 @@ def _has_embeddings(kind: type) -> bool:
     return kind.__name__.endswith("Model") and "pixel_values" in _arguments(kind)
 
 
-def _arguments(kind: type) -> Collection[str]:
-    return inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _arguments(kind: type) -> set[str]:
+    return set(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
 
 
 def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
     """Raise `ExportError` for a class of transformers that gives no scores of classes; `name` is the model's in messages."""
     is_clip, called = _is_clip(kind), kind.__name__
-    if called.endswith("ForObjectDetection") and "input_ids" in _arguments(kind) and not _detects_texts(called):
+    takes_texts = _detects_texts(called) or _is_grounded(called)
+    if called.endswith("ForObjectDetection") and _arguments(kind) & TEXTS and not takes_texts:
         raise ExportError(
-            f"`{name}` is a `{called}`, which looks at the image with a text in mind: what it gives of several classes mixes them",
-            "OWL-ViT and OWLv2 score texts in boxes of an image, and a detector of fixed classes needs no text",
+            f"`{name}` is a `{called}`, which looks at the image with a text in mind, in a way that camflow does not read",
+            "OWL-ViT, OWLv2 and Grounding DINO score texts in boxes of an image, and a detector of fixed classes needs no text",
             code=2,
         )
     ends = ("ForSemanticSegmentation", "ForObjectDetection")
@@ -149,7 +162,7 @@ def check_kind(kind: type, name: str, classes: Sequence[str] | None) -> None:
             hint or "wrap the part that gives scores of classes in a function: `camflow export file.py:function`",
             code=2,
         )
-    if (is_clip or _detects_texts(called)) and not classes:
+    if (is_clip or takes_texts) and not classes:
         raise ExportError(
             f"`{name}` is a `{called}`, which scores texts, and nothing says which",
             "`--classes` names them: a file (one a line) or a,b,c; `--prompt 'a photo of a {}'` makes sentences of them"
@@ -182,6 +195,10 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
         texts = list(classes or ())
         metadata |= {"classes": {str(i): text for i, text in enumerate(texts)}}
         metadata |= detection.texts(module, _text_tower(module, name).embed(_texts(name, texts, prompt)))
+    elif _is_grounded(kind):
+        texts = list(classes or ())
+        metadata |= {"classes": {str(i): text for i, text in enumerate(texts)}}
+        metadata |= detection.grounded(module, *_read_together(module, name, _texts(name, texts, prompt)))
     elif kind.endswith("ForObjectDetection"):
         metadata |= detection.queries(module, metadata["classes"])
     else:
@@ -259,6 +276,34 @@ def _texts(name: str, classes: Sequence[str], prompt: str | None) -> list[str]:
             f"note: the texts that `{name}` scores are the names of the classes; `--prompt 'a photo of a {{}}'` makes sentences of them"
         )
     return [(prompt or "{}").replace("{}", text) for text in classes]
+
+
+def _read_together(module: Any, name: str, texts: Sequence[str]) -> tuple[dict[str, Tensor], list[range]]:
+    """The tokens [1, T] of all texts as one, as transformers' processor writes it ("a cat. a dog."), and where those of each text are.
+
+    Raises:
+        ExportError: they are more than the model reads, or the tokenizer does not keep the texts apart.
+    """
+    tokenizer, limit = library().AutoTokenizer.from_pretrained(name), module.config.max_text_len
+    whole = "".join(f"{text.strip().lower()}. " for text in texts).rstrip()
+    taken = {key: value for key, value in tokenizer(whole, return_tensors="pt").items() if key in TOKENS}
+    ids = taken["input_ids"][0].tolist()
+    if len(ids) > limit:
+        raise ExportError(
+            f"the texts of {len(texts)} classes have {len(ids)} tokens, and `{name}` reads {limit} of all classes together",
+            "give it fewer classes, or say them in fewer words",
+            code=2,
+        )
+    # what separates texts for the model itself
+    ends = [place for place, token in enumerate(ids) if token in module.model.special_tokens.tolist()]
+    places = [range(before + 1, end) for before, end in itertools.pairwise([-1, *ends]) if end > before + 1]
+    if len(places) != len(texts) or len({tuple(ids[place] for place in own) for own in places}) < len(set(texts)):
+        raise ExportError(
+            f"the tokenizer of `{name}` does not make a sequence of tokens of its own of each of {len(texts)} texts",
+            "full stops and question marks separate texts for this model: write classes without them; otherwise the files of its "
+            "tokenizer are probably missing",
+        )
+    return taken, places
 
 
 def _encode_image(module: Any, images: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ HUGGING_FACE = {
     "FiftyOneZeroShotTransformerForObjectDetection": "google/owlvit-base-patch32",
     "FiftyOneTransformer": "",  # each entry names one
 }
+# In names of repositories: OWL-ViT, Grounding DINO and LLMDet, which is one.
+SCORES_TEXTS = ("owlvit", "grounding-dino", "llmdet")
 CLASSES = "explain a classifier, a segmentation model or a detector that is taken, of the same classes, in its place"
 NETWORK = "wrap the part of its network that gives scores of classes in a function: `camflow export file.py:function`"
 # What a class of FiftyOne, or its output processor, gives in place of class scores, and what can be done.
@@ -72,8 +74,8 @@ def refusal(entry: dict[str, Any]) -> tuple[str, str | None] | None:
     kind, config = kind_of(entry), entry["default_deployment_config_dict"]["config"]
     processor = str(config.get("output_processor_cls")).rpartition(".")[2]
     repository = config.get("name_or_path") or HUGGING_FACE.get(kind, "")
-    if kind == "FiftyOneZeroShotTransformerForObjectDetection" and "owl" not in repository:
-        return "boxes, by a network in which text and image mix", CLASSES
+    if kind == "FiftyOneZeroShotTransformerForObjectDetection" and not any(part in repository for part in SCORES_TEXTS):
+        return "boxes, by a network in which text and image mix in a way that camflow does not read", CLASSES
     if kind in (*CLIP, *HUGGING_FACE, *RFDETR) or (kind in ULTRALYTICS and processor in READ):
         return None
     if kind in TORCHVISION and processor in ("ClassifierOutputProcessor", "SemanticSegmenterOutputProcessor", "None"):

@@ -1,6 +1,6 @@
 //! From the saliency of a batch to heatmaps over its images: those of one size at once.
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     smoothing::Variant,
     target::index_tensor,
 };
+use crate::program::to_host;
 use camflow_media::{FrameRegion, Upsampling};
 use camflow_pipeline::DecodedSample;
 
@@ -22,7 +23,18 @@ pub(super) struct DeviceMaps {
     /// `[N, H, W]` over the model's input, where those are other ones and are needed.
     pub of_input: Option<Tensor>,
     /// `[N, H', W']` in `[0, 1]`, from which they were drawn, and how; where somebody wants it, and it is one and smaller.
-    pub layer_map: Option<(Tensor, Upsampling)>,
+    pub layer_map: Option<LayerMap>,
+}
+
+/// The map of a layer, and how heatmaps are drawn from it.
+type LayerMap = (Tensor, Upsampling);
+
+/// Heatmaps of several cells, as [`DeviceMaps`] has them.
+struct Drawn {
+    shown: Tensor,
+    of_input: Option<Tensor>,
+    /// Of each cell.
+    layer_maps: Vec<Option<LayerMap>>,
 }
 
 impl DeviceMaps {
@@ -130,11 +142,9 @@ impl TorchExplainer {
                     let own = rows_of(some, &group, index, samples.len())?;
                     let drawn = self.draw(&own, self.options.fusion_of(column.method), variant, canvas, input)?;
                     let mut of_input = drawn.of_input.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
-                    let (layer_maps, upsampling) = drawn.layer_map.unzip();
-                    let mut layer_maps = layer_maps.map(|maps| maps.f_split(1, 0)).transpose()?.map(Vec::into_iter);
-                    for (&(number, sample), shown) in group.iter().zip(drawn.shown.f_split(1, 0)?) {
+                    let each = drawn.shown.f_split(1, 0)?.into_iter().zip(drawn.layer_maps);
+                    for (&(number, sample), (shown, layer_map)) in group.iter().zip(each) {
                         let of_input = of_input.as_mut().and_then(Iterator::next);
-                        let layer_map = layer_maps.as_mut().and_then(Iterator::next).zip(upsampling);
                         let cell = Cell { sample, target: some[number].target };
                         maps.get_or_insert_with(cell, TiVec::new).push(DeviceMaps { shown, of_input, layer_map });
                     }
@@ -165,7 +175,7 @@ impl TorchExplainer {
         variant: Variant,
         canvas: Canvas,
         input: (usize, usize),
-    ) -> Result<DeviceMaps, TchError> {
+    ) -> Result<Drawn, TchError> {
         let layer_maps = saliencies.iter().map(heatmap::layer_map).collect::<Result<Vec<_>, _>>()?;
         let draw = |size| variant.undo(heatmap::upsample(&layer_maps, size, fusion)?);
         let size = match canvas {
@@ -175,23 +185,29 @@ impl TorchExplainer {
         };
         let maps = draw(size)?;
         let of_input = (self.options.examines() && size != Some(input)).then(|| draw(Some(input))).transpose()?;
-        let layer_map = self.layer_map(&layer_maps, canvas, size);
-        match canvas {
-            Canvas::Layer | Canvas::Input | Canvas::Image(..) => Ok(DeviceMaps { shown: maps, of_input, layer_map }),
-            Canvas::Frame(region) => {
-                Ok(DeviceMaps { shown: heatmap::place_in_frame(&maps, &region)?, of_input: Some(maps), layer_map })
-            }
+        let layer_maps = self.layer_maps(&layer_maps, fusion, canvas, size)?;
+        let (shown, of_input) = match canvas {
+            Canvas::Layer | Canvas::Input | Canvas::Image(..) => (maps, of_input),
+            Canvas::Frame(region) => (heatmap::place_in_frame(&maps, &region)?, Some(maps)),
             Canvas::ImageOfFrame(region) => {
                 let placed = heatmap::place_in_frame(&maps, &region)?;
-                Ok(DeviceMaps { shown: heatmap::resize_to_image(&placed, &region)?, of_input: Some(maps), layer_map })
+                (heatmap::resize_to_image(&placed, &region)?, Some(maps))
             }
-        }
+        };
+        Ok(Drawn { shown, of_input, layer_maps })
     }
 
-    /// What heatmaps are drawn from, and how, if that is less than they are.
-    fn layer_map(&self, layer_maps: &[Tensor], canvas: Canvas, size: Option<(usize, usize)>) -> Option<(Tensor, Upsampling)> {
-        let (true, false, [map], Some(size)) = (self.options.with_layer_maps, self.options.aug_smooth, layer_maps, size) else {
-            return None;
+    /// What each heatmap is drawn from, and how, if that is one map and less than the heatmap is.
+    fn layer_maps(
+        &self,
+        layer_maps: &[Tensor],
+        fusion: Fusion,
+        canvas: Canvas,
+        size: Option<(usize, usize)>,
+    ) -> Result<Vec<Option<LayerMap>>, TchError> {
+        let count = layer_maps.first().map_or(0, |map| map.size()[0]);
+        let (true, false, Some(size)) = (self.options.with_layer_maps, self.options.aug_smooth, size) else {
+            return Ok((0..count).map(|_| None).collect());
         };
         let (region, is_image) = match canvas {
             Canvas::Frame(region) => (Some(region), false),
@@ -200,7 +216,46 @@ impl TorchExplainer {
         };
         let upsampling = Upsampling { size, region, is_image };
         let (height, width) = upsampling.output();
-        let is_smaller = map.size()[1] * map.size()[2] < (height * width) as i64;
-        is_smaller.then(|| (map.shallow_clone(), upsampling))
+        let of_row = |(row, level): (i64, Option<usize>)| {
+            let Some(map) = level.map(|level| &layer_maps[level]) else { return Ok(None) };
+            let is_smaller = map.size()[1] * map.size()[2] < (height * width) as i64;
+            is_smaller.then(|| Ok((map.f_narrow(0, row, 1)?, upsampling))).transpose()
+        };
+        (0..count).zip(decisive(layer_maps, fusion)?).map(of_row).collect()
+    }
+}
+
+/// Which of several layers' maps `[N, H', W']` each heatmap is drawn from alone; `None` where it is several. Of levels of which the largest
+/// value counts, those of zeros change nothing: a single prediction of a detector is of one level. A GPU would have to wait to know it.
+fn decisive(layer_maps: &[Tensor], fusion: Fusion) -> Result<Vec<Option<usize>>, TchError> {
+    let count = layer_maps.first().map_or(0, |map| map.size()[0]) as usize;
+    if layer_maps.len() == 1 {
+        return Ok(vec![Some(0); count]);
+    }
+    if fusion != Fusion::Levels || layer_maps.iter().any(|map| map.device() != Device::Cpu) {
+        return Ok(vec![None; count]);
+    }
+    let largest = |map: &Tensor| to_host::<f32>(&map.f_amax([1i64, 2].as_slice(), false)?.f_to_kind(Kind::Float)?);
+    let largest = layer_maps.iter().map(largest).collect::<Result<Vec<_>, _>>()?;
+    let of_row = |row: usize| {
+        // What is no number is no zero.
+        let mut others = (0..layer_maps.len()).filter(|level| largest[*level][row] != 0.0);
+        let first = others.next().unwrap_or(0);
+        others.next().is_none().then_some(first)
+    };
+    Ok((0..count).map(of_row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_decides_where_the_others_are_zero() {
+        let level = |values: [f32; 4]| Tensor::from_slice(&values).view([4, 1, 1]);
+        let levels = [level([0.0, 1.0, 0.0, f32::NAN]), level([0.5, 1.0, 0.0, 0.5])];
+        assert_eq!(decisive(&levels, Fusion::Levels).expect("told"), [Some(1), None, Some(0), None]);
+        assert_eq!(decisive(&levels, Fusion::Mean).expect("told"), [None; 4]);
+        assert_eq!(decisive(&levels[..1], Fusion::Product).expect("told"), [Some(0); 4]);
     }
 }

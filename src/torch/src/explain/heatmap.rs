@@ -357,6 +357,14 @@ mod tests {
         };
         let found = upsample(&levels, Some((97, 131)), Fusion::Levels).expect("heatmap");
         assert!(found.equal(&wanted(&levels).expect("heatmap")));
+        // Small maps are resized together; a level may be zero in all of them, and a heatmap at all levels.
+        let small = |levels: &[Tensor]| levels.iter().map(|level| level.narrow(1, 0, 20).contiguous()).collect::<Vec<_>>();
+        for zeros in [&[0usize, 2][..], &[1], &[0, 1, 2]] {
+            let some = small(&levels);
+            zeros.iter().for_each(|level| drop(some[*level].shallow_clone().zero_()));
+            let found = upsample(&some, Some((97, 131)), Fusion::Levels).expect("heatmap");
+            assert!(found.equal(&wanted(&some).expect("heatmap")), "{zeros:?}");
+        }
         let _ = levels[1].get(1).get(3).get(4).fill_(f64::NAN);
         let found = upsample(&levels, Some((97, 131)), Fusion::Levels).expect("heatmap");
         let is_number: Vec<bool> = (0..3).map(|row| found.get(row).sum(Kind::Float).double_value(&[]).is_finite()).collect();

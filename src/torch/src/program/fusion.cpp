@@ -49,6 +49,11 @@ void scale_onto(const float* values, int64_t length, float epsilon, bool is_firs
   }
 }
 
+// Whether all values are 0: neither above nor below it, and numbers.
+bool is_zero(const float* values, int64_t length) {
+  return std::all_of(values, values + length, [](float value) { return value == 0.0f; });
+}
+
 }  // namespace
 
 extern "C" {
@@ -64,14 +69,21 @@ int cf_fuse_levels(const at::Tensor* const* levels, size_t num_levels, double ep
     at::parallel_for(0, fused->size(0), together, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n += together) {
         const int64_t count = std::min(together, end - n);
+        // A level of zeros gives zeros, and nothing is below them: a single prediction is of one level.
+        std::vector<char> is_filled(count, 0);
         for (size_t k = 0; k < num_levels; ++k) {
           const at::Tensor maps = levels[k]->narrow(0, n, count).unsqueeze(1);
+          if (is_zero(maps.const_data_ptr<float>(), maps.numel())) continue;
           const bool fits = maps.size(2) == height && maps.size(3) == width;
           const at::Tensor resized = (fits ? maps : at::upsample_bilinear2d(maps, {height, width}, false)).contiguous();
           const float* const pixels = resized.const_data_ptr<float>();
           for (int64_t m = 0; m < count; ++m) {
-            scale_onto(pixels + m * length, length, static_cast<float>(epsilon), k == 0, values + (n + m) * length);
+            scale_onto(pixels + m * length, length, static_cast<float>(epsilon), !is_filled[m], values + (n + m) * length);
+            is_filled[m] = 1;
           }
+        }
+        for (int64_t m = 0; m < count; ++m) {
+          if (!is_filled[m]) std::fill_n(values + (n + m) * length, length, 0.0f);
         }
       }
     });
