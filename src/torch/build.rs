@@ -10,6 +10,7 @@ fn main() {
         "guarded.h",
         "guided.cpp",
         "meter.cpp",
+        "normalization.cpp",
         "settings.cpp",
         "transfer.cpp",
         "upsampling.cpp",
@@ -33,7 +34,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .files(
-            ["concatenation", "dispatch", "fusion", "guided", "meter", "settings", "transfer", "upsampling"]
+            ["concatenation", "dispatch", "fusion", "guided", "meter", "normalization", "settings", "transfer", "upsampling"]
                 .map(|name| format!("src/program/{name}.cpp")),
         )
         .include(&include)

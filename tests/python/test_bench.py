@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import LAB
 
 
@@ -19,6 +20,7 @@ def bench(*arguments) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_benchmark_measures_and_its_contenders_agree(binary, standin_model, tmp_path):
     figures, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
     model = ("--model", "scripts/lab/standin/model.py:standin_deeplab", "--archive", standin_model)

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_a_planted_bias_is_found(binary, tmp_path):
     command = [
         *(sys.executable, ROOT / "scripts" / "lab" / "bias_benchmark.py", "--camflow", binary, "--out", tmp_path, "--keep"),

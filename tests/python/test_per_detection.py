@@ -511,7 +511,9 @@ def test_floats_of_one_level_are_kept_as_the_level_has_them(camflow, database, s
     Image.fromarray(picture(0)).resize(levels.SIZE[::-1]).save(tmp_path / "0.png")
     chosen = {"first": [0, 430, 959], "last": [1200, 1231]}
     boxes = {
-        level: [[left, top, right - left, bottom - top] for left, top, right, bottom in network.places[0].numpy()[places].tolist()]
+        level: [
+            [left, top, right - left, bottom - top] for left, top, right, bottom in network.places[0].numpy()[places].tolist()
+        ]
         for level, places in chosen.items()
     }
     detections = [fo.Detection(label="class 1", bounding_box=box, level=level) for level in boxes for box in boxes[level]]

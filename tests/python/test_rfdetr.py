@@ -52,6 +52,7 @@ def test_heatmaps_of_a_checkpoint_are_layercam_of_what_the_head_is_given(camflow
     assert np.abs(found - wanted).max() < 1e-4
 
 
+@pytest.mark.long
 def test_one_of_the_zoo_by_name(environment, tmp_path):
     command = [sys.executable, "-m", "camflow.export", "fiftyone:rfdetr-seg-nano-coco-torch", "--weights", "none"]
     command += ["--out", str(tmp_path / "model.pt2")]

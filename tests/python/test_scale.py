@@ -118,6 +118,7 @@ def run(*arguments, code: int = 0) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.long
 def test_costs_are_measured_and_lead_to_tables_and_a_picture(binary, export, tmp_path):
     strided = export("scripts/lab/scale_measure.py:strided", inputs=(LAB / "scale_measure.py",))
     write_rate = binary.parent / "examples" / "write_rate"

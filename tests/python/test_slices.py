@@ -458,6 +458,7 @@ def test_large_images_wait_for_each_other_and_small_ones_do_not(make, annotate):
     assert sizes == [(2048, 2048), (50, 60), (1981, 2048), (64, 64), (2048, 1981)]
 
 
+@pytest.mark.long
 def test_an_image_of_20000_pixels_a_side_takes_2_gib_at_most(database, binary, local, tmp_path, request):
     dataset = fo.Dataset(request.node.name, persistent=True)
     try:

@@ -68,21 +68,21 @@ HALF = ("--size", "320x320", "--letterbox", "320", "--preprocess", "none")
 
 
 @pytest.mark.parametrize(
-    "settings, saved, side, flags",
+    "settings, saved, side, num_levels, flags",
     [
-        ("yolov8n.yaml", (), detectors.SIDE, ()),
-        ("rtdetr-l.yaml", (), 320, HALF),
-        # Prompt-free: with a list of classes of its own.
-        ("yoloe-11s-seg.yaml", ("-pf",), 320, HALF),
+        ("yolov8n.yaml", (), detectors.SIDE, 3, ()),
+        pytest.param("rtdetr-l.yaml", (), 320, 3, HALF, marks=pytest.mark.long),
+        # Prompt-free: with a list of classes of its own. No prediction of the first two levels depends on the last.
+        ("yoloe-11s-seg.yaml", ("-pf",), 320, 2, HALF),
     ],
     ids=["yolov8n.yaml", "rtdetr-l.yaml", "yoloe-11s-seg-pf.yaml"],
 )
 def test_heatmaps_are_layercam_of_the_levels_by_their_maximum(
-    camflow, database, environment, theirs, tmp_path, settings, saved, side, flags
+    camflow, database, environment, theirs, tmp_path, settings, saved, side, num_levels, flags
 ):
     weights, model = own(settings, theirs, environment, tmp_path, *saved, export=flags)
     (score, found), (wanted_score, wanted) = detectors.of_two_boxes(
-        camflow, theirs, weights, model, tmp_path, side=side, channel=16, label="dog"
+        camflow, theirs, weights, model, tmp_path, side=side, channel=16, label="dog", num_levels=num_levels
     )
     assert score == pytest.approx(wanted_score, rel=1e-4)
     assert np.abs(found - wanted).max() < 1e-4

@@ -92,7 +92,7 @@ def test_a_model_of_transformers_by_its_name(tmp_path, name, repository, build, 
     assert f'"source": "fiftyone:{name}"' in done.stdout and f'"task": "{task}"' in done.stdout
 
 
-@pytest.mark.parametrize("name", ["resnet18-imagenet-torch", "fcn-resnet50-coco-torch"])
+@pytest.mark.parametrize("name", ["resnet18-imagenet-torch", pytest.param("fcn-resnet50-coco-torch", marks=pytest.mark.long)])
 def test_a_model_of_torchvision_by_its_name(binary, name):
     assert name in zoo_constructions.buildable()
     # At their own sizes in `scripts/lab/zoo.sh`.

@@ -183,9 +183,7 @@ def _write(
             raise OtherSizesError(f"torch cannot write it: {first_line(error)}") from error
         meta["verified"], failed = verify(draft, loaded.module, meta)
         if failed:
-            _drop_layers(
-                meta, failed, asked, counted, list(shapes), "aliases" in loaded.metadata or "default_layers" in loaded.metadata
-            )
+            _drop_layers(meta, failed, asked, counted, list(shapes), loaded.metadata)
             torch.export.save(program, draft, extra_files={"camflow.json": json.dumps(meta)})
         if measure_with:
             meta.update(measured(measure_with, draft))
@@ -234,14 +232,17 @@ def _drop_layers(
     asked: set[str],
     counted: Collection[str],
     order: Sequence[str],
-    is_numbered_by_user: bool,
+    given: Metadata,
 ) -> None:
-    """Leaves out layers whose value in the archive is not the model's, and numbers the others anew.
+    """Leaves out layers whose value in the archive is not the model's, and numbers the others anew, but where `given` numbers them.
 
     Raises:
-        ExportError: the user named one of them, or none is left.
+        ExportError: somebody named one of them, or none is left.
     """
-    path, wrong = next(((path, wrong) for path, wrong in failed.items() if path in asked or is_numbered_by_user), ("", ""))
+    is_numbered = "aliases" in given or "default_layers" in given
+    numbered = [*meta["aliases"].values(), *meta["default_layers"]] if is_numbered else []
+    asked = asked | {path.partition("@")[0] for path in numbered}
+    path, wrong = next(((path, wrong) for path, wrong in failed.items() if path in asked), ("", ""))
     if path:
         raise ExportError(f"verification failed: layer `{path}` {wrong}", "name other layers in `camflow_metadata`")
     meta["layers"] = [layer for layer in meta["layers"] if layer["path"] not in failed]
@@ -250,6 +251,8 @@ def _drop_layers(
         raise ExportError(f"verification failed: layer `{path}` {wrong}")
     path, wrong = next(iter(failed.items()))
     say(f"note: {len(failed)} modules are no layers, as the archive does not give their values: `{path}` {wrong}")
+    if is_numbered:
+        return
     usable = [layer for layer in meta["layers"] if layer["path"] in counted]
     meta["aliases"], meta["default_layers"] = number_layers(usable or meta["layers"], order)
     meta["default_because"] = "the last stage of which the archive gives the model's values"

@@ -88,6 +88,8 @@ def verify(path: Path, module: nn.Module, meta: dict[str, Any]) -> tuple[dict[st
             return f"is {list(ours.shape)} in the archive, {list(theirs.shape)} in the model"
         if not ours.numel() or not ours.is_floating_point():
             return None
+        if not torch.isfinite(theirs).all():
+            return "has values in the model that are no finite numbers"
         gap, scale = (ours - theirs).abs().max().item(), theirs.abs().max().item()
         if not gap <= tolerance * max(scale, 1e-6):  # written so that NaN fails
             return f"differs by {gap:.2e} from the model (largest value {scale:.2e}, allowed {tolerance:.0e} of it)"

@@ -85,8 +85,10 @@ pub(super) fn upsample(layer_maps: &[Tensor], size: Option<(usize, usize)>, fusi
     let mut fused: Option<Tensor> = None;
     for map in layer_maps {
         let map = match fusion {
-            Fusion::Mean | Fusion::Max => resize(map, height, width)?,
-            Fusion::TanhMax => resize(&map.f_mul_scalar(2.0)?.f_tanh()?, height, width)?,
+            Fusion::Mean => resize(map, height, width)?,
+            // A layer's own map has not quite 1: what it was divided by begins at EPSILON.
+            Fusion::Max => resize(&scale(map)?, height, width)?,
+            Fusion::TanhMax => resize(&scale(map)?.f_mul_scalar(2.0)?.f_tanh()?, height, width)?,
             Fusion::Levels | Fusion::Product => scale(&resize(map, height, width)?)?,
         };
         fused = Some(match (fused, fusion) {
@@ -331,14 +333,14 @@ mod tests {
     fn the_largest_of_layers_is_that_of_torch_cam() {
         // An interpolated map has less than its layer's 1 at most, and stays so.
         let layers =
-            [Tensor::from_slice(&[1f32, 0.0]).view([1, 1, 2]), Tensor::from_slice(&[0f32, 0.5, 0.3, 0.1]).view([1, 1, 4])];
+            [Tensor::from_slice(&[1f32, 0.0]).view([1, 1, 2]), Tensor::from_slice(&[0f32, 0.5, 1.0, 0.1]).view([1, 1, 4])];
         let tanh = |x: f32| (2.0 * x).tanh();
         let of = |fusion, size| values(&upsample(&layers, size, fusion).expect("heatmap"));
-        let wanted = [1.0, 0.75, 0.3, 0.1];
+        let wanted = [1.0, 0.75, 1.0, 0.1];
         for (found, wanted) in of(Fusion::Max, None).iter().zip(wanted) {
             assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
         }
-        let wanted = [tanh(1.0), (0.75 * tanh(1.0)).max(tanh(0.5)), (0.25 * tanh(1.0)).max(tanh(0.3)), tanh(0.1)];
+        let wanted = [tanh(1.0), (0.75 * tanh(1.0)).max(tanh(0.5)), tanh(1.0), tanh(0.1)];
         for (found, wanted) in of(Fusion::TanhMax, Some((1, 4))).iter().zip(wanted) {
             assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
         }

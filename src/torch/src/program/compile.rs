@@ -17,6 +17,7 @@ use super::{
     graph::{Arg, Graph, Node, Operation, ValueId},
     guided::guided,
     local::local,
+    normalization::of_any_stride,
     passes::{self, InPlace},
     patches::turned,
     plan::{Action, Demand, Plan, PlanOptions, Precision, Step, Suffix, device_name},
@@ -59,7 +60,8 @@ impl Plan {
             false if options.leaves_out_zeros(boxes) => without_zeros,
             false => no_twin,
         };
-        let twin_of = |name: &str| is_guided.then(|| guided(name)).flatten().or_else(|| quicker(name));
+        let sound = |name: &str| (!options.device.is_cuda()).then(|| of_any_stride(name)).flatten();
+        let twin_of = |name: &str| is_guided.then(|| guided(name)).flatten().or_else(|| quicker(name)).or_else(|| sound(name));
         let wanted: Vec<ValueId> = taps.iter().copied().chain([output]).chain(boxes).collect();
         let keep = passes::needed(&graph, &aliases, &wanted);
         let dependent = passes::dependents(&graph, &aliases, taps);

@@ -28,6 +28,7 @@ mod local;
 mod measured;
 mod memory;
 mod metadata;
+mod normalization;
 mod operators;
 mod passes;
 mod patches;

@@ -27,8 +27,9 @@ const ADMITTED: [&str; 13] = [
      isnan isneginf isposinf isreal ldexp le lerp less less_equal lgamma log log10 log1p log2 logaddexp logaddexp2 logical_and
      logical_not logical_or logical_xor logit lt masked_fill maximum minimum mul multiply nan_to_num ne neg negative not_equal
      polar positive pow rad2deg real reciprocal remainder resolve_conj resolve_neg round rsqrt rsub sgn sign signbit sin sinc
-     sinh special_entr special_erf special_erfc special_exp2 special_expit special_expm1 special_log1p special_xlog1py
-     special_xlogy sqrt square sub subtract tan tanh true_divide trunc where xlogy
+     sinh special_digamma special_entr special_erf special_erfc special_erfcx special_erfinv special_exp2 special_expit
+     special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr special_logit
+     special_ndtr special_ndtri special_psi special_round special_sinc special_xlog1py special_xlogy sqrt square sub subtract tan tanh true_divide trunc where xlogy
      __and__ __iand__ __ilshift__ __ior__ __irshift__ __ixor__ __lshift__ __or__ __rshift__ __xor__",
     // Activations.
     "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu log_sigmoid log_sigmoid_forward log_softmax mish prelu
