@@ -94,7 +94,8 @@ def cache() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # Whatever changes the exporter leaves gigabytes that nobody will ask for again.
     for path in (*folder.glob("*.pt2"), *folder.glob("*.npz"), *folder.glob("*.zip")):
-        if time.time() - path.stat().st_mtime > UNUSED:
+        asked_for = [one.stat().st_mtime for one in (path, path.with_suffix(".lock")) if one.exists()]
+        if time.time() - max(asked_for, default=0) > UNUSED:
             path.unlink(missing_ok=True)
     return folder
 
@@ -140,8 +141,8 @@ def made_once(path: Path):
     """Says whether a file of the cache is there already, or this process is to make it: several may run tests."""
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            os.utime(path)
+        # Not the file: camflow, in another process, would say that it changed while it was read.
+        os.utime(lock.fileno())
         yield path.exists()
 
 

@@ -250,7 +250,7 @@ def _drop_layers(
         path, wrong = next(iter(failed.items()))
         raise ExportError(f"verification failed: layer `{path}` {wrong}")
     path, wrong = next(iter(failed.items()))
-    say(f"note: {len(failed)} modules are no layers, as the archive does not give their values: `{path}` {wrong}")
+    say(f"note: {len(failed)} {'module is' if len(failed) == 1 else 'modules are'} left out of the layers: `{path}` {wrong}")
     if is_numbered:
         return
     usable = [layer for layer in meta["layers"] if layer["path"] in counted]

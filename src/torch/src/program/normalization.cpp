@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <mutex>
+#include <optional>
 #include <tuple>
 
 #include "guarded.h"
