@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CAM, Smooth Grad-CAM++, SS-CAM and IS-CAM beside torch-cam's, given the same noise:
+# CAM, Smooth Grad-CAM++, SS-CAM and IS-CAM, and layers that are fused, beside torch-cam's, given the same noise:
 #
 #   bash scripts/lab/torchcam.sh
 #

@@ -67,7 +67,7 @@ def theirs(network: torch.nn.Module, layer: str, pixels: torch.Tensor, channel: 
 
 def fused(network: torch.nn.Module, layers: list[str], pixels: torch.Tensor, channel: int, method: str) -> np.ndarray:
     with getattr(reference, FUSED[method])(network, layers) as extractor:
-        maps = extractor(channel, network(pixels))
+        maps = extractor(channel, network(pixels.clone().requires_grad_(True)))
         return extractor.fuse_cams(maps)[0].detach().numpy()
 
 
