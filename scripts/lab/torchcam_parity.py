@@ -2,8 +2,9 @@
 
     torchcam_parity.py --camflow BINARY
 
-For each network, layer and method, and for layers that are fused, the largest difference of `camflow explain --exact` to torch-cam 0.5, given the same tensor, the same
-weights and, where chance plays a part, the same noise; both at the layer's own size, clipped at 0 and scaled to [0, 1]. 1e-4 is allowed.
+For each network, layer and method, and for layers that are fused, the largest difference of `camflow explain --exact` to torch-cam 0.5,
+given the same tensor, the same weights and, where chance plays a part, the same noise; both at the layer's own size, clipped at 0 and
+scaled to [0, 1]. 1e-4 is allowed.
 The last line is `N passed, N failed`.
 """
 

@@ -191,14 +191,14 @@ def adapt(module: Any, name: str, classes: Sequence[str] | None = None, prompt: 
         constants = {"task_inputs": _task(name)} if kind.startswith("OneFormer") else {}
         scores.class_maps(module, resized=kind.startswith(("Mask2Former", "Eomt")), **constants)
         metadata["task"] = "segmentation"
-    elif _detects_texts(kind):
+    elif _detects_texts(kind) or _is_grounded(kind):
         texts = list(classes or ())
         metadata |= {"classes": {str(i): text for i, text in enumerate(texts)}}
-        metadata |= detection.texts(module, _text_tower(module, name).embed(_texts(name, texts, prompt)))
-    elif _is_grounded(kind):
-        texts = list(classes or ())
-        metadata |= {"classes": {str(i): text for i, text in enumerate(texts)}}
-        metadata |= detection.grounded(module, *_read_together(module, name, _texts(name, texts, prompt)))
+        sentences = _texts(name, texts, prompt)
+        if _is_grounded(kind):
+            metadata |= detection.grounded(module, *_read_together(module, name, sentences))
+        else:
+            metadata |= detection.texts(module, _text_tower(module, name).embed(sentences))
     elif kind.endswith("ForObjectDetection"):
         metadata |= detection.queries(module, metadata["classes"])
     else:

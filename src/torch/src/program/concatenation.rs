@@ -1,12 +1,14 @@
 //! Concatenation that takes no zeros back (`concatenation.cpp`), for detectors on the CPU: a GPU would have to wait to know them.
 
-use std::{ffi::c_char, sync::OnceLock};
+use std::ffi::c_char;
 
-use super::dispatch::take_text;
+use super::dispatch::OwnOperators;
 
 unsafe extern "C" {
     fn cf_define_concatenation(error: *mut *mut c_char) -> i32;
 }
+
+static OPERATORS: OwnOperators = OwnOperators::new(cf_define_concatenation);
 
 /// The operator that gives what one of libtorch's gives, and passes no gradient on to parts where it is zero everywhere; `None` where
 /// there is none.
@@ -14,15 +16,7 @@ pub(super) fn without_zeros(operator: &str) -> Option<&'static str> {
     if operator != "aten::cat" {
         return None;
     }
-    static IS_DEFINED: OnceLock<bool> = OnceLock::new();
-    let is_defined = IS_DEFINED.get_or_init(|| {
-        let mut error = std::ptr::null_mut();
-        // SAFETY: the error is a place to write to.
-        let status = unsafe { cf_define_concatenation(&raw mut error) };
-        drop(take_text(error));
-        status == 0
-    });
-    is_defined.then_some("camflow::cat")
+    OPERATORS.are_defined().then_some("camflow::cat")
 }
 
 #[cfg(test)]

@@ -181,6 +181,30 @@ pub(super) fn take_text(text: *mut c_char) -> Option<String> {
     Some(copy)
 }
 
+/// Operators of the shim's own, in the namespace `camflow`, that stand in for some of libtorch's.
+pub(super) struct OwnOperators {
+    /// Has libtorch's dispatcher know them.
+    define: unsafe extern "C" fn(*mut *mut c_char) -> i32,
+    are_defined: OnceLock<bool>,
+}
+
+impl OwnOperators {
+    pub(super) const fn new(define: unsafe extern "C" fn(*mut *mut c_char) -> i32) -> Self {
+        OwnOperators { define, are_defined: OnceLock::new() }
+    }
+
+    /// Whether they can be called; they are defined when this is asked first.
+    pub(super) fn are_defined(&self) -> bool {
+        *self.are_defined.get_or_init(|| {
+            let mut error = ptr::null_mut();
+            // SAFETY: a function of the shim, for which the error is a place to write to.
+            let status = unsafe { (self.define)(&raw mut error) };
+            drop(take_text(error));
+            status == 0
+        })
+    }
+}
+
 fn failure(status: i32, error: *mut c_char) -> DispatchError {
     let text = take_text(error).unwrap_or_default();
     // libtorch appends where it was raised; the first line says what.

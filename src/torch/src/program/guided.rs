@@ -1,14 +1,16 @@
 //! ReLUs that let no negative gradient back (`guided.cpp`), for guided backpropagation.
 
-use std::{collections::BTreeSet, ffi::c_char, sync::OnceLock};
+use std::{collections::BTreeSet, ffi::c_char};
 
 use camflow_media::shown;
 
-use super::{Program, ProgramError, dispatch::take_text, passes};
+use super::{Program, ProgramError, dispatch::OwnOperators, passes};
 
 unsafe extern "C" {
     fn cf_define_guided(error: *mut *mut c_char) -> i32;
 }
+
+static OPERATORS: OwnOperators = OwnOperators::new(cf_define_guided);
 
 /// Operators that bend what they are given, as ReLU does, and whose gradient stays as it is.
 const OTHERS: &[&str] = &[
@@ -36,15 +38,7 @@ pub(super) fn guided(operator: &str) -> Option<&'static str> {
     if !matches!(operator, "aten::relu" | "aten::relu_") {
         return None;
     }
-    static IS_DEFINED: OnceLock<bool> = OnceLock::new();
-    let is_defined = IS_DEFINED.get_or_init(|| {
-        let mut error = std::ptr::null_mut();
-        // SAFETY: the error is a place to write to.
-        let status = unsafe { cf_define_guided(&raw mut error) };
-        drop(take_text(error));
-        status == 0
-    });
-    is_defined.then_some("camflow::guided_relu")
+    OPERATORS.are_defined().then_some("camflow::guided_relu")
 }
 
 impl Program {

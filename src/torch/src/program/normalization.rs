@@ -1,12 +1,14 @@
 //! Normalisations whose gradients are right for a single sample, too (`normalization.cpp`), on CPUs.
 
-use std::{ffi::c_char, sync::OnceLock};
+use std::ffi::c_char;
 
-use super::dispatch::take_text;
+use super::dispatch::OwnOperators;
 
 unsafe extern "C" {
     fn cf_define_normalization(error: *mut *mut c_char) -> i32;
 }
+
+static OPERATORS: OwnOperators = OwnOperators::new(cf_define_normalization);
 
 /// The operator that gives what one of libtorch's gives, and gradients that do not depend on a stride without a meaning; `None` where
 /// there is none.
@@ -18,15 +20,7 @@ pub(super) fn of_any_stride(operator: &str) -> Option<&'static str> {
         "aten::_native_batch_norm_legit_no_training" => "camflow::_native_batch_norm_legit_no_training",
         _ => return None,
     };
-    static IS_DEFINED: OnceLock<bool> = OnceLock::new();
-    let is_defined = IS_DEFINED.get_or_init(|| {
-        let mut error = std::ptr::null_mut();
-        // SAFETY: the error is a place to write to.
-        let status = unsafe { cf_define_normalization(&raw mut error) };
-        drop(take_text(error));
-        status == 0
-    });
-    is_defined.then_some(twin)
+    OPERATORS.are_defined().then_some(twin)
 }
 
 #[cfg(test)]

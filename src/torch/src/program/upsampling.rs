@@ -1,12 +1,14 @@
 //! Upsampling whose gradient is made of matrix products (`upsampling.cpp`), for GPUs.
 
-use std::{ffi::c_char, sync::OnceLock};
+use std::ffi::c_char;
 
-use super::dispatch::take_text;
+use super::dispatch::OwnOperators;
 
 unsafe extern "C" {
     fn cf_define_upsampling(error: *mut *mut c_char) -> i32;
 }
+
+static OPERATORS: OwnOperators = OwnOperators::new(cf_define_upsampling);
 
 /// The operator that gives what one of libtorch's gives, with a gradient made of matrix products; `None` where there is none.
 pub(super) fn by_products(operator: &str) -> Option<&'static str> {
@@ -15,15 +17,7 @@ pub(super) fn by_products(operator: &str) -> Option<&'static str> {
         "aten::upsample_bicubic2d" => "camflow::upsample_bicubic2d",
         _ => return None,
     };
-    static IS_DEFINED: OnceLock<bool> = OnceLock::new();
-    let is_defined = IS_DEFINED.get_or_init(|| {
-        let mut error = std::ptr::null_mut();
-        // SAFETY: the error is a place to write to.
-        let status = unsafe { cf_define_upsampling(&raw mut error) };
-        drop(take_text(error));
-        status == 0
-    });
-    is_defined.then_some(twin)
+    OPERATORS.are_defined().then_some(twin)
 }
 
 #[cfg(test)]
