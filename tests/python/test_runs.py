@@ -300,3 +300,22 @@ def test_the_app_is_told_of_new_fields_alone(tiny_dataset, job, db):
     [group] = untouched.app_config.sidebar_groups
     assert (group.name, group.paths) == ("heatmaps", ["light_b"])
     assert len(untouched.match(F("light_b").exists())) == 1
+
+
+def test_the_app_is_told_of_fields_after_python_deleted_the_earlier_ones(tiny_dataset, job, db):
+    dataset = tiny_dataset(1)
+    dataset.add_sample_field("boxes", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    job.annotate(dataset, "--field", "{class}_a")
+    dataset.add_sample_field("later", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    dataset.delete_sample_field("light_a")
+    # FiftyOne keeps the group and leaves its empty list out.
+    [group] = document(db, dataset)["app_config"]["sidebar_groups"]
+    assert group["name"] == "heatmaps" and "paths" not in group
+    job.annotate(dataset, "--field", "{class}_b")
+    assert [(group.name, group.paths) for group in dataset.app_config.sidebar_groups] == [("heatmaps", ["light_b"])]
+    assert dataset.app_config.active_fields.paths == ["light_b", "boxes"]
+    dataset.delete_sample_fields(["light_b", "boxes", "later"])
+    assert document(db, dataset)["app_config"]["active_fields"] == {}
+    job.annotate(dataset, "--field", "{class}_c")
+    assert [(group.name, group.paths) for group in dataset.app_config.sidebar_groups] == [("heatmaps", ["light_c"])]
+    assert dataset.app_config.active_fields.paths == ["light_c"]

@@ -2,7 +2,8 @@
 //! gets a single colour, among them dark ones in which nothing is to be seen, and no heatmap is shown before somebody ticks it.
 //!
 //! What is there already is the user's: settings are made only where there are none, and only when a field is new, so that what
-//! somebody resets stays as it is. A colour scheme is camflow's as long as it holds nothing but camflow's entries.
+//! somebody resets stays as it is. A colour scheme is camflow's as long as it holds nothing but camflow's entries. FiftyOne stores no
+//! empty lists: where the fields of a group or of the ticks are missing, there are none.
 //!
 //! The App paints with a dataset's colour scale from the first moment only if the scale's colours are stored beside its name: the
 //! server hands a stored scheme to the page as it is, and adds the colours of a named scale only to what it is asked for later.
@@ -98,7 +99,12 @@ pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], view: &AppView) ->
                     changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, more)});
                 }
                 Some(Bson::Document(active)) => {
-                    changes.extend(ticked_instead(dataset, active, ticked).map(|active| ("active_fields".into(), active.into())));
+                    let changed = if is_left_over(config.get("sidebar_groups")) {
+                        ticked_too(active, ticked)
+                    } else {
+                        ticked_instead(dataset, active, ticked)
+                    };
+                    changes.extend(changed.map(|active| ("active_fields".into(), active.into())));
                 }
                 Some(_) => {}
             }
@@ -123,9 +129,30 @@ fn with_group(groups: Option<&Bson>, new: &[&str]) -> Option<Vec<Bson>> {
         .iter_mut()
         .filter_map(Bson::as_document_mut)
         .find(|group| group.get_str("name").is_ok_and(|name| name == GROUP))?;
-    let more = new.iter().filter(|field| grouped.iter().all(|grouped| grouped != *field));
-    ours.get_array_mut("paths").ok()?.extend(more.map(|field| Bson::from(*field)));
+    let more = new.iter().filter(|field| grouped.iter().all(|grouped| grouped != *field)).map(|field| Bson::from(*field));
+    match ours.get_array_mut("paths") {
+        Ok(paths) => paths.extend(more),
+        Err(_) => drop(ours.insert("paths", more.collect::<Vec<_>>())),
+    }
     Some(groups)
+}
+
+/// Whether the group of heatmaps is there without a field: Python deleted them, the ticked one too, and left the group.
+fn is_left_over(groups: Option<&Bson>) -> bool {
+    let groups = groups.and_then(Bson::as_array).into_iter().flatten();
+    groups.filter(|group| name(group) == Some(GROUP)).any(|group| paths(group).next().is_none())
+}
+
+/// The ticks with the new field before them.
+fn ticked_too(active: &Document, new: &str) -> Option<Document> {
+    if active.get_bool("exclude").unwrap_or(false) {
+        return None;
+    }
+    let others = active.get_array("paths").into_iter().flatten().filter(|path| path.as_str() != Some(new)).cloned();
+    let paths: Vec<Bson> = std::iter::once(Bson::from(new)).chain(others).collect();
+    let mut active = active.clone();
+    active.insert("paths", paths);
+    Some(active)
 }
 
 /// The ticks with the new field in the place of another heatmap's, which it would lie on. Whoever ticked several, or none, wants that.
@@ -386,5 +413,12 @@ mod tests {
         let both = Bson::from(vec![doc! {"name": "labels", "paths": ["c"]}, doc! {"name": GROUP, "paths": ["a"]}]);
         let joined = with_group(Some(&both), &["c", "d"]).expect("its group");
         assert_eq!(joined.iter().flat_map(paths).collect::<Vec<_>>(), ["c", "a", "d"], "what has a group already keeps it");
+        let emptied = Bson::from(vec![doc! {"name": "labels", "paths": ["c"]}, doc! {"name": GROUP}]);
+        assert!(is_left_over(Some(&emptied)) && !is_left_over(Some(&both)) && !is_left_over(Some(&own)) && !is_left_over(None));
+        let filled = with_group(Some(&emptied), &["d"]).expect("its group");
+        assert_eq!(filled.iter().flat_map(paths).collect::<Vec<_>>(), ["c", "d"], "the group that fields were deleted from");
+        assert_eq!(ticked_too(&doc! {}, "d"), Some(doc! {"paths": ["d"]}));
+        assert_eq!(ticked_too(&doc! {"paths": ["c", "d"], "exclude": false}, "d").unwrap().get_array("paths").unwrap().len(), 2);
+        assert_eq!(ticked_too(&doc! {"paths": ["c"], "exclude": true}, "d"), None, "all but these");
     }
 }
