@@ -30,6 +30,9 @@ tool_environment wheel scripts/wheel/requirements.txt
 python="$env/bin/python"
 # In a folder of its own: the program is linked in another way, and the usual one would be compiled again after it.
 target="${CARGO_TARGET_DIR:-$cache/target}/for-wheel"
+# shellcheck source=scripts/shared_target.sh
+source scripts/shared_target.sh
+shared_target "$target" release
 work="$target/shim"
 mkdir -p "$work/stub"
 step() { printf '==> %s (%s s)\n' "$*" "$SECONDS"; }

@@ -40,7 +40,7 @@ const CIRCLES: &[(&str, &str, &str)] = &[
 const ROOT: &str = "the crate's root";
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    Path::new(".")
 }
 
 fn sources(folder: &Path, found: &mut Vec<(String, String)>) {

@@ -400,7 +400,7 @@ mod tests {
     /// `testdata/array_*.npy` hold `np.arange(24).reshape(2, 3, 4) - 3` (unsigned: without the 3; bool: odd ones).
     #[test]
     fn every_type_order_and_version_of_numpy_is_read() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let folder = Path::new("testdata");
         let read = |name: &str| read_array_file(&folder.join(name), 1 << 20).unwrap();
         let unsigned: Vec<u64> = (0..24).collect();
         let signed: Vec<i64> = (-3..21).collect();

@@ -264,7 +264,7 @@ mod tests {
     use std::{fs, path::PathBuf};
 
     fn testdata(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+        Path::new("testdata").join(name)
     }
 
     fn read(path: &Path) -> Result<RgbImage, MediaError> {

@@ -318,7 +318,7 @@ mod tests {
     use crate::read_array_file;
 
     fn read(name: &str) -> LabelMask {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let folder = Path::new("testdata");
         LabelMask::read(&folder.join(name), &ImageLimits::default()).unwrap()
     }
 
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn files_are_read_as_fiftyone_reads_them() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let folder = Path::new("testdata");
         for name in [
             "gray8.png",
             "gray16.png",

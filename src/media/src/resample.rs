@@ -384,7 +384,7 @@ mod tests {
     /// `testdata/resize_*.npy` hold what Pillow made of `testdata/color_rgb.png`; see `make.py`.
     #[test]
     fn equals_pillow_bit_for_bit() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        let folder = Path::new("testdata");
         let image = crate::read_image(&folder.join("color_rgb.png"), &Default::default(), Default::default()).unwrap();
         for (name, interpolation) in [
             ("nearest", Interpolation::Nearest),

@@ -136,8 +136,7 @@ mod tests {
 
     /// ARCHITECTURE.md, with the picture of a run first and the table of channels behind it.
     fn documentation() -> String {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ARCHITECTURE.md");
-        std::fs::read_to_string(path).expect("the documentation")
+        std::fs::read_to_string("../../ARCHITECTURE.md").expect("the documentation")
     }
 
     #[test]

@@ -56,7 +56,8 @@ fn executable() -> PathBuf {
     }
     const ELSE: &str = "or set CAMFLOW_MONGOD to a mongod of version 6.0 or newer";
     // Of whichever package the test is.
-    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let package = std::env::current_dir().expect("cargo starts tests in the folder of their package");
+    let folders = package.ancestors();
     let python = folders.map(|folder| folder.join(".venv/bin/python")).find(|python| python.exists());
     let python = python.unwrap_or_else(|| panic!("no mongod to test with: run `scripts/setup.sh`, {ELSE}"));
     match find_python(Some(python)).map(|python| python.mongod) {

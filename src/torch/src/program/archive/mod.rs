@@ -263,7 +263,7 @@ mod tests {
     fn archive() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plain.pt2");
-        let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/archive/plain.pt2");
+        let seed = Path::new("../../fuzz/seeds/archive/plain.pt2");
         fs::copy(seed, &path).unwrap();
         (folder, path)
     }
