@@ -30,6 +30,8 @@ from camflow.export import ExportError
 from camflow.export.transforms import steps_from_transforms
 from torchvision.transforms import Compose, Normalize, Resize
 
+pytestmark = pytest.mark.begins
+
 EXPORT = """
 import sys
 from camflow.export import export, load_model

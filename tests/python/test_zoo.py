@@ -16,6 +16,8 @@ from conftest import PACKAGES, python_path
 
 import torch
 
+pytestmark = pytest.mark.begins
+
 ENTRIES = zoo.manifest()
 
 
