@@ -6,7 +6,7 @@
 
 #   shared_target FOLDER PROFILE    takes the build folder for this clone: what another one made of the workspace's own crates goes
 shared_target() {
-    local owner="$1/clone"
+    local owner="$1/clone-$2"
     if [ -d "$1" ] && [ "$(cat "$owner" 2>/dev/null)" != "$PWD" ]; then
         cargo clean --quiet --workspace --profile "$2" --target-dir "$1"
     fi

@@ -91,8 +91,8 @@ class Detections:
         )
         # Sample -> the detections of it that are to have heatmaps.
         self.wanted: dict[str, set[str]] = {}
-        # (sample, detection) -> fingerprint of the sample -> name of a file -> digests that are right for it.
-        self.right: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
+        # (sample, detection) -> fingerprint of the sample -> which file and its name -> digests that are right for it.
+        self.right: dict[tuple[str, str], dict[str, dict[tuple[str, str], set[str]]]] = {}
         self.current: dict[str, str] = {}
         for flags in (BEFORE, ()):
             dataset = self.dataset()
@@ -120,8 +120,9 @@ class Detections:
             self.current[one] = sample[FIELD]["fingerprint"]
             for label in sample[FIELD]["detections"]:
                 known = self.right.setdefault((one, str(label["_id"])), {}).setdefault(sample[FIELD]["fingerprint"], {})
-                for path in (Path(label[of]) for of in PATHS):
-                    known.setdefault(path.name, set()).add(digest(path))
+                for of in PATHS:
+                    path = Path(label[of])
+                    known.setdefault((of, path.name), set()).add(digest(path))
 
     def wrong(self, dataset: Detected, *, complete: bool) -> list[str]:
         """Everything that is wrong, as `fault_checks.violations` has it."""
@@ -143,12 +144,13 @@ class Detections:
                 found.append(f"{dataset.name}: {one} has heatmaps of {ids}, not of {self.wanted[one]}")
             for label in kept["detections"]:
                 right = self.right.get((one, str(label["_id"])), {}).get(kept["fingerprint"], {})
-                for path in (Path(label[of]) for of in PATHS):
-                    if not path.is_relative_to(dataset.out) or path.name not in right:
+                for of in PATHS:
+                    path = Path(label[of])
+                    if not path.is_relative_to(dataset.out) or (of, path.name) not in right:
                         found.append(f"{dataset.name}: {one} refers to `{path}`, which is not its file")
                     elif not path.is_file():
                         found.append(f"{dataset.name}: {one} refers to `{path}`, which does not exist")
-                    elif digest(path) not in right[path.name]:
+                    elif digest(path) not in right[of, path.name]:
                         found.append(f"{dataset.name}: {one} refers to `{path}`, whose content is not that of an undisturbed run")
         seen = self.world.apart(fault_fiftyone.count_detections, dataset.name, FIELD)
         if seen != num_labels:
