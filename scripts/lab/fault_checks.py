@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fault_fiftyone
 from bson import ObjectId
-from fault_world import EDITED, FIELDS, MEASURED, MEASURES, ORIGINAL, PATIENCE, Dataset, digest, measures
+from fault_world import EDITED, FIELDS, MEASURED, MEASURES, ORIGINAL, Dataset, digest, measures
 
 # What every label of camflow's has.
 KEYS = {
@@ -36,7 +36,7 @@ def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELD
     """Everything that is wrong. A dataset is `complete` after a run that came to its end; before, heatmaps may be missing or
     be those of earlier labels, but never be wrong. Where images cannot be looked at, a run may be `unsure` whether they are
     still what it read, and leave the next run to make their heatmaps again."""
-    document, samples = dataset.document(), dataset.samples()
+    document, samples, reading = dataset.as_read_by(fault_fiftyone.read_all, list(fields))
     found = [f"{dataset.name}: {problem}" for problem in undeclared(document, samples)]
     ids = {str(sample["_id"]) for sample in samples}
     for what, those in (("gone", dataset.labels.keys() - ids), ("not ours", ids - dataset.labels.keys())):
@@ -53,8 +53,7 @@ def violations(dataset: Dataset, complete: bool, fields: tuple[str, ...] = FIELD
             seen[label.get("_id")] += 1
             found += [f"{dataset.name}: {key} {problem}" for problem in wrong(dataset, key, label, complete, unsure)]
     found += [f"{dataset.name}: {count} labels have the id {one}" for one, count in seen.items() if count > 1]
-    reading = dataset.world.helper.submit(fault_fiftyone.read_all, dataset.name, list(fields))
-    if error := reading.exception(PATIENCE):
+    if error := reading.exception():
         found.append(f"{dataset.name}: FiftyOne cannot read it: {type(error).__name__}: {error}")
     elif reading.result() != seen.total():
         found.append(f"{dataset.name}: FiftyOne sees {reading.result()} heatmaps of {seen.total()}")

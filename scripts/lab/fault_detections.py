@@ -126,8 +126,8 @@ class Detections:
 
     def wrong(self, dataset: Detected, *, complete: bool) -> list[str]:
         """Everything that is wrong, as `fault_checks.violations` has it."""
-        samples = dataset.samples()
-        found = [f"{dataset.name}: {problem}" for problem in fault_checks.undeclared(dataset.document(), samples)]
+        document, samples, reading = dataset.as_read_by(fault_fiftyone.count_detections, FIELD)
+        found = [f"{dataset.name}: {problem}" for problem in fault_checks.undeclared(document, samples)]
         if {str(sample["_id"]) for sample in samples} != self.wanted.keys():
             found.append(f"{dataset.name}: other samples than there were")
         num_labels = 0
@@ -152,9 +152,8 @@ class Detections:
                         found.append(f"{dataset.name}: {one} refers to `{path}`, which does not exist")
                     elif digest(path) not in right[of, path.name]:
                         found.append(f"{dataset.name}: {one} refers to `{path}`, whose content is not that of an undisturbed run")
-        seen = self.world.apart(fault_fiftyone.count_detections, dataset.name, FIELD)
-        if seen != num_labels:
-            found.append(f"{dataset.name}: FiftyOne sees {seen} heatmaps of {num_labels}")
+        if reading.result() != num_labels:
+            found.append(f"{dataset.name}: FiftyOne sees {reading.result()} heatmaps of {num_labels}")
         return found
 
     def self_test(self) -> int:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from itertools import count
 from multiprocessing import get_context
@@ -173,6 +173,18 @@ class Dataset:
 
     def samples(self) -> list[dict]:
         return list(self.world.database[self.document()["sample_collection_name"]].find())
+
+    def as_read_by(self, function, *arguments) -> tuple[dict, list[dict], Future]:
+        """The document, the samples, and what FiftyOne finds in them, all of one state: what a process had sent before it was
+        killed, the server still carries out."""
+        deadline = time.monotonic() + PATIENCE
+        samples = self.samples()
+        while True:
+            reading = self.world.helper.submit(function, self.name, *arguments)
+            reading.exception(PATIENCE)
+            before, samples = samples, self.samples()
+            if samples == before or time.monotonic() > deadline:
+                return self.document(), samples, reading
 
     def files(self) -> list[Path]:
         """All complete files below the output folder."""
