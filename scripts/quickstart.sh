@@ -26,8 +26,9 @@ if [ -n "$camflow_wheel" ]; then
     [ -e "$installed/.complete" ] || logged "installing $camflow_wheel (without it, camflow is built from source)" install_wheel "$installed"
     camflow="$installed/bin/camflow"
 else
-    logged "building camflow (the first time takes some minutes)" cargo build --release --locked
-    camflow="${CARGO_TARGET_DIR:-target}/release/camflow"
+    # Not `release`, which takes twice as long to compile: most of the work is done in libtorch.
+    logged "building camflow (the first time takes some minutes)" cargo build --profile quick --locked
+    camflow="${CARGO_TARGET_DIR:-target}/quick/camflow"
 fi
 
 step "the dataset \`quickstart\`"

@@ -1,20 +1,13 @@
 //! Builds the dispatcher shim against the libtorch that tch uses, and makes binaries find that libtorch at run time.
 
-use std::{env, path::Path};
+use std::{env, fs, path::Path};
+
+const SOURCES: [&str; 9] =
+    ["concatenation", "dispatch", "fusion", "guided", "meter", "normalization", "settings", "transfer", "upsampling"];
 
 fn main() {
-    for file in [
-        "concatenation.cpp",
-        "dispatch.cpp",
-        "fusion.cpp",
-        "guarded.h",
-        "guided.cpp",
-        "meter.cpp",
-        "normalization.cpp",
-        "settings.cpp",
-        "transfer.cpp",
-        "upsampling.cpp",
-    ] {
+    let sources = SOURCES.map(|name| format!("{name}.cpp"));
+    for file in sources.iter().map(String::as_str).chain(["guarded.h"]) {
         println!("cargo:rerun-if-changed=src/program/{file}");
     }
     // Printed by torch-sys (`links = "tch"`): the folder of the libtorch libraries that it found.
@@ -30,13 +23,14 @@ fn main() {
     // For the build script of the program, which is linked for itself.
     println!("cargo:libtorch_lib={}", lib.display());
 
+    // As one unit: most of the time goes to reading libtorch's headers.
+    let unit = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("shim.cpp");
+    fs::write(&unit, sources.map(|name| format!("#include \"{name}\"\n")).concat()).expect("the build folder can be written");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .files(
-            ["concatenation", "dispatch", "fusion", "guided", "meter", "normalization", "settings", "transfer", "upsampling"]
-                .map(|name| format!("src/program/{name}.cpp")),
-        )
+        .file(unit)
+        .include("src/program")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .flag("-Wno-unused-parameter")
