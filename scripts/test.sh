@@ -76,7 +76,7 @@ cargo test --workspace --locked --lib
 # Most of the others wait for a database: they run beside those in Python, and are shown when they are done.
 others_in_rust() {
     local code=0
-    { cargo test --workspace --locked --bins --examples --test '*' && cargo test --workspace --locked --doc; } \
+    { cargo test --workspace --locked --no-fail-fast --bins --examples --test '*' && cargo test --workspace --locked --doc; } \
         >"$rust_said" 2>&1 </dev/null || code=$?
     cat "$rust_said"
     return "$code"

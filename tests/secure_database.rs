@@ -61,7 +61,7 @@ impl Server {
     }
 
     fn uri(&self, credentials: &str, options: &str) -> String {
-        format!("mongodb://{credentials}127.0.0.1:{}/?{options}&serverSelectionTimeoutMS=2000", self.port).replace("?&", "?")
+        format!("mongodb://{credentials}127.0.0.1:{}/?{options}&serverSelectionTimeoutMS=5000", self.port).replace("?&", "?")
     }
 
     fn ada(&self) -> String {

@@ -119,7 +119,7 @@ pub(crate) fn resolve_targets(
                 "model `{}` names no classes, so the samples' labels cannot be found among them",
                 shown(program.path())
             ))
-            .hint("export it with class names, or use `--target top`"));
+            .hint("export it with `--classes NAMES` (a file with one name a line, in the order of the channels), or use `--target top`"));
         }
         if matches!(target, TargetSpec::Wrong(_)) {
             return Ok(Targets::Wrong);

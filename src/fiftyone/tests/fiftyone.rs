@@ -527,7 +527,7 @@ fn reading_and_writing_go_on_after_the_server_was_away() {
 fn a_lost_server_ends_the_run_with_a_hint() {
     let mut mongod = Mongod::start(&[]);
     mongod.insert_dataset("street", doc! {}, (0..250).map(sample).collect());
-    let uri = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=100", mongod.port);
+    let uri = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=5000", mongod.port);
     let location = DatabaseLocation::Server(ConnectionUri::new(uri, "a test"));
     let config = DatabaseConfig { location, name: "fiftyone".into() };
     let database = Database::connect(&config, &ConnectOptions::default()).expect("a connection").database;

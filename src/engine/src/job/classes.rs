@@ -180,7 +180,7 @@ fn taken(what: &str, name: &str, class: &str) -> String {
 pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Result<(Vec<TargetClass>, Vec<String>), Diagnostic> {
     if names.classes().is_empty() {
         return Err(Diagnostic::invalid("the model names no classes, so the labels cannot be found among them")
-            .hint("export it with class names"));
+            .hint("export it with `--classes NAMES`: a file with one name a line, in the order of the channels"));
     }
     let (mut channels, mut rest) = (BTreeSet::new(), Vec::new());
     for label in labels {
