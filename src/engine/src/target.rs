@@ -2,7 +2,8 @@
 
 use super::Observer;
 use crate::job::{
-    ClassMapping, MaskNames, NameList, Reference, TargetSpec, channel_of, distinct_names, known_labels, resolve_classes,
+    ClassMapping, MaskNames, NameList, Reference, TargetSpec, WITH_CLASS_NAMES, channel_of, distinct_names, known_labels,
+    resolve_classes,
 };
 use camflow_diagnostic::Diagnostic;
 use camflow_fiftyone::{Dataset, LabelField, LabelKind, SavedView, label_names};
@@ -119,7 +120,8 @@ pub(crate) fn resolve_targets(
                 "model `{}` names no classes, so the samples' labels cannot be found among them",
                 shown(program.path())
             ))
-            .hint("export it with `--classes NAMES` (a file with one name a line, in the order of the channels), or use `--target top`"));
+            .hint(WITH_CLASS_NAMES)
+            .hint("`--target top` needs no names"));
         }
         if matches!(target, TargetSpec::Wrong(_)) {
             return Ok(Targets::Wrong);

@@ -172,6 +172,10 @@ fn taken(what: &str, name: &str, class: &str) -> String {
     format!("{what} `{name}` is taken as the model's class `{class}`")
 }
 
+/// How a model gets names for its classes.
+pub(crate) const WITH_CLASS_NAMES: &str =
+    "export it with `--classes NAMES`: a file with one name a line, in the order of the channels";
+
 /// The classes of the model that the labels of a field are of, in the order of their channels, with the labels that are of none. Of
 /// several channels with one name it is all; `background` is none.
 ///
@@ -179,8 +183,9 @@ fn taken(what: &str, name: &str, class: &str) -> String {
 /// There is none, or the model names no classes at all.
 pub fn known_labels(labels: &[String], names: &ClassNames, field: &str) -> Result<(Vec<TargetClass>, Vec<String>), Diagnostic> {
     if names.classes().is_empty() {
-        return Err(Diagnostic::invalid("the model names no classes, so the labels cannot be found among them")
-            .hint("export it with `--classes NAMES`: a file with one name a line, in the order of the channels"));
+        return Err(
+            Diagnostic::invalid("the model names no classes, so the labels cannot be found among them").hint(WITH_CLASS_NAMES)
+        );
     }
     let (mut channels, mut rest) = (BTreeSet::new(), Vec::new());
     for label in labels {

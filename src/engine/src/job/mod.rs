@@ -10,6 +10,7 @@ mod name_list;
 mod target;
 
 pub use class_map::ClassMapping;
+pub(crate) use classes::WITH_CLASS_NAMES;
 pub use classes::{MaskNames, ResolvedClasses, channel_of, known_labels, resolve_classes};
 pub use field::{FieldTemplate, distinct_names};
 pub use file::{JobFile, JobTable, Mistake, Origin, Setting, Text, Value, check_name, unknown};
