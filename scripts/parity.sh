@@ -8,8 +8,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
+# shellcheck source=scripts/shared_target.sh
+source scripts/shared_target.sh
 
 step "building camflow"
+shared_target "${CARGO_TARGET_DIR:-target}" release
 cargo build --release --locked
 # A part of the table would replace all of it.
 write=(--write docs/parity.md)

@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 camflow_wheel="$(find dist -name 'camflow-*.whl' 2>/dev/null | sort | tail -n 1 || true)"
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
+# shellcheck source=scripts/shared_target.sh
+source scripts/shared_target.sh
 
 # Beside the packages of `.venv`, which other clones use, too.
 install_wheel() {
@@ -26,6 +28,7 @@ if [ -n "$camflow_wheel" ]; then
     [ -e "$installed/.complete" ] || logged "installing $camflow_wheel (without it, camflow is built from source)" install_wheel "$installed"
     camflow="$installed/bin/camflow"
 else
+    shared_target "${CARGO_TARGET_DIR:-target}" quick
     # Not `release`, which takes twice as long to compile: most of the work is done in libtorch.
     logged "building camflow (the first time takes some minutes)" cargo build --profile quick --locked
     camflow="${CARGO_TARGET_DIR:-target}/quick/camflow"

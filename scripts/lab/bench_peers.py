@@ -1,13 +1,14 @@
 """Maps per second and peak memory of camflow and of the libraries that people use instead, by model and method.
 
-    bash scripts/bench_peers.sh [--models NAME ...] [--methods NAME ...] [--json FILE] [--write benches/RESULTS.md]
+    bash scripts/bench_peers.sh [--models NAME ...] [--methods NAME ...] [--json FILE] [--markdown FILE] [--plot FILE]
 
-A map is one heatmap of one photograph for one class, at the model's last stage. Every contender is a process of its own, with the same
-photographs (JPEG, 480x640), weights (random, from a seed), class and threads. Rates are those of the loop over the images; start,
-imports, loading the model and one image to warm up are not in it.
+A map is one heatmap of one photograph for one class, at the model's last stage. Every contender is a process of its own for each model,
+camflow for each method, too, with the same photographs (JPEG, 480x640), weights (random, from a seed), class, threads and precision (fp32).
+Rates are those of the loop over the images; start, imports, loading the model and one image to warm up are not in it.
 
 The libraries are used as their documentation says, in a loop over the images: decode, prepare, a map at the size of the model's input as
 an array, which nobody writes. Their weights are frozen, which none of them asks for: it spares them the gradients of all weights.
+OpenVINO XAI gives the maps of all classes at once, in 8 bits, of a model that OpenVINO compiled.
 camflow annotates a FiftyOne dataset: beside the same it reads the database, writes PNG and `.npy` files, measures the heatmaps, and
 updates the samples.
 
@@ -19,10 +20,12 @@ The methods that ask the network again for every channel (scorecam, ablationcam)
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from bench import ROOT, commit, cpu_name, measure, say
@@ -42,12 +45,16 @@ MODELS = {
     "swin_t": "features.7",
     "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
 }
-METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "eigencam", "scorecam", "ablationcam")
+METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "eigencam", "reciprocam", "scorecam", "ablationcam")
 # A pass of the network for every channel.
 PROBING = ("scorecam", "ablationcam")
-PEERS = {"pytorch_grad_cam": "pytorch_grad_cam", "torchcam": "torch-cam", "captum": "Captum"}
+PEERS = {"pytorch_grad_cam": "pytorch_grad_cam", "torchcam": "torch-cam", "captum": "Captum", "openvino_xai": "OpenVINO XAI"}
 # A difference beyond this is said: another formula, or a mistake. The default mode folds batch norms, which moves the last bits.
 AGREED = 2e-3
+# A level of 8 bits, and a half.
+AGREED_IN_BYTES = 6e-3
+# Where a file says that the table belongs.
+BEGIN, END = "<!-- begin: scripts/bench_peers.sh -->\n", "<!-- end: scripts/bench_peers.sh -->\n"
 
 
 def main() -> None:
@@ -56,86 +63,97 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME")
     parser.add_argument("--seconds", type=float, default=8, help="of each library and method (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as each model is done")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table there, where `benches/RESULTS.md` marks its place"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture there: .svg or .png")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="measure nothing; take the figures of an earlier --json"
+    )
     args = parser.parse_args()
-    rows = []
+    result = json.loads(args.source.read_text()) if args.source else benchmark(args)
+    text = "\n".join(table(result))
+    print(text)
+    if args.markdown:
+        before = args.markdown.read_text()
+        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
+        args.markdown.write_text(before[:start] + text + "\n" + before[end:])
+    if args.plot:
+        plot(result, args.plot)
+
+
+def benchmark(args: argparse.Namespace) -> dict:
+    head = {
+        "date": str(datetime.date.today()),
+        "commit": commit(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "torch": version("torch"),
+    }
+    result = {**head, "seconds": args.seconds, "rows": []}
     with tempfile.TemporaryDirectory(prefix="camflow-peers-") as temporary, PrivateMongod(Path(temporary) / "mongo") as mongod:
-        folder = Path(temporary)
         environment = {**os.environ, "FIFTYONE_DATABASE_URI": mongod.uri, "FIFTYONE_DO_NOT_TRACK": "true"}
         for name in args.models:
-            job = {"model": name, "layer": MODELS[name], "seconds": args.seconds, "folder": str(folder / name)}
-            say(f"{name}: exporting it")
-            child(["make"], job, environment)
-            for method in args.methods:
-                rows.append(row(args.camflow, job, method, environment, mongod.uri))
-                print(line(rows[-1]), flush=True)
-    result = {"commit": commit(), "cpu": cpu_name(), "cores": os.cpu_count(), "seconds": args.seconds, "rows": rows}
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
-    print("\n".join(table(result)))
+            job = {"model": name, "layer": MODELS[name], "seconds": args.seconds, "folder": str(Path(temporary) / name)}
+            job.update(methods=args.methods, probing=PROBING)
+            found = rows(args.camflow, job, environment, mongod.uri)
+            print("\n".join(map(line, found)), flush=True)
+            result["rows"] += found
+            if args.json:
+                args.json.write_text(json.dumps(result, indent=1))
+    return result
 
 
-def child(role: list[str], job: dict, environment: dict) -> dict:
-    """A role of bench_peers_contenders.py: what it prints, with its peak memory."""
+def child(role: str, job: dict, environment: dict) -> dict:
+    """A role of bench_peers_contenders.py: what it prints."""
+    say(f"{job['model']}: {role}")
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, ROOT / "scripts" / "lab" / "bench_peers_contenders.py", *role, json.dumps(job)]
-    found = measure(command, folder / f"{'-'.join(role)}.log", environment)
-    return {**found["lines"][-1], "peak_memory_bytes": found["peak_memory_bytes"]}
+    command = [sys.executable, ROOT / "scripts" / "lab" / "bench_peers_contenders.py", role, json.dumps(job)]
+    return measure(command, folder / f"{role}.log", environment)["lines"][-1]
 
 
-def row(camflow: Path, job: dict, method: str, environment: dict, uri: str) -> dict:
-    """One line of the table: camflow and each library that has the method for such a network."""
-    made = json.loads((Path(job["folder"]) / "made.json").read_text())
-    job = {**job, "method": method, "images": 1 if method in PROBING else made["images"]}
-    peers = {}
+def rows(camflow: Path, job: dict, environment: dict, uri: str) -> list[dict]:
+    """A line of the table for each method: camflow and each library that has the method for such a network."""
+    made = child("make", job, environment)
+    rows: dict[str, dict] = {method: {"model": job["model"], "method": method} for method in job["methods"]}
     for peer, name in PEERS.items():
-        found = child([peer], job, environment)
-        if "loop_s" in found:
-            peers[peer] = found
-        else:
-            say(f"{job['model']}, {method}: {name} has none: {found['lacks']}")
-    # As many images as the quickest of them had.
-    count = max((one["num_samples"] for one in peers.values()), default=job["images"])
+        for method, found in child(peer, job, environment).items():
+            if "loop_s" in found:
+                rows[method][peer] = found
+            else:
+                say(f"{job['model']}, {method}: {name} has none: {found['lacks']}")
+    peers = {method: [peer for peer in PEERS if peer in row] for method, row in rows.items()}
+    for method, row in rows.items():
+        # As many images as the quickest of them had.
+        count = max((row[peer]["num_samples"] for peer in peers[method]), default=1)
+        row["camflow"] = annotated(camflow, job, method, made, count, environment, uri)
+    differences = child("compare", {**job, "peers": peers}, environment)
+    for method, row in rows.items():
+        for peer in peers[method]:
+            apart = row[peer]["difference"] = differences[method][peer]
+            if apart is None:
+                say(f"{job['model']}, {method}: {PEERS[peer]}'s map is empty, and tells nothing of agreement")
+            elif apart > (AGREED_IN_BYTES if peer == "openvino_xai" else AGREED):
+                say(f"{job['model']}, {method}: {PEERS[peer]}'s map is {apart:.1e} from camflow's")
+    return list(rows.values())
+
+
+def annotated(camflow: Path, job: dict, method: str, made: dict, count: int, environment: dict, uri: str) -> dict:
+    """What camflow takes for as many images."""
+    say(f"{job['model']}: camflow, {method}")
+    folder, field = Path(job["folder"]), f"{method.replace('+', 'p')}_map"
     command = [camflow, "annotate", "--dataset", f"peers-{job['model']}", "--class", made["class"], "--layers", job["layer"]]
-    command += [
-        "--method",
-        method,
-        "--target",
-        "labels:ground_truth",
-        "--model",
-        made["archive"],
-        "--field",
-        f"{method.replace('+', 'p')}_map",
-    ]
-    command += [
-        "--out",
-        Path(job["folder"]) / "maps",
-        "--device",
-        "cpu",
-        "--limit",
-        count,
-        "--format",
-        "json",
-        "--database-uri",
-        uri,
-    ]
-    done = measure(command, Path(job["folder"]) / f"camflow-{method}.log", environment)
+    command += ["--method", method, "--target", "labels:ground_truth", "--model", made["archive"], "--field", field]
+    command += ["--out", folder / "maps", "--device", "cpu", "--limit", count, "--format", "json", "--database-uri", uri]
+    done = measure(command, folder / f"camflow-{method}.log", environment)
     summary = next(event for event in done["lines"] if event.get("event") == "run_finished")
     if summary["num_committed"] != count:
         raise SystemExit(
             f"error: camflow annotated {summary['num_committed']} of {count} samples of {job['model']} by {method}: {summary}"
         )
-    ours = {"num_samples": count, "loop_s": summary["elapsed_s"], "peak_memory_bytes": done["peak_memory_bytes"]}
-    if peers:
-        agreed = child(["compare"], {**job, "peers": list(peers)}, environment)
-        for peer, one in peers.items():
-            one["difference"] = agreed[peer]
-            if agreed[peer] is None:
-                say(f"{job['model']}, {method}: {PEERS[peer]}'s map is empty, and tells nothing of agreement")
-            elif agreed[peer] > AGREED:
-                say(f"{job['model']}, {method}: {PEERS[peer]}'s map is {agreed[peer]:.1e} from camflow's")
-    return {"model": job["model"], "method": method, "camflow": ours, **peers}
+    return {"num_samples": count, "loop_s": summary["elapsed_s"], "peak_memory_bytes": done["peak_memory_bytes"]}
 
 
 def rate(one: dict) -> float:
@@ -164,7 +182,7 @@ def table(result: dict) -> list[str]:
     compared = [one for one in rows if any(peer in one for peer in PEERS)]
     first = sum(rate(one["camflow"]) >= max(rate(one[peer]) for peer in PEERS if peer in one) for one in compared)
     return [
-        f"Maps per second (GiB of memory at the most). {result['cores']} cores ({result['cpu']}), commit {result['commit']}.",
+        f"{result['date']}, {machine(result)}, torch {result['torch']}, commit {result['commit']}. Maps per second (GiB of memory at the most).",
         "",
         "| " + " | ".join(head) + " |",
         "| --- " * len(head) + "|",
@@ -172,6 +190,46 @@ def table(result: dict) -> list[str]:
         "",
         f"camflow is first in {first} of {len(compared)} rows.",
     ]
+
+
+def machine(result: dict) -> str:
+    return f"{result['cores']} cores ({result['cpu']}), no GPU"
+
+
+def plot(result: dict, path: Path) -> None:
+    """By method and model, how many times a library's rate camflow has."""
+    import matplotlib
+
+    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
+    # The same file for the same numbers.
+    matplotlib.rcParams.update({"svg.hashsalt": "camflow", "svg.fonttype": "none", "font.size": 9})
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, FormatStrFormatter
+
+    methods = list(dict.fromkeys(one["method"] for one in result["rows"]))
+    colours = dict(zip(PEERS, ("#1d3557", "#2a9d8f", "#e9c46a", "#9b5de5"), strict=True))
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(methods) + 1.6))
+    for index, peer in enumerate(PEERS):
+        compared = [one for one in result["rows"] if peer in one]
+        places = [methods.index(one["method"]) + 0.18 * (index - 1.5) for one in compared]
+        times = [rate(one["camflow"]) / rate(one[peer]) for one in compared]
+        axes.scatter(times, places, s=14, color=colours[peer], alpha=0.8, linewidths=0, label=PEERS[peer])
+    axes.axvline(1, color="#d1495b", linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500]))
+    axes.xaxis.set_minor_locator(FixedLocator([]))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.set_yticks(range(len(methods)), methods)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "camflow's maps per second, in times a library's; a point is a model, and right of the line camflow is faster\n"
+        f"{machine(result)}, {result['date']}"
+    )
+    axes.grid(axis="x", color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="upper center", ncols=len(PEERS), frameon=False)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What scripts/lab/bench_peers.py measures camflow against, each a process of its own.
 
-`make` makes the model's archive, the photographs and the dataset; `pytorch_grad_cam`, `torchcam` and `captum` make maps in a loop;
-`compare` says how far the first image's maps are from camflow's. Each prints one line of JSON.
+`make` makes the model's archive, the photographs and the dataset; `pytorch_grad_cam`, `torchcam`, `captum` and `openvino_xai` make maps in
+a loop, method by method; `compare` says how far the first image's maps are from camflow's. Each prints one line of JSON.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -41,8 +43,11 @@ def make(job: dict) -> dict:
 
     folder = Path(job["folder"])
     archive = folder / "model.pt2"
-    command = [sys.executable, SCRIPTS / "export_model.py", f"torchvision:{job['model']}", "--out", archive, "--weights", "none"]
+    own = job["model"] == "vit_b_16"
+    source = f"{__file__}:{job['model']}" if own else f"torchvision:{job['model']}"
+    command = [sys.executable, SCRIPTS / "export_model.py", source, "--out", archive, "--weights", "none"]
     command += ["--seed", "0", "--warm-batchnorm", "4", "--preprocess", "imagenet", "--resize", "224x224"]
+    command += ["--classes", ",".join(f"class {channel}" for channel in range(1000))] if own else []
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
     name = archive_metadata(archive)["classes"][str(CLASS)]
     (folder / "images").mkdir()
@@ -56,6 +61,13 @@ def make(job: dict) -> dict:
     made = {"archive": str(archive), "class": name, "images": IMAGES}
     (folder / "made.json").write_text(json.dumps(made))
     return made
+
+
+def vit_b_16() -> torch.nn.Module:
+    """torchvision's, whose head is zero before it is trained."""
+    module = torchvision.models.vit_b_16(weights=None)
+    torch.nn.init.normal_(module.heads.head.weight, std=0.02)
+    return module
 
 
 def model(job: dict) -> torch.nn.Module:
@@ -88,6 +100,8 @@ def pytorch_grad_cam(job: dict) -> Maker | str:
         "scorecam": "ScoreCAM",
         "ablationcam": "AblationCAM",
     }
+    if job["method"] not in names:
+        return "no such method"
     module = model(job)
     more: dict[str, Any] = {}
     if job["method"] == "ablationcam" and job["model"] in TOKENS:
@@ -143,6 +157,29 @@ def captum(job: dict) -> Maker | str:
     )
 
 
+def openvino_xai(job: dict) -> Maker | str:
+    if job["method"] != "reciprocam":
+        return "no such method"
+    import openvino
+    from openvino_xai import Method, Task, insert_xai
+
+    method = Method.VITRECIPROCAM if job["model"] in TOKENS else Method.RECIPROCAM
+    why = ""
+    # Some networks are taken with a free number of images alone, and those that are not are quicker with a fixed one.
+    for count in (1, -1):
+        try:
+            converted = openvino.convert_model(model(job), example_input=torch.rand(1, 3, 224, 224), input=[count, 3, 224, 224])
+            explained = insert_xai(converted, task=Task.CLASSIFICATION, explain_method=method, embed_scaling=True)
+            break
+        except (RuntimeError, ValueError) as error:
+            why = str(error).splitlines()[0]
+    else:
+        return why
+    # Where a processor has bfloat16, it would compute in that.
+    compiled = openvino.Core().compile_model(explained, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: upsampled(torch.from_numpy(compiled(pixels.numpy())["saliency_map"][0, CLASS]))
+
+
 def upsampled(saliency: torch.Tensor) -> np.ndarray:
     """A layer's map at the size of the input, f32 [224, 224], as their documentation shows it."""
     large = torch.nn.functional.interpolate(saliency[None, None].float(), (224, 224), mode="bilinear")
@@ -150,16 +187,21 @@ def upsampled(saliency: torch.Tensor) -> np.ndarray:
 
 
 def timed(peer: str, job: dict) -> dict:
-    """Maps in a loop, until the seconds are over or the images."""
+    """By method, maps in a loop, until the seconds are over or the images; why not, where there are none."""
+    return {method: timed_method(peer, {**job, "method": method}) for method in job["methods"]}
+
+
+def timed_method(peer: str, job: dict) -> dict:
+    folder = Path(job["folder"])
     made = PEERS[peer](job)
     if isinstance(made, str):
         return {"lacks": made}
-    folder = Path(job["folder"])
-    paths = sorted((folder / "images").glob("*.jpg"))[: job["images"]]
+    paths = sorted((folder / "images").glob("*.jpg"))[: 1 if job["method"] in job["probing"] else None]
 
     def one(path: Path) -> np.ndarray:
         return made(PREPARE(Image.open(path).convert("RGB"))[None])
 
+    forget_peak()
     # What the process has never had costs the first image more: not of these that take a minute for one.
     if len(paths) > 1:
         one(paths[-1])
@@ -171,19 +213,35 @@ def timed(peer: str, job: dict) -> dict:
             np.save(folder / f"{peer}-{job['method']}.npy", saliency)
         if time.perf_counter() - start > job["seconds"]:
             break
-    return {"num_samples": count, "loop_s": time.perf_counter() - start}
+    return {"num_samples": count, "loop_s": time.perf_counter() - start, "peak_memory_bytes": peak()}
+
+
+def forget_peak() -> None:
+    """The most memory so far no longer counts, and what no method needs any more goes back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """The most memory, resident, since then, in bytes."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def compare(job: dict) -> dict:
-    """The largest difference of each library's first map to camflow's, both resized to the input and scaled to 0 to 1; `None` of a map of
-    zeros, which would agree with any other such map."""
+    """By method, the largest difference of each library's first map to camflow's, both resized to the input and scaled to 0 to 1; `None`
+    of a map of zeros, which would agree with any other such map."""
     import fiftyone as fo
 
-    label = fo.load_dataset(f"peers-{job['model']}").first()[f"{job['method'].replace('+', 'p')}_map"]
-    ours = scaled(cv2.resize(np.load(label.npy_path).astype(np.float32), (224, 224)))
-    folder = Path(job["folder"])
-    theirs = {peer: scaled(np.load(folder / f"{peer}-{job['method']}.npy")) for peer in job["peers"]}
-    return {peer: float(np.abs(one - ours).max()) if one.any() else None for peer, one in theirs.items()}
+    sample, folder = fo.load_dataset(f"peers-{job['model']}").first(), Path(job["folder"])
+    found = {}
+    for method, peers in job["peers"].items():
+        label = sample[f"{method.replace('+', 'p')}_map"]
+        ours = scaled(cv2.resize(np.load(label.npy_path).astype(np.float32), (224, 224)))
+        theirs = {peer: scaled(np.load(folder / f"{peer}-{method}.npy")) for peer in peers}
+        found[method] = {peer: float(np.abs(one - ours).max()) if one.any() else None for peer, one in theirs.items()}
+    return found
 
 
 def scaled(saliency: np.ndarray) -> np.ndarray:
@@ -191,7 +249,7 @@ def scaled(saliency: np.ndarray) -> np.ndarray:
     return lifted / max(float(lifted.max()), 1e-7)
 
 
-PEERS = {"pytorch_grad_cam": pytorch_grad_cam, "torchcam": torchcam, "captum": captum}
+PEERS = {"pytorch_grad_cam": pytorch_grad_cam, "torchcam": torchcam, "captum": captum, "openvino_xai": openvino_xai}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def read_classes(text: str) -> list[Any] | dict[str, Any]:
     Raises:
         ExportError: a name is empty, or the file cannot be read.
     """
-    if not Path(text).is_file():
+    # A list of names may be longer than a path can be, of which `Path.is_file` would raise.
+    if not os.path.isfile(text):
         names: list[Any] | dict[str, Any] = [name.strip() for name in text.split(",")]
         if len(names) == 1 and Path(text).suffix in FILES:
             raise ExportError(f"`--classes`: there is no file `{text}`", "names without a file are separated by commas", code=2)

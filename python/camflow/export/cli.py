@@ -260,10 +260,9 @@ def run(args: argparse.Namespace, emit: Callable[[str], None], of_program: bool 
         rescale=not args.no_rescale,
     )
     classes = None if args.classes is None else read_classes(args.classes)
-    num_classes = args.num_classes or (len(classes) if classes and args.weights == "none" else None)
     inputs = dict(map(read_input, args.input))
     task = "embedding" if args.image_tower else args.task
-    loaded = load_model(args.model, args.weights, args.seed, num_classes, classes, steps, args.prompt, inputs, task)
+    loaded = load_model(args.model, args.weights, args.seed, args.num_classes, classes, steps, args.prompt, inputs, task)
     if args.image_tower and loaded.texts is None:
         raise ExportError(
             f"`{args.model}` has no text tower, so texts cannot be scored with it",

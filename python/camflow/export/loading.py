@@ -103,7 +103,9 @@ def load_model(
     texts: dict[str, Any] = {"classes": list(classes_by_channel(classes).values()), "prompt": prompt}
     if task == "embedding" and classes is None:
         texts["is_tower"] = True
-    library, name, loaded = _found(ref, weights, num_classes, texts)
+    # Without weights a library makes the network for as many classes as are named.
+    made_for = num_classes or (len(texts["classes"]) if weights == "none" else None) or None
+    library, name, loaded = _found(ref, weights, made_for, texts)
     if loaded.texts is not None:
         _describe_texts(loaded, loaded.texts, weights, seed, prompt)
     elif prompt is not None and "camflow_texts" not in dict(loaded.module.named_buffers()):
@@ -115,6 +117,7 @@ def load_model(
             "make it for as many classes there",
             code=2,
         )
+    num_classes = made_for if library else None
     if not isinstance(loaded.module, torch.nn.Module):
         raise ExportError(
             f"`{ref}` gives a {type(loaded.module).__name__}, not an nn.Module",
