@@ -3,7 +3,7 @@
 #
 #   bash scripts/bench_peers.sh [--models NAME ...] [--methods NAME ...] [--json FILE] [FLAGS OF bench_peers.py]
 #
-# All of it is some two hours on two cores. Nothing else should run meanwhile.
+# About an hour on two cores. Nothing else should run meanwhile.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh

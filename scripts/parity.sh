@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# Compares camflow with pytorch_grad_cam, method by method and model by model, and writes the table docs/parity.md:
+# Compares camflow with pytorch_grad_cam, torch-cam, Captum, OpenVINO XAI and papers, method by method and model by model, and writes the
+# table docs/parity.md:
 #
-#   bash scripts/parity.sh [--only MODEL ...]
+#   bash scripts/parity.sh [--peer NAME ...] [--only MODEL ...]
 #
-# Its last line is `N passed, N failed`. Takes about half an hour on two cores, most of it in the reference.
+# Its last line is `N passed, N failed`. Takes about half an hour on two cores, most of it in the references.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
-# shellcheck source=scripts/shared_target.sh
-source scripts/shared_target.sh
+# shellcheck source=scripts/lab/environment.sh
+source scripts/lab/environment.sh
 
-step "building camflow"
-shared_target "${CARGO_TARGET_DIR:-target}" release
-cargo build --release --locked
+build_camflow
+beside peers
 # A part of the table would replace all of it.
 write=(--write docs/parity.md)
 [ $# -eq 0 ] || write=()
-exec "$camflow_python" -W ignore scripts/lab/parity.py --camflow "${CARGO_TARGET_DIR:-target}/release/camflow" \
-    --models "$camflow_cache/parity" "${write[@]}" "$@"
+exec "$env/bin/python" -W ignore scripts/lab/parity_table.py --camflow "$CAMFLOW" --models "$camflow_cache/parity" "${write[@]}" "$@"

@@ -12,7 +12,8 @@ OpenVINO XAI gives the maps of all classes at once, in 8 bits, of a model that O
 camflow annotates a FiftyOne dataset: beside the same it reads the database, writes PNG and `.npy` files, measures the heatmaps, and
 updates the samples.
 
-The methods that ask the network again for every channel (scorecam, ablationcam) get one image, the others as many as `--seconds` allow.
+The methods that ask the network again for every channel (scorecam, ablationcam) get one image, and small networks; the others as many
+images as `--seconds` allow.
 
 `agrees` is the largest difference between a library's map and camflow's, both from 0 to 1.
 """
@@ -48,6 +49,8 @@ MODELS = {
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "eigencam", "reciprocam", "scorecam", "ablationcam")
 # A pass of the network for every channel.
 PROBING = ("scorecam", "ablationcam")
+# Networks of which that takes a minute and not many; all of them with --all.
+PROBED = ("resnet18", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_800mf", "shufflenet_v2_x1_0")
 PEERS = {"pytorch_grad_cam": "pytorch_grad_cam", "torchcam": "torch-cam", "captum": "Captum", "openvino_xai": "OpenVINO XAI"}
 # A difference beyond this is said: another formula, or a mistake. The default mode folds batch norms, which moves the last bits.
 AGREED = 2e-3
@@ -62,6 +65,9 @@ def main() -> None:
     parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME")
+    parser.add_argument(
+        "--all", action="store_true", help="the methods of a pass for every channel of every model, too: another hour"
+    )
     parser.add_argument("--seconds", type=float, default=8, help="of each library and method (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as each model is done")
     parser.add_argument(
@@ -96,7 +102,8 @@ def benchmark(args: argparse.Namespace) -> dict:
         environment = {**os.environ, "FIFTYONE_DATABASE_URI": mongod.uri, "FIFTYONE_DO_NOT_TRACK": "true"}
         for name in args.models:
             job = {"model": name, "layer": MODELS[name], "seconds": args.seconds, "folder": str(Path(temporary) / name)}
-            job.update(methods=args.methods, probing=PROBING)
+            is_probed = args.all or name in PROBED
+            job.update(methods=[method for method in args.methods if is_probed or method not in PROBING], probing=PROBING)
             found = rows(args.camflow, job, environment, mongod.uri)
             print("\n".join(map(line, found)), flush=True)
             result["rows"] += found
@@ -117,6 +124,7 @@ def child(role: str, job: dict, environment: dict) -> dict:
 def rows(camflow: Path, job: dict, environment: dict, uri: str) -> list[dict]:
     """A line of the table for each method: camflow and each library that has the method for such a network."""
     made = child("make", job, environment)
+    job["channel"] = made["channel"]
     rows: dict[str, dict] = {method: {"model": job["model"], "method": method} for method in job["methods"]}
     for peer, name in PEERS.items():
         for method, found in child(peer, job, environment).items():

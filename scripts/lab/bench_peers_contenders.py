@@ -27,7 +27,7 @@ import torch
 SCRIPTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "lab"), str(SCRIPTS / "lab" / "standin")]
 
-LABEL, CLASS = "ground_truth", 7
+LABEL = "ground_truth"
 IMAGES = 96
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPARE = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
@@ -49,18 +49,20 @@ def make(job: dict) -> dict:
     command += ["--seed", "0", "--warm-batchnorm", "4", "--preprocess", "imagenet", "--resize", "224x224"]
     command += ["--classes", ",".join(f"class {channel}" for channel in range(1000))] if own else []
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
-    name = archive_metadata(archive)["classes"][str(CLASS)]
     (folder / "images").mkdir()
-    dataset = fo.Dataset(f"peers-{job['model']}", persistent=True)
-    samples = []
-    for index, (image, _) in enumerate(pictures(IMAGES, 480, 640)):
-        path = folder / "images" / f"{index:05}.jpg"
+    paths = [folder / "images" / f"{index:05}.jpg" for index in range(IMAGES)]
+    for path, (image, _) in zip(paths, pictures(IMAGES, 480, 640), strict=True):
         Image.fromarray(image).save(path, quality=90)
-        samples.append(fo.Sample(filepath=str(path), ground_truth=fo.Classification(label=name)))
+    # The likeliest class of the first, so that maps are not empty; some share a name.
+    with torch.no_grad():
+        logits = model(job)(PREPARE(Image.open(paths[0]))[None])[0]
+    names = archive_metadata(archive)["classes"]
+    named = [(channel, names[str(channel)]) for channel in logits.argsort(descending=True).tolist()]
+    channel, name = next((channel, name) for channel, name in named if list(names.values()).count(name) == 1)
+    dataset = fo.Dataset(f"peers-{job['model']}", persistent=True)
+    samples = [fo.Sample(filepath=str(path), **{LABEL: fo.Classification(label=name)}) for path in paths]
     dataset.add_samples(samples, progress=False)
-    made = {"archive": str(archive), "class": name, "images": IMAGES}
-    (folder / "made.json").write_text(json.dumps(made))
-    return made
+    return {"archive": str(archive), "class": name, "channel": channel}
 
 
 def vit_b_16() -> torch.nn.Module:
@@ -88,6 +90,7 @@ def tokens(job: dict) -> Callable[[torch.Tensor], torch.Tensor] | None:
 
 def pytorch_grad_cam(job: dict) -> Maker | str:
     import pytorch_grad_cam as library
+    from parity import documented_sign
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     names = {
@@ -114,8 +117,13 @@ def pytorch_grad_cam(job: dict) -> Maker | str:
     cam = getattr(library, names[job["method"]])(module, [layer], reshape_transform=tokens(job), **more)
     # 32 at a time, its documentation's own number.
     cam.batch_size = 32
-    # Frozen weights record no graph by themselves.
-    return lambda pixels: cam(input_tensor=pixels.requires_grad_(True), targets=[ClassifierOutputTarget(CLASS)])[0]
+
+    def made(pixels: torch.Tensor) -> np.ndarray:
+        # A principal component has no sign of its own; and frozen weights record no graph by themselves.
+        with documented_sign():
+            return cam(input_tensor=pixels.requires_grad_(True), targets=[ClassifierOutputTarget(job["channel"])])[0]
+
+    return made
 
 
 def torchcam(job: dict) -> Maker | str:
@@ -138,7 +146,7 @@ def torchcam(job: dict) -> Maker | str:
 
     def made(pixels: torch.Tensor) -> np.ndarray:
         output = module(pixels.requires_grad_(job["method"] != "scorecam"))
-        return upsampled(extractor(CLASS, output)[0][0].detach())
+        return upsampled(extractor(job["channel"], output)[0][0].detach())
 
     return made
 
@@ -153,7 +161,7 @@ def captum(job: dict) -> Maker | str:
     module = model(job)
     attribution = LayerGradCam(module, module.get_submodule(job["layer"]))
     return lambda pixels: upsampled(
-        attribution.attribute(pixels.requires_grad_(True), CLASS, relu_attributions=True)[0, 0].detach()
+        attribution.attribute(pixels.requires_grad_(True), job["channel"], relu_attributions=True)[0, 0].detach()
     )
 
 
@@ -177,7 +185,7 @@ def openvino_xai(job: dict) -> Maker | str:
         return why
     # Where a processor has bfloat16, it would compute in that.
     compiled = openvino.Core().compile_model(explained, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pixels: upsampled(torch.from_numpy(compiled(pixels.numpy())["saliency_map"][0, CLASS]))
+    return lambda pixels: upsampled(torch.from_numpy(compiled(pixels.numpy())["saliency_map"][0, job["channel"]]))
 
 
 def upsampled(saliency: torch.Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """CAM methods at layers that pytorch_grad_cam does not have, in PyTorch, for one image at a time: what camflow's are judged by.
 
-They are written from their papers with what torch-cam 0.5 and the published code of Group-CAM leave no doubt about; `torchcam.py` beside
+They are written from their papers with what torch-cam 0.5 and the published code of Group-CAM leave no doubt about; `torchcam_parity.py` beside
 this compares camflow with torch-cam itself. What is random follows from the sample's name as in camflow (`noise`).
 
 Each takes a classifier [N, 3, H, W] -> [N, K], the path of a layer [N, C, H', W'], an image [1, 3, H, W], a class and the sample's name,

@@ -1,6 +1,6 @@
 """The methods at the image itself in PyTorch, written from their papers, for one image at a time: what camflow's are judged by.
 
-Each gives f32 [H, W] before clipping and scaling, for a network that gives class logits [N, K]. `image_parity.py` compares these with
+Each gives f32 [H, W] before clipping and scaling, for a network that gives class logits [N, K]. `captum_parity.py` compares these with
 Captum's.
 """
 

@@ -1,19 +1,12 @@
-"""camflow's heatmaps beside torch-cam's, for the methods that it has and pytorch_grad_cam has not.
-
-    torchcam_parity.py --camflow BINARY
-
-For each network, layer and method, and for layers that are fused, the largest difference of `camflow explain --exact` to torch-cam 0.5,
-given the same tensor, the same weights and, where chance plays a part, the same noise; both at the layer's own size, clipped at 0 and
-scaled to [0, 1]. 1e-4 is allowed.
-The last line is `N passed, N failed`.
+"""Methods at layers beside torch-cam's, those that it has and pytorch_grad_cam has not, and its rule for layers that are fused: rows of
+`parity_table.py`. Both are given the same noise, where chance plays a part; maps are of the layer's own size, clipped at 0 and scaled to
+[0, 1].
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
-import tempfile
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -72,41 +65,25 @@ def fused(network: torch.nn.Module, layers: list[str], pixels: torch.Tensor, cha
         return extractor.fuse_cams(maps)[0].detach().numpy()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
-    args = parser.parse_args()
-    passed = []
-    with tempfile.TemporaryDirectory() as folder:
-        for model, size, layers in CASES:
-            case = parity.Case(model, tuple(layers), size)
-            archive = Path(folder) / f"{len(passed)}.pt2"
-            command = [sys.executable, parity.export_model.__file__, model, "--out", archive]
-            command += [] if model == TINY else case.export
-            subprocess.run([str(part) for part in command], check=True, capture_output=True)
-            network = parity.export_model.load_model(model, "none").module
-            network.load_state_dict(torch.export.load(archive).state_dict)
-            network.eval()
-            pixels, channel = parity.picture(*size, seed=7), 2
-
-            def tell(what: str, found: np.ndarray, wanted: np.ndarray, model=model) -> None:
-                largest = float(np.abs(found - wanted).max())
-                passed.append(largest <= 1e-4 and wanted.std() > 0.05)
-                mark = "ok    " if passed[-1] else "FAILED"
-                print(f"{mark} {model.rpartition('/')[2]} {what}: max {largest:.1e}", flush=True)
-
-            for layer, methods in layers.items():
-                flags = ["--exact", "--size", "layer"]
-                found = parity.camflow_maps(args.camflow, archive, case, (layer,), pixels, None, channel, methods, flags)
-                for method in methods:
-                    tell(f"{layer} {method}", found[method, layer], theirs(network, layer, pixels, channel, method, "input.0"))
-            flags = ["--exact", "--size", "layer", "--fusion", "max"]
-            found = parity.camflow_maps(args.camflow, archive, case, tuple(layers), pixels, None, channel, [*FUSED], flags)
-            for method in FUSED:
-                tell(f"fused {method}", found[method, "fused"], fused(network, [*layers], pixels, channel, method))
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    return 0 if all(passed) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def rows(binary: Path, models: Path, chosen: Callable[[str], bool]) -> Iterator[parity.Row]:
+    """Of the models that are chosen; their archives are in that folder, or made."""
+    for model, size, layers in CASES:
+        if not chosen(model):
+            continue
+        case = parity.Case(model, tuple(layers), size, export=() if model == TINY else parity.Case.export)
+        archive = parity.exported(case, models)
+        network = parity.export_model.load_model(model, "none").module
+        network.load_state_dict(torch.export.load(archive).state_dict)
+        network.eval()
+        pixels, channel = parity.picture(*size, seed=7), 2
+        for layer, methods in layers.items():
+            flags = ["--exact", "--size", "layer"]
+            found = parity.camflow_maps(binary, archive, case, (layer,), pixels, None, channel, methods, flags)
+            for method in methods:
+                wanted = theirs(network, layer, pixels, channel, method, "input.0")
+                yield parity.beside("torch-cam", model, method, found[method, layer], wanted)
+        flags = ["--exact", "--size", "layer", "--fusion", "max"]
+        found = parity.camflow_maps(binary, archive, case, tuple(layers), pixels, None, channel, [*FUSED], flags)
+        for method in FUSED:
+            wanted = fused(network, [*layers], pixels, channel, method)
+            yield parity.beside("torch-cam", model, f"{method}, layers fused", found[method, "fused"], wanted)

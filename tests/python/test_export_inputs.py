@@ -188,7 +188,10 @@ def test_classes_can_be_counted_and_named(models, tmp_path):
     (tmp_path / "names.json").write_text('{"ant": 1, "bee": 0}')
     assert classes_by_channel(read_classes(str(tmp_path / "names.json"))) == {"0": "bee", "1": "ant"}
     (tmp_path / "own.py").write_text("import torch\ndef net():\n    return torch.nn.Conv2d(3, 2, 1)\n")
-    assert load_model(f"{tmp_path / 'own.py'}:net", "none", classes=["ant", "bee"]).metadata["classes"] == {"0": "ant", "1": "bee"}
+    assert load_model(f"{tmp_path / 'own.py'}:net", "none", classes=["ant", "bee"]).metadata["classes"] == {
+        "0": "ant",
+        "1": "bee",
+    }
     assert load_model("torchvision:squeezenet1_1", "none", classes=["ant", "bee"]).module.num_classes == 2
     loaded = load_model("torchvision:squeezenet1_1", "none", num_classes=2, classes=["ant", "bee"])
     assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 2) and loaded.metadata["classes"] == {"0": "ant", "1": "bee"}

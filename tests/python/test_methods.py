@@ -182,7 +182,7 @@ def test_several_layers_are_fused_as_the_reference_does(camflow, export, tmp_pat
 
 
 def test_several_layers_are_fused_as_torch_cam_does(binary, export):
-    """The rule applied to the layers' own maps; `scripts/lab/torchcam.sh` compares with torch-cam itself."""
+    """The rule applied to the layers' own maps; `scripts/lab/torchcam_parity.py` compares with torch-cam itself."""
     case = CASES["torchvision:resnet18"]
     archive = export(case.model, *case.export)
     pixels = parity.picture(*case.size, seed=3)

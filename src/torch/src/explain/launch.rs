@@ -28,6 +28,10 @@ use camflow_pipeline::{
     PixelClasses, Prediction, RunError, SampleFailure, Stage, TargetDetection, TargetPixels,
 };
 
+/// Why a sample has no heatmap whose numbers are not finite.
+pub(super) const NOT_FINITE: &str =
+    "the model gives NaN or infinity for this image, or the method makes them of what it gives, so there is no heatmap";
+
 /// A batch, or a part of one, that is launched.
 #[derive(Debug)]
 pub(super) struct Launched {
@@ -257,8 +261,7 @@ impl TorchExplainer {
     pub(super) fn add(&self, sample: DecodedSample, found: Found, result: &mut HeatmapBatch) {
         let Found { classes, prediction, detected, pixels } = found;
         let Some(mut classes) = classes else {
-            let error = "the model gives NaN or infinity for this image, so there is no heatmap".to_owned();
-            result.failed.push(failure(sample, error));
+            result.failed.push(failure(sample, NOT_FINITE.to_owned()));
             return;
         };
         // Heatmaps of a layer's own size show the model's input, others the whole image.

@@ -14,7 +14,7 @@ use super::{
     detection::boxed,
     grid::{Cell, ColumnIndex, SampleIndex},
     heatmap::{self, OnHost, ToHost},
-    launch::failure,
+    launch::{NOT_FINITE, failure},
 };
 use crate::program::{HostCopy, send};
 use camflow_media::{BinaryMask, FrameRegion, InputPixels, SliceAxis, SlicePart, Upsampling, Window};
@@ -259,7 +259,7 @@ impl TorchExplainer {
         }
         match self.finish_slices(&sum, sliced) {
             Ok(Some(classes)) => Ok(Ok((sum.seen(), classes))),
-            Ok(None) => Ok(Err("the model gives NaN or infinity for this image, so there is no heatmap".to_owned())),
+            Ok(None) => Ok(Err(NOT_FINITE.to_owned())),
             Err(error) => {
                 self.check_device(&error)?;
                 Ok(Err(error.text()))

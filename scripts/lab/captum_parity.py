@@ -1,20 +1,15 @@
-"""Methods at the image itself beside Captum's: `camflow explain --exact` and Captum 0.9.0, given the same tensor and the same weights.
-
-    image_parity.py --camflow BINARY [--models FOLDER] [--only MODEL ...]
+"""Methods at the image itself beside Captum's: rows of `parity_table.py`.
 
 Captum gives attributions of every channel; they become a map as the methods' files say. Guided backpropagation is compared with Captum's,
 which is another implementation than pytorch_grad_cam's. RISE is not in Captum: tests/python/test_image_methods.py has it.
-Allowed are 1e-4. The last line is `N passed, N failed`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 from captum.attr import GuidedBackprop, IntegratedGradients, NoiseTunnel, Occlusion, Saliency
 
 import torch
@@ -24,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import image_reference as own
 import parity
 
-ALLOWED = 1e-4
 # As small as they may be: occlusion asks about each place.
 CASES = {
     "torchvision:resnet18": ((96, 112), own.METHODS),
@@ -66,39 +60,22 @@ def captum_map(method: str, model, image: torch.Tensor, channel: int, layer) -> 
     return Occlusion(model).attribute(image, target=channel, perturbations_per_eval=16, **options)[0].mean(0)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
-    parser.add_argument("--models", type=Path, metavar="FOLDER")
-    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
-    args = parser.parse_args()
-    num_passed = num_failed = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        models = args.models or Path(temporary)
-        models.mkdir(parents=True, exist_ok=True)
-        for name, (size, methods) in CASES.items():
-            if args.only and name not in args.only:
-                continue
-            case = parity.Case(name, (LAYERS[name],), size)
-            archive = parity.exported(case, models)
-            model = parity.export_model.load_model(name, "none").module
-            model.load_state_dict(torch.export.load(archive).state_dict)
-            model.eval().requires_grad_(True)
-            image = parity.picture(*size, seed=sum(map(ord, name)))
-            with torch.no_grad():
-                channel = int(model(image)[0].argmax())
-            asked = [method for method in methods if method != "rise"]
-            found = parity.camflow_maps(args.camflow, archive, case, case.layers, image, None, channel, asked, ["--exact"])
-            for method in asked:
-                label = case.layers[0] if method == "guided-gradcam" else "image"
-                wanted = captum_map(method, model, image.clone(), channel, model.get_submodule(LAYERS[name])).detach()
-                largest = float(np.abs(found[method, label] - own.heatmap(wanted)).max())
-                passed = largest <= ALLOWED
-                num_passed, num_failed = num_passed + passed, num_failed + (not passed)
-                print(f"{'ok    ' if passed else 'FAILED'} {name} {method}: max {largest:.1e}", flush=True)
-    print(f"{num_passed} passed, {num_failed} failed")
-    return 1 if num_failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def rows(binary: Path, models: Path, chosen: Callable[[str], bool]) -> Iterator[parity.Row]:
+    """Of the models that are chosen; their archives are in that folder, or made."""
+    for name, (size, methods) in CASES.items():
+        if not chosen(name):
+            continue
+        case = parity.Case(name, (LAYERS[name],), size)
+        archive = parity.exported(case, models)
+        model = parity.export_model.load_model(name, "none").module
+        model.load_state_dict(torch.export.load(archive).state_dict)
+        model.eval().requires_grad_(True)
+        image = parity.picture(*size, seed=sum(map(ord, name)))
+        with torch.no_grad():
+            channel = int(model(image)[0].argmax())
+        asked = [method for method in methods if method != "rise"]
+        found = parity.camflow_maps(binary, archive, case, case.layers, image, None, channel, asked, ["--exact"])
+        for method in asked:
+            label = case.layers[0] if method == "guided-gradcam" else "image"
+            wanted = captum_map(method, model, image.clone(), channel, model.get_submodule(LAYERS[name])).detach()
+            yield parity.beside("Captum", name, method, found[method, label], own.heatmap(wanted))
