@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import grad_cam_reference
 import parity
 
 # Those whose maps of all classes come of gradients that no image changes, and one that looks at no class.
@@ -96,7 +97,7 @@ def main() -> None:
         np.save(folder / "input.npy", pixels.numpy())
         layers = [model.model.get_submodule(args.layer)]
         name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-        print(f"{args.model}, {args.layer}, {args.size} px, batch {parity.REPEATS}, on {device} ({name})")
+        print(f"{args.model}, {args.layer}, {args.size} px, batch {grad_cam_reference.REPEATS}, on {device} ({name})")
         if args.classes:
             all_classes(args, archive, folder / "input.npy", device, args.classes)
         print("\n| method | precision | pytorch_grad_cam | camflow | ratio | largest difference |")
@@ -107,7 +108,9 @@ def main() -> None:
             for _ in range(args.repeat):
                 start = processor_seconds(resource.RUSAGE_SELF)
                 with contextlib.redirect_stderr(io.StringIO()):
-                    wanted = parity.reference_map(case, model, layers, pixels.to(device), None, 7, method, eigen=False, aug=False)
+                    wanted = grad_cam_reference.reference_map(
+                        case, model, layers, pixels.to(device), None, 7, method, eigen=False, aug=False
+                    )
                 theirs = min(theirs, processor_seconds(resource.RUSAGE_SELF) - start)
                 for precision in args.precisions:
                     took = explain_seconds(args, archive, folder, method, precision, device)

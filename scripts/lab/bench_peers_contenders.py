@@ -90,7 +90,7 @@ def tokens(job: dict) -> Callable[[torch.Tensor], torch.Tensor] | None:
 
 def pytorch_grad_cam(job: dict) -> Maker | str:
     import pytorch_grad_cam as library
-    from parity import documented_sign
+    from grad_cam_reference import documented_sign
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     names = {

@@ -206,9 +206,9 @@ def one_output(module: Any, index: int) -> Any:
 
 def reference(case: Any, output: Any, path: str, *arguments: Any) -> Any:
     """pytorch_grad_cam's heatmap at a layer of the model."""
-    import parity
+    import grad_cam_reference
 
-    return parity.reference_map(case, output, [output.model.get_submodule(path)], *arguments, eigen=False, aug=False)
+    return grad_cam_reference.reference_map(case, output, [output.model.get_submodule(path)], *arguments, eigen=False, aug=False)
 
 
 def overwrites(output: Any, path: str, pixels: Any) -> bool:

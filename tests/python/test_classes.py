@@ -17,6 +17,7 @@ import torch
 LAB = Path(__file__).resolve().parents[2] / "scripts" / "lab"
 sys.path.insert(0, str(LAB))
 import affine_models
+import grad_cam_reference
 import parity
 
 MODELS = Path(__file__).with_name("affine_models.py")
@@ -59,7 +60,9 @@ def reference():
         model.load_state_dict(torch.export.load(archive).state_dict)
         model = parity.Logits(model).eval().requires_grad_(True)
         case = parity.Case(name, ("features",), SIZE)
-        return parity.reference_map(case, model, [model.model.features], pixels, None, channel, method, eigen=False, aug=False)
+        return grad_cam_reference.reference_map(
+            case, model, [model.model.features], pixels, None, channel, method, eigen=False, aug=False
+        )
 
     return run
 

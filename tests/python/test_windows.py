@@ -16,6 +16,7 @@ from torch import nn
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+import grad_cam_reference
 import parity
 from camflow import export as exporter
 from camflow.export.evidence import telling
@@ -142,7 +143,7 @@ def test_windows_are_explained_as_by_pytorch_grad_cam(binary, tmp_path):
 
 def reference_map(model, layer, reshape, pixels, method):
     with (
-        parity.documented_sign(),
+        grad_cam_reference.documented_sign(),
         parity.METHODS[method](model=model, target_layers=[layer], reshape_transform=reshape) as cam,
     ):
         return cam(pixels.clone(), targets=[parity.ClassifierOutputTarget(1)])[0]

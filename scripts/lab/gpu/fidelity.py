@@ -62,6 +62,7 @@ def read_maps(out: Path) -> dict:
 
 
 def fidelity() -> dict:
+    import grad_cam_reference
     import parity
 
     tf32(False)
@@ -111,18 +112,18 @@ def fidelity() -> dict:
                     else contextlib.nullcontext()
                 )
                 try:
-                    with parity.documented_sign(), attention:
+                    with grad_cam_reference.documented_sign(), attention:
                         layers = lambda net, layer=layer: [] if layer == "all" else [net.model.get_submodule(layer)]  # noqa: E731
-                        single[key] = parity.reference_map(
+                        single[key] = grad_cam_reference.reference_map(
                             case, model, layers(model), pixels, mask, JOB["channel"], method, False, False
                         )
                         if method not in parity.PROBING:
-                            truth[key] = parity.reference_map(
+                            truth[key] = grad_cam_reference.reference_map(
                                 case, double, layers(double), pixels.double(), mask, JOB["channel"], method, False, False
                             )
                         if method == "gradcam" and CUDA:
                             tf32(True)
-                            reduced[key] = parity.reference_map(
+                            reduced[key] = grad_cam_reference.reference_map(
                                 case, model, layers(model), pixels, mask, JOB["channel"], method, False, False
                             )
                             tf32(False)
@@ -175,6 +176,7 @@ def fidelity() -> dict:
 
 
 def method() -> dict:
+    import grad_cam_reference
     import parity
 
     tf32(False)
@@ -189,7 +191,9 @@ def method() -> dict:
             wait()
             start = time.perf_counter()
             with contextlib.redirect_stderr(io.StringIO()):
-                wanted = parity.reference_map(case, model, layers, pixels.to(DEVICE), None, JOB["channel"], name, False, False)
+                wanted = grad_cam_reference.reference_map(
+                    case, model, layers, pixels.to(DEVICE), None, JOB["channel"], name, False, False
+                )
             wait()
             result[name] = {"s": round(time.perf_counter() - start, 3), "attempt": attempt}
             if result[name]["s"] > 20:

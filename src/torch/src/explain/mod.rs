@@ -164,7 +164,11 @@ impl TorchExplainer {
         let max_batch = if program.metadata.input.dynamic == Dynamic::None || options.one_by_one { 1 } else { usize::MAX };
         let is_shared = |layer: &LayerIndex| affine[usize::from(*layer)] && plan.runs_on_from(layers[*layer]);
         let of_shared = |column: &Column| {
-            column.method.differentiated().is_some() && !column.layers.is_empty() && column.layers.iter().all(is_shared)
+            let takes = |layer: &LayerIndex| {
+                let layout = options.layers[usize::from(*layer)].layout;
+                is_shared(layer) && column.method.takes_shared(layout, options.reduction())
+            };
+            !column.layers.is_empty() && column.layers.iter().all(takes)
         };
         let class_gradients = ClassGradients::new(columns.iter().map(of_shared).collect(), max_batch);
         let mut derivatives: Vec<Derivative> = Vec::new();

@@ -2,7 +2,13 @@
 
 use crate::program::{Detections, Layer, OneChannel, References};
 
-use super::{HeatmapSize, Method, cam::Whole, grid::LayerIndex, replacement::Replacement, sampling::Sampling};
+use super::{
+    HeatmapSize, Method,
+    cam::{Reduction, Whole},
+    grid::LayerIndex,
+    replacement::Replacement,
+    sampling::Sampling,
+};
 use camflow_names::Choice;
 
 /// What is explained.
@@ -131,6 +137,11 @@ impl ExplainOptions {
     /// Whether the model is asked about changed images, which heatmaps over its input say how to change.
     pub(super) fn examines(&self) -> bool {
         self.faithfulness || self.counterfactuals.is_some()
+    }
+
+    /// How channels become one map.
+    pub(super) fn reduction(&self) -> Reduction {
+        if self.eigen_smooth { Reduction::FirstComponent } else { Reduction::Sum }
     }
 
     /// Whether variants of samples are run, several at a time.

@@ -5,7 +5,6 @@ use typed_index_collections::{TiSlice, TiVec};
 
 use super::{
     ExplainError, TorchExplainer,
-    cam::Reduction,
     class_gradients::ClassMaps,
     detection::predicted,
     grid::{Cell, ColumnIndex, Grid, SampleIndex, TargetIndex},
@@ -118,7 +117,7 @@ impl TorchExplainer {
             None => None,
         };
         let run = Run::new(setting, execution, guided, scores, keys);
-        let reduction = if self.options.eigen_smooth { Reduction::FirstComponent } else { Reduction::Sum };
+        let reduction = self.options.reduction();
         let mut shared = self.class_gradients.maps(&run, &self.columns, reduction)?;
         let is_all_shared = shared.iter().all(Option::is_some);
         let targets: Vec<TargetIndex> = run.scores().targets().collect();

@@ -80,7 +80,8 @@ pub trait Evidence<'a>: Sized {
         true
     }
 
-    /// What is differentiated, where its gradient in a layer and the layer's activation are all that it holds.
+    /// What is differentiated, where its gradient in a layer and the layer's activation are all that it holds, or all that is asked for
+    /// where no image changes that gradient.
     fn differentiated() -> Option<Differentiated> {
         None
     }
@@ -381,6 +382,23 @@ impl<'a> Evidence<'a> for ActivationVariants<'a> {
 
     fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
         layers.iter().map(|layer| Ok(ActivationVariants { activation: pass.activation(*layer)?, pass, layer: *layer })).collect()
+    }
+}
+
+/// The same, for a method whose map follows from activation and gradient where no image changes that.
+pub(super) struct PlaceVariants<'a>(pub ActivationVariants<'a>);
+
+impl<'a> Evidence<'a> for PlaceVariants<'a> {
+    fn needs() -> Needs {
+        ActivationVariants::needs()
+    }
+
+    fn gather(pass: &'a Pass<'a>, layers: &[LayerIndex]) -> Result<Vec<Self>, ExplainError> {
+        Ok(ActivationVariants::gather(pass, layers)?.into_iter().map(PlaceVariants).collect())
+    }
+
+    fn differentiated() -> Option<Differentiated> {
+        Some(Differentiated::of::<ClassScore>())
     }
 }
 

@@ -54,7 +54,7 @@ use super::{
     pass::{Differentiated, Pass},
     sampling::Sampling,
 };
-use crate::program::Influence;
+use crate::program::{Influence, Layout};
 use camflow_names::Choice;
 pub use evidence::Gradients;
 pub(super) use evidence::{Evidence, Needs};
@@ -96,6 +96,12 @@ pub trait CamMethod: Sync + 'static {
     /// libtorch fails, for want of memory say.
     fn of_classes(&self, _activation: &Tensor, _gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
         Ok(None)
+    }
+
+    /// Whether maps at a layer of this layout can be made of gradients that no image changes, where the evidence says what is
+    /// differentiated.
+    fn takes_shared(&self, _layout: Layout, _reduction: Reduction) -> bool {
+        true
     }
 
     /// What it does that takes the logits of a classifier, in words that follow its name. `None`: a map of logits will do.
@@ -140,6 +146,7 @@ trait AnyMethod: Sync {
     fn saliencies(&self, pass: &Pass<'_>, layers: &[LayerIndex], reduction: Reduction) -> Result<Vec<Tensor>, ExplainError>;
     fn is_of_class(&self) -> bool;
     fn differentiated(&self) -> Option<Differentiated>;
+    fn takes_shared(&self, layout: Layout, reduction: Reduction) -> bool;
     fn of_shared(&self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError>;
     fn for_classifiers(&self) -> Option<&'static str>;
     fn whole(&self, sampling: Sampling) -> Whole;
@@ -164,6 +171,10 @@ impl<M: CamMethod> AnyMethod for M {
 
     fn differentiated(&self) -> Option<Differentiated> {
         <M::Evidence<'static> as Evidence<'static>>::differentiated()
+    }
+
+    fn takes_shared(&self, layout: Layout, reduction: Reduction) -> bool {
+        CamMethod::takes_shared(self, layout, reduction)
     }
 
     fn of_shared(&self, activation: &Tensor, gradient: &Tensor, reduction: Reduction) -> Result<Tensor, ExplainError> {
@@ -332,6 +343,11 @@ impl Method {
     /// What is differentiated, where its gradient in a layer and the layer's activation are all that the method takes.
     pub(super) fn differentiated(self) -> Option<Differentiated> {
         self.implementation().differentiated()
+    }
+
+    /// Whether maps at a layer of this layout can be made of gradients that no image changes.
+    pub(super) fn takes_shared(self, layout: Layout, reduction: Reduction) -> bool {
+        self.differentiated().is_some() && self.implementation().takes_shared(layout, reduction)
     }
 
     /// The saliency `[N, T, H', W']` of `T` classes of a method that is: from the activation and gradients that no image changes, as

@@ -15,13 +15,15 @@
 //! `TorchViTReciproCAM`, which scale the logits by minimum and maximum.
 //!
 //! No gradient: as many runs of the graph behind the layer as it has places, many at a time, for all classes of a sample at once. Late
-//! layers have few places, and little behind them; early ones have many, and all of the network.
+//! layers have few places, and little behind them; early ones have many, and all of the network. Where all behind feature maps is affine,
+//! pooling and a linear layer say, no place needs a run: with the gradient `g = dy/dA` that no image changes, and `b` that is the same for
+//! all places, `s_ij = sum_c g[c,i,j] * A[c,i,j] + b`.
 
 use tch::{Kind, TchError, Tensor};
 
 use super::{
-    CamMethod, Reduction,
-    evidence::{ActivationVariants, Original},
+    CamMethod, Reduction, everywhere,
+    evidence::{Original, PlaceVariants},
 };
 use crate::{
     explain::{
@@ -40,11 +42,23 @@ const BINOMIAL: [f32; 9] = [0.0625, 0.125, 0.0625, 0.125, 0.25, 0.125, 0.0625, 0
 pub(super) struct ReciproCam;
 
 impl CamMethod for ReciproCam {
-    type Evidence<'a> = ActivationVariants<'a>;
+    type Evidence<'a> = PlaceVariants<'a>;
 
-    fn saliency(&self, evidence: &ActivationVariants<'_>, _reduction: Reduction) -> Result<Tensor, ExplainError> {
+    fn saliency(&self, PlaceVariants(evidence): &PlaceVariants<'_>, _reduction: Reduction) -> Result<Tensor, ExplainError> {
         let (n, _, height, width) = evidence.activation.size4()?;
         Ok(evidence.of_samples::<Self>(places)?.f_view([n, height, width])?)
+    }
+
+    fn takes_shared(&self, layout: Layout, reduction: Reduction) -> bool {
+        !is_soft(layout) && reduction == Reduction::Sum
+    }
+
+    fn of_classes(&self, activation: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let given = match everywhere(gradient)? {
+            Some(gradient) => Reduction::sum_by_class(activation, &gradient)?,
+            None => activation.f_unsqueeze(1)?.f_mul(gradient)?.f_sum_dim_intlist(2i64, false, None::<Kind>)?,
+        };
+        given.f_sub(&given.f_amin([2i64, 3].as_slice(), true)?).map(Some)
     }
 }
 
@@ -56,7 +70,7 @@ fn places(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Resu
     original.check_resume(probe)?;
     let torch = |error: TchError| probe.failed("mask", &error);
     let (_, _, height, width) = original.channels.size4().map_err(torch)?;
-    let is_soft = !matches!(original.layer.layout, Layout::Nchw | Layout::Nhwc);
+    let is_soft = is_soft(original.layer.layout);
     let mut columns = Vec::new();
     for (first, count) in probe.options.batches(height * width) {
         let variants = masks((first, count), (height, width), is_soft, &original.channels)
@@ -67,6 +81,11 @@ fn places(probe: &Probe<'_>, original: &Original<'_>, scores: &[&Score]) -> Resu
     }
     let given = Tensor::f_cat(&columns, 1).map_err(torch)?; // [T, H' W']
     given.f_amin([1i64].as_slice(), true).and_then(|least| given.f_sub(&least)).map_err(torch)
+}
+
+/// Whether a mask reaches beyond its place.
+fn is_soft(layout: Layout) -> bool {
+    !matches!(layout, Layout::Nchw | Layout::Nhwc)
 }
 
 /// The masks `[B, 1, H', W']` of `B` places in the order of rows, of the type and on the device of `like`.
@@ -85,6 +104,18 @@ fn masks((first, count): (i64, i64), (height, width): (i64, i64), is_soft: bool,
 mod tests {
     use super::super::testing::{assert_near, tensor, values};
     use super::*;
+
+    #[test]
+    fn of_a_linear_score_a_place_gives_its_product_with_the_gradient() {
+        let activation = tensor(&[1.0, 2.0, 3.0, -1.0], [1, 2, 1, 2]);
+        let pooled = tensor(&[2.0, 1.0, 0.0, 1.0], [1, 2, 2, 1, 1]);
+        let found = ReciproCam.of_classes(&activation, &pooled).expect("maps").expect("they are made so");
+        assert_eq!(found.size(), [1, 2, 1, 2]);
+        assert_near(&values(&found), &[2.0, 0.0, 4.0, 0.0]);
+        let varied = tensor(&[1.0, 0.0, 0.0, 5.0], [1, 1, 2, 1, 2]);
+        let found = ReciproCam.of_classes(&activation, &varied).expect("maps").expect("they are made so");
+        assert_near(&values(&found), &[6.0, 0.0]);
+    }
 
     #[test]
     fn each_place_alone_in_the_order_of_rows() {
