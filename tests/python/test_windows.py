@@ -146,7 +146,7 @@ def reference_map(model, layer, reshape, pixels, method):
         grad_cam_reference.documented_sign(),
         parity.METHODS[method](model=model, target_layers=[layer], reshape_transform=reshape) as cam,
     ):
-        return cam(pixels.clone(), targets=[parity.ClassifierOutputTarget(1)])[0]
+        return cam(pixels.clone(), targets=[grad_cam_reference.ClassifierOutputTarget(1)])[0]
 
 
 def test_windows_are_explained_as_the_same_tokens_row_by_row(camflow, tmp_path):
