@@ -104,7 +104,7 @@ def load_model(
     if task == "embedding" and classes is None:
         texts["is_tower"] = True
     # Without weights a library makes the network for as many classes as are named.
-    made_for = num_classes or (len(texts["classes"]) if weights == "none" else None) or None
+    made_for = num_classes or (weights == "none" and len(texts["classes"])) or None
     library, name, loaded = _found(ref, weights, made_for, texts)
     if loaded.texts is not None:
         _describe_texts(loaded, loaded.texts, weights, seed, prompt)
