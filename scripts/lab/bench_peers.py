@@ -15,7 +15,7 @@ updates the samples.
 The methods that ask the network again for every channel (scorecam, ablationcam) get one image, and small networks; the others as many
 images as `--seconds` allow.
 
-`agrees` is the largest difference between a library's map and camflow's, both from 0 to 1.
+`largest difference` is that between a library's map and camflow's, both from 0 to 1.
 """
 
 from __future__ import annotations
