@@ -28,6 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import filing
 from private_mongod import PrivateMongod
 
 # Nothing large is imported here: a child's peak memory begins with that of its parent.
@@ -53,8 +54,6 @@ RATIOS = {
     "bf16_vs_tuned": ("camflow_bf16", "tuned_bf16"),
     "end_to_end_vs_device": ("camflow", "device"),
 }
-# Where a file says that the table belongs.
-BEGIN, END = "<!-- begin: scripts/bench.sh -->\n", "<!-- end: scripts/bench.sh -->\n"
 
 
 def say(text: str) -> None:
@@ -227,12 +226,7 @@ def table(result: dict) -> str:
 
 def plot(result: dict, path: Path) -> None:
     """Images per second as bars."""
-    import matplotlib
-
-    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
-    # The same file for the same numbers.
-    matplotlib.rcParams.update({"svg.hashsalt": "camflow", "svg.fonttype": "none", "font.size": 10})
-    import matplotlib.pyplot as plt
+    plt = filing.pyplot(path)
 
     contenders = {name: one for name, one in result["contenders"].items() if name in CONTENDERS}
     names = list(contenders)[::-1]
@@ -249,7 +243,7 @@ def plot(result: dict, path: Path) -> None:
         f"images/s: {result['model']}, {len(result['layers'])} layers, 3x{result['input'][1]}x{result['input'][2]}\n{machine_text(result)}, {result['date']}"
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
+    filing.save(figure, path)
 
 
 # ----------------------------------------------------------------------------------------------------------- main
@@ -381,14 +375,6 @@ def memory_table(result: dict) -> str:
     )
 
 
-def file_table(result: dict, path: Path) -> None:
-    """Writes the table to a file, or into it, between the marks that say where."""
-    text = path.read_text() if path.exists() else ""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    path.write_text(f"{before}{begin}{table(result)}{end}{after}" if begin and end else table(result))
-
-
 def size(text: str) -> list[int]:
     height, width = text.split("x")
     return [int(height), int(width)]
@@ -398,14 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     release = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     cache = Path(os.environ.get("CAMFLOW_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camflow")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the table there, where `benches/RESULTS.md` marks its place"
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture there: .svg or .png")
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="measure nothing; take the figures of an earlier --json"
-    )
+    filing.add_flags(parser)
     parser.add_argument("--repeat", type=int, default=1, help="rounds in which contenders take turns (default: %(default)s)")
     parser.add_argument("--samples", type=int, help="images (default: 8 on a CPU, 256 on a GPU)")
     parser.add_argument("--notebook-samples", type=int, help="images for the tutorial's loop (default: 2 on a CPU, 32 on a GPU)")
@@ -462,7 +441,7 @@ def main() -> None:
             args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
     if args.markdown:
-        file_table(result, args.markdown)
+        filing.put(args.markdown, "scripts/bench.sh", table(result))
     if args.plot:
         plot(result, args.plot)
 

@@ -90,9 +90,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         archive = parity.exported(case, folder)
-        module = parity.export_model.load_model(case.model, "none").module
-        module.load_state_dict(torch.export.load(archive).state_dict)
-        model = parity.Logits(module).eval().requires_grad_(True).to(device)
+        model = parity.Logits(parity.network(case.model, archive)).eval().requires_grad_(True).to(device)
         pixels = parity.picture(*case.size, seed=0)
         np.save(folder / "input.npy", pixels.numpy())
         layers = [model.model.get_submodule(args.layer)]

@@ -29,6 +29,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import filing
 from bench import ROOT, commit, cpu_name, measure, say
 from private_mongod import PrivateMongod
 
@@ -56,8 +57,6 @@ PEERS = {"pytorch_grad_cam": "pytorch_grad_cam", "torchcam": "torch-cam", "captu
 AGREED = 2e-3
 # A level of 8 bits, and a half.
 AGREED_IN_BYTES = 6e-3
-# Where a file says that the table belongs.
-BEGIN, END = "<!-- begin: scripts/bench_peers.sh -->\n", "<!-- end: scripts/bench_peers.sh -->\n"
 
 
 def main() -> None:
@@ -69,22 +68,13 @@ def main() -> None:
         "--all", action="store_true", help="the methods of a pass for every channel of every model, too: another hour"
     )
     parser.add_argument("--seconds", type=float, default=8, help="of each library and method (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as each model is done")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the table there, where `benches/RESULTS.md` marks its place"
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture there: .svg or .png")
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE", help="measure nothing; take the figures of an earlier --json"
-    )
+    filing.add_flags(parser)
     args = parser.parse_args()
     result = json.loads(args.source.read_text()) if args.source else benchmark(args)
     text = "\n".join(table(result))
     print(text)
     if args.markdown:
-        before = args.markdown.read_text()
-        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
-        args.markdown.write_text(before[:start] + text + "\n" + before[end:])
+        filing.put(args.markdown, "scripts/bench_peers.sh", text + "\n")
     if args.plot:
         plot(result, args.plot)
 
@@ -206,12 +196,7 @@ def machine(result: dict) -> str:
 
 def plot(result: dict, path: Path) -> None:
     """By method and model, how many times a library's rate camflow has."""
-    import matplotlib
-
-    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
-    # The same file for the same numbers.
-    matplotlib.rcParams.update({"svg.hashsalt": "camflow", "svg.fonttype": "none", "font.size": 9})
-    import matplotlib.pyplot as plt
+    plt = filing.pyplot(path, 9)
     from matplotlib.ticker import FixedLocator, FormatStrFormatter
 
     methods = list(dict.fromkeys(one["method"] for one in result["rows"]))
@@ -237,7 +222,7 @@ def plot(result: dict, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="upper center", ncols=len(PEERS), frameon=False)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
+    filing.save(figure, path)
 
 
 if __name__ == "__main__":

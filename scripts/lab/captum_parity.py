@@ -67,9 +67,7 @@ def rows(binary: Path, models: Path, chosen: Callable[[str], bool]) -> Iterator[
             continue
         case = parity.Case(name, (LAYERS[name],), size)
         archive = parity.exported(case, models)
-        model = parity.export_model.load_model(name, "none").module
-        model.load_state_dict(torch.export.load(archive).state_dict)
-        model.eval().requires_grad_(True)
+        model = parity.network(name, archive).requires_grad_(True)
         image = parity.picture(*size, seed=sum(map(ord, name)))
         with torch.no_grad():
             channel = int(model(image)[0].argmax())

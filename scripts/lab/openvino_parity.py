@@ -45,9 +45,7 @@ def rows(binary: Path, models: Path, chosen: Callable[[str], bool]) -> Iterator[
             continue
         case = parity.Case(name, (layer,), SIZE)
         archive = parity.exported(case, models)
-        network = parity.export_model.load_model(name, "none").module
-        network.load_state_dict(torch.export.load(archive).state_dict)
-        network.eval().requires_grad_(False)
+        network = parity.network(name, archive).requires_grad_(False)
         pixels = parity.picture(*SIZE, seed=sum(map(ord, name)))
         with torch.no_grad():
             channel = int(network(pixels)[0].argmax())

@@ -189,15 +189,20 @@ def exported(case: Case, models: Path) -> Path:
     return archive
 
 
+def network(model: str, archive: Path) -> torch.nn.Module:
+    """The network with the archive's weights, in evaluation."""
+    module = export_model.load_model(model, "none").module
+    module.load_state_dict(torch.export.load(archive).state_dict)
+    return module.eval()
+
+
 def anew(compute: Callable[[], np.ndarray], *_: object) -> np.ndarray:
     return compute()
 
 
 def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndarray] = anew) -> list[Row]:
     """The rows of one model. `kept(compute, *key)` gives what `compute` gives, which depends on the key."""
-    module = export_model.load_model(case.model, "none").module
-    module.load_state_dict(torch.export.load(archive).state_dict)
-    model = Logits(module).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
+    model = Logits(network(case.model, archive)).eval().requires_grad_(True)  # as pytorch_grad_cam finds a model
     double = copy.deepcopy(model).double()
     # Not the archive's name: it changes with the exporter, and the network does not.
     asked = (case.size, case.layout, case.grid, case.prefix, case.segmentation, case.channel)
@@ -209,8 +214,8 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
     mask[case.size[0] // 4 : -8, 8 : -case.size[1] // 3] = 1
     channel = int(logits.argmax()) if case.channel is None else case.channel
 
-    def wanted(network, dtype, layer, method, eigen, aug) -> np.ndarray:
-        return wanted_map(case, network, pixels.to(dtype), mask, channel, layer, method, eigen, aug)
+    def wanted(model, dtype, layer, method, eigen, aug) -> np.ndarray:
+        return wanted_map(case, model, pixels.to(dtype), mask, channel, layer, method, eigen, aug)
 
     methods = [m for m in METHODS if m not in case.without and not (case.segmentation and m in FOR_CLASSIFIERS_ONLY)]
     methods = [m for m in methods if m not in JOINING or len(case.layers) > 1]
@@ -257,9 +262,7 @@ def compare(binary: Path, case: Case, archive: Path, kept: Callable[..., np.ndar
 
 def compare_attention(binary: Path, model: str, archive: Path) -> list[Row]:
     """The rows of methods of attention for one transformer, of all its blocks and of the first half of them."""
-    module = export_model.load_model(model, "none").module
-    module.load_state_dict(torch.export.load(archive).state_dict)
-    module.eval().requires_grad_(True)
+    module = network(model, archive).requires_grad_(True)
     blocks, prefix, grid, read = ATTENTION[model]
     single = Tower(module, blocks, prefix, grid, read)
     double = dataclasses.replace(single, module=copy.deepcopy(module).double())
@@ -295,9 +298,7 @@ def compare_attention(binary: Path, model: str, archive: Path) -> list[Row]:
 def compare_written(binary: Path, case: Case, archive: Path) -> list[Row]:
     """The rows of methods at layers that the reference does not have, at the last layer; `sscam` and `iscam`, which take many passes a
     channel, where that layer has few."""
-    module = export_model.load_model(case.model, "none").module
-    module.load_state_dict(torch.export.load(archive).state_dict)
-    module.eval().requires_grad_(True)
+    module = network(case.model, archive).requires_grad_(True)
     pixels, layer = picture(*case.size, seed=sum(map(ord, case.model))), case.layers[-1]
     with torch.no_grad():
         channel = int(module(pixels)[0].argmax())

@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument(
         "--models", type=Path, metavar="FOLDER", help="where exported models are kept (default: a temporary folder)"
     )
-    parser.add_argument("--peer", nargs="*", default=PEERS, choices=PEERS, metavar="NAME", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--peer", nargs="+", default=PEERS, choices=PEERS, metavar="NAME", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     args = parser.parse_args()
@@ -107,6 +107,8 @@ def main() -> int:
         for row in compared(args.camflow, models, args.peer, args.only):
             rows.append(row)
             print(f"{'ok    ' if row.passed() else 'FAILED'} {describe(row)}", flush=True)
+    if not rows:
+        parser.error(f"no peer is compared on {', '.join(args.only)}")
     ratio = median_ratio(rows)
     failed = sum(not row.passed() for row in rows) + (ratio > 1.5)
     print(f"median of the default's distance to fp64 relative to fp32's: {ratio:.2f}")

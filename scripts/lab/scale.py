@@ -21,6 +21,7 @@ import os
 import sys
 from pathlib import Path
 
+import filing
 import scale_model as model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def check(args: argparse.Namespace) -> None:
     text = check_table(rows)
     print(text)
     if args.markdown:
-        put(args.markdown, "check", text)
+        filing.put(args.markdown, "scripts/lab/scale.py check", text)
 
 
 # ---------------------------------------------------------------------------------------------------------------- tables
@@ -201,15 +202,6 @@ def predicted_table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def put(path: Path, name: str, text: str) -> None:
-    """Writes a table into a file, between the marks that say where; at its end where there are none."""
-    begin, end = f"<!-- begin: scripts/lab/scale.py {name} -->\n", f"<!-- end: scripts/lab/scale.py {name} -->\n"
-    whole = path.read_text() if path.exists() else ""
-    before, _, rest = whole.partition(begin)
-    _, closed, after = rest.partition(end)
-    path.write_text(f"{before}{begin}{text}{end}{after}" if closed else f"{whole}{begin}{text}{end}")
-
-
 # --------------------------------------------------------------------------------------------------------------- predict
 
 
@@ -227,12 +219,7 @@ def predicted(profile: dict, name: str, changes: dict, gpus: list[int], device_m
 
 def plot(results: list[dict], path: Path) -> None:
     """Images/s by the number of GPUs, a colour for each time on the GPU, a line for each job."""
-    import matplotlib
-
-    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
-    # The same file for the same numbers.
-    matplotlib.rcParams.update({"svg.hashsalt": "camflow", "svg.fonttype": "none", "font.size": 10})
-    import matplotlib.pyplot as plt
+    plt = filing.pyplot(path)
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for result, style in zip(results, itertools.cycle(("-", "--", ":", "-.")), strict=False):
@@ -245,7 +232,7 @@ def plot(results: list[dict], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(title="time on the GPU, job", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
+    filing.save(figure, path)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -269,8 +256,8 @@ def predict(args: argparse.Namespace) -> None:
     text = "\n".join([*map(predicted_table, results), f"What to do then:\n\n{advice}"])
     print(text)
     if args.markdown:
-        put(args.markdown, "measure", measured_table(profile))
-        put(args.markdown, "predict", text)
+        filing.put(args.markdown, "scripts/lab/scale.py measure", measured_table(profile))
+        filing.put(args.markdown, "scripts/lab/scale.py predict", text)
     if args.plot:
         plot(results, args.plot)
 

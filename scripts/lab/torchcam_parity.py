@@ -72,9 +72,7 @@ def rows(binary: Path, models: Path, chosen: Callable[[str], bool]) -> Iterator[
             continue
         case = parity.Case(model, tuple(layers), size, export=() if model == TINY else parity.Case.export)
         archive = parity.exported(case, models)
-        network = parity.export_model.load_model(model, "none").module
-        network.load_state_dict(torch.export.load(archive).state_dict)
-        network.eval()
+        network = parity.network(model, archive)
         pixels, channel = parity.picture(*size, seed=7), 2
         for layer, methods in layers.items():
             flags = ["--exact", "--size", "layer"]
