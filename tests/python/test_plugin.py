@@ -121,18 +121,26 @@ def open_form(page) -> None:
 def fill(page, number: int, *values: str) -> None:
     """Fills in the list with this number in the form: classes, methods, layers."""
     entry = page.locator("input[placeholder^='Type and press enter']").nth(number)
+    chips = page.locator(".MuiAutocomplete-root", has=page.locator("input[placeholder^='Type and press enter']")).nth(number)
+    chips = chips.locator(".MuiChip-root")
+    kept = chips.all_inner_texts()
     for value in values:
         # What is among the choices has a text of its own: "1: backbone.layer1".
-        chip = page.locator(".MuiChip-label", has_text=re.compile(f"^{re.escape(value)}(:|$)")).first
+        wanted = re.compile(f"^{re.escape(value)}(:|$)")
+        chip = chips.filter(has_text=wanted).first
 
-        def enter(value=value, chip=chip):
+        def enter(value=value, wanted=wanted, chip=chip):
+            # A form that is drawn anew while somebody types forgets what was typed, and Enter then takes the first of all choices.
+            for text in chips.all_inner_texts():
+                if text not in kept and not wanted.match(text):
+                    chips.filter(has_text=re.compile(f"^{re.escape(text)}$")).locator("svg").click(timeout=MOMENT)
             if not chip.is_visible():
                 entry.fill(value, timeout=MOMENT)
                 entry.press("Enter", timeout=MOMENT)
             chip.wait_for(timeout=MOMENT)
 
-        # A form that is drawn anew while somebody types forgets what was typed.
         again(page, enter)
+        kept.append(chip.inner_text())
 
 
 def untick_default(page) -> None:
