@@ -8,8 +8,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
-# shellcheck source=scripts/shared_target.sh
-source scripts/shared_target.sh
 
 step "building camflow (the first time takes some minutes)"
 shared_target "${CARGO_TARGET_DIR:-target}" release

@@ -8,8 +8,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
-# shellcheck source=scripts/shared_target.sh
-source scripts/shared_target.sh
 # shellcheck source=scripts/lab/environment.sh
 source scripts/lab/environment.sh
 

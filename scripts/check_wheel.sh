@@ -17,8 +17,6 @@ packages_of "$camflow_python" >"$(packages_of "$work/env/bin/python")/shared.pth
 
 step "pip wheel ."
 target="${CARGO_TARGET_DIR:-$camflow_cache/target}"
-# shellcheck source=scripts/shared_target.sh
-source scripts/shared_target.sh
 shared_target "$target" release
 # The LIBTORCH of the checkout is not what users have.
 env -u LIBTORCH CARGO_TARGET_DIR="$target" \

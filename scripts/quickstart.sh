@@ -11,8 +11,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 camflow_wheel="$(find dist -name 'camflow-*.whl' 2>/dev/null | sort | tail -n 1 || true)"
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
-# shellcheck source=scripts/shared_target.sh
-source scripts/shared_target.sh
 
 # Beside the packages of `.venv`, which other clones use, too.
 install_wheel() {

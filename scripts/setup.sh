@@ -15,6 +15,8 @@ set -euo pipefail
 camflow_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 camflow_cache="${CAMFLOW_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/camflow}"
 camflow_python="$camflow_root/.venv/bin/python"
+# shellcheck source=scripts/shared_target.sh
+source "$camflow_root/scripts/shared_target.sh"
 
 # FiftyOne otherwise reports its imports to its makers.
 export FIFTYONE_DO_NOT_TRACK=true
@@ -72,8 +74,9 @@ logged() {
 # CAMFLOW: the program that is asked for, else the development build.
 build_camflow() {
     if [ -z "${CAMFLOW:-}" ]; then
-        logged "building camflow" cargo build --locked
         CAMFLOW="${CARGO_TARGET_DIR:-target}/debug/camflow"
+        shared_target "${CARGO_TARGET_DIR:-target}" dev
+        logged "building camflow" cargo build --locked
     fi
 }
 

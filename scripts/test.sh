@@ -20,8 +20,6 @@ case "${1:-}" in
 esac
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$camflow_cache/target}"
-# shellcheck source=scripts/shared_target.sh
-source scripts/shared_target.sh
 shared_target "$CARGO_TARGET_DIR" dev
 # A path that is the same for every clone: another one would compile what links to libtorch again.
 export LIBTORCH="${LIBTORCH:-$(cd "$camflow_root/.venv" && pwd -P)/libtorch}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -29,6 +30,9 @@ from logits import Logits
 
 PROJECTING = {"eigencam", "eigengradcam", "segeigencam", "kpcacam"}
 ILL_CONDITIONED = {"fem", "xgradcam"}  # a last bit may move the map by any amount
+# So here: with these random weights a ReLU's input may be so near 0 that fp32 opens it and fp64 does not. The reference's own fp32 is up to
+# 1e-3 from its fp64 for some pictures, and as near as elsewhere for others.
+ILL_CONDITIONED_PAIRS = {("torchvision:shufflenet_v2_x1_0", "fullgrad"), ("torchvision:wide_resnet50_2", "fullgrad")}
 UNSMOOTHED = {"eigencam", "eigengradcam", "segeigencam", "kpcacam", "fem"}  # --eigen-smooth changes nothing
 FOR_CLASSIFIERS_ONLY = {"finercam"}
 # The reference forgets to reshape activations for ShapleyCAM, and fails on other layouts than [N, C, H, W].
@@ -147,8 +151,8 @@ class Row:
     single: float | None = None  # distance of the reference's fp32 to fp64
 
     def passed(self) -> bool:
-        fits = self.default is None or self.method in ILL_CONDITIONED or self.default <= 3 * self.single + 1e-4
-        return self.largest <= self.allowed and fits  # a NaN fails
+        judged = self.default is not None and self.method not in ILL_CONDITIONED and (self.model, self.method) not in ILL_CONDITIONED_PAIRS
+        return self.largest <= self.allowed and (not judged or self.default <= 3 * self.single + 1e-4)  # a NaN fails
 
 
 def camflow_maps(
@@ -181,8 +185,11 @@ def allowed(method: str, eigen: bool) -> float:
 
 
 def exported(case: Case, models: Path) -> Path:
-    """The model's archive in that folder, made if it is not there."""
-    archive = models / (case.model.rpartition("/")[2].replace(":", "-") + ".pt2")
+    """The model's archive in that folder, made if it is not there: anew where the exporter, the options or torch are others."""
+    digest = hashlib.sha256(repr((case.model, case.export, torch.__version__)).encode())
+    for file in sorted((Path(export_model.__file__).parents[1] / "python" / "camflow" / "export").rglob("*.py")):
+        digest.update(file.read_bytes())
+    archive = models / f"{case.model.rpartition('/')[2].replace(':', '-')}-{digest.hexdigest()[:12]}.pt2"
     if not archive.exists():
         command = [sys.executable, Path(export_model.__file__), case.model, "--out", archive, *case.export]
         subprocess.run([str(part) for part in command], check=True, capture_output=True)

@@ -7,8 +7,8 @@ tensor and the same weights. Beside pytorch_grad_cam 1.5.7 allowed are 1e-5, for
 with the sign that camflow documents (the reference's is arbitrary), and for the gradient-free ones 1e-4; where the reference in
 fp32 is further than that from itself in fp64, that distance. The default, which folds batch norms, is judged by its distance to the
 reference in fp64: at most 1.5 times that of the reference in fp32 in the median over all rows, and 3 times (plus 1e-4) in each, but for
-two methods that jump or have poles, where a last bit decides: fem counts the pixels beyond a threshold, and xgradcam divides by sums of
-activations that may cancel.
+what a last bit decides: fem counts the pixels beyond a threshold, xgradcam divides by sums of activations that may cancel, and in two
+networks the input of a ReLU that FullGrad shows is next to 0.
 
 torch-cam 0.5 is given the same noise, where chance plays a part. Captum 0.9 has the methods at the image itself; its attributions of every
 channel become a map as the methods' files say. OpenVINO XAI 1.1 explains the network as OpenVINO 2024.4 compiles it. Beside these 1e-4 is
@@ -89,6 +89,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def page(rows: list[Row], ratio: float) -> str:
+    intro = __doc__.partition("For each model")[2].partition("The last line")[0].strip()
+    counts = [len({getattr(row, part) for row in rows}) for part in ("model", "method", "peer")]
+    return (
+        "# Parity with pytorch_grad_cam and others\n\n"
+        f"Made by `scripts/parity.sh`: {counts[0]} models, {counts[1]} methods, {counts[2]} peers. For each model{intro}\n\n"
+        f"Median of the default's distance to fp64 relative to fp32's: {ratio:.2f}.\n\n{table(rows)}\n"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camflow", type=Path, required=True, metavar="BINARY")
@@ -113,13 +123,7 @@ def main() -> int:
     failed = sum(not row.passed() for row in rows) + (ratio > 1.5)
     print(f"median of the default's distance to fp64 relative to fp32's: {ratio:.2f}")
     if args.write:
-        intro = __doc__.partition("For each model")[2].partition("The last line")[0].strip()
-        counts = [len({getattr(row, part) for row in rows}) for part in ("model", "method", "peer")]
-        args.write.write_text(
-            "# Parity with pytorch_grad_cam and others\n\n"
-            f"Made by `scripts/parity.sh`: {counts[0]} models, {counts[1]} methods, {counts[2]} peers. For each model{intro}\n\n"
-            f"Median of the default's distance to fp64 relative to fp32's: {ratio:.2f}.\n\n{table(rows)}\n"
-        )
+        args.write.write_text(page(rows, ratio))
     print(f"{len(rows) - sum(not row.passed() for row in rows)} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -302,6 +302,16 @@ def test_the_app_is_told_of_new_fields_alone(tiny_dataset, job, db):
     assert len(untouched.match(F("light_b").exists())) == 1
 
 
+def test_a_class_that_the_first_pictures_lack_is_not_ticked(tiny_dataset, job):
+    dataset = tiny_dataset(2)
+    for sample in dataset.iter_samples(autosave=True):
+        sample.ground_truth.mask = np.where(sample.ground_truth.mask == 1, 0, sample.ground_truth.mask)
+    job.annotate(dataset, classes="middle,light")
+    assert not dataset.exists(MIDDLE) and len(dataset.exists(LIGHT)) == 2
+    assert dataset.app_config.active_fields.paths == [LIGHT]
+    assert [group.paths for group in dataset.app_config.sidebar_groups] == [[MIDDLE, LIGHT]]
+
+
 def test_the_app_is_told_of_fields_after_python_deleted_the_earlier_ones(tiny_dataset, job, db):
     dataset = tiny_dataset(1)
     dataset.add_sample_field("boxes", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)

@@ -27,8 +27,8 @@ use super::{
 };
 use camflow_diagnostic::{Diagnose, Diagnostic};
 use camflow_fiftyone::{
-    AppView, Database, Dataset, HeatmapField, LabelField, SampleSource, SavedView, Selection, Shard, UpdateSink, failure_key,
-    known_failures, note_failures, note_folder, renew_views, shown_in,
+    AppView, Database, Dataset, HeatmapField, LabelField, SampleSource, SavedView, Selection, Shard, Ticked, UpdateSink,
+    failure_key, known_failures, note_failures, note_folder, renew_views, shown_in,
 };
 use camflow_media::shown;
 use camflow_names::backticked;
@@ -425,13 +425,13 @@ impl<'a> Session<'a> {
             return Ok(Outcome { exit, summary: None });
         }
         sink.lock(shard).map_err(aborted)?;
-        if let Some(deepest) = names.first().and_then(|row| row.last()).filter(|_| !spec.no_app_config) {
-            let shown = shown_in(deepest).filter(|_| spec.per_detection);
-            sink.show_in_app(AppView {
-                ticked: shown.unwrap_or(deepest).to_owned(),
-                ticked_detections: shown.map(|_| deepest.clone()),
-                colors: spec.app_colors,
-            });
+        if !spec.no_app_config {
+            let deepest = names.iter().filter_map(|row| row.last());
+            let ticked = |deepest: &String| match shown_in(deepest).filter(|_| spec.per_detection) {
+                Some(shown) => Ticked { field: shown.to_owned(), detections: Some(deepest.clone()) },
+                None => Ticked { field: deepest.clone(), detections: None },
+            };
+            sink.show_in_app(AppView { candidates: deepest.map(ticked).collect(), colors: spec.app_colors });
         }
         let mut orphans = None;
         if let Some(path) = &folder {

@@ -38,12 +38,39 @@ impl Choice for AppColors {
 /// What the App is to show of new heatmap fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppView {
-    /// The field that is ticked.
-    pub ticked: String,
-    /// A field of detections that is, too: the one whose heatmaps the other field shows.
-    pub ticked_detections: Option<String>,
+    /// What may be ticked: the one of which the first samples that are written have most, the first of equals.
+    pub candidates: Vec<Ticked>,
     /// The colours.
     pub colors: AppColors,
+}
+
+/// What is ticked in the App.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticked {
+    /// A field of heatmaps.
+    pub field: String,
+    /// The field of detections whose heatmaps it shows.
+    pub detections: Option<String>,
+}
+
+impl Ticked {
+    /// Both fields.
+    fn fields(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.field.as_str()).chain(self.detections.as_deref())
+    }
+}
+
+impl AppView {
+    /// The candidate to tick, of samples that get labels in these fields.
+    pub(super) fn most_frequent<'a>(&self, labelled: impl Iterator<Item = &'a str>) -> Option<&Ticked> {
+        let mut counts = vec![0; self.candidates.len()];
+        for field in labelled {
+            let found = self.candidates.iter().position(|ticked| ticked.fields().any(|one| one == field));
+            found.into_iter().for_each(|index| counts[index] += 1);
+        }
+        // Of equals `max_by_key` gives the last.
+        self.candidates.iter().zip(counts).rev().max_by_key(|(_, count)| *count).map(|(ticked, _)| ticked)
+    }
 }
 
 /// Colours that stand out from photographs, and from each other. Hardly anything in a picture is magenta; reds and greens are lost
@@ -70,8 +97,8 @@ const ATTEMPTS: usize = 8;
 ///
 /// # Errors
 /// The database fails.
-pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], view: &AppView) -> Result<(), Error> {
-    let ticked = view.ticked.as_str();
+pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], shown: &Ticked, colors: AppColors) -> Result<(), Error> {
+    let ticked = shown.field.as_str();
     let is_new = |field: &&str| dataset.fields().iter().all(|known| known.name != *field);
     // The one that is seen first gets the first colour.
     let mut new: Vec<&str> = fields.iter().copied().filter(is_new).collect();
@@ -83,7 +110,7 @@ pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], view: &AppView) ->
     change_app_config(dataset, &|config| {
         let mut changes = Document::new();
         match config.get("color_scheme") {
-            None | Some(Bson::Null) => changes.extend([("color_scheme".into(), colour_scheme(&new, view.colors).into())]),
+            None | Some(Bson::Null) => changes.extend([("color_scheme".into(), colour_scheme(&new, colors).into())]),
             Some(Bson::Document(scheme)) if is_ours(scheme) => {
                 changes.extend([("color_scheme".into(), Bson::from(with_fields(scheme, &new)))]);
             }
@@ -95,12 +122,11 @@ pub(super) fn show_in_app(dataset: &Dataset, fields: &[&str], view: &AppView) ->
         if new.contains(&ticked) {
             match config.get("active_fields") {
                 None | Some(Bson::Null) => {
-                    let more = [Some(ticked), view.ticked_detections.as_deref()].into_iter().flatten();
-                    changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, more)});
+                    changes.insert("active_fields", doc! {"paths": ticked_by_default(dataset, shown.fields())});
                 }
                 Some(Bson::Document(active)) => {
                     let changed = if is_left_over(config.get("sidebar_groups")) {
-                        ticked_too(active, ticked)
+                        ticked_too(active, &shown.fields().collect::<Vec<_>>())
                     } else {
                         ticked_instead(dataset, active, ticked)
                     };
@@ -143,13 +169,14 @@ fn is_left_over(groups: Option<&Bson>) -> bool {
     groups.filter(|group| name(group) == Some(GROUP)).any(|group| paths(group).next().is_none())
 }
 
-/// The ticks with the new field before them.
-fn ticked_too(active: &Document, new: &str) -> Option<Document> {
+/// The ticks with the new fields before them.
+fn ticked_too(active: &Document, new: &[&str]) -> Option<Document> {
     if active.get_bool("exclude").unwrap_or(false) {
         return None;
     }
-    let others = active.get_array("paths").into_iter().flatten().filter(|path| path.as_str() != Some(new)).cloned();
-    let paths: Vec<Bson> = std::iter::once(Bson::from(new)).chain(others).collect();
+    let is_other = |path: &&Bson| path.as_str().is_none_or(|path| !new.contains(&path));
+    let others = active.get_array("paths").into_iter().flatten().filter(is_other).cloned();
+    let paths: Vec<Bson> = new.iter().map(|field| Bson::from(*field)).chain(others).collect();
     let mut active = active.clone();
     active.insert("paths", paths);
     Some(active)
@@ -403,6 +430,19 @@ mod tests {
     }
 
     #[test]
+    fn the_field_with_most_labels_is_ticked() {
+        let ticked = |field: &str| Ticked { field: field.into(), detections: None };
+        let boxes = Ticked { field: "boxes".into(), detections: Some("boxes_detections".into()) };
+        let view = AppView { candidates: vec![ticked("a"), ticked("b"), boxes.clone()], colors: AppColors::Jet };
+        let shown = |labelled: &[&str]| view.most_frequent(labelled.iter().copied()).expect("a candidate");
+        assert_eq!(shown(&[]), &ticked("a"));
+        assert_eq!(shown(&["b", "c", "c", "a"]), &ticked("a"), "the first of equals");
+        assert_eq!(shown(&["b", "c", "c"]), &ticked("b"));
+        assert_eq!(shown(&["b", "boxes_detections", "boxes_detections"]), &boxes);
+        assert_eq!(AppView { candidates: Vec::new(), ..view }.most_frequent(["a"].into_iter()), None);
+    }
+
+    #[test]
     fn groups_of_the_user_stay_as_they_are() {
         let first = with_group(None, &["a", "b"]).expect("a group");
         assert_eq!(first.iter().flat_map(paths).collect::<Vec<_>>(), ["a", "b"]);
@@ -417,8 +457,12 @@ mod tests {
         assert!(is_left_over(Some(&emptied)) && !is_left_over(Some(&both)) && !is_left_over(Some(&own)) && !is_left_over(None));
         let filled = with_group(Some(&emptied), &["d"]).expect("its group");
         assert_eq!(filled.iter().flat_map(paths).collect::<Vec<_>>(), ["c", "d"], "the group that fields were deleted from");
-        assert_eq!(ticked_too(&doc! {}, "d"), Some(doc! {"paths": ["d"]}));
-        assert_eq!(ticked_too(&doc! {"paths": ["c", "d"], "exclude": false}, "d").unwrap().get_array("paths").unwrap().len(), 2);
-        assert_eq!(ticked_too(&doc! {"paths": ["c"], "exclude": true}, "d"), None, "all but these");
+        assert_eq!(ticked_too(&doc! {}, &["d"]), Some(doc! {"paths": ["d"]}));
+        assert_eq!(
+            ticked_too(&doc! {"paths": ["c", "d"], "exclude": false}, &["d"]).unwrap().get_array("paths").unwrap().len(),
+            2
+        );
+        assert_eq!(ticked_too(&doc! {"paths": ["c"], "exclude": true}, &["d"]), None, "all but these");
+        assert_eq!(ticked_too(&doc! {"paths": ["c", "e"]}, &["d", "e"]), Some(doc! {"paths": ["d", "e", "c"]}));
     }
 }

@@ -54,7 +54,7 @@ mod stored_sample;
 mod upkeep;
 mod view_document;
 
-pub use app_config::{AppColors, AppView, forget_in_app};
+pub use app_config::{AppColors, AppView, Ticked, forget_in_app};
 pub use comparison_view::{check_comparison_view, save_comparison_view};
 pub use config::{ConnectionUri, DatabaseConfig, DatabaseFlags, DatabaseLocation, forbid_core_dumps, redacted};
 pub use database::{ConnectOptions, Connected, Database, DatabaseDescription, DatasetSummary};

@@ -55,7 +55,7 @@ pub struct UpdateSink {
     lock: Option<Lock>,
     /// On the folder of the files to which the updates refer.
     folder: Option<FolderLease>,
-    /// The field that the App is to tick, if fields are new.
+    /// What the App is to show, if fields are new, until that is noted.
     app_view: Option<AppView>,
     /// What the values in masks of predictions are called, until that is noted.
     mask_names: Option<(String, Vec<(i64, String)>)>,
@@ -156,16 +156,22 @@ impl UpdateSink {
             if let Some((field, names)) = self.mask_names.take() {
                 with_retries(|| self.dataset.name_masks(&field, &names))?;
             }
-            if let Some(view) = self.app_view.take() {
-                let written = self.schema.fields().map(|field| field.name.as_str());
-                // A view shows the heatmaps of detections in these.
-                let shown = self.schema.fields().filter_map(|field| field.shown_in.as_deref());
-                show_in_app(&self.dataset, &written.chain(shown).collect::<Vec<_>>(), &view)?;
-                save_views(&self.dataset, &self.schema.fields().collect::<Vec<_>>())?;
-            }
             self.looked = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Says once how the App is to show new fields, of which these are the first labels.
+    fn look_after_app(&mut self, operations: &[(usize, Operation)]) -> Result<(), Error> {
+        let Some(view) = self.app_view.take() else { return Ok(()) };
+        let labelled = operations.iter().flat_map(|(_, operation)| operation.new_labels());
+        if let Some(ticked) = view.most_frequent(labelled) {
+            let written = self.schema.fields().map(|field| field.name.as_str());
+            // A view shows the heatmaps of detections in these.
+            let shown = self.schema.fields().filter_map(|field| field.shown_in.as_deref());
+            show_in_app(&self.dataset, &written.chain(shown).collect::<Vec<_>>(), ticked, view.colors)?;
+        }
+        save_views(&self.dataset, &self.schema.fields().collect::<Vec<_>>())
     }
 
     /// Sends the operations, and returns their outcomes in order.
@@ -268,6 +274,7 @@ impl Sink for UpdateSink {
                 Err(reason) => outcomes[index] = Some(CommitOutcome::Refused(reason)),
             }
         }
+        self.look_after_app(&pending)?;
         while !pending.is_empty() {
             let rest = pending.split_off(fitting(&pending));
             let (indices, operations): (Vec<_>, Vec<_>) = std::mem::replace(&mut pending, rest).into_iter().unzip();

@@ -12,7 +12,7 @@ use camflow_diagnostic::Diagnose;
 use camflow_fiftyone::{
     AppColors, AppView, ChecksumNote, ConnectOptions, ConnectionUri, Database, DatabaseConfig, DatabaseLocation, Dataset, Error,
     ExpectedHeatmaps, HeatmapField, HeatmapLabel, HeatmapLabelSource, LabelField, Lock, Part, References, RunNote, SampleSource,
-    Selection, Shard, UpdateSink, failure_key, forget_runs, known_failures, note_checksums, note_failures, note_run,
+    Selection, Shard, Ticked, UpdateSink, failure_key, forget_runs, known_failures, note_checksums, note_failures, note_run,
     other_heatmaps, remove_labels, same_heatmaps, sample_ids, stored_runs, survey_labels, tidy_failures,
 };
 use camflow_measure::{Measure, Measures};
@@ -1111,7 +1111,9 @@ fn shards_that_start_at_once_declare_their_fields_once() {
             let start = &start;
             scope.spawn(move || {
                 let mut sink = UpdateSink::new(dataset, names.map(field).to_vec()).expect("a sink");
-                sink.show_in_app(AppView { ticked: "cam_4".into(), ticked_detections: None, colors: AppColors::Jet });
+                // Nothing is labelled in the one that is preferred.
+                let candidates = ["cam_5", "cam_4", "cam_1"].map(|field| Ticked { field: field.into(), detections: None });
+                sink.show_in_app(AppView { candidates: candidates.into(), colors: AppColors::Jet });
                 sink.lock(shard(&format!("{}/8", index + 1))).expect("they share nothing");
                 start.wait();
                 sink.commit(&[update(index, names.map(|name| heatmap(name, "f")).to_vec())]).expect("a commit");
