@@ -7,6 +7,7 @@ which is another implementation than pytorch_grad_cam's. RISE is not in Captum: 
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ LAYERS = {"torchvision:resnet18": "layer4", "torchvision:vgg16": "features.30", 
 LAYERS["torchvision:densenet121"] = "features.denseblock4"
 LAYERS["torchvision:convnext_tiny"] = "features.7"
 LAYERS["timm:deit_tiny_patch16_224"] = "blocks.11.norm1"
+
+
+def of_modules(name: str, model: torch.nn.Module) -> torch.nn.Module:
+    """The network with every ReLU as a module: Captum hooks modules, and DenseNet's last ReLU is a function."""
+    if name != "torchvision:densenet121":
+        return model
+    parts = {"relu": torch.nn.ReLU(), "pool": torch.nn.AdaptiveAvgPool2d(1), "flatten": torch.nn.Flatten()}
+    return torch.nn.Sequential(OrderedDict(features=model.features, **parts, classifier=model.classifier)).eval()
 
 
 def captum_map(method: str, model, image: torch.Tensor, channel: int, layer) -> torch.Tensor:
@@ -67,7 +76,7 @@ def rows(binary: Path, models: Path, chosen: Callable[[str], bool]) -> Iterator[
             continue
         case = parity.Case(name, (LAYERS[name],), size)
         archive = parity.exported(case, models)
-        model = parity.network(name, archive).requires_grad_(True)
+        model = of_modules(name, parity.network(name, archive)).requires_grad_(True)
         image = parity.picture(*size, seed=sum(map(ord, name)))
         with torch.no_grad():
             channel = int(model(image)[0].argmax())
