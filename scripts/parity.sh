@@ -4,7 +4,7 @@
 #
 #   bash scripts/parity.sh [--peer NAME ...] [--only MODEL ...]
 #
-# Its last line is `N passed, N failed`. Takes about half an hour on two cores, most of it in the references.
+# Its last line is `N passed, N failed`. Takes about three quarters of an hour on two cores, most of it in the references.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/setup.sh

@@ -47,6 +47,8 @@ MODELS = {
     "swin_t": "features.7",
     "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
 }
+# Where OpenVINO XAI puts its branch, if that is another layer.
+BRANCHES = {"vgg16": "features.30"}
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "eigencam", "reciprocam", "scorecam", "ablationcam")
 # A pass of the network for every channel.
 PROBING = ("scorecam", "ablationcam")
@@ -142,7 +144,8 @@ def annotated(camflow: Path, job: dict, method: str, made: dict, count: int, env
     """What camflow takes for as many images."""
     say(f"{job['model']}: camflow, {method}")
     folder, field = Path(job["folder"]), f"{method.replace('+', 'p')}_map"
-    command = [camflow, "annotate", "--dataset", f"peers-{job['model']}", "--class", made["class"], "--layers", job["layer"]]
+    layer = BRANCHES.get(job["model"], job["layer"]) if method == "reciprocam" else job["layer"]
+    command = [camflow, "annotate", "--dataset", f"peers-{job['model']}", "--class", made["class"], "--layers", layer]
     command += ["--method", method, "--target", "labels:ground_truth", "--model", made["archive"], "--field", field]
     command += ["--out", folder / "maps", "--device", "cpu", "--limit", count, "--format", "json", "--database-uri", uri]
     done = measure(command, folder / f"camflow-{method}.log", environment)

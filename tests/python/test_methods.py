@@ -60,6 +60,30 @@ def test_shapleys_second_order_is_not_nothing(rows, binary, export):
     assert np.abs(maps["gradcam", case.layers[0]] - maps["shapleycam", case.layers[0]]).max() > 1e-3
 
 
+def test_layers_at_which_hirescam_cancels_are_told(camflow, export, tmp_path):
+    """Behind the last stage is a norm over channels, whose gradient is orthogonal to what it is given."""
+    case = CASES["timm:swin_tiny_patch4_window7_224"]
+    archive = export(case.model, *case.export)
+    model = parity.network(case.model, archive).double().requires_grad_(True)
+    pixels = parity.picture(*case.size, seed=1)
+
+    def cancelled(layer: str) -> float:
+        kept = {}
+        hook = model.get_submodule(layer).register_forward_hook(lambda _, __, given: kept.update(given=given))
+        score = model(pixels.double())[0, 3]
+        hook.remove()
+        products = kept["given"] * torch.autograd.grad(score, kept["given"])[0]
+        return (products.sum(-1).abs().max() / products.abs().sum(-1).max()).item()
+
+    assert cancelled("layers.3") < 1e-4 and min(cancelled("norm"), cancelled("layers.2")) > 1e-2
+    np.save(tmp_path / "input.npy", pixels.numpy())
+    asked = ("explain", tmp_path / "input.npy", "--model", archive, "--class", 3, "--device", "cpu", "--out", tmp_path / "maps")
+    told = camflow(*asked, "--layers", "layers.2,layers.3,norm", "--method", "gradcam,hirescam").stderr
+    assert told.count("little more than rounding") == 1
+    assert "`hirescam` of layer `layers.3` is" in told and "name layer `norm` instead" in told
+    assert "little more than rounding" not in camflow(*asked, "--layers", "layers.3", "--method", "gradcam").stderr
+
+
 def test_tokens_follow_the_size_of_the_image(binary, export, kept):
     """SegFormer's stages have tokens in grids of their own, which depend on the image; here on one that fills no stride."""
     wrapped = Path(__file__).with_name("wrapped_models.py")

@@ -425,11 +425,19 @@ def test_heatmaps_are_compared_in_the_app(app, dataset):
     app.get_by_placeholder("Search operations by name").fill("camflow: compare")
     app.get_by_text("camflow: compare heatmaps").wait_for()
     app.keyboard.press("Enter")
-    for number, field in enumerate(FIELDS):
-        entry = app.locator("[role=dialog] [role=combobox], [role=dialog] input[type=text]").nth(number)
-        entry.click()
-        entry.fill(field)
-        entry.press("Enter")
+    entries = app.locator("[role=dialog] [role=combobox], [role=dialog] input[type=text]")
+
+    def chosen() -> bool:
+        # As in `fill`: what was typed may be forgotten, and another field be taken.
+        for number, field in enumerate(FIELDS):
+            if entries.nth(number).input_value(timeout=MOMENT) != field:
+                entries.nth(number).click(timeout=MOMENT)
+                entries.nth(number).fill(field, timeout=MOMENT)
+                entries.nth(number).press("Enter", timeout=MOMENT)
+        settled(app)
+        return tuple(entry.input_value(timeout=MOMENT) for entry in entries.all()[: len(FIELDS)]) == FIELDS
+
+    until(app, lambda: again(app, chosen))
     keep(app, "compare-form")
     submit(app, "Compare")
     app.get_by_text("8 pairs of 8 samples").wait_for()

@@ -95,6 +95,9 @@ impl CamSpec {
         }
         self.check_sess(&program)?;
         self.layer_notices(&layers).iter().for_each(|notice| observer.notice(notice));
+        if methods.contains(&Method::Hirescam) {
+            cancelling(&program, &layers).iter().for_each(|notice| observer.notice(notice));
+        }
         program.check_layouts(&layers)?;
         let for_classifiers = methods.iter().find_map(|method| Some((method.name(), method.for_classifiers()?)));
         if let Some((method, what)) = for_classifiers.filter(|_| program.metadata.task == Task::Segmentation) {
@@ -313,6 +316,18 @@ impl CamSpec {
             slice_batch: None,
         }
     }
+}
+
+/// What of `hirescam` is told about layers at which gradient times activation cancels, lowercase, without a period.
+fn cancelling(program: &Program, layers: &[Layer]) -> Vec<String> {
+    let tell = |layer: &Layer| {
+        let norm = program.only_norm_behind(layer)?;
+        Some(format!(
+            "`hirescam` of layer `{}` is little more than rounding: behind it is the norm `{norm}`, for which the products of gradient and activation that it sums over channels cancel; name layer `{norm}` instead, or use another method",
+            layer.label
+        ))
+    };
+    layers.iter().filter_map(tell).collect()
 }
 
 /// An error that a method of attention meets with a model, with the method's name.

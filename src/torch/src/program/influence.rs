@@ -5,15 +5,18 @@ use std::collections::HashSet;
 use tch::{TchError, Tensor};
 
 use super::{
-    Layer, Program, ProgramError,
+    Layer, Layout, Program, ProgramError,
     counts::{self, Passes},
-    graph::{Graph, Node, Operation, ValueId},
+    graph::{Arg, Graph, Node, Operation, ValueId},
     passes::{self, Aliases, InPlace},
 };
 use camflow_names::backticked;
 
 /// Operators that take data and hand it on without a gradient, whatever type it has. Others do so by giving whole numbers.
 const WITHOUT_GRADIENT: &[&str] = &["detach", "detach_", "item", "_local_scalar_dense", "rand_like", "randn_like", "histc"];
+
+/// Norms over the last dimensions, that of channels where it is the last one.
+const NORMS: &[&str] = &["layer_norm", "native_layer_norm", "rms_norm"];
 
 /// Layers that an error names instead of one that has no influence.
 const MAX_NAMED: usize = 3;
@@ -61,6 +64,22 @@ impl Program {
         // Texts are compared by the cosine.
         let is_last = self.texts.is_none();
         is_classifier && is_last && passes::is_affine(&self.graph, &passes::aliases(&self.graph), value, self.primary_output())
+    }
+
+    /// The module of the norm over channels that alone reads this layer, if that is so. Such a norm gives the same of any multiple of what it
+    /// is given: the gradient at a place is orthogonal to the activation there, and their products cancel over channels but for epsilon.
+    pub fn only_norm_behind(&self, layer: &Layer) -> Option<&str> {
+        let reads = |node: &&Node| passes::carries_data(node) && node.uses().any(|value| value == layer.tap);
+        let mut readers = self.graph.nodes.iter().filter(reads).peekable();
+        let first = *readers.peek()?;
+        let is_output = self.graph.outputs.iter().flatten().any(|output| *output == layer.tap);
+        let is_norm = |node: &Node| {
+            let is_over_last = matches!(node.arg("normalized_shape"), Some(Arg::Ints(shape)) if shape.len() == 1);
+            NORMS.contains(&node.operator()) && is_over_last && node.first_value() == Some(layer.tap)
+        };
+        let has_channels_last = layer.layout != Layout::Nchw;
+        let (module, _) = first.modules.last()?;
+        (has_channels_last && !is_output && readers.all(is_norm)).then_some(module)
     }
 
     /// The layers that are explained when none is named, and what to tell of them. Those whose influence is less than `needed`
