@@ -216,7 +216,7 @@ def test_explain_tells_the_values_of_a_mask(camflow, tiny_model, tiny_dataset, t
         return told(done, "notice")
 
     said = explain(mask, "--class", "light")
-    assert "class absent" in said and "holds 0, 255 and no 2" in said and "hint: " in said and "2 for `light`" in said
+    assert "class not in label" in said and "holds 0, 255 and no 2" in said and "hint: " in said and "2 for `light`" in said
     mask[0, 0] = 1
     # One of two is done.
     assert "and no 2" in explain(mask, "--class", "middle,light", code=0)

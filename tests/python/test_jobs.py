@@ -109,7 +109,7 @@ def test_a_job_that_fails_does_not_stop_the_next(camflow, job_file, dataset, tmp
     assert "there-is-none" in reports["lost"]["error"] and reports["lost"]["counts"] is None
     counts = reports["all"]["counts"]
     assert (counts["num_read"], counts["num_committed"], counts["num_failed"]) == (5, 0, 1)
-    assert counts["skipped"] == {"class absent": 1, "up to date": 3}
+    assert counts["skipped"] == {"class not in label": 1, "up to date": 3}
     (failure,) = reports["all"]["failures"]
     bad = dataset.match_tags("bad").first()
     assert (failure["sample"], failure["media_path"], failure["stage"]) == (bad.id, bad.filepath, "decode")
@@ -270,7 +270,7 @@ def test_nothing_to_do_is_one_line_or_none(camflow, job_file, dataset):
     first = camflow("run", file)
     assert "3 annotated" in first.stderr and "fields" in first.stderr and not first.stdout
     again = camflow("run", file)
-    told = f"job `a`, dataset `{dataset.name}`, host `{platform.node()}`: nothing to do: 4 samples read: 0 annotated, class absent: 1, up to date: 3\n"
+    told = f"job `a`, dataset `{dataset.name}`, host `{platform.node()}`: nothing to do: 4 samples read: 0 annotated, class not in label: 1, up to date: 3\n"
     assert again.stderr == told
     assert "0 would be annotated" in camflow("run", file, "--dry-run").stderr
     for arguments in (("--quiet",), ("--quiet", "--format", "json"), ("--quiet", "--set", "overwrite=true")):

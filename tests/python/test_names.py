@@ -64,7 +64,7 @@ def test_labels_may_be_spelt_otherwise(boxes, model, annotate):
     tiny = model({1: "motorbike", 2: "pottedplant", 3: "cat"})
     dataset = boxes(["Motorcycle"], ["potted plant", "motorbike"], ["bike"], ["cat"])
     done = annotate(dataset, tiny, "--class", "motorcycle,potted plant")
-    assert counts(done) == (2, {"class absent": 2})
+    assert counts(done) == (2, {"class not in label": 2})
     for text in (
         "class `motorcycle` is taken as the model's class `motorbike`",
         "label `Motorcycle` is taken as",
@@ -74,8 +74,8 @@ def test_labels_may_be_spelt_otherwise(boxes, model, annotate):
     assert dataset.values("motorbike_grad_layer_1.target_class") == ["motorbike", "motorbike", None, None]
     # What counts newly is made, and nothing else again.
     mapped = ("--class", "motorbike,pottedplant", "--map", "bike=motorbike")
-    assert counts(annotate(dataset, tiny, *mapped)) == (1, {"class absent": 1, "up to date": 2})
-    assert counts(annotate(dataset, tiny, *mapped)) == (0, {"class absent": 1, "up to date": 3})
+    assert counts(annotate(dataset, tiny, *mapped)) == (1, {"class not in label": 1, "up to date": 2})
+    assert counts(annotate(dataset, tiny, *mapped)) == (0, {"class not in label": 1, "up to date": 3})
     refused = said(annotate(dataset, tiny, "--class", "cat", "--map", "bike=bicycle", code=2), "error")
     assert "`--map bike=bicycle`: there is no class `bicycle` in the model" in refused
 
@@ -110,7 +110,7 @@ def test_a_class_that_no_label_has_is_an_error(boxes, model, annotate):
     assert "no label in field `boxes` of dataset" in refused and "is of class `car`" in refused
     assert "its labels are `Cart`, `" in refused and "`--map LABEL=CLASS`" in refused, refused
     # That none of tonight's samples has the class is no mistake.
-    assert counts(annotate(dataset, tiny, "--class", "person", "--tags", "tonight")) == (0, {"class absent": 1})
+    assert counts(annotate(dataset, tiny, "--class", "person", "--tags", "tonight")) == (0, {"class not in label": 1})
     assert counts(annotate(dataset, tiny, "--class", "person"))[0] == 2
     # A class that labels have lost is no mistake either: its heatmaps are taken away.
     dataset.set_values("boxes", [fo.Detections(detections=[fo.Detection(label="automobile", bounding_box=[0, 0, 1, 1])])] * 3)
@@ -152,7 +152,7 @@ def test_names_with_commas_equal_names_and_letters_of_any_script(boxes, model, a
         "out = 'maps'\ndevice = 'cpu'\ntarget = 'labels:boxes'\nlayers = ['1']\n"
     )
     done = camflow("run", file, "--format", "json")
-    assert counts(done) == (0, {"class absent": 1, "up to date": 1})
+    assert counts(done) == (0, {"class not in label": 1, "up to date": 1})
 
 
 def test_names_that_differ_in_spaces_signs_or_the_form_of_letters(boxes, model, annotate):
@@ -166,7 +166,7 @@ def test_names_that_differ_in_spaces_signs_or_the_form_of_letters(boxes, model, 
     # Names of folders from macOS have their accents apart.
     tiny, dataset = model({1: "café", 2: "cafe"}), boxes(["cafe\u0301"], ["cafe"])
     done = annotate(dataset, tiny, "--class", "café")
-    assert counts(done) == (1, {"class absent": 1}) and "is taken as the model's class `café`" in said(done)
+    assert counts(done) == (1, {"class not in label": 1}) and "is taken as the model's class `café`" in said(done)
     tiny, dataset = model({1: "2", 2: "1"}), boxes(["2"], ["1"])
     done = annotate(dataset, tiny, "--class", "2")
     assert "class `2` is taken as the name of channel 1, not as the number of channel 2 `1`" in said(done)
@@ -226,4 +226,4 @@ def test_ranges_of_layers_that_are_none_are_called_so(boxes, model, annotate):
 def test_characters_of_no_width_make_no_other_name(boxes, model, annotate):
     tiny, dataset = model({1: "hot dog", 2: "cat"}), boxes(["hot\u200b dog"], ["\ufeffhot dog"], ["hot\u00addog\r"], ["cat"])
     done = annotate(dataset, tiny, "--class", "hot dog")
-    assert counts(done) == (3, {"class absent": 1}) and said(done).count("is taken as the model's class `hot dog`") == 3
+    assert counts(done) == (3, {"class not in label": 1}) and said(done).count("is taken as the model's class `hot dog`") == 3

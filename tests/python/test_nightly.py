@@ -104,7 +104,7 @@ def test_each_change_is_found_and_named(job):
     named = {Path(path) for s in after if s[FIELD] for path in (s[FIELD].map_path, s[FIELD].npy_path)}
     # Of two samples the files were replaced, of two they were taken away; of the lost one they have the same names.
     assert len(job.files() - named) == 8 and job.files() > named
-    assert last(job.run())["skipped"] == {"no label": 1, "class absent": 1, "up to date": 4}
+    assert last(job.run())["skipped"] == {"no label": 1, "class not in label": 1, "up to date": 4}
     assert last(job.run("--size", "layer", "--dry-run", "--replace"))["stale"] == {"settings changed": 4}
     # They go once their grace period is over, in a run that has nothing else to do.
     job.run("--grace", "1h")

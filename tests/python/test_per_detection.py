@@ -156,7 +156,7 @@ def inside(detection) -> np.ndarray:
 def test_each_heatmap_is_of_the_prediction_that_its_box_means(annotate, detector, dataset):
     finished = annotate("--npy", "f32")
     assert (finished["num_committed"], finished["num_heatmaps"], finished["num_unmatched"]) == (2, 4, 2)
-    assert finished["skipped"] == {"class absent": 1, "class not predicted": 1}
+    assert finished["skipped"] == {"class not in label": 1, "class not predicted": 1}
     for number, sample in enumerate(dataset):
         wanted = {one.id: one for one in dogs(sample) if one.bounding_box != NOWHERE}
         found = {one.id: one for one in kept(sample)}

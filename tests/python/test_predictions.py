@@ -131,7 +131,7 @@ def test_a_second_run_writes_nothing_and_a_changed_image_one(dataset, annotate, 
     before = dataset.values(["id", "last_modified_at", f"{FIELD}.id"])
     again = finished(annotate(dataset, *LABELS))
     assert again["num_committed"] == again["num_predicted"] == 0
-    assert again["skipped"] == {"up to date": COUNT // 4, "no label": COUNT // 4, "class absent": COUNT // 2}
+    assert again["skipped"] == {"up to date": COUNT // 4, "no label": COUNT // 4, "class not in label": COUNT // 2}
     assert dataset.values(["id", "last_modified_at", f"{FIELD}.id"]) == before
     # A run for other heatmaps has the same predictions.
     other = finished(annotate(dataset, *LABELS[:-2], "--layers", "1"))

@@ -171,7 +171,7 @@ def test_a_change_since_the_last_report_is_named(dataset, looking_elsewhere, cam
     copy = looking_elsewhere
     again = camflow("report", "--dataset", copy.name, "--out", tmp_path / "r.html", "--baseline", tmp_path / "then.json")
     assert "energy_ratio fell from" in again.stdout and "Since 20" in (tmp_path / "r.html").read_text()
-    assert "less attention than a heatmap without any aim" in again.stdout
+    assert "attention on the object is below chance in" in again.stdout
 
 
 def test_what_is_wrong_is_said(dataset, camflow, quickstart, tmp_path):

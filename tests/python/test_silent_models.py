@@ -210,4 +210,4 @@ def test_one_channel_predicts_by_its_sign(explain, picture, target):
     assert scores(explain("tumour", *target)) == pytest.approx([tumour.item()], rel=1e-4)
     for model in ("never", "healthy"):
         done = explain(model, *target, code=1)
-        assert not scores(done) and "class absent" in done.stdout + done.stderr
+        assert not scores(done) and "class not in label" in done.stdout + done.stderr

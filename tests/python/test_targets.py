@@ -208,12 +208,12 @@ def test_broken_detections_cost_only_their_sample(quickstart, annotate, request)
     fine = {
         "outside": ({**good, "bounding_box": [1.5, 0.1, 0.5, 0.5]}, UNSEEN),
         "tiny": ({**good, "bounding_box": [0.5, 0.5, 1e-6, 1e-6]}, UNSEEN),
-        "number": ({**good, "label": 5, "bounding_box": [0.1, 0.1, 0.5, 0.5]}, "class absent"),
+        "number": ({**good, "label": 5, "bounding_box": [0.1, 0.1, 0.5, 0.5]}, "class not in label"),
         "over the edge": ({**good, "bounding_box": [-0.5, -0.5, 1.0, 1.0]}, None),
     }
     # MongoDB does not even hand out what is no label in the list.
     lists = {"no list": {"label": "person"}}
-    fine |= {"number for a list": (3, "class absent"), "numbers in the list": ([7], "class absent")}
+    fine |= {"number for a list": (3, "class not in label"), "numbers in the list": ([7], "class not in label")}
     dataset.add_sample_field("boxes", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     ids = iter(dataset.values("id"))
     expected, skips, committed = {}, [], 0
@@ -239,7 +239,7 @@ def test_broken_detections_cost_only_their_sample(quickstart, annotate, request)
         assert len(error) > 10 and "\\n" not in error and "panic" not in error, (expected[sample_id], error)
     counts = summary(done)
     assert counts["num_committed"] == committed == 1
-    assert counts["skipped"] == {reason: skips.count(reason) for reason in ("class absent", UNSEEN)} | {
+    assert counts["skipped"] == {reason: skips.count(reason) for reason in ("class not in label", UNSEEN)} | {
         "no label": len(list(ids))
     }
     assert counts["num_read"] == len(dataset) == counts["num_committed"] + counts["num_skipped"] + counts["num_failed"]
@@ -313,7 +313,7 @@ def test_each_sample_is_explained_for_its_own_class(dataset, annotate, classifie
     assert first[field].target_class == "person"
     # With a class named, only its samples count.
     done = annotate(dataset, "labels:kind", model=classifier, classes="dog")
-    assert summary(done)["num_committed"] == 1 and summary(done)["skipped"] == {"class absent": 3}
+    assert summary(done)["num_committed"] == 1 and summary(done)["skipped"] == {"class not in label": 3}
     assert heatmaps(dataset, "dog_grad_layer_1").keys() == {dataset.values("id")[1]}
 
 

@@ -1001,7 +1001,7 @@ fn shards_exclude_those_that_share_samples_with_them() {
 }
 
 fn note(job: Option<&str>, fields: &[&str], folder: &str, part: Option<Part>, num_committed: i64) -> RunNote {
-    let counts = serde_json::json!({"num_committed": num_committed, "skipped": {"class absent": num_committed}});
+    let counts = serde_json::json!({"num_committed": num_committed, "skipped": {"class not in label": num_committed}});
     let details = [("counts", counts), ("model_digest", "$m".into()), ("started", format!("2026-01-0{num_committed}").into())];
     let fields = fields.iter().map(|field| (*field).to_owned()).collect();
     let details = details.into_iter().map(|(name, detail)| (name.to_owned(), detail)).collect();
@@ -1046,7 +1046,7 @@ fn shards_that_end_at_once_lose_nothing_of_their_record() {
     let runs = || stored_runs(&datasets[0]).expect("the runs");
     assert_eq!(runs().iter().map(|run| run.key.clone()).collect::<Vec<_>>(), ["camflow_b_and_1_more", "camflow_j"]);
     for run in runs() {
-        assert_eq!(run.config["counts"], serde_json::json!({"num_committed": 16, "skipped": {"class absent": 16}}));
+        assert_eq!(run.config["counts"], serde_json::json!({"num_committed": 16, "skipped": {"class not in label": 16}}));
         let mut done: Vec<i64> =
             run.config["shards"]["done"].as_array().expect("a list").iter().filter_map(|n| n.as_i64()).collect();
         done.sort_unstable();

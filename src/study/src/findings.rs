@@ -299,8 +299,7 @@ fn below_chance(study: &Study, names: &Names) -> Vec<Finding> {
     let sentence = |(series, observed, share): (&Series, &Observed, f64)| {
         let count = ranked(observed).count();
         let text = format!(
-            "{}: in {} of {count} heatmaps ({}) the object gets less attention than a heatmap without any aim would give it (median \
-             ratio {}).",
+            "{}: attention on the object is below chance in {} of {count} heatmaps ({}), median ratio {}.",
             names.name(series),
             percent(share),
             interval(share, count),

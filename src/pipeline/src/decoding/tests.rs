@@ -184,12 +184,12 @@ fn a_malformed_object_costs_its_own_class_only() {
     ];
     for shape in shapes {
         let error = world.decode(&classes(), bad("cat", shape.clone())).unwrap_err();
-        assert!(error != "class absent" && !error.contains('\n'), "{error}");
+        assert!(error != "class not in label" && !error.contains('\n'), "{error}");
         assert_eq!(counts(&world.decode(&classes(), bad("horse", shape)).unwrap()), [(1, 20 * 40)]);
     }
     assert_eq!(world.decode(&classes(), StoredTarget::Malformed("no list".into())).unwrap_err(), "label: no list");
     assert_eq!(world.decode(&classes(), StoredTarget::Missing).unwrap_err(), "no label");
-    assert_eq!(world.decode(&classes(), StoredTarget::Objects(Vec::new())).unwrap_err(), "class absent");
+    assert_eq!(world.decode(&classes(), StoredTarget::Objects(Vec::new())).unwrap_err(), "class not in label");
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn names_say_that_a_class_is_there() {
     let names = |names: &[&str]| StoredTarget::Names(names.iter().map(|name| (*name).into()).collect());
     let dog = ClassTarget { class: ClassIndex(1), channel: Channel::Index(5), pixels: TargetPixels::Labelled, detection: None };
     assert_eq!(world.decode(&classes(), names(&["horse", "dog"])).unwrap(), [dog]);
-    assert_eq!(world.decode(&classes(), names(&["horse"])).unwrap_err(), "class absent");
+    assert_eq!(world.decode(&classes(), names(&["horse"])).unwrap_err(), "class not in label");
     let own = Targets::OwnClass;
     let dog = ClassTarget { class: ClassIndex(0), channel: Channel::Index(5), pixels: TargetPixels::Labelled, detection: None };
     assert_eq!(world.decode(&own, names(&["dog"])).unwrap(), [dog]);

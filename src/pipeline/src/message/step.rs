@@ -45,7 +45,7 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SkipReason::NoLabel => "no label",
-            SkipReason::ClassAbsent => "class absent",
+            SkipReason::ClassAbsent => "class not in label",
             SkipReason::ClassUnseen => "class outside the part that the model sees, or smaller than a pixel",
             SkipReason::NotPredicted => "class not predicted",
             SkipReason::ClassifiedCorrectly => "classified correctly",
