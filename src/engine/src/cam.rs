@@ -322,8 +322,12 @@ impl CamSpec {
 fn cancelling(program: &Program, layers: &[Layer]) -> Vec<String> {
     let tell = |layer: &Layer| {
         let norm = program.only_norm_behind(layer)?;
+        let instead = match program.resolve_layers(&[norm.to_owned()]) {
+            Ok(_) => format!("name layer `{norm}` instead, or use another method"),
+            Err(_) => "use another method".to_owned(),
+        };
         Some(format!(
-            "`hirescam` of layer `{}` is little more than rounding: behind it is the norm `{norm}`, for which the products of gradient and activation that it sums over channels cancel; name layer `{norm}` instead, or use another method",
+            "`hirescam` of layer `{}` is little more than rounding: behind it is a norm over channels, for which the products of gradient and activation that it sums over channels cancel; {instead}",
             layer.label
         ))
     };
