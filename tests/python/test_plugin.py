@@ -120,9 +120,8 @@ def open_form(page) -> None:
 
 def fill(page, number: int, *values: str) -> None:
     """Fills in the list with this number in the form: classes, methods, layers."""
-    entry = page.locator("input[placeholder^='Type and press enter']").nth(number)
-    chips = page.locator(".MuiAutocomplete-root", has=page.locator("input[placeholder^='Type and press enter']")).nth(number)
-    chips = chips.locator(".MuiChip-root")
+    field = page.locator(".MuiAutocomplete-root", has=page.locator("input[placeholder^='Type and press enter']")).nth(number)
+    entry, chips = field.locator("input"), field.locator(".MuiChip-root")
     kept = chips.all_inner_texts()
     for value in values:
         # What is among the choices has a text of its own: "1: backbone.layer1".

@@ -256,7 +256,7 @@ def test_the_app_is_told_of_new_fields_alone(tiny_dataset, job, db):
     # The colours that FiftyOne would look up.
     scale = scheme.default_colorscale
     assert scale["name"] == "jet" and np.abs(np.array(scale["rgb"]) - get_colormap("jet")).max() <= 1
-    # The first class's last layer is ticked; the other labels stay as they were.
+    # Of classes that as many pictures have, the first one's last layer is ticked; the other labels stay as they were.
     assert dataset.app_config.active_fields.paths == [MIDDLE, "boxes"]
     assert [entry["path"] for entry in scheme.fields] == [MIDDLE, LIGHT] and not scheme.colorscales
     assert [(group.name, group.paths) for group in dataset.app_config.sidebar_groups] == [("heatmaps", [MIDDLE, LIGHT])]
