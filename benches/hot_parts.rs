@@ -17,7 +17,7 @@ use camflow::{
     measure::{Measure, Measured, Measures, rank_correlation},
     media::{
         BinaryMask, Checksum, ExifPolicy, ImageLimits, Interpolation, LabelMask, MaskValue, Preprocess, PreprocessStep,
-        deflate_f32, encode_gray, inflate_array, read_image, write_f32,
+        Upsampling, deflate_f32, encode_gray, inflate_array, read_image, write_f32,
     },
     pipeline::{SampleRef, SampleUpdate, Sink, StoredHeatmap, StoredMap, WrittenHeatmap, WrittenPrediction},
 };
@@ -176,6 +176,14 @@ mod encode {
         let pixels = (0..height * width).map(|pixel| u8::from(pixel % width > width / 2)).collect();
         let object = BinaryMask { height, width, pixels };
         bencher.bench_local(|| black_box(&map).measures(Some(&object)));
+    }
+
+    #[divan::bench]
+    fn from_layer_map(bencher: Bencher) {
+        let size = (INPUT.0 / 8, INPUT.1 / 8);
+        let map: Vec<f32> = heatmap().into_iter().take(size.0 * size.1).collect();
+        let upsampling = Upsampling { size: INPUT, region: None, is_image: false };
+        bencher.bench_local(|| upsampling.apply(black_box(&map), size));
     }
 
     #[divan::bench(name = "rank_correlation")]

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/wheel/check.py WHEEL VERSION...
 
 The first environment has the torch of `.venv`. The others have their own and take everything else from there, the libraries of CUDA,
-too. The model is exported once, by `.venv`.
+too, where theirs is the same. The model is exported once, by `.venv`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ def environment(folder: Path, version: str | None, wheel: Path) -> Path:
     (site / "shared.pth").write_text(f"{SITE}\n")
     if version:
         run(*pip, "--ignore-installed", f"torch=={version}")
-        (site / "nvidia").symlink_to(SITE / "nvidia")
+        if "+cu12" in (site / "torch" / "version.py").read_text():
+            # Another CUDA than that of `.venv`: what a CPU needs of it.
+            run(*pip, "nvidia-cuda-cupti-cu12", "nvidia-cuda-runtime-cu12")
+        else:
+            (site / "nvidia").symlink_to(SITE / "nvidia")
     since = time.monotonic()
     run(*pip, wheel)
     print(f"torch {version or 'of .venv'}: the wheel is installed in {time.monotonic() - since:.1f} s", flush=True)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tch::Device;
 
-use super::{Exit, annotate::DatabaseArgs, choice, defaults::Defaults, model::cache_folder, print};
+use super::{Exit, annotate::DatabaseArgs, choice, defaults::Defaults, model::cache_folder, print_hanging};
 use crate::{
     diagnostic::{Diagnose, Diagnostic},
     fiftyone::{Error, FiftyonePython, find_python},
@@ -40,6 +40,9 @@ struct Finding {
     hints: Vec<String>,
 }
 
+/// Where the text of a finding begins.
+const INDENT: usize = 18;
+
 impl Finding {
     fn good(what: &'static str, text: impl Into<String>) -> Self {
         Finding { what, ok: true, text: text.into(), details: Vec::new(), hints: Vec::new() }
@@ -58,8 +61,9 @@ impl Finding {
     fn print(&self) {
         let mut lines = self.text.lines().map(str::to_owned).chain(self.details.iter().cloned());
         let mark = if self.ok { "ok  " } else { "FAIL" };
-        print(&format!("{mark} {:<12} {}", self.what, lines.next().unwrap_or_default()));
-        lines.chain(self.hints.iter().map(|hint| format!("hint: {hint}"))).for_each(|line| print(&format!("{:18}{line}", "")));
+        let show = |line: String| print_hanging(&line, INDENT);
+        show(format!("{mark} {:<12} {}", self.what, lines.next().unwrap_or_default()));
+        lines.chain(self.hints.iter().map(|hint| format!("hint: {hint}"))).for_each(|line| show(format!("{:INDENT$}{line}", "")));
     }
 
     fn json(&self) -> Value {

@@ -4,7 +4,7 @@ use std::{fmt::Write, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Exit, annotate::Told, choice, model::engine, print};
+use super::{Exit, annotate::Told, choice, model::engine, print, print_hanging};
 use crate::{
     diagnostic::Diagnostic,
     engine::Part,
@@ -38,88 +38,111 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
     let program =
         engine(Cancellation::default()).open_model(&args.model, Part::Whole, args.python.as_deref(), &Told(&reporter))?;
     match args.format {
-        Format::Human => print(&describe(&program, args.all)),
+        Format::Human => {
+            print_hanging(&overview(&program, args.all), INDENT);
+            print_hanging(&table(&program, args.all), PATH_INDENT);
+            if !args.all {
+                print(&format!("`camflow inspect {} --all` lists all {} modules", word(program.path()), program.modules().len()));
+            }
+        }
         Format::Json => reporter.found(Level::Info, "model", fields(&program)),
     }
     Ok(Exit::Done)
 }
 
-/// Classes that are listed in one line; all of them are in the JSON.
+/// Classes that are listed without `--all`; all of them are in the JSON.
 const SHOWN_CLASSES: usize = 25;
 
-fn describe(program: &Program, all: bool) -> String {
+/// Where the values begin.
+const INDENT: usize = 14;
+
+fn overview(program: &Program, all: bool) -> String {
     let metadata = &program.metadata;
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let mut line = |content: String| {
-        let _ = writeln!(text, "{content}");
-    };
-    line(format!(
-        "model         {} ({}), torch {}, {} nodes",
-        metadata.name,
-        task(metadata.task),
-        program.torch_version(),
-        program.num_nodes()
-    ));
-    line(format!("file          {}", shown(program.path())));
-    line(format!("input         {}", input(metadata)));
-    if metadata.is_preprocess_assumed() {
-        line("preprocessing nobody said what it is; `camflow export --help` says how to".to_owned());
-    } else {
-        for (number, step) in metadata.preprocess.steps.iter().enumerate() {
-            line(format!("{:13} {step}", if number == 0 { "preprocessing" } else { "" }));
-        }
-    }
-    line(format!("default mode  {}", metadata.default_mode()));
-    line(format!("batches       {}", batches(metadata)));
     let outputs: Vec<&str> = metadata.outputs.iter().map(|key| key.as_deref().unwrap_or("(single)")).collect();
-    line(format!("outputs       {}; explained: {}", outputs.join(", "), outputs.get(metadata.primary_output).unwrap_or(&"?")));
-    line(format!("default layer {}", default_layer(metadata)));
-    if let Some(texts) = &metadata.texts {
-        line(format!(
-            "texts         `--text`, embedded by {}; the cosine times {:.4}, {}",
-            texts.source,
-            texts.scale,
-            confidence(texts)
-        ));
+    let mut rows = vec![
+        (
+            "model",
+            format!(
+                "{} ({}), torch {}, {} nodes",
+                metadata.name,
+                task(metadata.task),
+                program.torch_version(),
+                program.num_nodes()
+            ),
+        ),
+        ("file", shown(program.path()).to_string()),
+        ("input", input(metadata)),
+    ];
+    if metadata.is_preprocess_assumed() {
+        rows.push(("preprocessing", "nobody said what it is; `camflow export --help` says how to".to_owned()));
+    } else {
+        let steps = metadata.preprocess.steps.iter().enumerate();
+        rows.extend(steps.map(|(number, step)| (if number == 0 { "preprocessing" } else { "" }, step.to_string())));
     }
-    let shown_classes = if all { usize::MAX } else { SHOWN_CLASSES };
+    rows.extend([
+        ("default mode", metadata.default_mode().to_string()),
+        ("batches", batches(metadata).to_owned()),
+        ("outputs", format!("{}; explained: {}", outputs.join(", "), outputs.get(metadata.primary_output).unwrap_or(&"?"))),
+        ("default layer", default_layer(metadata)),
+    ]);
+    if let Some(texts) = &metadata.texts {
+        let (source, scale) = (&texts.source, texts.scale);
+        rows.push(("texts", format!("`--text`, embedded by {source}; the cosine times {scale:.4}, {}", confidence(texts))));
+    }
+    rows.push(("classes", classes(metadata, if all { usize::MAX } else { SHOWN_CLASSES })));
+    let lines: Vec<String> = rows.into_iter().map(|(what, value)| format!("{what:INDENT$}{value}")).collect();
+    lines.join("\n")
+}
+
+/// Names may have commas in them.
+fn classes(metadata: &ModelMetadata, most: usize) -> String {
     let mut classes: Vec<String> = metadata.classes.iter().map(|(index, name)| format!("{index} {name}")).collect();
-    if let Some(more) = classes.len().checked_sub(shown_classes).filter(|more| *more > 0) {
-        classes.truncate(shown_classes);
+    if let Some(more) = classes.len().checked_sub(most).filter(|more| *more > 0) {
+        classes.truncate(most);
         classes.push(format!("and {more} more (`--all`)"));
     }
-    line(format!("classes       {}", if classes.is_empty() { "(not named)".into() } else { classes.join(", ") }));
-    line(format!("{:<6} {:<40} {:<18} {:<7} shape at the example input", "layer", "path", "module", "layout"));
+    if classes.is_empty() { "(not named)".to_owned() } else { classes.join("; ") }
+}
+
+/// Where the paths begin.
+const PATH_INDENT: usize = 7;
+
+fn table(program: &Program, all: bool) -> String {
+    let metadata = &program.metadata;
     let calls = program.modules();
-    for Listed { layer, alias, influence } in layers(program) {
-        if influence == Influence::None && !all {
-            continue;
-        }
-        let mut remark = match influence {
-            Influence::Gradient => "",
-            Influence::WithoutGradient => "  (the output gives it no gradient)",
-            Influence::None => "  (no influence on the output)",
-        }
-        .to_owned();
+    // Deep networks have hundreds of modules; the numbered ones and the outermost are what is usually wanted.
+    let is_shown = |listed: &Listed| {
+        all || (listed.influence != Influence::None && (listed.alias.is_some() || listed.layer.path.matches('.').count() <= 1))
+    };
+    let mut rows = vec![["layer", "path", "module", "layout", "shape"].map(str::to_owned)];
+    for Listed { layer, alias, influence } in layers(program).filter(is_shown) {
+        let mut shape = format!("{:?}", layer.shape);
+        // Writing to a string cannot fail.
+        let _ = match influence {
+            Influence::Gradient => Ok(()),
+            Influence::WithoutGradient => write!(shape, "  (the output gives it no gradient)"),
+            Influence::None => write!(shape, "  (no influence on the output)"),
+        };
         if let Some(several) = calls.get(layer.path.as_str()).filter(|calls| **calls > 1) {
-            let _ = write!(remark, "  (called {several} times, `{0}@0` to `{0}@{1}`)", layer.path, several - 1);
+            let _ = write!(shape, "  (called {several} times, `{0}@0` to `{0}@{1}`)", layer.path, several - 1);
         }
-        // Deep networks have hundreds of modules; the numbered ones and the outermost are what is usually wanted.
-        if all || alias.is_some() || layer.path.matches('.').count() <= 1 {
-            let (alias, layout) = (alias.unwrap_or_default(), layer.layout.name());
-            line(format!("{alias:<6} {:<40} {:<18} {layout:<7} {:?}{remark}", layer.path, layer.module_type, layer.shape));
-        }
+        let (alias, layout) = (alias.unwrap_or_default().to_owned(), layer.layout.name().to_owned());
+        rows.push([alias, layer.path.clone(), layer.module_type.clone(), layout, shape]);
     }
-    if !all {
-        line(format!("`camflow inspect {} --all` lists all {} modules", word(program.path()), program.modules().len()));
-    } else {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (path_width, module_width, layout_width) = (width(1), width(2), width(3));
+    let mut lines: Vec<String> = rows
+        .iter()
+        .map(|[alias, path, module, layout, shape]| {
+            format!("{alias:<6} {path:<path_width$}  {module:<module_width$}  {layout:<layout_width$}  {shape}")
+        })
+        .collect();
+    if all {
         let known = |path: &str| metadata.layers.iter().any(|layer| layer.path == path);
-        for (path, calls) in program.modules().into_iter().filter(|(path, _)| !known(path)) {
-            line(format!("       {path} ({calls} calls)"));
-        }
+        let unknown = calls.iter().filter(|(path, _)| !known(path));
+        lines.extend(unknown.map(|(path, calls)| format!("{:PATH_INDENT$}{path} ({calls} calls)", "")));
     }
-    text.trim_end().to_owned()
+    lines.join("\n")
 }
 
 /// How the scores of texts become probabilities.

@@ -27,7 +27,11 @@ mod signals;
 mod surroundings;
 mod worker;
 
-use std::{io::Write, num::NonZeroUsize, str::FromStr};
+use std::{
+    io::{self, IsTerminal, Write},
+    num::NonZeroUsize,
+    str::FromStr,
+};
 
 use clap::{
     CommandFactory, FromArgMatches, Parser, Subcommand,
@@ -233,8 +237,42 @@ fn print(text: &str) {
     stdout_line(&without_controls(text));
 }
 
+/// Prints lines of a table, whose last column begins at `indent`. On a terminal that is wrapped between words; in a pipe a line is a line.
+fn print_hanging(text: &str, indent: usize) {
+    let width = if io::stdout().is_terminal() { textwrap::termwidth() } else { usize::MAX };
+    print(&hanging(text, indent, width));
+}
+
+fn hanging(text: &str, indent: usize, width: usize) -> String {
+    let spaces = " ".repeat(indent);
+    let wrapped = |line: &str| {
+        let (label, rest) = line.split_at(line.char_indices().nth(indent).map_or(line.len(), |(at, _)| at));
+        // Whoever copies a path or a command wants it as it is.
+        let options = textwrap::Options::new(width)
+            .initial_indent(label)
+            .subsequent_indent(&spaces)
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .break_words(false);
+        textwrap::wrap(rest, options).join("\n")
+    };
+    text.lines().map(wrapped).collect::<Vec<_>>().join("\n")
+}
+
 /// A flag that takes one of a few names.
 fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
     let find = |name: String| T::ALL.iter().copied().find(|value| value.name() == name);
     PossibleValuesParser::new(T::ALL.iter().map(|value| value.name())).try_map(move |name| find(name).ok_or("unknown value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hanging;
+
+    #[test]
+    fn a_wide_line_goes_on_below_its_last_column() {
+        let text = "file     /a/path-with-hyphens/to.pt2\nclasses  0 cat; 1 great white shark";
+        assert_eq!(hanging(text, 9, 24), "file     /a/path-with-hyphens/to.pt2\nclasses  0 cat; 1 great\n         white shark");
+        assert_eq!(hanging(text, 9, usize::MAX), text);
+    }
 }

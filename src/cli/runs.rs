@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Exit, choice, dataset::DatasetArgs, print};
+use super::{Exit, choice, dataset::DatasetArgs, print, print_hanging};
 use crate::{
     diagnostic::Diagnostic,
     fiftyone::{StoredRun, stored_runs},
@@ -31,7 +31,7 @@ pub(super) fn main(args: &Args) -> Result<Exit, Diagnostic> {
             runs.iter().for_each(|run| reporter.listed_run(json(run)));
         }
         Format::Human if runs.is_empty() => print(&format!("dataset `{}` has no runs of camflow's", dataset.name())),
-        Format::Human => runs.iter().flat_map(lines).for_each(|line| print(&shown(line).to_string())),
+        Format::Human => runs.iter().flat_map(lines).for_each(|line| print_hanging(&shown(line).to_string(), 4)),
     }
     Ok(Exit::Done)
 }

@@ -14,15 +14,23 @@ pub fn rank_correlation(map: &Measured<'_>, other: &Measured<'_>) -> Option<f64>
     let (size, of_other) = ((map.height, map.width), (other.height, other.width));
     let others: Cow<'_, [u8]> =
         if size == of_other { other.levels.into() } else { resize_nearest(other.levels, of_other, size).into() };
-    let pairs =
-        || map.levels.iter().zip(others.iter()).enumerate().filter(|(pixel, _)| map.is_seen(*pixel)).map(|(_, pair)| pair);
-    let (mut counts, mut other_counts) = ([0; 256], [0; 256]);
-    for (level, other) in pairs() {
-        counts[usize::from(*level)] += 1;
-        other_counts[usize::from(*other)] += 1;
+    // How often two levels come together: all else follows from it.
+    let mut joint = vec![[0_u32; 256]; 256];
+    let pairs = map.levels.iter().zip(others.iter()).map(|(level, other)| (usize::from(*level), usize::from(*other)));
+    match map.seen {
+        None => pairs.for_each(|(level, other)| joint[level][other] += 1),
+        Some(seen) => pairs.zip(&seen.pixels).for_each(|((level, other), seen)| joint[level][other] += u32::from(*seen != 0)),
+    }
+    let counts: [u64; 256] = std::array::from_fn(|level| joint[level].iter().map(|count| u64::from(*count)).sum());
+    let mut other_counts = [0; 256];
+    for of_level in &joint {
+        other_counts.iter_mut().zip(of_level).for_each(|(sum, count)| *sum += u64::from(*count));
     }
     let (ranks, other_ranks) = (centred_ranks(&counts), centred_ranks(&other_counts));
-    let product: f64 = pairs().map(|(level, other)| ranks[usize::from(*level)] * other_ranks[usize::from(*other)]).sum();
+    let products = joint.iter().zip(&ranks).map(|(of_level, rank)| {
+        rank * of_level.iter().zip(&other_ranks).map(|(count, other)| f64::from(*count) * other).sum::<f64>()
+    });
+    let product: f64 = products.sum();
     let variance = |ranks: &[f64; 256], counts: &[u64; 256]| -> f64 {
         ranks.iter().zip(counts).map(|(rank, count)| rank * rank * *count as f64).sum()
     };

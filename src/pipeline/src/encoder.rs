@@ -367,21 +367,23 @@ impl Fitted {
 
     /// The levels for the App, which draws nothing where one is 0: that is kept for what the model did not see.
     fn visible_levels(&self, heatmap: &Heatmap) -> Vec<u8> {
-        let is_seen = self.is_seen(heatmap);
-        heatmap.levels.iter().enumerate().map(|(pixel, level)| (*level).max(u8::from(is_seen(pixel)))).collect()
+        match self.seen(heatmap) {
+            None => heatmap.levels.iter().map(|level| (*level).max(1)).collect(),
+            Some(seen) => heatmap.levels.iter().zip(seen).map(|(level, seen)| (*level).max(u8::from(*seen != 0))).collect(),
+        }
     }
 
     /// The values for the App, for which the same holds. What is added to 0 is less than what values are exact to.
     fn visible_values(&self, heatmap: &Heatmap) -> Vec<f32> {
-        let is_seen = self.is_seen(heatmap);
-        let lowest = |pixel: usize| if is_seen(pixel) { f32::EPSILON } else { 0.0 };
+        let seen = self.seen(heatmap);
+        let lowest = |pixel: usize| if seen.is_none_or(|seen| seen[pixel] != 0) { f32::EPSILON } else { 0.0 };
         heatmap.values.iter().enumerate().map(|(pixel, value)| value.max(lowest(pixel))).collect()
     }
 
-    /// Whether the model saw a pixel of a heatmap.
-    fn is_seen(&self, heatmap: &Heatmap) -> impl Fn(usize) -> bool {
+    /// The pixels of a heatmap that the model saw, as a mask of its size; `None`: all.
+    fn seen(&self, heatmap: &Heatmap) -> Option<&[u8]> {
         let [seen, _] = &self.0[&(heatmap.height, heatmap.width)];
-        move |pixel| seen.as_ref().is_none_or(|seen| seen.pixels[pixel] != 0)
+        seen.as_ref().map(|seen| &seen.pixels[..])
     }
 
     /// A heatmap that was fitted, and the object.

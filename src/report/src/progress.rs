@@ -1,8 +1,11 @@
 //! Progress: a bar with rate and remaining time on a terminal, now and then a line where standard error is a file.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::stderr_line;
 
@@ -30,9 +33,15 @@ impl Progress {
             None => ProgressBar::no_length(),
         };
         bar.set_draw_target(if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
-        let template = "{bar:30} {pos}/{len} samples  {msg}  {elapsed_precise} elapsed, {eta_precise} left";
+        let template = "{bar:30} {pos}/{len} samples  {msg}  {elapsed_precise} elapsed{left}";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            // Before the first sample nobody knows.
+            let left = |state: &ProgressState, out: &mut dyn Write| {
+                if state.pos() > 0 {
+                    let _ = write!(out, ", {} left", FormattedDuration(state.eta()));
+                }
+            };
+            bar.set_style(style.with_key("left", left));
         }
         bar.enable_steady_tick(Duration::from_millis(250));
         let now = Instant::now();
