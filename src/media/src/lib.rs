@@ -65,7 +65,7 @@ pub use mask_part::MaskPart;
 pub use named::{check_folder_untouched, check_named, check_named_untouched, named_file, write_named};
 pub use orientation::{ExifPolicy, Orientation};
 pub use overlay::{jet, overlay};
-pub use png::{encode_gray, encode_gray_16, encode_rgb, levels};
+pub use png::{encode_gray, encode_gray_16, encode_rgb, levels, visible_levels};
 pub use preprocess::{ModelInput, Preprocess, SourceImage};
 pub use reread::was_read_otherwise;
 pub use resample::{Interpolation, resize_rgb};

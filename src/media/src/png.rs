@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use png::{BitDepth, ColorType, Compression, Encoder};
 
-use super::{error::MediaError, image::RgbImage};
+use super::{error::MediaError, geometry::BinaryMask, image::RgbImage};
 
 /// The 8-bit levels `round(255 * value)` of values in `[0, 1]`, and whether all of these are finite: a sum is, if what is summed is.
 pub fn levels(values: &[f32]) -> (Vec<u8>, bool) {
@@ -19,6 +19,21 @@ pub fn levels(values: &[f32]) -> (Vec<u8>, bool) {
     let sum = sums.iter().chain(rest).sum::<f32>();
     // The cast cuts off, so half a level more rounds.
     (values.iter().map(|value| (value * 255.0 + 0.5) as u8).collect(), sum.is_finite())
+}
+
+/// The levels of a heatmap for FiftyOne's App, which draws nothing where one is 0: that is kept for what the model did not see (`None`:
+/// it saw all).
+///
+/// # Panics
+/// The mask has other than one pixel for each level.
+pub fn visible_levels(levels: &[u8], seen: Option<&BinaryMask>) -> Vec<u8> {
+    match seen {
+        None => levels.iter().map(|level| (*level).max(1)).collect(),
+        Some(seen) => {
+            assert_eq!(levels.len(), seen.pixels.len(), "a mask of another size");
+            levels.iter().zip(&seen.pixels).map(|(level, seen)| (*level).max(u8::from(*seen != 0))).collect()
+        }
+    }
 }
 
 /// The levels `[height, width]` of a heatmap as an 8-bit grayscale PNG. FiftyOne's App draws level 0 transparent.

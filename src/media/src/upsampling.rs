@@ -80,6 +80,17 @@ impl Upsampling {
             false => frame,
         }
     }
+
+    /// Whether a heatmap is what [`Upsampling::apply`] gives, each value within 1e-6: a device may round otherwise than this does.
+    ///
+    /// # Panics
+    /// As [`Upsampling::apply`].
+    pub fn gives(&self, heatmap: &[f32], map: &[f32], size: (usize, usize)) -> bool {
+        let again = self.apply(map, size);
+        // All are compared, which a compiler does several at once.
+        let agree = |so_far: bool, (again, value): (&f32, &f32)| so_far & ((again - value).abs() <= 1e-6);
+        again.len() == heatmap.len() && again.iter().zip(heatmap).fold(true, agree)
+    }
 }
 
 /// Min-max to `[0, 1]`.

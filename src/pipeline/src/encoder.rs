@@ -19,8 +19,8 @@ use crate::{
 };
 use camflow_measure::{Measure, Measured, Measures, context_reliance, rank_correlation};
 use camflow_media::{
-    BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, encode_gray_16, with_suffix, write_f16, write_f32,
-    write_with_checksum,
+    BinaryMask, Checksum, Durability, MediaError, deflate_f32, encode_gray, encode_gray_16, visible_levels, with_suffix,
+    write_f16, write_f32, write_with_checksum,
 };
 use camflow_names::Choice;
 use camflow_storage::stem;
@@ -365,25 +365,22 @@ impl Fitted {
         Fitted(by_size)
     }
 
-    /// The levels for the App, which draws nothing where one is 0: that is kept for what the model did not see.
+    /// The levels for the App.
     fn visible_levels(&self, heatmap: &Heatmap) -> Vec<u8> {
-        match self.seen(heatmap) {
-            None => heatmap.levels.iter().map(|level| (*level).max(1)).collect(),
-            Some(seen) => heatmap.levels.iter().zip(seen).map(|(level, seen)| (*level).max(u8::from(*seen != 0))).collect(),
-        }
+        visible_levels(&heatmap.levels, self.seen(heatmap))
     }
 
-    /// The values for the App, for which the same holds. What is added to 0 is less than what values are exact to.
+    /// The values for the App, which draws nothing where one is 0. What is added to 0 is less than what values are exact to.
     fn visible_values(&self, heatmap: &Heatmap) -> Vec<f32> {
         let seen = self.seen(heatmap);
-        let lowest = |pixel: usize| if seen.is_none_or(|seen| seen[pixel] != 0) { f32::EPSILON } else { 0.0 };
+        let lowest = |pixel: usize| if seen.is_none_or(|seen| seen.pixels[pixel] != 0) { f32::EPSILON } else { 0.0 };
         heatmap.values.iter().enumerate().map(|(pixel, value)| value.max(lowest(pixel))).collect()
     }
 
-    /// The pixels of a heatmap that the model saw, as a mask of its size; `None`: all.
-    fn seen(&self, heatmap: &Heatmap) -> Option<&[u8]> {
+    /// What the model saw of a heatmap; `None`: all.
+    fn seen(&self, heatmap: &Heatmap) -> Option<&BinaryMask> {
         let [seen, _] = &self.0[&(heatmap.height, heatmap.width)];
-        seen.as_ref().map(|seen| &seen.pixels[..])
+        seen.as_ref()
     }
 
     /// A heatmap that was fitted, and the object.
