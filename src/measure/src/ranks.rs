@@ -53,6 +53,7 @@ fn centred_ranks(counts: &[u64; 256]) -> [f64; 256] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use camflow_media::BinaryMask;
 
     fn correlation(map: &[u8], other: &[u8], widths: (usize, usize)) -> Option<f64> {
         let of = |levels, width| Measured { height: 1, width, values: &[], levels, seen: None };
@@ -67,6 +68,15 @@ mod tests {
         // Ranks 1.5 1.5 3 4 and 2 1 3.5 3.5: less 2.5, the products add up to 4, the squares to 4.5 each.
         assert!((row(&[0, 0, 5, 9], &[2, 1, 7, 7]) - 4.0 / 4.5).abs() < 1e-12);
         assert_eq!(correlation(&[1, 1], &[1, 2], (2, 2)), None);
+    }
+
+    #[test]
+    fn what_the_model_did_not_see_counts_nowhere() {
+        let seen = BinaryMask { height: 1, width: 5, pixels: vec![1, 0, 1, 1, 0] };
+        let of = |levels, seen| Measured { height: 1, width: 5, values: &[], levels, seen };
+        let (map, other) = ([1, 200, 2, 3, 0], [3, 255, 2, 1, 0]);
+        assert_eq!(rank_correlation(&of(&map, Some(&seen)), &of(&other, None)), Some(-1.0));
+        assert!(rank_correlation(&of(&map, None), &of(&other, None)) > Some(0.0));
     }
 
     #[test]

@@ -176,6 +176,14 @@ mod tests {
     }
 
     #[test]
+    fn a_heatmap_of_other_values_is_another_one() {
+        let upsampling = Upsampling { size: (1, 4), region: None, is_image: false };
+        let gives = |heatmap: &[f32]| upsampling.gives(heatmap, &[0.0, 1.0], (1, 2));
+        assert!(gives(&[0.0, 0.25, 0.75, 1.0]) && gives(&[0.0, 0.25, 0.750_000_5, 1.0]));
+        assert!(!gives(&[0.0, 0.25, 0.750_01, 1.0]) && !gives(&[0.0, f32::NAN, 0.75, 1.0]) && !gives(&[0.0, 0.25, 0.75]));
+    }
+
+    #[test]
     fn what_resizing_shrank_is_stretched_again() {
         let upsampling = Upsampling { size: (1, 2), region: None, is_image: false };
         near(&upsampling.apply(&[0.0, 1.0, 2.0, 3.0], (1, 4)), &[0.0, 1.0]);
