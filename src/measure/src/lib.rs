@@ -295,6 +295,7 @@ fn sum(values: &[f32], of: impl Fn(f32, usize) -> f64) -> f64 {
     sums.iter().sum()
 }
 
+/// The largest value, at least 0.
 fn largest(values: &[f32]) -> f64 {
     values.iter().copied().fold(0.0, f32::max).into()
 }

@@ -47,7 +47,7 @@ impl Threshold {
 /// For each pixel the highest threshold, in hundredths, that it reaches: `value / highest >= hundredths / 100`; 0 where it reaches
 /// none, and everywhere in a map without a value above 0.
 pub fn steps(values: &[f32]) -> Vec<u8> {
-    let highest = f64::from(values.iter().copied().fold(0.0, f32::max));
+    let highest = crate::largest(values);
     let step = |value: &f32| {
         let share = f64::from(*value) / highest;
         let mut step = (share * STEPS as f64) as usize;
